@@ -1,0 +1,157 @@
+"""The command: arguments, exit code, termination message; nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from job import __version__
+from job.errors import Fault, JobError, SpecError, classify
+from job.failure import failure_facts
+from job.log import Log, RedactedStream
+
+TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
+TERMINATION_LOG = "/dev/termination-log"
+WORKDIR_VARIABLE = "TUNEJOB_WORKDIR"
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong usage is a wrong spec of what to do: exit 10, not argparse's 2."""
+
+    def error(self, message: str) -> Any:
+        raise SpecError(Fault(message, hint=f"See: {self.prog} --help"))
+
+
+def parser() -> argparse.ArgumentParser:
+    main_parser = Parser(prog="tunejob", description="One JSON spec in, a proven fine-tuned model out.")
+    main_parser.add_argument("--version", action="version", version=f"tunejob {__version__}")
+    commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    spec_help = "path of the spec, - for standard input, or s3://bucket/key"
+    validate = commands.add_parser("validate", help="check a spec: every fault, in under a second, without a GPU")
+    validate.add_argument("spec", metavar="SPEC", help=spec_help)
+    run = commands.add_parser("run", help="run the job: fetch, train, evaluate, publish")
+    run.add_argument("spec", metavar="SPEC", help=spec_help)
+    run.add_argument("--workdir", help=f"scratch directory, kept afterwards (default: {WORKDIR_VARIABLE}, else temporary)")
+    run.add_argument("--log", choices=("auto", "json", "text"), default="auto", help="JSON lines, or a live display (default: by terminal)")
+    verify = commands.add_parser("verify", help="hash every file of a published run again")
+    verify.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
+    commands.add_parser("schema", help="print the JSON Schema of a spec")
+    return main_parser
+
+
+def read_spec(source: str) -> bytes:
+    """The bytes of a spec. Raises `SpecError` if they cannot be had locally."""
+    if source == "-":
+        return sys.stdin.buffer.read()
+    if source.startswith("s3://"):
+        from job.store import open_store
+
+        prefix, _, key = source.rpartition("/")
+        return open_store(prefix).read(key)
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise SpecError(Fault(f"the spec cannot be read: {error.strerror}", found=source)) from None
+
+
+def command_validate(arguments: argparse.Namespace, log: Log) -> None:
+    from job.spec import parse_spec
+
+    spec = parse_spec(read_spec(arguments.spec))
+    log("valid", name=spec.name, run_id=spec.run_id)
+
+
+def command_schema(arguments: argparse.Namespace, log: Log) -> None:
+    from job.strict import load_schema
+
+    print(json.dumps(load_schema("job"), indent=2), file=log.stream)
+
+
+def command_verify(arguments: argparse.Namespace, log: Log) -> None:
+    from job.manifest import verify
+    from job.store import open_store
+
+    manifest = verify(open_store(arguments.output))
+    log("verified", run_id=manifest.run_id, files=len(manifest.files), bytes=sum(f.bytes for f in manifest.files))
+
+
+def command_run(arguments: argparse.Namespace, log: Log) -> None:
+    from job.run import run_job
+    from job.spec import parse_spec
+
+    spec = parse_spec(read_spec(arguments.spec))
+    kept = arguments.workdir or os.environ.get(WORKDIR_VARIABLE)
+    workdir = Path(kept).resolve() / spec.run_id if kept else Path(tempfile.mkdtemp(prefix="tunejob-"))
+    shutil.rmtree(workdir, ignore_errors=True)
+    workdir.mkdir(parents=True)
+    divert_vendor_output(log, workdir)
+    try:
+        run_job(spec, workdir, log)
+    finally:
+        if not kept:
+            os.chdir("/")
+            shutil.rmtree(workdir, ignore_errors=True)
+
+
+def divert_vendor_output(log: Log, workdir: Path) -> None:
+    """Keeps our stream ours: what libraries print goes to stderr, or to a file where a live display is shown."""
+    sys.stdout.flush()
+    log.stream = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    target = os.open(workdir / "vendor.log", os.O_WRONLY | os.O_CREAT, 0o644) if not log.json_lines else 2
+    os.dup2(target, 1)
+    if target != 2:
+        os.dup2(target, 2)
+    sys.stdout = sys.stderr = RedactedStream(sys.stderr, log.redact)
+
+
+def say_last_words(facts: dict[str, Any], log: Log) -> None:
+    """The termination message where Kubernetes reads it, if that file is there."""
+    path = os.environ.get(TERMINATION_VARIABLE) or (TERMINATION_LOG if os.path.exists(TERMINATION_LOG) else "")
+    if path:
+        try:
+            Path(path).write_text(log.redact(json.dumps(facts)), "utf-8")
+        except OSError as error:
+            log("termination", note="the termination message could not be written", reason=str(error))
+
+
+def report_failure(error: JobError, stage: str, log: Log) -> int:
+    facts = failure_facts(error, error.stage or stage, error.run_id)
+    if not log.json_lines:
+        for fault in error.faults:
+            print(log.redact(f"  {fault}"), file=log.stream)
+    say_last_words(facts, log)
+    log("failed", **facts, **({"all": [str(f) for f in error.faults]} if len(error.faults) > 1 and log.json_lines else {}))
+    return error.exit_code
+
+
+def main(argv: list[str] | None = None) -> int:
+    log = Log()
+    try:
+        arguments = parser().parse_args(argv)
+        if getattr(arguments, "log", "auto") != "auto":
+            log.json_lines = arguments.log == "json"
+        if arguments.command == "run":
+            from job.signals import install
+
+            install(lambda: say_last_words({"class": "Interrupted", "exit_code": 30, "retryable": True}, log))
+        globals()[f"command_{arguments.command}"](arguments, log)
+    except BaseException as error:
+        if isinstance(error, SystemExit):
+            raise
+        failure = classify(error)
+        if failure.exit_code == 1:
+            import traceback
+
+            print(log.redact(traceback.format_exc()), file=sys.stderr)
+        return report_failure(failure, arguments.command if "arguments" in locals() else "arguments", log)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

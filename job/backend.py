@@ -1,0 +1,250 @@
+"""The training engines behind one seam; the only module that imports unsloth.
+
+Two real implementations: `UnslothBackend` (default; fused kernels on a GPU, stock transformers with Unsloth's patches
+on the CPU) and `PeftBackend` (transformers + PEFT + bitsandbytes, the reference). Both take a local directory, never a
+Hub id: so the revision holds, offline loading works and a pre-quantised mirror cannot slip in.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from job.errors import CapacityError, DeviceError, Fault
+from job.spec import LoraSpec, ModelSpec
+
+DEVICE_VARIABLE = "TUNEJOB_DEVICE"  # auto, cpu or gpu
+GPU_ONLY_OPTIMIZERS = {"adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit"}
+CPU_OPTIMIZER = "adamw_torch_fused"
+ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Backend(Protocol):
+    """What the run needs of an engine. `model` is a transformers or PEFT model, opaque to the rest of the job."""
+
+    device: str  # "cuda" or "cpu"
+
+    def load(self, model_dir: Path, model: ModelSpec, lora: LoraSpec | None, gradient_checkpointing: str | bool) -> Any:
+        """The base model from `model_dir`, with a fresh adapter unless every weight is trained.
+
+        Raises `CapacityError` where the asked precision cannot be had on this device.
+        """
+        ...
+
+    def trainer_classes(self) -> tuple[type, type]:
+        """(SFTConfig, SFTTrainer) as this engine patches them."""
+        ...
+
+    def for_training(self, model: Any) -> None: ...
+
+    def for_inference(self, model: Any) -> None: ...
+
+
+def open_backend(name: str, workdir: Path) -> Backend:
+    """The engine called `name`; its caches lie under `workdir`. Raises `DeviceError` if the device is not there."""
+    prepare_environment(workdir)
+    device = choose_device()
+    return UnslothBackend(device) if name == "unsloth" else PeftBackend(device)
+
+
+def prepare_environment(workdir: Path) -> None:
+    """What must be set before torch and unsloth are imported: no telemetry, no installs, caches of our own."""
+    caches = workdir / "cache"
+    fixed = {
+        "UNSLOTH_DISABLE_STATISTICS": "1",
+        "UNSLOTH_AUTO_INSTALL": "0",
+        "UNSLOTH_LLAMA_CPP_OFFLINE": "1",
+        "UNSLOTH_DISABLE_LLM_COMPRESSOR_AUTOINSTALL": "1",
+        "UNSLOTH_PREWARM_HUB_CACHE": "0",
+        "UNSLOTH_MEGA_CACHE": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    placed = {
+        "UNSLOTH_COMPILE_LOCATION": caches / "unsloth",
+        "TORCHINDUCTOR_CACHE_DIR": caches / "inductor",
+        "TRITON_CACHE_DIR": caches / "triton",
+        "HF_HOME": caches / "huggingface",
+    }
+    os.environ.update(fixed)
+    for name, folder in placed.items():
+        os.environ.setdefault(name, str(folder))
+    if os.environ.get(DEVICE_VARIABLE) == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ["UNSLOTH_FORCE_CPU"] = "1"
+    if os.environ.get(DEVICE_VARIABLE) == "gpu":
+        os.environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
+
+
+def choose_device() -> str:
+    """ "cuda" if there is a usable NVIDIA GPU, else "cpu"; TUNEJOB_DEVICE=gpu refuses to fall back."""
+    import torch
+
+    wanted = os.environ.get(DEVICE_VARIABLE, "auto")
+    if wanted not in ("auto", "cpu", "gpu"):
+        raise CapacityError(Fault("unknown device", DEVICE_VARIABLE, wanted, "auto, cpu or gpu"))
+    if wanted != "cpu" and torch.cuda.is_available():
+        return "cuda"
+    if wanted == "gpu":
+        raise DeviceError(
+            Fault(f"{DEVICE_VARIABLE}=gpu, but torch sees no GPU", hint="Check the driver, the device request and that the image has CUDA")
+        )
+    return "cpu"
+
+
+def effective_optimizer(asked: str, device: str) -> str:
+    """bitsandbytes' 8-bit and paged optimisers have no CPU kernels."""
+    return CPU_OPTIMIZER if device == "cpu" and asked in GPU_ONLY_OPTIMIZERS else asked
+
+
+def compute_dtype(device: str) -> Any:
+    """bf16 where the GPU has it, else fp16; fp32 on the CPU."""
+    import torch
+
+    if device == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def adapter_options(lora: LoraSpec) -> dict[str, Any]:
+    """`LoraSpec` in PEFT's words; options that switch off fused kernels are named only when asked for."""
+    options: dict[str, Any] = {
+        "r": lora.r,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": lora.targets if isinstance(lora.targets, str) else list(lora.targets),
+        "modules_to_save": list(lora.modules_to_save) or None,
+        "use_rslora": lora.rslora,
+        "bias": lora.bias,
+        "init_lora_weights": True if lora.init == "default" else lora.init,
+    }
+    return options | ({"use_dora": True} if lora.dora else {})
+
+
+def check_precision(model: Any, spec: ModelSpec, device: str) -> None:
+    """Compares what was loaded with what was asked: engines fall back to 16-bit with no more than a message."""
+    found = "4bit" if getattr(model, "is_loaded_in_4bit", False) else "8bit" if getattr(model, "is_loaded_in_8bit", False) else "16bit"
+    wanted = "16bit" if spec.precision == "full" else spec.precision
+    if found != wanted:
+        raise CapacityError(
+            Fault(f"the model was loaded in another precision on this {device}", "/model/precision", found, wanted,
+                  "8bit needs a GPU; 4bit needs a base that is not quantised already")
+        )  # fmt: skip
+
+
+class UnslothBackend:
+    """Unsloth's loader and patched TRL trainer."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        import unsloth  # noqa: F401  before trl, transformers and peft, or its patches are lost
+
+    def load(self, model_dir: Path, model: ModelSpec, lora: LoraSpec | None, gradient_checkpointing: str | bool) -> Any:
+        from unsloth import FastLanguageModel
+
+        if model.precision == "8bit" and self.device == "cpu":
+            raise CapacityError(Fault("8-bit weights need a GPU", "/model/precision", "8bit on a CPU", "4bit or 16bit"))
+        loaded, _ = FastLanguageModel.from_pretrained(
+            model_name=str(model_dir),
+            max_seq_length=model.max_seq_length,
+            dtype=None,
+            load_in_4bit=model.precision == "4bit",
+            load_in_8bit=model.precision == "8bit",
+            full_finetuning=model.precision == "full",
+            use_gradient_checkpointing=gradient_checkpointing,
+            use_exact_model_name=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+        check_precision(loaded, model, self.device)
+        if lora is None:
+            return loaded
+        return FastLanguageModel.get_peft_model(
+            loaded, **adapter_options(lora), random_state=lora.seed, use_gradient_checkpointing=gradient_checkpointing
+        )
+
+    def trainer_classes(self) -> tuple[type, type]:
+        from trl import SFTConfig, SFTTrainer
+
+        return SFTConfig, SFTTrainer
+
+    def for_training(self, model: Any) -> None:
+        from unsloth import FastLanguageModel
+
+        FastLanguageModel.for_training(model)
+
+    def for_inference(self, model: Any) -> None:
+        from unsloth import FastLanguageModel
+
+        FastLanguageModel.for_inference(model)
+
+
+class PeftBackend:
+    """Plain transformers, PEFT and bitsandbytes: no file of Unsloth is imported."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def load(self, model_dir: Path, model: ModelSpec, lora: LoraSpec | None, gradient_checkpointing: str | bool) -> Any:
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM, set_seed
+
+        if model.precision == "8bit" and self.device == "cpu":
+            raise CapacityError(Fault("8-bit weights need a GPU", "/model/precision", "8bit on a CPU", "4bit or 16bit"))
+        dtype = compute_dtype(self.device)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            model_dir,
+            dtype=dtype,
+            quantization_config=quantisation(model.precision, dtype),
+            device_map={"": self.device},
+            attn_implementation="sdpa",
+            local_files_only=True,
+            use_safetensors=True,
+        )
+        check_precision(loaded, model, self.device)
+        keep_trainable_layout(loaded)
+        loaded.config.use_cache = False
+        if gradient_checkpointing:
+            loaded.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if lora is None:
+            return loaded
+        if gradient_checkpointing:
+            loaded.enable_input_require_grads()
+        set_seed(lora.seed)
+        return get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **adapter_options(lora)))
+
+    def trainer_classes(self) -> tuple[type, type]:
+        from trl import SFTConfig, SFTTrainer
+
+        return SFTConfig, SFTTrainer
+
+    def for_training(self, model: Any) -> None:
+        model.train()
+        model.config.use_cache = False
+
+    def for_inference(self, model: Any) -> None:
+        model.eval()
+        model.config.use_cache = True
+
+
+def quantisation(precision: str, dtype: Any) -> Any:
+    """bitsandbytes' settings for a precision; None where weights stay 16-bit."""
+    from transformers import BitsAndBytesConfig
+
+    if precision == "4bit":
+        return BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+    return BitsAndBytesConfig(load_in_8bit=True) if precision == "8bit" else None
+
+
+def keep_trainable_layout(model: Any) -> None:
+    """Stops bitsandbytes 0.50 from repacking CPU weights on the first evaluation: backward through them is wrong."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False

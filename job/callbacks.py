@@ -1,0 +1,106 @@
+"""What watches the training loop: progress, losses that are no number, the held-out loss.
+
+Imported by `train` only, once transformers is loaded anyway.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+from job.errors import Fault, GateError
+from job.log import Bar
+from job.spec import TrainingSpec
+
+STEP_FIELDS = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate"}
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Keeps each logged step, shows progress, and ends the run on a loss or gradient that is not finite."""
+
+    def __init__(self, bar: Bar) -> None:
+        self.bar = bar
+        self.history: list[dict[str, float]] = []
+        self.step_seconds: list[float] = []
+        self._step_start = self._start = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.total = state.max_steps
+        self._start = time.monotonic()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._step_start = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.step_seconds.append(time.monotonic() - self._step_start)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        record = {ours: float(logs[theirs]) for theirs, ours in STEP_FIELDS.items() if theirs in logs}
+        if "loss" not in record:
+            return
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(record.get(name, 0.0)):
+                raise GateError(
+                    Fault(f"training diverged: the {name} at step {state.global_step} is not a number",
+                          "/training/learning_rate", f"{name} {record[name]}", "a finite value",
+                          "Lower the learning rate, lengthen the warm-up, or look at the rows of this step")
+                )  # fmt: skip
+        elapsed = time.monotonic() - self._start
+        record |= {"step": state.global_step, "epoch": round(float(state.epoch or 0), 4)}
+        record["tokens_per_second"] = round(state.num_input_tokens_seen / elapsed, 1)
+        self.history.append(record)
+        eta = (state.max_steps - state.global_step) * elapsed / max(state.global_step, 1)
+        self.bar.update(state.global_step, **record, eta_seconds=round(eta))
+
+
+class HeldOut(TrainerCallback):  # type: ignore[misc]
+    """Measures the held-out loss every `eval_steps`; keeps the best weights and stops early if asked to.
+
+    The loss is our own token-weighted one (`evaluate.held_out_loss`), the same before, during and after training.
+    """
+
+    def __init__(self, spec: TrainingSpec, measure: Callable[[], float], tell: Callable[[int, float], None]) -> None:
+        self.spec = spec
+        self.measure = measure
+        self.tell = tell
+        self.history: list[dict[str, float]] = []
+        self.best_loss = math.inf
+        self.best_step = 0
+        self.best_weights: dict[str, Any] | None = None
+        self.stopped_early = False
+        self._without_improvement = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> Any:
+        if not self.spec.eval_steps or (state.global_step % self.spec.eval_steps and state.global_step < state.max_steps):
+            return control
+        loss = self.measure()
+        self.history.append({"step": state.global_step, "held_out_loss": loss})
+        self.tell(state.global_step, loss)
+        self._judge(loss, state.global_step, model)
+        if self.spec.early_stopping and self._without_improvement >= self.spec.early_stopping.patience:
+            self.stopped_early = control.should_training_stop = True
+        return control
+
+    def _judge(self, loss: float, step: int, model: Any) -> None:
+        min_delta = self.spec.early_stopping.min_delta if self.spec.early_stopping else 0.0
+        self._without_improvement = 0 if loss < self.best_loss - min_delta else self._without_improvement + 1
+        if loss < self.best_loss:
+            self.best_loss, self.best_step = loss, step
+            if self.spec.keep == "best":
+                self.best_weights = trainable_weights(model)
+
+
+def trainable_weights(model: Any) -> dict[str, Any]:
+    """A copy in host memory of every weight that is being trained."""
+    return {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters() if p.requires_grad}
+
+
+def restore_weights(model: Any, weights: dict[str, Any]) -> None:
+    """Puts `trainable_weights` back in place."""
+    for name, parameter in model.named_parameters():
+        if name in weights:
+            parameter.data.copy_(weights[name])

@@ -1,0 +1,69 @@
+"""What cannot fit is refused before time is spent on it. Lower bounds only: what passes here may still not fit."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+from job.errors import CapacityError, Fault, InputError
+from job.spec import JobSpec
+
+TRACKER_MODULES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+WEIGHT_BYTES = {"4bit": 0.5, "8bit": 1.0, "16bit": 2.0, "full": 2.0}  # per parameter, scales left out
+FULL_TRAINING_BYTES = 2.0 + 2.0  # gradient and 8-bit Adam moments, per parameter
+
+
+def require_trackers(names: tuple[str, ...]) -> None:
+    """Raises `InputError` for a tracker whose package is not installed."""
+    missing = [name for name in names if importlib.util.find_spec(TRACKER_MODULES[name]) is None]
+    if missing:
+        raise InputError(*(Fault("this tracker's package is not installed", "/tracking", name, hint=f"Add {name} to the image") for name in missing))
+
+
+def require_disk(folder: Path, needed_bytes: int, what: str) -> None:
+    """Raises `CapacityError` with needed and free bytes if `what` cannot fit on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise CapacityError(
+            Fault(f"not enough disk for {what}", str(folder), f"{free} bytes free", f"{needed_bytes} bytes",
+                  "Give the pod more ephemeral storage, or set TUNEJOB_WORKDIR to a larger volume")
+        )  # fmt: skip
+
+
+def parameters(model_dir: Path) -> int:
+    """Number of weights in the model's safetensors headers; packed 4-bit bases count their packed bytes."""
+    return sum(_header_parameters(path) for path in model_dir.glob("*.safetensors"))
+
+
+def _header_parameters(path: Path) -> int:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    return sum(_product(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def _product(shape: list[int]) -> int:
+    result = 1
+    for size in shape:
+        result *= size
+    return result
+
+
+def require_memory(model_dir: Path, spec: JobSpec, device: dict[str, Any]) -> None:
+    """Raises `CapacityError` if the weights alone (with gradients and moments when all are trained) exceed the memory."""
+    count = parameters(model_dir)
+    on_cpu = device["kind"] == "cpu"
+    per_parameter = WEIGHT_BYTES[spec.model.precision] * (2 if on_cpu and spec.model.precision in ("16bit", "full") else 1)
+    if spec.model.precision == "full":
+        per_parameter += FULL_TRAINING_BYTES
+    needed = int(count * per_parameter)
+    total = device["host_memory_bytes"] if on_cpu else device["total_memory_bytes"]
+    if needed > total:
+        raise CapacityError(
+            Fault(f"the weights of this model do not fit on {device['name']}", "/model/precision", f"{total} bytes in all",
+                  f"at least {needed} bytes for {count} parameters as {spec.model.precision}", "Use a larger GPU or a smaller precision")
+        )  # fmt: skip

@@ -1,0 +1,128 @@
+"""Rows → conversations → token ids with labels: the data half of a job, from fetched files to datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from job.data import wire
+from job.data.chat import describe_job
+from job.data.cores import worker_count
+from job.data.pool import Pool
+from job.data.questions import Question, ask_prompts, ask_rows
+from job.data.report import DataReport, figures, write_samples
+from job.data.sources import Selection
+from job.data.split import Part, split
+from job.data.table import Table
+from job.data.tokenizer import load_tokenizer, own_end_ids, write_tokenizer
+
+if TYPE_CHECKING:
+    from job.source import FetchedSource
+    from job.spec import JobSpec
+
+__all__ = ["DataReport", "Prepared", "Question", "build_dataset", "write_samples"]
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that training and evaluation need of the data.
+
+    `train`, `held_out`: `datasets.Dataset` of `input_ids` and `labels`, lists of int32 of one length of at most
+    `max_seq_length`, -100 where nothing is learned; memory-mapped, in the order of training. `tokenizer`: with the
+    job's `chat_template` and the turn's end token as `eos_token`. `template`: that template's Jinja, "" for raw text.
+    """
+
+    train: Any
+    held_out: Any | None
+    tokenizer: Any
+    template: str
+    questions: list[Question]
+    exact_match: list[Question]
+    report: DataReport
+
+
+def build_dataset(
+    spec: JobSpec, train: list[FetchedSource], held_out: list[FetchedSource] | None, model_dir: Path, workdir: Path, progress: Progress
+) -> Prepared:
+    """Reads, renders, masks and tokenises every row; `progress(rows done, rows in all)` is told as it goes.
+
+    Writes Arrow files and the tokenizer under `workdir`/data. Raises `InputError` for files, rows and templates that
+    do not fit, `PolicyError` for templates that the sandbox refuses, `CapacityError` if memory runs out.
+    """
+    selections = [Selection(source) for source in train]
+    own_selections = [Selection(source) for source in held_out or []]
+    chats = [selection.check_columns() for selection in selections + own_selections]
+    tokenizer = load_tokenizer(model_dir)
+    end_ids = own_end_ids(tokenizer, model_dir)
+    folder = workdir / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    notes: list[str] = []
+    with Pool(write_tokenizer(tokenizer, folder / "tokenizer.json"), worker_count()) as pool:
+        job = describe_job(spec, tokenizer, any(chats), pool, notes)
+        done = _Progress(progress, sum(map(len, selections + own_selections)))
+        questions = ask_prompts(pool, job, spec.evaluation.prompts)
+        table = _tokenise(spec, pool, job, selections, folder / "train.arrow", "/data/train", done)
+        own = _tokenise(spec, pool, job, own_selections, folder / "held_out.arrow", "/data/held_out/sources", done) if held_out else None
+        training, kept_out = split(spec, table, own, notes)
+        count = spec.evaluation.exact_match_rows if kept_out else 0
+        exact_match = _exact_match(spec, pool, job, own_selections if held_out else selections, kept_out, count)
+    _note_ignored_tools([table, *([own] if own else [])], notes)
+    return Prepared(
+        train=table.dataset(training.sequences),
+        held_out=kept_out.table.dataset(kept_out.sequences) if kept_out else None,
+        tokenizer=tokenizer,
+        template=job["chat_template"],
+        questions=questions,
+        exact_match=exact_match,
+        report=DataReport(
+            train=figures(training),
+            held_out=figures(kept_out) if kept_out else None,
+            stop_token_ids=list(dict.fromkeys([*([] if job["eos_id"] is None else [job["eos_id"]]), *end_ids])),
+            notes=notes,
+        ),
+    )
+
+
+class _Progress:
+    """Rows done over all sources."""
+
+    def __init__(self, tell: Progress, total_rows: int) -> None:
+        self._tell = tell
+        self._total_rows = total_rows
+        self._done_rows = 0
+
+    def add(self, rows: int) -> None:
+        self._done_rows += rows
+        self._tell(self._done_rows, self._total_rows)
+
+
+def _tokenise(
+    spec: JobSpec, pool: Pool, job: wire.Header, selections: list[Selection], path: Path, pointer: str, done: _Progress
+) -> Table:
+    """All rows of a split's sources as a table on disk."""
+    with Table(path) as table:
+        for index, selection in enumerate(selections):
+            head = {"operation": "rows", "job": job, "source": selection.description(spec.data.chat_template == "alpaca")}
+            opening = wire.dump(head)[:-1] + b',"rows":'
+            requests = ((batch, opening + rows + b"}") for batch, rows in selection.batches())
+            for batch, reply, body in pool.map(requests):
+                table.add(index, selection.pointer, batch, reply, body)
+                done.add(len(batch))
+    table.require_useful(pointer, spec.data.max_untrained_fraction, spec.model.max_seq_length)
+    return table
+
+
+def _exact_match(spec: JobSpec, pool: Pool, job: wire.Header, selections: list[Selection], part: Part | None, count: int) -> list[Question]:
+    if part is None or not count:
+        return []
+    return ask_rows(pool, job, selections, spec.data.chat_template == "alpaca", part.rows, count)
+
+
+def _note_ignored_tools(tables: list[Table], notes: list[str]) -> None:
+    rows = sum(table.tools_ignored_rows for table in tables)
+    if rows:
+        notes.append(f"the chat template leaves out the tool definitions of {rows} rows")

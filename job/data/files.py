@@ -1,0 +1,86 @@
+"""One data file: opened plain or unzipped, decoded strictly, and named in every complaint."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+from job.errors import Fault, InputError
+
+MAX_ROW_BYTES = 4 << 20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class DataFile:
+    """A file of rows; `pointer` is its source's place in the spec."""
+
+    def __init__(self, path: Path, pointer: str) -> None:
+        self.path = path
+        self.name = path.name
+        self._pointer = pointer
+        self.zipped = self.name.lower().endswith(".gz")
+        self.kind = self.name.lower().removesuffix(".gz").rpartition(".")[2].replace("ndjson", "jsonl")
+
+    def fault(self, message: str, line: int | None = None, found: str = "", expected: str = "") -> InputError:
+        where = f"{self.name} line {line}" if line else self.name
+        return InputError(Fault(f"{where}: {message}", self._pointer, found, expected))
+
+    @contextmanager
+    def damage_named(self) -> Iterator[None]:
+        """Turns what reading a broken file raises into an `InputError`."""
+        try:
+            yield
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise self.fault("the gzip file is damaged or cut short") from None
+        except UnicodeDecodeError as error:
+            raise self.fault("not UTF-8", found=f"byte {error.object[error.start]:#04x}") from None
+
+    def open_bytes(self) -> IO[bytes]:
+        return cast(IO[bytes], gzip.open(self.path, "rb")) if self.zipped else self.path.open("rb")
+
+    def open_text(self) -> IO[str]:
+        """UTF-8 without a byte order mark, line ends as they are."""
+        if self.zipped:
+            return cast(IO[str], gzip.open(self.path, "rt", encoding="utf-8-sig", newline=""))
+        return self.path.open(encoding="utf-8-sig", newline="")
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Line numbers and non-blank lines, without a byte order mark."""
+        with self.damage_named(), self.open_bytes() as file:
+            number = 0
+            while line := file.readline(MAX_ROW_BYTES + 1):
+                number += 1
+                if len(line) > MAX_ROW_BYTES:
+                    raise self.fault("the row is too long", number, f"more than {MAX_ROW_BYTES} bytes")
+                line = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+                if line.strip():
+                    yield number, line
+
+    def decode(self, raw: bytes, line: int | None = None) -> str:
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            number = line or raw.count(b"\n", 0, error.start) + 1
+            raise self.fault("not UTF-8", number, f"byte {raw[error.start]:#04x}") from None
+
+    def parse(self, text: str, line: int | None = None) -> Any:
+        """`text` as JSON; `line` is its place in the file unless it is the whole file."""
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise self.fault(f"not JSON: {error.msg}", line or error.lineno, f"column {error.colno}") from None
+        except RecursionError:
+            raise self.fault("nested too deeply", line) from None
+        except ValueError:
+            raise self.fault("a number with too many digits", line) from None
+
+    def row(self, value: Any, number: int, unit: str = "row") -> dict[str, Any]:
+        """`value` if it is an object of columns."""
+        if not isinstance(value, dict):
+            raise self.fault(f"{unit} {number} must be a JSON object", None, type(value).__name__, "an object of columns")
+        return value

@@ -1,0 +1,57 @@
+"""Prompts for generation: those of the spec, and held-out rows up to their last answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from job.data import wire
+from job.data.pool import Pool
+from job.data.sources import SelectedRow, Selection
+
+if TYPE_CHECKING:
+    from job.data.select import Index
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt ready for generation; `reference` is the answer that is expected, if there is one."""
+
+    text: str
+    input_ids: list[int]
+    reference: str | None
+
+
+def ask_prompts(pool: Pool, job: wire.Header, prompts: tuple[str, ...]) -> list[Question]:
+    """The prompts as user messages with a generation prompt, or raw where the job's rows are raw text."""
+    if not prompts:
+        return []
+    reply = pool.ask({"operation": "prompts", "job": job, "prompts": prompts})
+    return [Question(*found) for found in reply["questions"]]
+
+
+def ask_rows(pool: Pool, job: wire.Header, selections: list[Selection], alpaca_prompt: bool, rows: Index, count: int) -> list[Question]:
+    """The first `count` of the given rows (numbers over all selections, ascending) that have an answer and fit.
+
+    The rows are read again: nothing of a row's text is kept while the data set is built.
+    """
+    wanted = iter(rows.tolist())
+    following = next(wanted, None)
+    questions: list[Question] = []
+    before = 0
+    for selection in selections:
+        for selected in selection:
+            if following is None or len(questions) == count:
+                return questions
+            if before + selected.number == following:
+                questions += _ask(pool, job, selection, alpaca_prompt, selected)
+                following = next(wanted, None)
+        before += len(selection)
+    return questions
+
+
+
+def _ask(pool: Pool, job: wire.Header, selection: Selection, alpaca_prompt: bool, selected: SelectedRow) -> list[Question]:
+    request = {"operation": "questions", "job": job, "source": selection.description(alpaca_prompt), "rows": [selected.row]}
+    found = [Question(*question) for question in pool.ask(request)["questions"]]
+    return [question for question in found if len(question.input_ids) < job["max_seq_length"]]

@@ -1,0 +1,91 @@
+"""Rows of JSON files: JSON Lines, an array of rows, or an object around such an array."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from job.data.files import BYTE_ORDER_MARK, MAX_ROW_BYTES, DataFile
+
+Row = dict[str, Any]
+
+MAX_WRAPPED_BYTES = 512 << 20
+CHUNK_CHARACTERS = 1 << 20
+
+
+def read_jsonl(file: DataFile) -> Iterator[Row]:
+    for number, line in file.lines():
+        yield file.row(file.parse(file.decode(line, number), number), number, "line")
+
+
+def read_json(file: DataFile) -> Iterator[Row]:
+    """An array of rows (streamed), one object wrapping such an array (read whole), or JSON Lines named .json."""
+    opening = [line for _, line in islice(file.lines(), 2)]
+    if not opening:
+        return
+    if opening[0].lstrip().startswith(b"["):
+        yield from _read_array(file)
+    elif len(opening) > 1 and _is_object(opening[0]):
+        yield from read_jsonl(file)
+    else:
+        yield from _unwrap(_whole(file), file)
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _whole(file: DataFile) -> Any:
+    with file.damage_named(), file.open_bytes() as opened:
+        raw = opened.read(MAX_WRAPPED_BYTES + 1)
+    if len(raw) > MAX_WRAPPED_BYTES:
+        raise file.fault("too large to be one JSON object", None, f"more than {MAX_WRAPPED_BYTES} bytes", "an array of rows or JSON Lines")
+    return file.parse(file.decode(raw.removeprefix(BYTE_ORDER_MARK)))
+
+
+def _unwrap(value: Any, file: DataFile) -> Iterator[Row]:
+    """The list of rows inside a top-level object; an object without one such list is itself the only row."""
+    value = file.row(value, 1)
+    lists = [item for item in value.values() if isinstance(item, list) and item and all(isinstance(row, dict) for row in item)]
+    wrapped = len(lists) == 1 and not {"role", "from"} & lists[0][0].keys()
+    yield from lists[0] if wrapped else [value]
+
+
+def _read_array(file: DataFile) -> Iterator[Row]:
+    """The elements of a top-level array, decoded one by one from a moving window of text."""
+    decoder, number = json.JSONDecoder(), 0
+    with file.damage_named(), file.open_text() as opened:
+        window = opened.read(CHUNK_CHARACTERS).lstrip().removeprefix("[")
+        at = 0
+        while (at := _skip(window, at, " \t\r\n" + ("," if number else ""))) >= len(window) or window[at] != "]":
+            value, end = _element(decoder, window, at)
+            if end < len(window):
+                number += 1
+                yield file.row(value, number)
+                at = end
+                continue
+            more = opened.read(CHUNK_CHARACTERS)
+            if not more or len(window) - at > MAX_ROW_BYTES:
+                raise file.fault("not JSON: the array breaks off or is malformed", None, f"in row {number + 1}")
+            window, at = window[at:] + more, 0
+        if window[at + 1 :].strip() or opened.read(CHUNK_CHARACTERS).strip():
+            raise file.fault("not JSON: text after the array")
+
+
+def _element(decoder: json.JSONDecoder, window: str, at: int) -> tuple[Any, int]:
+    """The value at `at` and where it ends; at the end of the window if it is not whole yet."""
+    try:
+        return decoder.raw_decode(window, at)
+    except (ValueError, RecursionError):
+        return None, len(window)
+
+
+def _skip(window: str, at: int, characters: str) -> int:
+    while at < len(window) and window[at] in characters:
+        at += 1
+    return at

@@ -1,0 +1,77 @@
+"""Which rows are used, and in which order: slices, limits, weights, held-out rows, shuffling. All seeded.
+
+`RandomState` is used on purpose: its stream is frozen by NumPy for all versions, so that a rerun years later draws
+the same rows.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from job.errors import Fault, InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from job.spec import HeldOutSpec, SourceSpec
+
+    Index = NDArray[np.int64]
+
+SLICE = re.compile(r"\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\]$")
+HELD_OUT, WEIGHT, SHUFFLE = 1, 2, 3  # separate random streams, so that changing one leaves the others as they were
+
+
+def row_range(source: SourceSpec, rows: int) -> range:
+    """The rows of a source of `rows` rows that its `split` slice and `limit` leave, as Python slices count.
+
+    Per cent are rounded to the nearest row, as in the `datasets` library.
+    """
+    found = SLICE.search(source.split)
+    start, stop = (_boundary(found[end], rows) for end in ("start", "stop")) if found else (None, None)
+    selected = range(rows)[start:stop]
+    return selected[: source.limit]
+
+
+def _boundary(text: str | None, rows: int) -> int | None:
+    if text is None:
+        return None
+    return round(int(text[:-1]) * rows / 100) if text.endswith("%") else int(text)
+
+
+def choose_held_out(spec: HeldOutSpec, rows: Index, seed: int) -> tuple[Index, Index]:
+    """Row numbers split into (train, held-out), each in the order of `rows`.
+
+    Raises `InputError` if nothing would be left to train on.
+    """
+    import numpy as np
+
+    count = spec.rows if spec.rows is not None else max(1, round((spec.fraction or 0.0) * len(rows)))
+    if count >= len(rows):
+        key = "rows" if spec.rows is not None else "fraction"
+        raise InputError(Fault("no rows are left to train on", f"/data/held_out/{key}", f"{count} held out", f"fewer than {len(rows)}"))
+    chosen = np.zeros(len(rows), dtype=bool)
+    chosen[_random(seed, HELD_OUT).permutation(len(rows))[:count]] = True
+    return rows[~chosen], rows[chosen]
+
+
+def weighted(rows: Index, weight: float, seed: int, source: int) -> Index:
+    """Each row `weight` times; the fractional part is a random choice of rows in their order."""
+    import numpy as np
+
+    whole, part = int(weight), weight - int(weight)
+    count = round(part * len(rows))
+    some = np.sort(_random(seed, WEIGHT + 10 * source).permutation(len(rows))[:count])
+    return np.concatenate([*[rows] * whole, rows[some]])
+
+
+def shuffled(rows: Index, seed: int) -> Index:
+    order: Index = _random(seed, SHUFFLE).permutation(len(rows))
+    return rows[order]
+
+
+def _random(seed: int, stream: int) -> Any:
+    import numpy as np
+
+    return np.random.RandomState([seed, stream])

@@ -1,0 +1,112 @@
+"""Selected rows of the sources, in batches for the workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from job.data import wire
+from job.data.read import Row, count_rows, read_rows
+from job.data.select import row_range
+from job.data.shape import ALPACA_INPUT, REQUIRED_COLUMNS
+from job.errors import Fault, InputError
+
+if TYPE_CHECKING:
+    from job.source import FetchedSource
+
+BATCH_ROWS = 256
+BATCH_BYTES = 512 << 10
+
+
+@dataclass(frozen=True)
+class SelectedRow:
+    """A row with its place: running number in its source, and words for messages."""
+
+    number: int
+    place: str
+    row: Row
+
+
+class Selection:
+    """The rows of one source that its split slice and limit leave."""
+
+    def __init__(self, source: FetchedSource) -> None:
+        self.source = source
+        self._counts = [count_rows(path, self.pointer) for path in source.files]
+        self._range = row_range(source.spec, sum(self._counts))
+        if not self._range:
+            rows = sum(self._counts)
+            hint = f"{source.spec.split} leaves none of them" if rows else "The files are empty"
+            raise InputError(Fault("no rows", self.pointer, f"{rows} rows in {len(source.files)} files", "at least 1 row", hint))
+
+    @property
+    def pointer(self) -> str:
+        return f"{self.source.pointer}/source"
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    def __iter__(self) -> Iterator[SelectedRow]:
+        before = 0
+        for path, count in zip(self.source.files, self._counts, strict=True):
+            if before < self._range.stop and before + count > self._range.start:
+                for number, row in enumerate(read_rows(path, self.pointer), before):
+                    if number >= self._range.stop:
+                        return
+                    if number in self._range:
+                        yield SelectedRow(number - self._range.start, f"{path.name} row {number - before + 1}", row)
+            before += count
+
+    def check_columns(self) -> bool:
+        """Raises `InputError` if the first row lacks a needed column. Returns whether rows are conversations."""
+        spec = self.source.spec
+        row = next(iter(self)).row
+        needed = [spec.columns.get(name, name) for name in REQUIRED_COLUMNS[spec.format]]
+        missing = [name for name in [*needed, *spec.columns.values()] if name not in row]
+        if missing:
+            expected = ", ".join(dict.fromkeys([*needed, *spec.columns.values()]))
+            where, found = f"{self.source.pointer}/columns", ", ".join(map(str, row)) or "none"
+            raise InputError(Fault(f"format {spec.format} misses columns", where, found, expected, _fit(row, missing)))
+        if spec.format == "prompt_completion":
+            return not isinstance(row[needed[0]], str)
+        return spec.format != "text"
+
+    def description(self, alpaca_prompt: bool) -> wire.Header:
+        """What a worker needs to know of the source."""
+        spec = self.source.spec
+        template = dataclasses.asdict(spec.template) if spec.template else {}
+        return {
+            "pointer": self.source.pointer,
+            "format": spec.format,
+            "columns": spec.columns,
+            "template": {role: text for role, text in template.items() if text is not None},
+            "input_joint": ALPACA_INPUT if alpaca_prompt else "\n\n",
+        }
+
+    def batches(self) -> Iterator[tuple[list[SelectedRow], bytes]]:
+        """The rows in batches, each with its JSON list."""
+        rows: list[SelectedRow] = []
+        texts: list[bytes] = []
+        size = 0
+        for selected in self:
+            text = wire.dump(selected.row)
+            if rows and (len(rows) == BATCH_ROWS or size + len(text) > BATCH_BYTES):
+                yield rows, b"[" + b",".join(texts) + b"]"
+                rows, texts, size = [], [], 0
+            rows.append(selected)
+            texts.append(text)
+            size += len(text)
+        yield rows, b"[" + b",".join(texts) + b"]"
+
+
+def _fit(row: Row, missing: list[str]) -> str:
+    """The nearest way out: another format whose columns are all there, or a column of a similar name."""
+    formats = [name for name, columns in REQUIRED_COLUMNS.items() if columns and all(column in row for column in columns)]
+    if formats:
+        return f"The columns fit format {formats[0]}"
+    near = {name: difflib.get_close_matches(name, map(str, row), 1, 0.5) for name in missing}
+    pairs = [f"{name} is near {found[0]}" for name, found in near.items() if found]
+    return f"Nearest: {'; '.join(pairs)}; name it in columns" if pairs else "Name the source's columns in columns, or use format template"

@@ -1,0 +1,135 @@
+"""Tokenised rows on disk: an Arrow stream that is memory-mapped later, and a few figures per sequence in memory."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from job.data import wire
+from job.data.sources import SelectedRow
+from job.errors import Fault, InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_FAULTS = 10
+SHOWN_DROPPED = 5
+
+
+class Table:
+    """Sequences of all sources of a split in file order.
+
+    After writing, one entry per sequence: `rows` (number of the row it came from, over all sources; int64), `lengths`
+    and `trained` (tokens; int32), `truncated` (bool), `digests` (of ids and labels; uint64). `row_source`: index of
+    the source of each row, by row number. A source's rows are begun with `begin`.
+    """
+
+    rows: NDArray[Any]
+    lengths: NDArray[Any]
+    trained: NDArray[Any]
+    truncated: NDArray[Any]
+    digests: NDArray[Any]
+    row_source: NDArray[Any]
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+
+        self.path = path
+        self.read_rows = 0
+        self.dropped_rows = 0
+        self.dropped_reasons: Counter[str] = Counter()
+        self.dropped_examples: list[str] = []
+        self.tools_ignored_rows = 0
+        self._columns = {"rows": array("q"), "lengths": array("i"), "trained": array("i"), "truncated": array("b"), "digests": array("Q")}
+        self._row_source = array("h")
+        self._faults: list[Fault] = []
+        tokens = pa.list_(pa.int32())
+        self._schema = pa.schema([("input_ids", tokens), ("labels", tokens)])
+        self._writer: Any = None
+
+    def __enter__(self) -> Self:
+        import pyarrow as pa
+
+        self._writer = pa.ipc.new_stream(self.path, self._schema)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        import numpy as np
+
+        self._writer.close()
+        types = {"rows": "int64", "lengths": "int32", "trained": "int32", "truncated": "bool", "digests": "uint64"}
+        for name, values in self._columns.items():
+            setattr(self, name, np.frombuffer(values, dtype=types[name]) if values else np.empty(0, types[name]))
+        self.row_source = np.array(self._row_source)
+        if error is None:
+            self._raise_faults()
+
+    def add(self, source: int, pointer: str, batch: list[SelectedRow], reply: wire.Header, body: bytes) -> None:
+        """A worker's reply to a batch of rows. Raises `InputError` when enough rows are found faulty."""
+        for index, reason, where in reply["faults"]:
+            self._faults.append(Fault(f"{batch[index].place}: {reason}", where or pointer))
+        if len(self._faults) >= MAX_FAULTS:
+            self._raise_faults()
+        for index, reason in reply["dropped"]:
+            self.dropped_reasons[reason] += 1
+            if len(self.dropped_examples) < SHOWN_DROPPED:
+                self.dropped_examples.append(f"{batch[index].place}: {reason}")
+        self.tools_ignored_rows += reply["tools_ignored_rows"]
+        self.dropped_rows += len(reply["dropped"])
+        for index, length, trained, truncated, digest in reply["sequences"]:
+            for column, value in zip(self._columns.values(), (self.read_rows + index, length, trained, truncated, digest), strict=True):
+                column.append(value)
+        self.read_rows += len(batch)
+        self._row_source.extend([source] * len(batch))
+        self._write([length for _, length, *_ in reply["sequences"]], body)
+
+    def _write(self, lengths: list[int], body: bytes) -> None:
+        """`body`: for each sequence its ids, then its labels, int32."""
+        import numpy as np
+        import pyarrow as pa
+
+        if not lengths:
+            return
+        ends = np.cumsum(lengths)
+        offsets = pa.array([0, *ends], pa.int32())
+        tokens = np.frombuffer(body, dtype=np.int32)
+        is_label = np.concatenate([np.repeat((False, True), length) for length in lengths])
+        columns = [pa.ListArray.from_arrays(offsets, pa.array(part)) for part in (tokens[~is_label], tokens[is_label])]
+        self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
+
+    def _raise_faults(self) -> None:
+        if self._faults:
+            count = len(self._faults)
+            more = f"{count} rows cannot be used; the search stopped there" if count >= MAX_FAULTS else f"{count} rows cannot be used"
+            raise InputError(*self._faults[:MAX_FAULTS], Fault(more, self._faults[0].pointer))
+
+    def require_useful(self, pointer: str, max_untrained_fraction: float, max_seq_length: int) -> None:
+        """Raises `InputError` if no row, or too small a part of them, has a token to learn."""
+        examples = "; ".join(self.dropped_examples)
+        if not len(self.rows):
+            hint = f"model.max_seq_length is {max_seq_length}"
+            raise InputError(Fault(f"no row has a token to learn: {examples}", pointer, f"{self.dropped_rows} rows", "at least 1", hint))
+        share = self.dropped_rows / self.read_rows
+        if share > max_untrained_fraction:
+            raise InputError(
+                Fault(f"too many rows have no token to learn: {examples}", "/data/max_untrained_fraction",
+                      f"{self.dropped_rows} of {self.read_rows} rows", f"at most {max_untrained_fraction:g} of them")
+            )  # fmt: skip
+
+    def dataset(self, sequences: NDArray[Any]) -> Any:
+        """The given sequences in the given order as a memory-mapped `datasets.Dataset` of input_ids and labels."""
+        from datasets import Dataset
+
+        return Dataset.from_file(str(self.path)).select(sequences)
+
+    def sequences_of(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Indices of the sequences of the given rows, row by row in the given order; a row may be given repeatedly."""
+        import numpy as np
+
+        first, last = np.searchsorted(self.rows, rows, "left"), np.searchsorted(self.rows, rows, "right")
+        counts = last - first
+        starts = np.repeat(first - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
+        return starts + np.arange(counts.sum())

@@ -1,0 +1,58 @@
+"""The model's tokenizer and what the workers need to know of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from job.errors import Fault, InputError
+
+POINTER = "/model/source"
+
+
+def load_tokenizer(model_dir: Path) -> Any:
+    """The fast tokenizer of a model folder. Raises `InputError` if there is none; runs no code of the model's."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise InputError(Fault("the model has no usable tokenizer", POINTER, f"{type(error).__name__}: {error}")) from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise InputError(Fault("the model has no fast tokenizer", POINTER, type(tokenizer).__name__, "one with a tokenizer.json"))
+    return tokenizer
+
+
+def write_tokenizer(tokenizer: Any, path: Path) -> Path:
+    """The tokenizer's Rust part, added tokens included, for the workers."""
+    path.write_text(tokenizer.backend_tokenizer.to_str(), "utf-8")
+    return path
+
+
+def prefix_ids(tokenizer: Any) -> list[int]:
+    """Ids that the tokenizer itself puts before raw text: BOS, where the model uses one; EOS and others are not taken."""
+    opening: list[int] = []
+    encoding = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
+    for token, special in zip(encoding.ids, encoding.special_tokens_mask, strict=True):
+        if not special:
+            break
+        opening.append(token)
+    return [token for token in opening if token != tokenizer.eos_token_id or token == tokenizer.bos_token_id]
+
+
+def end_tokens(tokenizer: Any) -> list[str]:
+    """Special tokens of the vocabulary: what may close a turn."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted(special | set(tokenizer.all_special_tokens))
+
+
+def own_end_ids(tokenizer: Any, model_dir: Path) -> list[int]:
+    """The end ids that the model came with: its tokenizer's and its generation config's."""
+    import json
+
+    ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    path = model_dir / "generation_config.json"
+    if path.is_file():
+        configured = json.loads(path.read_text("utf-8")).get("eos_token_id")
+        ids += configured if isinstance(configured, list) else [] if configured is None else [configured]
+    return list(dict.fromkeys(ids))

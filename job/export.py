@@ -1,0 +1,63 @@
+"""Artefacts from the trained model, each reopened and compared before it may be listed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from job.errors import Fault, GateError
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def export_adapter(model: Any, tokenizer: Any, public_id: str, revision: str | None, folder: Path) -> list[Path]:
+    """Writes the PEFT adapter with tokenizer and chat template to `folder`; returns its files.
+
+    Raises `GateError` if what lies on disk is not what was trained.
+    """
+    folder.mkdir(parents=True)
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's card names the path the base was loaded from
+    name_base(folder / "adapter_config.json", public_id, revision)
+    check_adapter(model, folder)
+    return readable(folder)
+
+
+def export_full(model: Any, tokenizer: Any, folder: Path) -> list[Path]:
+    """Writes every weight of a fully trained model with its tokenizer to `folder`; returns its files."""
+    folder.mkdir(parents=True)
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    return readable(folder)
+
+
+def name_base(config: Path, public_id: str, revision: str | None) -> None:
+    """Replaces the local path that was loaded by the id others can load."""
+    settings = json.loads(config.read_text("utf-8"))
+    settings |= {"base_model_name_or_path": public_id, "revision": revision}
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def check_adapter(model: Any, folder: Path) -> None:
+    """Compares every stored tensor with the trained one, bit for bit."""
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    stored, trained = load_file(folder / WEIGHTS), get_peft_model_state_dict(model)
+    wrong = sorted(stored.keys() ^ trained.keys())
+    wrong += [n for n in stored.keys() & trained.keys() if not torch.equal(stored[n], trained[n].detach().cpu())]
+    if wrong:
+        raise GateError(Fault("the stored adapter is not the trained one", WEIGHTS, f"{len(wrong)} tensors, first {wrong[0]}", "equal tensors"))
+    if not any(t.any() for n, t in stored.items() if "lora_B" in n):
+        raise GateError(Fault("the adapter is zero: nothing was learned", WEIGHTS, "all B matrices zero", "trained matrices"))
+
+
+def readable(folder: Path) -> list[Path]:
+    """Files below `folder`, made readable for other users (safetensors writes 0600)."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        path.chmod(0o644)
+    return files

@@ -1,0 +1,120 @@
+"""README's tables of the spec and of the exit codes, generated from the schema and from `job.errors`.
+
+    python -m job.reference        rewrites them in README.md
+
+They stand between `<!-- spec table -->` and `<!-- /spec table -->`, and between `<!-- exit codes -->` and
+`<!-- /exit codes -->`; `tests/contract/test_readme.py` compares.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from job import errors
+from job.spec import job_schema
+
+Json = dict[str, Any]
+README = Path(__file__).parent.parent / "README.md"
+REQUIRED = "**required**"
+
+
+def spec_table() -> str:
+    """Every key of the spec: name, value, default, meaning."""
+    rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    return "\n".join(rows + [_row(*key) for key in _keys("", job_schema())])
+
+
+def _keys(prefix: str, schema: Json) -> Iterator[tuple[str, Json, bool]]:
+    """Name, schema and whether it is required, of every key below `schema`; shared definitions are followed once."""
+    for name, sub in schema["properties"].items():
+        required = name in schema.get("required", ())
+        resolved = _resolve(sub)
+        items = _resolve(resolved.get("items", {}))
+        yield prefix + name, resolved, required
+        if "properties" in resolved:
+            yield from _keys(f"{prefix}{name}.", resolved)
+        if "properties" in items and not prefix.endswith("held_out."):
+            yield from _keys(f"{prefix}{name}[].", items)
+
+
+def _resolve(schema: Json) -> Json:
+    if "$ref" not in schema:
+        return schema
+    resolved: Json = job_schema()["definitions"][schema["$ref"].rsplit("/", 1)[1]]
+    return resolved
+
+
+def _row(name: str, schema: Json, required: bool) -> str:
+    default = REQUIRED if required else _code(schema["default"]) if "default" in schema and not _is_section(schema) else "–"
+    return f"| `{name}` | {_cell(_value(schema))} | {default} | {_cell(schema['description'])} |"
+
+
+def _is_section(schema: Json) -> bool:
+    return "properties" in schema
+
+
+def _value(schema: Json) -> str:
+    if "const" in schema:
+        return _code(schema["const"])
+    if "enum" in schema:
+        return ", ".join(_code(choice) for choice in schema["enum"])
+    if "anyOf" in schema:
+        return " or ".join(_value(option) for option in schema["anyOf"])
+    if schema.get("type") == "array":
+        return f"list of {_value(_resolve(schema['items']))}"
+    if schema.get("type") in ("integer", "number"):
+        return f"{schema['type']} {_range(schema)}"
+    return {"string": "string", "boolean": "true, false", "object": "object"}.get(schema.get("type", ""), "Jinja")
+
+
+def _range(schema: Json) -> str:
+    low = f"≥ {schema['minimum']}" if "minimum" in schema else f"> {schema['exclusiveMinimum']}"
+    high = f"≤ {schema['maximum']}" if "maximum" in schema else f"< {schema['exclusiveMaximum']}"
+    return f"{low}, {high}"
+
+
+def _code(value: Any) -> str:
+    return f"`{json.dumps(value, ensure_ascii=False)}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def exit_code_table() -> str:
+    """Every exit code: class, when, and what `podFailurePolicy` should do with it."""
+    rows = ["| code | class | when | retry | Kubernetes |", "|---|---|---|---|---|"]
+    rows.append("| 0 | – | done: manifest published and read again | – | – |")
+    for name, code, when in re.findall(r"(\w+) +(\d+) +(.+)", errors.__doc__ or ""):
+        kind: type[errors.JobError] = getattr(errors, name)
+        action = "Ignore" if kind is errors.Interrupted else "Count" if kind.retryable else "FailJob"
+        rows.append(f"| {code} | `{name}` | {when} | {'yes' if kind.retryable else 'no'} | {action} |")
+    return "\n".join(rows)
+
+
+TABLES = {"spec table": spec_table, "exit codes": exit_code_table}
+
+
+def replace_block(text: str, name: str, table: str) -> str:
+    """`text` with the block `name` holding `table`. Raises `ValueError` if its markers are missing."""
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"README.md has no block {start} … {end}")
+    return f"{before}{start}\n{table}\n{end}{after}"
+
+
+def main() -> None:
+    text = README.read_text("utf-8")
+    for name, table in TABLES.items():
+        text = replace_block(text, name, table())
+    README.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""Bringing in what the job reads: a model and data, each pinned to one revision and contained in the work directory."""
+
+from job.source.data import FetchedSource, fetch_data
+from job.source.hub import go_offline
+from job.source.model import FetchedModel, fetch_model_config, fetch_model_weights
+
+__all__ = ["FetchedModel", "FetchedSource", "fetch_data", "fetch_model_config", "fetch_model_weights", "go_offline"]

@@ -1,0 +1,94 @@
+"""Fetching data: which files belong to a source's split, brought here and fingerprinted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from job.errors import Fault, InputError
+from job.source.hub import HubOrigin
+from job.source.origin import LocalOrigin, Origin, S3Origin, pointed
+from job.source.splits import CARD, files_of_split, unknown
+from job.spec import DataSpec, SourceSpec
+
+PLAIN = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".txt")
+ACCEPTED = PLAIN + tuple(f"{kind}.gz" for kind in PLAIN)
+SINGLE_SPLIT = "train"
+
+
+@dataclass(frozen=True)
+class FetchedSource:
+    """One source's files of the named split, in the data set's order; the slice of the split is not applied yet.
+
+    `pointer` is the source's place in the spec, such as `/data/train/0`. `sha256` covers the files' names and contents.
+    """
+
+    spec: SourceSpec
+    pointer: str
+    files: tuple[Path, ...]
+    revision: str | None
+    sha256: str
+
+
+def fetch_data(spec: DataSpec, workdir: Path) -> tuple[list[FetchedSource], list[FetchedSource] | None]:
+    """The training sources, and the held-out sources if the spec names some, below `workdir/data`.
+
+    Raises `InputError` for what is not there, empty or not to be read, `PolicyError` for a data set that needs its own
+    code or points out of itself, `TransientError` for the network.
+    """
+    folder = workdir.resolve() / "data"
+    train = [_fetch(s, f"/data/train/{i}", folder / f"train-{i}") for i, s in enumerate(spec.train)]
+    asked = spec.held_out.sources if spec.held_out else None
+    if asked is None:
+        return train, None
+    return train, [_fetch(s, f"/data/held_out/sources/{i}", folder / f"held-out-{i}") for i, s in enumerate(asked)]
+
+
+def _fetch(spec: SourceSpec, pointer: str, folder: Path) -> FetchedSource:
+    with pointed(f"{pointer}/source"):
+        origin = _origin(spec.source)
+        names = [file.key for file in origin.files()]
+        if not names:
+            raise InputError(Fault("there is nothing there", found=ascii(spec.source), expected=f"files of {', '.join(PLAIN)}"))
+        folder.mkdir(parents=True, exist_ok=True)
+        if names == [PurePosixPath(spec.source).name]:
+            chosen = _single(names, spec, pointer)
+        else:
+            if CARD in names:
+                origin.stage([CARD], folder)
+            chosen = files_of_split(names, folder, spec, pointer)
+        _check_kinds(chosen)
+        origin.stage(chosen, folder)
+    files = tuple(folder / name for name in chosen)
+    return FetchedSource(spec, pointer, files, origin.revision, fingerprint(folder, chosen))
+
+
+def _origin(source: str) -> Origin:
+    if source.startswith("hf://"):
+        return HubOrigin(source, "dataset")
+    return S3Origin(source) if source.startswith("s3://") else LocalOrigin(source)
+
+
+def _single(names: list[str], spec: SourceSpec, pointer: str) -> list[str]:
+    """A file by itself has one split."""
+    asked = spec.split.partition("[")[0]
+    if asked != SINGLE_SPLIT:
+        raise unknown("split", asked, [SINGLE_SPLIT], f"{pointer}/split")
+    return names
+
+
+def _check_kinds(names: Sequence[str]) -> None:
+    odd = [name for name in names if not name.lower().endswith(ACCEPTED)]
+    if odd:
+        raise InputError(Fault("not a kind of file the job reads", found=ascii(odd[0]), expected=f"{', '.join(PLAIN)}, each also .gz"))
+
+
+def fingerprint(folder: Path, names: Sequence[str]) -> str:
+    """SHA-256 over each name and the SHA-256 of its file, in the names' order."""
+    total = hashlib.sha256()
+    for name in names:
+        with (folder / name).open("rb") as file:
+            total.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,137 @@
+"""The Hugging Face Hub as an origin. A name is resolved to a commit once; everything after uses that commit."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from job.errors import Fault, InputError, JobError, TransientError
+from job.source.parallel import in_parallel
+from job.store import Stored, safe_key
+from job.store.base import told
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetInfo, HfApi, ModelInfo
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+RETRY_SECONDS = (1, 2, 4)
+ACCESS_HINT = "If it is private or gated, set HF_TOKEN to a token that may read it"
+Answer = TypeVar("Answer")
+
+
+class HubOrigin:
+    """`org/name` at one commit. Raises `InputError` for an unknown, private or gated repository or revision."""
+
+    def __init__(self, address: str, kind: Literal["model", "dataset"]) -> None:
+        self.public_id, _, asked = address.removeprefix("hf://datasets/" if kind == "dataset" else "hf://").partition("@")
+        _be_quiet()
+        self._kind = kind
+        self._token: str | Literal[False] = next((os.environ[t] for t in TOKENS if os.environ.get(t)), False)
+        read = self._api().model_info if kind == "model" else self._api().dataset_info
+        info: ModelInfo | DatasetInfo = self._ask(lambda: read(self.public_id, revision=asked or None))
+        if not info.sha or not COMMIT.fullmatch(info.sha):
+            raise InputError(Fault(f"{address}: the Hub gave no commit", found=ascii(info.sha), expected="40 hex digits"))
+        self.revision: str = info.sha
+        self.licence: str | None = info.card_data.get("license") if info.card_data else None
+
+    def files(self) -> list[Stored]:
+        from huggingface_hub.hf_api import RepoFile
+
+        tree = self._ask(
+            lambda: list(self._api().list_repo_tree(self.public_id, repo_type=self._kind, revision=self.revision, recursive=True))
+        )
+        return sorted((Stored(safe_key(f.path), f.size) for f in tree if isinstance(f, RepoFile)), key=lambda f: f.key)
+
+    def stage(self, names: Iterable[str], folder: Path) -> None:
+        in_parallel(lambda name: self._download(name, folder), names)
+
+    def _download(self, name: str, folder: Path) -> None:
+        from huggingface_hub import hf_hub_download
+
+        self._ask(
+            lambda: hf_hub_download(
+                self.public_id,
+                name,
+                repo_type=self._kind,
+                revision=self.revision,
+                local_dir=folder,
+                token=self._token,
+                endpoint=_endpoint(),
+            )
+        )
+
+    def _api(self) -> HfApi:
+        from huggingface_hub import HfApi
+
+        return HfApi(endpoint=_endpoint(), token=self._token)
+
+    def _ask(self, request: Callable[[], Answer]) -> Answer:
+        for pause in (*RETRY_SECONDS, None):
+            try:
+                with _told(f"hf://{'datasets/' if self._kind == 'dataset' else ''}{self.public_id}"):
+                    return request()
+            except TransientError:
+                if pause is None:
+                    raise
+                time.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _endpoint() -> str | None:
+    """huggingface_hub reads the variable at import; the run may set it later."""
+    return os.environ.get("HF_ENDPOINT")
+
+
+@contextmanager
+def _told(address: str) -> Iterator[None]:
+    import httpx
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        with told(address, httpx.HTTPError, HFValidationError, OSError):
+            yield
+    except JobError as error:
+        cause = error.__cause__
+        if isinstance(cause, GatedRepoError):
+            raise InputError(Fault(f"{address}: access is gated", expected="a token that may read it", hint=ACCESS_HINT)) from cause
+        if isinstance(cause, RevisionNotFoundError):
+            raise InputError(Fault(f"{address}: there is no such revision", expected="a branch, tag or commit")) from cause
+        if isinstance(cause, RepositoryNotFoundError):
+            raise InputError(Fault(f"{address}: there is no such repository", hint=ACCESS_HINT)) from cause
+        if type(error) is JobError:  # such as a file that came shorter than announced
+            raise TransientError(*error.faults) from cause
+        raise
+    except json.JSONDecodeError as error:
+        raise TransientError(Fault(f"{address}: the answer is not JSON, so not from a Hub")) from error
+
+
+def _be_quiet() -> None:
+    """Without this the client asks the Hub for a list of agents before its first request, to report whether it is one."""
+    _set("HF_HUB_DISABLE_TELEMETRY")
+
+
+def _set(*variables: str) -> None:
+    """Set switches of huggingface_hub and its kin, also where they were read already, at import."""
+    from huggingface_hub import constants
+
+    for name in variables:
+        os.environ[name] = "1"
+        for module in (constants, sys.modules.get("datasets.config")):
+            if module is not None and name in module.__dict__:
+                module.__dict__[name] = True
+
+
+def go_offline() -> None:
+    """From here on nothing asks the Hub, and no token is left in the environment for others to find."""
+    _set(*OFFLINE)
+    for name in TOKENS:
+        os.environ.pop(name, None)

@@ -1,0 +1,104 @@
+"""Where a model or data can come from: the Hub, S3, or a local path, behind one small protocol."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from job.errors import Fault, InputError, JobError
+from job.store import S3Store, Stored, safe_key, split_s3
+from job.store.base import told
+
+
+class Origin(Protocol):
+    """A folder somewhere. `stage` makes some of its files appear below a local folder, under the same names."""
+
+    public_id: str
+
+    @property
+    def revision(self) -> str | None:
+        """The commit everything is read from, where the place has commits."""
+
+    @property
+    def licence(self) -> str | None:
+        """What the place says the licence is."""
+
+    def files(self) -> list[Stored]:
+        """Every file with its size, names relative and plain, sorted."""
+
+    def stage(self, names: Iterable[str], folder: Path) -> None:
+        """Each of `names` as a file `folder/name`, whole."""
+
+
+class LocalOrigin:
+    """A directory of this machine, or one file of it. Files are staged as links: nothing is copied or written there."""
+
+    revision = None
+    licence = None
+
+    def __init__(self, path: str) -> None:
+        given = Path(path).expanduser()
+        if not given.exists():
+            raise InputError(Fault("there is no such file or directory", found=ascii(path), expected="a path, hf://… or s3://…"))
+        self._root = given.resolve()
+        self._is_file = given.is_file()
+        # Not the whole path: where a container happened to have it says nothing to a reader.
+        self.public_id = Path(os.path.abspath(given)).name
+
+    def files(self) -> list[Stored]:
+        if self._is_file:
+            return [Stored(safe_key(self.public_id), self._root.stat().st_size)]
+        with told(str(self._root), OSError):
+            paths = [Path(folder, name) for folder, _, names in os.walk(self._root) for name in names]
+            found = [Stored(safe_key(p.relative_to(self._root).as_posix()), p.stat().st_size) for p in paths if p.is_file()]
+        return sorted(found, key=lambda f: f.key)
+
+    def stage(self, names: Iterable[str], folder: Path) -> None:
+        for name in names:
+            source = self._root if self._is_file else self._root / name
+            link = folder / name
+            with told(str(source), OSError):
+                link.parent.mkdir(parents=True, exist_ok=True)
+                if link.is_symlink():
+                    link.unlink()
+                if link.exists():  # perhaps the very file that is to be staged
+                    raise InputError(Fault(f"{link} is there already", expected="a work directory of this run alone"))
+                link.symlink_to(source.resolve())
+
+
+class S3Origin:
+    """What lies at `s3://bucket/prefix`: the objects below it, or the one object that has this key."""
+
+    revision = None
+    licence = None
+
+    def __init__(self, uri: str) -> None:
+        bucket, key = split_s3(uri)
+        folder, _, self._name = key.rpartition("/")
+        self._store = S3Store(f"s3://{bucket}/{folder}")
+        self.public_id = uri.rstrip("/")
+
+    def files(self) -> list[Stored]:
+        found = self._store.list(self._name)
+        below = len(self._name) + 1 if self._name else 0
+        return [f if f.key == self._name else Stored(f.key[below:], f.bytes) for f in found]
+
+    def stage(self, names: Iterable[str], folder: Path) -> None:
+        for name in names:  # each in parallel parts
+            self._store.download(self._key(name), folder / name)
+
+    def _key(self, name: str) -> str:
+        return name if name == self._name or not self._name else f"{self._name}/{name}"
+
+
+@contextmanager
+def pointed(pointer: str) -> Iterator[None]:
+    """Say at which place of the spec a failure belongs."""
+    try:
+        yield
+    except JobError as error:
+        raise type(error)(*(replace(fault, pointer=fault.pointer or pointer) for fault in error.faults)) from error

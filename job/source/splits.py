@@ -1,0 +1,105 @@
+"""Which files of a data set make up a split of a subset. The `datasets` library decides, by names and card alone."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from job.errors import Fault, InputError, PolicyError
+from job.spec import SourceSpec
+
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder
+
+CARD = "README.md"
+SCRIPT = ".py"
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
+
+
+def unknown(what: str, asked: str, known: Sequence[str], pointer: str) -> InputError:
+    """A name that the data set does not have, with the nearest it has."""
+    near = difflib.get_close_matches(asked, known, 1, 0.5)
+    hint = f"Did you mean {near[0]}?" if near else ""
+    return InputError(Fault(f"there is no such {what}", pointer, ascii(asked), f"one of {', '.join(known)}", hint))
+
+
+def files_of_split(names: Sequence[str], folder: Path, spec: SourceSpec, pointer: str) -> list[str]:
+    """Those of `names` that make up the spec's split, in the order the `datasets` library reads them.
+
+    `folder` holds the card, if there is one. Raises `InputError` for an unknown subset or split (pointers
+    `{pointer}/subset`, `{pointer}/split`), `PolicyError` for a card that points out of the data set or a data set that
+    is a script.
+    """
+    usable = [name for name in names if not name.endswith((SCRIPT, *ARCHIVES))]
+    if any(name.endswith(SCRIPT) and "/" not in name for name in names) and usable == [n for n in usable if n == CARD]:
+        raise PolicyError(Fault("the data set is a script", expected="data files", hint="No code of a data set is run"))
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        skeleton = Path(scratch) / "files"
+        _copy_names(usable, folder, skeleton)
+        splits = _splits(skeleton, Path(scratch) / "cache", spec.subset, pointer)
+    asked = spec.split.partition("[")[0]
+    if asked not in splits:
+        raise unknown("split", asked, list(splits), f"{pointer}/split")
+    return splits[asked]
+
+
+def _copy_names(names: Sequence[str], folder: Path, skeleton: Path) -> None:
+    """Empty files of the same names, and the real card: all that is needed to decide, and nothing to run."""
+    for name in names:
+        path = skeleton / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    if CARD in names:
+        _check_card(folder / CARD)
+        shutil.copyfile(folder / CARD, skeleton / CARD)
+
+
+def _check_card(card: Path) -> None:
+    """Raises `PolicyError` if a configuration's files lie outside the data set: no request is made for a card."""
+    from huggingface_hub import metadata_load
+    from yaml import YAMLError  # type: ignore[import-untyped]
+
+    try:
+        configs = (metadata_load(card) or {}).get("configs", [])
+    except (YAMLError, ValueError) as error:
+        raise InputError(Fault(f"{CARD} has no readable head: {error}")) from error
+    for text in _strings(configs):
+        if "://" in text or "::" in text or text.startswith(("/", "~")) or ".." in PurePosixPath(text).parts:
+            raise PolicyError(Fault(f"{CARD} points out of the data set", found=ascii(text), expected="files of the data set"))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
+
+
+def _splits(skeleton: Path, cache: Path, subset: str | None, pointer: str) -> dict[str, list[str]]:
+    """Split name → file names."""
+    builder = _builder(skeleton, cache, subset, pointer)
+    root = skeleton.resolve()
+    files = builder.config.data_files or {}
+    return {str(split): [Path(path).resolve().relative_to(root).as_posix() for path in paths] for split, paths in files.items()}
+
+
+def _builder(skeleton: Path, cache: Path, subset: str | None, pointer: str) -> DatasetBuilder:
+    from datasets import get_dataset_config_names, get_dataset_default_config_name, load_dataset_builder
+    from datasets.exceptions import DatasetsError
+
+    try:
+        subsets = get_dataset_config_names(str(skeleton))
+        chosen = subset or get_dataset_default_config_name(str(skeleton))
+        if chosen is None:
+            raise InputError(Fault("the data set has several subsets", f"{pointer}/subset", expected=f"one of {', '.join(subsets)}"))
+        if chosen not in subsets:
+            raise unknown("subset", chosen, subsets, f"{pointer}/subset")
+        return load_dataset_builder(str(skeleton), name=chosen, cache_dir=str(cache))
+    except (DatasetsError, FileNotFoundError, ValueError) as error:
+        said = str(error).replace(str(skeleton), "the data set")
+        raise InputError(Fault(f"no data files were recognised: {said}")) from error

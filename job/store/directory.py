@@ -1,0 +1,104 @@
+"""A store in a local directory."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from job.errors import Fault, PolicyError
+from job.store.base import TEMPORARY, Stored, safe_key, told, within
+
+# Readable for whoever serves the result, whatever mode the writing library chose; the umask still applies.
+FILE_MODE, FOLDER_MODE = 0o644, 0o755
+
+
+class DirectoryStore:
+    """Objects as files below `uri`, a resolved absolute path that is made on the first write."""
+
+    def __init__(self, uri: str | Path) -> None:
+        self._root = Path(uri).expanduser().resolve()
+        self.uri = str(self._root)
+
+    def list(self, prefix: str = "") -> builtins.list[Stored]:
+        with told(self.uri, OSError):
+            files = [p for folder, _, names in os.walk(self._root) for p in (Path(folder, n) for n in names)]
+            keys = {path.relative_to(self._root).as_posix(): path for path in files if not path.name.startswith(TEMPORARY)}
+            return [Stored(safe_key(k), keys[k].lstat().st_size) for k in sorted(keys) if within(k, prefix)]
+
+    def read(self, key: str) -> bytes:
+        with told(f"{self.uri}/{key}", OSError):
+            return self._existing(key).read_bytes()
+
+    def write(self, key: str, data: bytes) -> None:
+        with told(f"{self.uri}/{key}", OSError), self._replacing(key) as out:
+            out.write(data)
+
+    def upload(self, path: Path, key: str) -> None:
+        with told(f"{self.uri}/{key}", OSError), self._replacing(key) as out, path.open("rb") as source:
+            shutil.copyfileobj(source, out, 1 << 20)
+
+    def download(self, key: str, path: Path) -> None:
+        with told(f"{self.uri}/{key}", OSError):
+            source = self._existing(key)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _whole(path) as out, source.open("rb") as stored:
+                shutil.copyfileobj(stored, out, 1 << 20)
+
+    def sha256(self, key: str) -> str:
+        with told(f"{self.uri}/{key}", OSError), self._existing(key).open("rb") as stored:
+            return hashlib.file_digest(stored, "sha256").hexdigest()
+
+    def delete(self, key: str) -> None:
+        with told(f"{self.uri}/{key}", OSError):
+            path = self._root / safe_key(key)
+            self._contained(path.parent, key)
+            path.unlink(missing_ok=True)
+
+    def _existing(self, key: str) -> Path:
+        return self._contained(self._root / safe_key(key), key)
+
+    def _contained(self, path: Path, key: str) -> Path:
+        """`path` unless a link on the way leads out of the root."""
+        if not path.resolve().is_relative_to(self._root):
+            raise PolicyError(Fault("a link leads out of the directory", found=ascii(key), expected=f"a file below {self.uri}"))
+        return path
+
+    @contextmanager
+    def _replacing(self, key: str) -> Iterator[IO[bytes]]:
+        path = self._root / safe_key(key)
+        self._contained(path.parent, key)
+        for folder in (*reversed(path.parent.parents), path.parent):
+            folder.mkdir(FOLDER_MODE, exist_ok=True)
+        with _whole(path) as out:
+            yield out
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears at `path` complete and on disk, or not at all."""
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

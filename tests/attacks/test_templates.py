@@ -1,0 +1,149 @@
+"""25 hostile templates: each is refused (exit 12) at its pointer within 15 seconds, and the job's own memory stays put."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from job.data.build import build_dataset
+from job.errors import JobError, PolicyError
+from tests.data_rows import fetched, job_spec, turns, write_rows
+from tests.smollm2 import model_dir
+
+ANSWERS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+SECONDS = 15.0
+GROWTH_BYTES = 50 << 20
+
+CHAT_TEMPLATES = {
+    "class of a string": "{{ ''.__class__ }}",
+    "subclasses": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "class by item": "{{ ''['__class__'] }}",
+    "class by filter": "{{ ''|attr('__class__') }}",
+    "globals of a function": "{{ raise_exception.__globals__ }}",
+    "globals of a macro": "{% macro m() %}{% endmacro %}{{ m._func.__globals__ }}",
+    "builtins of cycler": "{{ cycler.__init__.__globals__ }}",
+    "code of a generator": "{{ (messages|map('upper')).gi_frame }}",
+    "format attribute": "{{ '{0.__class__}'.format(1) }}",
+    "format_map attribute": "{{ '{a.__class__.__mro__}'.format_map({'a': 1}) }}",
+    "format through a filter": "{{ ('{0.__' ~ 'class__}').format(messages) }}",
+    "changing the row": "{{ messages.append(1) }}",
+    "changing a message": "{{ messages[0].update({'role': 'system'}) }}",
+    "include": "{% include '/etc/passwd' %}",
+    "import": "{% import 'os' as os %}{{ os }}",
+    "from import": "{% from 'os' import system %}{{ system('true') }}",
+    "extends": "{% extends 'base' %}",
+    "huge range": "{% for i in range(10 ** 9) %}{% endfor %}",
+    "endless recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "output bomb": "{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}",
+    "string bomb": "{{ ('x' * (10 ** 10))|length }}",
+    "list bomb": "{{ ([0] * (10 ** 10))|length }}",
+    "doubling bomb": "{% set ns = namespace(t='x') %}{% for i in range(64) %}{% set ns.t = ns.t ~ ns.t %}{% endfor %}",
+    "padding bomb": "{{ '%0*d' | format(10 ** 9, 1) }}",
+    "endless loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "endless power": "{{ (10 ** (10 ** 10)) % 7 }}",
+}
+ROW_TEMPLATES = {
+    "endless loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "class of a column": "{{ question.__class__ }}",
+    "memory": "{{ question * (10 ** 10) }}",
+}
+
+BOMBS = ("output bomb", "string bomb", "list bomb", "doubling bomb", "padding bomb")
+
+Outcome = tuple[JobError | None, float]
+
+
+def attempt(folder: Path, chat_template: str | None, user: str | None) -> Outcome:
+    folder.mkdir()
+    if user is None:
+        rows, source, data = [{"messages": turns("hi", "hello")}], {"format": "messages"}, {"chat_template": f"{ANSWERS}{chat_template}"}
+    else:
+        rows, source, data = [{"question": "a"}], {"format": "template", "template": {"user": user, "assistant": "b"}}, {}
+    path = write_rows(folder / "rows.jsonl", rows)
+    spec = job_spec([{"source": str(path), **source}], **data)
+    start = time.monotonic()
+    try:
+        build_dataset(spec, fetched(spec, [path]), None, model_dir(), folder, lambda done, total: None)
+    except JobError as error:
+        return error, time.monotonic() - start
+    return None, time.monotonic() - start
+
+
+class Watch(threading.Thread):
+    """The most memory that this process (without its workers) has held while the thread ran."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.done = threading.Event()
+        self.start_bytes = self.peak_bytes = psutil.Process().memory_info().rss
+
+    def run(self) -> None:
+        while not self.done.wait(0.05):
+            self.peak_bytes = max(self.peak_bytes, psutil.Process().memory_info().rss)
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[tuple[str, str], Outcome], Watch]:
+    """All attacks: the bombs one after another under watch, behind harmless jobs that load what every job loads."""
+    folder = tmp_path_factory.mktemp("templates")
+    for number in range(3):
+        assert attempt(folder / f"harmless {number}", "", None)[0] is None
+    watch = Watch()
+    watch.start()
+    found = {("chat", name): attempt(folder / f"chat {name}", CHAT_TEMPLATES[name], None) for name in BOMBS}
+    watch.done.set()
+    watch.join()
+    attacks = [("chat", name) for name in CHAT_TEMPLATES if name not in BOMBS] + [("row", name) for name in ROW_TEMPLATES]
+
+    def one(attack: tuple[str, str]) -> Outcome:
+        where, name = attack
+        text = CHAT_TEMPLATES[name] if where == "chat" else ROW_TEMPLATES[name]
+        return attempt(folder / f"{where} {name}", text if where == "chat" else None, text if where == "row" else None)
+
+    with ThreadPoolExecutor(2) as threads:
+        found |= dict(zip(attacks, threads.map(one, attacks), strict=True))
+    return found, watch
+
+
+@pytest.mark.parametrize("name", CHAT_TEMPLATES)
+def test_hostile_chat_template_is_refused(name: str, outcomes: tuple[dict[tuple[str, str], Outcome], Watch]) -> None:
+    error, seconds = outcomes[0]["chat", name]
+    assert type(error) is PolicyError, error
+    assert error.exit_code == 12
+    assert error.faults[0].pointer == "/data/chat_template"
+    assert seconds < SECONDS
+
+
+@pytest.mark.parametrize("name", ROW_TEMPLATES)
+def test_hostile_row_template_is_refused(name: str, outcomes: tuple[dict[tuple[str, str], Outcome], Watch]) -> None:
+    error, seconds = outcomes[0]["row", name]
+    assert type(error) is PolicyError, error
+    assert error.faults[0].pointer == "/data/train/0/template/user"
+    assert seconds < SECONDS
+
+
+def test_the_job_itself_does_not_grow(outcomes: tuple[dict[tuple[str, str], Outcome], Watch]) -> None:
+    watch = outcomes[1]
+    assert watch.peak_bytes - watch.start_bytes < GROWTH_BYTES
+
+
+def test_a_worker_sees_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from job.data.pool import Worker
+    from job.data.tokenizer import load_tokenizer, write_tokenizer
+
+    monkeypatch.setenv("HF_TOKEN", "hf_canary_canary_canary")
+    worker = Worker(write_tokenizer(load_tokenizer(model_dir()), tmp_path / "tokenizer.json"))
+    try:
+        child = psutil.Process().children()[-1]
+        assert "HF_TOKEN" not in child.environ()
+        maps = Path(f"/proc/{child.pid}/maps").read_text()
+        assert "tokenizers" in maps
+        assert "torch" not in maps
+        assert "numpy" not in maps
+    finally:
+        worker.close()

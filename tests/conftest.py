@@ -1,0 +1,46 @@
+"""Fixtures only: servers that live for the whole session, and an environment without the user's own credentials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import Hub, S3Server, hub_server, s3_server
+
+PERSONAL = ("AWS_", "HF_", "HUGGING_FACE_", "TUNEJOB_S3")
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> pytest.MonkeyPatch:
+    """No address, credential or profile of whoever runs the tests."""
+    import os
+
+    for name in [name for name in os.environ if name.startswith(PERSONAL)]:
+        monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return monkeypatch
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server, clean_environment: pytest.MonkeyPatch) -> str:
+    """A fresh bucket's name, the environment pointing at its server over HTTP."""
+    for name, value in s3.environment().items():
+        clean_environment.setenv(name, value)
+    return s3.new_bucket()
+
+
+@pytest.fixture
+def hub(clean_environment: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """An empty Hub, the environment pointing at it, no token set."""
+    with hub_server() as server:
+        clean_environment.setenv("HF_ENDPOINT", server.endpoint)
+        yield server

@@ -1,0 +1,141 @@
+"""The rules that keep the package one-way, light to import, and short enough to read; held by walking the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+JOB = Path(__file__).parents[2] / "job"
+FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): path for path in sorted(JOB.rglob("*.py"))}
+# Each may import those before it, and none behind it. A package's modules are ordered among themselves by their own rule below.
+ORDER = (
+    "vendors", "errors", "log", "signals", "credentials", "wording", "strict", "rules", "spec", "failure", "reference", "stats", "store",
+    "manifest", "source", "data", "capacity", "backend", "evaluate", "callbacks", "train", "export", "report", "run", "__main__",
+)  # fmt: skip
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes", "huggingface_hub", "boto3",
+         "botocore", "pyarrow", "numpy", "tokenizers", "accelerate", "safetensors", "pandas"}  # fmt: skip
+# Modules that are themselves imported late: in worker processes that do nothing else, or once the trainer is there.
+IMPORTED_LATE = {"data.worker": {"jinja2", "tokenizers", "numpy"}, "callbacks": {"transformers"}}
+# The last resort, and the one place that keeps the evidence of a failure before it goes on.
+CATCHES_ALL = {"__main__", "run"}
+FILE_LINES = 300
+FUNCTION_LINES = 60
+
+
+def tree(module: str) -> ast.Module:
+    return ast.parse(FILES[module].read_text("utf-8"))
+
+
+def layer(module: str) -> str:
+    return module.split(".")[0]
+
+
+def imports(node: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
+    """Each import statement below `node` with the full names it brings in."""
+    for statement in ast.walk(node):
+        if isinstance(statement, ast.Import):
+            yield from ((statement, alias.name) for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom):
+            assert statement.level == 0, "imports are absolute"
+            yield statement, statement.module or ""
+            yield from ((statement, f"{statement.module}.{alias.name}") for alias in statement.names)
+
+
+def ours(name: str) -> str | None:
+    """The module of job/ that `name` means, if any."""
+    if not name.startswith("job."):
+        return None
+    inner = name.removeprefix("job.")
+    return next((known for known in (inner, f"{inner}.__init__") if known in FILES), None)
+
+
+def that_run(module: ast.Module, in_functions: bool = True) -> Iterator[tuple[ast.stmt, str]]:
+    """Imports that are not for type checkers alone; without `in_functions`, those that run with the module's own import."""
+    stack: list[ast.AST] = list(module.body)
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not in_functions:
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imports(node)
+        stack += ast.iter_child_nodes(node)
+
+
+def test_every_module_has_its_layer() -> None:
+    assert {layer(module) for module in FILES} - {"__init__"} <= set(ORDER)
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_go_one_way(module: str) -> None:
+    if module == "__init__":
+        assert list(imports(tree(module))) == []
+        return
+    for _, name in imports(tree(module)):
+        target = ours(name)
+        if target and layer(target) != layer(module):
+            assert ORDER.index(layer(target)) < ORDER.index(layer(module)), f"{module} imports {target}"
+
+
+def test_packages_have_no_rings() -> None:
+    """Among the modules of one package, too, nothing imports what imports it."""
+    needs = {module: {ours(name) for _, name in that_run(tree(module))} - {None, module} for module in FILES}
+    done: set[str | None] = set()
+    while ready := {module for module, wanted in needs.items() if module not in done and wanted <= done}:
+        done |= ready
+    assert set(needs) - done == set()
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_only_the_backend_knows_unsloth(module: str) -> None:
+    roots = {name.split(".")[0] for _, name in imports(tree(module))}
+    assert layer(module).startswith("backend") or not roots & {"unsloth", "unsloth_zoo"}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_nothing_heavy_is_imported_at_once(module: str) -> None:
+    roots = {name.split(".")[0] for _, name in that_run(tree(module), in_functions=False)}
+    assert roots & HEAVY <= IMPORTED_LATE.get(module, set())
+
+
+@pytest.mark.parametrize("module", [module for module in IMPORTED_LATE if module in FILES])
+def test_what_is_imported_late_is_imported_inside_functions_only(module: str) -> None:
+    for importer in FILES:
+        at_once = {ours(name) for _, name in that_run(tree(importer), in_functions=False)} if importer not in IMPORTED_LATE else set()
+        assert module not in at_once, f"{importer} imports {module} at once"
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_only_the_last_resort_catches_all(module: str) -> None:
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{module}:{node.lineno}: bare except"
+            names = {ast.unparse(caught) for caught in (node.type.elts if isinstance(node.type, ast.Tuple) else [node.type])}
+            assert module in CATCHES_ALL or not names & {"Exception", "BaseException"}, f"{module}:{node.lineno}"
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_files_and_functions_fit_their_page(module: str) -> None:
+    assert len(FILES[module].read_text("utf-8").splitlines()) <= FILE_LINES
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno + 1 <= FUNCTION_LINES, f"{module}.{node.name}"
+
+
+def test_most_functions_fit_a_screen() -> None:
+    lengths = sorted(
+        (node.end_lineno or 0) - node.lineno + 1 for module in FILES for node in ast.walk(tree(module)) if isinstance(node, ast.FunctionDef)
+    )
+    assert lengths[int(len(lengths) * 0.9)] <= 35
+
+
+def test_the_command_imports_nothing_heavy() -> None:
+    program = f"import sys, job.__main__, job.spec; print(sorted(set(sys.modules) & {HEAVY!r}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,58 @@
+"""Small data sets for tests, and the way from a few rows to a prepared data set."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from job.data.build import Prepared, build_dataset
+from job.source import FetchedSource
+from job.spec import JobSpec, parse_spec
+from tests.smollm2 import model_dir
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+Row = dict[str, Any]
+
+
+def turns(*contents: str) -> list[Row]:
+    """A conversation of user and assistant in turn."""
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> Path:
+    """Rows as JSON Lines, gzipped if the name says so."""
+    raw = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+    return path
+
+
+def job_spec(
+    sources: Sequence[Row], held_out: Row | None = None, length: int = 512, prompts: Sequence[str] = (), exact: int = 0, **data: Any
+) -> JobSpec:
+    document = {
+        "version": 1,
+        "name": "rows",
+        "model": {"source": "/models/base", "max_seq_length": length},
+        "data": {"train": list(sources), "shuffle": False, **data} | ({"held_out": held_out} if held_out else {}),
+        "evaluation": {"prompts": list(prompts), "exact_match_rows": exact},
+        "output": {"uri": "/output"},
+    }
+    return parse_spec(json.dumps(document).encode())
+
+
+def fetched(spec: JobSpec, files: Sequence[Path]) -> list[FetchedSource]:
+    """One file for each training source, as fetch would have left it."""
+    return [
+        FetchedSource(source, f"/data/train/{i}", (path,), None, "0" * 64)
+        for i, (source, path) in enumerate(zip(spec.data.train, files, strict=True))
+    ]
+
+
+def prepare(folder: Path, rows: Path | Iterable[Row], kind: str, model: Path | None = None, source: Row | None = None, **spec: Any) -> Prepared:
+    """One source's rows, prepared. `source`: further keys of its spec; `spec`: as for `job_spec`."""
+    path = rows if isinstance(rows, Path) else write_rows(folder / "rows.jsonl", rows)
+    job = job_spec([{"source": str(path), "format": kind, **(source or {})}], **spec)
+    return build_dataset(job, fetched(job, [path]), None, model or model_dir(), folder, lambda done, total: None)

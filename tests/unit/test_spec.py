@@ -1,0 +1,254 @@
+"""Bad specs with the exact places and words of their faults; good ones with what they resolve to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from job.errors import SpecError
+from job.spec import parse_spec
+from tests.specs import LEFT_OUT, MINIMAL, changed, faults_with, parse
+
+TRAIN = "/data/train/0"
+HELD_OUT = {"/data/held_out": {"rows": 5}}
+TEXT = {f"{TRAIN}/format": "text"}
+
+# What is put where in the smallest spec; the pointers of all faults; words of the first fault.
+BAD: list[tuple[dict[str, Any], list[str], str]] = [
+    # required and unknown keys
+    ({"/name": LEFT_OUT}, ["/name"], "a required key is missing; expected Name of the run"),
+    ({"/model": LEFT_OUT}, ["/model"], "a required key is missing; expected The base model"),
+    ({"/output/uri": LEFT_OUT}, ["/output/uri"], "a required key is missing"),
+    ({f"{TRAIN}/format": LEFT_OUT}, [f"{TRAIN}/format"], "expected Shape of a row: messages"),
+    ({"/training/learing_rate": 1}, ["/training/learing_rate"], 'Did you mean "learning_rate"?'),
+    ({"/Lora": {"r": 8}}, ["/Lora"], 'unknown key (found an object with r); expected one of $schema, version, name'),
+    ({"/data/held_out/fracton": 0.1}, ["/data/held_out/fracton"], 'Did you mean "fraction"?'),
+    ({"/a~b/c": 1}, ["/a~0b"], "unknown key"),
+    # types
+    ({"/version": 1.0}, ["/version"], "wrong type (found 1.0); expected a whole number. Write 1"),
+    ({"/version": True}, ["/version"], "wrong type (found true); expected a whole number"),
+    ({"/version": 2}, ["/version"], "not the allowed value (found 2); expected 1"),
+    ({"/training/max_steps": 2.0}, ["/training/max_steps"], "expected a whole number. Write 2"),
+    ({"/training/max_steps": True}, ["/training/max_steps"], "wrong type (found true); expected a whole number"),
+    ({"/training/max_steps": "60"}, ["/training/max_steps"], "Leave the quotes away"),
+    ({"/training/learning_rate": False}, ["/training/learning_rate"], "wrong type (found false); expected a number"),
+    ({"/model/max_seq_length": 8.5}, ["/model/max_seq_length"], "wrong type (found 8.5); expected a whole number"),
+    ({"/data/packing": 1}, ["/data/packing"], "wrong type (found 1); expected true or false"),
+    ({"/model": []}, ["/model"], "wrong type (found []); expected an object { … }"),
+    ({TRAIN: None}, [TRAIN], "wrong type (found null); expected an object { … }"),
+    ({"/data/train": {"source": "x"}}, ["/data/train"], "wrong type (found an object with source); expected a list [ … ]"),
+    # limits and forms
+    ({"/name": "A_b"}, ["/name"], 'wrong form (found "A_b"); expected the form of "finetome-llama31-8b"'),
+    ({"/name": "small\n"}, ["/name"], r'wrong form (found "small\n")'),
+    ({"/name": "a" * 64}, ["/name"], "wrong form"),
+    ({"/model/max_seq_length": 15}, ["/model/max_seq_length"], "too small (found 15); expected at least 16"),
+    ({"/training/learning_rate": 0}, ["/training/learning_rate"], "too small (found 0); expected more than 0"),
+    ({"/training/learning_rate": 10**400}, ["/training/learning_rate"], "too large"),
+    ({"/evaluation/gates/max_held_out_loss": 10**400, **HELD_OUT}, ["/evaluation/gates/max_held_out_loss"], "too large"),
+    ({"/lora/dropout": 1}, ["/lora/dropout"], "too large (found 1); expected less than 1"),
+    ({"/data/train": []}, ["/data/train"], "too few entries (found []); expected 1 or more entries"),
+    ({"/model/source": ""}, ["/model/source"], 'too short (found ""); expected 1 or more characters'),
+    ({"/evaluation/prompts": ["x"] * 1001}, ["/evaluation/prompts"], "too many entries (found a list of 1001); expected at most 1000"),
+    ({"/tracking": ["wandb", "wandb"]}, ["/tracking"], 'an entry is given twice (found "wandb"); expected each entry once'),
+    ({"/data/held_out": {}}, ["/data/held_out"], "exactly one of the keys is needed (found {}); expected one of fraction, rows, sources"),
+    ({"/data/held_out": {"rows": 1, "fraction": 0.1}}, ["/data/held_out"], "found an object with rows, fraction"),
+    ({"/training/optimizer": "adamw8bit"}, ["/training/optimizer"], 'Did you mean "adamw_8bit"?'),
+    ({"/training/gradient_checkpointing": 1}, ["/training/gradient_checkpointing"], 'expected one of "unsloth", true, false'),
+    ({"/data/chat_template": "chatlm"}, ["/data/chat_template"], 'or Jinja. Did you mean "chatml"?'),
+    ({"/lora/targets": "all-liner"}, ["/lora/targets"], 'expected "all-linear" or a list [ … ]. Did you mean "all-linear"?'),
+    ({"/lora/targets": ["q_proj", "a b"]}, ["/lora/targets/1"], 'wrong form (found "a b"); expected the form of "q_proj"'),
+    ({"/lora/targets": ["q", "q"]}, ["/lora/targets"], 'an entry is given twice (found "q")'),
+    # addresses
+    ({"/model/source": "hf://name"}, ["/model/source"], 'found "hf://name"); expected hf://org/name, s3://bucket/prefix or a path'),
+    ({"/model/source": "hf://datasets/org/name"}, ["/model/source"], "not an address the job can read"),
+    ({"/model/source": "hf://org/name@"}, ["/model/source"], "not an address the job can read"),
+    ({"/model/source": "hf://org/name@a/../b"}, ["/model/source"], "not an address the job can read"),
+    ({"/model/source": "HF://org/name"}, ["/model/source"], "Write the scheme in lower case"),
+    ({"/model/source": "s3:/bucket/x"}, ["/model/source"], "Write s3:// with two slashes"),
+    ({"/model/source": "s3://bucket/x@main"}, ["/model/source"], "only Hub sources have revisions"),
+    ({"/model/source": "https://example.org/x"}, ["/model/source"], "not an address the job can read"),
+    ({"/model/source": "models/x\n"}, ["/model/source"], r'no control characters (found "models/x\n")'),
+    ({f"{TRAIN}/source": "hf://org/name"}, [f"{TRAIN}/source"], "expected hf://datasets/org/name"),
+    ({"/output/uri": "hf://org/name"}, ["/output/uri"], "a Hub address does not fit here"),
+    ({"/output/uri": "s3:///x"}, ["/output/uri"], "The bucket's name comes after s3://"),
+    ({"/output/uri": "s3://bucket/a/../b"}, ["/output/uri"], "no empty part, no . and no .."),
+    # sources of rows
+    ({f"{TRAIN}/split": "train[:10"}, [f"{TRAIN}/split"], 'wrong form (found "train[:10"); expected the form of "train[:10000]"'),
+    ({f"{TRAIN}/split": "train[:10]\n"}, [f"{TRAIN}/split"], "wrong form"),
+    ({f"{TRAIN}/split": "train[5:2]"}, [f"{TRAIN}/split"], 'this slice holds no row (found "train[5:2]")'),
+    ({f"{TRAIN}/split": "train[:0]"}, [f"{TRAIN}/split"], "this slice holds no row"),
+    ({f"{TRAIN}/split": "train[-5:-5]"}, [f"{TRAIN}/split"], "this slice holds no row"),
+    ({f"{TRAIN}/split": "train[:101%]"}, [f"{TRAIN}/split"], "a part of more than 100 %"),
+    ({f"{TRAIN}/format": "template"}, [f"{TRAIN}/template"], "format template needs the Jinja of each turn"),
+    ({f"{TRAIN}/template": {"user": "a", "assistant": "b"}}, [f"{TRAIN}/template"], "this section belongs to format template"),
+    ({f"{TRAIN}/subset": "en"}, [f"{TRAIN}/subset"], "only Hub datasets have subsets"),
+    ({f"{TRAIN}/columns": {"text": "body"}}, [f"{TRAIN}/columns/text"], "format messages has no such column"),
+    ({f"{TRAIN}/columns": {"messages": ""}}, [f"{TRAIN}/columns/messages"], "too short"),
+    ({"/data/held_out": {"sources": [MINIMAL["data"]["train"][0]]}}, ["/data/held_out/sources/0"], "held-out rows must not be trained on"),
+    # one place against another
+    ({"/training": {"epochs": 1, "max_steps": 2}}, ["/training/max_steps"], "epochs and max_steps exclude each other"),
+    ({"/training": {"warmup_steps": 1, "warmup_ratio": 0.1}}, ["/training/warmup_ratio"], "exclude each other"),
+    ({"/training": {"lr_scheduler": "constant", "warmup_steps": 5}}, ["/training/warmup_steps"], "this scheduler has no warm-up"),
+    ({"/training": {"max_steps": 5, "warmup_steps": 6}}, ["/training/warmup_steps"], "the warm-up is longer than the run"),
+    ({"/training/early_stopping": {"patience": 3}, **HELD_OUT}, ["/training/early_stopping"], "expected training.eval_steps"),
+    ({"/training/keep": "best", **HELD_OUT}, ["/training/keep"], "expected training.eval_steps"),
+    ({"/training/eval_steps": 5}, ["/training/eval_steps"], "there are no held-out rows to evaluate on (found 5)"),
+    ({"/model/precision": "full", "/lora": {}}, ["/lora"], "there is no adapter when every weight is trained"),
+    ({"/model/precision": "full", "/data/packing": True}, ["/data/packing"], "packing is offered for adapters only"),
+    ({"/model/backend": "peft", "/data/packing": True}, ["/data/packing"], "cannot keep packed rows apart"),
+    ({"/model/backend": "peft", "/training/gradient_checkpointing": "unsloth"}, ["/training/gradient_checkpointing"], "unsloth backend"),
+    ({"/evaluation/exact_match_rows": 5}, ["/evaluation/exact_match_rows"], "exact match needs held-out rows"),
+    ({"/evaluation/gates/min_loss_improvement": 0}, ["/evaluation/gates/min_loss_improvement"], "a gate needs held-out rows"),
+    ({"/evaluation/gates/min_exact_match": 0.5, **HELD_OUT}, ["/evaluation/gates/min_exact_match"], "needs exact_match_rows"),
+    ({"/evaluation/exact_match_rows": 5, **TEXT, **HELD_OUT}, ["/evaluation/exact_match_rows"], "plain text has no answer to match"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "pointers", "words"), BAD, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_bad_spec_names_the_place_and_the_rule(changes: dict[str, Any], pointers: list[str], words: str) -> None:
+    faults = faults_with(changes)
+    assert [fault.pointer for fault in faults] == pointers
+    assert words in str(faults[0])
+
+
+def test_all_faults_are_said_at_once_in_the_order_of_their_places() -> None:
+    """Schema, cross-rules and values that no JSON should hold: a second run brings nothing new."""
+    document = changed({"/data/train": [dict(MINIMAL["data"]["train"][0]) for _ in range(11)]})
+    document["data"]["train"][2]["limit"] = 0
+    document["data"]["train"][10]["source"] = "hf://bad"
+    document["training"] = {"epochs": 1, "max_steps": 2}
+    document["evaluation"] = {"max_new_tokens": float("nan")}
+    document["lora"] = {"r": 2.0, "alpha": -1}
+    document["output"] = {"uri": "hf://org/name"}
+    del document["name"]
+    raw = json.dumps(document).replace('"version": 1', '"version": 1, "version": 1').encode()
+    with pytest.raises(SpecError) as caught:
+        parse_spec(raw)
+    assert [fault.pointer for fault in caught.value.faults] == [
+        "/data/train/2/limit", "/data/train/10/source", "/evaluation/max_new_tokens", "/lora/alpha", "/lora/r",
+        "/name", "/output/uri", "/training/max_steps", "/version",
+    ]  # fmt: skip
+
+
+def test_a_misspelt_section_brings_no_wrong_advice_elsewhere() -> None:
+    faults = faults_with({"/data/held_outt": {"rows": 5}, "/training/eval_steps": 5})
+    assert [fault.pointer for fault in faults] == ["/data/held_outt"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["hf://org/name", "hf://org/name@main", "hf://org/name@refs/pr/1", "hf://Org_1/na.me-2@0123456789abcdef0123456789abcdef01234567",
+     "s3://bucket", "s3://bucket/", "s3://my.bucket-1/a b/user@host/x", "models/x@main", "../models/x", "/models/x", "./s3:/x", "x"],
+)  # fmt: skip
+def test_good_model_sources(source: str) -> None:
+    assert parse({"/model/source": source}).model.source == source
+
+
+@pytest.mark.parametrize(
+    "split", ["train", "train[:10000]", "train[10%:20%]", "test[-500:]", "train[:]", "train[5:50%]", "train[-10:5]", "a.b-c_d[:1]"]
+)
+def test_good_splits(split: str) -> None:
+    assert parse({f"{TRAIN}/split": split}).data.train[0].split == split
+
+
+def test_defaults_of_the_smallest_spec() -> None:
+    spec = parse({})
+    assert (spec.model.precision, spec.model.max_seq_length, spec.model.backend) == ("4bit", 2048, "unsloth")
+    assert spec.lora is not None
+    assert (spec.lora.r, spec.lora.alpha, spec.lora.dropout, spec.lora.targets) == (16, 16.0, 0.0, "all-linear")
+    assert (spec.training.epochs, spec.training.max_steps) == (1.0, None)
+    assert (spec.training.batch_size, spec.training.gradient_accumulation_steps, spec.training.learning_rate) == (2, 4, 2e-4)
+    assert (spec.training.warmup_steps, spec.training.warmup_ratio, spec.training.gradient_checkpointing) == (None, None, "unsloth")
+    assert spec.data.held_out is None
+    assert (spec.data.train[0].split, spec.data.train[0].weight, spec.data.train[0].columns) == ("train", 1.0, {})
+    assert (spec.evaluation.prompts, spec.tracking) == ((), ("tensorboard",))
+
+
+def test_full_precision_has_no_adapter() -> None:
+    assert parse({"/model/precision": "full"}).lora is None
+
+
+def test_max_steps_takes_the_place_of_epochs() -> None:
+    training = parse({"/training/max_steps": 60}).training
+    assert (training.epochs, training.max_steps) == (None, 60)
+
+
+def test_the_peft_backend_checkpoints_in_its_own_way() -> None:
+    assert parse({"/model/backend": "peft"}).training.gradient_checkpointing is True
+
+
+# ------------------------------------------------------------------------------------------------- run id
+
+
+def test_run_id_is_sixteen_hex_digits() -> None:
+    assert len(parse({}).run_id) == 16
+    assert int(parse({}).run_id, 16) >= 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"/output/uri": "elsewhere"}, {"/$schema": "../job.schema.json"}, {"/lora": {}}, {"/lora/r": 16}, {"/lora/dropout": 0},
+     {"/lora/alpha": 16.0}, {"/training/epochs": 1}, {"/training/epochs": 1.0}, {"/training/learning_rate": 2e-4}, {"/evaluation": {}},
+     {"/training/weight_decay": 1e-2}, {f"{TRAIN}/weight": 1}, {f"{TRAIN}/columns": {}}, {"/tracking": ["tensorboard"]},
+     {"/training/gradient_checkpointing": "unsloth"}],
+    ids=lambda value: next(iter(value)),
+)  # fmt: skip
+def test_run_id_stays_the_same_where_the_work_is_the_same(changes: dict[str, Any]) -> None:
+    assert parse(changes).run_id == parse({}).run_id
+
+
+def test_run_id_does_not_depend_on_the_order_of_keys() -> None:
+    backwards = json.dumps(dict(reversed(MINIMAL.items()))).encode()
+    assert parse_spec(backwards).run_id == parse({}).run_id
+
+
+def test_run_id_takes_minus_zero_for_zero() -> None:
+    assert parse({"/lora/dropout": -0.0}).run_id == parse({"/lora/dropout": 0}).run_id
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"/name": "other"}, {"/model/source": "hf://org/other"}, {"/model/precision": "8bit"}, {"/lora/seed": 1}, {"/training/seed": 1},
+     {"/training/learning_rate": 1e-4}, {f"{TRAIN}/split": "train[:9]"}, {f"{TRAIN}/limit": 9}, {"/data/train_on": "all"},
+     {"/evaluation/max_new_tokens": 1}, {"/tracking": []}, {"/data/held_out": {"rows": 1}}],
+    ids=lambda value: next(iter(value)),
+)  # fmt: skip
+def test_run_id_changes_with_anything_else(changes: dict[str, Any]) -> None:
+    assert parse(changes).run_id != parse({}).run_id
+
+
+def test_the_resolved_spec_resolves_to_itself() -> None:
+    """What is stored as spec.json runs as the same job again."""
+    spec = parse({"/data/held_out": {"fraction": 0.5}, "/training/warmup_ratio": 0})
+    again = parse_spec(json.dumps(spec.resolved).encode())
+    assert (again, again.resolved, again.run_id) == (spec, spec.resolved, spec.run_id)
+
+
+def test_specs_do_not_share_their_defaults() -> None:
+    first = parse({})
+    first.resolved["tracking"].append("wandb")
+    first.resolved["data"]["train"][0]["columns"]["messages"] = "x"
+    assert parse({}).tracking == ("tensorboard",)
+    assert parse({}).data.train[0].columns == {}
+
+
+# --------------------------------------------------------------------------------------------------- cost
+
+
+def test_a_spec_is_read_in_under_a_second_without_heavy_imports() -> None:
+    program = (
+        "import sys; from job.spec import parse_spec; parse_spec(sys.stdin.buffer.read());"
+        "print([m for m in ('torch', 'transformers', 'boto3', 'numpy', 'pyarrow', 'huggingface_hub') if m in sys.modules])"
+    )
+    seconds = []
+    for _ in range(3):  # the best of three: other processes share the cores
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", program], input=json.dumps(MINIMAL).encode(), capture_output=True, check=True)
+        seconds.append(time.perf_counter() - start)
+        assert done.stdout.strip() == b"[]"
+    assert min(seconds) < 1.0
