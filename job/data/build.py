@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,18 +101,17 @@ class _Progress:
         self._tell(self._done_rows, self._total_rows)
 
 
-def _tokenise(
-    spec: JobSpec, pool: Pool, job: wire.Header, selections: list[Selection], path: Path, pointer: str, done: _Progress
-) -> Table:
+def _tokenise(spec: JobSpec, pool: Pool, job: wire.Header, selections: list[Selection], path: Path, pointer: str, done: _Progress) -> Table:
     """All rows of a split's sources as a table on disk."""
     with Table(path) as table:
         for index, selection in enumerate(selections):
             head = {"operation": "rows", "job": job, "source": selection.description(spec.data.chat_template == "alpaca")}
             opening = wire.dump(head)[:-1] + b',"rows":'
             requests = ((batch, opening + rows + b"}") for batch, rows in selection.batches())
-            for batch, reply, body in pool.map(requests):
-                table.add(index, selection.pointer, batch, reply, body)
-                done.add(len(batch))
+            with contextlib.closing(pool.map(requests)) as replies:
+                for batch, reply, body in replies:
+                    table.add(index, selection.pointer, batch, reply, body)
+                    done.add(len(batch))
     table.require_useful(pointer, spec.data.max_untrained_fraction, spec.model.max_seq_length)
     return table
 

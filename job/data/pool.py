@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -125,7 +125,7 @@ class Pool:
         """One request's reply. Raises `InputError` where a template fails."""
         return self._ask(wire.dump(request))[0]
 
-    def map(self, requests: Iterable[tuple[Any, bytes]]) -> Iterator[tuple[Any, wire.Header, bytes]]:
+    def map(self, requests: Iterable[tuple[Any, bytes]]) -> Generator[tuple[Any, wire.Header, bytes]]:
         """Replies in the order of the requests, with what was given beside each; requests are drawn as they are needed."""
         waiting: deque[tuple[Any, Future[tuple[wire.Header, bytes]]]] = deque()
         with ThreadPoolExecutor(self._workers) as threads:

@@ -50,7 +50,6 @@ def ask_rows(pool: Pool, job: wire.Header, selections: list[Selection], alpaca_p
     return questions
 
 
-
 def _ask(pool: Pool, job: wire.Header, selection: Selection, alpaca_prompt: bool, selected: SelectedRow) -> list[Question]:
     request = {"operation": "questions", "job": job, "source": selection.description(alpaca_prompt), "rows": [selected.row]}
     found = [Question(*question) for question in pool.ask(request)["questions"]]

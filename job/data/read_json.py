@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 from job.data.files import BYTE_ORDER_MARK, MAX_ROW_BYTES, DataFile
@@ -22,15 +21,23 @@ def read_jsonl(file: DataFile) -> Iterator[Row]:
 
 def read_json(file: DataFile) -> Iterator[Row]:
     """An array of rows (streamed), one object wrapping such an array (read whole), or JSON Lines named .json."""
-    opening = [line for _, line in islice(file.lines(), 2)]
-    if not opening:
+    line, more = _opening(file)
+    if not line:
         return
-    if opening[0].lstrip().startswith(b"["):
+    if line.startswith(b"["):
         yield from _read_array(file)
-    elif len(opening) > 1 and _is_object(opening[0]):
+    elif more and _is_object(line):
         yield from read_jsonl(file)
     else:
         yield from _unwrap(_whole(file), file)
+
+
+def _opening(file: DataFile) -> tuple[bytes, bool]:
+    """The first line that is not blank, cut at the longest row, and whether anything follows it."""
+    with file.damage_named(), file.open_bytes() as opened:
+        pieces = iter(lambda: opened.readline(MAX_ROW_BYTES), b"")
+        full = (stripped for piece in pieces if (stripped := piece.removeprefix(BYTE_ORDER_MARK).strip()))
+        return next(full, b""), next(full, None) is not None
 
 
 def _is_object(line: bytes) -> bool:

@@ -156,8 +156,8 @@ def test_text(tmp_path: Path) -> None:
     text = "A document. " * 100
     prepared = prepare(tmp_path, [{"text": text}], "text", length=64)
     whole = [*prepared.tokenizer(text)["input_ids"], 2]
-    assert sum((row["input_ids"] for row in prepared.train), []) == whole
-    assert sum((row["labels"][1:] for row in prepared.train), []) == sum((row["input_ids"][1:] for row in prepared.train), [])
+    assert [token for row in prepared.train for token in row["input_ids"]] == whole
+    assert all(row["labels"][1:] == row["input_ids"][1:] for row in prepared.train)
     assert {row["labels"][0] for row in prepared.train} == {-100}
 
 
@@ -238,7 +238,10 @@ def test_truncation_is_on_the_right(tmp_path: Path) -> None:
 
 
 texts = st.lists(
-    st.one_of(st.text(max_size=12), st.sampled_from(["<|im_end|>", "<|im_start|>", "\n", "  ", "\n\n", "👩‍👩‍👧", "\ue000", "é", "{{ x }}"])), max_size=5
+    st.one_of(
+        st.text(max_size=12), st.sampled_from(["<|im_end|>", "<|im_start|>", "\n", "  ", "\n\n", "👩‍👩‍👧", "\ue000", "é", "{{ x }}"])
+    ),
+    max_size=5,
 ).map("".join)
 spoken = texts.filter(lambda text: bool(text.strip()))
 
@@ -333,7 +336,7 @@ def test_real_tool_conversations_learn_exactly_the_assistants_turns(tmp_path: Pa
     assert len(prepared.train) == len(source) == 150
     for row, original in zip(prepared.train, source, strict=True):
         learned = "".join(
-            (f'<tool_call>\n{call_text(t["value"])}\n</tool_call>' if t["from"] == "function_call" else t["value"]) + END
+            (f"<tool_call>\n{call_text(t['value'])}\n</tool_call>" if t["from"] == "function_call" else t["value"]) + END
             for t in original["conversations"]
             if t["from"] in ("gpt", "function_call")
         )
@@ -347,7 +350,7 @@ def call_text(value: str) -> str:
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl.gz", "rows.parquet", "rows.json"])
 def test_the_same_rows_in_any_file_give_the_same_tokens(name: str, tmp_path: Path) -> None:
-    rows = [{"instruction": "Add, \"please\".", "input": "1\n2", "output": "3"}, {"instruction": "Größe?", "input": "", "output": "zwölf"}]
+    rows = [{"instruction": 'Add, "please".', "input": "1\n2", "output": "3"}, {"instruction": "Größe?", "input": "", "output": "zwölf"}]
     expected = [dict(row) for row in prepare(tmp_path, rows, "alpaca").train]
     path = tmp_path / name
     write(path, rows)

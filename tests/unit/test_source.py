@@ -469,6 +469,7 @@ def test_a_stop_signal_does_not_wait_for_a_download(hub: Hub, tmp_path: Path) ->
     job.stdout.close()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_failing_thread_is_not_taken_for_success() -> None:
     from job.source.parallel import in_parallel
 
@@ -483,5 +484,5 @@ def test_a_failing_thread_is_not_taken_for_success() -> None:
     assert sorted(map(int, fetched)) == list(range(100))
     with pytest.raises(InputError, match="bad"):
         in_parallel(fetch, ["a", "bad", *map(str, range(100))])
-    with pytest.warns(pytest.PytestUnhandledThreadExceptionWarning), pytest.raises(JobError, match="without an answer"):
+    with pytest.raises(JobError, match="without an answer"):
         in_parallel(lambda name: int(name), ["1", "no number"])

@@ -1,0 +1,195 @@
+"""The job beside the plain Unsloth script of the FineTome tutorial: same model, rows, recipe, machine and run.
+
+    python -m tests.gpu.bench SHAPE STEPS [FOLDER]        SHAPE is 1b or 8b; needs an NVIDIA GPU
+
+Weights are random (speed and memory do not depend on their meaning) in the shape of Llama-3.2-1B or Llama-3.1-8B; rows
+are ShareGPT chats with log-normal lengths. Both sides train on all tokens in file order, so that losses can be compared
+step by step. Prints one JSON line a side and a comparison.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SHAPES = {
+    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+           "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True},
+    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+           "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": False},
+}  # fmt: skip
+VOCABULARY = 128_256
+SEQUENCE_TOKENS = 2048
+BATCH, ACCUMULATION = 8, 2
+WORDS = ["the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not", "he", "his", "but", "at", "are", "this", "have", "from", "or", "had", "an", "they", "which"]
+REPOSITORY = Path(__file__).parent.parent.parent
+SEED = 0
+
+
+def make_model(shape: str, folder: Path, tokenizer_dir: Path) -> None:
+    """Random bf16 weights of a Llama shape with a small real tokenizer beside them."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=131_072, rope_theta=500_000.0, rms_norm_eps=1e-5,
+        bos_token_id=1, eos_token_id=2, pad_token_id=2, dtype="bfloat16", **SHAPES[shape],
+    )  # fmt: skip
+    torch.manual_seed(SEED)
+    with torch.device("cuda"):
+        torch.set_default_dtype(torch.bfloat16)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder, max_shard_size="4GB")
+    AutoTokenizer.from_pretrained(tokenizer_dir).save_pretrained(folder)
+
+
+def make_rows(path: Path, count: int) -> None:
+    """ShareGPT chats of two to six turns; tokens a row are log-normal around 500."""
+    rng = random.Random(SEED)
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(count):
+            turns = 2 * rng.randint(1, 3)
+            words = min(int(rng.lognormvariate(6.0, 0.6)), 1500)
+            share = max(words // turns, 4)
+            chat = [
+                {"from": "human" if turn % 2 == 0 else "gpt", "value": " ".join(rng.choices(WORDS, k=share)).capitalize() + "."}
+                for turn in range(turns)
+            ]
+            file.write(json.dumps({"conversations": chat}) + "\n")
+
+
+def spec_of(model_dir: Path, rows: Path, output: Path, steps: int) -> dict[str, Any]:
+    """Seed 001's recipe as a job; `train_on: all` and no shuffling, as the plain script does it."""
+    return {
+        "version": 1, "name": "bench",
+        "model": {"source": str(model_dir), "precision": "4bit", "max_seq_length": SEQUENCE_TOKENS},
+        "data": {"train": [{"source": str(rows), "format": "sharegpt"}], "train_on": "all", "packing": True, "shuffle": False},
+        "lora": {"r": 16, "alpha": 16, "dropout": 0, "rslora": True,
+                 "targets": ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj", "o_proj", "gate_proj"]},
+        "training": {"max_steps": steps, "batch_size": BATCH, "gradient_accumulation_steps": ACCUMULATION, "learning_rate": 3e-4,
+                     "lr_scheduler": "linear", "warmup_steps": min(10, steps), "optimizer": "adamw_8bit", "weight_decay": 0.01,
+                     "seed": SEED, "logging_steps": 1, "gradient_checkpointing": "unsloth"},
+        "tracking": [],
+        "output": {"uri": str(output)},
+    }  # fmt: skip
+
+
+def run_job(folder: Path, steps: int) -> dict[str, Any]:
+    spec, output = folder / "spec.json", folder / "output"
+    spec.write_text(json.dumps(spec_of(folder / "model", folder / "rows.jsonl", output, steps)))
+    start = time.monotonic()
+    command = [sys.executable, "-m", "job", "run", str(spec), "--log", "json"]
+    with (folder / "job.log").open("w") as log:
+        subprocess.run(command, cwd=REPOSITORY, check=True, stdout=log, stderr=subprocess.STDOUT)
+    stats = json.loads((output / "stats.json").read_text())
+    losses = [json.loads(line)["loss"] for line in (output / "report" / "losses.jsonl").read_text().splitlines()]
+    return {
+        "side": "job", "step_seconds": stats["training"]["median_step_seconds"], "tokens": stats["training"]["tokens"],
+        "peak_reserved_gib": round(stats["memory"]["peak_gpu_reserved_bytes"] / 2**30, 3), "losses": losses,
+        "stages": {p["name"]: p["wall_seconds"] for p in stats["phases"]}, "wall_seconds": round(time.monotonic() - start, 1),
+    }  # fmt: skip
+
+
+def run_plain(folder: Path, steps: int) -> dict[str, Any]:
+    """In this process: the tutorial's script with today's names."""
+    clock = {"start": time.monotonic()}
+    from unsloth import FastLanguageModel, is_bfloat16_supported  # isort: skip  before trl and transformers
+    import torch
+    from datasets import load_dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    clock["import"] = time.monotonic()
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        model_name=str(folder / "model"), max_seq_length=SEQUENCE_TOKENS, load_in_4bit=True, dtype=None
+    )
+    model = FastLanguageModel.get_peft_model(
+        model, r=16, lora_alpha=16, lora_dropout=0, use_rslora=True, use_gradient_checkpointing="unsloth",
+        target_modules=["q_proj", "k_proj", "v_proj", "up_proj", "down_proj", "o_proj", "gate_proj"],
+    )  # fmt: skip
+    clock["load"] = time.monotonic()
+    names = {"human": "user", "gpt": "assistant"}
+
+    def render(rows: dict[str, list[Any]]) -> dict[str, list[str]]:
+        chats = [[{"role": names[t["from"]], "content": t["value"]} for t in chat] for chat in rows["conversations"]]
+        return {"text": [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]}
+
+    dataset = load_dataset("json", data_files=str(folder / "rows.jsonl"), split="train").map(render, batched=True)
+    seconds: list[float] = []
+    losses: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.start = time.monotonic()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds.append(time.monotonic() - self.start)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **__: Any) -> None:
+            if "loss" in logs:
+                losses.append(float(logs["loss"]))
+
+    trainer = SFTTrainer(
+        model=model, processing_class=tokenizer, train_dataset=dataset, callbacks=[Clock()],
+        args=SFTConfig(
+            dataset_text_field="text", max_length=SEQUENCE_TOKENS, packing=True, learning_rate=3e-4, lr_scheduler_type="linear",
+            per_device_train_batch_size=BATCH, gradient_accumulation_steps=ACCUMULATION, max_steps=steps, bf16=is_bfloat16_supported(),
+            logging_steps=1, optim="adamw_8bit", weight_decay=0.01, warmup_steps=min(10, steps), output_dir=str(folder / "plain"),
+            seed=SEED, report_to="none", train_sampling_strategy="sequential",
+        ),
+    )  # fmt: skip
+    clock["data"] = time.monotonic()
+    torch.cuda.reset_peak_memory_stats()
+    trainer.train()
+    clock["train"] = time.monotonic()
+    model.save_pretrained(folder / "plain" / "adapter")
+    clock["adapter"] = time.monotonic()
+    marks = list(clock.items())
+    return {
+        "side": "plain", "step_seconds": round(statistics.median(seconds[2:]), 4), "packing": trainer.args.packing,
+        "peak_reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 3), "losses": losses,
+        "stages": {name: round(at - before, 2) for (_, before), (name, at) in itertools.pairwise(marks)},
+        "wall_seconds": round(marks[-1][1] - clock["start"], 1),
+    }  # fmt: skip
+
+
+def compare(plain: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
+    differences = [abs(a - b) for a, b in zip(plain["losses"], job["losses"], strict=True)]
+    return {
+        "step_time_ratio": round(job["step_seconds"] / plain["step_seconds"], 4),
+        "memory_ratio": round(job["peak_reserved_gib"] / plain["peak_reserved_gib"], 4),
+        "max_loss_difference": round(max(differences), 5),
+        "mean_loss_difference": round(statistics.mean(differences), 5),
+        "tokens_per_second": {side["side"]: round(job["tokens"] / len(job["losses"]) / side["step_seconds"]) for side in (plain, job)},
+    }
+
+
+def main() -> None:
+    shape, steps = sys.argv[1], int(sys.argv[2])
+    folder = Path(sys.argv[3] if len(sys.argv) > 3 else f"/tmp/bench-{shape}")
+    if len(sys.argv) > 4:  # the plain side, in a process of its own
+        (folder / "plain.json").write_text(json.dumps(run_plain(folder, steps)))
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    make_model(shape, folder / "model", REPOSITORY / ".cache" / "models" / "SmolLM2-135M-Instruct")
+    make_rows(folder / "rows.jsonl", steps * BATCH * ACCUMULATION * 5)
+    print("made", shape, flush=True)
+    with (folder / "plain.log").open("w") as log:
+        command = [sys.executable, "-m", "tests.gpu.bench", shape, str(steps), str(folder), "plain"]
+        subprocess.run(command, cwd=REPOSITORY, check=True, stdout=log, stderr=subprocess.STDOUT)
+    plain = json.loads((folder / "plain.json").read_text())
+    print(json.dumps(plain), flush=True)
+    job = run_job(folder, steps)
+    print(json.dumps(job), flush=True)
+    print(json.dumps(compare(plain, job)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

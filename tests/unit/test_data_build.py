@@ -1,0 +1,282 @@
+"""From files to datasets: what is in them, in which order, and what the report says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from job.data.build import Prepared, build_dataset, write_samples
+from job.data.tokenise import pieces
+from job.source import FetchedSource
+from tests.data_rows import Row, fetched, job_spec, prepare, turns, write_rows
+from tests.smollm2 import model_dir
+
+
+def numbered(count: int, start: int = 0) -> list[Row]:
+    return [{"prompt": "n", "completion": f" {i}"} for i in range(start, start + count)]
+
+
+def numbers(dataset: object, prepared: Prepared) -> list[int]:
+    return [int(prepared.tokenizer.decode(row["input_ids"], skip_special_tokens=True)[1:]) for row in dataset]  # type: ignore[attr-defined]
+
+
+def test_columns_types_and_lengths(tmp_path: Path) -> None:
+    import pyarrow
+
+    prepared = prepare(tmp_path, numbered(5), "prompt_completion")
+    assert prepared.train.column_names == ["input_ids", "labels"]
+    assert {str(field.type) for field in prepared.train.data.schema} == {"list<item: int32>"}
+    assert prepared.train.cache_files[0]["filename"].endswith("train.arrow")
+    assert pyarrow.total_allocated_bytes() < 10 << 20
+    assert all(len(row["input_ids"]) == len(row["labels"]) for row in prepared.train)
+
+
+def test_slice_limit_and_weight(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, numbered(20), "prompt_completion", source={"split": "train[10%:-5]", "limit": 4, "weight": 2.5})
+    found = Counter(numbers(prepared.train, prepared))
+    assert set(found) == {2, 3, 4, 5}
+    assert sorted(found.values()) == [2, 2, 3, 3]
+    assert (prepared.report.train["rows"], prepared.report.train["sequences"]) == (4, 10)
+
+
+def test_several_sources_keep_their_weights(tmp_path: Path) -> None:
+    paths = [write_rows(tmp_path / "a.jsonl", numbered(10)), write_rows(tmp_path / "b.jsonl.gz", numbered(10, 100))]
+    sources = [
+        {"source": str(paths[0]), "format": "prompt_completion"},
+        {"source": str(paths[1]), "format": "prompt_completion", "weight": 0.5},
+    ]
+    spec = job_spec(sources, shuffle=True)
+    told: list[tuple[int, int | None]] = []
+    prepared = build_dataset(spec, fetched(spec, paths), None, model_dir(), tmp_path, lambda done, total: told.append((done, total)))
+    found = numbers(prepared.train, prepared)
+    assert sorted(n for n in found if n < 100) == list(range(10))
+    assert len([n for n in found if n >= 100]) == 5
+    assert found != sorted(found)
+    assert told == [(10, 20), (20, 20)]
+
+
+def test_several_files_of_one_source(tmp_path: Path) -> None:
+    paths = (write_rows(tmp_path / "a.jsonl", numbered(10)), write_rows(tmp_path / "b.jsonl", numbered(10, 10)))
+    spec = job_spec([{"source": str(tmp_path), "format": "prompt_completion", "split": "train[8:13]"}])
+    source = FetchedSource(spec.data.train[0], "/data/train/0", paths, None, "")
+    prepared = build_dataset(spec, [source], None, model_dir(), tmp_path, lambda done, total: None)
+    assert numbers(prepared.train, prepared) == [8, 9, 10, 11, 12]
+
+
+def test_the_same_spec_gives_the_same_data(tmp_path: Path) -> None:
+    results = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        prepared = prepare(folder, numbered(600), "prompt_completion", held_out={"fraction": 0.1}, shuffle=True)
+        results.append([numbers(prepared.train, prepared), numbers(prepared.held_out, prepared)])
+    assert results[0] == results[1]
+    assert [len(part) for part in results[0]] == [540, 60]
+    assert set(results[0][0]) | set(results[0][1]) == set(range(600))
+
+
+def test_copies_of_held_out_rows_are_not_trained_on(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, numbered(10) * 3, "prompt_completion", held_out={"rows": 4})
+    train, held_out = numbers(prepared.train, prepared), numbers(prepared.held_out, prepared)
+    assert len(held_out) == 4
+    assert not set(train) & set(held_out)
+    assert len(train) == 3 * (10 - len(set(held_out)))
+    assert prepared.report.notes == [f"{26 - len(train)} training rows left out: exact copies of held-out rows"]
+    assert prepared.report.train["duplicate_rows"] == len(train) * 2 // 3
+
+
+def test_held_out_sources_of_their_own(tmp_path: Path) -> None:
+    train, test = write_rows(tmp_path / "a.jsonl", numbered(6)), write_rows(tmp_path / "b.jsonl", numbered(4, 4))
+    own = {"sources": [{"source": str(test), "format": "prompt_completion"}]}
+    spec = job_spec([{"source": str(train), "format": "prompt_completion"}], held_out=own, exact=3)
+    assert spec.data.held_out is not None
+    assert spec.data.held_out.sources is not None
+    held_out = [FetchedSource(spec.data.held_out.sources[0], "/data/held_out/sources/0", (test,), None, "")]
+    prepared = build_dataset(spec, fetched(spec, [train]), held_out, model_dir(), tmp_path, lambda done, total: None)
+    assert numbers(prepared.held_out, prepared) == [4, 5, 6, 7]
+    assert prepared.report.notes == ["2 of 4 held-out sequences are also in the training data"]
+    assert [(q.text, q.reference) for q in prepared.exact_match] == [("n", " 4"), ("n", " 5"), ("n", " 6")]
+
+
+def test_questions_use_the_chat_template(tmp_path: Path) -> None:
+    rows = [{"messages": turns(f"q{i}", "first", "again", f"last {i}")} for i in range(5)]
+    prepared = prepare(tmp_path, rows, "messages", prompts=["Hi?"], held_out={"rows": 2}, exact=2, chat_template="chatml")
+    [question] = prepared.questions
+    assert question.text == "<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n"
+    asked = [{"role": "user", "content": "Hi?"}]
+    assert question.input_ids == prepared.tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]
+    assert question.reference is None
+    for row, asked in zip(prepared.held_out, prepared.exact_match, strict=True):
+        assert row["input_ids"][: len(asked.input_ids)] == asked.input_ids
+        assert asked.reference == f"last {asked.text.partition('q')[2][0]}"
+        assert asked.text.endswith("again<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_the_report_counts(tmp_path: Path) -> None:
+    rows = [
+        {"messages": turns("a", "b")},
+        {"messages": turns("a", "b")},
+        {"messages": turns("a", "word " * 99)},
+        {"messages": turns("alone")},
+    ]
+    prepared = prepare(tmp_path, rows, "messages", length=48, chat_template="chatml", max_untrained_fraction=0.5)
+    lengths = [len(row["input_ids"]) for row in prepared.train]
+    learned = [sum(label != -100 for label in row["labels"]) for row in prepared.train]
+    assert prepared.report.train == {
+        "read_rows": 4, "dropped_rows": 1, "dropped_reasons": {"no assistant turn": 1}, "rows": 3, "sequences": 3,
+        "tokens": sum(lengths), "trained_tokens": sum(learned), "truncated_rows": 1, "duplicate_rows": 1,
+        "longest_tokens": 48, "lengths": {"<=16": 2, "<=64": 1},
+    }  # fmt: skip
+    assert learned[:2] == [2, 2]
+    assert lengths[2] == 48
+    assert prepared.report.stop_token_ids == [2]
+    assert json.loads(json.dumps(prepared.report.document()))["train"]["rows"] == 3
+    assert prepared.report.totals()["tokens"] == sum(lengths)
+
+
+def test_samples_show_what_is_learned(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, [{"messages": turns("a ``` b", "yes")}] * 2, "messages", chat_template="chatml")
+    text = write_samples(prepared, tmp_path / "report", count=1).read_text("utf-8")
+    assert "<|im_start|>assistant\n⟦yes<|im_end|>⟧" in text
+    assert "````text" in text
+    assert text.count("## Sample") == 1
+    assert "| + | 2 | `<\\|im_end\\|>` |" in text
+
+
+def test_a_template_whose_end_token_is_missing_ends_with_the_tokenizers_own(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, [{"messages": turns("a", "b")}], "messages", chat_template="llama-3")
+    assert prepared.tokenizer.eos_token == "<|im_end|>"
+    assert len(prepared.tokenizer) == 49_152
+    assert prepared.report.notes == [
+        "chat template llama-3: <|eot_id|> is not in the vocabulary; turns end with <|im_end|>",
+        "chat template llama-3: plain text in this vocabulary: <|start_header_id|>, <|end_header_id|>",
+    ]
+
+
+def test_ids_stay_where_they_are_when_the_end_token_changes(tmp_path: Path) -> None:
+    from job.data.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(model_dir())
+    before = tokenizer.get_vocab()
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(tmp_path / "base")
+    prepared = prepare(tmp_path, [{"messages": turns("a", "b")}], "messages", tmp_path / "base", chat_template="chatml")
+    assert (prepared.tokenizer.eos_token, prepared.tokenizer.eos_token_id) == ("<|im_end|>", 2)
+    assert prepared.tokenizer.get_vocab() == before
+    assert prepared.report.stop_token_ids == [2, 0]
+    assert prepared.report.notes == ["eos_token is <|im_end|>, which ends a turn, instead of <|endoftext|>"]
+
+
+def test_a_tokenizer_that_opens_texts_with_bos(tmp_path: Path) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    from job.data.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(model_dir())
+    tokenizer.bos_token = "<repo_name>"
+    tokens = [("<repo_name>", 3), ("<|im_end|>", 2)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<repo_name> $A <|im_end|>", special_tokens=tokens)
+    tokenizer.save_pretrained(tmp_path / "base")
+    [row] = prepare(tmp_path, [{"text": "one"}], "text", tmp_path / "base").train
+    assert row["input_ids"] == [3, *tokenizer("one", add_special_tokens=False)["input_ids"], 2]
+    [row] = prepare(tmp_path, [{"prompt": "one", "completion": " two"}], "prompt_completion", tmp_path / "base").train
+    assert (row["input_ids"][0], row["labels"][:2], row["labels"][-1]) == (3, [-100, -100], 2)
+    chat = prepare(tmp_path, [{"messages": turns("a", "b")}], "messages", tmp_path / "base", chat_template="chatml")
+    assert chat.tokenizer.decode(chat.train[0]["input_ids"]).startswith("<repo_name><|im_start|>user")
+    assert chat.train[0]["input_ids"].count(3) == 1
+
+
+def test_the_longest_row_fits_a_worker(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, [{"text": "many words " * 380_000}], "text", length=2048)
+    assert prepared.report.train["tokens"] > 700_000
+
+
+def test_a_stop_leaves_no_worker_behind(tmp_path: Path) -> None:
+    from job.errors import Interrupted
+
+    def stop(done: int, total: int | None) -> None:
+        raise Interrupted("stop")
+
+    path = write_rows(tmp_path / "rows.jsonl", numbered(5000))
+    spec = job_spec([{"source": str(path), "format": "prompt_completion"}])
+    before = set(psutil.Process().children())
+    with pytest.raises(Interrupted):
+        build_dataset(spec, fetched(spec, [path]), None, model_dir(), tmp_path, stop)
+    assert set(psutil.Process().children()) == before
+
+
+def test_importing_the_data_half_is_light() -> None:
+    code = "import sys, job.data.build; print(sorted({'numpy', 'torch', 'transformers', 'jinja2', 'pyarrow', 'datasets'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_jinja_from_the_spec_with_a_fixed_date(tmp_path: Path) -> None:
+    template = (
+        "{{ strftime_now('%d %b %Y') }}\n{% for m in messages %}{% generation %}{{ m.role }}: {{ m.content }}{% endgeneration %}"
+        "{{ eos_token }}{% if m.role == 'user' %}{% continue %}{% endif %}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    prepared = prepare(tmp_path, [{"messages": turns("a", "b")}], "messages", chat_template=template)
+    [row] = prepared.train
+    text = prepared.tokenizer.decode(row["input_ids"])
+    assert text == "26 Jul 2024\nuser: a<|im_end|>assistant: b<|im_end|>"
+    assert prepared.tokenizer.decode([label for label in row["labels"] if label != -100]) == " b<|im_end|>"
+    assert prepared.template == prepared.tokenizer.chat_template == template
+
+
+def test_raw_text_needs_no_template(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, [{"text": "one two"}], "text", prompts=["one"])
+    assert prepared.template == ""
+    assert prepared.questions[0].text == "one"
+    assert prepared.tokenizer.decode(prepared.train[0]["input_ids"]) == "one two<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "bounds"),
+    [
+        (0, []),
+        (1, [(0, 1)]),
+        (16, [(0, 16)]),
+        (17, [(0, 15), (15, 17)]),
+        (33, [(0, 16), (16, 31), (31, 33)]),
+        (40, [(0, 16), (16, 32), (32, 40)]),
+    ],
+)
+def test_pieces(tokens: int, bounds: list[tuple[int, int]]) -> None:
+    assert list(pieces(tokens, 16)) == bounds
+
+
+def test_a_text_file_holds_a_document_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "prose.txt"
+    path.write_bytes(b"\xef\xbb\xbfFirst line.\r\n\n  \nSecond line.")
+    prepared = prepare(tmp_path, path, "text")
+    assert [prepared.tokenizer.decode(row["input_ids"]) for row in prepared.train] == ["First line.<|im_end|>", "Second line.<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[{"text": "a"},\n {"text": "b"}]', '{"text": "a"}\n{"text": "b"}\n', '{"version": 1, "rows": [{"text": "a"}, {"text": "b"}]}',
+     '{\n "rows": [\n  {"text": "a"},\n  {"text": "b"}\n ]\n}', '\ufeff[{"text": "a"}, {"text": "b"}]'],
+)  # fmt: skip
+def test_shapes_of_json(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(text, "utf-8")
+    prepared = prepare(tmp_path, path, "text")
+    assert [prepared.tokenizer.decode(row["input_ids"]) for row in prepared.train] == ["a<|im_end|>", "b<|im_end|>"]
+
+
+def test_a_large_array_is_streamed_across_its_chunks(tmp_path: Path) -> None:
+    from job.data.read import count_rows, read_rows
+
+    rows = [{"text": f"{i} " + "x" * 3000 + " ]}, {"} for i in range(1500)]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    assert path.stat().st_size > 4 << 20
+    assert count_rows(path, "") == 1500
+    assert list(read_rows(path, "")) == rows
