@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from job.data.cores import available_bytes
 from job.errors import CapacityError, Fault, InputError
 from job.spec import JobSpec
 
@@ -21,7 +22,8 @@ def require_trackers(names: tuple[str, ...]) -> None:
     """Raises `InputError` for a tracker whose package is not installed."""
     missing = [name for name in names if importlib.util.find_spec(TRACKER_MODULES[name]) is None]
     if missing:
-        raise InputError(*(Fault("this tracker's package is not installed", "/tracking", name, hint=f"Add {name} to the image") for name in missing))
+        hint = "Add its package to the image, or leave it out"
+        raise InputError(*(Fault("this tracker is not installed", "/tracking", name, hint=hint) for name in missing))
 
 
 def require_disk(folder: Path, needed_bytes: int, what: str) -> None:
@@ -54,14 +56,17 @@ def _product(shape: list[int]) -> int:
 
 
 def require_memory(model_dir: Path, spec: JobSpec, device: dict[str, Any]) -> None:
-    """Raises `CapacityError` if the weights alone (with gradients and moments when all are trained) exceed the memory."""
+    """Raises `CapacityError` if the weights alone (with gradients and moments when all are trained) exceed the memory.
+
+    On a GPU that is the card's memory, on the CPU what the control group and the host have left.
+    """
     count = parameters(model_dir)
     on_cpu = device["kind"] == "cpu"
     per_parameter = WEIGHT_BYTES[spec.model.precision] * (2 if on_cpu and spec.model.precision in ("16bit", "full") else 1)
     if spec.model.precision == "full":
         per_parameter += FULL_TRAINING_BYTES
     needed = int(count * per_parameter)
-    total = device["host_memory_bytes"] if on_cpu else device["total_memory_bytes"]
+    total = available_bytes() if on_cpu else device["total_memory_bytes"]
     if needed > total:
         raise CapacityError(
             Fault(f"the weights of this model do not fit on {device['name']}", "/model/precision", f"{total} bytes in all",

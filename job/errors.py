@@ -105,7 +105,7 @@ REFUSED_CODES = {
     "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "RequestTimeTooSkewed",
 }  # fmt: skip
 PASSING_STATUS = {408, 409, 425, 429}  # client errors of HTTP that a later try may not meet
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 TRANSIENT_ERRNO = {errno.EIO, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE, errno.ESTALE}
 MEMORY_WORDS = re.compile(r"out of memory|can't allocate memory|cublas_status_alloc_failed")
 # What the driver prints when the card, not the program, is at fault. A device-side assert is an index out of range: ours.

@@ -122,7 +122,8 @@ def check_gates(gates: GatesSpec, base: Assessment, tuned: Assessment) -> None:
             continue
         holds = found <= limit if word == "at most" else found >= limit
         if not holds:  # also where the figure is not a number
-            faults.append(Fault("the tuned model does not pass this gate", f"/evaluation/gates/{name}", f"{found:.6g}", f"{word} {limit:g}"))
+            pointer = f"/evaluation/gates/{name}"
+            faults.append(Fault("the tuned model does not pass this gate", pointer, f"{found:.6g}", f"{word} {limit:g}"))
     if faults:
         raise GateError(*faults)
 

@@ -50,7 +50,8 @@ def check_adapter(model: Any, folder: Path) -> None:
     wrong = sorted(stored.keys() ^ trained.keys())
     wrong += [n for n in stored.keys() & trained.keys() if not torch.equal(stored[n], trained[n].detach().cpu())]
     if wrong:
-        raise GateError(Fault("the stored adapter is not the trained one", WEIGHTS, f"{len(wrong)} tensors, first {wrong[0]}", "equal tensors"))
+        found = f"{len(wrong)} tensors differ, first {wrong[0]}"
+        raise GateError(Fault("the stored adapter is not the trained one", WEIGHTS, found, "equal tensors"))
     if not any(t.any() for n, t in stored.items() if "lora_B" in n):
         raise GateError(Fault("the adapter is zero: nothing was learned", WEIGHTS, "all B matrices zero", "trained matrices"))
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from job.errors import JobError
 
-MESSAGE_CHARACTERS = 320  # keeps the termination message below 1,024 bytes
-FIELD_CHARACTERS = 96
+MESSAGE_BYTES = 320  # with the fields below: at most 1,024 bytes as JSON, whatever the text
+FIELD_BYTES = 96
 
 
 def failure_facts(error: JobError, stage: str, run_id: str = "") -> dict[str, Any]:
-    """The termination message (schemas/failure.schema.json): at most 1,024 bytes as JSON."""
+    """What the termination message, stats.json and the last log line say of a failure; the first fault in full."""
     first = error.faults[0] if error.faults else None
     facts: dict[str, Any] = {
         "class": type(error).__name__,
@@ -20,14 +21,24 @@ def failure_facts(error: JobError, stage: str, run_id: str = "") -> dict[str, An
         "stage": stage,
         "run_id": run_id,
         "faults": len(error.faults),
-        "message": _short(first.message if first else str(error), MESSAGE_CHARACTERS),
+        "message": _short(first.message if first else "", MESSAGE_BYTES) or "unknown",
     }
     if first:
         fields = {"pointer": first.pointer, "found": first.found, "expected": first.expected, "hint": first.hint}
-        facts |= {key: _short(value, FIELD_CHARACTERS) for key, value in fields.items() if value}
+        facts |= {key: _short(value, FIELD_BYTES) for key, value in fields.items() if value}
     return facts
 
 
-def _short(text: str, characters: int) -> str:
-    flat = " ".join(text.split()).encode("ascii", "replace").decode()  # one byte a character
-    return flat if len(flat) <= characters else flat[: characters - 3] + "..."
+def _short(text: str, limit_bytes: int) -> str:
+    """`text` as printable ASCII on one line, at most so many bytes once escaped as JSON."""
+    flat = "".join(c if c.isprintable() else " " for c in text.encode("ascii", "replace").decode())
+    flat = " ".join(flat.split())
+    if _escaped_bytes(flat) <= limit_bytes:
+        return flat
+    while _escaped_bytes(flat) > limit_bytes - 3:
+        flat = flat[: min(len(flat) - 1, limit_bytes)]
+    return flat + "..."
+
+
+def _escaped_bytes(text: str) -> int:
+    return len(json.dumps(text)) - 2

@@ -52,7 +52,7 @@ def write_summary(spec: JobSpec, public_id: str, stats: Stats, folder: Path) -> 
     lines += _table(("Data", "value"), [(key, _figure(value)) for key, value in stats.data["train"].items() if isinstance(value, int)])
     lines += _table(
         ("Stage", "seconds", "peak GPU reserved GiB", "peak RSS GiB"),
-        [(p.name, f"{p.wall_seconds:.1f}", f"{p.peak_gpu_reserved_bytes / GIB:.2f}", f"{p.peak_rss_bytes / GIB:.2f}") for p in stats.phases],
+        [(p.name, f"{p.wall_seconds:.1f}", _gib(p.peak_gpu_reserved_bytes), _gib(p.peak_rss_bytes)) for p in stats.phases],
     )
     (folder / "summary.md").write_text("\n".join(lines), "utf-8")
 
@@ -60,6 +60,10 @@ def write_summary(spec: JobSpec, public_id: str, stats: Stats, folder: Path) -> 
 def _measures(evaluation: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
     base, tuned = evaluation["base"], evaluation["tuned"]
     return [(name, _figure(base[name]), _figure(tuned[name])) for name in tuned]
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / GIB:.2f}"
 
 
 def _figure(value: Any) -> str:

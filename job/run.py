@@ -67,7 +67,7 @@ def stages(run: Run) -> Manifest:
         train_sources, held_out_sources = fetch_data(spec.data, run.workdir)
         base = fetch_model_config(spec.model, run.workdir)
         run.log("fetch", model=base.public_id, revision=base.revision, sources=len(train_sources))
-    with stats.phase("data"):
+    with stats.phase("data", children=True):
         prepared = prepare(run, train_sources, held_out_sources, base)
     with stats.phase("weights"):
         capacity.require_disk(run.workdir, 0 if spec.model.source.startswith("/") else base.weight_bytes, "the model's weights")
@@ -170,7 +170,7 @@ def describe(run: Run, prepared: Prepared, base: FetchedModel, sources: Sequence
         run_id=run.spec.run_id,
         name=run.spec.name,
         base={"source": run.spec.model.source, "public_id": base.public_id, "revision": base.revision},
-        data=[{"source": s.spec.source, "revision": s.revision, "sha256": s.sha256} for s in sources],
+        data=[{"source": s.spec.source, "split": s.spec.split, "revision": s.revision, "sha256": s.sha256} for s in sources],
         chat_template_sha256=hashlib.sha256(prepared.template.encode()).hexdigest(),
         packages=package_versions(),
         results=dict(run.stats.evaluation),

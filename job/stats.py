@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-SAMPLE_SECONDS = 0.2
+SAMPLE_SECONDS = 0.5
 GIB = 1 << 30
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "unsloth", "unsloth_zoo",
@@ -40,11 +40,12 @@ class Phase:
 
 
 class Sampler(threading.Thread):
-    """Watches resident memory (this process and its children) and the disk under `folder`."""
+    """Watches resident memory and the disk under `folder`; with `children`, which costs a look at every process, theirs too."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, children: bool) -> None:
         super().__init__(name="stats", daemon=True)
         self._folder = folder
+        self._children = children
         self._start_disk = shutil.disk_usage(folder).used
         self._process = psutil.Process()
         self._finished = threading.Event()
@@ -52,7 +53,7 @@ class Sampler(threading.Thread):
         self.peak_disk_bytes = 0
 
     def sample(self) -> None:
-        self.peak_rss_bytes = max(self.peak_rss_bytes, resident_bytes(self._process))
+        self.peak_rss_bytes = max(self.peak_rss_bytes, resident_bytes(self._process, self._children))
         self.peak_disk_bytes = max(self.peak_disk_bytes, shutil.disk_usage(self._folder).used - self._start_disk)
 
     def run(self) -> None:
@@ -64,10 +65,10 @@ class Sampler(threading.Thread):
         self.join()
 
 
-def resident_bytes(process: psutil.Process) -> int:
-    """Resident memory of a process and its children; a child that ends meanwhile counts as nothing."""
+def resident_bytes(process: psutil.Process, children: bool) -> int:
+    """Resident memory of a process, with its children if wanted; a child that ends meanwhile counts as nothing."""
     total = int(process.memory_info().rss)
-    for child in process.children(recursive=True):
+    for child in process.children(recursive=True) if children else ():
         try:
             total += int(child.memory_info().rss)
         except psutil.NoSuchProcess:
@@ -95,10 +96,10 @@ class Stats:
     _started: float = field(default_factory=time.monotonic)
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Measures one stage; its figures are kept also when it fails."""
+    def phase(self, name: str, children: bool = False) -> Iterator[None]:
+        """Measures one stage, with worker processes if it has `children`; its figures are kept also when it fails."""
         self.current = name
-        start, sampler, cuda = time.monotonic(), Sampler(self.workdir), _cuda()
+        start, sampler, cuda = time.monotonic(), Sampler(self.workdir, children), _cuda()
         if cuda:
             cuda.reset_peak_memory_stats()
         sampler.start()

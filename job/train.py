@@ -47,7 +47,7 @@ def train(backend: Backend, model: Any, spec: JobSpec, prepared: Prepared, workd
 
     Raises `CapacityError` if packing was asked for and is not effective, `GateError` when the loss is not a number.
     """
-    from job.callbacks import HeldOut, Watch, restore_weights
+    from job.callbacks import HeldOut, TokenCounter, Watch, restore_weights
 
     if spec.data.packing and backend.device == "cpu":
         raise CapacityError(Fault("packing needs a GPU: on the CPU packed rows would see each other", "/data/packing", "true", "false"))
@@ -55,13 +55,11 @@ def train(backend: Backend, model: Any, spec: JobSpec, prepared: Prepared, workd
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(workdir / "report" / "tensorboard")
     arguments = config_class(**trainer_arguments(spec, backend.device, workdir))
     with log.bar("train", every_seconds=0.0) as bar:
-        watch = Watch(bar)
-        trainer = trainer_class(
-            model=model, args=arguments, train_dataset=prepared.train, processing_class=prepared.tokenizer, callbacks=[watch]
-        )
+        trainer = trainer_class(model=model, args=arguments, train_dataset=prepared.train, processing_class=prepared.tokenizer)
         check_packing(trainer, spec.data.packing)
-        if spec.lora:
-            keep_full_precision(model)
+        tokens = TokenCounter(trainer)
+        if backend.device == "cpu":
+            compute_in_fp32(model)
 
         def measure() -> float:
             backend.for_inference(model)
@@ -73,7 +71,9 @@ def train(backend: Backend, model: Any, spec: JobSpec, prepared: Prepared, workd
             trainer.log({"held_out_loss": loss})
             log("held_out", step=step, held_out_loss=loss)
 
+        watch = Watch(bar, tokens)
         held_out = HeldOut(spec.training, measure, tell)
+        trainer.add_callback(watch)
         trainer.add_callback(held_out)
         backend.for_training(model)
         output = trainer.train()
@@ -88,8 +88,8 @@ def _result(trainer: Any, output: Any, watch: Any, held_out: Any, spec: Training
     return TrainResult(
         steps=state.global_step,
         wall_seconds=round(seconds, 4),
-        tokens=int(state.num_input_tokens_seen),
-        tokens_per_second=round(state.num_input_tokens_seen / seconds, 2),
+        tokens=watch.tokens.count(),
+        tokens_per_second=round(watch.tokens.count() / seconds, 2),
         median_step_seconds=round(statistics.median(steady), 4),
         first_loss=watch.history[0]["loss"],
         final_loss=watch.history[-1]["loss"],
@@ -103,8 +103,8 @@ def _result(trainer: Any, output: Any, watch: Any, held_out: Any, spec: Training
     )
 
 
-def keep_full_precision(model: Any) -> None:
-    """TRL casts the adapter of a quantised model to bf16, where small updates are lost and CPUs crawl; fp32 costs little."""
+def compute_in_fp32(model: Any) -> None:
+    """TRL casts the adapter of a quantised model to bf16, which CPUs only emulate."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -151,7 +151,7 @@ def trainer_arguments(spec: JobSpec, device: str, workdir: Path) -> dict[str, An
         "logging_steps": training.logging_steps,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,  # a NaN must be seen, not averaged away
-        "include_num_input_tokens_seen": "all" if spec.data.packing else "non_padding",
+        "include_num_input_tokens_seen": "no",  # it waits for the GPU at each forward pass; callbacks.TokenCounter does not
         "report_to": list(spec.tracking) or "none",
         "disable_tqdm": True,
         "eval_strategy": "no",  # callbacks.HeldOut evaluates
@@ -162,7 +162,7 @@ def trainer_arguments(spec: JobSpec, device: str, workdir: Path) -> dict[str, An
         "shuffle_dataset": False,  # the data stage has shuffled
         "max_length": spec.model.max_seq_length,
         "packing": spec.data.packing,
-        "packing_strategy": "bfd_split" if spec.data.packing else "bfd",
+        "packing_strategy": "bfd",
         "eval_packing": False,
         "completion_only_loss": False,  # labels are ours
         "assistant_only_loss": False,

@@ -14,8 +14,12 @@ MAX_WORKERS = 32  # beyond this the parent cannot read rows fast enough
 def worker_count(cgroup: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int:
     """At least 1: the least of CPUs, CPU quota and half the free memory (cgroup v1 or v2)."""
     cpus = min([float(len(os.sched_getaffinity(0))), *_quotas(cgroup, proc)])
-    memory = min([_available_bytes(proc), *_free_bytes(cgroup, proc)])
-    return max(1, min(math.ceil(cpus), int(memory / 2 / WORKER_BYTES), MAX_WORKERS))
+    return max(1, min(math.ceil(cpus), int(available_bytes(cgroup, proc) / 2 / WORKER_BYTES), MAX_WORKERS))
+
+
+def available_bytes(cgroup: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int:
+    """Memory this process may still take: the least of what the host and each of its control groups has free."""
+    return min([_host_available_bytes(proc), *_free_bytes(cgroup, proc)])
 
 
 def _folders(cgroup: Path, proc: Path, controller: str) -> Iterator[Path]:
@@ -55,6 +59,6 @@ def _free_bytes(cgroup: Path, proc: Path) -> Iterator[int]:
                 yield most[0] - now[0]
 
 
-def _available_bytes(proc: Path) -> int:
+def _host_available_bytes(proc: Path) -> int:
     words = next(line for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemAvailable")).split()
     return int(words[1]) << 10
