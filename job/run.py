@@ -1,4 +1,4 @@
-"""The run, on one page: fetch → data → weights → load → baseline → train → adapter → evaluate → publish."""
+"""The run, on one page: fetch → engine → data → weights → load → baseline → train → adapter → evaluate → publish."""
 
 from __future__ import annotations
 
@@ -65,16 +65,18 @@ def stages(run: Run) -> Manifest:
     run.log("start", name=spec.name, run_id=spec.run_id, output=run.store.uri)
     with stats.phase("fetch"):
         train_sources, held_out_sources = fetch_data(spec.data, run.workdir)
-        base = fetch_model_config(spec.model, run.workdir)
-        run.log("fetch", model=base.public_id, revision=base.revision, sources=len(train_sources))
+        run.log("fetch", files=sum(len(source.files) for source in train_sources))
+    with stats.phase("engine"):  # before anything imports transformers
+        backend = engine(run)
     with stats.phase("data", children=True):
+        base = fetch_model_config(spec.model, run.workdir)
         prepared = prepare(run, train_sources, held_out_sources, base)
     with stats.phase("weights"):
         capacity.require_disk(run.workdir, 0 if spec.model.source.startswith("/") else base.weight_bytes, "the model's weights")
         base = fetch_model_weights(base, spec.model)
         go_offline()
     with stats.phase("load"):
-        backend, model = load(run, base)
+        model = load(run, backend, base)
     with stats.phase("baseline"):
         before = assess(run, backend, model, prepared)
     with stats.phase("train"):
@@ -112,11 +114,13 @@ def prepare(run: Run, train: list[FetchedSource], held_out: list[FetchedSource] 
     return prepared
 
 
-def load(run: Run, base: FetchedModel) -> tuple[Backend, Any]:
-    """The engine and the model with its fresh adapter, in the precision that was asked for."""
+def engine(run: Run) -> Backend:
+    """The training engine on its device; a device that is not there ends the run here."""
     spec = run.spec
-    os.chdir(run.workdir)  # engines pick up and write things in the current directory
+    here = Path.cwd()
+    os.chdir(run.workdir)  # engines write things into the current directory
     backend = open_backend(spec.model.backend, run.workdir)
+    os.chdir(here)  # the model's path may be relative to it
     run.stats.device = describe_device(backend.device)
     run.stats.effective = {
         "backend": spec.model.backend,
@@ -124,10 +128,18 @@ def load(run: Run, base: FetchedModel) -> tuple[Backend, Any]:
         "optimizer": effective_optimizer(spec.training.optimizer, backend.device),
         "packing": spec.data.packing,
     }
+    run.log("engine", device=run.stats.device["name"], **run.stats.effective)
+    return backend
+
+
+def load(run: Run, backend: Backend, base: FetchedModel) -> Any:
+    """The model with its fresh adapter, in the precision that was asked for."""
+    spec = run.spec
+    os.chdir(run.workdir)  # engines pick up what lies in the current directory, too
     capacity.require_memory(base.path, spec, run.stats.device)
     model = backend.load(base.path, spec.model, spec.lora, spec.training.gradient_checkpointing)
-    run.log("load", device=run.stats.device["name"], **run.stats.effective)
-    return backend, model
+    run.log("load", model=base.public_id, revision=base.revision, bytes=base.weight_bytes)
+    return model
 
 
 def assess(run: Run, backend: Backend, model: Any, prepared: Prepared) -> evaluate.Assessment:

@@ -34,6 +34,7 @@ class TrainResult:
     kept: str
     stopped_early: bool
     trainable_parameters: int
+    trainable_dtype: str
     history: list[dict[str, float]]
     held_out_history: list[dict[str, float]]
 
@@ -84,6 +85,7 @@ def train(backend: Backend, model: Any, spec: JobSpec, prepared: Prepared, workd
 
 def _result(trainer: Any, output: Any, watch: Any, held_out: Any, spec: TrainingSpec) -> TrainResult:
     state, seconds = trainer.state, float(output.metrics["train_runtime"])
+    trainable = [p for p in trainer.model.parameters() if p.requires_grad]
     steady = watch.step_seconds[2:] or watch.step_seconds  # the first two steps compile kernels
     return TrainResult(
         steps=state.global_step,
@@ -97,7 +99,8 @@ def _result(trainer: Any, output: Any, watch: Any, held_out: Any, spec: Training
         best_step=held_out.best_step if held_out.history else None,
         kept=spec.keep,
         stopped_early=held_out.stopped_early,
-        trainable_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        trainable_parameters=sum(p.numel() for p in trainable),
+        trainable_dtype="+".join(sorted({str(p.dtype).removeprefix("torch.") for p in trainable})),
         history=watch.history,
         held_out_history=held_out.history,
     )
@@ -146,7 +149,7 @@ def trainer_arguments(spec: JobSpec, device: str, workdir: Path) -> dict[str, An
         "fp16": device == "cuda" and not bf16,
         "use_cpu": device == "cpu",
         "gradient_checkpointing": bool(training.gradient_checkpointing),
-        "gradient_checkpointing_kwargs": {"use_reentrant": False} if training.gradient_checkpointing else None,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if training.gradient_checkpointing is True else None,
         "logging_strategy": "steps",
         "logging_steps": training.logging_steps,
         "logging_first_step": True,

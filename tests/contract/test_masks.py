@@ -6,7 +6,6 @@ here with generation tags around each answer and its end token. Unsloth: `train_
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 
 from job.data.batch import answer
 from job.data.tokenizer import end_tokens, load_tokenizer, write_tokenizer
-from tests.data_rows import SHARED, Row, prepare, turns, write_rows
+from tests.data_rows import SHARED, Row, prepare, turns
 from tests.smollm2 import model_dir
 
 END = "<|im_end|>"
@@ -239,7 +238,8 @@ def test_truncation_is_on_the_right(tmp_path: Path) -> None:
 
 texts = st.lists(
     st.one_of(
-        st.text(max_size=12), st.sampled_from(["<|im_end|>", "<|im_start|>", "\n", "  ", "\n\n", "👩‍👩‍👧", "\ue000", "é", "{{ x }}"])
+        st.text(st.characters(min_codepoint=32, max_codepoint=0x17F), max_size=12),
+        st.sampled_from(["<|im_end|>", "<|im_start|>", "\n", "  ", "\n\n", "👩‍👩‍👧", "\ue000", "é", "{{ x }}"]),
     ),
     max_size=5,
 ).map("".join)
@@ -346,29 +346,3 @@ def test_real_tool_conversations_learn_exactly_the_assistants_turns(tmp_path: Pa
 def call_text(value: str) -> str:
     call = json.loads(value)
     return json.dumps({"name": call["name"], "arguments": call["arguments"]}, ensure_ascii=False)
-
-
-@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl.gz", "rows.parquet", "rows.json"])
-def test_the_same_rows_in_any_file_give_the_same_tokens(name: str, tmp_path: Path) -> None:
-    rows = [{"instruction": 'Add, "please".', "input": "1\n2", "output": "3"}, {"instruction": "Größe?", "input": "", "output": "zwölf"}]
-    expected = [dict(row) for row in prepare(tmp_path, rows, "alpaca").train]
-    path = tmp_path / name
-    write(path, rows)
-    assert [dict(row) for row in prepare(tmp_path, path, "alpaca").train] == expected
-
-
-def write(path: Path, rows: list[Row]) -> None:
-    if path.suffix == ".csv":
-        with path.open("w", newline="", encoding="utf-8-sig") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    elif path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(rows, indent=2), "utf-8")
-    else:
-        write_rows(path, rows)

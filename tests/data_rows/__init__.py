@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import gzip
 import json
+import tempfile
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,29 @@ def write_rows(path: Path, rows: Iterable[Row]) -> Path:
     raw = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
     return path
+
+
+@cache
+def byte_tokenizer_dir() -> Path:
+    """A tokenizer of bytes and two ChatML markers, for tests where it does not matter: it loads in no time."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    markers = ["<|im_start|>", "<|im_end|>"]
+    rust = Tokenizer(models.BPE({token: i for i, token in enumerate(markers + alphabet)}, []))
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    rust.decoder = decoders.ByteLevel()
+    rust.add_special_tokens(markers)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=rust, eos_token="<|im_end|>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+    folder = tempfile.TemporaryDirectory(prefix="byte-tokenizer-")
+    atexit.register(folder.cleanup)
+    tokenizer.save_pretrained(folder.name)
+    return Path(folder.name)
 
 
 def job_spec(

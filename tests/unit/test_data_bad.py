@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from job.errors import InputError
-from tests.data_rows import Row, prepare, turns
+from tests.data_rows import Row, byte_tokenizer_dir, prepare, turns
 
 GOOD = {"messages": turns("a", "b")}
 SOURCE = "/data/train/0/source"
@@ -107,7 +107,7 @@ CASES = {
         source=templated("{{ answer }}"),
     ),
     "row template no Jinja": Bad([{"q": "a"}], "not Jinja", "template", "/data/train/0/template/assistant", source=templated("{% if %}")),
-    "row template fails": Bad([{"q": "a"}], "row 1: TypeError", "template", "/data/train/0/template/user", source=templated("a", "{{ q + 1 }}")),
+    "row template fails": Bad([{"q": 1}], "row 1: Type", "template", "/data/train/0/template/user", source=templated("a", "{{ q + '' }}")),
     "chat template no Jinja": Bad([GOOD], "not Jinja", pointer="/data/chat_template", spec={"chat_template": "{% for %}"}),
     "chat template raises": Bad([GOOD], "row 1: TemplateError: no such talk", pointer="/data/chat_template", spec=UNSUPPORTED),
     "chat template hides the answer": Bad([GOOD], "hides where the answer", pointer="/data/chat_template", spec=HIDING),
@@ -121,7 +121,7 @@ def test_bad_data_set(name: str, tmp_path: Path) -> None:
     content = case.content
     path.write_bytes(content if isinstance(content, bytes) else "".join(json.dumps(row) + "\n" for row in content).encode())
     with pytest.raises(InputError) as caught:
-        prepare(tmp_path, path, case.kind, source=case.source, **case.spec)
+        prepare(tmp_path, path, case.kind, byte_tokenizer_dir(), source=case.source, **case.spec)
     assert caught.value.exit_code == 11
     assert caught.value.faults[0].pointer == case.pointer
     assert case.says in str(caught.value.faults[0])
@@ -130,11 +130,11 @@ def test_bad_data_set(name: str, tmp_path: Path) -> None:
 def test_ten_faulty_rows_are_named_and_counted(tmp_path: Path) -> None:
     rows = [GOOD, *[{"messages": [*turns("a", "b"), {"role": "nobody", "content": str(i)}]} for i in range(3)], GOOD]
     with pytest.raises(InputError) as caught:
-        prepare(tmp_path, rows, "messages")
+        prepare(tmp_path, rows, "messages", byte_tokenizer_dir())
     places = [fault.message.partition(":")[0] for fault in caught.value.faults]
     assert places == ["rows.jsonl row 2", "rows.jsonl row 3", "rows.jsonl row 4", "3 rows cannot be used"]
     with pytest.raises(InputError) as caught:
-        prepare(tmp_path, rows[1:2] * 40, "messages")
+        prepare(tmp_path, rows[1:2] * 40, "messages", byte_tokenizer_dir())
     assert len(caught.value.faults) == 11
 
 

@@ -212,7 +212,8 @@ def test_a_stop_leaves_no_worker_behind(tmp_path: Path) -> None:
 
 
 def test_importing_the_data_half_is_light() -> None:
-    code = "import sys, job.data.build; print(sorted({'numpy', 'torch', 'transformers', 'jinja2', 'pyarrow', 'datasets'} & sys.modules.keys()))"
+    heavy = {"numpy", "torch", "transformers", "jinja2", "pyarrow", "datasets"}
+    code = f"import sys, job.data.build; print(sorted({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
@@ -257,26 +258,3 @@ def test_a_text_file_holds_a_document_a_line(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbfFirst line.\r\n\n  \nSecond line.")
     prepared = prepare(tmp_path, path, "text")
     assert [prepared.tokenizer.decode(row["input_ids"]) for row in prepared.train] == ["First line.<|im_end|>", "Second line.<|im_end|>"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    ['[{"text": "a"},\n {"text": "b"}]', '{"text": "a"}\n{"text": "b"}\n', '{"version": 1, "rows": [{"text": "a"}, {"text": "b"}]}',
-     '{\n "rows": [\n  {"text": "a"},\n  {"text": "b"}\n ]\n}', '\ufeff[{"text": "a"}, {"text": "b"}]'],
-)  # fmt: skip
-def test_shapes_of_json(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "rows.json"
-    path.write_text(text, "utf-8")
-    prepared = prepare(tmp_path, path, "text")
-    assert [prepared.tokenizer.decode(row["input_ids"]) for row in prepared.train] == ["a<|im_end|>", "b<|im_end|>"]
-
-
-def test_a_large_array_is_streamed_across_its_chunks(tmp_path: Path) -> None:
-    from job.data.read import count_rows, read_rows
-
-    rows = [{"text": f"{i} " + "x" * 3000 + " ]}, {"} for i in range(1500)]
-    path = tmp_path / "rows.json"
-    path.write_text(json.dumps(rows))
-    assert path.stat().st_size > 4 << 20
-    assert count_rows(path, "") == 1500
-    assert list(read_rows(path, "")) == rows

@@ -1,0 +1,113 @@
+"""Runs the real command in a process of its own and reads what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+COMMAND = (sys.executable, "-m", "job")
+LIMIT_SECONDS = 400
+PERSONAL = ("AWS_", "HF_", "HUGGING_FACE_", "TUNEJOB_", "WANDB_")  # nothing of whoever runs the tests
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended. `events` are the JSON lines of stdout, `last_words` the termination message."""
+
+    exit_code: int
+    events: list[dict[str, Any]]
+    stdout: str
+    stderr: str
+    seconds: float
+    last_words: str
+
+    def named(self, event: str) -> list[dict[str, Any]]:
+        return [e for e in self.events if e["event"] == event]
+
+    @property
+    def failure(self) -> dict[str, Any]:
+        """The last log line of a run that failed."""
+        assert self.events[-1]["event"] == "failed", self.stdout + self.stderr
+        return self.events[-1]
+
+
+def environment(scratch: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a command: none of the user's settings, the CPU, a termination log in `scratch`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PERSONAL)}
+    ours = {
+        "HOME": str(scratch),
+        "TMPDIR": str(scratch),
+        "TUNEJOB_DEVICE": "cpu",
+        "TUNEJOB_TERMINATION_LOG": str(scratch / "termination-log"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "PYTHONPATH": str(ROOT),
+    }
+    return kept | ours | dict(extra or {})
+
+
+class Running:
+    """A command in progress."""
+
+    def __init__(self, arguments: tuple[str, ...], scratch: Path, extra: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        self._scratch = scratch
+        self._last_words = scratch / "termination-log"
+        self._last_words.unlink(missing_ok=True)
+        self._out, self._err = (scratch / "stdout").open("wb"), (scratch / "stderr").open("wb")
+        self.start = time.monotonic()
+        self._process = subprocess.Popen(
+            [*COMMAND, *arguments], stdin=subprocess.DEVNULL, stdout=self._out, stderr=self._err, cwd=cwd, env=environment(scratch, extra)
+        )
+
+    def says(self, text: str) -> bool:
+        return text in (self._scratch / "stdout").read_text("utf-8")
+
+    def wait_until(self, met: Callable[[Running], bool], seconds: float = 120) -> None:
+        """Returns once `met`; raises `AssertionError` if the command ends or the time is up before."""
+        deadline = time.monotonic() + seconds
+        while not met(self):
+            assert self._process.poll() is None, self.finish().stdout
+            assert time.monotonic() < deadline, self.kill().stdout
+            time.sleep(0.01)
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def kill(self) -> Result:
+        self._process.kill()
+        return self.finish()
+
+    def finish(self, seconds: float = LIMIT_SECONDS) -> Result:
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+        taken = time.monotonic() - self.start
+        self._out.close()
+        self._err.close()
+        stdout = (self._scratch / "stdout").read_text("utf-8")
+        events = [json.loads(line) for line in stdout.splitlines() if line.startswith('{"time"')]
+        last_words = self._last_words.read_text("utf-8") if self._last_words.exists() else ""
+        return Result(code, events, stdout, (self._scratch / "stderr").read_text("utf-8", "replace"), taken, last_words)
+
+
+def tunejob(*arguments: str, scratch: Path, extra: Mapping[str, str] | None = None, cwd: Path = ROOT) -> Result:
+    """Runs `python -m job …` to its end."""
+    return Running(arguments, scratch, extra, cwd).finish()
+
+
+def write_spec(path: Path, document: Mapping[str, Any]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document), "utf-8")
+    return str(path)
