@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
+from job.data.cores import usable_cores
 from job.errors import CapacityError, DeviceError, Fault
 from job.spec import LoraSpec, ModelSpec
 
@@ -41,15 +42,14 @@ class Backend(Protocol):
     def for_inference(self, model: Any) -> None: ...
 
 
-def open_backend(name: str, workdir: Path) -> Backend:
-    """The engine called `name`; its caches lie under `workdir`. Raises `DeviceError` if the device is not there."""
-    prepare_environment(workdir)
+def open_backend(name: str) -> Backend:
+    """The engine called `name`. Raises `DeviceError` if the device is not there."""
     device = choose_device()
     return UnslothBackend(device) if name == "unsloth" else PeftBackend(device)
 
 
 def prepare_environment(workdir: Path) -> None:
-    """What must be set before torch and unsloth are imported: no telemetry, no installs, caches of our own."""
+    """What must be set before torch and unsloth are imported: no telemetry, no installs, caches of our own under `workdir`."""
     caches = workdir / "cache"
     fixed = {
         "UNSLOTH_DISABLE_STATISTICS": "1",
@@ -62,6 +62,7 @@ def prepare_environment(workdir: Path) -> None:
         "DO_NOT_TRACK": "1",
         "TRL_EXPERIMENTAL_SILENCE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "OMP_WAIT_POLICY": "PASSIVE",  # torch and bitsandbytes bring an OpenMP each; idle threads of one would spin in the other's way
     }
     placed = {
         "UNSLOTH_COMPILE_LOCATION": caches / "unsloth",
@@ -70,6 +71,7 @@ def prepare_environment(workdir: Path) -> None:
         "HF_HOME": caches / "huggingface",
     }
     os.environ.update(fixed)
+    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     for name, folder in placed.items():
         os.environ.setdefault(name, str(folder))
     if os.environ.get(DEVICE_VARIABLE) == "cpu":
@@ -217,9 +219,13 @@ class PeftBackend:
         return get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **adapter_options(lora)))
 
     def trainer_classes(self) -> tuple[type, type]:
+        from transformers import Trainer
         from trl import SFTConfig, SFTTrainer
 
-        return SFTConfig, SFTTrainer
+        if self.device == "cuda":
+            return SFTConfig, SFTTrainer
+        # TRL's own loss is a Triton kernel, which CPUs do not have
+        return SFTConfig, type("SFTTrainer", (SFTTrainer,), {"compute_loss": Trainer.compute_loss})
 
     def for_training(self, model: Any) -> None:
         model.train()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
@@ -16,6 +17,7 @@ from job.errors import Fault, GateError
 from job.log import Bar
 from job.spec import TrainingSpec
 
+CURVES = {"loss", "grad_norm", "learning_rate", "held_out_loss"}
 STEP_FIELDS = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate"}
 
 
@@ -35,6 +37,22 @@ class TokenCounter:
 
     def count(self) -> int:
         return int(self._total)
+
+
+class Curves(TrainerCallback):  # type: ignore[misc]
+    """TensorBoard scalars under `folder`; transformers' own callback also stores settings, paths among them."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        for name in CURVES & logs.keys():
+            self._writer.add_scalar(name, logs[name], state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._writer.close()
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]

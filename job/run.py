@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job import capacity, evaluate, export, report
-from job.backend import Backend, effective_optimizer, open_backend
+from job.backend import Backend, effective_optimizer, open_backend, prepare_environment
 from job.data.build import Prepared, build_dataset, write_samples
 from job.errors import classify
 from job.failure import failure_facts
@@ -62,6 +62,7 @@ def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
 def stages(run: Run) -> Manifest:
     """Every stage in order; each artefact is stored as soon as it is whole, the manifest last."""
     spec, stats = run.spec, run.stats
+    prepare_environment(run.workdir)
     run.log("start", name=spec.name, run_id=spec.run_id, output=run.store.uri)
     with stats.phase("fetch"):
         train_sources, held_out_sources = fetch_data(spec.data, run.workdir)
@@ -119,7 +120,7 @@ def engine(run: Run) -> Backend:
     spec = run.spec
     here = Path.cwd()
     os.chdir(run.workdir)  # engines write things into the current directory
-    backend = open_backend(spec.model.backend, run.workdir)
+    backend = open_backend(spec.model.backend)
     os.chdir(here)  # the model's path may be relative to it
     run.stats.device = describe_device(backend.device)
     run.stats.effective = {

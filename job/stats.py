@@ -90,7 +90,6 @@ class Stats:
     training: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
     effective: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
     failure: dict[str, Any] | None = None
     current: str = "start"
     _started: float = field(default_factory=time.monotonic)
@@ -135,7 +134,6 @@ class Stats:
             "training": self.training,
             "evaluation": self.evaluation,
             "effective": self.effective,
-            "notes": self.notes,
             "packages": package_versions(),
         }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ class TrainResult:
 
     steps: int
     wall_seconds: float
+    wall_minutes: float
     tokens: int
     tokens_per_second: float
     median_step_seconds: float
@@ -48,12 +48,11 @@ def train(backend: Backend, model: Any, spec: JobSpec, prepared: Prepared, workd
 
     Raises `CapacityError` if packing was asked for and is not effective, `GateError` when the loss is not a number.
     """
-    from job.callbacks import HeldOut, TokenCounter, Watch, restore_weights
+    from job.callbacks import Curves, HeldOut, TokenCounter, Watch, restore_weights
 
     if spec.data.packing and backend.device == "cpu":
         raise CapacityError(Fault("packing needs a GPU: on the CPU packed rows would see each other", "/data/packing", "true", "false"))
     config_class, trainer_class = backend.trainer_classes()
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(workdir / "report" / "tensorboard")
     arguments = config_class(**trainer_arguments(spec, backend.device, workdir))
     with log.bar("train", every_seconds=0.0) as bar:
         trainer = trainer_class(model=model, args=arguments, train_dataset=prepared.train, processing_class=prepared.tokenizer)
@@ -69,12 +68,16 @@ def train(backend: Backend, model: Any, spec: JobSpec, prepared: Prepared, workd
             return loss
 
         def tell(step: int, loss: float) -> None:
+            due = trainer.control.should_log  # logging our figure would swallow the step's own
             trainer.log({"held_out_loss": loss})
+            trainer.control.should_log = due
             log("held_out", step=step, held_out_loss=loss)
 
         watch = Watch(bar, tokens)
         held_out = HeldOut(spec.training, measure, tell)
         trainer.add_callback(watch)
+        if "tensorboard" in spec.tracking:
+            trainer.add_callback(Curves(workdir / "report" / "tensorboard"))
         trainer.add_callback(held_out)
         backend.for_training(model)
         output = trainer.train()
@@ -90,6 +93,7 @@ def _result(trainer: Any, output: Any, watch: Any, held_out: Any, spec: Training
     return TrainResult(
         steps=state.global_step,
         wall_seconds=round(seconds, 4),
+        wall_minutes=round(seconds / 60, 2),
         tokens=watch.tokens.count(),
         tokens_per_second=round(watch.tokens.count() / seconds, 2),
         median_step_seconds=round(statistics.median(steady), 4),
@@ -155,7 +159,7 @@ def trainer_arguments(spec: JobSpec, device: str, workdir: Path) -> dict[str, An
         "logging_first_step": True,
         "logging_nan_inf_filter": False,  # a NaN must be seen, not averaged away
         "include_num_input_tokens_seen": "no",  # it waits for the GPU at each forward pass; callbacks.TokenCounter does not
-        "report_to": list(spec.tracking) or "none",
+        "report_to": [name for name in spec.tracking if name != "tensorboard"] or "none",  # callbacks.Curves writes those
         "disable_tqdm": True,
         "eval_strategy": "no",  # callbacks.HeldOut evaluates
         "save_strategy": "no",

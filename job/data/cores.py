@@ -13,8 +13,13 @@ MAX_WORKERS = 32  # beyond this the parent cannot read rows fast enough
 
 def worker_count(cgroup: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int:
     """At least 1: the least of CPUs, CPU quota and half the free memory (cgroup v1 or v2)."""
-    cpus = min([float(len(os.sched_getaffinity(0))), *_quotas(cgroup, proc)])
-    return max(1, min(math.ceil(cpus), int(available_bytes(cgroup, proc) / 2 / WORKER_BYTES), MAX_WORKERS))
+    cores = usable_cores(cgroup, proc)
+    return max(1, min(cores, int(available_bytes(cgroup, proc) / 2 / WORKER_BYTES), MAX_WORKERS))
+
+
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int:
+    """Cores this process may use: its affinity and the quotas of its control groups, rounded up."""
+    return math.ceil(min([float(len(os.sched_getaffinity(0))), *_quotas(cgroup, proc)]))
 
 
 def available_bytes(cgroup: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int:

@@ -13,9 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from job.strict import StrictValidator, load_schema
+from tests.specs import changed
+from tests.tiny import tiny_dir
+
 ROOT = Path(__file__).parent.parent.parent
+DEMO = ROOT / "tests" / "demo"
 COMMAND = (sys.executable, "-m", "job")
-LIMIT_SECONDS = 400
+LIMIT_SECONDS = 560  # the demo takes 200 on two idle cores
 PERSONAL = ("AWS_", "HF_", "HUGGING_FACE_", "TUNEJOB_", "WANDB_")  # nothing of whoever runs the tests
 
 
@@ -65,8 +70,13 @@ class Running:
         self._out, self._err = (scratch / "stdout").open("wb"), (scratch / "stderr").open("wb")
         self.start = time.monotonic()
         self._process = subprocess.Popen(
-            [*COMMAND, *arguments], stdin=subprocess.DEVNULL, stdout=self._out, stderr=self._err, cwd=cwd, env=environment(scratch, extra)
-        )
+            [*COMMAND, *arguments], stdin=subprocess.DEVNULL, stdout=self._out, stderr=self._err, cwd=cwd,
+            env=environment(scratch, extra), start_new_session=True,
+        )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def says(self, text: str) -> bool:
         return text in (self._scratch / "stdout").read_text("utf-8")
@@ -107,7 +117,57 @@ def tunejob(*arguments: str, scratch: Path, extra: Mapping[str, str] | None = No
     return Running(arguments, scratch, extra, cwd).finish()
 
 
+def tiny(output: Path | str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A spec that trains the tiny model for four steps; `changes` go to JSON pointers, the last word is theirs."""
+    quick = {
+        "/name": "tiny",
+        "/model": {"source": str(tiny_dir()), "max_seq_length": 128, "backend": "peft"},
+        "/data/train/0": {"source": str(DEMO / "train.jsonl"), "format": "messages", "limit": 32},
+        "/data/held_out/sources": [{"source": str(DEMO / "held_out.jsonl"), "format": "messages", "limit": 8}],
+        "/training": {"max_steps": 4, "batch_size": 2, "gradient_accumulation_steps": 1, "learning_rate": 0.01},
+        "/training/gradient_checkpointing": False,
+        "/evaluation": {"prompts": ["Turn on the lamp."], "max_new_tokens": 4},
+        "/tracking": [],
+        "/output/uri": str(output),
+    }
+    return changed(quick | dict(changes or {}))
+
+
+def run_tiny(folder: Path, changes: Mapping[str, Any] | None = None, extra: Mapping[str, str] | None = None) -> Result:
+    """Runs `tiny` with its output in `folder/out`."""
+    return tunejob("run", write_spec(folder / "spec.json", tiny(folder / "out", changes)), scratch=folder / "scratch", extra=extra)
+
+
+def document(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_bytes())
+
+
+STATS_KEYS = {"version", "run_id", "status", "failure", "wall_seconds", "device", "memory", "phases", "data", "training", "packages"}
+
+
+def valid_stats(path: Path) -> dict[str, Any]:
+    """The `stats.json` there, once it has passed its schema."""
+    stats = document(path)
+    assert stats.keys() >= STATS_KEYS
+    if (ROOT / "schemas" / "stats.schema.json").is_file():
+        StrictValidator(load_schema("stats")).validate(stats)
+    return stats
+
+
+def listing(folder: Path) -> set[tuple[str, int, int]]:
+    """Every file with its size and time of last change: equal before and after if nothing was written."""
+    stats = [(path, path.stat()) for path in folder.rglob("*") if path.is_file()]
+    return {(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns) for path, stat in stats}
+
+
 def write_spec(path: Path, document: Mapping[str, Any]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document), "utf-8")
     return str(path)
+
+
+def reloaded(base: Path, output: Path, precision: str, scratch: Path) -> dict[str, Any]:
+    """What `tests.flow.reload` says, in a process of its own."""
+    command = [sys.executable, "-m", "tests.flow.reload", str(base), str(output), precision]
+    done = subprocess.run(command, cwd=ROOT, env=environment(scratch), capture_output=True, text=True, timeout=LIMIT_SECONDS, check=True)
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,152 @@
+"""The demo, whole: what `make demo` runs, and everything it leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.manifest import read_manifest
+from job.store import open_store
+from job.strict import StrictValidator, load_schema
+from tests.flow.running import ROOT, Result, document, listing, reloaded, tunejob, valid_stats, write_spec
+from tests.smollm2 import model_dir
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Demo:
+    folder: Path
+    spec: str
+    result: Result
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "out"
+
+    def read(self, key: str) -> Any:
+        return document(self.output / key)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    model_dir()
+    folder = tmp_path_factory.mktemp("demo")
+    spec = json.loads((ROOT / "schemas" / "examples" / "demo.json").read_bytes()) | {"output": {"uri": str(folder / "out")}}
+    path = write_spec(folder / "spec.json", spec)
+    return Demo(folder, path, tunejob("run", path, scratch=folder / "scratch"))
+
+
+def test_it_succeeds_and_says_so_last(demo: Demo) -> None:
+    assert demo.result.exit_code == 0, demo.result.stderr[-3000:]
+    assert demo.result.events[-1]["event"] == "published"
+    assert demo.result.last_words == ""
+    assert len(demo.result.events) == len(demo.result.stdout.splitlines()), "stdout holds JSON lines and nothing else"
+
+
+def test_the_model_learned_the_task(demo: Demo) -> None:
+    results = demo.read("manifest.json")["results"]
+    assert results["base"]["exact_match"] <= 0.05
+    assert results["tuned"]["exact_match"] >= 0.8
+    assert results["base"]["held_out_loss"] == pytest.approx(3.4617, abs=0.02)
+    assert results["tuned"]["held_out_loss"] < 0.3
+
+
+def test_losses_fall(demo: Demo) -> None:
+    losses = [json.loads(line)["loss"] for line in (demo.output / "report" / "losses.jsonl").read_text().splitlines()]
+    assert losses[0] > 2
+    assert losses[-1] < 0.3
+    assert sum(losses[-3:]) < sum(losses[:3]) / 5
+
+
+def test_the_answers_are_stored_before_and_after(demo: Demo) -> None:
+    answers = demo.read("report/answers.json")
+    assert len(answers) == 3 + 50
+    tuned = json.loads(answers[0]["tuned"])
+    assert (tuned["device"], tuned["room"]) == ("lamp", "bathroom")
+    assert sum(row["tuned"] == row["reference"] for row in answers[3:]) >= 40
+    assert not any(row["base"] == row["reference"] for row in answers[3:6])
+
+
+def test_the_manifest_lists_every_file(demo: Demo) -> None:
+    StrictValidator(load_schema("manifest")).validate(demo.read("manifest.json"))
+    listed = {file.key for file in read_manifest(open_store(str(demo.output))).files}
+    assert listed == {key for key, _, _ in listing(demo.output)} - {"manifest.json"}
+    report = {key.removeprefix("report/").partition("/")[0] for key in listed if key.startswith("report/")}
+    assert report == {"samples.md", "answers.json", "losses.jsonl", "tensorboard", "probe.safetensors", "summary.md"}
+    adapter = {key.removeprefix("adapter/") for key in listed if key.startswith("adapter/")}
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= adapter
+
+
+def test_the_statistics_add_up(demo: Demo) -> None:
+    stats = valid_stats(demo.output / "stats.json")
+    assert stats["status"] == "succeeded"
+    assert abs(sum(phase["wall_seconds"] for phase in stats["phases"]) - stats["wall_seconds"]) <= 0.01 * stats["wall_seconds"] + 1
+    assert stats["training"]["steps"] == 60
+    assert stats["data"]["train"]["rows"] == 480
+    assert stats["data"]["held_out"]["rows"] == 60
+    assert stats["training"]["tokens"] == stats["data"]["train"]["tokens"]
+    assert stats["effective"]["optimizer"] == "adamw_torch_fused"
+    assert all(phase["peak_rss_bytes"] > 50 << 20 for phase in stats["phases"])
+
+
+def test_nothing_names_this_machine_and_all_is_readable(demo: Demo) -> None:
+    assert demo.read("adapter/adapter_config.json")["base_model_name_or_path"] == "SmolLM2-135M-Instruct"
+    for path in sorted(p for p in demo.output.rglob("*") if p.is_file()):
+        assert path.stat().st_mode & 0o777 == 0o644, path
+        if path.suffix in (".json", ".md", ".jsonl", ".jinja", ".txt") and path.name != "spec.json":
+            text = path.read_text("utf-8")
+            assert str(demo.folder) not in text, path
+            assert str(ROOT) not in text, path
+    assert demo.read("spec.json")["output"]["uri"] == str(demo.output), "the one place that says where it went"
+
+
+def test_strangers_get_the_same_logits(demo: Demo) -> None:
+    found = reloaded(model_dir(), demo.output, "4bit", demo.folder / "scratch")
+    assert not found["unsloth"]
+    assert found["same_choice"]
+    assert found["difference"] <= 1e-3, found
+
+
+def test_again_takes_seconds_needs_no_torch_and_writes_nothing(demo: Demo) -> None:
+    before = listing(demo.output)
+    blocked = demo.folder / "blocked"
+    for name in ("torch", "transformers", "datasets", "unsloth"):
+        (blocked / name).mkdir(parents=True)
+        (blocked / name / "__init__.py").write_text("raise ImportError('not in this test')\n")
+    again = tunejob("run", demo.spec, scratch=demo.folder / "again", extra={"PYTHONPATH": f"{blocked}:{ROOT}"})
+    assert again.exit_code == 0, again.stderr
+    assert again.seconds < 10
+    assert [event["event"] for event in again.events] == ["done"]
+    assert listing(demo.output) == before
+
+
+def test_another_spec_is_refused_there(demo: Demo) -> None:
+    before = listing(demo.output)
+    other = document(Path(demo.spec))
+    other["training"]["learning_rate"] = 0.001
+    refused = tunejob("run", write_spec(demo.folder / "other.json", other), scratch=demo.folder / "other")
+    assert refused.exit_code == 11
+    assert refused.failure["pointer"] == "/output/uri"
+    assert listing(demo.output) == before
+
+
+def test_verify_finds_one_flipped_byte(demo: Demo) -> None:
+    whole = tunejob("verify", str(demo.output), scratch=demo.folder / "verify")
+    assert whole.exit_code == 0
+    assert whole.events[-1]["files"] == len(listing(demo.output)) - 1
+    copy = demo.folder / "copy"
+    shutil.copytree(demo.output, copy)
+    weights = copy / "adapter" / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    damaged = tunejob("verify", str(copy), scratch=demo.folder / "verify")
+    assert damaged.exit_code == 14
+    assert damaged.failure["pointer"] == "adapter/adapter_model.safetensors"
+    assert damaged.failure["message"] == "changed"

@@ -1,0 +1,67 @@
+"""Options that change what is trained or published, each on the tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.flow.running import Result, document, reloaded, run_tiny
+from tests.tiny import tiny_dir
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("options")
+
+
+def succeeded(result: Result) -> None:
+    assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
+
+
+def test_rslora_dora_gaussian_and_whole_modules_in_16bit(folder: Path) -> None:
+    lora = {"r": 8, "rslora": True, "dora": True, "init": "gaussian", "modules_to_save": ["embed_tokens", "lm_head"]}
+    succeeded(run_tiny(folder / "dora", {"/model/precision": "16bit", "/lora": lora}))
+    config = document(folder / "dora" / "out" / "adapter" / "adapter_config.json")
+    assert (config["use_rslora"], config["use_dora"], config["init_lora_weights"]) == (True, True, "gaussian")
+    assert config["r"] == 8
+    assert sorted(config["modules_to_save"]) == ["embed_tokens", "lm_head"]
+    assert not list((folder / "dora" / "out" / "report").glob("tensorboard*")), "tracking is []"
+    found = reloaded(tiny_dir(), folder / "dora" / "out", "16bit", folder)
+    assert found["difference"] <= 1e-4, found
+    assert found["same_choice"]
+
+
+def test_every_weight_is_trained_and_published(folder: Path) -> None:
+    succeeded(run_tiny(folder / "full", {"/model/precision": "full", "/training/learning_rate": 0.001}))
+    output = folder / "full" / "out"
+    assert not (output / "adapter").exists()
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in (output / "merged").iterdir()}
+    training = document(output / "stats.json")["training"]
+    assert training["trainable_parameters"] == 49_152 * 128 + 2 * (3 * 128 * 256 + 2 * 128 * 128 + 2 * 128 * 64 + 2 * 128) + 128
+    found = reloaded(tiny_dir(), output, "full", folder)
+    assert found["difference"] <= 1e-4, found
+    assert found["same_choice"]
+
+
+def test_the_best_weights_are_published_and_training_stops_early(folder: Path) -> None:
+    """Far too high a learning rate: the held-out loss soon rises, and what is published is from before it did."""
+    changes = {
+        "/training/learning_rate": 0.5,
+        "/training/max_steps": 40,
+        "/training/lr_scheduler": "constant_with_warmup",
+        "/training/warmup_steps": 30,
+        "/training/eval_steps": 2,
+        "/training/keep": "best",
+        "/training/early_stopping": {"patience": 2},
+    }
+    succeeded(run_tiny(folder / "best", changes))
+    stats = document(folder / "best" / "out" / "stats.json")
+    training, losses = stats["training"], stats["evaluation"]
+    curve = [line for line in (folder / "best" / "out" / "report" / "losses.jsonl").read_text().splitlines() if "held_out_loss" in line]
+    assert training["stopped_early"]
+    assert training["steps"] < 40
+    assert 0 < training["best_step"] < training["steps"]
+    assert training["steps"] - training["best_step"] == 2 * 2, "two evaluations without improvement"
+    assert len(curve) == training["steps"] // 2
+    assert losses["tuned"]["held_out_loss"] == pytest.approx(training["best_held_out_loss"], abs=1e-5)

@@ -1,0 +1,157 @@
+"""Runs whose spec, model, data and output lie elsewhere: S3 over HTTPS, and the Hub."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.flow.running import DEMO, Result, document, tiny, tunejob, write_spec
+from tests.servers import Hub, S3Server, closed_port, hub_server
+from tests.tiny import tiny_dir
+
+
+@dataclass(frozen=True)
+class S3Job:
+    server: S3Server
+    bucket: str
+    folder: Path
+    first: Result
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        return self.server.environment(secure=True) | changes
+
+    def run(self, *arguments: str, **changes: str) -> Result:
+        return tunejob(*arguments, scratch=self.folder / "again", extra=self.environment(**changes))
+
+    @property
+    def spec(self) -> str:
+        return f"s3://{self.bucket}/specs/job.json"
+
+    def stored(self) -> dict[str, tuple[str, str]]:
+        """Key -> (digest, time of change) of every object of the run."""
+        found = self.server.client().list_objects_v2(Bucket=self.bucket, Prefix="run/")["Contents"]
+        return {item["Key"].removeprefix("run/"): (item["ETag"], str(item["LastModified"])) for item in found}
+
+
+@pytest.fixture(scope="module")
+def s3_job(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> S3Job:
+    bucket, folder, client = s3.new_bucket(), tmp_path_factory.mktemp("s3"), s3.client()
+    for path in tiny_dir().iterdir():
+        client.upload_file(str(path), bucket, f"base/tiny-llama/{path.name}")
+    client.upload_file(str(DEMO / "train.jsonl"), bucket, "data/train.jsonl")
+    changes = {
+        "/model/source": f"s3://{bucket}/base/tiny-llama",
+        "/data/train/0": {"source": f"s3://{bucket}/data/train.jsonl", "format": "messages", "split": "train[:32]"},
+        "/data/held_out/sources": [{"source": f"s3://{bucket}/data/train.jsonl", "format": "messages", "split": "train[-8:]"}],
+    }
+    spec = tiny(f"s3://{bucket}/run", changes)
+    client.put_object(Bucket=bucket, Key="specs/job.json", Body=json.dumps(spec).encode())
+    first = tunejob("run", f"s3://{bucket}/specs/job.json", scratch=folder / "scratch", extra=s3.environment(secure=True))
+    return S3Job(s3, bucket, folder, first)
+
+
+def test_everything_over_s3_and_https(s3_job: S3Job) -> None:
+    assert s3_job.first.exit_code == 0, s3_job.first.stdout + s3_job.first.stderr
+    stored = s3_job.stored()
+    assert {"manifest.json", "spec.json", "stats.json", "adapter/adapter_model.safetensors", "report/losses.jsonl"} <= stored.keys()
+    manifest = json.loads(s3_job.server.client().get_object(Bucket=s3_job.bucket, Key="run/manifest.json")["Body"].read())
+    assert manifest["base"]["public_id"] == f"s3://{s3_job.bucket}/base/tiny-llama"
+    assert {file["key"] for file in manifest["files"]} == stored.keys() - {"manifest.json"}
+    assert s3_job.server.open_uploads(s3_job.bucket) == []
+
+
+def test_again_writes_nothing(s3_job: S3Job) -> None:
+    before = s3_job.stored()
+    again = s3_job.run("run", s3_job.spec)
+    assert again.exit_code == 0
+    assert [event["event"] for event in again.events] == ["done"]
+    assert s3_job.stored() == before
+
+
+def test_verify_reads_it_all_again(s3_job: S3Job) -> None:
+    result = s3_job.run("verify", f"s3://{s3_job.bucket}/run")
+    assert result.exit_code == 0
+    assert result.events[-1]["files"] == len(s3_job.stored()) - 1
+
+
+def test_a_wrong_secret_is_refused(s3_job: S3Job) -> None:
+    result = s3_job.run("run", s3_job.spec, AWS_SECRET_ACCESS_KEY="not-the-secret-of-anyone")
+    assert result.exit_code == 11
+    assert result.failure["class"] == "InputError"
+    assert result.seconds < 10
+
+
+def test_an_endpoint_that_is_down_is_transient(s3_job: S3Job) -> None:
+    result = s3_job.run("run", s3_job.spec, AWS_ENDPOINT_URL=f"http://127.0.0.1:{closed_port()}", AWS_MAX_ATTEMPTS="2")
+    assert result.exit_code == 20
+    assert result.failure["retryable"]
+    assert result.seconds < 15
+
+
+@dataclass(frozen=True)
+class HubJob:
+    folder: Path
+    result: Result
+    model_commit: str
+    data_commit: str
+    requests_until: list[float]  # seconds after the epoch
+
+
+@pytest.fixture(scope="module")
+def hub_job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubJob]:
+    folder = tmp_path_factory.mktemp("hub")
+    with hub_server() as hub:
+        arrivals = watch(hub)
+        old = {path.name: path.read_bytes() for path in tiny_dir().iterdir()}
+        model = hub.repo("org/tiny-llama")
+        commit = model.commit(old)
+        model.commit({"README.md": b"nothing to load"})  # where main points now
+        data = hub.repo("datasets/org/rooms").commit({"data/train.jsonl": (DEMO / "train.jsonl").read_bytes()})
+        changes = {
+            "/model/source": f"hf://org/tiny-llama@{commit}",
+            "/data/train/0": {"source": "hf://datasets/org/rooms", "format": "messages", "split": "train[:32]"},
+            "/training/max_steps": 60,
+        }
+        spec = write_spec(folder / "spec.json", tiny(folder / "out", changes))
+        result = tunejob("run", spec, scratch=folder / "scratch", extra={"HF_ENDPOINT": hub.endpoint})
+        yield HubJob(folder, result, commit, data, list(arrivals))
+
+
+def watch(hub: Hub) -> list[float]:
+    """The time of each request from now on, by the server's own log."""
+
+    class Seen(list[tuple[str, str, str | None]]):
+        def append(self, item: tuple[str, str, str | None]) -> None:
+            arrivals.append(time.time())
+            super().append(item)
+
+    arrivals: list[float] = []
+    hub.seen = Seen()
+    return arrivals
+
+
+def test_a_model_and_rows_of_the_hub_at_their_commits(hub_job: HubJob) -> None:
+    assert hub_job.result.exit_code == 0, hub_job.result.stdout + hub_job.result.stderr
+    manifest = document(hub_job.folder / "out" / "manifest.json")
+    assert manifest["base"]["revision"] == hub_job.model_commit
+    assert manifest["base"]["public_id"] == "org/tiny-llama"
+    assert manifest["data"][0]["revision"] == hub_job.data_commit
+    config = document(hub_job.folder / "out" / "adapter" / "adapter_config.json")
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/tiny-llama", hub_job.model_commit)
+
+
+def test_after_the_fetch_the_hub_is_left_alone(hub_job: HubJob) -> None:
+    phases = document(hub_job.folder / "out" / "stats.json")["phases"]
+    names = [phase["name"] for phase in phases]
+    weights = names.index("weights")
+    remaining_seconds = sum(phase["wall_seconds"] for phase in phases[weights + 1 :])
+    assert len(hub_job.requests_until) >= 10
+    last = max(hub_job.requests_until)
+    ended = (hub_job.folder / "out" / "manifest.json").stat().st_mtime
+    assert ended - last >= remaining_seconds * 0.95
+    assert remaining_seconds > 2

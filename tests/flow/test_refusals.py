@@ -1,0 +1,98 @@
+"""What is refused on a real run: exit code, place, the termination message, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from job.strict import StrictValidator, load_schema
+from tests.flow.running import Result, document, run_tiny, valid_stats
+from tests.tiny import broken_tiny_dir
+
+
+def refused(result: Result, exit_code: int, pointer: str = "") -> dict[str, object]:
+    """The failure's facts, after the checks that hold for every failure."""
+    assert result.exit_code == exit_code, result.stdout[-2000:] + result.stderr[-3000:]
+    facts = json.loads(result.last_words)
+    StrictValidator(load_schema("failure")).validate(facts)
+    assert len(result.last_words.encode()) <= 1024
+    assert facts == {key: value for key, value in result.failure.items() if key in facts}
+    assert facts["exit_code"] == exit_code
+    assert facts.get("pointer", "") == pointer
+    assert facts["retryable"] == (exit_code >= 20)
+    return facts
+
+
+def left(folder: Path) -> set[str]:
+    """Top-level names at the output, which never has a manifest after a failure."""
+    names = {path.name for path in (folder / "out").iterdir()}
+    assert "manifest.json" not in names
+    assert valid_stats(folder / "out" / "stats.json")["status"] == "failed"
+    return names
+
+
+def test_a_tracker_that_is_not_installed(tmp_path: Path) -> None:
+    facts = refused(run_tiny(tmp_path, {"/tracking": ["wandb"]}), 11, "/tracking")
+    assert facts["found"] == "wandb"
+    assert not (tmp_path / "out").exists(), "nothing was claimed"
+
+
+def test_no_gpu_where_one_is_asked_for(tmp_path: Path) -> None:
+    facts = refused(run_tiny(tmp_path, extra={"TUNEJOB_DEVICE": "gpu"}), 21)
+    assert facts["class"] == "DeviceError"
+    assert left(tmp_path) == {"spec.json", "stats.json"}
+
+
+def test_packing_on_the_cpu(tmp_path: Path) -> None:
+    refused(run_tiny(tmp_path, {"/data/packing": True, "/model/backend": "unsloth"}), 13, "/data/packing")
+    assert "spec.json" in left(tmp_path)
+
+
+def test_8bit_on_the_cpu(tmp_path: Path) -> None:
+    refused(run_tiny(tmp_path, {"/model/precision": "8bit"}), 13, "/model/precision")
+    assert "adapter" not in left(tmp_path)
+
+
+def test_a_broken_row_is_found_before_weights_are_fetched(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    good = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello."}]}
+    rows.write_text("".join(json.dumps(row) + "\n" for row in [good, good, {"messages": [{"role": "nobody", "content": "?"}]}, good]))
+    facts = refused(run_tiny(tmp_path, {"/data/train/0": {"source": str(rows), "format": "messages"}}), 11, "/data/train/0/source")
+    assert "row 3" in str(facts["message"])
+    assert "nobody" in str(facts)
+    left(tmp_path)
+    phases = [phase["name"] for phase in document(tmp_path / "out" / "stats.json")["phases"]]
+    assert phases[-1] == "data"
+    assert "weights" not in phases
+
+
+def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
+    facts = refused(run_tiny(tmp_path, {"/model/source": str(broken_tiny_dir())}), 14, "/training/learning_rate")
+    assert "diverged" in str(facts["message"])
+    assert facts["stage"] == "train"
+    left(tmp_path)
+
+
+def test_a_gate_that_is_not_met(tmp_path: Path) -> None:
+    gates = {"max_held_out_loss": 0.001, "min_loss_improvement": 100.0}
+    facts = refused(run_tiny(tmp_path, {"/evaluation/gates": gates}), 14, "/evaluation/gates/max_held_out_loss")
+    assert facts["faults"] == 2
+    assert {"adapter", "report", "spec.json", "stats.json"} <= left(tmp_path)
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").stat().st_size > 100_000
+    assert {"answers.json", "losses.jsonl", "probe.safetensors", "samples.md", "summary.md"} == {
+        path.name for path in (tmp_path / "out" / "report").iterdir()
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "exit_code", "pointer"),
+    [
+        ({"/training/learning_rate": -1}, 10, "/training/learning_rate"),
+        ({"/model/source": "no/such/folder"}, 11, "/model/source"),
+        ({"/data/train/0/source": "no-such-file.jsonl"}, 11, "/data/train/0/source"),
+    ],
+)
+def test_what_the_spec_or_its_addresses_get_wrong(changes: dict[str, object], exit_code: int, pointer: str, tmp_path: Path) -> None:
+    refused(run_tiny(tmp_path, changes), exit_code, pointer)

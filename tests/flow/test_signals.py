@@ -1,0 +1,116 @@
+"""Stop signals at every stage: exit 30 within the grace period, nothing published, and the message says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from job.strict import StrictValidator, load_schema
+from tests.flow.running import DEMO, Result, Running, document, tiny, write_spec
+from tests.flow.stalling import wire
+from tests.servers import S3Server
+
+STOP_SECONDS = 12
+TERM, INT = signal.SIGTERM, signal.SIGINT
+
+
+def start(folder: Path, changes: dict[str, object], extra: dict[str, str] | None = None) -> Running:
+    spec = tiny(folder / "out", changes)
+    return Running(("run", write_spec(folder / "spec.json", spec)), folder / "scratch", extra)
+
+
+def stopped(running: Running, number: signal.Signals, folder: Path) -> Result:
+    """Sends the signal and checks the end."""
+    sent = time.monotonic()
+    running.signal(number)
+    result = running.finish(60)
+    assert time.monotonic() - sent < STOP_SECONDS
+    assert result.exit_code == 30, result.stdout[-2000:] + result.stderr[-2000:]
+    facts = json.loads(result.last_words)
+    StrictValidator(load_schema("failure")).validate(facts)
+    assert (facts["class"], facts["exit_code"], facts["retryable"]) == ("Interrupted", 30, True)
+    assert not (folder / "out" / "manifest.json").exists()
+    return result
+
+
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether the kernel knows of a handler of the process for the signal."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
+    return bool(caught >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("number", [TERM, INT])
+def test_at_start_up(number: signal.Signals, tmp_path: Path) -> None:
+    running = start(tmp_path, {})
+    running.wait_until(lambda r: handles(r.pid, TERM), 10)
+    libraries = Path(f"/proc/{running.pid}/maps").read_text()
+    assert "libtorch" not in libraries, "the handler comes before heavy imports"
+    result = stopped(running, number, tmp_path)
+    assert result.failure["message"] == f"stopped by {number.name}"
+
+
+@pytest.mark.parametrize("number", [TERM, INT])
+def test_while_rows_become_tokens(number: signal.Signals, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text((DEMO / "train.jsonl").read_text() * 200)
+    running = start(tmp_path, {"/data/train/0": {"source": str(rows), "format": "messages"}})
+    running.wait_until(lambda r: r.says('"event": "data", "done"'))
+    result = stopped(running, number, tmp_path)
+    assert result.failure["stage"] == "data"
+    left_over = [p for p in Path("/proc").iterdir() if p.name.isdigit() and _parent_group(p) == running.pid]
+    assert left_over == [], "workers have ended too"
+
+
+def _parent_group(process: Path) -> int:
+    """The process group, 0 for one that has just ended."""
+    try:
+        return os.getpgid(int(process.name))
+    except ProcessLookupError:
+        return 0
+
+
+@pytest.mark.parametrize("number", [TERM, INT])
+def test_during_training(number: signal.Signals, tmp_path: Path) -> None:
+    running = start(tmp_path, {"/training/max_steps": 100_000})
+    running.wait_until(lambda r: r.says('"event": "train"'))
+    result = stopped(running, number, tmp_path)
+    assert result.failure["stage"] == "train"
+    stats = document(tmp_path / "out" / "stats.json")
+    assert stats["status"] == "failed"
+    assert stats["failure"]["class"] == "Interrupted"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"spec.json", "stats.json", "report"}
+
+
+def test_during_publish(s3: S3Server, tmp_path: Path) -> None:
+    """The store answers nothing any more; the budget ends the run all the same."""
+    bucket = s3.new_bucket()
+    with wire(s3.http, b"/report/summary.md") as held:
+        extra = s3.environment() | {"AWS_ENDPOINT_URL": held.endpoint}
+        running = start(tmp_path, {"/output/uri": f"s3://{bucket}/run"}, extra)
+        running.wait_until(lambda _: held.held.is_set())
+        stopped(running, TERM, tmp_path)
+    stored = {item["Key"] for item in s3.client().list_objects_v2(Bucket=bucket)["Contents"]}
+    assert "run/adapter/adapter_model.safetensors" in stored
+    assert "run/manifest.json" not in stored
+
+
+def test_a_second_signal_ends_it_at_once(s3: S3Server, tmp_path: Path) -> None:
+    bucket = s3.new_bucket()
+    with wire(s3.http, b"/run/spec.json") as held:
+        extra = s3.environment() | {"AWS_ENDPOINT_URL": held.endpoint, "TUNEJOB_STOP_SECONDS": "60"}
+        running = start(tmp_path, {"/output/uri": f"s3://{bucket}/run", "/model/source": f"s3://{bucket}/none"}, extra)
+        running.wait_until(lambda _: held.held.is_set(), 20)
+        running.signal(TERM)
+        time.sleep(0.3)
+        sent = time.monotonic()
+        running.signal(TERM)
+        result = running.finish(20)
+    assert result.exit_code == 30
+    assert time.monotonic() - sent < 2
+    assert json.loads(result.last_words)["class"] == "Interrupted"
