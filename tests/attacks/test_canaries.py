@@ -15,7 +15,7 @@ from tests.servers import ACCESS_KEY, SECRET_KEY, Hub, S3Server, closed_port, hu
 from tests.tiny import broken_tiny_dir, tiny_dir
 
 CANARIES = {
-    "AWS_ACCESS_KEY_ID": "CANARY+access/key=0001",
+    "AWS_ACCESS_KEY_ID": "CANARYACCESSKEY0001X",
     "AWS_SECRET_ACCESS_KEY": "canary/secret+key=0002%&",
     "AWS_SESSION_TOKEN": "canary-session//token++0003==",
     "HF_TOKEN": "hf_canary0004canary0004canary0004",
@@ -37,9 +37,10 @@ def leaks(secrets: dict[str, str], result: Result, *folders: Path) -> list[str]:
     places = {"stdout": result.stdout.encode(), "stderr": result.stderr.encode(), "termination message": result.last_words.encode()}
     for folder in folders:
         places |= {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
-    return [
-        f"{name} in {place}" for name, value in secrets.items() for place, data in places.items() if any(form in data for form in forms(value))
-    ]
+    found = []
+    for name, value in secrets.items():
+        found += [f"{name} in {place}" for place, data in places.items() if any(form in data for form in forms(value))]
+    return found
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ class Running:
         self._out.close()
         self._err.close()
         stdout = (self._scratch / "stdout").read_text("utf-8")
-        events = [json.loads(line) for line in stdout.splitlines() if line.startswith('{"time"')]
+        events = [strict(line) for line in stdout.splitlines() if line.startswith('{"time"')]
         last_words = self._last_words.read_text("utf-8") if self._last_words.exists() else ""
         return Result(code, events, stdout, (self._scratch / "stderr").read_text("utf-8", "replace"), taken, last_words)
 
@@ -139,7 +139,16 @@ def run_tiny(folder: Path, changes: Mapping[str, Any] | None = None, extra: Mapp
 
 
 def document(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_bytes())
+    return strict(path.read_text("utf-8"))
+
+
+def strict(text: str) -> dict[str, Any]:
+    """JSON as other languages read it: without NaN and Infinity."""
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is not JSON: {text}")
+
+    return json.loads(text, parse_constant=refuse)
 
 
 STATS_KEYS = {"version", "run_id", "status", "failure", "wall_seconds", "device", "memory", "phases", "data", "training", "packages"}

@@ -92,7 +92,9 @@ def test_the_statistics_add_up(demo: Demo) -> None:
     assert stats["data"]["held_out"]["rows"] == 60
     assert stats["training"]["tokens"] == stats["data"]["train"]["tokens"]
     assert stats["effective"]["optimizer"] == "adamw_torch_fused"
-    assert all(phase["peak_rss_bytes"] > 50 << 20 for phase in stats["phases"])
+    rss = {phase["name"]: phase["peak_rss_bytes"] for phase in stats["phases"]}
+    assert min(rss.values()) > 20 << 20
+    assert 512 << 20 < rss["train"] < 6 << 30
 
 
 def test_nothing_names_this_machine_and_all_is_readable(demo: Demo) -> None:

@@ -1,6 +1,6 @@
 """The demo spec on a GPU in every precision and with both engines, side by side; prints one JSON line each.
 
-    python -m tests.gpu.matrix [FOLDER]        needs an NVIDIA GPU with about 20 GiB free and tests/smollm2.py's model
+python -m tests.gpu.matrix [FOLDER]        needs an NVIDIA GPU with about 20 GiB free and tests/smollm2.py's model
 """
 
 from __future__ import annotations

@@ -1,0 +1,68 @@
+# make demo     sets up and fine-tunes a small real model, start to finish
+# make test     sets up and runs every test
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := 2.13.0
+UV := 0.13.9
+# With an NVIDIA driver the CUDA lock is installed as well, and the demo and the job run on the GPU.
+GPU := $(shell command -v nvidia-smi 2>/dev/null)
+
+.PHONY: setup demo test lint format lock fuzz docs clean
+.DELETE_ON_ERROR:
+
+setup: $(VENV)/.model
+
+$(VENV)/.packages: locks/cpu.txt locks/cuda.txt
+	@echo "set-up 1/3: packages into $(VENV) (1 to 4 minutes, about 3 GB)"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV)
+ifdef GPU
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r locks/cuda.txt
+else
+	$(BIN)/pip install --quiet --no-deps torch==$(TORCH)+cpu \
+	  || $(BIN)/pip install --quiet --no-deps torch==$(TORCH)+cpu --index-url https://download.pytorch.org/whl/cpu
+endif
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r locks/cpu.txt
+	touch $@
+
+$(VENV)/.command: $(VENV)/.packages pyproject.toml
+	@echo "set-up 2/3: the tunejob command (5 seconds)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.model: $(VENV)/.command tests/smollm2.py
+	@echo "set-up 3/3: SmolLM2-135M-Instruct as a local model (40 seconds)"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.smollm2 2>$(VENV)/model.log || { cat $(VENV)/model.log; exit 1; }
+	touch $@
+
+demo: setup
+	rm -rf demo-output
+	$(BIN)/tunejob run schemas/examples/demo.json
+	@$(BIN)/python -m tests.demo.show demo-output
+
+test: setup
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The long slice of the spec fuzzing; a short one is part of make test.
+fuzz: setup
+	TUNEJOB_FUZZ_EXAMPLES=$${EXAMPLES:-20000} $(BIN)/pytest tests/fuzz
+
+# README's tables from the schema and the error classes.
+docs: setup
+	$(BIN)/python -m job.reference
+
+lock: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python locks/lock.py
+
+clean:
+	rm -rf $(VENV) .cache demo-output

@@ -1,0 +1,23 @@
+"""Prints what the demo's base and tuned model answered: `python -m tests.demo.show OUTPUT`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    output = Path(sys.argv[1])
+    answers = json.loads((output / "report" / "answers.json").read_text())
+    stats = json.loads((output / "stats.json").read_text())
+    for row in [row for row in answers if row["reference"] is None]:
+        print(f"\n{row['prompt'].strip()}\n  before: {' '.join(row['base'].split())[:100]}\n  after:  {row['tuned']}")
+    base, tuned = stats["evaluation"]["base"], stats["evaluation"]["tuned"]
+    print(f"\nheld-out exact match: {base['exact_match']:.0%} before, {tuned['exact_match']:.0%} after")
+    print(f"held-out loss:        {base['held_out_loss']:.3f} before, {tuned['held_out_loss']:.4f} after")
+    print(f"whole run:            {stats['wall_seconds']:.0f} s on {stats['device']['name']}; everything is in {output}/")
+
+
+if __name__ == "__main__":
+    main()
