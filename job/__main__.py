@@ -93,6 +93,9 @@ def command_run(arguments: argparse.Namespace, log: Log) -> None:
     divert_vendor_output(log, workdir)
     try:
         run_job(spec, workdir, log)
+    except JobError as error:
+        error.run_id = spec.run_id
+        raise
     finally:
         if not kept:
             os.chdir("/")

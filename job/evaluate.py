@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from job.data.build import Prepared, Question
 
 IGNORED = -100
-GENERATION_BATCH_ROWS = 16
+GENERATION_BATCH_TOKENS = 16_384  # prompts and answers of one batch: bounds the key-value cache (2 GiB for an 8B model)
 PROBE_TOKENS = 64
 
 
@@ -51,7 +51,10 @@ def assess(model: Any, prepared: Prepared, max_new_tokens: int, batch_rows: int)
 
 
 def loss_of(model: Any, rows: Any, batch_rows: int, pad_token_id: int) -> float:
-    """Mean cross-entropy in nats over the trained tokens of `rows` (columns input_ids, labels); batch-independent."""
+    """Mean cross-entropy in nats over the trained tokens of `rows` (columns input_ids, labels); batch-independent.
+
+    Raises `GateError` if it is not finite.
+    """
     import torch
 
     total, tokens = 0.0, 0
@@ -61,6 +64,11 @@ def loss_of(model: Any, rows: Any, batch_rows: int, pad_token_id: int) -> float:
             count = int((inputs["labels"][:, 1:] != IGNORED).sum())
             total += float(model(**inputs).loss) * count
             tokens += count
+    if not math.isfinite(total):
+        raise GateError(
+            Fault("the model has diverged: its held-out loss is not a number", found=str(total), expected="a finite value",
+                  hint="Weights hold values that are no numbers, or overflow in this precision")
+        )  # fmt: skip
     return total / tokens
 
 
@@ -91,8 +99,7 @@ def answer(model: Any, questions: list[Question], tokenizer: Any, stop_token_ids
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stop_token_ids or None, pad_token_id=pad, use_cache=True
     )
     answers: list[str] = []
-    for start in range(0, len(questions), GENERATION_BATCH_ROWS):
-        batch = [q.input_ids for q in questions[start : start + GENERATION_BATCH_ROWS]]
+    for batch in _generation_batches([q.input_ids for q in questions], max_new_tokens):
         width = max(map(len, batch))
         ids = torch.tensor([[pad] * (width - len(q)) + q for q in batch], device=model.device)
         mask = torch.tensor([[0] * (width - len(q)) + [1] * len(q) for q in batch], device=model.device)
@@ -100,6 +107,19 @@ def answer(model: Any, questions: list[Question], tokenizer: Any, stop_token_ids
             output = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
         answers += tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
     return [text.strip() for text in answers]
+
+
+def _generation_batches(prompts: list[list[int]], max_new_tokens: int) -> Iterator[list[list[int]]]:
+    """Prompts in order, as many at once as `GENERATION_BATCH_TOKENS` lets in; at least one."""
+    batch: list[list[int]] = []
+    for prompt in prompts:
+        width = max(map(len, [*batch, prompt])) + max_new_tokens
+        if batch and width * (len(batch) + 1) > GENERATION_BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(prompt)
+    if batch:
+        yield batch
 
 
 def exact_match(answers: list[str], questions: list[Question]) -> float:

@@ -11,8 +11,9 @@ def main() -> None:
     output = Path(sys.argv[1])
     answers = json.loads((output / "report" / "answers.json").read_text())
     stats = json.loads((output / "stats.json").read_text())
-    for row in [row for row in answers if row["reference"] is None]:
-        print(f"\n{row['prompt'].strip()}\n  before: {' '.join(row['base'].split())[:100]}\n  after:  {row['tuned']}")
+    prompts = json.loads((output / "spec.json").read_text())["evaluation"]["prompts"]
+    for prompt, row in zip(prompts, answers, strict=False):  # the prompts' answers come first
+        print(f"\n{prompt}\n  before: {' '.join(row['base'].split())[:100]}\n  after:  {row['tuned']}")
     base, tuned = stats["evaluation"]["base"], stats["evaluation"]["tuned"]
     print(f"\nheld-out exact match: {base['exact_match']:.0%} before, {tuned['exact_match']:.0%} after")
     print(f"held-out loss:        {base['held_out_loss']:.3f} before, {tuned['held_out_loss']:.4f} after")

@@ -53,7 +53,7 @@ def test_the_model_learned_the_task(demo: Demo) -> None:
     results = demo.read("manifest.json")["results"]
     assert results["base"]["exact_match"] <= 0.05
     assert results["tuned"]["exact_match"] >= 0.8
-    assert results["base"]["held_out_loss"] == pytest.approx(3.4617, abs=0.02)
+    assert results["base"]["held_out_loss"] == pytest.approx(3.6028, abs=0.02)
     assert results["tuned"]["held_out_loss"] < 0.3
 
 
@@ -87,7 +87,8 @@ def test_the_statistics_add_up(demo: Demo) -> None:
     stats = valid_stats(demo.output / "stats.json")
     assert stats["status"] == "succeeded"
     assert abs(sum(phase["wall_seconds"] for phase in stats["phases"]) - stats["wall_seconds"]) <= 0.01 * stats["wall_seconds"] + 1
-    assert stats["training"]["steps"] == 60
+    training = document(Path(demo.spec))["training"]
+    assert stats["training"]["steps"] == 480 / (training["batch_size"] * training["gradient_accumulation_steps"])
     assert stats["data"]["train"]["rows"] == 480
     assert stats["data"]["held_out"]["rows"] == 60
     assert stats["training"]["tokens"] == stats["data"]["train"]["tokens"]
@@ -112,7 +113,7 @@ def test_strangers_get_the_same_logits(demo: Demo) -> None:
     found = reloaded(model_dir(), demo.output, "4bit", demo.folder / "scratch")
     assert not found["unsloth"]
     assert found["same_choice"]
-    assert found["difference"] <= 1e-3, found
+    assert found["difference"] <= 1e-4, found  # 0.0 where it was measured, of logits up to 49
 
 
 def test_again_takes_seconds_needs_no_torch_and_writes_nothing(demo: Demo) -> None:

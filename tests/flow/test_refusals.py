@@ -9,6 +9,7 @@ import pytest
 
 from job.strict import StrictValidator, load_schema
 from tests.flow.running import Result, document, run_tiny, valid_stats
+from tests.specs import LEFT_OUT
 from tests.tiny import broken_tiny_dir
 
 
@@ -21,6 +22,7 @@ def refused(result: Result, exit_code: int, pointer: str = "") -> dict[str, obje
     assert facts == {key: value for key, value in result.failure.items() if key in facts}
     assert facts["exit_code"] == exit_code
     assert facts.get("pointer", "") == pointer
+    assert len(facts["run_id"]) == (0 if exit_code == 10 else 16)
     assert facts["retryable"] == (exit_code >= 20)
     return facts
 
@@ -68,10 +70,15 @@ def test_a_broken_row_is_found_before_weights_are_fetched(tmp_path: Path) -> Non
     assert "weights" not in phases
 
 
-def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
-    facts = refused(run_tiny(tmp_path, {"/model/source": str(broken_tiny_dir())}), 14, "/training/learning_rate")
+@pytest.mark.parametrize(
+    ("changes", "stage", "pointer"),
+    [({}, "baseline", ""), ({"/data/held_out": LEFT_OUT}, "train", "/training/learning_rate")],
+    ids=["held-out rows", "no held-out rows"],
+)
+def test_weights_that_are_not_numbers(changes: dict[str, object], stage: str, pointer: str, tmp_path: Path) -> None:
+    facts = refused(run_tiny(tmp_path, {"/model/source": str(broken_tiny_dir())} | changes), 14, pointer)
     assert "diverged" in str(facts["message"])
-    assert facts["stage"] == "train"
+    assert facts["stage"] == stage
     left(tmp_path)
 
 
