@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from job.evaluate import Assessment
     from job.train import TrainResult
 
+
 def write_json(path: Path, document: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -1,6 +1,6 @@
 """A Llama so small that a whole job on it takes seconds: random weights, SmolLM2's tokenizer.
 
-    python -m tests.tiny         prints its folder
+python -m tests.tiny         prints its folder
 """
 
 from __future__ import annotations

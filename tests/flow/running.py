@@ -180,5 +180,7 @@ def reloaded(base: Path, output: Path, precision: str, scratch: Path) -> dict[st
     """What `tests.flow.reload` says, in a process of its own."""
     command = [sys.executable, "-m", "tests.flow.reload", str(base), str(output), precision]
     threads = {"OMP_WAIT_POLICY": "PASSIVE"}  # as the job sets it: two OpenMP runtimes would fight for the cores
-    done = subprocess.run(command, cwd=ROOT, env=environment(scratch, threads), capture_output=True, text=True, timeout=LIMIT_SECONDS, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(scratch, threads), capture_output=True, text=True, timeout=LIMIT_SECONDS, check=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
