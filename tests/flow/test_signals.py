@@ -55,19 +55,18 @@ def test_at_start_up(number: signal.Signals, tmp_path: Path) -> None:
     assert result.failure["message"] == f"stopped by {number.name}"
 
 
-@pytest.mark.parametrize("number", [TERM, INT])
-def test_while_rows_become_tokens(number: signal.Signals, tmp_path: Path) -> None:
+def test_while_rows_become_tokens(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text((DEMO / "train.jsonl").read_text() * 200)
     running = start(tmp_path, {"/data/train/0": {"source": str(rows), "format": "messages"}})
     running.wait_until(lambda r: r.says('"event": "data", "done"'))
-    result = stopped(running, number, tmp_path)
+    result = stopped(running, INT, tmp_path)
     assert result.failure["stage"] == "data"
-    left_over = [p for p in Path("/proc").iterdir() if p.name.isdigit() and _parent_group(p) == running.pid]
+    left_over = [p for p in Path("/proc").iterdir() if p.name.isdigit() and _group(p) == running.pid]
     assert left_over == [], "workers have ended too"
 
 
-def _parent_group(process: Path) -> int:
+def _group(process: Path) -> int:
     """The process group, 0 for one that has just ended."""
     try:
         return os.getpgid(int(process.name))
@@ -75,11 +74,10 @@ def _parent_group(process: Path) -> int:
         return 0
 
 
-@pytest.mark.parametrize("number", [TERM, INT])
-def test_during_training(number: signal.Signals, tmp_path: Path) -> None:
+def test_during_training(tmp_path: Path) -> None:
     running = start(tmp_path, {"/training/max_steps": 100_000})
     running.wait_until(lambda r: r.says('"event": "train"'))
-    result = stopped(running, number, tmp_path)
+    result = stopped(running, TERM, tmp_path)
     assert result.failure["stage"] == "train"
     stats = document(tmp_path / "out" / "stats.json")
     assert stats["status"] == "failed"
