@@ -151,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
         if failure.exit_code == 1:
             import traceback
 
-            print(log.redact(traceback.format_exc()), file=sys.stderr)
+            print(log.redact(traceback.format_exc()), file=sys.stderr if log.json_lines else log.stream)
         return report_failure(failure, arguments.command if "arguments" in locals() else "arguments", log)
     return 0
 

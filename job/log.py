@@ -23,6 +23,7 @@ SECRET_VARIABLES = (
     "MLFLOW_TRACKING_TOKEN",
 )
 MASK = "[secret]"
+LIVE = {"loss": "loss", "tokens_per_second": "tokens/s"}  # what a live bar has room for
 
 
 class Secret:
@@ -129,7 +130,7 @@ class Bar:
 
     def update(self, done: int, **fields: Any) -> None:
         if self._live:
-            told = "  ".join(f"{key} {_short(value)}" for key, value in fields.items())
+            told = "  ".join(f"{_short(fields[key])} {unit}" for key, unit in LIVE.items() if key in fields)
             self._live.update(self._task, completed=done, total=self.total, told=told)
         elif time.monotonic() - self._last >= self._every_seconds or done == self.total:
             self._last = time.monotonic()
@@ -149,4 +150,4 @@ def _live_bar(stream: IO[str]) -> Any:
         TextColumn("{task.description:<8}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(), TextColumn("{task.fields[told]}"),
     )  # fmt: skip
-    return Progress(*columns, console=Console(file=stream), refresh_per_second=4)
+    return Progress(*columns, console=Console(file=stream), refresh_per_second=4, redirect_stdout=False, redirect_stderr=False)
