@@ -73,7 +73,8 @@ def stages(run: Run) -> Manifest:
         base = fetch_model_config(spec.model, run.workdir)
         prepared = prepare(run, train_sources, held_out_sources, base)
     with stats.phase("weights"):
-        capacity.require_disk(run.workdir, 0 if spec.model.source.startswith("/") else base.weight_bytes, "the model's weights")
+        to_fetch_bytes = base.weight_bytes if "://" in spec.model.source else 0  # local weights are linked, not copied
+        capacity.require_disk(run.workdir, to_fetch_bytes, "the model's weights")
         base = fetch_model_weights(base, spec.model)
         go_offline()
     with stats.phase("load"):

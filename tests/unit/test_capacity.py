@@ -1,0 +1,74 @@
+"""What cannot fit is refused with needed and available bytes; what fits is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job import capacity
+from job.errors import CapacityError, InputError
+from job.spec import JobSpec, parse_spec
+
+PARAMETERS = 3 * 1000 * 1000
+CARD = {"kind": "cuda", "name": "a card", "host_memory_bytes": 1 << 40}
+
+
+@pytest.fixture
+def model_dir(tmp_path: Path) -> Path:
+    """Headers of two shards with three tensors of a million weights; the weights themselves are not needed."""
+    for shard, names in (("a", ("x", "y")), ("b", ("z",))):
+        tensors = {name: {"dtype": "BF16", "shape": [1000, 1000], "data_offsets": [0, 0]} for name in names}
+        header = json.dumps({"__metadata__": {"format": "pt"}, **tensors}).encode()
+        (tmp_path / f"{shard}.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    return tmp_path
+
+
+def spec(precision: str) -> JobSpec:
+    document: dict[str, Any] = {
+        "version": 1, "name": "x", "model": {"source": "m", "precision": precision},
+        "data": {"train": [{"source": "r.jsonl", "format": "text"}]}, "output": {"uri": "o"},
+    }  # fmt: skip
+    return parse_spec(json.dumps(document).encode())
+
+
+def test_parameters_are_counted_over_all_shards(model_dir: Path) -> None:
+    assert capacity.parameters(model_dir) == PARAMETERS
+
+
+@pytest.mark.parametrize(("precision", "needed"), [("4bit", 0.5), ("8bit", 1.0), ("16bit", 2.0), ("full", 6.0)])
+def test_weights_larger_than_the_card_are_refused(model_dir: Path, precision: str, needed: float) -> None:
+    needed_bytes = int(PARAMETERS * needed)
+    capacity.require_memory(model_dir, spec(precision), CARD | {"total_memory_bytes": needed_bytes})
+    with pytest.raises(CapacityError) as caught:
+        capacity.require_memory(model_dir, spec(precision), CARD | {"total_memory_bytes": needed_bytes - 1})
+    fault = caught.value.faults[0]
+    assert fault.pointer == "/model/precision"
+    assert str(needed_bytes) in fault.expected
+    assert str(needed_bytes - 1) in fault.found
+
+
+def test_a_disk_too_small_is_refused_with_both_figures(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    capacity.require_disk(tmp_path, 1, "a byte")
+    with pytest.raises(CapacityError) as caught:
+        capacity.require_disk(tmp_path, free * 2, "a mountain")
+    assert f"{free * 2} bytes" in caught.value.faults[0].expected
+    assert "bytes free" in caught.value.faults[0].found
+
+
+def test_a_tracker_without_its_package_is_refused_by_name() -> None:
+    capacity.require_trackers(("tensorboard",))
+    with pytest.raises(InputError) as caught:
+        capacity.require_trackers(("tensorboard", "wandb", "mlflow"))
+    assert [fault.found for fault in caught.value.faults] == ["wandb", "mlflow"]
+
+
+def test_every_tracker_of_the_schema_has_its_module() -> None:
+    from job.spec import job_schema
+
+    assert set(capacity.TRACKER_MODULES) == set(job_schema()["properties"]["tracking"]["items"]["enum"])

@@ -1,0 +1,53 @@
+"""JSON lines that a machine can read, and no secret in them in any form."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from urllib.parse import quote
+
+import pytest
+
+from job.log import Log, RedactedStream, Secret
+
+KEY = "s3cr+t/with=odd&chars"
+
+
+@pytest.fixture
+def secret(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEY)
+    return KEY
+
+
+def test_an_event_is_one_json_line() -> None:
+    stream = io.StringIO()
+    Log(stream, json_lines=True)("step", loss=0.5, text="two\nlines")
+    (line,) = stream.getvalue().splitlines()
+    assert {key: value for key, value in json.loads(line).items() if key != "time"} == {"event": "step", "loss": 0.5, "text": "two\nlines"}
+
+
+@pytest.mark.parametrize("form", [str, lambda k: quote(k, safe=""), lambda k: base64.b64encode(k.encode()).decode()])
+def test_a_secret_is_masked_in_every_form(secret: str, form: object) -> None:
+    stream = io.StringIO()
+    shown = form(secret)  # type: ignore[operator]
+    Log(stream, json_lines=True)("note", text=f"before {shown} after")
+    RedactedStream(stream, Log(stream).redact).write(f"vendor prints {shown}")
+    assert shown.rstrip("=") not in stream.getvalue()
+    assert stream.getvalue().count("[secret]") == 2
+
+
+def test_a_secret_shows_itself_only_when_asked() -> None:
+    assert f"{Secret('x')} {Secret('x')!r}" == "[secret] [secret]"
+    assert Secret("x").reveal() == "x"
+    assert not Secret("")
+
+
+def test_a_bar_elsewhere_than_on_a_terminal_tells_the_end() -> None:
+    stream = io.StringIO()
+    with Log(stream, json_lines=True).bar("data", every_seconds=3600) as bar:
+        for done in range(1, 101):
+            bar.update_total(done, 100)
+    told = [json.loads(line)["done"] for line in stream.getvalue().splitlines()]
+    assert told[-1] == 100
+    assert len(told) <= 2
