@@ -147,8 +147,6 @@ class UnslothBackend:
     def load(self, model_dir: Path, model: ModelSpec, lora: LoraSpec | None, gradient_checkpointing: str | bool) -> Any:
         from unsloth import FastLanguageModel
 
-        if model.precision == "8bit" and self.device == "cpu":
-            raise CapacityError(Fault("8-bit weights need a GPU", "/model/precision", "8bit on a CPU", "4bit or 16bit"))
         loaded, _ = FastLanguageModel.from_pretrained(
             model_name=str(model_dir),
             max_seq_length=model.max_seq_length,
@@ -194,8 +192,6 @@ class PeftBackend:
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM, set_seed
 
-        if model.precision == "8bit" and self.device == "cpu":
-            raise CapacityError(Fault("8-bit weights need a GPU", "/model/precision", "8bit on a CPU", "4bit or 16bit"))
         dtype = compute_dtype(self.device)
         loaded = AutoModelForCausalLM.from_pretrained(
             model_dir,

@@ -36,6 +36,17 @@ def require_disk(folder: Path, needed_bytes: int, what: str) -> None:
         )  # fmt: skip
 
 
+def require_device(spec: JobSpec, kind: str) -> None:
+    """Raises `CapacityError` for what only a GPU can do, where training would be on the CPU (`kind` "cpu")."""
+    needs = [
+        (spec.data.packing, "/data/packing", "true", "false: on the CPU packed rows would see each other"),
+        (spec.model.precision == "8bit", "/model/precision", "8bit", "4bit or 16bit"),
+    ]
+    faults = [Fault("this needs a GPU", pointer, found, expected) for needed, pointer, found, expected in needs if needed]
+    if kind == "cpu" and faults:
+        raise CapacityError(*faults)
+
+
 def parameters(model_dir: Path) -> int:
     """Number of weights in the model's safetensors headers; packed 4-bit bases count their packed bytes."""
     return sum(_header_parameters(path) for path in model_dir.glob("*.safetensors"))

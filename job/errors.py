@@ -102,7 +102,8 @@ VENDOR: dict[str, type[JobError]] = {name: kind for kind in TREE for name in MEA
 REFUSED_CODES = {
     "AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "401", "403",
     "NoSuchBucket", "NoSuchKey", "NoSuchVersion", "NotFound", "404", "InvalidBucketName", "InvalidObjectState",
-    "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "RequestTimeTooSkewed",
+    "PermanentRedirect", "AuthorizationHeaderMalformed", "AuthorizationQueryParametersError",
+    "IllegalLocationConstraintException", "RequestTimeTooSkewed",
 }  # fmt: skip
 PASSING_STATUS = {408, 409, 425, 429}  # client errors of HTTP that a later try may not meet
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -130,6 +130,7 @@ def engine(run: Run) -> Backend:
         "optimizer": effective_optimizer(spec.training.optimizer, backend.device),
         "packing": spec.data.packing,
     }
+    capacity.require_device(spec, backend.device)
     run.log("engine", device=run.stats.device["name"], **run.stats.effective)
     return backend
 

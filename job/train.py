@@ -50,8 +50,6 @@ def train(backend: Backend, model: Any, spec: JobSpec, prepared: Prepared, workd
     """
     from job.callbacks import Curves, HeldOut, TokenCounter, Watch, restore_weights
 
-    if spec.data.packing and backend.device == "cpu":
-        raise CapacityError(Fault("packing needs a GPU: on the CPU packed rows would see each other", "/data/packing", "true", "false"))
     config_class, trainer_class = backend.trainer_classes()
     arguments = config_class(**trainer_arguments(spec, backend.device, workdir))
     with log.bar("train", every_seconds=0.0) as bar:
