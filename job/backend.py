@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from job.data.cores import usable_cores
-from job.errors import CapacityError, DeviceError, Fault
+from job.errors import CapacityError, DeviceError, Fault, InputError
 from job.spec import LoraSpec, ModelSpec
 
 DEVICE_VARIABLE = "TUNEJOB_DEVICE"  # auto, cpu or gpu
 GPU_ONLY_OPTIMIZERS = {"adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit"}
 CPU_OPTIMIZER = "adamw_torch_fused"
-ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class Backend(Protocol):
@@ -137,6 +136,19 @@ def check_precision(model: Any, spec: ModelSpec, device: str) -> None:
         )  # fmt: skip
 
 
+def check_targets(model: Any, lora: LoraSpec) -> None:
+    """Raises `InputError` for a target or a module to save that the model does not have, naming those it has."""
+    names = [name for name, _ in model.named_modules()]
+    asked = [] if isinstance(lora.targets, str) else [(f"/lora/targets/{i}", target) for i, target in enumerate(lora.targets)]
+    asked += [(f"/lora/modules_to_save/{i}", module) for i, module in enumerate(lora.modules_to_save)]
+    missing = [(pointer, word) for pointer, word in asked if not any(n == word or n.endswith(f".{word}") for n in names)]
+    if missing:
+        from torch.nn import Linear
+
+        linear = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, Linear)})
+        raise InputError(*(Fault("the model has no such layer", pointer, word, f"one of {', '.join(linear)}") for pointer, word in missing))
+
+
 class UnslothBackend:
     """Unsloth's loader and patched TRL trainer."""
 
@@ -162,6 +174,7 @@ class UnslothBackend:
         check_precision(loaded, model, self.device)
         if lora is None:
             return loaded
+        check_targets(loaded, lora)
         return FastLanguageModel.get_peft_model(
             loaded, **adapter_options(lora), random_state=lora.seed, use_gradient_checkpointing=gradient_checkpointing
         )
@@ -209,6 +222,7 @@ class PeftBackend:
             loaded.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if lora is None:
             return loaded
+        check_targets(loaded, lora)
         if gradient_checkpointing:
             loaded.enable_input_require_grads()
         set_seed(lora.seed)

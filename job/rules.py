@@ -156,6 +156,14 @@ def _full_precision(document: Json) -> Iterator[Fault]:
                     "false", "Set packing to false, or choose precision 16bit")  # fmt: skip
 
 
+def _whole_matrices(document: Json) -> Iterator[Fault]:
+    targets = document.get("lora", {}).get("targets", [])
+    for index, target in enumerate([] if isinstance(targets, str) else targets):
+        if target.rsplit(".", 1)[-1] in ("embed_tokens", "lm_head"):
+            yield Fault("this matrix is trained whole or not at all", f"/lora/targets/{index}", show(target),
+                        "linear layers", "Move it to /lora/modules_to_save")  # fmt: skip
+
+
 def _peft_packing(document: Json) -> Iterator[Fault]:
     if document["model"].get("backend") == "peft" and document["data"].get("packing"):
         yield Fault("this backend cannot keep packed rows apart", "/data/packing", "true with backend peft",
@@ -224,6 +232,7 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (_model_source, ("/model/source",)),
     (_output, ("/output",)),
     (_full_precision, ("/model/precision", "/data/packing")),
+    (_whole_matrices, ("/lora/targets",)),
     (_peft_packing, ("/model/backend", "/data/packing")),
     (_peft_checkpointing, ("/model/backend", "/training/gradient_checkpointing")),
     (_training, ("/training",)),

@@ -103,3 +103,14 @@ def test_a_gate_that_is_not_met(tmp_path: Path) -> None:
 )
 def test_what_the_spec_or_its_addresses_get_wrong(changes: dict[str, object], exit_code: int, pointer: str, tmp_path: Path) -> None:
     refused(run_tiny(tmp_path, changes), exit_code, pointer)
+
+
+@pytest.mark.parametrize("key", ["targets", "modules_to_save"])
+def test_a_layer_the_model_does_not_have(key: str, tmp_path: Path) -> None:
+    """lm_head of a tied model stands for a module that exists; the projections of another architecture do not."""
+    name = "Wqkv" if key == "targets" else "lm_head"
+    result = run_tiny(tmp_path, {"/lora": {key: [name]}})
+    if key == "modules_to_save":
+        assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    else:
+        assert "q_proj" in str(refused(result, 11, "/lora/targets/0")["expected"])

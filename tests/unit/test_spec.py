@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -100,6 +100,7 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/training/eval_steps": 5}, ["/training/eval_steps"], "there are no held-out rows to evaluate on (found 5)"),
     ({"/model/precision": "full", "/lora": {}}, ["/lora"], "there is no adapter when every weight is trained"),
     ({"/model/precision": "full", "/data/packing": True}, ["/data/packing"], "packing is offered for adapters only"),
+    ({"/lora": {"targets": ["q_proj", "lm_head"]}}, ["/lora/targets/1"], "trained whole or not at all"),
     ({"/model/backend": "peft", "/data/packing": True}, ["/data/packing"], "cannot keep packed rows apart"),
     ({"/model/backend": "peft", "/training/gradient_checkpointing": "unsloth"}, ["/training/gradient_checkpointing"], "unsloth backend"),
     ({"/evaluation/exact_match_rows": 5}, ["/evaluation/exact_match_rows"], "exact match needs held-out rows"),
@@ -240,15 +241,21 @@ def test_specs_do_not_share_their_defaults() -> None:
 # --------------------------------------------------------------------------------------------------- cost
 
 
+def cpu_seconds() -> float:
+    """Processor time of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_a_spec_is_read_in_under_a_second_without_heavy_imports() -> None:
     program = (
         "import sys; from job.spec import parse_spec; parse_spec(sys.stdin.buffer.read());"
         "print([m for m in ('torch', 'transformers', 'boto3', 'numpy', 'pyarrow', 'huggingface_hub') if m in sys.modules])"
     )
     seconds = []
-    for _ in range(3):  # the best of three: other processes share the cores
-        start = time.perf_counter()
+    for _ in range(3):  # the processor's seconds: other processes share the cores
+        start = cpu_seconds()
         done = subprocess.run([sys.executable, "-c", program], input=json.dumps(MINIMAL).encode(), capture_output=True, check=True)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(cpu_seconds() - start)
         assert done.stdout.strip() == b"[]"
     assert min(seconds) < 1.0
