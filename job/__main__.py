@@ -82,12 +82,14 @@ def command_verify(arguments: argparse.Namespace, log: Log) -> None:
 
 
 def command_run(arguments: argparse.Namespace, log: Log) -> None:
+    from job.capacity import require_apart
     from job.run import run_job
     from job.spec import parse_spec
 
     spec = parse_spec(read_spec(arguments.spec))
     kept = arguments.workdir or os.environ.get(WORKDIR_VARIABLE)
     workdir = Path(kept).resolve() / spec.run_id if kept else Path(tempfile.mkdtemp(prefix="tunejob-"))
+    require_apart(workdir, spec.output.uri)
     shutil.rmtree(workdir, ignore_errors=True)
     workdir.mkdir(parents=True)
     divert_vendor_output(log, workdir)

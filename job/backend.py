@@ -8,6 +8,7 @@ Hub id: so the revision holds, offline loading works and a pre-quantised mirror 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -136,6 +137,14 @@ def check_precision(model: Any, spec: ModelSpec, device: str) -> None:
         )  # fmt: skip
 
 
+def check_complete(missing: Iterable[str]) -> None:
+    """Raises `InputError` for tensors that the files lack: the loader makes them up at random, with a warning."""
+    names = sorted(name for name in missing if not name.endswith((".SCB", ".weight_format")))  # made by 8-bit loading itself
+    if names:
+        found = f"{len(names)} tensors missing, first {names[0]}"
+        raise InputError(Fault("the weights are not those of this model", "/model/source", found, "every tensor that config.json implies"))
+
+
 def check_targets(model: Any, lora: LoraSpec) -> None:
     """Raises `InputError` for a target or a module to save that the model does not have, naming those it has."""
     names = [name for name, _ in model.named_modules()]
@@ -206,8 +215,9 @@ class PeftBackend:
         from transformers import AutoModelForCausalLM, set_seed
 
         dtype = compute_dtype(self.device)
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded, report = AutoModelForCausalLM.from_pretrained(
             model_dir,
+            output_loading_info=True,
             dtype=dtype,
             quantization_config=quantisation(model.precision, dtype),
             device_map={"": self.device},
@@ -215,6 +225,7 @@ class PeftBackend:
             local_files_only=True,
             use_safetensors=True,
         )
+        check_complete(report["missing_keys"])
         check_precision(loaded, model, self.device)
         keep_trainable_layout(loaded)
         loaded.config.use_cache = False

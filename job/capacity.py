@@ -7,11 +7,14 @@ import json
 import shutil
 import struct
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from job.data.cores import available_bytes
 from job.errors import CapacityError, Fault, InputError
 from job.spec import JobSpec
+
+if TYPE_CHECKING:
+    from job.data.build import Prepared
 
 TRACKER_MODULES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 WEIGHT_BYTES = {"4bit": 0.5, "8bit": 1.0, "16bit": 2.0, "full": 2.0}  # per parameter, scales left out
@@ -36,6 +39,16 @@ def require_disk(folder: Path, needed_bytes: int, what: str) -> None:
         )  # fmt: skip
 
 
+def require_apart(workdir: Path, output_uri: str) -> None:
+    """Raises `InputError` if scratch, which is emptied, and a local output lie in one another."""
+    if "://" in output_uri:
+        return
+    output = Path(output_uri).absolute().resolve()
+    if output.is_relative_to(workdir) or workdir.is_relative_to(output):
+        raise InputError(Fault("output and scratch directory lie in one another", "/output/uri", str(output),
+                               f"a directory apart from {workdir}", "Choose another --workdir or output"))  # fmt: skip
+
+
 def require_device(spec: JobSpec, kind: str) -> None:
     """Raises `CapacityError` for what only a GPU can do, where training would be on the CPU (`kind` "cpu")."""
     needs = [
@@ -45,6 +58,17 @@ def require_device(spec: JobSpec, kind: str) -> None:
     faults = [Fault("this needs a GPU", pointer, found, expected) for needed, pointer, found, expected in needs if needed]
     if kind == "cpu" and faults:
         raise CapacityError(*faults)
+
+
+def require_embeddings(rows: int, prepared: Prepared) -> None:
+    """Raises `InputError` if a token of the data, or one that pads or ends, has no row in the model's embedding."""
+    import pyarrow.compute as pc
+
+    ids = prepared.train.data.column("input_ids")
+    largest = max(pc.max(pc.list_flatten(ids)).as_py(), prepared.tokenizer.pad_token_id, *prepared.report.stop_token_ids)
+    if largest >= rows:
+        raise InputError(Fault("the tokenizer has tokens that the model does not know", "/model/source",
+                               f"token id {largest}", f"ids below {rows}", "Use the tokenizer the weights were trained with"))  # fmt: skip
 
 
 def parameters(model_dir: Path) -> int:

@@ -106,6 +106,7 @@ REFUSED_CODES = {
     "IllegalLocationConstraintException", "RequestTimeTooSkewed",
 }  # fmt: skip
 PASSING_STATUS = {408, 409, 425, 429}  # client errors of HTTP that a later try may not meet
+WRONG_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 TRANSIENT_ERRNO = {errno.EIO, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE, errno.ESTALE}
 MEMORY_WORDS = re.compile(r"out of memory|can't allocate memory|cublas_status_alloc_failed")
@@ -155,6 +156,8 @@ def _os_error(error: BaseException) -> type[JobError] | None:
         return None
     if error.errno in DISK_FULL:
         return CapacityError
+    if error.errno in WRONG_PATH:
+        return InputError
     return TransientError if error.errno in TRANSIENT_ERRNO else None
 
 

@@ -94,7 +94,8 @@ class Log:
         else:
             told = "  ".join(f"{key}={_short(value)}" for key, value in fields.items())
             line = f"{time.monotonic() - self._start:7.1f}s  {event:<10} {told}"
-        print(self.redact(line), file=self.stream, flush=True)
+        whole = self.redact(line).encode("utf-8", "backslashreplace").decode()  # a vendor's message may hold half a character
+        print(whole, file=self.stream, flush=True)
 
     def bar(self, stage: str, total: int | None = None, every_seconds: float = 5.0) -> Bar:
         """A progress display for `stage`; use as a context manager."""

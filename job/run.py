@@ -78,7 +78,7 @@ def stages(run: Run) -> Manifest:
         base = fetch_model_weights(base, spec.model)
         go_offline()
     with stats.phase("load"):
-        model = load(run, backend, base)
+        model = load(run, backend, base, prepared)
     with stats.phase("baseline"):
         before = assess(run, backend, model, prepared)
     with stats.phase("train"):
@@ -135,12 +135,13 @@ def engine(run: Run) -> Backend:
     return backend
 
 
-def load(run: Run, backend: Backend, base: FetchedModel) -> Any:
+def load(run: Run, backend: Backend, base: FetchedModel, prepared: Prepared) -> Any:
     """The model with its fresh adapter, in the precision that was asked for."""
     spec = run.spec
     os.chdir(run.workdir)  # engines pick up what lies in the current directory, too
     capacity.require_memory(base.path, spec, run.stats.device)
     model = backend.load(base.path, spec.model, spec.lora, spec.training.gradient_checkpointing)
+    capacity.require_embeddings(model.get_input_embeddings().weight.shape[0], prepared)
     run.log("load", model=base.public_id, revision=base.revision, bytes=base.weight_bytes)
     return model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from job.store import safe_key
 ALLOWED = (".safetensors", ".json", ".model", ".txt", ".jinja")
 # Formats that run code when loaded, or whose readers have holes.
 REFUSED_WEIGHTS = (".bin", ".pt", ".pth", ".pt2", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".gguf", ".ggml", ".onnx", ".tar")
+LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")  # a tensor's place in the stack
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 SAFETENSORS_HINT = "Convert the weights to safetensors first, or name a repository that has them"
 
@@ -98,6 +100,16 @@ def check_weights(folder: Path, weights: Sequence[str]) -> None:
         lost = sorted(tensor for tensor, name in _weight_map(folder).items() if held.get(tensor) != name)
         if lost:
             raise InputError(Fault(f"tensors of {INDEX} are not where it says", found=_some(lost), expected="each in its shard"))
+    _check_layers(folder, held)
+
+
+def _check_layers(folder: Path, tensors: Iterable[str]) -> None:
+    """Raises `InputError` if config.json promises more layers than there are weights for."""
+    promised = read_object(folder / CONFIG).get("num_hidden_layers")
+    numbers = {int(match[1]) for name in tensors if (match := LAYER.search(name))}
+    if isinstance(promised, int) and numbers and max(numbers) + 1 < promised:
+        found = f"weights of {max(numbers) + 1} layers"
+        raise InputError(Fault("the weights are not those of this config.json", found=found, expected=f"{promised} layers"))
 
 
 def read_object(path: Path) -> dict[str, Any]:
