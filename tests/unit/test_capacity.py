@@ -30,7 +30,7 @@ def model_dir(tmp_path: Path) -> Path:
 
 def spec(precision: str) -> JobSpec:
     document: dict[str, Any] = {
-        "version": 1, "name": "x", "model": {"source": "m", "precision": precision},
+        "version": 1, "name": "x", "model": {"source": "m", "precision": precision, "backend": "peft"},
         "data": {"train": [{"source": "r.jsonl", "format": "text"}]}, "output": {"uri": "o"},
     }  # fmt: skip
     return parse_spec(json.dumps(document).encode())

@@ -101,6 +101,7 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/model/precision": "full", "/lora": {}}, ["/lora"], "there is no adapter when every weight is trained"),
     ({"/model/precision": "full", "/data/packing": True}, ["/data/packing"], "packing is offered for adapters only"),
     ({"/lora": {"targets": ["q_proj", "lm_head"]}}, ["/lora/targets/1"], "trained whole or not at all"),
+    ({"/model/precision": "8bit"}, ["/model/precision"], "8-bit weights reliably"),
     ({"/model/backend": "peft", "/data/packing": True}, ["/data/packing"], "cannot keep packed rows apart"),
     ({"/model/backend": "peft", "/training/gradient_checkpointing": "unsloth"}, ["/training/gradient_checkpointing"], "unsloth backend"),
     ({"/evaluation/exact_match_rows": 5}, ["/evaluation/exact_match_rows"], "exact match needs held-out rows"),
@@ -214,7 +215,7 @@ def test_run_id_takes_minus_zero_for_zero() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"/name": "other"}, {"/model/source": "hf://org/other"}, {"/model/precision": "8bit"}, {"/lora/seed": 1}, {"/training/seed": 1},
+    [{"/name": "other"}, {"/model/source": "hf://org/other"}, {"/model/precision": "16bit"}, {"/lora/seed": 1}, {"/training/seed": 1},
      {"/training/learning_rate": 1e-4}, {f"{TRAIN}/split": "train[:9]"}, {f"{TRAIN}/limit": 9}, {"/data/train_on": "all"},
      {"/evaluation/max_new_tokens": 1}, {"/tracking": []}, {"/data/held_out": {"rows": 1}}],
     ids=lambda value: next(iter(value)),
