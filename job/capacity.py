@@ -107,3 +107,11 @@ def require_memory(model_dir: Path, spec: JobSpec, device: dict[str, Any]) -> No
             Fault(f"the weights of this model do not fit on {device['name']}", "/model/precision", f"{total} bytes in all",
                   f"at least {needed} bytes for {count} parameters as {spec.model.precision}", "Use a larger GPU or a smaller precision")
         )  # fmt: skip
+
+
+def require_ram(needed_bytes: int, what: str) -> None:
+    """Raises `CapacityError` if neither the host nor the control group has that much memory left."""
+    free = available_bytes()
+    if free < needed_bytes:
+        raise CapacityError(Fault(f"not enough memory for {what}", found=f"{free} bytes free", expected=f"{needed_bytes} bytes",
+                                  hint="Give the pod more memory"))  # fmt: skip

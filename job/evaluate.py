@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,13 +128,14 @@ def exact_match(answers: list[str], questions: list[Question]) -> float:
     return same / len(questions)
 
 
-def check_gates(gates: GatesSpec, base: Assessment, tuned: Assessment) -> None:
-    """Raises `GateError` naming every gate of the spec that does not hold."""
-    gained = None if base.held_out_loss is None or tuned.held_out_loss is None else base.held_out_loss - tuned.held_out_loss
+def check_gates(gates: GatesSpec, base: Mapping[str, float], tuned: Mapping[str, float]) -> None:
+    """Compares two models' `figures`. Raises `GateError` naming every gate of the spec that does not hold."""
+    loss = "held_out_loss"
+    gained = base[loss] - tuned[loss] if loss in base and loss in tuned else None
     rules = [
-        ("max_held_out_loss", gates.max_held_out_loss, tuned.held_out_loss, "at most"),
+        ("max_held_out_loss", gates.max_held_out_loss, tuned.get(loss), "at most"),
         ("min_loss_improvement", gates.min_loss_improvement, gained, "at least"),
-        ("min_exact_match", gates.min_exact_match, tuned.exact_match, "at least"),
+        ("min_exact_match", gates.min_exact_match, tuned.get("exact_match"), "at least"),
     ]
     faults = []
     for name, limit, found, word in rules:

@@ -87,11 +87,12 @@ def _hub(name: str) -> bool:
     return bool(HUB.fullmatch(name)) and "--" not in name.partition("@")[0] and ".." not in name
 
 
-def _model_source(document: Json) -> Iterator[Fault]:
-    source = document["model"]["source"]
-    yield from _address(source, "/model/source", "hf://")
-    if source.startswith("s3://") and "@" in source.rsplit("/", 1)[-1]:
-        yield Fault("only Hub sources have revisions", "/model/source", show(source), "s3://bucket/prefix")
+def _model_sources(document: Json) -> Iterator[Fault]:
+    for key in ("source", "merge_base"):
+        source = document["model"].get(key, "./model")
+        yield from _address(source, f"/model/{key}", "hf://")
+        if source.startswith("s3://") and "@" in source.rsplit("/", 1)[-1]:
+            yield Fault("only Hub sources have revisions", f"/model/{key}", show(source), "s3://bucket/prefix")
 
 
 def _output(document: Json) -> Iterator[Fault]:
@@ -235,8 +236,50 @@ def _exact_match(document: Json) -> Iterator[Fault]:
         yield Fault("plain text has no answer to match", "/evaluation/exact_match_rows", str(rows), "0 with format text")
 
 
+def _exports_without_adapter(document: Json) -> Iterator[Fault]:
+    export, model = document.get("export", {}), document["model"]
+    if model.get("precision") != "full":
+        return
+    if "lora_gguf" in export:
+        yield Fault("there is no adapter when every weight is trained", "/export/lora_gguf", show(export["lora_gguf"]), "no lora_gguf")
+    if "merge_base" in model:
+        yield Fault("nothing is merged when every weight is trained", "/model/merge_base", show(model["merge_base"]), "no merge_base")
+
+
+def _imatrix(document: Json) -> Iterator[Fault]:
+    export = document.get("export", {})
+    if export.get("imatrix"):
+        return
+    for index, name in enumerate(export.get("gguf", [])):
+        if name.startswith("iq") or name == "q2_k_s":
+            yield Fault("this type needs an importance matrix", f"/export/gguf/{index}", show(name), "export.imatrix true")
+
+
+def _lora_gguf(document: Json) -> Iterator[Fault]:
+    lora = document.get("lora", {})
+    if "lora_gguf" not in document.get("export", {}):
+        return
+    unfit = [(key, lora.get(key)) for key in ("dora", "modules_to_save") if lora.get(key)]
+    unfit += [("bias", lora["bias"])] if lora.get("bias", "none") != "none" else []
+    for key, value in unfit:
+        yield Fault("a GGUF adapter holds low-rank matrices only", f"/lora/{key}", json.dumps(value), "no export.lora_gguf beside it",
+                    "Leave out export.lora_gguf and use export.gguf")  # fmt: skip
+
+
+def _gguf_limits(document: Json) -> Iterator[Fault]:
+    export = document.get("export", {})
+    seen: set[str] = set()
+    for index, limit in enumerate(export.get("limits", {}).get("gguf", [])):
+        pointer, name = f"/export/limits/gguf/{index}/type", limit["type"]
+        if name not in export.get("gguf", []):
+            yield Fault("a limit for a type that is not made", pointer, show(name), "a type of export.gguf")
+        if name in seen:
+            yield Fault("this type has its limits already", pointer, show(name), "each type once")
+        seen.add(name)
+
+
 RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
-    (_model_source, ("/model/source",)),
+    (_model_sources, ("/model/source", "/model/merge_base")),
     (_output, ("/output",)),
     (_full_precision, ("/model/precision", "/data/packing")),
     (_whole_matrices, ("/lora/targets",)),
@@ -246,5 +289,9 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (_training, ("/training",)),
     (_needs_held_out, ("/data", "/training", "/evaluation")),
     (_exact_match, ("/data", "/evaluation")),
+    (_exports_without_adapter, ("/model", "/export/lora_gguf")),
+    (_imatrix, ("/export/gguf", "/export/imatrix")),
+    (_lora_gguf, ("/lora", "/export/lora_gguf")),
+    (_gguf_limits, ("/export/gguf", "/export/limits")),
     (_held_out_is_not_train, ("/data/train", "/data/held_out")),
 )

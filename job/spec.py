@@ -27,6 +27,7 @@ Json = dict[str, Any]
 class ModelSpec:
     source: str
     precision: Literal["4bit", "8bit", "16bit", "full"]
+    merge_base: str | None
     max_seq_length: int
     backend: Literal["unsloth", "peft"]
 
@@ -129,8 +130,48 @@ class EvaluationSpec:
 
 
 @dataclass(frozen=True)
+class GgufLimitSpec:
+    type: str
+    kl: float | None
+    perplexity_rise: float | None
+
+
+@dataclass(frozen=True)
+class ExportLimitsSpec:
+    merged_logits: float
+    merged_kl: float
+    merged_4bit_kl: float
+    gguf: tuple[GgufLimitSpec, ...]
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    merged: tuple[Literal["16bit", "4bit"], ...]
+    gguf: tuple[str, ...]
+    lora_gguf: Literal["f32", "f16", "bf16", "q8_0"] | None
+    imatrix: bool
+    imatrix_tokens: int
+    check_tokens: int
+    modelfile: bool
+    card: bool
+    limits: ExportLimitsSpec
+
+    @property
+    def needs_merge(self) -> bool:
+        """Whether anything is made of merged weights."""
+        return bool(self.merged or self.gguf or self.lora_gguf)
+
+
+@dataclass(frozen=True)
+class HubSpec:
+    repository: str
+    private: bool
+
+
+@dataclass(frozen=True)
 class OutputSpec:
     uri: str
+    hub: HubSpec | None
 
 
 @dataclass(frozen=True)
@@ -142,6 +183,7 @@ class JobSpec:
     lora: LoraSpec | None
     training: TrainingSpec
     evaluation: EvaluationSpec
+    export: ExportSpec
     tracking: tuple[str, ...]
     output: OutputSpec
     resolved: Json = dataclasses.field(repr=False, compare=False)

@@ -1,12 +1,16 @@
-"""A Llama so small that a whole job on it takes seconds: random weights, SmolLM2's tokenizer.
+"""Llamas so small that a whole job on them takes seconds, with SmolLM2's tokenizer.
 
-python -m tests.tiny         prints its folder
+python -m tests.tiny         prints the folder of the random one
+python -m tests.tiny wide    that of the one whose widths suit k-quants; half a minute the first time
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +21,14 @@ from tests.smollm2 import CACHE, model_dir
 SEED = 7
 HIDDEN = 128  # bitsandbytes packs CPU weights in rows of 64 and more
 WEIGHT_SPREAD = 0.3  # wide enough for the untrained model to have opinions: its loss differs between rows
+NARROW = {"hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 2, "initializer_range": WEIGHT_SPREAD}
+WIDE = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 3}
+VOCABULARY = 49_152
+BYTE_VOCABULARY = 260
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+TRAIN_STEPS = 120
+TRAIN_ROWS = 16  # in a step
+OTHER_TOKENS = 256  # sampled in a step from those that the rows do not use
 
 
 def tiny_dir() -> Path:
@@ -33,13 +45,17 @@ def broken_tiny_dir() -> Path:
     return _made("tiny-llama-nan", spoil)
 
 
-def _made(name: str, change: Callable[[Any], None]) -> Path:
+def wide_dir() -> Path:
+    """A Llama of rows of 256 and 768 weights, which k- and i-quants pack whole, trained until perplexities mean something."""
+    return _made("wide-llama", train_wide, WIDE)
+
+
+def _made(name: str, change: Callable[[Any], None], widths: dict[str, Any] = NARROW) -> Path:
     target = CACHE / name
     if not (target / "config.json").is_file():
-        tokenizer_from = model_dir()
         scratch = Path(tempfile.mkdtemp(dir=CACHE))
         try:
-            build(scratch, tokenizer_from, change)
+            build(scratch, change, widths)
             scratch.chmod(0o755)
             os.rename(scratch, target)
         except FileExistsError:
@@ -47,25 +63,115 @@ def _made(name: str, change: Callable[[Any], None]) -> Path:
     return target
 
 
-def build(folder: Path, tokenizer_from: Path, change: Callable[[Any], None]) -> None:
+def build(folder: Path, change: Callable[[Any], None], widths: dict[str, Any]) -> None:
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(SEED)
     config = LlamaConfig(
-        vocab_size=49_152, hidden_size=HIDDEN, intermediate_size=2 * HIDDEN, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, initializer_range=WEIGHT_SPREAD,
-        bos_token_id=1, eos_token_id=2, pad_token_id=2, dtype="bfloat16",
+        vocab_size=VOCABULARY, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True,
+        bos_token_id=1, eos_token_id=2, pad_token_id=2, dtype="bfloat16", **widths,
     )  # fmt: skip
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
     change(model)
+    model.to(torch.bfloat16)
     model.save_pretrained(folder)
-    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copyfile(tokenizer_from / file, folder / file)
+    for file in TOKENIZER_FILES:
+        shutil.copyfile(model_dir() / file, folder / file)
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors writes 0600
 
 
+def train_wide(model: Any) -> None:
+    """Teaches `model` the demo's rows, with a softmax over the tokens they use and a sample of all others."""
+    import torch
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_dir())
+    lines = (Path(__file__).parent / "demo" / "train.jsonl").read_text("utf-8").splitlines()
+    texts = [tokenizer.apply_chat_template(json.loads(line)["messages"], tokenize=False) for line in lines]
+    batch = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
+    rows, mask = batch["input_ids"], batch["attention_mask"]
+    used = rows.unique()
+    others = torch.tensor(sorted(set(range(VOCABULARY)) - set(used.tolist())))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=TRAIN_STEPS)
+    for _ in range(TRAIN_STEPS):
+        picked = torch.randint(len(rows), (TRAIN_ROWS,))
+        sampled = others[torch.randint(len(others), (OTHER_TOKENS,))]
+        loss = sampled_loss(model, rows[picked], mask[picked], used, sampled, len(others) / OTHER_TOKENS)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+def sampled_loss(model: Any, ids: Any, mask: Any, used: Any, sampled: Any, each_stands_for: float) -> Any:
+    """Cross-entropy of the next token, where every sampled token stands for many."""
+    import torch
+
+    states = model.model(input_ids=ids, attention_mask=mask).last_hidden_state[:, :-1]
+    wanted = mask[:, 1:].bool()
+    states, answers = states[wanted], torch.searchsorted(used, ids[:, 1:][wanted])
+    table = model.lm_head.weight
+    logits = torch.cat([states @ table[used].T, states @ table[sampled].T + math.log(each_stands_for)], dim=1)
+    return torch.nn.functional.cross_entropy(logits, answers)
+
+
+def small_base(folder: Path, dtype: str = "bfloat16", shard: str = "1GB", **settings: Any) -> Path:
+    """A random Llama of 100 kB with a tokenizer of bytes, saved in shards of at most `shard`."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(SEED)
+    config = LlamaConfig(
+        vocab_size=BYTE_VOCABULARY, hidden_size=32, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        initializer_range=0.2, bos_token_id=1, eos_token_id=2, pad_token_id=2, dtype=dtype, **settings,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shard)
+    byte_tokenizer(folder)
+    return folder
+
+
+def byte_tokenizer(folder: Path) -> None:
+    """Three special tokens, the bytes, and one pair that only stands where digits are not split."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    words = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet()), "14"]
+    tokenizer = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[("1", "4")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in specials])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token=specials[0], bos_token=specials[1], eos_token=specials[2], pad_token=specials[2]
+    )
+    fast.chat_template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+    fast.save_pretrained(folder)
+
+
+def random_adapter(base: Path, folder: Path, **settings: Any) -> Path:
+    """A PEFT adapter of `base` whose every trained tensor was moved at random, with the tokenizer beside it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(SEED)
+    options: dict[str, Any] = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear"} | settings
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(task_type="CAUSAL_LM", **options))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    model.save_pretrained(folder)
+    for file in TOKENIZER_FILES:
+        shutil.copyfile(base / file, folder / file)
+    return folder
+
+
 if __name__ == "__main__":
-    print(tiny_dir())
+    print(wide_dir() if sys.argv[1:] == ["wide"] else tiny_dir())

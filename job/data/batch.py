@@ -91,6 +91,11 @@ class Batch:
         self._stage(CHAT_TEMPLATE)
         return {"questions": [self._prompt(text) for text in request["prompts"]]}, b""
 
+    def renderings(self, request: Header) -> Reply:
+        """The text of each [messages, tools, whether a prompt follows]; null where the template fails on it."""
+        self._stage(CHAT_TEMPLATE)
+        return {"renderings": [self.template.attempt(*conversation) for conversation in request["conversations"]]}, b""
+
     def _prompt(self, prompt: str) -> list[Any]:
         if self._template is None:
             return [prompt, self._tokeniser.raw_ids(prompt), None]
@@ -167,4 +172,5 @@ OPERATIONS: dict[str, Callable[[Batch, Header], Reply]] = {
     "rows": Batch.rows,
     "questions": Batch.questions,
     "prompts": Batch.prompts,
+    "renderings": Batch.renderings,
 }

@@ -12,6 +12,7 @@ from job.data import wire
 from job.data.chat import describe_job
 from job.data.cores import worker_count
 from job.data.pool import Pool
+from job.data.probes import Probe, ask_probes
 from job.data.questions import Question, ask_prompts, ask_rows
 from job.data.report import DataReport, figures, write_samples
 from job.data.sources import Selection
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from job.source import FetchedSource
     from job.spec import JobSpec
 
-__all__ = ["DataReport", "Prepared", "Question", "build_dataset", "write_samples"]
+__all__ = ["DataReport", "Prepared", "Probe", "Question", "build_dataset", "write_samples"]
 
 Progress = Callable[[int, int | None], None]
 
@@ -35,12 +36,14 @@ class Prepared:
     `train`, `held_out`: `datasets.Dataset` of `input_ids` and `labels`, lists of int32 of one length of at most
     `max_seq_length`, -100 where nothing is learned; memory-mapped, in the order of training. `tokenizer`: with the
     job's `chat_template` and the turn's end token as `eos_token`. `template`: that template's Jinja, "" for raw text.
+    `probes`: made-up conversations through it, for those who must write it in another language.
     """
 
     train: Any
     held_out: Any | None
     tokenizer: Any
     template: str
+    probes: tuple[Probe, ...]
     questions: list[Question]
     exact_match: list[Question]
     report: DataReport
@@ -65,6 +68,7 @@ def build_dataset(
     with Pool(write_tokenizer(tokenizer, folder / "tokenizer.json"), worker_count()) as pool:
         job = describe_job(spec, tokenizer, any(chats), pool, notes)
         done = _Progress(progress, sum(map(len, selections + own_selections)))
+        probes = ask_probes(pool, job)
         questions = ask_prompts(pool, job, spec.evaluation.prompts)
         table = _tokenise(spec, pool, job, selections, folder / "train.arrow", "/data/train", done)
         own = _tokenise(spec, pool, job, own_selections, folder / "held_out.arrow", "/data/held_out/sources", done) if held_out else None
@@ -77,6 +81,7 @@ def build_dataset(
         held_out=kept_out.table.dataset(kept_out.sequences) if kept_out else None,
         tokenizer=tokenizer,
         template=job["chat_template"],
+        probes=probes,
         questions=questions,
         exact_match=exact_match,
         report=DataReport(

@@ -67,11 +67,11 @@ class ChatTemplate:
         if not any("tool_calls" in message for message in chat.messages):
             return
         without = [{key: value for key, value in m.items() if key != "tool_calls"} for m in chat.messages]
-        if self._try(without, chat.tools) == full:
+        if self.attempt(without, chat.tools) == full:
             raise RowFault("the chat template leaves tool calls out, so they cannot be learned; chat_template qwen renders them")
 
-    def _try(self, messages: list[Message], tools: list[Any] | None, prompt: bool = False) -> str | None:
-        """None where the template refuses a conversation that we made up, such as one without a user turn."""
+    def attempt(self, messages: list[Message], tools: list[Any] | None, prompt: bool = False) -> str | None:
+        """As `render`; None where the template fails on a conversation that we made up, such as one without a user turn."""
         try:
             return self.render(messages, tools, prompt) if messages or prompt else ""
         except TemplateFailedError:
@@ -79,7 +79,7 @@ class ChatTemplate:
 
     def _turn(self, chat: Chat, index: int, full: str) -> Turn:
         head, tail = self._around(chat, index, full)
-        prompt = self._try(chat.messages[:index], chat.tools, prompt=True)
+        prompt = self.attempt(chat.messages[:index], chat.tools, prompt=True)
         start = len(prompt) if prompt is not None and full.startswith(prompt) else head
         stop = self._stop(chat, index, full)
         content_end = tail if tail is not None else self._closed(full, stop)
@@ -91,7 +91,7 @@ class ChatTemplate:
         """Lengths of the text before and up to the end of a turn's content, as far as they do not depend on it."""
         mark = next(c for c in map(chr, PRIVATE_USE) if c not in full)
         changed = [*chat.messages[:index], {"role": "assistant", "content": mark}, *chat.messages[index + 1 :]]
-        before, found, after = (self._try(changed, chat.tools) or "").partition(mark)
+        before, found, after = (self.attempt(changed, chat.tools) or "").partition(mark)
         if not found or mark in after or len(before) + len(after) > len(full):
             return None, None
         return (len(before) if full.startswith(before) else None), (len(full) - len(after) if full.endswith(after) else None)
@@ -100,7 +100,7 @@ class ChatTemplate:
         """Where the turn with everything that the template puts after it ends, if later turns leave that as it is."""
         if index + 1 == len(chat.messages):
             return len(full)
-        until = self._try(chat.messages[: index + 1], chat.tools)
+        until = self.attempt(chat.messages[: index + 1], chat.tools)
         return len(until) if until is not None and full.startswith(until) else None
 
     def _end(self, full: str, content_end: int, stop: int | None) -> int:

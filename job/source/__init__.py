@@ -2,6 +2,6 @@
 
 from job.source.data import FetchedSource, fetch_data
 from job.source.hub import go_offline
-from job.source.model import FetchedModel, fetch_model_config, fetch_model_weights
+from job.source.model import FetchedModel, check_merge_base, fetch_model_config, fetch_model_weights
 
-__all__ = ["FetchedModel", "FetchedSource", "fetch_data", "fetch_model_config", "fetch_model_weights", "go_offline"]
+__all__ = ["FetchedModel", "FetchedSource", "check_merge_base", "fetch_data", "fetch_model_config", "fetch_model_weights", "go_offline"]

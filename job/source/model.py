@@ -7,11 +7,12 @@ from pathlib import Path
 
 from job.errors import Fault, InputError
 from job.source.hub import HubOrigin
-from job.source.model_files import check_architecture, check_weights, config_files, weight_files
+from job.source.model_files import CONFIG, check_architecture, check_weights, config_files, read_object, weight_files
 from job.source.origin import LocalOrigin, Origin, S3Origin, pointed
-from job.spec import ModelSpec
 
 POINTER = "/model/source"
+FOLDERS = {POINTER: "model", "/model/merge_base": "merge_base"}
+SHAPE = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 HUB_NOTES = ".cache"  # huggingface_hub's own notes about what it downloaded where
 
 
@@ -19,10 +20,13 @@ HUB_NOTES = ".cache"  # huggingface_hub's own notes about what it downloaded whe
 class FetchedModel:
     """A model's folder. `path` holds `files` at once and `weights` after `fetch_model_weights`.
 
+    `source` is the address in the spec, at `pointer`.
     `public_id` is what a reader elsewhere can use: `org/name`, the S3 address, or a local directory's own name.
     `revision` is the commit on the Hub; S3 and local directories have none. `weight_bytes` is the size of all weights.
     """
 
+    source: str
+    pointer: str
     path: Path
     public_id: str
     revision: str | None
@@ -31,16 +35,28 @@ class FetchedModel:
     weights: tuple[str, ...]
     weight_bytes: int
 
+    @property
+    def copied_bytes(self) -> int:
+        """What fetching the weights adds to the disk: local ones are linked."""
+        return self.weight_bytes if "://" in self.source else 0
 
-def fetch_model_config(spec: ModelSpec, workdir: Path) -> FetchedModel:
-    """Everything of the model but its weights, into `workdir/model`: config, tokenizer, templates, index.
+    @property
+    def quantised(self) -> bool:
+        """Whether the weights are packed in fewer bits already."""
+        return "quantization_config" in read_object(self.path / CONFIG)
+
+
+def fetch_model_config(source: str, workdir: Path, pointer: str = POINTER) -> FetchedModel:
+    """Everything of the model at `source` but its weights: config, tokenizer, templates, index.
+
+    `pointer` is the place in the spec that names it, and decides the folder under `workdir`.
 
     Raises `InputError` for a model that is not there, incomplete or not to be read, `PolicyError` for one that needs
     pickles or remote code, `TransientError` for the network.
     """
-    folder = workdir.resolve() / "model"
-    with pointed(POINTER):
-        origin = _origin(spec.source)
+    folder = workdir.resolve() / FOLDERS[pointer]
+    with pointed(pointer):
+        origin = _origin(source)
         sizes = {file.key: file.bytes for file in origin.files()}
         files = config_files(sizes)
         _check_alone(folder, {name for name in sizes if "/" not in name})
@@ -48,16 +64,30 @@ def fetch_model_config(spec: ModelSpec, workdir: Path) -> FetchedModel:
         check_architecture(folder)
         weights = weight_files(folder, sizes)
     weight_bytes = sum(sizes[name] for name in weights)
-    return FetchedModel(folder, origin.public_id, origin.revision, origin.licence, tuple(files), tuple(weights), weight_bytes)
+    return FetchedModel(
+        source, pointer, folder, origin.public_id, origin.revision, origin.licence, tuple(files), tuple(weights), weight_bytes
+    )
 
 
-def fetch_model_weights(model: FetchedModel, spec: ModelSpec) -> FetchedModel:
+def fetch_model_weights(model: FetchedModel) -> FetchedModel:
     """The weights of a model whose config is there, of the same revision. Raises as `fetch_model_config` does."""
-    with pointed(POINTER):
-        origin = _origin(f"hf://{model.public_id}@{model.revision}" if model.revision else spec.source)
+    with pointed(model.pointer):
+        origin = _origin(f"hf://{model.public_id}@{model.revision}" if model.revision else model.source)
         origin.stage(model.weights, model.path)
         check_weights(model.path, model.weights)
     return model
+
+
+def check_merge_base(base: FetchedModel, merge_base: FetchedModel) -> None:
+    """Raises `InputError` unless `merge_base` is a 16-bit model of the shape that `base` has."""
+    if merge_base.quantised:
+        raise InputError(Fault("the base for merging is quantised itself", merge_base.pointer, merge_base.public_id, "16-bit weights"))
+    ours, theirs = (read_object(model.path / CONFIG) for model in (base, merge_base))
+    different = [key for key in SHAPE if ours.get(key) != theirs.get(key)]
+    if different:
+        found = ", ".join(f"{key} {theirs.get(key)}" for key in different)
+        expected = ", ".join(f"{key} {ours.get(key)}" for key in different)
+        raise InputError(Fault("this is not the model that was quantised", merge_base.pointer, found, expected))
 
 
 def _origin(source: str) -> Origin:

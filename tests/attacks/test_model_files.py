@@ -9,7 +9,6 @@ import pytest
 
 from job.errors import InputError, JobError, PolicyError
 from job.source import FetchedModel, fetch_model_config, fetch_model_weights
-from job.spec import ModelSpec
 from tests.servers import Hub
 
 LLAMA = b'{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}'
@@ -110,8 +109,7 @@ def on_disk(tree: Tree, folder: Path) -> str:
 
 
 def fetch(source: str, workdir: Path) -> FetchedModel:
-    spec = ModelSpec(source, "4bit", 512, "peft")
-    return fetch_model_weights(fetch_model_config(spec, workdir), spec)
+    return fetch_model_weights(fetch_model_config(source, workdir))
 
 
 def visible(folder: Path) -> set[str]:

@@ -97,10 +97,10 @@ def test_exact_match_ignores_only_white_space_at_the_ends() -> None:
 def test_gates_name_each_figure_that_does_not_hold(gates: GatesSpec, failing: list[str]) -> None:
     base, tuned = assessment(1.5, 0.0), assessment(1.0, 0.8)
     if not failing:
-        check_gates(gates, base, tuned)
+        check_gates(gates, base.figures(), tuned.figures())
         return
     with pytest.raises(GateError) as caught:
-        check_gates(gates, base, tuned)
+        check_gates(gates, base.figures(), tuned.figures())
     assert [fault.pointer for fault in caught.value.faults] == [f"/evaluation/gates/{name}" for name in failing]
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from job.errors import InputError, JobError, PolicyError, TransientError
 from job.source import FetchedSource, fetch_data, fetch_model_config, fetch_model_weights
-from job.spec import DataSpec, HeldOutSpec, ModelSpec, SourceSpec
+from job.spec import DataSpec, HeldOutSpec, SourceSpec
 from tests.servers import Hub, S3Server, closed_port
 
 LLAMA = b'{"model_type": "llama"}'
@@ -27,10 +27,6 @@ def weights(seed: int, floats: int = 5000) -> bytes:
     from safetensors.numpy import save
 
     return save({"w": numpy.full(floats, seed, "float32")})
-
-
-def model(source: str) -> ModelSpec:
-    return ModelSpec(source, "4bit", 512, "peft")
 
 
 def source(address: str, split: str = "train", subset: str | None = None) -> SourceSpec:
@@ -75,12 +71,12 @@ def put(tree: dict[str, bytes], place: str, request: pytest.FixtureRequest, tmp_
 def test_a_branch_that_moves_between_config_and_weights_changes_nothing(hub: Hub, tmp_path: Path) -> None:
     repo = hub.repo("org/name", card={"license": "apache-2.0"})
     first = repo.commit({"config.json": LLAMA, "model.safetensors": weights(1), "tokenizer.json": b"{}"})
-    fetched = fetch_model_config(model("hf://org/name@main"), tmp_path)
+    fetched = fetch_model_config("hf://org/name@main", tmp_path)
     assert (fetched.public_id, fetched.revision, fetched.licence) == ("org/name", first, "apache-2.0")
     assert not (fetched.path / "model.safetensors").exists()
     second = repo.commit({"config.json": b'{"model_type": "gpt2"}', "model.safetensors": weights(2)})
     assert second != first
-    fetch_model_weights(fetched, model("hf://org/name@main"))
+    fetch_model_weights(fetched)
     assert (fetched.path / "model.safetensors").read_bytes() == weights(1)
     assert (fetched.path / "config.json").read_bytes() == LLAMA
     asked = [path for _, path, _ in hub.seen if "/resolve/" in path]
@@ -99,7 +95,7 @@ def test_every_way_to_name_a_revision_gives_a_commit(hub: Hub, tmp_path: Path, h
         "branch with a slash": ("@refs/pr/1", old),
         "default": ("", new),
     }[how]
-    assert fetch_model_config(model(f"hf://org/name{asked}"), tmp_path).revision == expected
+    assert fetch_model_config(f"hf://org/name{asked}", tmp_path).revision == expected
 
 
 def test_shards_and_a_listing_of_several_pages(hub: Hub, tmp_path: Path) -> None:
@@ -109,7 +105,7 @@ def test_shards_and_a_listing_of_several_pages(hub: Hub, tmp_path: Path) -> None
     shards = {f"model-{i:05}-of-00030.safetensors": save({f"w{i}": numpy.full(3, i, "float32")}) for i in range(30)}
     index = json.dumps({"weight_map": {f"w{i}": name for i, name in enumerate(shards)}}).encode()
     hub.repo("org/name").commit({**shards, "config.json": LLAMA, "model.safetensors.index.json": index})
-    fetched = fetch_model_weights(fetch_model_config(model("hf://org/name"), tmp_path), model("hf://org/name"))
+    fetched = fetch_model_weights(fetch_model_config("hf://org/name", tmp_path))
     assert fetched.weights == tuple(shards)
     assert {name: (fetched.path / name).read_bytes() for name in shards} == shards
 
@@ -136,7 +132,7 @@ def test_what_cannot_be_read_is_an_input_error(
         clean_environment.setenv("HF_TOKEN", token)
     address, words = REFUSALS[name]
     with pytest.raises(InputError, match=f"(?s){words}") as failure:
-        fetch_model_config(model(address), tmp_path)
+        fetch_model_config(address, tmp_path)
     assert failure.value.faults[0].pointer == "/model/source"
     assert "hf_wrong" not in str(failure.value)
 
@@ -148,8 +144,8 @@ def test_the_token_opens_gated_and_private_and_is_left_nowhere(
     clean_environment.setenv(variable, hub.token)
     for name, settings in {"gated": {"gated": True}, "private": {"private": True}}.items():
         hub.repo(f"org/{name}", **settings).commit({"config.json": LLAMA, "model.safetensors": weights(1)})
-        spec = model(f"hf://org/{name}")
-        fetch_model_weights(fetch_model_config(spec, tmp_path / name), spec)
+        spec = f"hf://org/{name}"
+        fetch_model_weights(fetch_model_config(spec, tmp_path / name))
     files = [p for p in [*tmp_path.rglob("*"), *Path(os.environ["HOME"]).rglob("*")] if p.is_file()]
     assert len(files) >= 4
     assert not [p for p in files if hub.token.encode() in p.read_bytes()]
@@ -163,17 +159,17 @@ def test_without_a_token_none_is_sent(hub: Hub, clean_environment: pytest.Monkey
     stored.write_text("hf_stored")
     clean_environment.setenv("HF_TOKEN_PATH", str(stored))
     hub.repo("org/name").commit({"config.json": LLAMA, "model.safetensors": weights(1)})
-    fetch_model_config(model("hf://org/name"), tmp_path)
+    fetch_model_config("hf://org/name", tmp_path)
     assert {authorization for _, _, authorization in hub.seen} == {None}
 
 
 def test_a_few_failures_of_the_hub_are_survived(hub: Hub, tmp_path: Path) -> None:
     hub.repo("org/name").commit({"config.json": LLAMA, "model.safetensors": weights(1)})
-    spec = model("hf://org/name")
+    spec = "hf://org/name"
     hub.failures = 2
     fetched = fetch_model_config(spec, tmp_path)
     hub.cuts = 1
-    fetch_model_weights(fetched, spec)
+    fetch_model_weights(fetched)
     assert (fetched.path / "model.safetensors").read_bytes() == weights(1)
     assert hub.failures == hub.cuts == 0
 
@@ -187,17 +183,17 @@ def test_a_hub_that_is_away_is_transient(hub: Hub, clean_environment: pytest.Mon
         hub.is_hub = False
     start = time.monotonic()
     with pytest.raises(TransientError, match="org/name"):
-        fetch_model_config(model("hf://org/name"), tmp_path)
+        fetch_model_config("hf://org/name", tmp_path)
     assert time.monotonic() - start < 20
 
 
 def test_a_second_fetch_into_the_same_directory_takes_only_what_is_missing(hub: Hub, tmp_path: Path) -> None:
     hub.repo("org/name").commit({"config.json": LLAMA, "model.safetensors": weights(1)})
-    spec = model("hf://org/name")
-    fetch_model_weights(fetch_model_config(spec, tmp_path), spec)
+    spec = "hf://org/name"
+    fetch_model_weights(fetch_model_config(spec, tmp_path))
     (tmp_path / "model" / "config.json").unlink()
     hub.seen.clear()
-    fetched = fetch_model_weights(fetch_model_config(spec, tmp_path), spec)
+    fetched = fetch_model_weights(fetch_model_config(spec, tmp_path))
     assert [path.rpartition("/")[2] for method, path, _ in hub.seen if method == "GET" and "/resolve/" in path] == ["config.json"]
     assert (fetched.path / "config.json").read_bytes() == LLAMA
 
@@ -207,8 +203,7 @@ import os, sys
 from pathlib import Path
 import datasets
 from job.source import fetch_model_config, go_offline
-from job.spec import ModelSpec
-spec = ModelSpec("hf://org/name", "4bit", 512, "peft")
+spec = "hf://org/name"
 fetch_model_config(spec, Path(sys.argv[1]) / "a")
 go_offline()
 assert not [k for k in os.environ if "TOKEN" in k], os.environ
@@ -243,8 +238,8 @@ def test_a_model_on_s3(s3: S3Server, bucket: str, tmp_path: Path) -> None:
     for name, content in tree.items():
         s3.client().put_object(Bucket=bucket, Key=f"models/mine/{name}", Body=content)
     s3.client().put_object(Bucket=bucket, Key="models/mine-too/evil.json", Body=b"{}")
-    spec = model(f"s3://{bucket}/models/mine/")
-    fetched = fetch_model_weights(fetch_model_config(spec, tmp_path), spec)
+    spec = f"s3://{bucket}/models/mine/"
+    fetched = fetch_model_weights(fetch_model_config(spec, tmp_path))
     assert (fetched.public_id, fetched.revision, fetched.weight_bytes) == (f"s3://{bucket}/models/mine", None, len(weights(3)))
     assert {p.name: p.read_bytes() for p in fetched.path.iterdir()} == {n: tree[n] for n in ("config.json", "model.safetensors")}
 
@@ -252,7 +247,7 @@ def test_a_model_on_s3(s3: S3Server, bucket: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("address", "pointer"), [("s3://no-such-bucket/x", "/model/source"), ("{bucket}/nothing-there", "/model/source")])
 def test_no_model_on_s3(bucket: str, tmp_path: Path, address: str, pointer: str) -> None:
     with pytest.raises(InputError) as failure:
-        fetch_model_config(model(address.format(bucket=f"s3://{bucket}")), tmp_path)
+        fetch_model_config(address.format(bucket=f"s3://{bucket}"), tmp_path)
     assert failure.value.faults[0].pointer == pointer
 
 
@@ -263,13 +258,13 @@ def test_a_local_model_goes_by_its_directorys_name(tmp_path: Path, monkeypatch: 
     (folder / "model.safetensors").write_bytes(weights(1))
     monkeypatch.chdir(folder)
     for address in (str(folder), f"{folder}/", "../my-model", "."):
-        fetched = fetch_model_config(model(address), tmp_path / "work")
+        fetched = fetch_model_config(address, tmp_path / "work")
         assert (fetched.public_id, fetched.revision) == ("my-model", None)
         assert fetched.path.is_absolute()
     with pytest.raises(InputError, match="no such file"):
-        fetch_model_config(model("./absent"), tmp_path / "work")
+        fetch_model_config("./absent", tmp_path / "work")
     with pytest.raises(InputError, match="a model is a directory"):
-        fetch_model_config(model("model.safetensors"), tmp_path / "work")
+        fetch_model_config("model.safetensors", tmp_path / "work")
 
 
 # ---------------------------------------------------------------------------------------------------- data
@@ -440,15 +435,14 @@ import signal, sys, time
 from pathlib import Path
 from job.errors import Interrupted
 from job.source import fetch_model_config, fetch_model_weights
-from job.spec import ModelSpec
 def stop(*_):
     raise Interrupted("SIGTERM")
 signal.signal(signal.SIGTERM, stop)
-spec = ModelSpec(sys.argv[1], "4bit", 512, "peft")
+spec = sys.argv[1]
 model = fetch_model_config(spec, Path(sys.argv[2]))
 print("config", flush=True)
 try:
-    fetch_model_weights(model, spec)
+    fetch_model_weights(model)
 except Interrupted as error:
     sys.exit(error.exit_code)
 """

@@ -1,4 +1,4 @@
-"""Artefacts from the trained model, each reopened and compared before it may be listed."""
+"""The adapter (or every weight) as the trainer left it, compared with what lies on disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, GateError
+from job.errors import Fault, GateError, InputError
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -25,12 +25,30 @@ def export_adapter(model: Any, tokenizer: Any, public_id: str, revision: str | N
     return readable(folder)
 
 
-def export_full(model: Any, tokenizer: Any, folder: Path) -> list[Path]:
-    """Writes every weight of a fully trained model with its tokenizer to `folder`; returns its files."""
+def export_full(model: Any, tokenizer: Any, end_ids: list[int], folder: Path) -> list[Path]:
+    """Writes every weight of a fully trained model with its tokenizer to `folder`; `end_ids` end an answer. Returns its files."""
     folder.mkdir(parents=True)
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
+    path = folder / "generation_config.json"
+    settings = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    settings |= {"eos_token_id": end_ids[0] if len(end_ids) == 1 else end_ids, "pad_token_id": tokenizer.pad_token_id}
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
     return readable(folder)
+
+
+def require_mergeable(model: Any, base: Path) -> None:
+    """Raises `InputError` for adapted layers whose weights the base's files hold in another form: they could not be merged."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    from job.export.merge import unmergeable
+
+    adapted = [name.removeprefix("base_model.model.") for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    wrong = unmergeable(base, adapted)
+    if wrong:
+        raise InputError(Fault("these layers cannot be merged: the base's files hold them in another form", "/export",
+                               f"{len(wrong)} layers, first {wrong[0]}", "a weight for each adapted layer",
+                               "Leave out export.merged and export.gguf, or choose other lora.targets"))  # fmt: skip
 
 
 def name_base(config: Path, public_id: str, revision: str | None) -> None:

@@ -1,0 +1,37 @@
+"""What every stage needs: what was asked, where results go, what is there already, where scratch lies, whom to tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from job.export.pushing import Push
+from job.log import Log
+from job.receipts import Receipts
+from job.spec import JobSpec
+from job.stats import Stats
+from job.store import Store
+
+TRAINED = "trained"  # the receipt of the adapter, or whole weights, and the report
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run. `push` is None where the spec names no Hub repository; `workdir` is scratch, the run's alone."""
+
+    spec: JobSpec
+    store: Store
+    receipts: Receipts
+    push: Push | None
+    workdir: Path
+    log: Log
+    stats: Stats
+
+    @property
+    def report(self) -> Path:
+        return self.workdir / "report"
+
+    @property
+    def children(self) -> Path:
+        """Where child processes work."""
+        return self.workdir / "children"

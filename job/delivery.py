@@ -1,0 +1,90 @@
+"""The publish stage: summary, model card, Modelfiles, statistics, the manifest, and the one commit on the Hub."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from job import report
+from job.context import Run
+from job.data.build import Prepared
+from job.export.adapter import readable
+from job.export.artefacts import Artefacts
+from job.export.modelfile import write_modelfiles
+from job.gguf.expected import describe_tokenizer
+from job.gguf.types import TYPES
+from job.manifest import File, Manifest, artefact, stored_file
+from job.source import FetchedModel, FetchedSource
+from job.stats import package_versions
+
+README = "README.md"
+
+
+def documents(run: Run, artefacts: Artefacts, prepared: Prepared, base: FetchedModel, sources: Sequence[FetchedSource]) -> list[File]:
+    """Writes and stores what people read; returns every file of the run but `spec.json` and `stats.json`."""
+    facts = artefacts.facts()
+    report.write_summary(run.spec, base.public_id, run.stats, facts, run.report)
+    if facts:
+        artefacts.write_report()
+    written = {f"report/{path.relative_to(run.report)}": path for path in readable(run.report)}
+    written |= modelfiles(run, prepared, facts)
+    written |= card(run, prepared, base, sources, facts)
+    files = {file.key: file for file in run.receipts.files()}
+    files |= {key: artefact(run.store, path, key) for key, path in written.items()}
+    return list(files.values())
+
+
+def modelfiles(run: Run, prepared: Prepared, facts: Sequence[dict[str, Any]]) -> dict[str, Path]:
+    """Ollama's Modelfiles beside the GGUFs, by key."""
+    made = {fact["name"].removeprefix("gguf-"): fact["files"] for fact in facts if fact["name"].startswith("gguf-")}
+    if not made or not run.spec.export.modelfile:
+        return {}
+    folder = run.workdir / "modelfiles"
+    folder.mkdir()
+    names = {TYPES[kind].label: Path(files[0]).name for kind, files in made.items()}
+    tokenizer = prepared.tokenizer
+    begin = tokenizer.bos_token if describe_tokenizer(tokenizer, "", [])["adds_bos"] else ""
+    stops = [tokenizer.convert_ids_to_tokens(token) for token in prepared.report.stop_token_ids]
+    paths = write_modelfiles(folder, names, prepared.probes, begin, stops, {"num_ctx": run.spec.model.max_seq_length})
+    return {f"gguf/{path.name}": path for path in paths}
+
+
+def card(
+    run: Run, prepared: Prepared, base: FetchedModel, sources: Sequence[FetchedSource], facts: Sequence[dict[str, Any]]
+) -> dict[str, Path]:
+    """The model card, by key; sent to the Hub's branch, too."""
+    return {}
+
+
+def show_on_hub(run: Run) -> None:
+    """One commit on main with everything that was staged, if the spec names a repository."""
+    if run.push:
+        staged = [content for name in run.receipts.names() for content in run.receipts[name].facts.get("staged", [])]
+        shown = run.push.publish(staged)
+        run.log("pushed", commit=shown["commit"], url=shown["url"], files=shown["files"], bytes=shown["bytes"])
+
+
+def describe(
+    run: Run, artefacts: Artefacts, prepared: Prepared, base: FetchedModel, sources: Sequence[FetchedSource], files: list[File]
+) -> Manifest:
+    """The manifest of this run; statistics are stored with it, once every stage has ended."""
+    spec = run.spec
+    results: dict[str, Any] = dict(run.stats.evaluation)
+    results |= {fact["name"]: _numbers(fact["figures"]) for fact in artefacts.facts() if _numbers(fact["figures"])}
+    stats = report.store_document(run.store, run.workdir, "stats.json", run.stats.document())
+    return Manifest(
+        run_id=spec.run_id,
+        name=spec.name,
+        base={"source": spec.model.source, "public_id": base.public_id, "revision": base.revision},
+        data=[{"source": s.spec.source, "split": s.spec.split, "revision": s.revision, "sha256": s.sha256} for s in sources],
+        chat_template_sha256=hashlib.sha256(prepared.template.encode()).hexdigest(),
+        packages=package_versions(),
+        results=results,
+        files=[*files, stored_file(run.store, "spec.json"), stats],
+    )
+
+
+def _numbers(figures: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}

@@ -1,0 +1,127 @@
+"""The ledger of a run's exports: what is asked for, what is stored already, what each was found to be worth."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from job.capacity import require_disk, require_ram
+from job.errors import Fault, GateError
+from job.export import plan
+from job.export.pushing import Push
+from job.log import Log
+from job.manifest import artefact
+from job.receipts import Receipts
+from job.report import write_json
+from job.spec import JobSpec
+from job.store import Store
+from job.store.base import within
+
+Figures = Mapping[str, Any]
+
+
+@dataclass
+class Artefacts:
+    """Artefacts by name (`plan.names`). Each is stored as soon as it has passed its test, and its receipt written."""
+
+    spec: JobSpec
+    store: Store
+    receipts: Receipts
+    workdir: Path
+    log: Log
+    push: Push | None
+    refused: list[Fault] = field(default_factory=list)
+    _steps: dict[str, plan.Step] = field(default_factory=dict)
+    _other_bytes: int = 0
+
+    @property
+    def outstanding(self) -> list[str]:
+        """What is asked for and not stored yet, in the order it is made."""
+        return [name for name in plan.names(self.spec) if name not in self.receipts]
+
+    @property
+    def merges(self) -> bool:
+        """Whether merged weights have to be made of base and adapter, rather than taken from where they are stored."""
+        return self.spec.lora is not None and "merged" not in self.receipts
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether anything that is still to be made needs the 16-bit base."""
+        return bool(self.outstanding) and (self.merges or "lora_gguf" in self.outstanding)
+
+    def recall(self, name: str) -> Path:
+        """The folder `workdir/name`; where this try did not make it, as an earlier one stored it."""
+        folder = self.workdir / name
+        if not folder.exists():
+            for file in self.receipts.files():
+                if within(file.key, name):
+                    self.store.download(file.key, self.workdir / file.key)
+        return folder
+
+    def keep(self, name: str, files: Mapping[str, Path], figures: Figures, limits: Figures) -> None:
+        """Stores the files (key → path) of an artefact that has passed its test."""
+        stored = [artefact(self.store, path, key) for key, path in files.items()]
+        size = sum(file.bytes for file in stored)
+        staged = self.push.stage(files) if self.push else []
+        facts = {"name": name, "files": sorted(files), "bytes": size, "figures": dict(figures), "limits": dict(limits)}
+        self.receipts.add(name, stored, {"exports": facts, "staged": staged})
+        self.log("export", artefact=name, bytes=size, **figures)
+        self.write_report()
+
+    def refuse(self, error: GateError) -> None:
+        """Notes an artefact that failed its test; the run ends with `raise_refused` once the others are made."""
+        self.refused += error.faults
+        for fault in error.faults:
+            self.log("refused", artefact=fault.pointer, text=str(fault))
+        self.write_report()
+
+    def raise_refused(self) -> None:
+        if self.refused:
+            raise GateError(*self.refused)
+
+    def facts(self) -> list[dict[str, Any]]:
+        """What is known of every stored artefact, earlier tries of this run included."""
+        return [dict(self.receipts[name].facts["exports"]) for name in plan.names(self.spec) if name in self.receipts]
+
+    def write_report(self) -> None:
+        """`report/exports.json`: the stored artefacts with figures and limits, and what was refused."""
+        refused = [{"file": f.pointer, "message": f.message, "found": f.found, "limit": f.expected} for f in self.refused]
+        plans = [vars(step) for step in self._steps.values()]
+        write_json(self.workdir / "report" / "exports.json", {"artefacts": self.facts(), "refused": refused, "plan": plans})
+
+    def forget(self, *paths: Path) -> None:
+        """Removes intermediates that nothing needs any more."""
+        for path in paths:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    # ---------------------------------------------------------------------------------------------- capacity
+
+    def foresee(self, model_dir: Path, base_bytes: int) -> None:
+        """Works out what every step needs, from the 16-bit weights in `model_dir`, and refuses now what cannot fit later.
+
+        `base_bytes` of them are a copy in the scratch directory, which goes once it is merged.
+        """
+        self._other_bytes = self._used_bytes() - base_bytes
+        shapes = plan.read_shapes(model_dir)
+        self._steps = {step.name: step for step in plan.steps(self.spec, shapes, base_bytes)}
+        self.log("plan", **{f"{step.name}_disk_bytes": step.disk_bytes for step in self._steps.values()})
+        for name in self._steps:
+            self.require(name)
+
+    def require(self, name: str) -> None:
+        """Raises `CapacityError` if the disk that this step will still take, or its memory, is not there."""
+        step = self._steps.get(name)
+        if step is None:  # nothing was foreseen: the weights are stored already
+            return
+        still_needed = step.disk_bytes - (self._used_bytes() - self._other_bytes)
+        require_disk(self.workdir, max(0, still_needed), f"step {name} of the exports")
+        require_ram(step.ram_bytes, f"step {name} of the exports")
+
+    def _used_bytes(self) -> int:
+        return sum(p.stat().st_size for p in self.workdir.rglob("*") if p.is_file() and not p.is_symlink())

@@ -1,0 +1,88 @@
+"""What a model card tells, as plain values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from job.source import FetchedModel, FetchedSource
+    from job.spec import JobSpec
+
+HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """A source of rows: `use` is "training" or "held-out"."""
+
+    use: str
+    source: str
+    split: str
+    revision: str | None
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt, and what the base and the tuned model answered."""
+
+    prompt: str
+    base: str
+    tuned: str
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card tells. `spec` is the resolved spec, `stats` the document of stats.json.
+
+    `exports`: artefacts as in report/exports.json (name, files, bytes, figures, limits). `chat`: whether the model was
+    trained on conversations.
+    """
+
+    run_id: str
+    spec: Mapping[str, Any]
+    base_id: str
+    base_revision: str | None
+    base_licence: str | None
+    sources: tuple[SourceFacts, ...]
+    stats: Mapping[str, Any]
+    exports: tuple[Mapping[str, Any], ...]
+    samples: tuple[Sample, ...]
+    chat: bool
+
+    @property
+    def hub_base(self) -> str | None:
+        """The base's id, if it is one of the Hub."""
+        return self.base_id if self.base_revision and HUB_ID.fullmatch(self.base_id) else None
+
+    @property
+    def kinds(self) -> set[str]:
+        """What there is: adapter, merged, merged_4bit, gguf, lora_gguf."""
+        kinds = {"gguf" if artefact["name"].startswith("gguf-") else str(artefact["name"]) for artefact in self.exports}
+        return kinds | {"adapter" if "lora" in self.spec else "merged"}
+
+
+def card_facts(
+    spec: JobSpec, base: FetchedModel, sources: Sequence[FetchedSource], stats: Mapping[str, Any],
+    exports: Sequence[Mapping[str, Any]], samples: Sequence[Sample], chat: bool,
+) -> CardFacts:  # fmt: skip
+    """The facts of a run; `stats` is `Stats.document()`."""
+    described = [
+        SourceFacts("held-out" if s.pointer.startswith("/data/held_out") else "training", s.spec.source, s.spec.split, s.revision, s.sha256)
+        for s in sources
+    ]
+    return CardFacts(
+        spec.run_id,
+        spec.resolved,
+        base.public_id,
+        base.revision,
+        base.licence,
+        tuple(described),
+        stats,
+        tuple(exports),
+        tuple(samples),
+        chat,
+    )

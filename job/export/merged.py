@@ -1,0 +1,93 @@
+"""The merge stage: whole weights from base and adapter, reopened and compared before anything else is made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from job.child import run_child
+from job.export.adapter import readable
+from job.export.artefacts import Artefacts
+from job.export.rows import calibration_rows, check_prompt, check_rows
+
+if TYPE_CHECKING:
+    from job.data.build import Prepared
+
+REFERENCE, IMATRIX = "reference.safetensors", "imatrix.gguf"
+
+
+def merge(artefacts: Artefacts, prepared: Prepared, base: Path, device: str) -> Path:
+    """The folder with merged weights, `workdir/merged`, with the reference logits beside it; stored if asked for.
+
+    Where every weight was trained, and where an earlier try has merged, the folder comes from there. Raises `GateError`
+    if the merge is not what was trained.
+    """
+    from job.export.merge import merge_adapter
+
+    folder, adapter = artefacts.workdir / "merged", None
+    if not artefacts.merges:
+        artefacts.recall(folder.name)
+    else:
+        adapter = artefacts.recall("adapter")
+        artefacts.require("merge")
+        report = merge_adapter(base, adapter, folder, prepared.report.stop_token_ids, device)
+        artefacts.log("merge", **vars(report))
+    four_bit = artefacts.workdir / "merged_4bit" if "merged_4bit" in artefacts.outstanding else None
+    children = artefacts.workdir / "children"
+    if four_bit is not None:
+        run_child("job.export.four_bit", {"merged": str(folder), "target": str(four_bit), "device": device}, children, "4-bit weights")
+    artefacts.require("compare")
+    asked = comparison(artefacts, prepared, base if adapter else None, adapter, folder, four_bit, device)
+    found = run_child("job.export.reference", asked, children, "comparison of the merged weights")
+    artefacts.log("compare", perplexity=found["perplexity"], stopped=found["stopped"], **(found["merged"] or {}))
+    _store(artefacts, folder, four_bit, found)
+    return folder
+
+
+def comparison(
+    artefacts: Artefacts, prepared: Prepared, base: Path | None, adapter: Path | None, merged: Path, four_bit: Path | None, device: str
+) -> dict[str, Any]:
+    """The request to `job.export.reference`."""
+    export = artefacts.spec.export
+    probe = artefacts.workdir / "report" / "probe.safetensors"
+    whole = artefacts.spec.lora is None and probe.is_file()  # every weight was trained, in this very try
+    return {
+        "base": base and str(base),
+        "adapter": adapter and str(adapter),
+        "probe": str(probe) if whole else None,
+        "merged": str(merged),
+        "merged_4bit": four_bit and str(four_bit),
+        "rows": check_rows(prepared, export.check_tokens),
+        "prompt": check_prompt(prepared),
+        "stop_token_ids": prepared.report.stop_token_ids,
+        "max_new_tokens": artefacts.spec.evaluation.max_new_tokens,
+        "calibration": calibration_rows(prepared, export.imatrix_tokens) if export.imatrix else [],
+        "device": device,
+        "reference": str(artefacts.workdir / REFERENCE),
+        "imatrix": str(artefacts.workdir / IMATRIX) if export.imatrix else None,
+        "limits": limits(artefacts),
+    }
+
+
+def limits(artefacts: Artefacts) -> dict[str, float]:
+    given = artefacts.spec.export.limits
+    return {"max_logit_ratio": given.merged_logits, "max_kl": given.merged_kl, "max_kl_4bit": given.merged_4bit_kl}
+
+
+def _store(artefacts: Artefacts, folder: Path, four_bit: Path | None, found: dict[str, Any]) -> None:
+    """Stores what is asked for of what has just been compared."""
+    given = artefacts.spec.export.limits
+    if "merged" in artefacts.outstanding:
+        figures = {**(found["merged"] or {}), "perplexity": found["perplexity"]}
+        artefacts.keep("merged", _keys(folder), figures, {"logit_ratio": given.merged_logits, "kl": given.merged_kl})
+    if four_bit is not None:
+        artefacts.keep("merged_4bit", _keys(four_bit), found["merged_4bit"], {"kl": given.merged_4bit_kl})
+        artefacts.forget(four_bit)
+    if "imatrix" in artefacts.outstanding:
+        path = artefacts.workdir / IMATRIX
+        path.chmod(0o644)
+        artefacts.keep("imatrix", {f"gguf/{IMATRIX}": path}, {}, {})
+
+
+def _keys(folder: Path) -> dict[str, Path]:
+    return {f"{folder.name}/{path.relative_to(folder)}": path for path in readable(folder)}

@@ -1,0 +1,148 @@
+"""What is made of the trained weights, in which order, and how much disk and memory each step takes.
+
+Sizes follow from the tensors' shapes (safetensors headers), the list of exports and the number of compared tokens;
+`tests/flow/test_exports.py` holds them against what a run really took.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from job.data.cores import available_bytes, usable_cores
+from job.gguf.types import TYPES
+from job.spec import ExportSpec, JobSpec
+
+BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1}
+CHILD_BYTES = 700 << 20  # torch, transformers and what they import
+QUANTISER_BYTES = 100 << 20  # llama.cpp without weights
+CORES_PER_QUANT = 4  # more make one quantiser hardly faster: its reading and writing are serial
+GGUF_SPLIT_BYTES = 50_000_000_000  # what the Hub takes as one file
+ADAPTER_BYTES_PER_WEIGHT = 4  # adapters are stored as trained, at most fp32
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # per weight: the code, its block's 8-bit scale, that scale's own
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The 16-bit model's tensors: name → (bytes a weight, shape)."""
+
+    tensors: dict[str, tuple[int, tuple[int, ...]]]
+
+    @property
+    def parameters(self) -> int:
+        return sum(prod(shape) for _, shape in self.tensors.values())
+
+    @property
+    def bytes(self) -> int:
+        return sum(size * prod(shape) for size, shape in self.tensors.values())
+
+    @property
+    def largest(self) -> int:
+        """Weights of the largest tensor."""
+        return max(prod(shape) for _, shape in self.tensors.values())
+
+    @property
+    def vocabulary(self) -> int:
+        return max(shape[0] for name, (_, shape) in self.tensors.items() if "embed" in name or "wte" in name)
+
+    def matrices(self) -> Iterable[tuple[str, tuple[int, ...]]]:
+        """The linear layers: what an adapter targets and NF4 packs."""
+        return ((n, s) for n, (_, s) in self.tensors.items() if len(s) == 2 and "embed" not in n and "wte" not in n and "lm_head" not in n)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step's own need: `disk_bytes` of scratch in all at its peak, `ram_bytes` of the processes that it starts."""
+
+    name: str
+    disk_bytes: int
+    ram_bytes: int
+
+
+def read_shapes(folder: Path) -> Shapes:
+    """From the safetensors headers of a model's folder; no weights are read."""
+    tensors = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                tensors[name] = (BYTES[tensor["dtype"]], tuple(tensor["shape"]))
+    return Shapes(tensors)
+
+
+def names(spec: JobSpec) -> list[str]:
+    """The artefacts that the spec asks for beside the adapter, in the order they are made."""
+    export = spec.export
+    merged = [] if spec.lora is None else ["merged" for precision in export.merged if precision == "16bit"]
+    four_bit = ["merged_4bit" for precision in export.merged if precision == "4bit"]
+    imatrix = ["imatrix"] if export.imatrix and export.gguf else []
+    lora = ["lora_gguf"] if export.lora_gguf else []
+    # The largest first: it takes longest to make and to upload.
+    quants = sorted(export.gguf, key=lambda name: -TYPES[name].bits_per_weight)
+    return [*merged, *four_bit, *imatrix, *lora, *(f"gguf-{name}" for name in quants)]
+
+
+def steps(spec: JobSpec, shapes: Shapes, base_bytes: int) -> list[Step]:
+    """Needs of every step; `base_bytes` of the fetched base are a copy in scratch, gone once it is merged."""
+    export, merged = spec.export, shapes.bytes
+    adapter = _adapter_bytes(spec, shapes)
+    four_bit = _four_bit_bytes(shapes) if "4bit" in export.merged else 0
+    compared = 4 * export.check_tokens * shapes.vocabulary
+    model_ram = CHILD_BYTES + 4 * shapes.parameters + 3 * compared
+    before = base_bytes + adapter
+    found = [
+        Step("merge", before + merged, CHILD_BYTES + 16 * shapes.largest),
+        Step("compare", before + merged + four_bit + compared, model_ram),
+    ]
+    if export.gguf or export.lora_gguf:
+        sixteen = 2 * shapes.parameters
+        left = adapter + compared + sixteen
+        found.append(Step("convert", left + merged, CHILD_BYTES + 16 * shapes.largest))
+        sizes = sorted((quant_bytes(name, shapes) for name in export.gguf), reverse=True)
+        at_once = parallel_quants(export, shapes)
+        on_disk = sum(sizes[: at_once + 1])  # one more is being uploaded
+        found.append(Step("quantise", left + on_disk, at_once * quantiser_bytes(shapes, sizes[0] if sizes else 0)))
+    return found
+
+
+def quant_bytes(name: str, shapes: Shapes) -> int:
+    """A GGUF's size by its type's mean bits a weight."""
+    return int(TYPES[name].bits_per_weight * shapes.parameters / 8)
+
+
+def quantiser_bytes(shapes: Shapes, file_bytes: int) -> int:
+    """Memory of one quantiser: the largest tensor in fp32 and packed, or the finished file while it is compared."""
+    return QUANTISER_BYTES + max(7 * shapes.largest, file_bytes)
+
+
+def parallel_quants(export: ExportSpec, shapes: Shapes) -> int:
+    """How many quantisers work side by side: as many as have cores and memory, at least one."""
+    if not export.gguf:
+        return 1
+    largest = max(quant_bytes(name, shapes) for name in export.gguf)
+    by_memory = available_bytes() // (2 * quantiser_bytes(shapes, largest))
+    return max(1, min(len(export.gguf), usable_cores() // CORES_PER_QUANT, by_memory))
+
+
+def _adapter_bytes(spec: JobSpec, shapes: Shapes) -> int:
+    if spec.lora is None:
+        return 0
+    targets = spec.lora.targets
+    low_rank = sum(
+        spec.lora.r * (shape[0] + shape[1])
+        for name, shape in shapes.matrices()
+        if isinstance(targets, str) or any(name.removesuffix(".weight").endswith(target) for target in targets)
+    )
+    whole = sum(prod(shape) for name, (_, shape) in shapes.tensors.items() if any(f"{m}.weight" in name for m in spec.lora.modules_to_save))
+    return ADAPTER_BYTES_PER_WEIGHT * (low_rank + whole)
+
+
+def _four_bit_bytes(shapes: Shapes) -> int:
+    packed = sum(prod(shape) for _, shape in shapes.matrices())
+    return int(NF4_BYTES * packed + 2 * (shapes.parameters - packed))

@@ -1,0 +1,212 @@
+"""The gguf stage: one conversion, then every asked type made and tested in a process of its own, several at once.
+
+While processes work, this one uploads what they have finished. A file that fails its test does not keep the others
+from being made and stored.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from job.child import Child, run_child
+from job.data.cores import usable_cores
+from job.errors import GateError
+from job.export import plan
+from job.export.artefacts import Artefacts
+from job.export.merged import IMATRIX, REFERENCE
+from job.export.rows import check_rows
+from job.gguf.expected import describe_tokenizer
+from job.gguf.types import TYPES
+
+if TYPE_CHECKING:
+    from job.data.build import Prepared
+
+WORKER = "job.gguf.worker"
+GGUF_NAMES = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
+POLL_SECONDS = 0.05
+FIGURES = ("perplexity", "perplexity_rise", "kl", "same_top_token", "stopped", "tensors", "fallback_tensors", "tokens_per_second")
+COMPARED_TEXTS = 8
+WEIGHED = ("q2", "q3", "q4_k", "q5_k", "q6", "iq")  # types whose scales an importance matrix can choose better
+
+
+@dataclass(frozen=True)
+class Made:
+    """A GGUF that a child is making: its artefact name, the file, the process."""
+
+    name: str
+    path: Path
+    child: Child
+
+
+class Quants:
+    """What the children of one gguf stage have in common."""
+
+    def __init__(self, artefacts: Artefacts, prepared: Prepared, merged: Path) -> None:
+        self.artefacts = artefacts
+        self._spec = artefacts.spec
+        self._children = artefacts.workdir / "children"
+        texts = [prepared.tokenizer.decode(ids) for ids in check_rows(prepared, self._spec.export.check_tokens)[:COMPARED_TEXTS]]
+        self._expected = describe_tokenizer(prepared.tokenizer, prepared.template, texts)
+        self._merged = merged
+        self._sixteen_type = weights_type(merged)
+        self._sixteen = artefacts.workdir / f"{self._spec.name}-{TYPES[self._sixteen_type].label}.gguf"
+        shapes = plan.read_shapes(merged)
+        self.at_once = plan.parallel_quants(self._spec.export, shapes)
+        self._threads = max(1, usable_cores() // self.at_once)
+
+    def convert(self, model: Path, target: Path) -> None:
+        """The whole model as GGUF in its own number type."""
+        step = {"operation": "convert", "model": str(model), "target": str(target), "type": self._sixteen_type, "name": self._spec.name,
+                "threads": usable_cores()}  # fmt: skip
+        (found,) = run_child(WORKER, {"steps": [step]}, self._children, "conversion to GGUF")["steps"]
+        self.artefacts.log("convert", bytes=found["bytes"], seconds=found["seconds"])
+
+    def convert_merged(self) -> None:
+        self.convert(self._merged, self._sixteen)
+
+    def start(self, name: str) -> Made:
+        """A process that makes and tests the GGUF of type `name`."""
+        path = self.path(name)
+        steps = [] if name == self._sixteen_type else [self._quantise(name, path)]
+        source = None if name == self._sixteen_type else str(self._sixteen)
+        steps.append(self._check(name, path, source, f"gguf/{path.name}") | {"limits": self.limits(name)})
+        steps.append({"operation": "split", "file": str(path), "max_bytes": plan.GGUF_SPLIT_BYTES})
+        return Made(f"gguf-{name}", path, Child(WORKER, {"steps": steps}, self._children, f"gguf/{path.name}"))
+
+    def finish(self, made: Made) -> None:
+        """Waits for a process and stores its file, or notes why it is refused."""
+        try:
+            *_, check, split = made.child.wait()["steps"]
+        except GateError as error:
+            self.artefacts.refuse(error)
+        else:
+            files = {f"gguf/{name}": made.path.with_name(name) for name in split["files"]}
+            for path in files.values():
+                path.chmod(0o644)
+            self.artefacts.keep(made.name, files, _shown(check), self.limits(made.name.removeprefix("gguf-")))
+        if made.path != self._sixteen:
+            self.artefacts.forget(*made.path.parent.glob(f"{made.path.stem}*.gguf"))
+
+    def order(self) -> tuple[list[str], list[str]]:
+        """Outstanding types, largest first; apart from them the one they are made of: its test may take the file apart."""
+        names = [name.removeprefix("gguf-") for name in self.artefacts.outstanding if name.startswith("gguf-")]
+        return [n for n in names if n != self._sixteen_type], [n for n in names if n == self._sixteen_type]
+
+    def lora(self, base: Path, adapter: Path) -> None:
+        """The adapter alone as GGUF, tested on a GGUF of the base."""
+        kind = self._spec.export.lora_gguf or "f16"
+        path, under = self.artefacts.workdir / f"{self._spec.name}-LoRA-{kind.upper()}.gguf", self.artefacts.workdir / "base.gguf"
+        self.convert(base, under)
+        make = {"operation": "lora", "adapter": str(adapter), "model": str(base), "target": str(path), "type": kind, "name": self._spec.name}
+        check = self._check(kind, under, None, f"gguf/{path.name}") | {"lora": str(path), "limits": self.limits("f16")}
+        try:
+            _, found = run_child(WORKER, {"steps": [make, check]}, self._children, f"gguf/{path.name}")["steps"]
+        except GateError as error:
+            self.artefacts.refuse(error)
+        else:
+            path.chmod(0o644)
+            self.artefacts.keep("lora_gguf", {f"gguf/{path.name}": path}, _shown(found), self.limits("f16"))
+        self.artefacts.forget(under)
+
+    def path(self, name: str) -> Path:
+        return self.artefacts.workdir / f"{self._spec.name}-{TYPES[name].label}.gguf"
+
+    def limits(self, name: str) -> dict[str, float]:
+        """The spec's limits of a type, else its own."""
+        found = {"max_kl": TYPES[name].max_kl, "max_perplexity_rise": TYPES[name].max_perplexity_rise}
+        for limit in self._spec.export.limits.gguf:
+            if limit.type == name:
+                given = {"max_kl": limit.kl, "max_perplexity_rise": limit.perplexity_rise}
+                found |= {key: value for key, value in given.items() if value is not None}
+        return found
+
+    def forget_sources(self) -> None:
+        self.artefacts.forget(self.artefacts.workdir / REFERENCE, *self._sixteen.parent.glob(f"{self._sixteen.stem}*.gguf"))
+
+    def _quantise(self, name: str, path: Path) -> dict[str, Any]:
+        imatrix = self.artefacts.workdir / IMATRIX
+        weighed = self._spec.export.imatrix and name.startswith(WEIGHED)
+        return {
+            "operation": "quantise", "source": str(self._sixteen), "target": str(path), "type": name,
+            "imatrix": str(imatrix) if weighed else None, "threads": self._threads,
+        }  # fmt: skip
+
+    def _check(self, name: str, path: Path, source: str | None, key: str) -> dict[str, Any]:
+        return {
+            "operation": "check", "file": str(path), "key": key, "type": name, "source": source,
+            "reference": str(self.artefacts.workdir / REFERENCE), "expected": self._expected, "threads": self._threads, "lora": None,
+        }  # fmt: skip
+
+
+def make_quants(artefacts: Artefacts, prepared: Prepared, merged: Path, base: Path) -> None:
+    """Every GGUF that is asked for and not stored yet. Raises `GateError` naming each that failed its test."""
+    quants = Quants(artefacts, prepared, merged)
+    if "lora_gguf" in artefacts.outstanding:
+        quants.lora(base, artefacts.recall("adapter"))
+    made_of_it, itself = quants.order()
+    if made_of_it or itself:
+        artefacts.require("convert")
+        quants.convert_merged()
+        artefacts.forget(merged)
+        artefacts.require("quantise")
+        _make_all(quants, made_of_it)
+        _make_all(quants, itself)
+        quants.forget_sources()
+    artefacts.raise_refused()
+
+
+def _make_all(quants: Quants, waiting: list[str]) -> None:
+    with _ended_at_last() as running:
+        while waiting or running:
+            while waiting and len(running) < quants.at_once:
+                running.append(quants.start(waiting.pop(0)))
+            made = _first_ended(running)
+            running.remove(made)
+            if waiting:  # the cores have work while this one is uploaded
+                running.append(quants.start(waiting.pop(0)))
+            quants.finish(made)
+
+
+@contextmanager
+def _ended_at_last() -> Iterator[list[Made]]:
+    """Processes at work, of which none survives this stage."""
+    running: list[Made] = []
+    try:
+        yield running
+    finally:
+        for made in running:
+            made.child.kill()
+
+
+def _first_ended(running: list[Made]) -> Made:
+    while True:
+        for made in running:
+            if made.child.ended():
+                return made
+        time.sleep(POLL_SECONDS)
+
+
+def _shown(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: found[name] for name in FIGURES if name in found}
+
+
+def weights_type(folder: Path) -> str:
+    """The GGUF name of the number type that most weights of a model's folder have."""
+    weights: Counter[str] = Counter()
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                weights[tensor["dtype"]] += prod(tensor["shape"])
+    return GGUF_NAMES.get(weights.most_common(1)[0][0], "f16")

@@ -1,0 +1,40 @@
+"""The job's own rows on which exports are compared and channels are weighed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from job.data.build import Prepared
+
+IGNORED = -100
+MIN_ROW_TOKENS = 2
+PLAIN_PROMPT_TOKENS = 8  # of a text without question and answer
+
+
+def check_rows(prepared: Prepared, tokens: int) -> list[list[int]]:
+    """Token ids of held-out rows (of training rows where none are held out), `tokens` in all; the last one is cut."""
+    return list(_first_rows(prepared.held_out or prepared.train, tokens))
+
+
+def calibration_rows(prepared: Prepared, tokens: int) -> list[list[int]]:
+    """Token ids of training rows, `tokens` in all."""
+    return list(_first_rows(prepared.train, tokens))
+
+
+def check_prompt(prepared: Prepared) -> list[int]:
+    """The prompt of a held-out row: everything before its first learned token, so that the answer must follow and end."""
+    row = (prepared.held_out or prepared.train)[0]
+    first = next((i for i, label in enumerate(row["labels"]) if label != IGNORED), 0)
+    return list(row["input_ids"][: first if first >= 1 else PLAIN_PROMPT_TOKENS])
+
+
+def _first_rows(rows: Any, tokens: int) -> Iterator[list[int]]:
+    left = tokens
+    for row in rows:
+        ids = list(row["input_ids"][:left])
+        if len(ids) < MIN_ROW_TOKENS:
+            return
+        yield ids
+        left -= len(ids)

@@ -1,0 +1,187 @@
+"""llama.cpp as this job needs it, over its C interface: open a file, its vocabulary, and logits of given tokens."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from job.errors import Fault, GateError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+WARNING, ERROR, CONTINUED = 3, 4, 5  # ggml_log_level
+CHUNK_TOKENS = 512  # decoded at once: bounds the buffers of logits (512 x 128,000 x 4 bytes are 250 MiB)
+
+
+class NativeLog:
+    """What llama.cpp prints, as (level, text), oldest first."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[int, str]] = []
+
+    def add(self, level: int, text: bytes, _: object) -> None:
+        words = text.decode("utf-8", "replace")
+        if level == CONTINUED and self.entries:
+            level, before = self.entries.pop()
+            words = before + words
+        self.entries.append((level, words))
+
+    def text(self) -> str:
+        return "".join(words for _, words in self.entries)
+
+    def complaint(self) -> str:
+        """Its errors in one line; its last warnings if it names no error."""
+        for least in (ERROR, WARNING):
+            said = [words.strip() for level, words in self.entries if level == least and words.strip(" =\n")]
+            if said:
+                return "; ".join(said[-3:])
+        return "llama.cpp says nothing"
+
+
+@contextmanager
+def native_log() -> Iterator[NativeLog]:
+    """Collects the native log instead of printing it."""
+    from llama_cpp import llama_cpp as native
+
+    log = NativeLog()
+    callback = native.llama_log_callback(log.add)
+    native.llama_log_set(callback, ctypes.c_void_p(0))
+    try:
+        yield log
+    finally:
+        native.llama_log_set(_silence(), ctypes.c_void_p(0))
+
+
+@cache  # native code may call it at any later time
+def _silence() -> Any:
+    from llama_cpp import llama_cpp as native
+
+    return native.llama_log_callback(lambda *_: None)
+
+
+class Model:
+    """An open GGUF: its vocabulary, and logits by `evaluate`."""
+
+    def __init__(self, handle: Any) -> None:
+        from llama_cpp import llama_cpp as native
+
+        self._handle = handle
+        self._vocabulary: Any = native.llama_model_get_vocab(handle)
+        self.tokens = int(native.llama_vocab_n_tokens(self._vocabulary))
+        self.adds_bos = bool(native.llama_vocab_get_add_bos(self._vocabulary))
+        self.bos = int(native.llama_vocab_bos(self._vocabulary))
+        template = native.llama_model_chat_template(handle, None)
+        self.chat_template = None if template is None else template.decode("utf-8", "replace")
+
+    def ends(self, token: int) -> bool:
+        """Whether llama.cpp stops at this token."""
+        from llama_cpp import llama_cpp as native
+
+        return bool(native.llama_vocab_is_eog(self._vocabulary, token))
+
+    def tokenise(self, text: str) -> list[int]:
+        """Ids of `text`, special tokens recognised, none added."""
+        from llama_cpp import llama_cpp as native
+
+        raw = text.encode()
+        room = len(raw) + 8
+        ids = (ctypes.c_int32 * room)()
+        count = native.llama_tokenize(self._vocabulary, raw, len(raw), ids, room, False, True)
+        return list(ids[: max(count, 0)])
+
+    def detokenise(self, ids: list[int]) -> str:
+        """The text of `ids`, special tokens shown."""
+        from llama_cpp import llama_cpp as native
+
+        given = (ctypes.c_int32 * len(ids))(*ids)
+        room = 32 * len(ids) + 64
+        while True:
+            text = ctypes.create_string_buffer(room)
+            count = native.llama_detokenize(self._vocabulary, given, len(ids), text, room, False, True)
+            if count >= 0:
+                return text.raw[:count].decode("utf-8", "replace")
+            room = -count
+
+    @contextmanager
+    def context(self, tokens: int, threads: int, lora: Path | None = None, key: str = "") -> Iterator[Context]:
+        """Room for sequences of up to `tokens`, with the adapter `lora` applied. Raises `GateError` if that fails."""
+        from llama_cpp import llama_cpp as native
+
+        settings = native.llama_context_default_params()
+        settings.n_ctx = -(-tokens // 256) * 256
+        settings.n_batch = settings.n_ubatch = CHUNK_TOKENS
+        settings.n_threads = settings.n_threads_batch = threads
+        with native_log() as log:
+            handle = native.llama_init_from_model(self._handle, settings)
+            if not handle:
+                raise GateError(Fault("llama.cpp cannot run this model", key, log.complaint()))
+            try:
+                if lora is not None:
+                    self._apply(handle, lora, key, log)
+                yield Context(handle, self.tokens)
+            finally:
+                native.llama_free(handle)
+
+    def _apply(self, context: Any, lora: Path, key: str, log: NativeLog) -> None:
+        from llama_cpp import llama_cpp as native
+
+        adapter = native.llama_adapter_lora_init(self._handle, str(lora).encode())  # the model frees it
+        if not adapter:
+            raise GateError(Fault("llama.cpp cannot load this adapter", key, log.complaint()))
+        adapters = (native.llama_adapter_lora_p_ctypes * 1)(adapter)
+        if native.llama_set_adapters_lora(context, adapters, 1, (ctypes.c_float * 1)(1.0)):
+            raise GateError(Fault("llama.cpp cannot apply this adapter", key, log.complaint()))
+
+
+class Context:
+    """One sequence at a time; what was evaluated stays in the key-value cache until `forget`."""
+
+    def __init__(self, handle: Any, tokens: int) -> None:
+        self._handle = handle
+        self._width = tokens
+
+    def forget(self) -> None:
+        from llama_cpp import llama_cpp as native
+
+        native.llama_memory_clear(native.llama_get_memory(self._handle), True)
+
+    def evaluate(self, ids: list[int], position: int) -> np.ndarray[Any, Any]:
+        """Logits (T, vocabulary), float32, after each of T <= 512 tokens that follow `position` earlier ones."""
+        import numpy
+        from llama_cpp import llama_cpp as native
+
+        batch = native.llama_batch_init(len(ids), 0, 1)
+        try:
+            batch.n_tokens = len(ids)
+            for i, token in enumerate(ids):
+                batch.token[i], batch.pos[i], batch.logits[i] = token, position + i, 1
+                batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+            code = native.llama_decode(self._handle, batch)
+        finally:
+            native.llama_batch_free(batch)
+        if code:
+            raise GateError(Fault("llama.cpp cannot evaluate this model", found=f"llama_decode returns {code}"))
+        logits = native.llama_get_logits(self._handle)
+        return numpy.ctypeslib.as_array(logits, shape=(len(ids), self._width)).copy()
+
+
+@contextmanager
+def opened(path: Path, key: str) -> Iterator[Model]:
+    """The file (or the first of several) in llama.cpp, every block of weights validated. Raises `GateError` if it refuses."""
+    from llama_cpp import llama_cpp as native
+
+    settings = native.llama_model_default_params()
+    settings.check_tensors = True
+    with native_log() as log:
+        handle = native.llama_model_load_from_file(str(path).encode(), settings)
+    if not handle:
+        raise GateError(Fault("llama.cpp cannot open this file", key, log.complaint(), "a model it loads"))
+    try:
+        yield Model(handle)
+    finally:
+        native.llama_model_free(handle)

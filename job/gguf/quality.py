@@ -1,0 +1,142 @@
+"""How well a GGUF keeps what the 16-bit model knows: perplexity, divergence and a greedy answer, against stored logits."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from job.gguf.native import CHUNK_TOKENS
+
+if TYPE_CHECKING:
+    from job.gguf.native import Context, Model
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the 16-bit model says: rows of tokens with its logits, and its greedy answer to one prompt."""
+
+    rows: list[list[int]]
+    prompt: list[int]
+    answer: list[int]  # the end token included, if it came to one
+    stopped: bool
+    logits: Any  # (all tokens of the rows, vocabulary), float32; read in slices
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.logits.get_shape()[1])
+
+    @property
+    def answer_limit(self) -> int:
+        """Tokens within which an answer has to end: quantised models may take a little longer."""
+        return 2 * len(self.answer) + 16
+
+    @property
+    def context_tokens(self) -> int:
+        return max(*map(len, self.rows), len(self.prompt) + self.answer_limit)
+
+
+def read_reference(path: Path) -> Reference:
+    """The file that `job.export.reference` writes; its logits stay on disk."""
+    from safetensors import safe_open
+
+    file: Any = safe_open(path, framework="pt")
+    ids: list[int] = file.get_tensor("input_ids").tolist()
+    rows, start = [], 0
+    for length in file.get_tensor("row_lengths").tolist():
+        rows.append(ids[start : start + length])
+        start += length
+    prompt, answer = file.get_tensor("prompt_ids").tolist(), file.get_tensor("answer_ids").tolist()
+    return Reference(rows, prompt, answer, file.metadata()["stopped"] == "true", file.get_slice("logits"))
+
+
+@dataclass(frozen=True)
+class Quality:
+    perplexity: float
+    reference_perplexity: float
+    kl: float  # mean over tokens of KL(16-bit model || this one), nats
+    same_top_token: float  # share of tokens
+    tokens_per_second: float
+    stopped: bool
+    answer_tokens: int
+    same_answer_tokens: int  # from the start, before the answers part
+
+    @property
+    def perplexity_rise(self) -> float:
+        """Relative: 0.1 is 10 % more than the 16-bit model's."""
+        return self.perplexity / self.reference_perplexity - 1
+
+
+def measure(model: Model, reference: Reference, threads: int, lora: Path | None, key: str) -> Quality:
+    """Evaluates all rows and one answer; memory holds the logits of 512 tokens at a time."""
+    with model.context(reference.context_tokens, threads, lora, key) as context:
+        started = time.monotonic()
+        sums = _Sums()
+        for ids, logits, expected in _chunks(context, reference):
+            sums.add(ids, logits, expected)
+        seconds = time.monotonic() - started
+        answer = _answer(context, model, reference)
+    same = next(
+        (i for i, (a, b) in enumerate(zip(answer, reference.answer, strict=False)) if a != b), min(len(answer), len(reference.answer))
+    )
+    return Quality(
+        perplexity=sums.perplexity(sums.loss), reference_perplexity=sums.perplexity(sums.reference_loss),
+        kl=sums.kl / sums.tokens, same_top_token=sums.same / sums.tokens, tokens_per_second=sums.tokens / seconds,
+        stopped=model.ends(answer[-1]), answer_tokens=len(answer), same_answer_tokens=same,
+    )  # fmt: skip
+
+
+def _chunks(context: Context, reference: Reference) -> Iterator[tuple[list[int], Any, Any]]:
+    """Per chunk of a row: the tokens that come next (one fewer at a row's end), logits, and the reference's logits."""
+    import torch
+
+    offset = 0
+    for row in reference.rows:
+        context.forget()
+        for start in range(0, len(row), CHUNK_TOKENS):
+            chunk = row[start : start + CHUNK_TOKENS]
+            logits = torch.from_numpy(context.evaluate(chunk, start))
+            expected = reference.logits[offset + start : offset + start + len(chunk)]
+            yield row[start + 1 : start + 1 + len(chunk)], logits, expected
+        offset += len(row)
+
+
+class _Sums:
+    """Running totals over tokens."""
+
+    def __init__(self) -> None:
+        self.loss = self.reference_loss = self.kl = 0.0
+        self.same = self.tokens = self.predicted = 0
+
+    def add(self, following: list[int], logits: Any, expected: Any) -> None:
+        import torch
+
+        found, wanted = logits.log_softmax(-1), expected.float().log_softmax(-1)
+        self.kl += float((wanted.exp() * (wanted - found)).sum(dtype=torch.float64))
+        self.same += int((found.argmax(-1) == wanted.argmax(-1)).sum())
+        self.tokens += len(logits)
+        index = torch.tensor(following).unsqueeze(-1)
+        if following:
+            self.loss -= float(found[: len(following)].gather(1, index).sum(dtype=torch.float64))
+            self.reference_loss -= float(wanted[: len(following)].gather(1, index).sum(dtype=torch.float64))
+            self.predicted += len(following)
+
+    def perplexity(self, loss: float) -> float:
+        return math.exp(min(loss / max(self.predicted, 1), 700.0))
+
+
+def _answer(context: Context, model: Model, reference: Reference) -> list[int]:
+    """The greedy continuation of the prompt, up to an end token or the limit."""
+    context.forget()
+    for start in range(0, len(reference.prompt), CHUNK_TOKENS):
+        logits = context.evaluate(reference.prompt[start : start + CHUNK_TOKENS], start)
+    answer: list[int] = []
+    while len(answer) < reference.answer_limit:
+        answer.append(int(logits[-1].argmax()))
+        if model.ends(answer[-1]):
+            break
+        logits = context.evaluate(answer[-1:], len(reference.prompt) + len(answer) - 1)
+    return answer

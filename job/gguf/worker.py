@@ -1,0 +1,75 @@
+"""The process in which GGUF files are made and checked: native code can crash, and its memory goes with it.
+
+    python -m job.gguf.worker REQUEST_JSON RESULT_JSON
+
+The request `{"steps": [{"operation": …, …}, …]}` is answered with `{"steps": [figures, …]}`; paths are absolute.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from job.child import serve
+
+Step = dict[str, Any]
+
+
+def handle(request: Step) -> Step:
+    """Runs the steps in order. Raises the first one's `JobError`."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return {"steps": [OPERATIONS[step["operation"]](step) for step in request["steps"]]}
+
+
+def _convert(step: Step) -> Step:
+    from job.gguf.convert import convert
+
+    return convert(Path(step["model"]), Path(step["target"]), step["type"], step["name"], step["threads"])
+
+
+def _quantise(step: Step) -> Step:
+    from job.gguf.quantise import quantise
+
+    return quantise(Path(step["source"]), Path(step["target"]), step["type"], _path(step["imatrix"]), step["threads"])
+
+
+def _check(step: Step) -> Step:
+    from job.gguf.check import check, check_lora
+
+    file, reference = Path(step["file"]), Path(step["reference"])
+    if step["lora"] is not None:
+        return check_lora(file, Path(step["lora"]), step["key"], step["type"], reference, step["limits"], step["threads"])
+    source = _path(step["source"])
+    return check(file, step["key"], step["type"], source, reference, step["expected"], step["limits"], step["threads"])
+
+
+def _lora(step: Step) -> Step:
+    from job.gguf.lora import write_lora
+
+    return write_lora(Path(step["adapter"]), Path(step["model"]), Path(step["target"]), step["type"], step["name"])
+
+
+def _split(step: Step) -> Step:
+    from job.gguf.split import split
+
+    return split(Path(step["file"]), step["max_bytes"])
+
+
+def _plan(step: Step) -> Step:
+    from job.gguf.plan import plan
+
+    return plan(Path(step["model"]), Path(step["scratch"]), step["types"], step["imatrix"])
+
+
+def _path(value: str | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+OPERATIONS: dict[str, Callable[[Step], Step]] = {
+    "convert": _convert, "quantise": _quantise, "check": _check, "lora": _lora, "split": _split, "plan": _plan,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    serve(handle)

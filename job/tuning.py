@@ -1,0 +1,124 @@
+"""From the fetched base to the stored adapter and report: load, baseline, train, adapter, evaluate."""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+from typing import Any
+
+from job import capacity, evaluate, report
+from job.backend import Backend
+from job.child import run_child
+from job.context import TRAINED, Run
+from job.data.build import Prepared
+from job.export import adapter
+from job.manifest import File, artefact
+from job.source import FetchedModel
+from job.stats import gpu_reserved_bytes, training_memory
+from job.train import TrainResult, train
+
+KEPT_STATS = ("device", "memory", "data", "training", "evaluation", "effective")
+
+
+def train_and_store(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedModel, prepared: Prepared) -> None:
+    """From the loaded base to the stored adapter and report; the model is gone from memory afterwards."""
+    spec, stats = run.spec, run.stats
+    with stats.phase("load"):
+        model = load(run, backend, base, merge_base, prepared)
+    with stats.phase("baseline"):
+        before = assess(run, backend, model, prepared)
+    with stats.phase("train"):
+        start_reserved_bytes = gpu_reserved_bytes()
+        result = train(backend, model, spec, prepared, run.workdir, run.log)
+        stats.training = result.summary()
+    stats.memory = training_memory(start_reserved_bytes, stats.phases[-1].peak_gpu_reserved_bytes, stats.device["total_memory_bytes"])
+    with stats.phase("adapter"):
+        folder, files = store_weights(run, backend, model, prepared, base)
+    with stats.phase("evaluate", children=True):
+        after = assess(run, backend, model, prepared)
+        write_report(run, model, prepared, result, before, after)
+        del model
+        free_memory()
+        check_reload(run, base, folder, backend.device)
+        files += store_report(run)
+    stored = {f"{folder.name}/{path.relative_to(folder)}": path for path in adapter.readable(folder)}
+    staged = run.push.stage(stored) if run.push else []
+    kept = {name: getattr(stats, name) for name in KEPT_STATS}
+    run.receipts.add(TRAINED, files, {**kept, "staged": staged})
+
+
+def recall(run: Run) -> None:
+    """What an earlier try found out; it has stored the adapter and the report."""
+    facts = run.receipts[TRAINED].facts
+    for name in KEPT_STATS:
+        setattr(run.stats, name, facts[name])
+    run.log("trained before", files=len(run.receipts[TRAINED].files))
+
+
+def load(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedModel, prepared: Prepared) -> Any:
+    """The model with its fresh adapter, in the precision that was asked for."""
+    spec = run.spec
+    os.chdir(run.workdir)  # engines pick up what lies in the current directory, too
+    capacity.require_memory(base.path, spec, run.stats.device)
+    model = backend.load(base.path, spec.model, spec.lora, spec.training.gradient_checkpointing)
+    capacity.require_embeddings(model.get_input_embeddings().weight.shape[0], prepared)
+    if spec.lora is not None and spec.export.needs_merge:
+        adapter.require_mergeable(model, merge_base.path)
+    run.log("load", model=base.public_id, revision=base.revision, bytes=base.weight_bytes)
+    return model
+
+
+def assess(run: Run, backend: Backend, model: Any, prepared: Prepared) -> evaluate.Assessment:
+    """Held-out loss, exact match and answers of the model as it is now."""
+    backend.for_inference(model)
+    found = evaluate.assess(model, prepared, run.spec.evaluation.max_new_tokens, run.spec.training.eval_batch_size)
+    run.log(run.stats.current, **found.figures())
+    return found
+
+
+def store_weights(run: Run, backend: Backend, model: Any, prepared: Prepared, base: FetchedModel) -> tuple[Path, list[File]]:
+    """Exports what was trained and stores it at once: the adapter, or every weight under merged/."""
+    backend.for_inference(model)
+    if run.spec.lora is None:
+        folder = run.workdir / "merged"
+        paths = adapter.export_full(model, prepared.tokenizer, prepared.report.stop_token_ids, folder)
+    else:
+        folder = run.workdir / "adapter"
+        paths = adapter.export_adapter(model, prepared.tokenizer, base.public_id, base.revision, folder)
+    files = [artefact(run.store, path, f"{folder.name}/{path.relative_to(folder)}") for path in paths]
+    run.log(folder.name, files=len(files), bytes=sum(file.bytes for file in files))
+    return folder, files
+
+
+def write_report(
+    run: Run, model: Any, prepared: Prepared, result: TrainResult, before: evaluate.Assessment, after: evaluate.Assessment
+) -> None:
+    """Curves, answers and probe under report/."""
+    run.stats.evaluation = {"base": before.figures(), "tuned": after.figures()}
+    evaluate.write_probe(model, (prepared.held_out or prepared.train)[0], run.report / "probe.safetensors")
+    report.write_losses(result, run.report)
+    report.write_answers(prepared, before, after, run.report)
+
+
+def check_reload(run: Run, base: FetchedModel, folder: Path, device: str) -> None:
+    """Opens what was stored in a process that never saw the training; whole weights are compared when they are exported."""
+    if run.spec.lora is None:
+        return
+    asked = {"base": str(base.path), "adapter": str(folder), "probe": str(run.report / "probe.safetensors"),
+             "precision": run.spec.model.precision, "device": device}  # fmt: skip
+    found = run_child("job.export.reload", asked, run.children, "reloading the adapter")
+    run.log("reload", **found)
+
+
+def store_report(run: Run) -> list[File]:
+    return [artefact(run.store, path, f"report/{path.relative_to(run.report)}") for path in adapter.readable(run.report)]
+
+
+def free_memory() -> None:
+    """What the trained model held, back to the GPU and the host, before weights are merged."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -1,0 +1,89 @@
+"""What the tests of GGUF files need: a reference of a model's folder, its tokenizer's facts, an imatrix, edited files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from job.gguf.expected import describe_tokenizer
+
+HELD_OUT = Path(__file__).parent / "demo" / "held_out.jsonl"
+END = 2  # <|im_end|>
+NO_LIMITS = {"max_kl": 1e9, "max_perplexity_rise": 1e9}
+
+
+def conversations(count: int) -> list[list[dict[str, str]]]:
+    return [json.loads(line)["messages"] for line in HELD_OUT.read_text("utf-8").splitlines()[:count]]
+
+
+def tokenizer_of(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def describe(folder: Path, rows: int = 4) -> dict[str, Any]:
+    tokenizer = tokenizer_of(folder)
+    texts = [tokenizer.apply_chat_template(row, tokenize=False) for row in conversations(rows)]
+    return describe_tokenizer(tokenizer, tokenizer.chat_template, texts)
+
+
+def write_reference(folder: Path, path: Path, rows: int = 8) -> Path:
+    """Logits of `rows` conversations and a greedy answer, by transformers in fp32."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = tokenizer_of(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = [tokenizer.apply_chat_template(row, tokenize=True, return_dict=False) for row in conversations(rows)]
+    prompt = tokenizer.apply_chat_template(conversations(1)[0][:-1], tokenize=True, return_dict=False, add_generation_prompt=True)
+    with torch.no_grad():
+        logits = torch.cat([model(input_ids=torch.tensor([row])).logits[0] for row in ids])
+        output = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=32, eos_token_id=END, pad_token_id=END)
+    answer = output[0, len(prompt) :]
+    tensors = {
+        "input_ids": torch.tensor([*chain(*ids)], dtype=torch.int32), "row_lengths": torch.tensor([*map(len, ids)], dtype=torch.int32),
+        "logits": logits, "prompt_ids": torch.tensor(prompt, dtype=torch.int32), "answer_ids": answer.to(torch.int32).contiguous(),
+    }  # fmt: skip
+    save_file(tensors, path, {"stopped": "true" if int(answer[-1]) == END else "false"})
+    return path
+
+
+def changed_folder(model: Path, folder: Path, change: Callable[[Path], None]) -> Path:
+    """A copy of `model` (weights linked) after `change`."""
+    folder.mkdir()
+    for file in model.iterdir():
+        if file.suffix == ".safetensors":
+            (folder / file.name).symlink_to(file)
+        else:
+            shutil.copyfile(file, folder / file.name)
+    change(folder)
+    return folder
+
+
+def edit_json(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def edit_number(source: Path, target: Path, name: str, value: int) -> Path:
+    """A copy of a GGUF with one 32-bit number of its metadata replaced."""
+    content = bytearray(source.read_bytes())
+    at = content.index(struct.pack("<Q", len(name)) + name.encode()) + 8 + len(name) + 4
+    content[at : at + 4] = struct.pack("<I", value)
+    target.write_bytes(content)
+    return target
+
+
+def edit_text(source: Path, target: Path, old: str, new: str) -> Path:
+    """A copy of a GGUF with one text replaced by another of the same length."""
+    assert len(old.encode()) == len(new.encode())
+    content = source.read_bytes()
+    assert content.count(old.encode()) == 1
+    target.write_bytes(content.replace(old.encode(), new.encode()))
+    return target

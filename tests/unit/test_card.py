@@ -1,0 +1,232 @@
+"""The model card of a run: metadata that the Hub can read, the run's own figures, commands that work."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from job.export.card import CardFacts, Sample, card_facts, write_card
+from job.export.card_metadata import metadata
+from job.source import FetchedModel, FetchedSource
+from job.spec import JobSpec, parse_spec
+from job.stats import Phase, Stats
+from tests.tiny import tiny_dir
+
+REVISION = "0123456789abcdef" * 2 + "01234567"
+SECTIONS = ["demo", "Results", "Files", "How to use", "Data", "Training", "Time and memory", "Answers", "Where it comes from"]
+MERGED = {"name": "merged", "files": ["merged/config.json", "merged/model.safetensors"], "bytes": 300 << 20,
+          "figures": {"kl": 4.1e-5, "same_top_token": 1.0, "perplexity": 1.25}, "limits": {"logit_ratio": 0.02, "kl": 0.01}}  # fmt: skip
+Q4 = {"name": "gguf-q4_k_m", "files": ["gguf/demo-Q4_K_M.gguf"], "bytes": 105 << 20, "limits": {"max_kl": 0.4, "max_perplexity_rise": 0.1},
+      "figures": {"perplexity": 1.3, "perplexity_rise": 0.04, "kl": 0.0321, "same_top_token": 0.975, "types": {"Q4_K": 3}}}  # fmt: skip
+LORA = {"name": "lora_gguf", "files": ["gguf/demo-LoRA-F16.gguf"], "bytes": 1 << 20, "figures": {"kl": 1e-6}, "limits": {"max_kl": 0.01}}
+SAMPLE = Sample("Turn on the lamp.", "I cannot do that.", '{"lamp": "on"}')
+
+
+def job(**changes: Any) -> JobSpec:
+    document: dict[str, Any] = {
+        "version": 1,
+        "name": "demo",
+        "model": {"source": f"hf://org/Base-1B@{REVISION}", "max_seq_length": 128},
+        "data": {"train": [{"source": "hf://datasets/org/rows@main", "format": "messages"}, {"source": "s3://data/x.jsonl", "format": "messages"}]},
+        "lora": {"r": 24},
+        "evaluation": {"prompts": ["Turn on the lamp."], "max_new_tokens": 8},
+        "output": {"uri": "s3://models/demo"},
+    }  # fmt: skip
+    return parse_spec(json.dumps(document | changes).encode())
+
+
+def stats(spec: JobSpec, workdir: Path) -> dict[str, Any]:
+    kept = Stats(spec.run_id, spec.name, workdir)
+    kept.device = {"kind": "cuda", "name": "NVIDIA H200", "total_memory_bytes": 141 << 30}
+    kept.phases = [Phase("train", 61.25, 9 << 30, 12 << 30, 3 << 30, 1 << 20)]
+    counts = {
+        "rows": 480,
+        "sequences": 480,
+        "tokens": 18814,
+        "trained_tokens": 8273,
+        "truncated_rows": 0,
+        "dropped_rows": 2,
+        "duplicate_rows": 0,
+    }
+    kept.data = {"train": counts, "held_out": counts | {"rows": 60}}
+    kept.training = {"steps": 30, "first_loss": 3.6148, "final_loss": 0.21345, "best_step": None}
+    kept.evaluation = {"base": {"held_out_loss": 3.5, "perplexity": 33.1154}, "tuned": {"held_out_loss": 0.2, "perplexity": 1.2214}}
+    kept.effective = {"optimizer": "adamw_8bit"}
+    return kept.document()
+
+
+def facts(
+    workdir: Path, exports: tuple[Mapping[str, Any], ...] = (MERGED, Q4, LORA), spec: JobSpec | None = None, **changes: Any
+) -> CardFacts:
+    spec = spec or job()
+    base = FetchedModel(Path("model"), "org/Base-1B", REVISION, "llama3.2", (), (), 0)
+    sources = [FetchedSource(s, f"/data/train/{i}", (), REVISION if i == 0 else None, "ab" * 32) for i, s in enumerate(spec.data.train)]
+    found = card_facts(spec, base, sources, stats(spec, workdir), exports, [SAMPLE], True)
+    return dataclasses.replace(found, **changes)
+
+
+def parsed(path: Path) -> list[Token]:
+    text = ModelCard.load(path).text
+    return MarkdownIt("commonmark").enable("table").parse(text)
+
+
+def headings(tokens: list[Token]) -> list[str]:
+    opened = [i for i, token in enumerate(tokens) if token.type == "heading_open" and token.tag in ("h1", "h2")]
+    return [tokens[i + 1].content for i in opened]
+
+
+def blocks(tokens: list[Token], language: str) -> list[str]:
+    return [token.content for token in tokens if token.type == "fence" and token.info == language]
+
+
+def test_metadata_says_where_it_comes_from(tmp_path: Path) -> None:
+    path = write_card(facts(tmp_path), tmp_path / "README.md")
+    assert yaml.safe_load(path.read_text("utf-8").split("---\n")[1]) == {
+        "base_model": "org/Base-1B",
+        "base_model_relation": "finetune",
+        "library_name": "transformers",
+        "license": "llama3.2",
+        "pipeline_tag": "text-generation",
+        "datasets": ["org/rows"],
+        "tags": ["tunejob", "unsloth", "lora", "qlora", "gguf", "conversational"],
+    }
+    card = ModelCard.load(path)
+    assert (card.data.base_model, card.data.license, card.data.datasets) == ("org/Base-1B", "llama3.2", ["org/rows"])
+    assert headings(parsed(path)) == SECTIONS
+
+
+@pytest.mark.parametrize(
+    ("exports", "relation", "library"),
+    [((), "adapter", "peft"), ((LORA,), "adapter", "peft"), ((Q4,), "quantized", "peft"), ((Q4, MERGED), "finetune", "transformers")],
+)
+def test_relation_to_the_base(tmp_path: Path, exports: tuple[Mapping[str, Any], ...], relation: str, library: str) -> None:
+    found = yaml.safe_load(metadata(facts(tmp_path, exports)))
+    assert (found["base_model_relation"], found["library_name"]) == (relation, library)
+
+
+@pytest.mark.parametrize(
+    ("licence", "expected"),
+    [
+        ("apache-2.0", {"license": "apache-2.0"}),
+        (None, {"license": "unknown"}),
+        ("other", {"license": "other", "license_name": "license-of-org-base-1b", "license_link": f"https://huggingface.co/org/Base-1B/tree/{REVISION}"}),
+    ],
+)  # fmt: skip
+def test_licence_of_the_base(tmp_path: Path, licence: str | None, expected: dict[str, str]) -> None:
+    found = yaml.safe_load(metadata(facts(tmp_path, base_licence=licence)))
+    assert {key: value for key, value in found.items() if key.startswith("license")} == expected
+
+
+def test_a_base_that_is_not_on_the_hub_is_not_named_as_one(tmp_path: Path) -> None:
+    found = yaml.safe_load(metadata(facts(tmp_path, base_id="org/looks-like-one", base_revision=None, base_licence="other")))
+    assert not {"base_model", "base_model_relation", "license_link"} & found.keys()
+    text = write_card(facts(tmp_path, base_id="s3://models/base", base_revision=None), tmp_path / "README.md").read_text("utf-8")
+    assert 'from_pretrained("path/to/the/base", dtype' in text
+    assert "vllm serve merged --served-model-name demo\n```" in text
+
+
+def test_exports_with_their_figures_and_limits(tmp_path: Path) -> None:
+    text = write_card(facts(tmp_path), tmp_path / "README.md").read_text("utf-8")
+    assert "| `merged/` | 300.0 | 1.25 | – | – | 4.1e-05 | 0.01 | 100.00 % |" in text
+    assert "| `gguf/demo-Q4_K_M.gguf` | 105.0 | 1.3 | 4.00 % | 10.00 % | 0.0321 | 0.4 | 97.50 % |" in text
+    assert "| `gguf/demo-LoRA-F16.gguf` | 1.0 | – | – | – | 1e-06 | 0.01 | – |" in text
+    parts = {**Q4, "files": ["gguf/demo-F16-00001-of-00003.gguf", "gguf/demo-F16-00002-of-00003.gguf", "gguf/demo-F16-00003-of-00003.gguf"]}
+    assert "| `gguf/demo-F16-00001-of-00003.gguf` and 2 more parts |" in write_card(facts(tmp_path, (parts,)), tmp_path / "x").read_text(
+        "utf-8"
+    )
+
+
+def test_the_runs_own_figures(tmp_path: Path) -> None:
+    spec = job()
+    text = write_card(facts(tmp_path, spec=spec), tmp_path / "README.md").read_text("utf-8")
+    for line in [
+        f"`org/Base-1B` at revision `{REVISION}`, fine-tuned on 480 rows (8273 learned tokens): LoRA of rank 24 on 4-bit weights (QLoRA).",
+        "| Held-out loss, nats a token | 3.5 | 0.2 |",
+        "| Held-out perplexity | 33.12 | 1.221 |",
+        f"| training | `hf://datasets/org/rows@main` | `train` | `{REVISION}` | `abababababababab` |",
+        "| training | `s3://data/x.jsonl` | `train` | – | `abababababababab` |",
+        "| held-out | 60 | 480 | 18814 | 8273 | 0 | 2 | 0 |",
+        "| final loss | `0.2135` |",
+        "| lora.r | `24` |",
+        "| optimizer in effect | `adamw_8bit` |",
+        "| `train` | 61.2 | 12288 | 3072 | 1 |",
+        "On `NVIDIA H200`, 144384 MiB.",
+        "tunejob verify s3://models/demo",
+    ]:
+        assert line in text.splitlines(), line
+    assert f"Run `{spec.run_id}` of tunejob " in text
+    assert "best step" not in text  # what has no figure makes no claim
+    assert "Exact match" not in text
+
+
+def test_without_held_out_rows_there_are_no_results(tmp_path: Path) -> None:
+    known = facts(tmp_path)
+    bare = known.stats | {"evaluation": {"base": {}, "tuned": {}}, "data": {**known.stats["data"], "held_out": None}}
+    path = write_card(dataclasses.replace(known, stats=bare, samples=(), exports=()), tmp_path / "README.md")
+    assert headings(parsed(path)) == [name for name in SECTIONS if name not in ("Results", "Files", "Answers")]
+
+
+def test_only_ways_for_which_there_is_something(tmp_path: Path) -> None:
+    def programs(**changes: Any) -> list[str]:
+        text = write_card(facts(tmp_path, **changes), tmp_path / "README.md").read_text("utf-8")
+        return re.findall(r"^### (.+)$", text, re.MULTILINE)
+
+    assert programs() == ["transformers", "PEFT", "vLLM", "llama.cpp", "Ollama", "LM Studio"]
+    assert programs(exports=()) == ["PEFT", "vLLM"]
+    assert programs(exports=(LORA,)) == ["PEFT", "vLLM", "llama.cpp"]
+    assert programs(exports=(), spec=job(lora={"r": 8, "dora": True})) == ["PEFT"]
+    assert programs(exports=(Q4,), spec=job(export={"modelfile": False})) == ["PEFT", "vLLM", "llama.cpp", "LM Studio"]
+
+
+def test_vllm_is_told_a_rank_that_it_knows(tmp_path: Path) -> None:
+    text = write_card(facts(tmp_path), tmp_path / "README.md").read_text("utf-8")
+    assert f"vllm serve org/Base-1B --revision {REVISION} --enable-lora --max-lora-rank 32 --lora-modules demo=adapter\n" in text
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ({"uri": "s3://models/demo"}, "aws s3 cp --recursive s3://models/demo demo\ncd demo\n"),
+        ({"uri": "/runs/my demo"}, "cd '/runs/my demo'\n"),
+        ({"uri": "s3://models/demo", "hub": {"repository": "org/demo"}}, "hf download org/demo --local-dir demo\ncd demo\n"),
+    ],
+)
+def test_where_to_get_it(tmp_path: Path, output: dict[str, Any], expected: str) -> None:
+    tokens = parsed(write_card(facts(tmp_path, spec=job(output=output)), tmp_path / "README.md"))
+    assert blocks(tokens, "sh")[0] == expected
+    for script in blocks(tokens, "sh"):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_the_python_it_shows_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both programs run as they stand, on a tiny model without what it was trained for, and say the same."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_dir()), LoraConfig(r=2, target_modules="all-linear")).save_pretrained(
+        tmp_path / "adapter"
+    )
+    AutoTokenizer.from_pretrained(tiny_dir()).save_pretrained(tmp_path / "adapter")
+    (tmp_path / "merged").symlink_to(tiny_dir())
+    (tmp_path / "path" / "to" / "the").mkdir(parents=True)
+    (tmp_path / "path" / "to" / "the" / "base").symlink_to(tiny_dir())
+    card = write_card(facts(tmp_path, base_id="base", base_revision=None), tmp_path / "README.md")
+    monkeypatch.chdir(tmp_path)
+    answers = []
+    for program in blocks(parsed(card), "python"):
+        exec(compile(program, "README.md", "exec"), {})
+        answers.append(capsys.readouterr().out)
+    assert len(answers) == 2
+    assert answers[0] == answers[1]
+    assert answers[0].strip()
