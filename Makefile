@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := 2.13.0
 UV := 0.13.9
+# llama.cpp for any x86-64 with AVX2, not for this very CPU: a wheel that is built here may run elsewhere. Quantiser and reader only.
+export CMAKE_ARGS := -DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF
 # With an NVIDIA driver the CUDA lock is installed as well, and the demo and the job run on the GPU.
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
@@ -14,7 +16,7 @@ GPU := $(shell command -v nvidia-smi 2>/dev/null)
 setup: $(VENV)/.model
 
 $(VENV)/.packages: locks/cpu.txt locks/cuda.txt
-	@echo "set-up 1/3: packages into $(VENV) (1 to 4 minutes, about 3 GB)"
+	@echo "set-up 1/3: packages into $(VENV) (3 GB; 1 to 4 minutes, and 5 more where llama.cpp is compiled for the first time)"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV)
 ifdef GPU

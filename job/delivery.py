@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from job import report
-from job.context import Run
+from job.context import TRAINED, Run
 from job.data.build import Prepared
 from job.export.adapter import readable
 from job.export.artefacts import Artefacts
+from job.export.card import Sample, card_facts, write_card
 from job.export.modelfile import write_modelfiles
 from job.gguf.expected import describe_tokenizer
 from job.gguf.types import TYPES
@@ -47,21 +48,27 @@ def modelfiles(run: Run, prepared: Prepared, facts: Sequence[dict[str, Any]]) ->
     tokenizer = prepared.tokenizer
     begin = tokenizer.bos_token if describe_tokenizer(tokenizer, "", [])["adds_bos"] else ""
     stops = [tokenizer.convert_ids_to_tokens(token) for token in prepared.report.stop_token_ids]
-    paths = write_modelfiles(folder, names, prepared.probes, begin, stops, {"num_ctx": run.spec.model.max_seq_length})
+    paths = write_modelfiles(folder, names, prepared.probes, begin, stops)
     return {f"gguf/{path.name}": path for path in paths}
 
 
 def card(
     run: Run, prepared: Prepared, base: FetchedModel, sources: Sequence[FetchedSource], facts: Sequence[dict[str, Any]]
 ) -> dict[str, Path]:
-    """The model card, by key; sent to the Hub's branch, too."""
-    return {}
+    """The model card, by key."""
+    if not run.spec.export.card:
+        return {}
+    samples = [Sample(**sample) for sample in run.receipts[TRAINED].facts["samples"]]
+    told = card_facts(run.spec, base, sources, run.stats.document(), facts, samples, bool(prepared.template))
+    return {README: write_card(told, run.workdir / README)}
 
 
 def show_on_hub(run: Run) -> None:
-    """One commit on main with everything that was staged, if the spec names a repository."""
+    """One commit on main with everything that was staged and the documents beside it, if the spec names a repository."""
     if run.push:
-        staged = [content for name in run.receipts.names() for content in run.receipts[name].facts.get("staged", [])]
+        staged = [content for name in run.receipts.names() for content in run.receipts[name].facts["staged"]]
+        documents = {f"gguf/{path.name}": path for path in (run.workdir / "modelfiles").glob("*")} | {README: run.workdir / README}
+        staged += run.push.stage({key: path for key, path in documents.items() if path.exists()})
         shown = run.push.publish(staged)
         run.log("pushed", commit=shown["commit"], url=shown["url"], files=shown["files"], bytes=shown["bytes"])
 

@@ -148,5 +148,5 @@ def fetch_weights(run: Run, artefacts: Artefacts, base: FetchedModel, merge_base
     capacity.require_disk(run.workdir, copied_bytes, "the model's weights")
     for model in needed:
         fetch_model_weights(model)
-    if artefacts.needs_base:
+    if artefacts.outstanding and merge_base in needed:
         artefacts.foresee(merge_base.path, copied_bytes)

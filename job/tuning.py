@@ -45,7 +45,7 @@ def train_and_store(run: Run, backend: Backend, base: FetchedModel, merge_base: 
     stored = {f"{folder.name}/{path.relative_to(folder)}": path for path in adapter.readable(folder)}
     staged = run.push.stage(stored) if run.push else []
     kept = {name: getattr(stats, name) for name in KEPT_STATS}
-    run.receipts.add(TRAINED, files, {**kept, "staged": staged})
+    run.receipts.add(TRAINED, files, {**kept, "samples": samples(prepared, before, after), "staged": staged})
 
 
 def recall(run: Run) -> None:
@@ -99,6 +99,12 @@ def write_report(
     evaluate.write_probe(model, (prepared.held_out or prepared.train)[0], run.report / "probe.safetensors")
     report.write_losses(result, run.report)
     report.write_answers(prepared, before, after, run.report)
+
+
+def samples(prepared: Prepared, before: evaluate.Assessment, after: evaluate.Assessment) -> list[dict[str, str]]:
+    """The spec's prompts with both answers, for the card; no row of the data is among them."""
+    asked = zip(prepared.questions, before.answers, after.answers, strict=True)
+    return [{"prompt": question.text, "base": base, "tuned": tuned} for question, base, tuned in asked]
 
 
 def check_reload(run: Run, base: FetchedModel, folder: Path, device: str) -> None:

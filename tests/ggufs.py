@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -10,15 +11,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from job.export.imatrix import write_imatrix
 from job.gguf.expected import describe_tokenizer
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in job/gguf/worker.py: tests share their cores
+
 HELD_OUT = Path(__file__).parent / "demo" / "held_out.jsonl"
+TRAIN = HELD_OUT.with_name("train.jsonl")
 END = 2  # <|im_end|>
 NO_LIMITS = {"max_kl": 1e9, "max_perplexity_rise": 1e9}
 
 
-def conversations(count: int) -> list[list[dict[str, str]]]:
-    return [json.loads(line)["messages"] for line in HELD_OUT.read_text("utf-8").splitlines()[:count]]
+def conversations(count: int, file: Path = HELD_OUT) -> list[list[dict[str, str]]]:
+    return [json.loads(line)["messages"] for line in file.read_text("utf-8").splitlines()[:count]]
 
 
 def tokenizer_of(folder: Path) -> Any:
@@ -52,6 +57,18 @@ def write_reference(folder: Path, path: Path, rows: int = 8) -> Path:
         "logits": logits, "prompt_ids": torch.tensor(prompt, dtype=torch.int32), "answer_ids": answer.to(torch.int32).contiguous(),
     }  # fmt: skip
     save_file(tensors, path, {"stopped": "true" if int(answer[-1]) == END else "false"})
+    return path
+
+
+def measure_imatrix(folder: Path, path: Path, rows: int = 60) -> Path:
+    """The imatrix of the demo's training rows."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = tokenizer_of(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = [tokenizer.apply_chat_template(row, tokenize=True, return_dict=False) for row in conversations(rows, TRAIN)]
+    write_imatrix(model, folder, ids, path)
     return path
 
 

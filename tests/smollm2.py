@@ -14,10 +14,17 @@ import shutil
 import tempfile
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 CACHE = Path(__file__).parent.parent / ".cache" / "models"
 NAME = "SmolLM2-135M-Instruct"
 TOKEN_TYPE_CONTROL = 3
+NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
+LAYER_NAMES = {
+    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+}  # fmt: skip
 
 
 def model_dir() -> Path:
@@ -79,23 +86,42 @@ def write_tokenizer(folder: Path, metadata: dict[str, object]) -> None:
 
 def write_model(folder: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    source = gguf_path()
-    loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
-    settings = loaded.config.to_dict()
-    settings.pop("quantization_config", None)
-    settings.pop("_name_or_path", None)
-    settings |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "dtype": "bfloat16"}
-    model = LlamaForCausalLM(LlamaConfig(**settings)).to(torch.bfloat16)
-    model.load_state_dict(loaded.state_dict())
+    metadata = read_metadata(gguf_path())
+    shape = {
+        "hidden_size": metadata["llama.embedding_length"], "intermediate_size": metadata["llama.feed_forward_length"],
+        "num_hidden_layers": metadata["llama.block_count"], "num_attention_heads": metadata["llama.attention.head_count"],
+        "num_key_value_heads": metadata["llama.attention.head_count_kv"], "max_position_embeddings": metadata["llama.context_length"],
+        "rms_norm_eps": metadata["llama.attention.layer_norm_rms_epsilon"], "rope_theta": metadata["llama.rope.freq_base"],
+        "vocab_size": metadata["llama.vocab_size"],
+    }  # fmt: skip
+    config = LlamaConfig(**shape, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2, dtype="bfloat16")
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    missing, unexpected = model.load_state_dict(read_weights(gguf_path(), config), strict=False)
+    assert (missing, unexpected) == (["lm_head.weight"], [])  # tied
     model.tie_weights()
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
     model.save_pretrained(folder)
     for file in folder.iterdir():
         file.chmod(0o644)  # safetensors writes 0600
-    config = json.loads((folder / "config.json").read_text())
-    assert "quantization_config" not in config
+
+
+def read_weights(path: Path, config: Any) -> dict[str, Any]:
+    """The GGUF's tensors in bf16 under transformers' names, with the rows of queries and keys in its order."""
+    import torch
+    from gguf import GGUFReader, quants
+
+    weights = {}
+    for tensor in GGUFReader(path).tensors:
+        values = torch.from_numpy(quants.dequantize(tensor.data, tensor.tensor_type).copy()).to(torch.bfloat16)
+        _, *middle, last = ["", *tensor.name.split(".")]
+        heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(middle[-1])
+        if heads:  # llama.cpp rotates neighbouring rows, transformers rows half a head apart
+            values = values.view(heads, -1, 2, values.shape[-1]).transpose(1, 2).reshape(values.shape)
+        name = f"model.layers.{middle[1]}.{LAYER_NAMES[middle[2]]}" if middle[0] == "blk" else NAMES[middle[0]]
+        weights[f"{name}.{last}"] = values
+    return weights
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from job.capacity import require_disk, require_ram
+from job.child import run_child
 from job.errors import Fault, GateError
 from job.export import plan
 from job.export.pushing import Push
@@ -34,6 +35,7 @@ class Artefacts:
     log: Log
     push: Push | None
     refused: list[Fault] = field(default_factory=list)
+    at_once: int = 1  # quantisers side by side
     _steps: dict[str, plan.Step] = field(default_factory=dict)
     _other_bytes: int = 0
 
@@ -103,16 +105,26 @@ class Artefacts:
     # ---------------------------------------------------------------------------------------------- capacity
 
     def foresee(self, model_dir: Path, base_bytes: int) -> None:
-        """Works out what every step needs, from the 16-bit weights in `model_dir`, and refuses now what cannot fit later.
+        """Works out what every step needs, from the 16-bit weights in `model_dir`, and refuses now what cannot work later.
 
-        `base_bytes` of them are a copy in the scratch directory, which goes once it is merged.
+        `base_bytes` of them are a copy in the scratch directory. Raises `InputError` where llama.cpp does not know the
+        architecture or the tokenizer, `CapacityError` where disk or memory will not do.
         """
         self._other_bytes = self._used_bytes() - base_bytes
         shapes = plan.read_shapes(model_dir)
-        self._steps = {step.name: step for step in plan.steps(self.spec, shapes, base_bytes)}
+        sizes = self._gguf_bytes(model_dir, shapes) if self.spec.export.gguf or self.spec.export.lora_gguf else {}
+        self._steps = {step.name: step for step in plan.steps(self.spec, shapes, base_bytes, sizes)}
+        self.at_once = plan.parallel_quants(sizes, shapes) if sizes else 1
         self.log("plan", **{f"{step.name}_disk_bytes": step.disk_bytes for step in self._steps.values()})
         for name in self._steps:
             self.require(name)
+
+    def _gguf_bytes(self, model_dir: Path, shapes: plan.Shapes) -> dict[str, int]:
+        scratch = self.workdir / "children"
+        types = list(dict.fromkeys([shapes.gguf_type, *self.spec.export.gguf]))
+        step = {"operation": "plan", "model": str(model_dir), "scratch": str(scratch), "types": types, "imatrix": self.spec.export.imatrix}
+        sizes: dict[str, int] = run_child("job.gguf.worker", {"steps": [step]}, scratch, "plan of the GGUFs")["steps"][0]["bytes"]
+        return sizes
 
     def require(self, name: str) -> None:
         """Raises `CapacityError` if the disk that this step will still take, or its memory, is not there."""

@@ -10,11 +10,12 @@ from job import __version__
 from job.export.card_facts import CardFacts, Sample, SourceFacts, card_facts
 from job.export.card_metadata import metadata
 from job.export.card_use import Usage, how_to_use, shell_verify
-from job.export.markdown import block, code, figure, table
+from job.export.markdown import LONGEST, block, code, figure, table
 
 __all__ = ["CardFacts", "Sample", "SourceFacts", "card_facts", "write_card"]
 
 MIB = 1 << 20
+SAMPLE_CHARACTERS = 2000
 SETTINGS = ("model", "data", "lora", "training")  # sections of the spec that decide what is learned
 NOT_SETTINGS = {"source", "merge_base", "train", "held_out"}
 DATA_FIGURES = ("rows", "sequences", "tokens", "trained_tokens", "truncated_rows", "dropped_rows", "duplicate_rows")
@@ -95,7 +96,7 @@ def _usage(facts: CardFacts) -> Usage:
     spec, lora = facts.spec, facts.spec.get("lora", {})
     ggufs = [a["files"][0] for a in facts.exports if a["name"].startswith("gguf-")]
     adapters = [a["files"][0] for a in facts.exports if a["name"] == "lora_gguf"]
-    prompts = spec["evaluation"]["prompts"]
+    prompts = [prompt for prompt in spec["evaluation"]["prompts"] if len(prompt) <= LONGEST and prompt.isprintable()]
     return Usage(
         name=spec["name"],
         kinds=frozenset(facts.kinds),
@@ -153,7 +154,7 @@ def _samples(facts: CardFacts) -> list[str]:
     lines = ["## Answers", "", "Greedy, as the run made them; not chosen.", ""]
     for sample in facts.samples:
         for words, text in (("Prompt", sample.prompt), ("Base", sample.base), ("Tuned", sample.tuned)):
-            lines += [f"{words}:", "", *block(text, "text")]
+            lines += [f"{words}:", "", *block(text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + "…", "text")]
     return lines
 
 

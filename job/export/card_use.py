@@ -44,18 +44,19 @@ class Usage:
 def how_to_use(usage: Usage) -> list[str]:
     """Markdown lines: fetching, then each program."""
     sections = {
-        "": shell_fetch(usage),
-        "transformers": python_transformers(usage, usage.folder) if usage.folder else "",
-        "PEFT": python_peft(usage) if "adapter" in usage.kinds else "",
-        "vLLM": "\n".join(shell_vllm(usage)),
-        "llama.cpp": "\n".join(shell_llama_cpp(usage)),
-        "Ollama": f"cd gguf\nollama create {usage.name} -f Modelfile\nollama run {usage.name}" if usage.gguf and usage.modelfile else "",
-        "LM Studio": f"lms import {shlex.quote(usage.gguf)}" if usage.gguf else "",
+        "transformers": ("python", python_transformers(usage, usage.folder) if usage.folder else ""),
+        "PEFT": ("python", python_peft(usage) if "adapter" in usage.kinds else ""),
+        "vLLM": ("sh", "\n".join(shell_vllm(usage))),
+        "llama.cpp": ("sh", "\n".join(shell_llama_cpp(usage))),
+        "Ollama": (
+            "sh",
+            f"ollama create {usage.name} -f gguf/Modelfile\nollama run {usage.name}" if usage.gguf and usage.modelfile else "",
+        ),
+        "LM Studio": ("sh", f"lms import {shlex.quote(usage.gguf)}" if usage.gguf else ""),
     }
-    lines = ["The commands run where the files are:", ""]
-    for program, text in sections.items():
-        if text:
-            lines += [*([f"### {program}", ""] if program else []), *block(text, "python" if "import " in text else "sh")]
+    lines = ["The commands run where the files are:", "", *block(shell_fetch(usage), "sh")]
+    for program, (language, text) in sections.items():
+        lines += [f"### {program}", "", *block(text, language)] if text else []
     return lines
 
 

@@ -111,7 +111,7 @@ def branch_of(run_id: str) -> str:
 
 def _send(hub: Repository, api: HfApi, branch: str, paths: Mapping[Content, Path]) -> None:
     there = hub.files(api, branch)
-    missing = {content.key: str(path) for content, path in paths.items() if not content.lies_in(there)}
+    missing = {content: str(path) for content, path in paths.items() if not content.lies_in(there)}
     if missing:
         _commit(hub, api, branch, missing, [], "Files on their way to main")
         there = hub.files(api, branch)
@@ -135,19 +135,23 @@ def _show(hub: Repository, api: HfApi, branch: str, contents: Sequence[Content],
     removed = _left_over(hub, api, heads[MAIN], before, contents)
     operations: list[CommitOperation] = [CommitOperationCopy(key, key, src_revision=heads[branch]) for key in changed]
     operations += [CommitOperationDelete(key) for key in removed]
-    commit = _commit(hub, api, MAIN, {RECORD: text}, operations, message, heads[MAIN])
+    commit = _commit(hub, api, MAIN, {record: text}, operations, message, heads[MAIN])
     require(hub.files(api, commit), [*contents, record])
     return commit, removed
 
 
 def _commit(
-    hub: Repository, api: HfApi, branch: str, added: Mapping[str, str | bytes], operations: Iterable[CommitOperation], message: str,
+    hub: Repository, api: HfApi, branch: str, added: Mapping[Content, str | bytes], operations: Iterable[CommitOperation], message: str,
     parent: str | None = None,
 ) -> str:  # fmt: skip
     """One commit of files, by path or content, and of other operations; refused if `parent` is no longer the branch's head."""
     from huggingface_hub import CommitOperationAdd
 
-    additions = [CommitOperationAdd(key, content) for key, content in added.items()]
+    additions = []
+    for content, source in added.items():
+        addition = CommitOperationAdd(content.key, source)
+        addition.upload_info.sha256 = bytes.fromhex(content.sha256)  # or the client would read the whole file for it
+        additions.append(addition)
     api.preupload_lfs_files(hub.name, additions, revision=branch, free_memory=False, gitignore_content=NO_IGNORED)
     made = api.create_commit(hub.name, [*additions, *operations], commit_message=message, revision=branch, parent_commit=parent)
     return made.oid

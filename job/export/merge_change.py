@@ -60,19 +60,19 @@ class Merged:
     """W + scale·B·A, or with DoRA magnitude·(W + scale·B·A)/‖W + scale·B·A‖ over each output; computed in fp32.
 
     `a` is (rank, inputs), `b` (outputs, rank), `magnitude` (outputs); W is (outputs, inputs), or the other way round
-    with `fan_in_fan_out`. All but W are fp32 tensors on the CPU.
+    with `fan_in_fan_out`.
     """
 
     base: Tensor
-    a: Any
-    b: Any
-    magnitude: Any
+    a: Tensor
+    b: Tensor
+    magnitude: Tensor | None
     scale: float
     fan_in_fan_out: bool
 
     def blocks(self, device: str) -> Iterator[Any]:
-        a, b = self.a.to(device), self.b.to(device)
-        magnitude = None if self.magnitude is None else self.magnitude.to(device)
+        a, b = self.a.load().to(device).float(), self.b.load().to(device).float()
+        magnitude = self.magnitude.load().to(device).float() if self.magnitude else None
         rows_at_once = self.base.shape[0] if self.fan_in_fan_out else None  # an output's norm needs all its inputs
         for first, block in self.base.blocks(rows_at_once):
             stored = block.to(device)
@@ -131,8 +131,7 @@ class Adapter:
                                    "Name the 16-bit weights of the model that was trained"))  # fmt: skip
         rank = a.shape[0]
         scale = self.config["lora_alpha"] / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
-        magnitude = self.tensors.get(module + MAGNITUDE)
-        return Merged(base, a.load().float(), b.load().float(), None if magnitude is None else magnitude.load().float(), scale, turned)
+        return Merged(base, a, b, self.tensors.get(module + MAGNITUDE), scale, turned)
 
 
 @dataclass(frozen=True)

@@ -100,17 +100,17 @@ def merged_by_peft(change: Merged, weight: Any, first: int, settings: dict[str, 
     from transformers.pytorch_utils import Conv1D
 
     inputs, outputs = weight.shape if change.fan_in_fan_out else weight.shape[::-1]
-    rows, rank = slice(first, first + outputs), len(change.a)
+    rows, rank = slice(first, first + outputs), change.a.shape[0]
     layer: Any = Conv1D(outputs, inputs) if change.fan_in_fan_out else torch.nn.Linear(inputs, outputs, bias=False, device="meta")
     layer.weight = torch.nn.Parameter(weight.to(device).float(), requires_grad=False)
     options = {key: settings[key] for key in ("lora_alpha", "use_rslora", "use_dora", "fan_in_fan_out")}
     config = LoraConfig(r=rank, init_lora_weights=False, **options)
     adapted = Linear(layer, "default", config, r=rank, lora_alpha=settings["lora_alpha"])
     with torch.no_grad():
-        adapted.lora_A["default"].weight.copy_(change.a)
-        adapted.lora_B["default"].weight.copy_(change.b[rows])
+        adapted.lora_A["default"].weight.copy_(change.a.load())
+        adapted.lora_B["default"].weight.copy_(change.b.load()[rows])
         if change.magnitude is not None:
-            adapted.lora_magnitude_vector["default"].weight.copy_(change.magnitude[rows])
+            adapted.lora_magnitude_vector["default"].weight.copy_(change.magnitude.load()[rows])
         adapted.merge()
     return adapted.get_base_layer().weight.detach()
 

@@ -39,7 +39,7 @@ def translate(probes: Sequence[Probe], begin: str) -> OllamaTemplate | None:
     """
     everyday = [_Rendered.of(probe, begin) for probe in probes if not probe.about and probe.text is not None]
     besides = [_Rendered.of(probe, begin) for probe in probes if probe.about and probe.text is not None]
-    for candidate in _candidates(everyday, besides):
+    for candidate in _candidates(everyday, besides) if everyday else ():
         if len(candidate) <= MAX_CHARACTERS and all(rendered.equals(candidate) for rendered in everyday):
             return OllamaTemplate(candidate, tuple(_differences(candidate, probes, begin)))
     return None

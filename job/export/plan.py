@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 from job.data.cores import available_bytes, usable_cores
 from job.gguf.types import TYPES
-from job.spec import ExportSpec, JobSpec
+from job.spec import JobSpec
 
 BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1}
+GGUF_NAMES = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
 CHILD_BYTES = 700 << 20  # torch, transformers and what they import
 QUANTISER_BYTES = 100 << 20  # llama.cpp without weights
 CORES_PER_QUANT = 4  # more make one quantiser hardly faster: its reading and writing are serial
@@ -28,9 +30,9 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # per weight: the code, its block's 8
 
 @dataclass(frozen=True)
 class Shapes:
-    """The 16-bit model's tensors: name → (bytes a weight, shape)."""
+    """The 16-bit model's tensors: name → (safetensors' word for the number type, shape)."""
 
-    tensors: dict[str, tuple[int, tuple[int, ...]]]
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
 
     @property
     def parameters(self) -> int:
@@ -38,7 +40,15 @@ class Shapes:
 
     @property
     def bytes(self) -> int:
-        return sum(size * prod(shape) for size, shape in self.tensors.values())
+        return sum(BYTES[kind] * prod(shape) for kind, shape in self.tensors.values())
+
+    @property
+    def gguf_type(self) -> str:
+        """The GGUF type that holds these weights as they are."""
+        weights: Counter[str] = Counter()
+        for kind, shape in self.tensors.values():
+            weights[kind] += prod(shape)
+        return GGUF_NAMES.get(weights.most_common(1)[0][0], "f16")
 
     @property
     def largest(self) -> int:
@@ -72,7 +82,7 @@ def read_shapes(folder: Path) -> Shapes:
             header = json.loads(file.read(length))
         for name, tensor in header.items():
             if name != "__metadata__":
-                tensors[name] = (BYTES[tensor["dtype"]], tuple(tensor["shape"]))
+                tensors[name] = (tensor["dtype"], tuple(tensor["shape"]))
     return Shapes(tensors)
 
 
@@ -88,32 +98,28 @@ def names(spec: JobSpec) -> list[str]:
     return [*merged, *four_bit, *imatrix, *lora, *(f"gguf-{name}" for name in quants)]
 
 
-def steps(spec: JobSpec, shapes: Shapes, base_bytes: int) -> list[Step]:
-    """Needs of every step; `base_bytes` of the fetched base are a copy in scratch, gone once it is merged."""
-    export, merged = spec.export, shapes.bytes
-    adapter = _adapter_bytes(spec, shapes)
+def steps(spec: JobSpec, shapes: Shapes, base_bytes: int, gguf_bytes: Mapping[str, int]) -> list[Step]:
+    """Needs of every step; `base_bytes` of the fetched base are a copy in scratch, gone once it is merged.
+
+    `gguf_bytes`: sizes of the GGUFs by type, that of the weights' own type among them, as llama.cpp foretells them.
+    """
+    export, merged, adapter = spec.export, shapes.bytes, _adapter_bytes(spec, shapes)
     four_bit = _four_bit_bytes(shapes) if "4bit" in export.merged else 0
     compared = 4 * export.check_tokens * shapes.vocabulary
-    model_ram = CHILD_BYTES + 4 * shapes.parameters + 3 * compared
-    before = base_bytes + adapter
+    there = base_bytes + adapter
+    two_sides = 2 * compared  # the logits of what was trained lie beside those of the merge
     found = [
-        Step("merge", before + merged, CHILD_BYTES + 16 * shapes.largest),
-        Step("compare", before + merged + four_bit + compared, model_ram),
+        Step("merge", there + merged, CHILD_BYTES),
+        Step("compare", there + merged + four_bit + two_sides, CHILD_BYTES + 4 * shapes.parameters),
     ]
-    if export.gguf or export.lora_gguf:
-        sixteen = 2 * shapes.parameters
-        left = adapter + compared + sixteen
-        found.append(Step("convert", left + merged, CHILD_BYTES + 16 * shapes.largest))
-        sizes = sorted((quant_bytes(name, shapes) for name in export.gguf), reverse=True)
-        at_once = parallel_quants(export, shapes)
+    if gguf_bytes:
+        own = gguf_bytes[shapes.gguf_type]
+        found.append(Step("convert", adapter + merged + compared + own, CHILD_BYTES + 4 * shapes.largest))
+        sizes = sorted((gguf_bytes[name] for name in export.gguf if name != shapes.gguf_type), reverse=True)
+        at_once = parallel_quants(gguf_bytes, shapes)
         on_disk = sum(sizes[: at_once + 1])  # one more is being uploaded
-        found.append(Step("quantise", left + on_disk, at_once * quantiser_bytes(shapes, sizes[0] if sizes else 0)))
+        found.append(Step("quantise", adapter + compared + own + on_disk, at_once * quantiser_bytes(shapes, max([*sizes, own]))))
     return found
-
-
-def quant_bytes(name: str, shapes: Shapes) -> int:
-    """A GGUF's size by its type's mean bits a weight."""
-    return int(TYPES[name].bits_per_weight * shapes.parameters / 8)
 
 
 def quantiser_bytes(shapes: Shapes, file_bytes: int) -> int:
@@ -121,13 +127,10 @@ def quantiser_bytes(shapes: Shapes, file_bytes: int) -> int:
     return QUANTISER_BYTES + max(7 * shapes.largest, file_bytes)
 
 
-def parallel_quants(export: ExportSpec, shapes: Shapes) -> int:
+def parallel_quants(gguf_bytes: Mapping[str, int], shapes: Shapes) -> int:
     """How many quantisers work side by side: as many as have cores and memory, at least one."""
-    if not export.gguf:
-        return 1
-    largest = max(quant_bytes(name, shapes) for name in export.gguf)
-    by_memory = available_bytes() // (2 * quantiser_bytes(shapes, largest))
-    return max(1, min(len(export.gguf), usable_cores() // CORES_PER_QUANT, by_memory))
+    by_memory = available_bytes() // (2 * quantiser_bytes(shapes, max(gguf_bytes.values())))
+    return max(1, min(len(gguf_bytes), usable_cores() // CORES_PER_QUANT, by_memory))
 
 
 def _adapter_bytes(spec: JobSpec, shapes: Shapes) -> int:

@@ -1,4 +1,4 @@
-"""A run's repository on the Hub: what goes there under which name, and the token that nothing else sees any more."""
+"""A run's repository on the Hub: what goes there, under the same keys as at the output, and the token that nothing else sees."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Push:
 
     def stage(self, files: Mapping[str, Path]) -> list[dict[str, Any]]:
         """Sends files (manifest key → path) to the run's branch; returns what `publish` needs to show them."""
-        taken = [[str(path), self.hub_key(key)] for key, path in files.items() if key.split("/")[0] in PUSHED]
+        taken = [[str(path), key] for key, path in files.items() if key.split("/")[0] in PUSHED]
         if not taken:
             return []
         contents: list[dict[str, Any]] = self._ask({"operation": "stage", "files": taken, "run_id": self.spec.run_id})["contents"]
@@ -42,12 +42,6 @@ class Push:
         message = f"{self.spec.name}, run {self.spec.run_id}"
         asked = {"operation": "publish", "contents": list(contents), "run_id": self.spec.run_id, "message": message}
         return self._ask(asked)
-
-    def hub_key(self, key: str) -> str:
-        """Whole weights lie at the root, where loaders look; without them the adapter does. GGUFs lie at the root, too."""
-        root = "merged" if self.spec.lora is None or "16bit" in self.spec.export.merged else "adapter"
-        folder, _, name = key.partition("/")
-        return name if folder in (root, "gguf") else key
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         request |= {"repository": self.hub.repository}

@@ -6,14 +6,10 @@ from being made and stored.
 
 from __future__ import annotations
 
-import json
-import struct
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +27,6 @@ if TYPE_CHECKING:
     from job.data.build import Prepared
 
 WORKER = "job.gguf.worker"
-GGUF_NAMES = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
 POLL_SECONDS = 0.05
 FIGURES = ("perplexity", "perplexity_rise", "kl", "same_top_token", "stopped", "tensors", "fallback_tensors", "tokens_per_second")
 COMPARED_TEXTS = 8
@@ -57,11 +52,9 @@ class Quants:
         texts = [prepared.tokenizer.decode(ids) for ids in check_rows(prepared, self._spec.export.check_tokens)[:COMPARED_TEXTS]]
         self._expected = describe_tokenizer(prepared.tokenizer, prepared.template, texts)
         self._merged = merged
-        self._sixteen_type = weights_type(merged)
+        self._sixteen_type = plan.read_shapes(merged).gguf_type
         self._sixteen = artefacts.workdir / f"{self._spec.name}-{TYPES[self._sixteen_type].label}.gguf"
-        shapes = plan.read_shapes(merged)
-        self.at_once = plan.parallel_quants(self._spec.export, shapes)
-        self._threads = max(1, usable_cores() // self.at_once)
+        self._threads = max(1, usable_cores() // artefacts.at_once)
 
     def convert(self, model: Path, target: Path) -> None:
         """The whole model as GGUF in its own number type."""
@@ -106,7 +99,8 @@ class Quants:
         kind = self._spec.export.lora_gguf or "f16"
         path, under = self.artefacts.workdir / f"{self._spec.name}-LoRA-{kind.upper()}.gguf", self.artefacts.workdir / "base.gguf"
         self.convert(base, under)
-        make = {"operation": "lora", "adapter": str(adapter), "model": str(base), "target": str(path), "type": kind, "name": self._spec.name}
+        make = {"operation": "lora", "adapter": str(adapter), "model": str(base), "target": str(path), "type": kind,
+                "name": self._spec.name}  # fmt: skip
         check = self._check(kind, under, None, f"gguf/{path.name}") | {"lora": str(path), "limits": self.limits("f16")}
         try:
             _, found = run_child(WORKER, {"steps": [make, check]}, self._children, f"gguf/{path.name}")["steps"]
@@ -152,6 +146,7 @@ def make_quants(artefacts: Artefacts, prepared: Prepared, merged: Path, base: Pa
     quants = Quants(artefacts, prepared, merged)
     if "lora_gguf" in artefacts.outstanding:
         quants.lora(base, artefacts.recall("adapter"))
+    artefacts.forget(*base.glob("*.safetensors"))  # a copy, or links: the merge has all of it
     made_of_it, itself = quants.order()
     if made_of_it or itself:
         artefacts.require("convert")
@@ -167,7 +162,7 @@ def make_quants(artefacts: Artefacts, prepared: Prepared, merged: Path, base: Pa
 def _make_all(quants: Quants, waiting: list[str]) -> None:
     with _ended_at_last() as running:
         while waiting or running:
-            while waiting and len(running) < quants.at_once:
+            while waiting and len(running) < quants.artefacts.at_once:
                 running.append(quants.start(waiting.pop(0)))
             made = _first_ended(running)
             running.remove(made)
@@ -197,16 +192,3 @@ def _first_ended(running: list[Made]) -> Made:
 
 def _shown(found: dict[str, Any]) -> dict[str, Any]:
     return {name: found[name] for name in FIGURES if name in found}
-
-
-def weights_type(folder: Path) -> str:
-    """The GGUF name of the number type that most weights of a model's folder have."""
-    weights: Counter[str] = Counter()
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                weights[tensor["dtype"]] += prod(tensor["shape"])
-    return GGUF_NAMES.get(weights.most_common(1)[0][0], "f16")

@@ -71,7 +71,8 @@ def handle(request: Json) -> Json:
             with clock("merged_4bit"):
                 four_bit = examine_four_bit(request, logits, scratch)
     finally:
-        scratch.unlink(missing_ok=True)
+        for path in (scratch, unproven(reference)):
+            path.unlink(missing_ok=True)
     return {**merged, "merged_4bit": four_bit, "dtype": str(dtype).removeprefix("torch."), "seconds": clock.seconds}
 
 
@@ -88,20 +89,25 @@ def trained_logits(request: Json, dtype: Any, scratch: Path) -> tuple[list[list[
     return request["rows"], logits_on_disk(model, request["rows"], scratch)
 
 
+def unproven(reference: Path) -> Path:
+    """Where the reference lies until the comparison has passed."""
+    return reference.with_suffix(".part")
+
+
 def examine_merged(request: Json, rows: list[list[int]], trained: Any, dtype: Any, clock: Clock) -> tuple[Json, Any]:
     """Compares the merged model with the `trained` logits of `rows`; returns figures and its logits of the request's rows.
 
     Writes `reference` when it has passed, then `imatrix`.
     """
     merged, reference = Path(request["merged"]), Path(request["reference"])
-    part = reference.with_suffix(".part")
+    part = unproven(reference)
     with clock("merged"):
         model = open_model(merged, dtype, request["device"])
         answer, stopped = continue_greedily(model, request["prompt"], request["stop_token_ids"], request["max_new_tokens"])
         logits = write_reference(model, request, answer, stopped, part)
         comparison = None if trained is None else compare(trained, logits if rows is request["rows"] else logits_of(model, rows))
         if comparison is not None:
-            check(comparison, merged.name, "what was trained", merged_limits(request, dtype))
+            check(comparison, merged.name, "the trained model", merged_limits(request, dtype))
         part.replace(reference)
     if request["imatrix"] is not None:
         with clock("imatrix"):
@@ -162,9 +168,9 @@ def require_four_bit(model: Any, name: str) -> None:
 def check(found: Comparison, name: str, other: str, limits: dict[str, float]) -> None:
     """Raises `GateError` naming every figure that is not within its limit, or is no number."""
     ratio = found.max_logit_difference / found.largest_logit if found.largest_logit else float("inf")
-    figures = {"kl": ("KL divergence", found.kl), "logits": (f"part of the largest logit, {found.largest_logit:.4g},", ratio)}
+    figures = {"kl": ("KL divergence", found.kl), "logits": (f"part of the largest logit ({found.largest_logit:.4g})", ratio)}
     faults = [
-        Fault(f"this model does not compute what {other} does: {what}", name, f"{figure:.4g}", f"at most {limits[key]:g}")
+        Fault(f"its predictions are not those of {other}: {what}", name, f"{figure:.4g}", f"at most {limits[key]:g}")
         for key, (what, figure) in figures.items()
         if key in limits and not figure <= limits[key]
     ]

@@ -181,4 +181,5 @@ def tensor_bytes(shape: tuple[int, ...], type_name: str) -> int:
     block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[type_name]]
     if shape[0] % block:
         raise ValueError(f"rows of {shape[0]} values cannot be {type_name}")
-    return math.prod(shape) // block * block_bytes
+    size: int = math.prod(shape) // block * block_bytes
+    return size

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 WARNING, ERROR, CONTINUED = 3, 4, 5  # ggml_log_level
-CHUNK_TOKENS = 512  # decoded at once: bounds the buffers of logits (512 x 128,000 x 4 bytes are 250 MiB)
+CHUNK_TOKENS = 128  # decoded at once: logits of 128 x 128,000 tokens are 62 MiB, and there are some ten copies
 
 
 class NativeLog:
@@ -151,7 +151,7 @@ class Context:
         native.llama_memory_clear(native.llama_get_memory(self._handle), True)
 
     def evaluate(self, ids: list[int], position: int) -> np.ndarray[Any, Any]:
-        """Logits (T, vocabulary), float32, after each of T <= 512 tokens that follow `position` earlier ones."""
+        """Logits (T, vocabulary), float32, after each of T <= 128 tokens that follow `position` earlier ones."""
         import numpy
         from llama_cpp import llama_cpp as native
 

@@ -71,7 +71,7 @@ class Quality:
 
 
 def measure(model: Model, reference: Reference, threads: int, lora: Path | None, key: str) -> Quality:
-    """Evaluates all rows and one answer; memory holds the logits of 512 tokens at a time."""
+    """Evaluates all rows and one answer; memory holds the logits of 128 tokens at a time."""
     with model.context(reference.context_tokens, threads, lora, key) as context:
         started = time.monotonic()
         sums = _Sums()

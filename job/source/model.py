@@ -79,7 +79,10 @@ def fetch_model_weights(model: FetchedModel) -> FetchedModel:
 
 
 def check_merge_base(base: FetchedModel, merge_base: FetchedModel) -> None:
-    """Raises `InputError` unless `merge_base` is a 16-bit model of the shape that `base` has."""
+    """Raises `InputError` unless `base` is quantised and `merge_base` is a 16-bit model of its shape."""
+    if not base.quantised:
+        raise InputError(Fault("the base is 16-bit itself: adapters are merged into it", merge_base.pointer, merge_base.public_id,
+                               "no merge_base"))  # fmt: skip
     if merge_base.quantised:
         raise InputError(Fault("the base for merging is quantised itself", merge_base.pointer, merge_base.public_id, "16-bit weights"))
     ours, theirs = (read_object(model.path / CONFIG) for model in (base, merge_base))

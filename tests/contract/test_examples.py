@@ -108,7 +108,7 @@ def test_the_medqa_template_renders_the_tutorials_prompt(trim: bool) -> None:
 
 
 # Keys that exclude one that everything.json has.
-ALTERNATIVES = {"/training/max_steps", "/training/warmup_steps", "/data/held_out/fraction", "/data/held_out/rows"}
+ALTERNATIVES = {"/training/max_steps", "/training/warmup_steps", "/data/held_out/fraction", "/data/held_out/rows", "/export/lora_gguf"}
 
 
 def test_everything_sets_every_key_but_those_that_exclude_another() -> None:

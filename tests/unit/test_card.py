@@ -38,7 +38,7 @@ def job(**changes: Any) -> JobSpec:
         "version": 1,
         "name": "demo",
         "model": {"source": f"hf://org/Base-1B@{REVISION}", "max_seq_length": 128},
-        "data": {"train": [{"source": "hf://datasets/org/rows@main", "format": "messages"}, {"source": "s3://data/x.jsonl", "format": "messages"}]},
+        "data": {"train": [{"source": source, "format": "messages"} for source in ("hf://datasets/org/rows@main", "s3://data/x.jsonl")]},
         "lora": {"r": 24},
         "evaluation": {"prompts": ["Turn on the lamp."], "max_new_tokens": 8},
         "output": {"uri": "s3://models/demo"},
@@ -70,7 +70,7 @@ def facts(
     workdir: Path, exports: tuple[Mapping[str, Any], ...] = (MERGED, Q4, LORA), spec: JobSpec | None = None, **changes: Any
 ) -> CardFacts:
     spec = spec or job()
-    base = FetchedModel(Path("model"), "org/Base-1B", REVISION, "llama3.2", (), (), 0)
+    base = FetchedModel(spec.model.source, "/model/source", Path("model"), "org/Base-1B", REVISION, "llama3.2", (), (), 0)
     sources = [FetchedSource(s, f"/data/train/{i}", (), REVISION if i == 0 else None, "ab" * 32) for i, s in enumerate(spec.data.train)]
     found = card_facts(spec, base, sources, stats(spec, workdir), exports, [SAMPLE], True)
     return dataclasses.replace(found, **changes)

@@ -275,6 +275,25 @@ def test_a_file_that_never_arrives_whole_is_named_and_not_shown(ready: Pusher) -
     assert ready.hub.repos[NAME].refs["main"] == before
 
 
+def test_main_is_read_back_too(ready: Pusher) -> None:
+    """The storage loses half of a file between the branch and main."""
+    storage = ready.hub.repos[NAME].storage
+    oid = hashlib.sha256(WEIGHTS).hexdigest()
+    ready.hub.before = {COMMIT_ON_MAIN: lambda: storage.update({oid: WEIGHTS[: len(WEIGHTS) // 2]})}
+    with pytest.raises(TransientError) as failure:
+        ready.push(TREE)
+    assert [fault.pointer for fault in failure.value.faults] == ["adapter/adapter_model.safetensors"]
+
+
+def test_what_was_not_staged_is_not_published(ready: Pusher) -> None:
+    contents = ready.ask("stage", files=ready.write(TREE), run_id=RUN)["contents"]
+    contents[2]["sha256"] = "0" * 64
+    with pytest.raises(TransientError) as failure:
+        ready.ask("publish", contents=contents, run_id=RUN, message="All")
+    assert [fault.pointer for fault in failure.value.faults] == [contents[2]["key"]]
+    assert ours(ready.hub) == {}
+
+
 @pytest.mark.parametrize("kind", ["closed", "not a hub"])
 def test_a_hub_that_is_away_is_transient(ready: Pusher, kind: str) -> None:
     if kind == "closed":
@@ -374,7 +393,7 @@ def test_the_token_is_left_nowhere(
     clean_environment.setenv("HF_HUB_OFFLINE", "1")  # as the job is by then
     ready.extra = {"HF_DEBUG": "1", "PYTHONWARNINGS": "always", "TMPDIR": str(ready.folder)}
     if fails:
-        ready.hub.faults = [HubFault(SENT, 403, times=1000)]
+        ready.hub.faults = [HubFault(SENT, 500), HubFault(SENT, 403, times=1000)]
     with pytest.raises(TransientError, match="/storage/") if fails else nullcontext() as failure:
         ready.push(TREE)  # fails as it does when signed addresses have expired
     assert ready.hub.token not in str(failure and failure.value)

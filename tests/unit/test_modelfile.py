@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,12 @@ def test_what_go_cannot_say_is_left_to_ollama(tmp_path: Path, template: str) -> 
     commands = written(tmp_path, found)
     assert commands == {"FROM": "./demo-Q8_0.gguf", "stop": "<|im_end|>"}
     assert TEMPLATE_OF_OLLAMA in (tmp_path / "Modelfile").read_text("utf-8")
+
+
+def test_nothing_is_said_of_chats_that_were_never_rendered() -> None:
+    """Every everyday probe refused, one other rendered: there is nothing to prove a template with."""
+    probes = prepared("chatml").probes
+    assert translate([dataclasses.replace(probe, text=probe.text if probe.about else None) for probe in probes], "") is None
 
 
 def test_the_begin_token_is_left_to_llama_cpp(tmp_path: Path) -> None:

@@ -1,0 +1,261 @@
+"""Exports through the real command: merged weights, GGUFs, adapter GGUF, Modelfiles and card, each measured before it is listed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.gguf.types import TYPES
+from job.manifest import read_manifest, verify
+from job.store import open_store
+from tests.flow.running import Result, Running, document, run_tiny, tiny, tunejob, valid_stats, write_spec
+from tests.tiny import wide_dir
+
+pytestmark = pytest.mark.slow
+EVERYTHING = {
+    "merged": ["16bit", "4bit"], "gguf": ["bf16", "q8_0", "q4_k_m", "iq3_xxs"], "imatrix": True, "imatrix_tokens": 2048,
+    "check_tokens": 256, "lora_gguf": "f16",
+}  # fmt: skip
+NAMES = {"merged", "merged_4bit", "imatrix", "lora_gguf", "gguf-bf16", "gguf-q8_0", "gguf-q4_k_m", "gguf-iq3_xxs"}
+
+
+def changes(export: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"/model/source": str(wide_dir()), "/export": export, **more}
+
+
+@dataclass(frozen=True)
+class Exported:
+    folder: Path
+    result: Result
+    peak_bytes: int
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "out"
+
+    def artefacts(self) -> dict[str, dict[str, Any]]:
+        return {artefact["name"]: artefact for artefact in document(self.output / "report" / "exports.json")["artefacts"]}
+
+
+@contextmanager
+def watched(folder: Path) -> Iterator[list[int]]:
+    """The largest size of all files below `folder`, links aside, seen while the block runs."""
+    peak, ended = [0], threading.Event()
+
+    def size(path: Path) -> int:
+        try:
+            return 0 if path.is_symlink() or not path.is_file() else path.stat().st_size
+        except OSError:  # gone meanwhile
+            return 0
+
+    def watch() -> None:
+        while not ended.wait(0.02):
+            peak[0] = max(peak[0], sum(map(size, list(folder.rglob("*")))))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("exports")
+    work = folder / "work"
+    with watched(work) as peak:
+        result = run_tiny(folder, changes(EVERYTHING), {"TUNEJOB_WORKDIR": str(work)})
+    return Exported(folder, result, peak[0])
+
+
+def test_every_artefact_is_stored_and_listed_with_its_figures(exported: Exported) -> None:
+    assert exported.result.exit_code == 0, exported.result.stdout[-2000:] + exported.result.stderr[-3000:]
+    artefacts = exported.artefacts()
+    assert artefacts.keys() == NAMES
+    manifest = verify(open_store(str(exported.output)))
+    listed = {file.key: file.bytes for file in manifest.files}
+    for name, artefact in artefacts.items():
+        assert artefact["bytes"] == sum(listed[key] for key in artefact["files"])
+        assert name == "imatrix" or manifest.results[name]["kl"] == artefact["figures"]["kl"]
+    assert not [key for key in listed if key.startswith("checkpoints/")]
+    assert not (exported.output / "checkpoints").exists() or not list((exported.output / "checkpoints").rglob("*.json"))
+
+
+def test_the_figures_hold_their_limits_and_tell_types_apart(exported: Exported) -> None:
+    found = {name: artefact["figures"] for name, artefact in exported.artefacts().items()}
+    assert found["merged"]["max_logit_difference"] <= 0.02 * found["merged"]["largest_logit"]
+    assert found["merged"]["kl"] < 1e-4
+    assert found["merged_4bit"]["kl"] < 0.1
+    kl = {name: found[f"gguf-{name}"]["kl"] for name in ("bf16", "q8_0", "q4_k_m", "iq3_xxs")}
+    assert kl["bf16"] < kl["q8_0"] < kl["q4_k_m"] < kl["iq3_xxs"] < TYPES["iq3_xxs"].max_kl
+    assert found["lora_gguf"]["kl"] < 1e-3  # the adapter on the base's GGUF is the merge
+    assert found["gguf-q4_k_m"]["fallback_tensors"] == 0  # a width that suits k-quants
+
+
+def test_plain_transformers_loads_the_merge_and_ends_as_trained(exported: Exported) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    merged, adapter = exported.output / "merged", exported.output / "adapter"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(merged), AutoTokenizer.from_pretrained(merged)
+    trained = AutoTokenizer.from_pretrained(adapter)
+    assert tokenizer.chat_template == trained.chat_template
+    assert tokenizer.get_vocab() == trained.get_vocab()
+    stops = document(exported.output / "stats.json")["data"]["stop_token_ids"]
+    ids = model.generation_config.eos_token_id
+    assert (ids if isinstance(ids, list) else [ids]) == stops
+    assert str(model.dtype) == "torch.bfloat16"
+    assert "quantization_config" in document(exported.output / "merged_4bit" / "config.json")
+
+
+def test_the_plan_foretold_the_disk(exported: Exported) -> None:
+    """Against the files that another process saw; rows, logs and requests were there before or are counted apart."""
+    plan = document(exported.output / "report" / "exports.json")["plan"]
+    foretold = max(step["disk_bytes"] for step in plan)
+    other = sum(path.stat().st_size for folder in ("data", "cache") for path in (exported.folder / "work").rglob(f"{folder}/**/*") if path.is_file())
+    assert exported.peak_bytes - other == pytest.approx(foretold, rel=0.1)
+
+
+def test_what_people_read_is_there(exported: Exported) -> None:
+    card = (exported.output / "README.md").read_text("utf-8")
+    for name in ("tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf", "tiny-IQ3_XXS.gguf", "merged"):
+        assert name in card
+    modelfile = (exported.output / "gguf" / "Modelfile.Q4_K_M").read_text("utf-8")
+    assert modelfile.startswith("FROM ./tiny-Q4_K_M.gguf\n")
+    assert 'PARAMETER stop "<|im_end|>"' in modelfile
+    summary = (exported.output / "report" / "summary.md").read_text("utf-8")
+    assert "gguf-q4_k_m" in summary
+    stages = [phase["name"] for phase in valid_stats(exported.output / "stats.json")["phases"]]
+    assert stages[-3:] == ["merge", "gguf", "publish"]
+
+
+def test_the_same_spec_again_writes_nothing(exported: Exported) -> None:
+    before = {p: p.stat().st_mtime_ns for p in exported.output.rglob("*") if p.is_file()}
+    again = tunejob("run", str(exported.folder / "spec.json"), scratch=exported.folder / "again")
+    assert again.exit_code == 0
+    assert {p: p.stat().st_mtime_ns for p in exported.output.rglob("*") if p.is_file()} == before
+
+
+# ------------------------------------------------------------------------------------------ failures and reruns
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """Three types of which the middle one cannot hold its limit."""
+    folder = tmp_path_factory.mktemp("refused")
+    export = {"gguf": ["q8_0", "q4_k_m", "q2_k"], "check_tokens": 128, "limits": {"gguf": [{"type": "q4_k_m", "kl": 1e-12}]}}
+    return folder, run_tiny(folder, changes(export))
+
+
+def test_a_bad_artefact_is_named_and_the_good_ones_stay(refused: tuple[Path, Result]) -> None:
+    folder, result = refused
+    assert result.exit_code == 14
+    assert result.failure["class"] == "GateError"
+    assert result.failure["pointer"] == "gguf/tiny-Q4_K_M.gguf"
+    assert "1e-12" in result.failure["expected"]
+    stored = {path.name for path in (folder / "out" / "gguf").iterdir()}
+    assert stored == {"tiny-Q8_0.gguf", "tiny-Q2_K.gguf"}
+    report = document(folder / "out" / "report" / "exports.json")
+    assert [entry["file"] for entry in report["refused"]] == ["gguf/tiny-Q4_K_M.gguf"]
+    assert {artefact["name"] for artefact in report["artefacts"]} == {"gguf-q8_0", "gguf-q2_k"}
+    assert (folder / "out" / "adapter" / "adapter_model.safetensors").is_file()
+    assert not (folder / "out" / "manifest.json").exists()
+
+
+def test_a_rerun_tries_only_what_is_missing(refused: tuple[Path, Result]) -> None:
+    folder, _ = refused
+    good = folder / "out" / "gguf" / "tiny-Q8_0.gguf"
+    before = good.stat().st_mtime_ns
+    again = tunejob("run", str(folder / "spec.json"), scratch=folder / "again")
+    assert again.exit_code == 14
+    assert again.named("train") == []
+    assert again.events[0]["stored_before"] == ["gguf-q2_k", "gguf-q8_0", "trained"]
+    assert good.stat().st_mtime_ns == before
+
+
+def test_a_killed_run_goes_on_behind_the_last_stored_artefact(tmp_path: Path) -> None:
+    export = {"merged": ["16bit"], "gguf": ["q8_0", "q4_k_m"], "check_tokens": 128}
+    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", changes(export)))
+    first = Running(("run", spec), tmp_path / "first")
+    first.wait_until(lambda run: run.says('"artefact": "merged"'))
+    first.kill()
+    trained = (tmp_path / "out" / "adapter" / "adapter_model.safetensors").read_bytes()
+    again = tunejob("run", spec, scratch=tmp_path / "again")
+    assert again.exit_code == 0, again.stdout[-2000:] + again.stderr[-3000:]
+    assert again.named("train") == []
+    assert again.named("merge") == []
+    assert again.events[0]["stored_before"] == ["merged", "trained"]
+    manifest = verify(open_store(str(tmp_path / "out")))
+    assert {"merged", "gguf-q8_0", "gguf-q4_k_m", "base", "tuned"} == set(manifest.results)
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").read_bytes() == trained
+    stats = valid_stats(tmp_path / "out" / "stats.json")
+    assert stats["training"]["steps"] == 4  # of the first try
+
+
+def test_whole_weights_become_ggufs_too(tmp_path: Path) -> None:
+    result = run_tiny(tmp_path, changes({"gguf": ["q8_0"], "check_tokens": 128}, **{"/model/precision": "full"}))
+    assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    results = read_manifest(open_store(str(tmp_path / "out"))).results
+    assert results["gguf-q8_0"]["kl"] < 0.01
+
+
+# ------------------------------------------------------------------------------------------------ refused early
+
+
+def quantised_base(folder: Path) -> Path:
+    """The wide model as others publish it in 4-bit."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)
+    AutoModelForCausalLM.from_pretrained(wide_dir(), quantization_config=nf4, dtype=torch.bfloat16).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(wide_dir() / name, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("case", ["no merge base", "another merge base", "merge base of no use"])
+def test_a_base_that_cannot_be_merged_is_refused_before_training(case: str, tmp_path: Path) -> None:
+    from tests.tiny import tiny_dir
+
+    quantised = quantised_base(tmp_path / "packed")
+    source, merge_base = {
+        "no merge base": (quantised, None),
+        "another merge base": (quantised, tiny_dir()),
+        "merge base of no use": (wide_dir(), wide_dir()),
+    }[case]
+    given = {"/model/source": str(source), "/export": {"gguf": ["q8_0"]}} | ({"/model/merge_base": str(merge_base)} if merge_base else {})
+    result = run_tiny(tmp_path, given)
+    assert result.exit_code == 11
+    assert result.failure["pointer"] == "/model/merge_base"
+    assert result.named("load") == []
+
+
+def test_a_quantised_base_is_merged_into_its_16_bit_model(tmp_path: Path) -> None:
+    given = {"/model/source": str(quantised_base(tmp_path / "packed")), "/model/merge_base": str(wide_dir())}
+    result = run_tiny(tmp_path, given | {"/export": {"merged": ["16bit"], "check_tokens": 128}})
+    assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    assert read_manifest(open_store(str(tmp_path / "out"))).results["merged"]["kl"] < 1e-3
+
+
+def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused_before_training(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(wide_dir(), model)
+    tokenizer = json.loads((model / "tokenizer.json").read_text("utf-8"))
+    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}, tokenizer["pre_tokenizer"]]}
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+    started = time.monotonic()
+    result = run_tiny(tmp_path, {"/model/source": str(model), "/export": {"gguf": ["q8_0"]}})
+    assert result.exit_code == 11, result.stdout[-2000:] + result.stderr[-3000:]
+    assert result.named("load") == []
+    assert time.monotonic() - started < 120

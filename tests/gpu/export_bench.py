@@ -1,0 +1,83 @@
+"""From trained weights to adapter, merged weights and six GGUFs: the job's stages beside plain Unsloth calls, on one GPU.
+
+    python -m tests.gpu.export_bench 8b [FOLDER]
+
+The plain side is seed 001's ending with today's names: `save_pretrained_merged`, then `save_pretrained_gguf` once with the list
+of six types. Both start from the same base on disk and an adapter after two steps. Prints JSON: seconds a stage on each side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.gpu.bench import REPOSITORY, make_model, make_rows, spec_of
+
+TYPES = ["q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k", "q8_0"]
+STEPS = 2
+
+
+def run_job(folder: Path) -> dict[str, Any]:
+    spec = spec_of(folder / "model", folder / "rows.jsonl", folder / "output", STEPS)
+    spec |= {"name": "export", "export": {"merged": ["16bit"], "gguf": TYPES, "check_tokens": 128, "limits": LIMITS}}
+    (folder / "spec.json").write_text(json.dumps(spec))
+    started = time.monotonic()
+    with (folder / "job.log").open("w") as log:
+        command = [sys.executable, "-m", "job", "run", str(folder / "spec.json"), "--log", "json", "--workdir", str(folder / "work")]
+        code = subprocess.run(command, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT).returncode
+    events = [json.loads(line) for line in (folder / "job.log").read_text().splitlines() if line.startswith('{"time"')]
+    told = [e for e in events if e["event"] in ("merge", "compare", "convert", "export", "reload", "refused", "failed", "plan")]
+    stats = json.loads((folder / "output" / "stats.json").read_text())
+    return {"side": "job", "exit_code": code, "wall_seconds": round(time.monotonic() - started, 1),
+            "stages": {p["name"]: p["wall_seconds"] for p in stats["phases"]}, "events": told}  # fmt: skip
+
+
+# random weights answer at random: any quantisation is far from any other, and nothing is to be learned from how far
+LIMITS = {"gguf": [{"type": name, "kl": 1000, "perplexity_rise": 1000000} for name in TYPES]}
+
+
+def run_plain(folder: Path) -> dict[str, Any]:
+    """In this process: load, two steps, then the tutorial's way out."""
+    from unsloth import FastLanguageModel  # isort: skip  before trl and transformers
+
+    model, tokenizer = FastLanguageModel.from_pretrained(model_name=str(folder / "model"), max_seq_length=2048, load_in_4bit=True)
+    model = FastLanguageModel.get_peft_model(
+        model, r=16, lora_alpha=16, use_rslora=True,
+        target_modules=["q_proj", "k_proj", "v_proj", "up_proj", "down_proj", "o_proj", "gate_proj"],
+    )  # fmt: skip
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.01)
+    marks = {"start": time.monotonic()}
+    model.save_pretrained(folder / "plain-adapter")
+    marks["adapter"] = time.monotonic()
+    model.save_pretrained_merged(str(folder / "plain-merged"), tokenizer, save_method="merged_16bit")
+    marks["merged"] = time.monotonic()
+    made = model.save_pretrained_gguf(str(folder / "plain-gguf"), tokenizer, quantization_method=TYPES)
+    marks["gguf"] = time.monotonic()
+    names = list(marks)
+    seconds = {b: round(marks[b] - marks[a], 1) for a, b in zip(names, names[1:], strict=False)}
+    return {"side": "plain", "stages": seconds, "seconds": round(marks["gguf"] - marks["start"], 1), "made": str(made)[:2000]}
+
+
+def main() -> None:
+    shape, folder = sys.argv[1], Path(sys.argv[2] if len(sys.argv) > 2 else "/tmp/export-bench")
+    side = sys.argv[3] if len(sys.argv) > 3 else "both"
+    folder.mkdir(parents=True, exist_ok=True)
+    if side == "plain":
+        os.chdir(folder)
+        print(json.dumps(run_plain(folder)), flush=True)
+        return
+    if not (folder / "model" / "config.json").exists():
+        make_model(shape, folder / "model", REPOSITORY / ".cache" / "models" / "SmolLM2-135M-Instruct")
+        make_rows(folder / "rows.jsonl", 400)
+    print(json.dumps(run_job(folder)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""A child's result, its error and its death, each as the job must see it."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from job.child import Child, run_child
+from job.errors import CapacityError, GateError, InputError, JobError, TransientError
+
+MODULE = '''
+import ctypes, os, signal, sys, time
+from job.child import serve
+from job.errors import Fault, InputError
+
+def handle(request):
+    match request["do"]:
+        case "answer":
+            print("noise of a vendor")
+            return {"doubled": 2 * request["number"], "cwd": os.getcwd(), "token": os.environ.get("HF_TOKEN")}
+        case "refuse":
+            raise InputError(Fault("no", "/model/source", "x", "y", "z"), Fault("neither"))
+        case "fail":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        case "surprise":
+            raise KeyError("what")
+        case "die":
+            os.kill(os.getpid(), request["signal"])
+        case "leave":
+            os._exit(3)
+        case "wait":
+            open(request["started"], "w").close()
+            time.sleep(600)
+
+if __name__ == "__main__":
+    serve(handle)
+'''
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "given_child.py").write_text(MODULE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "given_child"
+
+
+def test_a_result_comes_back(module: str, tmp_path: Path) -> None:
+    found = run_child(module, {"do": "answer", "number": 21}, tmp_path / "work", "a part", {"PATH": os.environ["PATH"], "HF_TOKEN": "t"})
+    assert found == {"doubled": 42, "cwd": str(tmp_path / "work"), "token": "t"}
+
+
+def test_a_job_error_is_raised_again_with_all_it_says(module: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        run_child(module, {"do": "refuse"}, tmp_path, "a part")
+    first, second = caught.value.faults
+    assert (first.message, first.pointer, first.found, first.expected, first.hint) == ("no", "/model/source", "x", "y", "z")
+    assert second.message == "neither"
+
+
+@pytest.mark.parametrize(("what", "kind"), [("fail", CapacityError), ("surprise", JobError), ("leave", JobError)])
+def test_other_errors_are_classified(module: str, tmp_path: Path, what: str, kind: type[JobError]) -> None:
+    with pytest.raises(JobError) as caught:
+        run_child(module, {"do": what}, tmp_path, "a part")
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(("number", "kind"), [(9, CapacityError), (11, GateError), (4, GateError), (6, GateError), (1, TransientError)])
+def test_a_death_has_its_meaning_and_its_name(module: str, tmp_path: Path, number: int, kind: type[JobError]) -> None:
+    with pytest.raises(JobError, match="a part") as caught:
+        run_child(module, {"do": "die", "signal": number}, tmp_path, "a part")
+    assert type(caught.value) is kind
+
+
+def test_a_child_does_not_outlive_its_context(module: str, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    with pytest.raises(KeyboardInterrupt), Child(module, {"do": "wait", "started": str(started)}, tmp_path, "a part") as child:
+        while not started.exists():
+            time.sleep(0.01)
+        assert not child.ended()
+        raise KeyboardInterrupt
+    assert child.ended()
+    assert not Path(f"/proc/{child.pid}").exists()

@@ -1,0 +1,142 @@
+"""The acceptance test: every type is made and accepted on a model that fits it; figures mean what they say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from job.errors import GateError
+from job.gguf.check import check, quality_faults
+from job.gguf.convert import convert
+from job.gguf.header import read_header
+from job.gguf.native import opened
+from job.gguf.quality import measure, read_reference
+from job.gguf.quantise import IMATRIX_ENTRIES, planned_types, quantise
+from job.gguf.types import TYPES
+from tests.ggufs import NO_LIMITS, describe, measure_imatrix, write_reference
+from tests.smollm2 import model_dir
+from tests.tiny import wide_dir
+
+
+class Parts:
+    """A model's folder and everything that is made of it once."""
+
+    def __init__(self, model: Path, folder: Path, rows: int) -> None:
+        self.model, self.folder = model, folder
+        self.sixteen = folder / "bf16.gguf"
+        convert(model, self.sixteen, "bf16", "tuned", 2)
+        self.reference = write_reference(model, folder / "reference", rows)
+        self.imatrix = measure_imatrix(model, folder / "imatrix.gguf")
+        self.expected = describe(model)
+
+    def accepted(self, name: str, with_imatrix: bool = False, limits: dict | None = None) -> dict:
+        source = None if name == "bf16" else self.sixteen
+        target = self.sixteen if source is None else self.folder / f"{name}-{with_imatrix}.gguf"
+        if not target.exists():
+            quantise(self.sixteen, target, name, self.imatrix if with_imatrix else None, 2)
+        limits = limits or {"max_kl": TYPES[name].max_kl, "max_perplexity_rise": TYPES[name].max_perplexity_rise}
+        return check(target, f"gguf/{name}.gguf", name, source, self.reference, self.expected, limits, 2)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    return Parts(wide_dir(), tmp_path_factory.mktemp("wide"), rows=4)
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    return Parts(model_dir(), tmp_path_factory.mktemp("smollm2"), rows=8)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_every_type_is_made_and_accepted(wide: Parts, name: str) -> None:
+    figures = wide.accepted(name, with_imatrix=TYPES[name].needs_imatrix)
+    assert figures["fallback_tensors"] == 0
+    assert figures["tensors"] == 29
+    assert TYPES[name].tensor_type in figures["types"]
+    assert 0 <= figures["kl"] + 1e-6 < TYPES[name].max_kl / 2
+    assert figures["stopped"]
+    assert figures["same_top_token"] > 0.9
+
+
+def test_finer_types_stray_less(wide: Parts) -> None:
+    kl = [wide.accepted(name)["kl"] for name in ("q8_0", "q6_k", "q4_k_m", "q3_k_s", "q2_k")]
+    assert kl == sorted(kl)
+    assert kl[-1] > 20 * kl[0]
+
+
+def test_an_imatrix_of_the_jobs_rows_helps(wide: Parts) -> None:
+    without, measured = (wide.accepted("iq3_s", with_imatrix, NO_LIMITS) for with_imatrix in (False, True))
+    assert measured["perplexity"] <= without["perplexity"]
+    assert measured["kl"] < 0.7 * without["kl"]
+    assert read_header(wide.folder / "iq3_s-True.gguf", "k").metadata[IMATRIX_ENTRIES] == 21
+    assert IMATRIX_ENTRIES not in read_header(wide.folder / "iq3_s-False.gguf", "k").metadata
+
+
+def test_a_type_that_needs_an_imatrix_says_so(wide: Parts) -> None:
+    with pytest.raises(GateError, match=r"iq2_xxs.gguf: llama.cpp cannot quantise to IQ2_XXS .*importance matrix") as failure:
+        quantise(wide.sixteen, wide.folder / "iq2_xxs.gguf", "iq2_xxs", None, 2)
+    assert failure.value.exit_code == 14
+
+
+def test_smollm2_is_accepted_in_the_types_of_the_demo(smollm2: Parts) -> None:
+    eight, four = smollm2.accepted("q8_0"), smollm2.accepted("q4_k_m")
+    assert eight["fallback_tensors"] == 0
+    assert eight["kl"] < 0.01
+    assert four["fallback_tensors"] == 181  # rows of 576 weights are no multiple of 256
+    assert four["types"] == {"F32": 61, "Q4_K": 15, "Q5_0": 180, "Q6_K": 15, "Q8_0": 1}
+    assert eight["bytes"] == 144_810_976
+
+
+def test_a_type_that_this_model_does_not_bear_is_refused(smollm2: Parts) -> None:
+    """Re-rounding SmolLM2 to q4_1 ruins it, though every call succeeds."""
+    with pytest.raises(GateError, match=r"gguf/q4_1.gguf: it strays too far .*KL 1\.\d+ nats a token\); expected at most 0.4") as failure:
+        smollm2.accepted("q4_1")
+    assert all(fault.pointer == "gguf/q4_1.gguf" for fault in failure.value.faults)
+
+
+def test_the_plan_of_llama_cpp_is_what_it_writes(wide: Parts) -> None:
+    quantise(wide.sixteen, wide.folder / "plan.gguf", "iq3_m", wide.imatrix, 2)
+    written = {name: tensor.type for name, tensor in read_header(wide.folder / "plan.gguf", "k").tensors.items()}
+    assert planned_types(wide.sixteen, "iq3_m", with_imatrix=True) == written
+    assert len(set(written.values())) >= 4
+
+
+def test_figures_are_those_of_torch(wide: Parts) -> None:
+    """f32 in llama.cpp against the fp32 reference: no difference; and the sums over it are perplexity as everyone computes it."""
+    figures = wide.accepted("f32")
+    known = read_reference(wide.reference)
+    logits = known.logits[:].log_softmax(-1)
+    losses, start = [], 0
+    for row in known.rows:
+        ids = torch.tensor(row[1:])
+        losses.append(-logits[start : start + len(ids)].gather(1, ids[:, None]).squeeze(1))
+        start += len(row)
+    assert figures["reference_perplexity"] == pytest.approx(float(torch.cat(losses).mean().exp()), rel=1e-4)
+    assert figures["perplexity"] == pytest.approx(figures["reference_perplexity"], rel=1e-3)
+    assert abs(figures["kl"]) < 1e-4
+    assert figures["same_answer_tokens"] == figures["answer_tokens"] == len(known.answer)
+
+
+def test_an_answer_that_does_not_end_is_refused(wide: Parts) -> None:
+    known = read_reference(wide.reference)
+    with opened(wide.sixteen, "k") as model:
+        quality = measure(model, known, 2, None, "k")
+    assert list(quality_faults(quality, known, "k", NO_LIMITS)) == []
+    (fault,) = quality_faults(replace(quality, stopped=False, answer_tokens=known.answer_limit), known, "k", NO_LIMITS)
+    assert fault.found == f"{2 * len(known.answer) + 16} tokens without an end"
+    worse = quality_faults(replace(quality, kl=float("nan"), perplexity=float("inf")), known, "k", NO_LIMITS)
+    assert [fault.message for fault in worse] == ["it strays too far from the 16-bit model", "its perplexity is too high"]
+
+
+def test_rows_longer_than_a_chunk_are_one_sequence(wide: Parts) -> None:
+    """Logits do not depend on where a long row is cut into evaluations."""
+    row = read_reference(wide.reference).rows[0]
+    with opened(wide.sixteen, "k") as model, model.context(256, 2) as context:
+        whole = context.evaluate(row, 0)
+        context.forget()
+        halves = [context.evaluate(row[:20], 0), context.evaluate(row[20:], 20)]
+    assert abs(torch.cat([torch.from_numpy(half) for half in halves]) - torch.from_numpy(whole)).max() < 0.05

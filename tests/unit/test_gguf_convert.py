@@ -1,0 +1,158 @@
+"""Conversion: the stock converter's bytes, written faster; what it cannot do is said; no network, home or writable folder is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy
+import pytest
+
+from job.child import PACKAGE_ROOT, Child, run_child
+from job.errors import CapacityError, GateError, InputError
+from job.gguf.convert import _torch_rounding, convert
+from job.gguf.header import read_header
+from job.gguf.plan import plan
+from job.gguf.quantise import quantise
+from job.gguf.types import TYPES
+from tests.ggufs import changed_folder, edit_json
+from tests.tiny import tiny_dir, wide_dir
+
+STOCK = """
+import sys, gguf, torch
+from pathlib import Path
+from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+model, target = map(Path, sys.argv[1:3])
+with torch.inference_mode():
+    settings = ModelBase.load_hparams(model, False)
+    kind = get_model_class(get_model_architecture(settings, ModelType.TEXT))
+    kind(model, gguf.LlamaFileType[sys.argv[3]], target, model_name="tuned").write()
+"""
+
+
+@pytest.mark.parametrize(("name", "file_type"), [("bf16", "MOSTLY_BF16"), ("f16", "MOSTLY_F16"), ("f32", "ALL_F32")])
+def test_the_bytes_are_those_of_the_stock_converter(name: str, file_type: str, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", STOCK, wide_dir(), tmp_path / "stock.gguf", file_type], check=True, capture_output=True)
+    report = convert(wide_dir(), tmp_path / "ours.gguf", name, "tuned", 2)
+    assert (tmp_path / "ours.gguf").read_bytes() == (tmp_path / "stock.gguf").read_bytes()
+    assert report["bytes"] == (tmp_path / "ours.gguf").stat().st_size
+    assert report["types"][TYPES[name].tensor_type] >= 22
+
+
+def test_rounding_is_the_stock_one_for_every_kind_of_number() -> None:
+    import gguf
+
+    patterns = numpy.random.default_rng(1).integers(0, 2**32, 1 << 16, dtype=numpy.uint32).reshape(256, 256)
+    values = patterns.view(numpy.float32)
+    values = numpy.where(numpy.isnan(values), 0, values).astype(numpy.float32)
+    values[0, :6] = [0.0, -0.0, numpy.inf, -numpy.inf, 1e-45, 3.4028235e38]
+    stock = gguf.quants.quantize(values, gguf.GGMLQuantizationType.BF16)
+    with _torch_rounding():
+        assert numpy.array_equal(gguf.quants.quantize(values, gguf.GGMLQuantizationType.BF16), stock)
+
+
+def test_nothing_of_the_machine_gets_into_the_file(tmp_path: Path) -> None:
+    convert(tiny_dir(), tmp_path / "bf16.gguf", "bf16", "tuned", 1)
+    metadata = read_header(tmp_path / "bf16.gguf", "k").metadata
+    assert metadata["general.name"] == "tuned"
+    assert not [value for value in metadata.values() if isinstance(value, str) and (str(tmp_path) in value or ".cache" in value)]
+
+
+def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
+    folder = changed_folder(tiny_dir(), tmp_path / "model", lambda f: edit_json(f / "config.json", architectures=["NovelForCausalLM"]))
+    with pytest.raises(InputError, match=r"/model/source: .*NovelForCausalLM") as failure:
+        plan(folder, tmp_path, ["q8_0"], False)
+    assert failure.value.exit_code == 11
+
+
+def test_an_unknown_tokenizer_is_refused(tmp_path: Path) -> None:
+    def other_words(folder: Path) -> None:
+        document = json.loads((folder / "tokenizer.json").read_text())
+        document["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+        (folder / "tokenizer.json").write_text(json.dumps(document))
+
+    folder = changed_folder(tiny_dir(), tmp_path / "model", other_words)
+    with pytest.raises(InputError, match="BPE pre-tokenizer was not recognized"):
+        plan(folder, tmp_path, ["q8_0"], False)
+
+
+def test_a_missing_shard_is_an_artefact_that_failed(tmp_path: Path) -> None:
+    def index(folder: Path) -> None:
+        names = {"model.embed_tokens.weight": "model-00001-of-00002.safetensors", "model.norm.weight": "model-00002-of-00002.safetensors"}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+
+    folder = changed_folder(tiny_dir(), tmp_path / "model", index)
+    with pytest.raises((GateError, FileNotFoundError)):
+        convert(folder, tmp_path / "bf16.gguf", "bf16", "tuned", 1)
+
+
+def test_the_plan_foresees_every_size_to_the_page(tmp_path: Path) -> None:
+    foreseen = plan(wide_dir(), tmp_path, list(TYPES), False)
+    assert list(tmp_path.iterdir()) == []
+    convert(wide_dir(), tmp_path / "bf16.gguf", "bf16", "tuned", 1)
+    for name in ("q8_0", "q4_k_m", "f16"):
+        quantise(tmp_path / "bf16.gguf", tmp_path / name, name, None, 1)
+        assert abs((tmp_path / name).stat().st_size - foreseen["bytes"][name]) < 4096
+    assert abs((tmp_path / "bf16.gguf").stat().st_size - foreseen["bytes"]["bf16"]) < 4096
+
+
+def _convert_step(target: Path) -> dict[str, object]:
+    return {"operation": "convert", "model": str(tiny_dir()), "target": str(target), "type": "bf16", "name": "tuned", "threads": 1}
+
+
+def _quantise_step(source: Path, target: Path) -> dict[str, object]:
+    return {"operation": "quantise", "source": str(source), "target": str(target), "type": "q8_0", "imatrix": None, "threads": 1}
+
+
+def test_it_works_without_home_network_or_writable_folder() -> None:
+    """As in the container: a user without a name or HOME, no network if the machine can do that, only the target's folder written."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)
+        target, frozen = place / "out", place / "frozen"
+        target.mkdir(mode=0o777)
+        target.chmod(0o777)
+        frozen.mkdir(mode=0o555)
+        steps = [_convert_step(target / "bf16.gguf"), _quantise_step(target / "bf16.gguf", target / "q8_0.gguf")]
+        (place / "request.json").write_text(json.dumps({"steps": steps}))
+        command = [sys.executable, "-P", "-B", "-m", "job.gguf.worker", str(place / "request.json"), str(target / "result.json")]
+        if os.geteuid() == 0:
+            command = ["unshare", "--net", "setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", *command]
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PACKAGE_ROOT), "TMPDIR": str(target)}
+        done = subprocess.run(command, cwd=frozen, env=environment, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        result = json.loads((target / "result.json").read_text())["result"]["steps"]
+        assert [step["tensors"] for step in result] == [20, 20]
+        assert [file.name for file in place.iterdir() if file.is_file()] == ["request.json"]
+        assert list(frozen.iterdir()) == []
+
+
+def test_a_disk_that_ends_is_not_a_quantised_file(tmp_path: Path) -> None:
+    """llama.cpp swallows the error of its stream: the length tells."""
+    convert(tiny_dir(), tmp_path / "bf16.gguf", "bf16", "tuned", 1)
+    step = _quantise_step(tmp_path / "bf16.gguf", tmp_path / "q8_0.gguf")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, before[1]))
+    try:
+        child = Child("job.gguf.worker", {"steps": [step]}, tmp_path / "child", "q8_0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises((GateError, CapacityError)) as failure:
+        child.wait()
+    assert "q8_0.gguf" in str(failure.value)
+
+
+def test_steps_are_answered_in_order(tmp_path: Path) -> None:
+    steps = [
+        {"operation": "plan", "model": str(tiny_dir()), "scratch": str(tmp_path), "types": [name], "imatrix": False}
+        for name in ("q8_0", "f32")
+    ]
+    answer = run_child("job.gguf.worker", {"steps": steps}, tmp_path / "child", "plan")
+    assert [list(step["bytes"]) for step in answer["steps"]] == [["q8_0"], ["f32"]]
+    assert answer["steps"][0]["bytes"]["q8_0"] < answer["steps"][1]["bytes"]["f32"] / 3

@@ -1,0 +1,76 @@
+"""A receipt is believed only while its files are there as they were."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.log import Log
+from job.manifest import artefact
+from job.receipts import Receipts
+from job.store import DirectoryStore, Store
+
+RUN_ID = "0123456789abcdef"
+FACTS = {"perplexity": 1.5, "samples": [{"prompt": "é"}]}
+
+
+class Silent(Log):
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[dict[str, Any]] = []
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        self.told.append({"event": event, **fields})
+
+
+def stored(store: Store, folder: Path, contents: dict[str, bytes]) -> Receipts:
+    receipts = Receipts(store, RUN_ID, Silent())
+    for name, data in contents.items():
+        path = folder / name
+        path.write_bytes(data)
+        receipts.add(name, [artefact(store, path, f"gguf/{name}")], FACTS)
+    return receipts
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DirectoryStore:
+    return DirectoryStore(tmp_path / "out")
+
+
+def test_a_later_try_finds_what_an_earlier_one_stored(store: DirectoryStore, tmp_path: Path) -> None:
+    before = stored(store, tmp_path, {"a": b"one", "b": b"two"})
+    after = Receipts(store, RUN_ID, Silent())
+    assert after.names() == ["a", "b"]
+    assert after["a"].facts == FACTS
+    assert after.files() == before.files()
+    assert Receipts(store, "f" * 16, Silent()).names() == []
+
+
+@pytest.mark.parametrize("damage", ["changed", "longer", "gone", "receipt cut", "receipt no object", "receipt empty"])
+def test_what_is_damaged_is_made_again(store: DirectoryStore, tmp_path: Path, damage: str) -> None:
+    stored(store, tmp_path, {"a": b"one", "b": b"two"})
+    receipt = f"checkpoints/{RUN_ID}/done/a.json"
+    changes = {
+        "changed": lambda: store.write("gguf/a", b"eno"),
+        "longer": lambda: store.write("gguf/a", b"one more"),
+        "gone": lambda: store.delete("gguf/a"),
+        "receipt cut": lambda: store.write(receipt, store.read(receipt)[:-3]),
+        "receipt no object": lambda: store.write(receipt, json.dumps([1]).encode()),
+        "receipt empty": lambda: store.write(receipt, b""),
+    }
+    changes[damage]()
+    log = Silent()
+    assert Receipts(store, RUN_ID, log).names() == ["b"]
+    assert log.told[0]["name"] == "a"
+
+
+def test_receipts_go_and_their_files_stay(store: DirectoryStore, tmp_path: Path) -> None:
+    receipts = stored(store, tmp_path, {"a": b"one", "b": b"two"})
+    receipts.clear()
+    assert [item.key for item in store.list()] == ["gguf/a", "gguf/b"]
+    assert Receipts(store, RUN_ID, Silent()).names() == []

@@ -1,0 +1,250 @@
+"""The comparison of merge and adapter, the reference that other exports are held against, the imatrix and the 4-bit export."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from job.child import run_child
+from job.errors import GateError
+from job.export.four_bit import quantise_merged
+from job.export.imatrix import load_imatrix, write_imatrix
+from job.export.merge import merge_adapter
+from job.export.merge_logits import batches, compare, continue_greedily, open_model, perplexity
+from job.export.reference import handle
+from tests.tiny import random_adapter, wide_dir
+
+ROWS = [list(range(100, 140)), [1, 520, 198, 28120, 30, 2], list(range(7000, 7090, 3))]
+IDS = [token for row in ROWS for token in row]
+PROMPT = [1, 4093, 198, 504]
+LIMITS = {"max_logit_ratio": 0.02, "max_kl": 0.01, "max_kl_4bit": 1.0}
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `adapter` of the wide model, and their `merged`."""
+    folder = tmp_path_factory.mktemp("trained")
+    random_adapter(wide_dir(), folder / "adapter")
+    merge_adapter(wide_dir(), folder / "adapter", folder / "merged", [2], "cpu")
+    return folder
+
+
+@pytest.fixture
+def request_of(trained: Path, tmp_path: Path) -> Json:
+    return {
+        "base": str(wide_dir()), "adapter": str(trained / "adapter"), "probe": None, "merged": str(trained / "merged"), "merged_4bit": None,
+        "rows": ROWS, "prompt": PROMPT, "stop_token_ids": [2], "max_new_tokens": 8, "calibration": ROWS, "device": "cpu",
+        "reference": str(tmp_path / "reference.safetensors"), "imatrix": None, "limits": LIMITS,
+    }  # fmt: skip
+
+
+def plain_logits(folder: Path, row: list[int]) -> Any:
+    with torch.no_grad():
+        return open_model(folder, torch.float32, "cpu")(torch.tensor([row])).logits[0]
+
+
+def test_the_merge_passes_and_the_reference_is_its_logits(request_of: Json, trained: Path, tmp_path: Path) -> None:
+    found = run_child("job.export.reference", request_of | {"imatrix": str(tmp_path / "imatrix.gguf")}, tmp_path / "child", "comparison")
+    assert 0 < found["merged"]["kl"] < 1e-3
+    assert 0 < found["merged"]["max_logit_difference"] <= 0.02 * found["merged"]["largest_logit"]
+    assert found["merged"]["same_top_token"] > 0.95
+    assert found["dtype"] == "float32"
+    assert found["merged_4bit"] is None
+    assert set(found["seconds"]) == {"trained", "merged", "imatrix"}
+    with safe_open(request_of["reference"], "pt") as file:
+        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+        assert file.metadata() == {"stopped": "true" if found["stopped"] else "false"}
+    assert held["input_ids"].tolist() == IDS
+    assert held["row_lengths"].tolist() == list(map(len, ROWS))
+    assert held["prompt_ids"].tolist() == PROMPT
+    assert len(held["answer_ids"]) == found["answer_tokens"]
+    assert {held[name].dtype for name in ("input_ids", "row_lengths", "prompt_ids", "answer_ids")} == {torch.int32}
+    start, losses = 0, []
+    for row in ROWS:
+        direct = plain_logits(trained / "merged", row)
+        assert torch.allclose(held["logits"][start : start + len(row)], direct, atol=1e-3)
+        losses.append(torch.nn.functional.cross_entropy(direct[:-1], torch.tensor(row[1:]), reduction="none"))
+        start += len(row)
+    assert found["perplexity"] == pytest.approx(float(torch.cat(losses).mean().exp()), rel=1e-4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["child", "imatrix.gguf", "reference.safetensors"]
+    assert (tmp_path / "imatrix.gguf").stat().st_size > 0
+
+
+def test_an_unmerged_layer_is_caught(request_of: Json, trained: Path, tmp_path: Path) -> None:
+    merged = shutil.copytree(trained / "merged", tmp_path / "merged")
+    held, base = load_file(merged / "model.safetensors"), load_file(wide_dir() / "model.safetensors")
+    unmerged = {name: tensor for name, tensor in base.items() if ".layers.2." in name}
+    save_file(held | unmerged, merged / "model.safetensors", {"format": "pt"})
+    with pytest.raises(GateError) as error:
+        handle(request_of | {"merged": str(merged)})
+    first, second = error.value.faults
+    assert first.pointer == second.pointer == "merged"
+    assert float(first.found) > 0.01
+    assert (first.expected, second.expected) == ("at most 0.01", "at most 0.02")
+    assert not list(tmp_path.glob("reference*"))
+
+
+def test_weights_that_are_missing_are_not_made_up(request_of: Json, trained: Path, tmp_path: Path) -> None:
+    merged = shutil.copytree(trained / "merged", tmp_path / "merged")
+    held = load_file(merged / "model.safetensors")
+    del held["model.norm.weight"]
+    save_file(held, merged / "model.safetensors", {"format": "pt"})
+    with pytest.raises(GateError, match=r"missing_keys.*model\.norm\.weight"):
+        handle(request_of | {"merged": str(merged)})
+
+
+def test_numbers_that_are_none_are_caught(request_of: Json, trained: Path, tmp_path: Path) -> None:
+    merged = shutil.copytree(trained / "merged", tmp_path / "merged")
+    held = load_file(merged / "model.safetensors")
+    held["model.norm.weight"][3] = float("nan")
+    save_file(held, merged / "model.safetensors", {"format": "pt"})
+    with pytest.raises(GateError, match="nan"):
+        handle(request_of | {"merged": str(merged)})
+
+
+def test_fully_trained_weights_are_held_against_the_probe(request_of: Json, trained: Path, tmp_path: Path) -> None:
+    probe = tmp_path / "probe.safetensors"
+    save_file({"input_ids": torch.tensor([ROWS[0]]), "logits": plain_logits(trained / "merged", ROWS[0]).contiguous()}, probe)
+    asked = request_of | {"base": None, "adapter": None, "probe": str(probe)}
+    assert handle(asked)["merged"]["kl"] < 1e-6
+    save_file({"input_ids": torch.tensor([ROWS[0]]), "logits": plain_logits(wide_dir(), ROWS[0]).contiguous()}, probe)
+    with pytest.raises(GateError, match="KL divergence"):
+        handle(asked)
+    assert handle(asked | {"probe": None})["merged"] is None
+
+
+# -------------------------------------------------------------------------------------------------------- 4-bit
+
+
+def test_the_4_bit_export_is_4_bit_and_near(request_of: Json, trained: Path, tmp_path: Path) -> None:
+    quantise_merged(trained / "merged", tmp_path / "merged_4bit", "cpu")
+    found = handle(request_of | {"merged_4bit": str(tmp_path / "merged_4bit")})["merged_4bit"]
+    assert 1e-3 < found["kl"] < 1.0
+    assert found["perplexity"] > 0
+    config = json.loads((tmp_path / "merged_4bit/config.json").read_text())["quantization_config"]
+    assert (config["bnb_4bit_quant_type"], config["bnb_4bit_use_double_quant"]) == ("nf4", True)
+    for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (tmp_path / "merged_4bit" / name).read_bytes() == (trained / "merged" / name).read_bytes()
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "merged_4bit").iterdir()} == {0o644}
+    with pytest.raises(GateError, match=r"merged_4bit.*KL divergence"):
+        handle(request_of | {"merged_4bit": str(tmp_path / "merged_4bit"), "limits": LIMITS | {"max_kl_4bit": 1e-4}})
+
+
+def test_16_bit_weights_are_no_4_bit_export(request_of: Json, trained: Path) -> None:
+    with pytest.raises(GateError, match=r"not in 4-bit.*21 layers of 22 are not"):
+        handle(request_of | {"merged_4bit": str(trained / "merged")})
+
+
+# ------------------------------------------------------------------------------------------------------ figures
+
+
+def test_compare_by_hand() -> None:
+    a = numpy.array([[0.0, 0.0], [2.0, 0.0]], numpy.float32)
+    b = numpy.array([[0.0, 1.0], [2.0, 0.0]], numpy.float32)
+    found = compare(a, b)
+    soft = 1 / (1 + numpy.e)
+    assert found.max_logit_difference == 1.0
+    assert found.largest_logit == 2.0
+    assert found.same_top_token == 0.5
+    assert found.kl == pytest.approx((0.5 * numpy.log(0.5 / soft) + 0.5 * numpy.log(0.5 / (1 - soft))) / 2, rel=1e-6)
+
+
+def test_perplexity_of_even_odds_is_the_vocabulary() -> None:
+    assert perplexity(numpy.zeros((7, 11), numpy.float32), [[1, 2, 3], [4, 5, 6, 7]]) == pytest.approx(11)
+
+
+def test_batches_hold_every_row_once_within_their_size() -> None:
+    rows = [[1] * length for length in (9, 1, 30, 4, 4, 7)]
+    seen = []
+    for numbers, ids, mask in batches(rows, 16):
+        assert ids.numel() <= 16 or len(numbers) == 1
+        assert mask.sum(1).tolist() == [len(rows[i]) for i in numbers]
+        seen += numbers
+    assert sorted(seen) == list(range(6))
+
+
+def test_a_trained_model_stops_and_penalties_of_its_config_do_not_count() -> None:
+    model = open_model(wide_dir(), torch.float32, "cpu")
+    model.generation_config.repetition_penalty = 5.0
+    prompt = [1, 4093, 198]
+    answer, stopped = continue_greedily(model, prompt, [2], 64)
+    with torch.no_grad():
+        following = model(torch.tensor([prompt + answer])).logits[0].argmax(-1).tolist()
+    assert answer == following[len(prompt) - 1 : -1]
+    assert stopped == (answer[-1] == 2)
+    assert continue_greedily(model, prompt, [answer[0]], 64) == (answer[:1], True)
+
+
+# ------------------------------------------------------------------------------------------------------ imatrix
+
+
+def first_inputs(folder: Path) -> Any:
+    """Mean squared inputs of the first layer's attention: normalised embeddings, by hand."""
+    held = load_file(folder / "model.safetensors")
+    states = held["model.embed_tokens.weight"].float().numpy()[IDS]
+    epsilon = json.loads((folder / "config.json").read_text())["rms_norm_eps"]
+    states = (
+        states / numpy.sqrt((states**2).mean(1, keepdims=True) + epsilon) * held["model.layers.0.input_layernorm.weight"].float().numpy()
+    )
+    return (states**2).mean(0)
+
+
+def test_imatrix_is_the_mean_square_of_what_a_layer_reads(tmp_path: Path) -> None:
+    folder, path = wide_dir(), tmp_path / "imatrix.gguf"
+    assert write_imatrix(open_model(folder, torch.float32, "cpu"), folder, ROWS, path) == 21  # 7 in each of 3 layers
+    found = load_imatrix(path)
+    expected = first_inputs(folder)
+    for name in ("blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.attn_v.weight"):
+        assert found[name].dtype == numpy.float32
+        numpy.testing.assert_allclose(found[name], expected, rtol=1e-4)
+    assert set(found) == {
+        f"blk.{i}.{part}.weight"
+        for i in range(3)
+        for part in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    }
+    assert {name: data.shape for name, data in found.items() if name.startswith("blk.2.ffn")} == {
+        "blk.2.ffn_gate.weight": (256,), "blk.2.ffn_up.weight": (256,), "blk.2.ffn_down.weight": (768,)
+    }  # fmt: skip
+
+
+class OpenParameters(ctypes.Structure):
+    _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
+
+
+def test_imatrix_is_a_file_that_llama_cpp_reads(tmp_path: Path) -> None:
+    import llama_cpp
+    from gguf import GGUFReader
+
+    path = tmp_path / "imatrix.gguf"
+    write_imatrix(open_model(wide_dir(), torch.float32, "cpu"), wide_dir(), ROWS, path)
+    reader = GGUFReader(path)
+    assert reader.fields["general.type"].contents() == "imatrix"
+    assert reader.fields["imatrix.chunk_count"].contents() == 3
+    assert reader.fields["imatrix.chunk_size"].contents() == max(map(len, ROWS))
+    assert len(reader.fields["imatrix.datasets"].contents()) == 1
+    tensors = {tensor.name: tensor.data for tensor in reader.tensors}
+    assert float(tensors["blk.0.attn_q.weight.counts"][0, 0]) == sum(map(len, ROWS))
+    native = ctypes.CDLL(str(Path(llama_cpp.__file__).parent / "lib/libggml-base.so"))
+    native.gguf_init_from_file.restype = ctypes.c_void_p
+    native.gguf_init_from_file.argtypes = [ctypes.c_char_p, OpenParameters]
+    native.gguf_get_n_tensors.argtypes = [ctypes.c_void_p]
+    opened = native.gguf_init_from_file(str(path).encode(), OpenParameters(True, None))
+    assert opened
+    assert native.gguf_get_n_tensors(opened) == 42
+
+
+def test_activations_that_are_no_numbers_are_caught(tmp_path: Path) -> None:
+    model = open_model(wide_dir(), torch.float32, "cpu")
+    model.model.layers[1].input_layernorm.weight.data[0] = float("inf")
+    with pytest.raises(GateError, match="no finite numbers"):
+        write_imatrix(model, wide_dir(), ROWS, tmp_path / "imatrix.gguf")
