@@ -13,6 +13,7 @@ from job.child import run_child
 from job.context import TRAINED, Run
 from job.data.build import Prepared
 from job.export import adapter
+from job.export.merge import require_mergeable
 from job.manifest import File, artefact
 from job.source import FetchedModel
 from job.stats import gpu_reserved_bytes, training_memory
@@ -64,7 +65,7 @@ def load(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedMode
     model = backend.load(base.path, spec.model, spec.lora, spec.training.gradient_checkpointing)
     capacity.require_embeddings(model.get_input_embeddings().weight.shape[0], prepared)
     if spec.lora is not None and spec.export.needs_merge:
-        adapter.require_mergeable(model, merge_base.path)
+        require_mergeable(model, merge_base.path)
     run.log("load", model=base.public_id, revision=base.revision, bytes=base.weight_bytes)
     return model
 

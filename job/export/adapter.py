@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, GateError, InputError
+from job.errors import Fault, GateError
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -35,20 +35,6 @@ def export_full(model: Any, tokenizer: Any, end_ids: list[int], folder: Path) ->
     settings |= {"eos_token_id": end_ids[0] if len(end_ids) == 1 else end_ids, "pad_token_id": tokenizer.pad_token_id}
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
     return readable(folder)
-
-
-def require_mergeable(model: Any, base: Path) -> None:
-    """Raises `InputError` for adapted layers whose weights the base's files hold in another form: they could not be merged."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    from job.export.merge import unmergeable
-
-    adapted = [name.removeprefix("base_model.model.") for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
-    wrong = unmergeable(base, adapted)
-    if wrong:
-        raise InputError(Fault("these layers cannot be merged: the base's files hold them in another form", "/export",
-                               f"{len(wrong)} layers, first {wrong[0]}", "a weight for each adapted layer",
-                               "Leave out export.merged and export.gguf, or choose other lora.targets"))  # fmt: skip
 
 
 def name_base(config: Path, public_id: str, revision: str | None) -> None:

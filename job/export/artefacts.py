@@ -40,6 +40,11 @@ class Artefacts:
     _other_bytes: int = 0
 
     @property
+    def children(self) -> Path:
+        """Where child processes work."""
+        return self.workdir / "children"
+
+    @property
     def outstanding(self) -> list[str]:
         """What is asked for and not stored yet, in the order it is made."""
         return [name for name in plan.names(self.spec) if name not in self.receipts]
@@ -113,14 +118,15 @@ class Artefacts:
         self._other_bytes = self._used_bytes() - base_bytes
         shapes = plan.read_shapes(model_dir)
         sizes = self._gguf_bytes(model_dir, shapes) if self.spec.export.gguf or self.spec.export.lora_gguf else {}
-        self._steps = {step.name: step for step in plan.steps(self.spec, shapes, base_bytes, sizes)}
+        beside_bytes = sum(p.stat().st_size for p in model_dir.iterdir() if p.is_file() and p.suffix != ".safetensors")
+        self._steps = {step.name: step for step in plan.steps(self.spec, shapes, base_bytes, beside_bytes, sizes)}
         self.at_once = plan.parallel_quants(sizes, shapes) if sizes else 1
         self.log("plan", **{f"{step.name}_disk_bytes": step.disk_bytes for step in self._steps.values()})
         for name in self._steps:
             self.require(name)
 
     def _gguf_bytes(self, model_dir: Path, shapes: plan.Shapes) -> dict[str, int]:
-        scratch = self.workdir / "children"
+        scratch = self.children
         types = list(dict.fromkeys([shapes.gguf_type, *self.spec.export.gguf]))
         step = {"operation": "plan", "model": str(model_dir), "scratch": str(scratch), "types": types, "imatrix": self.spec.export.imatrix}
         sizes: dict[str, int] = run_child("job.gguf.worker", {"steps": [step]}, scratch, "plan of the GGUFs")["steps"][0]["bytes"]

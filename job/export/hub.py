@@ -53,8 +53,8 @@ def environment(token: str) -> dict[str, str]:
     job's environment chooses the Hub's own protocol.
     """
     kept = {name: value for name, value in os.environ.items() if name not in OFFLINE}
-    quiet = dict.fromkeys(("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"), "1")
-    return {"HF_HUB_DISABLE_XET": "1", **kept, **quiet, "HF_HUB_VERBOSITY": "error", "HF_TOKEN": token}
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_VERBOSITY": "error", "HF_DEBUG": "0"}
+    return {"HF_HUB_DISABLE_XET": "1", **kept, **quiet, "HF_TOKEN": token}
 
 
 def check_access(repository: str, private: bool, token: str) -> None:
@@ -123,14 +123,14 @@ def _show(hub: Repository, api: HfApi, branch: str, contents: Sequence[Content],
     from huggingface_hub import CommitOperationCopy, CommitOperationDelete
 
     heads = {ref.name: ref.target_commit for ref in api.list_repo_refs(hub.name).branches}
-    if branch not in heads:
-        raise TransientError(Fault(f"{hub.name}: the branch {branch} is gone"))
     before = hub.files(api, heads[MAIN])
-    require(hub.files(api, heads[branch]), contents)
     text = "".join(f"{content.sha256}  {content.key}\n" for content in sorted(contents, key=lambda content: content.key)).encode()
     record = Content.of(io.BytesIO(text), RECORD)
     if all(content.lies_in(before) for content in (*contents, record)):
         return heads[MAIN], ()
+    if branch not in heads:
+        raise TransientError(Fault(f"{hub.name}: the branch {branch} is gone"))
+    require(hub.files(api, heads[branch]), contents)
     changed = [content.key for content in contents if not content.lies_in(before)]
     removed = _left_over(hub, api, heads[MAIN], before, contents)
     operations: list[CommitOperation] = [CommitOperationCopy(key, key, src_revision=heads[branch]) for key in changed]

@@ -14,8 +14,8 @@ from typing import Any
 
 from job.errors import Fault, GateError
 from job.export.merge_logits import batches
+from job.gguf.imatrix import COUNTS, SUMS
 
-SUMS, COUNTS = ".in_sum2", ".counts"
 BATCH_TOKENS = 4096
 LAYERS = "blk."  # like llama.cpp's own tool: the output matrix is quantised finely, and worse with a matrix than without
 DATASET = "training rows of the job"
@@ -96,12 +96,3 @@ def write_imatrix(model: Any, model_dir: Path, rows: list[list[int]], path: Path
     writer.write_tensors_to_file()
     writer.close()
     return len(names)
-
-
-def load_imatrix(path: Path) -> dict[str, Any]:
-    """GGUF tensor name → float32 array of mean squared inputs (channels of all its matrices, one after the other)."""
-    from gguf import GGUFReader
-
-    tensors = {tensor.name: tensor.data for tensor in GGUFReader(path).tensors}
-    sums = {name.removesuffix(SUMS): data for name, data in tensors.items() if name.endswith(SUMS)}
-    return {name: (data / tensors[name + COUNTS].reshape(-1, 1)).astype("float32").ravel() for name, data in sums.items()}

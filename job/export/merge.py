@@ -15,7 +15,6 @@ from typing import Any
 from job.child import serve
 from job.data.cores import usable_cores
 from job.errors import Fault, InputError
-from job.export.four_bit import quantise_merged as quantise_merged
 from job.export.merge_change import HEAD, POINTER, Adapter, Change, Copied, Plan, plan_merge
 from job.export.merge_check import check_merged
 from job.export.merge_documents import tied_embeddings, write_documents
@@ -78,6 +77,18 @@ def unmergeable(base: Path, modules: Iterable[str]) -> list[str]:
     if tied_embeddings(base):
         held.add(HEAD)
     return [module for module in modules if f"{module}.weight" not in held]
+
+
+def require_mergeable(model: Any, base: Path) -> None:
+    """Raises `InputError` for adapted layers whose weights the base's files hold in another form: they could not be merged."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = [name.removeprefix("base_model.model.") for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    wrong = unmergeable(base, adapted)
+    if wrong:
+        raise InputError(Fault("these layers cannot be merged: the base's files hold them in another form", "/export",
+                               f"{len(wrong)} layers, first {wrong[0]}", "a weight for each adapted layer",
+                               "Leave out export.merged and export.gguf, or choose other lora.targets"))  # fmt: skip
 
 
 def write_weights(plan: Plan, target: Path, device: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,30 @@ if TYPE_CHECKING:
 REFERENCE, IMATRIX = "reference.safetensors", "imatrix.gguf"
 
 
-def merge(artefacts: Artefacts, prepared: Prepared, base: Path, device: str) -> Path:
-    """The folder with merged weights, `workdir/merged`, with the reference logits beside it; stored if asked for.
+@dataclass(frozen=True)
+class Merged:
+    """Merged weights that have passed their test: the folder, and the figures of it and of its 4-bit form."""
+
+    folder: Path
+    four_bit: Path | None
+    found: Mapping[str, Any]
+
+    def store(self, artefacts: Artefacts) -> None:
+        """Stores what is asked for."""
+        given, figures = artefacts.spec.export.limits, dict(self.found["merged"] or {}) | {"perplexity": self.found["perplexity"]}
+        if "merged" in artefacts.outstanding:
+            artefacts.keep("merged", _keys(self.folder), figures, {"logit_ratio": given.merged_logits, "kl": given.merged_kl})
+        if self.four_bit is not None:
+            artefacts.keep("merged_4bit", _keys(self.four_bit), self.found["merged_4bit"], {"kl": given.merged_4bit_kl})
+            artefacts.forget(self.four_bit)
+        if "imatrix" in artefacts.outstanding:
+            path = artefacts.workdir / IMATRIX
+            path.chmod(0o644)
+            artefacts.keep("imatrix", {f"gguf/{IMATRIX}": path}, {}, {})
+
+
+def merge(artefacts: Artefacts, prepared: Prepared, base: Path, device: str) -> Merged:
+    """Merged weights in `workdir/merged`, compared with what was trained, with the reference logits beside them; not stored yet.
 
     Where every weight was trained, and where an earlier try has merged, the folder comes from there. Raises `GateError`
     if the merge is not what was trained.
@@ -33,15 +57,14 @@ def merge(artefacts: Artefacts, prepared: Prepared, base: Path, device: str) -> 
         report = merge_adapter(base, adapter, folder, prepared.report.stop_token_ids, device)
         artefacts.log("merge", **vars(report))
     four_bit = artefacts.workdir / "merged_4bit" if "merged_4bit" in artefacts.outstanding else None
-    children = artefacts.workdir / "children"
     if four_bit is not None:
-        run_child("job.export.four_bit", {"merged": str(folder), "target": str(four_bit), "device": device}, children, "4-bit weights")
+        asked = {"merged": str(folder), "target": str(four_bit), "device": device}
+        run_child("job.export.four_bit", asked, artefacts.children, "4-bit weights")
     artefacts.require("compare")
     asked = comparison(artefacts, prepared, base if adapter else None, adapter, folder, four_bit, device)
-    found = run_child("job.export.reference", asked, children, "comparison of the merged weights")
+    found = run_child("job.export.reference", asked, artefacts.children, "comparison of the merged weights")
     artefacts.log("compare", perplexity=found["perplexity"], stopped=found["stopped"], **(found["merged"] or {}))
-    _store(artefacts, folder, four_bit, found)
-    return folder
+    return Merged(folder, four_bit, found)
 
 
 def comparison(
@@ -72,21 +95,6 @@ def comparison(
 def limits(artefacts: Artefacts) -> dict[str, float]:
     given = artefacts.spec.export.limits
     return {"max_logit_ratio": given.merged_logits, "max_kl": given.merged_kl, "max_kl_4bit": given.merged_4bit_kl}
-
-
-def _store(artefacts: Artefacts, folder: Path, four_bit: Path | None, found: dict[str, Any]) -> None:
-    """Stores what is asked for of what has just been compared."""
-    given = artefacts.spec.export.limits
-    if "merged" in artefacts.outstanding:
-        figures = {**(found["merged"] or {}), "perplexity": found["perplexity"]}
-        artefacts.keep("merged", _keys(folder), figures, {"logit_ratio": given.merged_logits, "kl": given.merged_kl})
-    if four_bit is not None:
-        artefacts.keep("merged_4bit", _keys(four_bit), found["merged_4bit"], {"kl": given.merged_4bit_kl})
-        artefacts.forget(four_bit)
-    if "imatrix" in artefacts.outstanding:
-        path = artefacts.workdir / IMATRIX
-        path.chmod(0o644)
-        artefacts.keep("imatrix", {f"gguf/{IMATRIX}": path}, {}, {})
 
 
 def _keys(folder: Path) -> dict[str, Path]:

@@ -25,6 +25,7 @@ QUANTISER_BYTES = 100 << 20  # llama.cpp without weights
 CORES_PER_QUANT = 4  # more make one quantiser hardly faster: its reading and writing are serial
 GGUF_SPLIT_BYTES = 50_000_000_000  # what the Hub takes as one file
 ADAPTER_BYTES_PER_WEIGHT = 4  # adapters are stored as trained, at most fp32
+PROBE_BYTES = 4 * 64  # a word of the vocabulary in the report's probe
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # per weight: the code, its block's 8-bit scale, that scale's own
 
 
@@ -98,13 +99,15 @@ def names(spec: JobSpec) -> list[str]:
     return [*merged, *four_bit, *imatrix, *lora, *(f"gguf-{name}" for name in quants)]
 
 
-def steps(spec: JobSpec, shapes: Shapes, base_bytes: int, gguf_bytes: Mapping[str, int]) -> list[Step]:
+def steps(spec: JobSpec, shapes: Shapes, base_bytes: int, tokenizer_bytes: int, gguf_bytes: Mapping[str, int]) -> list[Step]:
     """Needs of every step; `base_bytes` of the fetched base are a copy in scratch, gone once it is merged.
 
-    `gguf_bytes`: sizes of the GGUFs by type, that of the weights' own type among them, as llama.cpp foretells them.
+    `tokenizer_bytes` lie beside every set of weights. `gguf_bytes`: sizes of the GGUFs by type, that of the weights' own
+    type among them, as llama.cpp foretells them.
     """
-    export, merged, adapter = spec.export, shapes.bytes, _adapter_bytes(spec, shapes)
-    four_bit = _four_bit_bytes(shapes) if "4bit" in export.merged else 0
+    export, merged = spec.export, shapes.bytes + tokenizer_bytes
+    adapter = _adapter_bytes(spec, shapes) + tokenizer_bytes + PROBE_BYTES * shapes.vocabulary
+    four_bit = _four_bit_bytes(shapes) + tokenizer_bytes if "4bit" in export.merged else 0
     compared = 4 * export.check_tokens * shapes.vocabulary
     there = base_bytes + adapter
     two_sides = 2 * compared  # the logits of what was trained lie beside those of the merge
@@ -114,6 +117,8 @@ def steps(spec: JobSpec, shapes: Shapes, base_bytes: int, gguf_bytes: Mapping[st
     ]
     if gguf_bytes:
         own = gguf_bytes[shapes.gguf_type]
+        if export.lora_gguf:
+            found.append(Step("adapter", there + merged + compared + own + adapter // 2, CHILD_BYTES + own))
         found.append(Step("convert", adapter + merged + compared + own, CHILD_BYTES + 4 * shapes.largest))
         sizes = sorted((gguf_bytes[name] for name in export.gguf if name != shapes.gguf_type), reverse=True)
         at_once = parallel_quants(gguf_bytes, shapes)

@@ -18,7 +18,7 @@ from job.data.cores import usable_cores
 from job.errors import GateError
 from job.export import plan
 from job.export.artefacts import Artefacts
-from job.export.merged import IMATRIX, REFERENCE
+from job.export.merged import IMATRIX, REFERENCE, Merged
 from job.export.rows import check_rows
 from job.gguf.expected import describe_tokenizer
 from job.gguf.types import TYPES
@@ -48,32 +48,28 @@ class Quants:
     def __init__(self, artefacts: Artefacts, prepared: Prepared, merged: Path) -> None:
         self.artefacts = artefacts
         self._spec = artefacts.spec
-        self._children = artefacts.workdir / "children"
         texts = [prepared.tokenizer.decode(ids) for ids in check_rows(prepared, self._spec.export.check_tokens)[:COMPARED_TEXTS]]
         self._expected = describe_tokenizer(prepared.tokenizer, prepared.template, texts)
-        self._merged = merged
-        self._sixteen_type = plan.read_shapes(merged).gguf_type
-        self._sixteen = artefacts.workdir / f"{self._spec.name}-{TYPES[self._sixteen_type].label}.gguf"
+        self._own_type = plan.read_shapes(merged).gguf_type
+        self.own = artefacts.workdir / f"{self._spec.name}-{TYPES[self._own_type].label}.gguf"
         self._threads = max(1, usable_cores() // artefacts.at_once)
 
-    def convert(self, model: Path, target: Path) -> None:
-        """The whole model as GGUF in its own number type."""
-        step = {"operation": "convert", "model": str(model), "target": str(target), "type": self._sixteen_type, "name": self._spec.name,
-                "threads": usable_cores()}  # fmt: skip
-        (found,) = run_child(WORKER, {"steps": [step]}, self._children, "conversion to GGUF")["steps"]
-        self.artefacts.log("convert", bytes=found["bytes"], seconds=found["seconds"])
-
-    def convert_merged(self) -> None:
-        self.convert(self._merged, self._sixteen)
+    def conversion(self, model: Path, target: Path) -> Child:
+        """A process that makes the whole model one GGUF in its own number type."""
+        step = {
+            "operation": "convert", "model": str(model), "target": str(target), "type": self._own_type, "name": self._spec.name,
+            "threads": usable_cores(),
+        }  # fmt: skip
+        return Child(WORKER, {"steps": [step]}, self.artefacts.children, "conversion to GGUF")
 
     def start(self, name: str) -> Made:
         """A process that makes and tests the GGUF of type `name`."""
         path = self.path(name)
-        steps = [] if name == self._sixteen_type else [self._quantise(name, path)]
-        source = None if name == self._sixteen_type else str(self._sixteen)
+        steps = [] if name == self._own_type else [self._quantise(name, path)]
+        source = None if name == self._own_type else str(self.own)
         steps.append(self._check(name, path, source, f"gguf/{path.name}") | {"limits": self.limits(name)})
         steps.append({"operation": "split", "file": str(path), "max_bytes": plan.GGUF_SPLIT_BYTES})
-        return Made(f"gguf-{name}", path, Child(WORKER, {"steps": steps}, self._children, f"gguf/{path.name}"))
+        return Made(f"gguf-{name}", path, Child(WORKER, {"steps": steps}, self.artefacts.children, f"gguf/{path.name}"))
 
     def finish(self, made: Made) -> None:
         """Waits for a process and stores its file, or notes why it is refused."""
@@ -86,24 +82,25 @@ class Quants:
             for path in files.values():
                 path.chmod(0o644)
             self.artefacts.keep(made.name, files, _shown(check), self.limits(made.name.removeprefix("gguf-")))
-        if made.path != self._sixteen:
+        if made.path != self.own:
             self.artefacts.forget(*made.path.parent.glob(f"{made.path.stem}*.gguf"))
 
     def order(self) -> tuple[list[str], list[str]]:
         """Outstanding types, largest first; apart from them the one they are made of: its test may take the file apart."""
         names = [name.removeprefix("gguf-") for name in self.artefacts.outstanding if name.startswith("gguf-")]
-        return [n for n in names if n != self._sixteen_type], [n for n in names if n == self._sixteen_type]
+        return [n for n in names if n != self._own_type], [n for n in names if n == self._own_type]
 
     def lora(self, base: Path, adapter: Path) -> None:
         """The adapter alone as GGUF, tested on a GGUF of the base."""
         kind = self._spec.export.lora_gguf or "f16"
         path, under = self.artefacts.workdir / f"{self._spec.name}-LoRA-{kind.upper()}.gguf", self.artefacts.workdir / "base.gguf"
-        self.convert(base, under)
+        with self.conversion(base, under) as child:
+            child.wait()
         make = {"operation": "lora", "adapter": str(adapter), "model": str(base), "target": str(path), "type": kind,
                 "name": self._spec.name}  # fmt: skip
         check = self._check(kind, under, None, f"gguf/{path.name}") | {"lora": str(path), "limits": self.limits("f16")}
         try:
-            _, found = run_child(WORKER, {"steps": [make, check]}, self._children, f"gguf/{path.name}")["steps"]
+            _, found = run_child(WORKER, {"steps": [make, check]}, self.artefacts.children, f"gguf/{path.name}")["steps"]
         except GateError as error:
             self.artefacts.refuse(error)
         else:
@@ -124,13 +121,13 @@ class Quants:
         return found
 
     def forget_sources(self) -> None:
-        self.artefacts.forget(self.artefacts.workdir / REFERENCE, *self._sixteen.parent.glob(f"{self._sixteen.stem}*.gguf"))
+        self.artefacts.forget(self.artefacts.workdir / REFERENCE, *self.own.parent.glob(f"{self.own.stem}*.gguf"))
 
     def _quantise(self, name: str, path: Path) -> dict[str, Any]:
         imatrix = self.artefacts.workdir / IMATRIX
         weighed = self._spec.export.imatrix and name.startswith(WEIGHED)
         return {
-            "operation": "quantise", "source": str(self._sixteen), "target": str(path), "type": name,
+            "operation": "quantise", "source": str(self.own), "target": str(path), "type": name,
             "imatrix": str(imatrix) if weighed else None, "threads": self._threads,
         }  # fmt: skip
 
@@ -141,17 +138,25 @@ class Quants:
         }  # fmt: skip
 
 
-def make_quants(artefacts: Artefacts, prepared: Prepared, merged: Path, base: Path) -> None:
-    """Every GGUF that is asked for and not stored yet. Raises `GateError` naming each that failed its test."""
-    quants = Quants(artefacts, prepared, merged)
+def make_quants(artefacts: Artefacts, prepared: Prepared, merged: Merged, base: Path) -> None:
+    """Every GGUF that is asked for and not stored yet; `merged` is stored while it is converted.
+
+    Raises `GateError` naming each file that failed its test.
+    """
+    quants = Quants(artefacts, prepared, merged.folder)
     if "lora_gguf" in artefacts.outstanding:
+        artefacts.require("adapter")
         quants.lora(base, artefacts.recall("adapter"))
     artefacts.forget(*base.glob("*.safetensors"))  # a copy, or links: the merge has all of it
     made_of_it, itself = quants.order()
-    if made_of_it or itself:
+    if not (made_of_it or itself):
+        merged.store(artefacts)
+    else:
         artefacts.require("convert")
-        quants.convert_merged()
-        artefacts.forget(merged)
+        with quants.conversion(merged.folder, quants.own) as child:
+            merged.store(artefacts)
+            artefacts.log("convert", **child.wait()["steps"][0])
+        artefacts.forget(merged.folder)
         artefacts.require("quantise")
         _make_all(quants, made_of_it)
         _make_all(quants, itself)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 MIN_ROW_TOKENS = 2
+LOOKED_AT_ROWS = 64
 PLAIN_PROMPT_TOKENS = 8  # of a text without question and answer
 
 
@@ -24,10 +25,18 @@ def calibration_rows(prepared: Prepared, tokens: int) -> list[list[int]]:
 
 
 def check_prompt(prepared: Prepared) -> list[int]:
-    """The prompt of a held-out row: everything before its first learned token, so that the answer must follow and end."""
-    row = (prepared.held_out or prepared.train)[0]
-    first = next((i for i, label in enumerate(row["labels"]) if label != IGNORED), 0)
-    return list(row["input_ids"][: first if first >= 1 else PLAIN_PROMPT_TOKENS])
+    """The prompt of a held-out row: everything before its first learned token, so that the answer must follow and end.
+
+    Of the first rows, the one with the shortest answer: every GGUF has to give it, on the CPU.
+    """
+    rows = prepared.held_out or prepared.train
+    row = min((rows[i] for i in range(min(len(rows), LOOKED_AT_ROWS))), key=lambda row: len(row["labels"]) - _start(row))
+    return list(row["input_ids"][: _start(row) or PLAIN_PROMPT_TOKENS])
+
+
+def _start(row: dict[str, list[int]]) -> int:
+    """Index of the first learned token."""
+    return next((i for i, label in enumerate(row["labels"]) if label != IGNORED), 0)
 
 
 def _first_rows(rows: Any, tokens: int) -> Iterator[list[int]]:

@@ -37,9 +37,9 @@ class NativeLog:
     def complaint(self) -> str:
         """Its errors in one line; its last warnings if it names no error."""
         for least in (ERROR, WARNING):
-            said = [words.strip() for level, words in self.entries if level == least and words.strip(" =\n")]
-            if said:
-                return "; ".join(said[-3:])
+            lines = [line.strip() for level, words in self.entries if level == least for line in words.splitlines()]
+            if said := [line for line in lines if line.strip("=- ")]:
+                return "; ".join(said[-5:])
         return "llama.cpp says nothing"
 
 

@@ -56,7 +56,7 @@ def planned_bytes(source: Path, header: Header, type_name: str, with_imatrix: bo
 
 
 def _read_imatrix(path: Path) -> dict[str, Any]:
-    from job.export.imatrix import load_imatrix
+    from job.gguf.imatrix import load_imatrix
 
     means: dict[str, Any] = load_imatrix(path)
     return means

@@ -38,7 +38,7 @@ def run_job(folder: Path) -> dict[str, Any]:
 
 
 # random weights answer at random: any quantisation is far from any other, and nothing is to be learned from how far
-LIMITS = {"gguf": [{"type": name, "kl": 1000, "perplexity_rise": 1000000} for name in TYPES]}
+LIMITS = {"merged_logits": 1, "merged_kl": 1, "gguf": [{"type": name, "kl": 1000, "perplexity_rise": 1000000} for name in TYPES]}
 
 
 def run_plain(folder: Path) -> dict[str, Any]:

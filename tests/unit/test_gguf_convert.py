@@ -73,7 +73,7 @@ def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
 def test_an_unknown_tokenizer_is_refused(tmp_path: Path) -> None:
     def other_words(folder: Path) -> None:
         document = json.loads((folder / "tokenizer.json").read_text())
-        document["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+        document["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
         (folder / "tokenizer.json").write_text(json.dumps(document))
 
     folder = changed_folder(tiny_dir(), tmp_path / "model", other_words)

@@ -33,7 +33,7 @@ class Adapted:
         tuned = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=LAYERS, task_type="CAUSAL_LM", **settings))
         for name, weight in tuned.named_parameters():
             if "lora_B" in name:
-                weight.data.normal_(0, 0.02)
+                weight.data.normal_(0, 0.05)
         self.adapter, self.base = folder / "adapter", folder / "base.gguf"
         tuned.save_pretrained(self.adapter)
         merged = folder / "merged"

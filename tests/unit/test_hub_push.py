@@ -171,6 +171,7 @@ def test_files_staged_one_by_one_need_not_be_kept(ready: Pusher) -> None:
         assert ours(ready.hub) == {}
     report = ready.ask("publish", contents=contents, run_id=RUN, message="All")
     assert (report["files"], ours(ready.hub)) == (5, TREE)
+    assert ready.ask("publish", contents=contents, run_id=RUN, message="All") == report  # a run that did not live to hear it
     assert [branch for branch, _ in ready.hub.repos[NAME].pushes].count("main") == 1
 
 
@@ -291,6 +292,9 @@ def test_what_was_not_staged_is_not_published(ready: Pusher) -> None:
     with pytest.raises(TransientError) as failure:
         ready.ask("publish", contents=contents, run_id=RUN, message="All")
     assert [fault.pointer for fault in failure.value.faults] == [contents[2]["key"]]
+    del ready.hub.repos[NAME].refs[BRANCH]
+    with pytest.raises(TransientError, match=f"the branch {BRANCH} is gone"):
+        ready.ask("publish", contents=contents, run_id=RUN, message="All")
     assert ours(ready.hub) == {}
 
 
@@ -391,7 +395,8 @@ def test_the_token_is_left_nowhere(
 ) -> None:
     """With everything talkative, in a home of its own, also as JSON of the child's request and answer."""
     clean_environment.setenv("HF_HUB_OFFLINE", "1")  # as the job is by then
-    ready.extra = {"HF_DEBUG": "1", "PYTHONWARNINGS": "always", "TMPDIR": str(ready.folder)}
+    for name, value in {"HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug", "PYTHONWARNINGS": "always", "TMPDIR": str(ready.folder)}.items():
+        clean_environment.setenv(name, value)
     if fails:
         ready.hub.faults = [HubFault(SENT, 500), HubFault(SENT, 403, times=1000)]
     with pytest.raises(TransientError, match="/storage/") if fails else nullcontext() as failure:

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from job.child import run_child
 from job.errors import GateError
 from job.export.four_bit import quantise_merged
-from job.export.imatrix import load_imatrix, write_imatrix
+from job.export.imatrix import write_imatrix
+from job.gguf.imatrix import load_imatrix
 from job.export.merge import merge_adapter
 from job.export.merge_logits import batches, compare, continue_greedily, open_model, perplexity
 from job.export.reference import handle
