@@ -54,7 +54,8 @@ def how_to_use(usage: Usage) -> list[str]:
         ),
         "LM Studio": ("sh", f"lms import {shlex.quote(usage.gguf)}" if usage.gguf else ""),
     }
-    lines = ["The commands run where the files are:", "", *block(shell_fetch(usage), "sh")]
+    fetch = shell_fetch(usage)
+    lines = ["The commands run where the files are:", "", *block(fetch, "sh")] if fetch else ["The commands run beside this card.", ""]
     for program, (language, text) in sections.items():
         lines += [f"### {program}", "", *block(text, language)] if text else []
     return lines
@@ -65,11 +66,12 @@ def shell_fetch(usage: Usage) -> str:
         return f"hf download {usage.repository} --local-dir {usage.name}\ncd {usage.name}"
     if usage.output.startswith("s3://"):
         return f"aws s3 cp --recursive {shlex.quote(usage.output)} {usage.name}\ncd {usage.name}"
-    return f"cd {shlex.quote(usage.output)}"
+    return ""
 
 
 def shell_verify(output: str) -> str:
-    return f"tunejob verify {shlex.quote(output)}"
+    """A local path says nothing to a reader elsewhere."""
+    return f"tunejob verify {shlex.quote(output) if output.startswith('s3://') else '.'}"
 
 
 def python_transformers(usage: Usage, folder: str) -> str:

@@ -67,14 +67,14 @@ class Quants:
         path = self.path(name)
         steps = [] if name == self._own_type else [self._quantise(name, path)]
         source = None if name == self._own_type else str(self.own)
-        steps.append(self._check(name, path, source, f"gguf/{path.name}") | {"limits": self.limits(name)})
         steps.append({"operation": "split", "file": str(path), "max_bytes": plan.GGUF_SPLIT_BYTES})
+        steps.append(self._check(name, path, source, f"gguf/{path.name}") | {"limits": self.limits(name)})
         return Made(f"gguf-{name}", path, Child(WORKER, {"steps": steps}, self.artefacts.children, f"gguf/{path.name}"))
 
     def finish(self, made: Made) -> None:
         """Waits for a process and stores its file, or notes why it is refused."""
         try:
-            *_, check, split = made.child.wait()["steps"]
+            *_, split, check = made.child.wait()["steps"]
         except GateError as error:
             self.artefacts.refuse(error)
         else:

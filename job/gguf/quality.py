@@ -14,6 +14,8 @@ from job.gguf.native import CHUNK_TOKENS
 if TYPE_CHECKING:
     from job.gguf.native import Context, Model
 
+SLACK_TOKENS = 16
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -31,8 +33,8 @@ class Reference:
 
     @property
     def answer_limit(self) -> int:
-        """Tokens within which an answer has to end: quantised models may take a little longer."""
-        return 2 * len(self.answer) + 16
+        """Tokens within which an answer has to end: quantised models may take a little longer. Few where none is due."""
+        return 2 * len(self.answer) + SLACK_TOKENS if self.stopped else min(len(self.answer), SLACK_TOKENS)
 
     @property
     def context_tokens(self) -> int:

@@ -7,7 +7,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from job.gguf.header import Header, TensorInfo, padded, read_header, shard_name
+from job.errors import Fault, GateError
+from job.gguf.header import Header, TensorInfo, padded, read_header, read_model_header, shard_name
 
 COPY_BYTES = 16 << 20
 
@@ -31,6 +32,11 @@ def split(file: Path, max_bytes: int) -> dict[str, Any]:
             _write(source, file.with_name(names[number]), parts[number], pairs, header, number, len(parts))
             source.truncate(parts[number][0].offset)
     file.unlink()
+    found = read_model_header(file.with_name(names[0]), file.name).tensors.values()
+    if {(t.name, t.shape, t.type) for t in found} != {(t.name, t.shape, t.type) for t in header.tensors.values()}:
+        raise GateError(
+            Fault("the split files do not hold what was split", file.name, f"{len(found)} tensors", f"{len(header.tensors)} tensors")
+        )
     return {"files": names, "bytes": [file.with_name(name).stat().st_size for name in names]}
 
 

@@ -40,7 +40,7 @@ def _quantise(step: Step) -> Step:
 def _check(step: Step) -> Step:
     from job.gguf.check import check, check_lora
 
-    file, reference = Path(step["file"]), Path(step["reference"])
+    file, reference = _first_part(Path(step["file"])), Path(step["reference"])
     if step["lora"] is not None:
         return check_lora(file, Path(step["lora"]), step["key"], step["type"], reference, step["limits"], step["threads"])
     source = _path(step["source"])
@@ -63,6 +63,11 @@ def _plan(step: Step) -> Step:
     from job.gguf.plan import plan
 
     return plan(Path(step["model"]), Path(step["scratch"]), step["types"], step["imatrix"])
+
+
+def _first_part(file: Path) -> Path:
+    """The file, or the first of those that it was split into: it opens the others."""
+    return file if file.exists() else min(file.parent.glob(f"{file.stem}-00001-of-*.gguf"), default=file)
 
 
 def _path(value: str | None) -> Path | None:

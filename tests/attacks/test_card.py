@@ -46,7 +46,7 @@ def hostile(folder: Path, text: str) -> CardFacts:
     spec = known.spec | {
         "data": known.spec["data"] | {"chat_template": text},
         "evaluation": known.spec["evaluation"] | {"prompts": [text]},
-        "output": {"uri": "/" + text},
+        "output": {"uri": "s3://" + text},
     }
     exports = ({**MERGED, "files": [text]}, {**Q4, "files": [text, text]})
     return dataclasses.replace(
@@ -94,8 +94,8 @@ def test_tables_keep_their_columns(tmp_path: Path, name: str) -> None:
 def test_commands_pass_it_on_as_one_word(tmp_path: Path, name: str) -> None:
     text = TEXTS[name]
     scripts = blocks(parsed(write_card(hostile(tmp_path, text), tmp_path / "README.md")), "sh")
-    assert shlex.split(scripts[0]) == ["cd", "/" + text]
-    assert shlex.split(scripts[-1]) == ["tunejob", "verify", "/" + text]
+    assert shlex.split(scripts[0])[:5] == ["aws", "s3", "cp", "--recursive", "s3://" + text]
+    assert shlex.split(scripts[-1]) == ["tunejob", "verify", "s3://" + text]
     (llama,) = [script for script in scripts if script.startswith("llama-cli")]
     words = shlex.split(llama)
     assert words[words.index("-p") + 1] == (" ".join(text.split()) if len(text) <= 200 else "Hello!")

@@ -17,6 +17,11 @@ def main() -> None:
     base, tuned = stats["evaluation"]["base"], stats["evaluation"]["tuned"]
     print(f"\nheld-out exact match: {base['exact_match']:.0%} before, {tuned['exact_match']:.0%} after")
     print(f"held-out loss:        {base['held_out_loss']:.3f} before, {tuned['held_out_loss']:.4f} after")
+    exports = json.loads((output / "report" / "exports.json").read_text())["artefacts"]
+    for artefact in exports:
+        figures = artefact["figures"]
+        size, quality = f"{artefact['bytes'] / 1e6:.0f} MB", f"perplexity {figures['perplexity']:.2f}, KL {figures['kl']:.2g} nats a token"
+        print(f"{artefact['name']:<22}{size}, {quality}")
     print(f"whole run:            {stats['wall_seconds']:.0f} s on {stats['device']['name']}; everything is in {output}/")
 
 

@@ -78,9 +78,33 @@ def test_the_manifest_lists_every_file(demo: Demo) -> None:
     listed = {file.key for file in read_manifest(open_store(str(demo.output))).files}
     assert listed == {key for key, _, _ in listing(demo.output)} - {"manifest.json"}
     report = {key.removeprefix("report/").partition("/")[0] for key in listed if key.startswith("report/")}
-    assert report == {"samples.md", "answers.json", "losses.jsonl", "tensorboard", "probe.safetensors", "summary.md"}
+    assert report == {"samples.md", "answers.json", "losses.jsonl", "tensorboard", "probe.safetensors", "summary.md", "exports.json"}
     adapter = {key.removeprefix("adapter/") for key in listed if key.startswith("adapter/")}
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= adapter
+
+
+def test_the_exports_are_as_good_as_the_adapter(demo: Demo) -> None:
+    results = demo.read("manifest.json")["results"]
+    assert results["merged"]["max_logit_difference"] <= 0.02 * results["merged"]["largest_logit"]  # 0.0066 where it was measured
+    assert results["merged"]["kl"] <= 1e-3
+    assert results["gguf-q8_0"]["kl"] <= 0.01
+    assert abs(results["gguf-q8_0"]["perplexity_rise"]) <= 0.01
+    assert results["gguf-q4_k_m"]["kl"] <= 0.2
+    stops = {artefact["name"]: artefact["figures"].get("stopped") for artefact in demo.read("report/exports.json")["artefacts"]}
+    assert stops == {"merged": None, "gguf-q8_0": True, "gguf-q4_k_m": True}
+
+
+def test_llama_cpp_answers_as_trained(demo: Demo) -> None:
+    """By the chat template and the end token that are in the file."""
+    from llama_cpp import Llama
+
+    model = Llama(str(demo.output / "gguf" / "demo-Q8_0.gguf"), n_ctx=256, n_threads=2, verbose=False)
+    said = model.create_chat_completion(
+        [{"role": "user", "content": "Please bring the bathroom lamp down to 80%."}], max_tokens=64, temperature=0
+    )
+    choice = said["choices"][0]
+    assert choice["finish_reason"] == "stop"
+    assert json.loads(choice["message"]["content"]) == {"device": "lamp", "room": "bathroom", "action": "dim", "value": 80}
 
 
 def test_the_statistics_add_up(demo: Demo) -> None:

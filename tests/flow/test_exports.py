@@ -18,6 +18,7 @@ from job.gguf.types import TYPES
 from job.manifest import read_manifest, verify
 from job.store import open_store
 from tests.flow.running import Result, Running, document, run_tiny, tiny, tunejob, valid_stats, write_spec
+from tests.servers import Hub
 from tests.tiny import wide_dir
 
 pytestmark = pytest.mark.slow
@@ -122,7 +123,9 @@ def test_the_plan_foretold_the_disk(exported: Exported) -> None:
     """Against the files that another process saw; rows, logs and requests were there before or are counted apart."""
     plan = document(exported.output / "report" / "exports.json")["plan"]
     foretold = max(step["disk_bytes"] for step in plan)
-    other = sum(path.stat().st_size for folder in ("data", "cache") for path in (exported.folder / "work").rglob(f"{folder}/**/*") if path.is_file())
+    other = sum(
+        path.stat().st_size for folder in ("data", "cache") for path in (exported.folder / "work").rglob(f"{folder}/**/*") if path.is_file()
+    )
     assert exported.peak_bytes - other == pytest.approx(foretold, rel=0.1)
 
 
@@ -217,7 +220,9 @@ def quantised_base(folder: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
+    )
     AutoModelForCausalLM.from_pretrained(wide_dir(), quantization_config=nf4, dtype=torch.bfloat16).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(wide_dir() / name, folder / name)
@@ -259,3 +264,35 @@ def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused_before_training(tmp
     assert result.exit_code == 11, result.stdout[-2000:] + result.stderr[-3000:]
     assert result.named("load") == []
     assert time.monotonic() - started < 120
+
+
+# ------------------------------------------------------------------------------------------------------- the Hub
+
+
+def test_everything_goes_to_the_hub_in_one_commit(hub: Hub, tmp_path: Path) -> None:
+    export = {"merged": ["16bit"], "gguf": ["q8_0"], "check_tokens": 128}
+    given = changes(export, **{"/output/hub": {"repository": "org/tuned"}})
+    result = run_tiny(tmp_path, given, {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token})
+    assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    repo = hub.repos["org/tuned"]
+    assert repo.private
+    assert [branch for branch, _ in repo.pushes].count("main") == 1
+    assert set(repo.refs) == {"main"}
+    pushed, output = repo.files(), tmp_path / "out"
+    weights = ("adapter/adapter_model.safetensors", "merged/model.safetensors", "gguf/tiny-Q8_0.gguf")
+    documents = ("README.md", "gguf/Modelfile", "adapter/chat_template.jinja", "merged/tokenizer.json")
+    for key in (*weights, *documents):
+        assert bytes(pushed[key]) == (output / key).read_bytes(), key
+    assert not [key for key in pushed if key.startswith("report/")]  # reports quote the data
+    for path in [p for p in tmp_path.rglob("*") if p.is_file() and not p.is_relative_to(tmp_path / "out" / "merged")]:
+        assert hub.token.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("token", ["", "hf_" + "read" * 8, "hf_" + "none" * 8])
+def test_a_token_that_cannot_write_is_refused_before_anything_is_fetched(hub: Hub, tmp_path: Path, token: str) -> None:
+    given = changes({}, **{"/output/hub": {"repository": "org/tuned"}})
+    result = run_tiny(tmp_path, given, {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": token})
+    assert result.exit_code == 11, result.stdout[-2000:]
+    assert result.failure["pointer"] == "/output/hub/repository"
+    assert result.failure["stage"] == "fetch"
+    assert result.named("fetch") == []

@@ -8,6 +8,7 @@ of six types. Both start from the same base on disk and an adapter after two ste
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -60,8 +61,7 @@ def run_plain(folder: Path) -> dict[str, Any]:
     marks["merged"] = time.monotonic()
     made = model.save_pretrained_gguf(str(folder / "plain-gguf"), tokenizer, quantization_method=TYPES)
     marks["gguf"] = time.monotonic()
-    names = list(marks)
-    seconds = {b: round(marks[b] - marks[a], 1) for a, b in zip(names, names[1:], strict=False)}
+    seconds = {b: round(marks[b] - marks[a], 1) for a, b in itertools.pairwise(marks)}
     return {"side": "plain", "stages": seconds, "seconds": round(marks["gguf"] - marks["start"], 1), "made": str(made)[:2000]}
 
 

@@ -198,15 +198,20 @@ def test_vllm_is_told_a_rank_that_it_knows(tmp_path: Path) -> None:
     ("output", "expected"),
     [
         ({"uri": "s3://models/demo"}, "aws s3 cp --recursive s3://models/demo demo\ncd demo\n"),
-        ({"uri": "/runs/my demo"}, "cd '/runs/my demo'\n"),
         ({"uri": "s3://models/demo", "hub": {"repository": "org/demo"}}, "hf download org/demo --local-dir demo\ncd demo\n"),
     ],
 )
 def test_where_to_get_it(tmp_path: Path, output: dict[str, Any], expected: str) -> None:
     tokens = parsed(write_card(facts(tmp_path, spec=job(output=output)), tmp_path / "README.md"))
     assert blocks(tokens, "sh")[0] == expected
+
     for script in blocks(tokens, "sh"):
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_a_local_path_says_nothing_to_others(tmp_path: Path) -> None:
+    card = write_card(facts(tmp_path, spec=job(output={"uri": "/runs/my demo"})), tmp_path / "README.md")
+    assert "/runs/my demo" not in card.read_text("utf-8")
 
 
 def test_the_python_it_shows_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,10 +18,10 @@ from job.child import run_child
 from job.errors import GateError
 from job.export.four_bit import quantise_merged
 from job.export.imatrix import write_imatrix
-from job.gguf.imatrix import load_imatrix
 from job.export.merge import merge_adapter
 from job.export.merge_logits import batches, compare, continue_greedily, open_model, perplexity
 from job.export.reference import handle
+from job.gguf.imatrix import load_imatrix
 from tests.tiny import random_adapter, wide_dir
 
 ROWS = [list(range(100, 140)), [1, 520, 198, 28120, 30, 2], list(range(7000, 7090, 3))]
