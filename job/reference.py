@@ -1,9 +1,8 @@
-"""README's tables of the spec and of the exit codes, generated from the schema and from `job.errors`.
+"""README's tables of the spec, the GGUF types and the exit codes, generated from the schema, `job.gguf.types` and `job.errors`.
 
     python -m job.reference        rewrites them in README.md
 
-They stand between `<!-- spec table -->` and `<!-- /spec table -->`, and between `<!-- exit codes -->` and
-`<!-- /exit codes -->`; `tests/contract/test_readme.py` compares.
+Each stands between `<!-- name -->` and `<!-- /name -->`; `tests/contract/test_readme.py` compares.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from job import errors
+from job.gguf.types import TYPES
 from job.spec import job_schema
 
 Json = dict[str, Any]
@@ -96,7 +96,16 @@ def exit_code_table() -> str:
     return "\n".join(rows)
 
 
-TABLES = {"spec table": spec_table, "exit codes": exit_code_table}
+def gguf_table() -> str:
+    """Every GGUF type with the limits that hold unless the spec sets others."""
+    rows = ["| type | bits a weight, about | KL at most, nats a token | perplexity rise at most | needs imatrix |", "|---|---|---|---|---|"]
+    for name, kind in TYPES.items():
+        needs = "yes" if kind.needs_imatrix else ""
+        rows.append(f"| `{name}` | {kind.bits_per_weight:g} | {kind.max_kl:g} | {kind.max_perplexity_rise:.0%} | {needs} |")
+    return "\n".join(rows)
+
+
+TABLES = {"spec table": spec_table, "gguf types": gguf_table, "exit codes": exit_code_table}
 
 
 def replace_block(text: str, name: str, table: str) -> str:

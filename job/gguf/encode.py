@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 SUPERBLOCK = 256  # weights of a k-quant's block
-SLICE_WEIGHTS = {"cpu": 1 << 18, "cuda": 1 << 24}  # encoded at once; a search holds eight fp32 copies: 512 MiB on a GPU
+SLICE_WEIGHTS = {"cpu": 1 << 17, "cuda": 1 << 24}  # encoded at once; a search holds eight fp32 copies: 512 MiB on a GPU
 TINY_SCALE = 1e-15
 
 

@@ -14,9 +14,9 @@ JOB = Path(__file__).parents[2] / "job"
 FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): path for path in sorted(JOB.rglob("*.py"))}
 # Each may import those before it, and none behind it. A package's modules are ordered among themselves by their own rule below.
 ORDER = (
-    "vendors", "errors", "log", "signals", "credentials", "wording", "strict", "rules", "spec", "failure", "child", "reference", "stats",
-    "store", "manifest", "receipts", "source", "data", "capacity", "backend", "evaluate", "callbacks", "train", "report", "gguf", "export",
-    "context", "tuning", "delivery", "run", "__main__",
+    "vendors", "errors", "log", "signals", "credentials", "wording", "strict", "rules", "spec", "failure", "child", "stats", "store",
+    "manifest", "receipts", "source", "data", "capacity", "backend", "evaluate", "callbacks", "train", "report", "gguf", "reference",
+    "export", "context", "tuning", "delivery", "run", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes", "huggingface_hub", "boto3",
          "botocore", "pyarrow", "numpy", "tokenizers", "accelerate", "safetensors", "pandas"}  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,17 @@ from job.gguf.header import read_header, tensor_bytes
 from job.gguf.quantise import planned_types, quantise
 from tests.tiny import broken_tiny_dir, tiny_dir, wide_dir
 
-ROWS, WIDTH = 67, 4096  # more than one slice on a CPU, the last one shorter
+ROWS, WIDTH = 35, 4096  # more than one slice on a CPU, the last one shorter
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Thousands of short operations: threads that wait for each other on shared cores make them ten times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def normal(seed: int = 1) -> torch.Tensor:
