@@ -44,7 +44,7 @@ demo: setup
 	@$(BIN)/python -m tests.demo.show demo-output
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -98,12 +99,17 @@ def spec_bytes(spec: JobSpec) -> bytes:
 
 def artefact(store: Store, path: Path, key: str) -> File:
     """Store a local file and say what was stored. Raises `TransientError` if the stored size is another."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     size = path.stat().st_size
-    store.upload(path, key)
-    check_size(f"{store.uri}/{key}", _stored_size(store, key), size)
-    return File(safe_key(key), size, digest)
+    with ThreadPoolExecutor(1) as beside:  # both read the whole file, and each waits for other things
+        digest = beside.submit(_sha256, path)
+        store.upload(path, key)
+        check_size(f"{store.uri}/{key}", _stored_size(store, key), size)
+        return File(safe_key(key), size, digest.result())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stored_file(store: Store, key: str) -> File:

@@ -12,9 +12,9 @@ from job.data.build import Prepared, build_dataset, write_samples
 from job.delivery import describe, documents, show_on_hub
 from job.errors import Fault, InputError, classify
 from job.export.artefacts import Artefacts
-from job.export.merged import merge
+from job.export.merged import compare, merge
 from job.export.pushing import open_push
-from job.export.quants import make_quants
+from job.export.quants import Quants, make_quants
 from job.failure import failure_facts
 from job.log import Log
 from job.manifest import Manifest, claim, publish
@@ -77,10 +77,14 @@ def stages(run: Run) -> Manifest:
         recall(run)
     evaluate.check_gates(spec.evaluation.gates, **stats.evaluation)
     if artefacts.outstanding:
-        with stats.phase("merge", children=True):
-            merged = merge(artefacts, prepared, merge_base.path, choose_device())
-        with stats.phase("gguf", children=True):
-            make_quants(artefacts, prepared, merged, merge_base.path)
+        device = choose_device()
+        with stats.phase("merge"):
+            folder = merge(artefacts, prepared, merge_base.path, device)
+        with Quants(artefacts, prepared, folder, device) as quants:
+            with stats.phase("compare", children=True):
+                compare(artefacts, prepared, merge_base.path, folder, device).store(artefacts)
+            with stats.phase("gguf", children=True):
+                make_quants(quants, merge_base.path)
     with stats.phase("publish"):
         files = documents(run, artefacts, prepared, base, sources)
         show_on_hub(run)

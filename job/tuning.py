@@ -47,6 +47,7 @@ def train_and_store(run: Run, backend: Backend, base: FetchedModel, merge_base: 
     staged = run.push.stage(stored) if run.push else []
     kept = {name: getattr(stats, name) for name in KEPT_STATS}
     run.receipts.add(TRAINED, files, {**kept, "samples": samples(prepared, before, after), "staged": staged})
+    report.write_summary(spec, base.public_id, stats, [], run.report)  # not in the receipt: it is written again at the end
 
 
 def recall(run: Run) -> None:

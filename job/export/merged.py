@@ -40,22 +40,28 @@ class Merged:
             artefacts.keep("imatrix", {f"gguf/{IMATRIX}": path}, {}, {})
 
 
-def merge(artefacts: Artefacts, prepared: Prepared, base: Path, device: str) -> Merged:
-    """Merged weights in `workdir/merged`, compared with what was trained, with the reference logits beside them; not stored yet.
+def merge(artefacts: Artefacts, prepared: Prepared, base: Path, device: str) -> Path:
+    """The folder `workdir/merged` with whole weights: made of base and adapter, trained, or as an earlier try has stored them.
 
-    Where every weight was trained, and where an earlier try has merged, the folder comes from there. Raises `GateError`
-    if the merge is not what was trained.
+    Raises `GateError` if a tensor is not what base and adapter make it.
     """
     from job.export.merge import merge_adapter
 
-    folder, adapter = artefacts.workdir / "merged", None
+    folder = artefacts.workdir / "merged"
     if not artefacts.merges:
-        artefacts.recall(folder.name)
-    else:
-        adapter = artefacts.recall("adapter")
-        artefacts.require("merge")
-        report = merge_adapter(base, adapter, folder, prepared.report.stop_token_ids, device)
-        artefacts.log("merge", **vars(report))
+        return artefacts.recall(folder.name)
+    artefacts.require("merge")
+    report = merge_adapter(base, artefacts.recall("adapter"), folder, prepared.report.stop_token_ids, device)
+    artefacts.log("merge", **vars(report))
+    return folder
+
+
+def compare(artefacts: Artefacts, prepared: Prepared, base: Path, folder: Path, device: str) -> Merged:
+    """Opens the merged weights in a process without the training engine; leaves the logits that GGUFs are held against.
+
+    Raises `GateError` if the model is not the one that was trained.
+    """
+    adapter = artefacts.recall("adapter") if artefacts.merges else None
     four_bit = artefacts.workdir / "merged_4bit" if "merged_4bit" in artefacts.outstanding else None
     if four_bit is not None:
         asked = {"merged": str(folder), "target": str(four_bit), "device": device}

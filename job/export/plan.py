@@ -111,19 +111,20 @@ def steps(spec: JobSpec, shapes: Shapes, base_bytes: int, tokenizer_bytes: int, 
     compared = 4 * export.check_tokens * shapes.vocabulary
     there = base_bytes + adapter
     two_sides = 2 * compared  # the logits of what was trained lie beside those of the merge
+    own = gguf_bytes.get(shapes.gguf_type, 0)  # made beside the comparison
+    converter = CHILD_BYTES + 4 * shapes.largest if own else 0
     found = [
         Step("merge", there + merged, CHILD_BYTES),
-        Step("compare", there + merged + four_bit + two_sides, CHILD_BYTES + 4 * shapes.parameters),
+        Step("compare", there + merged + four_bit + two_sides + own, CHILD_BYTES + 4 * shapes.parameters + converter),
     ]
-    if gguf_bytes:
-        own = gguf_bytes[shapes.gguf_type]
-        if export.lora_gguf:
-            found.append(Step("adapter", there + merged + compared + own + adapter // 2, CHILD_BYTES + own))
-        found.append(Step("convert", adapter + merged + compared + own, CHILD_BYTES + 4 * shapes.largest))
+    if own:
+        found.append(Step("convert", there + merged + own, converter))
         sizes = sorted((gguf_bytes[name] for name in export.gguf if name != shapes.gguf_type), reverse=True)
         at_once = parallel_quants(gguf_bytes, shapes)
         on_disk = sum(sizes[: at_once + 1])  # one more is being uploaded
         found.append(Step("quantise", adapter + compared + own + on_disk, at_once * quantiser_bytes(shapes, max([*sizes, own]))))
+    if export.lora_gguf:
+        found.append(Step("adapter", there + merged + compared + 2 * own + adapter // 2, CHILD_BYTES + own))
     return found
 
 

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from job.child import Child, run_child
 from job.data.cores import usable_cores
 from job.errors import GateError
 from job.export import plan
 from job.export.artefacts import Artefacts
-from job.export.merged import IMATRIX, REFERENCE, Merged
+from job.export.merged import IMATRIX, REFERENCE
 from job.export.rows import check_rows
 from job.gguf.expected import describe_tokenizer
 from job.gguf.types import TYPES
@@ -43,16 +43,37 @@ class Made:
 
 
 class Quants:
-    """What the children of one gguf stage have in common."""
+    """What the children of one gguf stage have in common.
 
-    def __init__(self, artefacts: Artefacts, prepared: Prepared, merged: Path) -> None:
+    As a context manager it begins the conversion, which needs the CPU while others need the GPU, and ends it whatever happens.
+    """
+
+    def __init__(self, artefacts: Artefacts, prepared: Prepared, merged: Path, device: str) -> None:
         self.artefacts = artefacts
+        self._merged = merged
+        self._device = device
+        self._converting: Child | None = None
         self._spec = artefacts.spec
         texts = [prepared.tokenizer.decode(ids) for ids in check_rows(prepared, self._spec.export.check_tokens)[:COMPARED_TEXTS]]
         self._expected = describe_tokenizer(prepared.tokenizer, prepared.template, texts)
         self._own_type = plan.read_shapes(merged).gguf_type
         self.own = artefacts.workdir / f"{self._spec.name}-{TYPES[self._own_type].label}.gguf"
         self._threads = max(1, usable_cores() // artefacts.at_once)
+
+    def __enter__(self) -> Self:
+        if any(self.order()):
+            self.artefacts.require("convert")
+            self._converting = self.conversion(self._merged, self.own)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._converting is not None:
+            self._converting.kill()
+
+    def converted(self) -> None:
+        """Waits for the conversion."""
+        if self._converting is not None:
+            self.artefacts.log("convert", **self._converting.wait()["steps"][0])
 
     def conversion(self, model: Path, target: Path) -> Child:
         """A process that makes the whole model one GGUF in its own number type."""
@@ -128,7 +149,7 @@ class Quants:
         weighed = self._spec.export.imatrix and name.startswith(WEIGHED)
         return {
             "operation": "quantise", "source": str(self.own), "target": str(path), "type": name,
-            "imatrix": str(imatrix) if weighed else None, "threads": self._threads,
+            "imatrix": str(imatrix) if weighed else None, "threads": self._threads, "device": self._device,
         }  # fmt: skip
 
     def _check(self, name: str, path: Path, source: str | None, key: str) -> dict[str, Any]:
@@ -138,29 +159,19 @@ class Quants:
         }  # fmt: skip
 
 
-def make_quants(artefacts: Artefacts, prepared: Prepared, merged: Merged, base: Path) -> None:
-    """Every GGUF that is asked for and not stored yet; `merged` is stored while it is converted.
-
-    Raises `GateError` naming each file that failed its test.
-    """
-    quants = Quants(artefacts, prepared, merged.folder)
+def make_quants(quants: Quants, base: Path) -> None:
+    """Every GGUF that is asked for and not stored yet. Raises `GateError` naming each file that failed its test."""
+    artefacts = quants.artefacts
     if "lora_gguf" in artefacts.outstanding:
         artefacts.require("adapter")
         quants.lora(base, artefacts.recall("adapter"))
     artefacts.forget(*base.glob("*.safetensors"))  # a copy, or links: the merge has all of it
-    made_of_it, itself = quants.order()
-    if not (made_of_it or itself):
-        merged.store(artefacts)
-    else:
-        artefacts.require("convert")
-        with quants.conversion(merged.folder, quants.own) as child:
-            merged.store(artefacts)
-            artefacts.log("convert", **child.wait()["steps"][0])
-        artefacts.forget(merged.folder)
-        artefacts.require("quantise")
-        _make_all(quants, made_of_it)
-        _make_all(quants, itself)
-        quants.forget_sources()
+    quants.converted()
+    artefacts.forget(artefacts.workdir / "merged")
+    artefacts.require("quantise")
+    for waiting in quants.order():
+        _make_all(quants, waiting)
+    quants.forget_sources()
     artefacts.raise_refused()
 
 

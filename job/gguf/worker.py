@@ -32,9 +32,17 @@ def _convert(step: Step) -> Step:
 
 
 def _quantise(step: Step) -> Step:
-    from job.gguf.quantise import quantise
+    """On the GPU, if there is one that may be used and the types are among those encoded there: the same bytes, much sooner."""
+    from job.gguf.quantise import planned_types, quantise
 
-    return quantise(Path(step["source"]), Path(step["target"]), step["type"], _path(step["imatrix"]), step["threads"])
+    source, target, imatrix = Path(step["source"]), Path(step["target"]), _path(step["imatrix"])
+    if step["device"] != "cpu" and imatrix is None:
+        from job.gguf.encode import supported
+        from job.gguf.gpu_quantise import quantise_on_device
+
+        if supported(planned_types(source, step["type"], False).values()):
+            return quantise_on_device(source, target, step["type"], step["device"])
+    return quantise(source, target, step["type"], imatrix, step["threads"])
 
 
 def _check(step: Step) -> Step:

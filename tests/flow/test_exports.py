@@ -139,7 +139,7 @@ def test_what_people_read_is_there(exported: Exported) -> None:
     summary = (exported.output / "report" / "summary.md").read_text("utf-8")
     assert "gguf-q4_k_m" in summary
     stages = [phase["name"] for phase in valid_stats(exported.output / "stats.json")["phases"]]
-    assert stages[-3:] == ["merge", "gguf", "publish"]
+    assert stages[-4:] == ["merge", "compare", "gguf", "publish"]
 
 
 def test_the_same_spec_again_writes_nothing(exported: Exported) -> None:

@@ -47,10 +47,12 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def scaled_down(recipe: Recipe, rows: Path, output: Path, backend: str) -> dict[str, Any]:
-    """The example with the model, the rows, the length and the number of steps of a CPU; everything else is its own."""
+    """The example with the model, the rows, the length and the number of steps of a CPU; everything else but the exports is its own."""
     spec = document(ROOT / "schemas" / "examples" / f"{recipe.example}.json")
     del spec["$schema"]
     spec["model"] |= {"source": str(model_dir()), "max_seq_length": 256, "backend": backend}
+    spec["model"].pop("merge_base", None)
+    spec.pop("export", None)  # tests/flow/test_exports.py
     source = {key: value for key, value in spec["data"]["train"][0].items() if key != "split"}
     spec["data"] |= {"train": [source | {"source": str(rows)}], "packing": False}
     spec["training"] |= {"max_steps": 4, "batch_size": 2, "gradient_accumulation_steps": 1, "warmup_steps": 1, "logging_steps": 1}

@@ -107,7 +107,15 @@ def _convert_step(target: Path) -> dict[str, object]:
 
 
 def _quantise_step(source: Path, target: Path) -> dict[str, object]:
-    return {"operation": "quantise", "source": str(source), "target": str(target), "type": "q8_0", "imatrix": None, "threads": 1}
+    return {
+        "operation": "quantise",
+        "source": str(source),
+        "target": str(target),
+        "type": "q8_0",
+        "imatrix": None,
+        "threads": 1,
+        "device": "cpu",
+    }
 
 
 def test_it_works_without_home_network_or_writable_folder() -> None:
