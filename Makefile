@@ -43,7 +43,9 @@ demo: setup
 	$(BIN)/tunejob run schemas/examples/demo.json
 	@$(BIN)/python -m tests.demo.show demo-output
 
+# The tests' own small models are made once, or two processes would make each of them.
 test: setup
+	$(BIN)/python -m tests.tiny >$(VENV)/tiny.log 2>&1 || { cat $(VENV)/tiny.log; exit 1; }
 	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: setup

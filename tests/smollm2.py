@@ -37,8 +37,10 @@ def model_dir() -> Path:
             build(scratch)
             scratch.chmod(0o755)
             os.rename(scratch, target)
-        except FileExistsError:
+        except OSError:  # another process was quicker
             shutil.rmtree(scratch)
+            if not (target / "config.json").is_file():
+                raise
     return target
 
 

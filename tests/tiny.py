@@ -10,7 +10,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -58,8 +57,10 @@ def _made(name: str, change: Callable[[Any], None], widths: dict[str, Any] = NAR
             build(scratch, change, widths)
             scratch.chmod(0o755)
             os.rename(scratch, target)
-        except FileExistsError:
+        except OSError:  # another process was quicker
             shutil.rmtree(scratch)
+            if not (target / "config.json").is_file():
+                raise
     return target
 
 
@@ -174,4 +175,5 @@ def random_adapter(base: Path, folder: Path, **settings: Any) -> Path:
 
 
 if __name__ == "__main__":
-    print(wide_dir() if sys.argv[1:] == ["wide"] else tiny_dir())
+    for folder in (tiny_dir(), broken_tiny_dir(), wide_dir()):
+        print(folder)

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,37 @@ def tiny(output: Path | str, changes: Mapping[str, Any] | None = None) -> dict[s
 def run_tiny(folder: Path, changes: Mapping[str, Any] | None = None, extra: Mapping[str, str] | None = None) -> Result:
     """Runs `tiny` with its output in `folder/out`."""
     return tunejob("run", write_spec(folder / "spec.json", tiny(folder / "out", changes)), scratch=folder / "scratch", extra=extra)
+
+
+@contextmanager
+def watched(folder: Path) -> Iterator[list[int]]:
+    """The largest size of all files below `folder`, links aside, seen while the block runs."""
+    peak, ended = [0], threading.Event()
+
+    def size(path: Path) -> int:
+        try:
+            return 0 if path.is_symlink() or not path.is_file() else path.stat().st_size
+        except OSError:  # gone meanwhile
+            return 0
+
+    def watch() -> None:
+        while not ended.wait(0.02):
+            peak[0] = max(peak[0], sum(map(size, list(folder.rglob("*")))))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        thread.join()
+
+
+def foretold_and_seen(output: Path, work: Path, peak_bytes: int) -> tuple[int, int]:
+    """Bytes of disk that the exports were to need, and those they took; rows and caches were there before."""
+    steps = document(output / "report" / "exports.json")["plan"]
+    other = [path for folder in ("data", "cache") for path in work.rglob(f"{folder}/**/*") if path.is_file()]
+    return max(step["disk_bytes"] for step in steps), peak_bytes - sum(path.stat().st_size for path in other)
 
 
 def document(path: Path) -> dict[str, Any]:

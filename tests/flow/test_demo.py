@@ -13,7 +13,7 @@ import pytest
 from job.manifest import read_manifest
 from job.store import open_store
 from job.strict import StrictValidator, load_schema
-from tests.flow.running import ROOT, Result, document, listing, reloaded, tunejob, valid_stats, write_spec
+from tests.flow.running import ROOT, Result, document, foretold_and_seen, listing, reloaded, tunejob, valid_stats, watched, write_spec
 from tests.smollm2 import model_dir
 
 pytestmark = pytest.mark.slow
@@ -24,6 +24,7 @@ class Demo:
     folder: Path
     spec: str
     result: Result
+    peak_bytes: int
 
     @property
     def output(self) -> Path:
@@ -39,7 +40,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("demo")
     spec = json.loads((ROOT / "schemas" / "examples" / "demo.json").read_bytes()) | {"output": {"uri": str(folder / "out")}}
     path = write_spec(folder / "spec.json", spec)
-    return Demo(folder, path, tunejob("run", path, scratch=folder / "scratch"))
+    with watched(folder / "work") as peak:
+        result = tunejob("run", path, scratch=folder / "scratch", extra={"TUNEJOB_WORKDIR": str(folder / "work")})
+    return Demo(folder, path, result, peak[0])
 
 
 def test_it_succeeds_and_says_so_last(demo: Demo) -> None:
@@ -92,6 +95,11 @@ def test_the_exports_are_as_good_as_the_adapter(demo: Demo) -> None:
     assert results["gguf-q4_k_m"]["kl"] <= 0.2
     stops = {artefact["name"]: artefact["figures"].get("stopped") for artefact in demo.read("report/exports.json")["artefacts"]}
     assert stops == {"merged": None, "gguf-q8_0": True, "gguf-q4_k_m": True}
+
+
+def test_the_plan_foretold_the_disk(demo: Demo) -> None:
+    foretold, seen = foretold_and_seen(demo.output, demo.folder / "work", demo.peak_bytes)
+    assert seen == pytest.approx(foretold, rel=0.1)
 
 
 def test_llama_cpp_answers_as_trained(demo: Demo) -> None:
