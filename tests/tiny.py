@@ -1,7 +1,6 @@
 """Llamas so small that a whole job on them takes seconds, with SmolLM2's tokenizer.
 
-python -m tests.tiny         prints the folder of the random one
-python -m tests.tiny wide    that of the one whose widths suit k-quants; half a minute the first time
+python -m tests.tiny        prints their folders; half a minute the first time: one is trained, so that perplexities mean something
 """
 
 from __future__ import annotations
