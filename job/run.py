@@ -153,4 +153,4 @@ def fetch_weights(run: Run, artefacts: Artefacts, base: FetchedModel, merge_base
     for model in needed:
         fetch_model_weights(model)
     if artefacts.outstanding and merge_base in needed:
-        artefacts.foresee(merge_base.path, copied_bytes)
+        artefacts.foresee(merge_base.path, copied_bytes, choose_device())

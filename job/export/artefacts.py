@@ -109,7 +109,7 @@ class Artefacts:
 
     # ---------------------------------------------------------------------------------------------- capacity
 
-    def foresee(self, model_dir: Path, base_bytes: int) -> None:
+    def foresee(self, model_dir: Path, base_bytes: int, device: str) -> None:
         """Works out what every step needs, from the 16-bit weights in `model_dir`, and refuses now what cannot work later.
 
         `base_bytes` of them are a copy in the scratch directory. Raises `InputError` where llama.cpp does not know the
@@ -119,7 +119,7 @@ class Artefacts:
         shapes = plan.read_shapes(model_dir)
         sizes = self._gguf_bytes(model_dir, shapes) if self.spec.export.gguf or self.spec.export.lora_gguf else {}
         beside_bytes = sum(p.stat().st_size for p in model_dir.iterdir() if p.is_file() and p.suffix != ".safetensors")
-        self._steps = {step.name: step for step in plan.steps(self.spec, shapes, base_bytes, beside_bytes, sizes)}
+        self._steps = {step.name: step for step in plan.steps(self.spec, shapes, base_bytes, beside_bytes, sizes, device == "cpu")}
         self.at_once = plan.parallel_quants(sizes, shapes) if sizes else 1
         self.log("plan", **{f"{step.name}_disk_bytes": step.disk_bytes for step in self._steps.values()})
         for name in self._steps:

@@ -15,7 +15,7 @@ from job.errors import Fault, GateError
 BATCH_TOKENS = 1024  # of one forward pass whose logits are wanted: 0.5 GiB with a vocabulary of 128k
 COMPARED_TOKENS = 256  # at once
 ROOM_BYTES = 3 << 30  # activations, logits of a batch and the key-value cache
-FP32_BYTES = 4
+FP32_BYTES, HALF_BYTES = 4, 2
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,15 @@ class Comparison:
     largest_logit: float
     kl: float
     same_top_token: float
+
+
+def placement(model_dir: Path, device: str) -> Any:
+    """Where the weights go: the device, or, where even 16 bits do not fit on it, as much of them as do and the rest in host memory."""
+    import torch
+
+    if device == "cpu" or parameters(model_dir) * HALF_BYTES + ROOM_BYTES <= torch.cuda.mem_get_info()[0]:
+        return {"": device}
+    return "auto"
 
 
 def compute_dtype(model_dir: Path, device: str) -> Any:
@@ -43,7 +52,7 @@ def open_model(folder: Path, dtype: Any, device: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     model, report = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, device_map={"": device}, local_files_only=True, use_safetensors=True, output_loading_info=True
+        folder, dtype=dtype, device_map=placement(folder, device), local_files_only=True, use_safetensors=True, output_loading_info=True
     )
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[kind]:

@@ -21,7 +21,7 @@ from job.spec import JobSpec
 BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1}
 GGUF_NAMES = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
 CHILD_BYTES = 700 << 20  # torch, transformers and what they import
-QUANTISER_BYTES = 100 << 20  # llama.cpp without weights
+QUANTISER_BYTES = 600 << 20  # llama.cpp without weights, and the logits of a few tokens twice
 CORES_PER_QUANT = 4  # more make one quantiser hardly faster: its reading and writing are serial
 GGUF_SPLIT_BYTES = 50_000_000_000  # what the Hub takes as one file
 ADAPTER_BYTES_PER_WEIGHT = 4  # adapters are stored as trained, at most fp32
@@ -99,11 +99,11 @@ def names(spec: JobSpec) -> list[str]:
     return [*merged, *four_bit, *imatrix, *lora, *(f"gguf-{name}" for name in quants)]
 
 
-def steps(spec: JobSpec, shapes: Shapes, base_bytes: int, tokenizer_bytes: int, gguf_bytes: Mapping[str, int]) -> list[Step]:
+def steps(spec: JobSpec, shapes: Shapes, base_bytes: int, tokenizer_bytes: int, gguf_bytes: Mapping[str, int], on_cpu: bool) -> list[Step]:
     """Needs of every step; `base_bytes` of the fetched base are a copy in scratch, gone once it is merged.
 
     `tokenizer_bytes` lie beside every set of weights. `gguf_bytes`: sizes of the GGUFs by type, that of the weights' own
-    type among them, as llama.cpp foretells them.
+    type among them, as llama.cpp foretells them. Memory does not count mapped files, which give way to what needs room.
     """
     export, merged = spec.export, shapes.bytes + tokenizer_bytes
     adapter = _adapter_bytes(spec, shapes) + tokenizer_bytes + PROBE_BYTES * shapes.vocabulary
@@ -113,29 +113,30 @@ def steps(spec: JobSpec, shapes: Shapes, base_bytes: int, tokenizer_bytes: int, 
     two_sides = 2 * compared  # the logits of what was trained lie beside those of the merge
     own = gguf_bytes.get(shapes.gguf_type, 0)  # made beside the comparison
     converter = CHILD_BYTES + 4 * shapes.largest if own else 0
+    compared_model = 4 * (shapes.parameters if on_cpu else shapes.largest)  # on a GPU, tensors pass through host memory
     found = [
         Step("merge", there + merged, CHILD_BYTES),
-        Step("compare", there + merged + four_bit + two_sides + own, CHILD_BYTES + 4 * shapes.parameters + converter),
+        Step("compare", there + merged + four_bit + two_sides + own, CHILD_BYTES + compared_model + converter),
     ]
     if own:
         found.append(Step("convert", there + merged + own, converter))
         sizes = sorted((gguf_bytes[name] for name in export.gguf if name != shapes.gguf_type), reverse=True)
         at_once = parallel_quants(gguf_bytes, shapes)
         on_disk = sum(sizes[: at_once + 1])  # one more is being uploaded
-        found.append(Step("quantise", adapter + compared + own + on_disk, at_once * quantiser_bytes(shapes, max([*sizes, own]))))
+        found.append(Step("quantise", adapter + compared + own + on_disk, at_once * quantiser_bytes(shapes)))
     if export.lora_gguf:
         found.append(Step("adapter", there + merged + compared + 2 * own + adapter // 2, CHILD_BYTES + own))
     return found
 
 
-def quantiser_bytes(shapes: Shapes, file_bytes: int) -> int:
-    """Memory of one quantiser: the largest tensor in fp32 and packed, or the finished file while it is compared."""
-    return QUANTISER_BYTES + max(7 * shapes.largest, file_bytes)
+def quantiser_bytes(shapes: Shapes) -> int:
+    """Memory of one quantiser: the largest tensor in fp32 and packed."""
+    return QUANTISER_BYTES + 7 * shapes.largest
 
 
 def parallel_quants(gguf_bytes: Mapping[str, int], shapes: Shapes) -> int:
-    """How many quantisers work side by side: as many as have cores and memory, at least one."""
-    by_memory = available_bytes() // (2 * quantiser_bytes(shapes, max(gguf_bytes.values())))
+    """How many quantisers work side by side: as many as have cores, and memory for their mapped files, too; at least one."""
+    by_memory = available_bytes() // (quantiser_bytes(shapes) + max(gguf_bytes.values()))
     return max(1, min(len(gguf_bytes), usable_cores() // CORES_PER_QUANT, by_memory))
 
 

@@ -1,0 +1,55 @@
+"""What the exports will need, from shapes alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from job.export.plan import Shapes, names, steps
+from tests.specs import parse
+
+GIB = 1 << 30
+LAYER = {
+    "self_attn.q_proj": (4096, 4096), "self_attn.k_proj": (1024, 4096), "self_attn.v_proj": (1024, 4096),
+    "self_attn.o_proj": (4096, 4096), "mlp.gate_proj": (14336, 4096), "mlp.up_proj": (14336, 4096), "mlp.down_proj": (4096, 14336),
+}  # fmt: skip
+EIGHT_B = Shapes(
+    {f"model.layers.{i}.{name}.weight": ("BF16", shape) for i in range(32) for name, shape in LAYER.items()}
+    | {"model.embed_tokens.weight": ("BF16", (128_256, 4096)), "lm_head.weight": ("BF16", (128_256, 4096))}
+)
+SIZES = {"bf16": 16_064_610_048, "q8_0": 8_536_489_728, "q4_k_m": 4_916_453_120}
+
+
+def found(export: dict[str, Any], on_cpu: bool = False) -> dict[str, Any]:
+    spec = parse({"/export": export})
+    return {step.name: step for step in steps(spec, EIGHT_B, 16 * GIB, 1 << 20, SIZES if "gguf" in export else {}, on_cpu)}
+
+
+def test_names_are_in_the_order_of_making() -> None:
+    spec = parse({"/export": {"merged": ["4bit", "16bit"], "gguf": ["q4_k_m", "bf16", "iq3_xxs"], "imatrix": True, "lora_gguf": "f16"}})
+    assert names(spec) == ["merged", "merged_4bit", "imatrix", "lora_gguf", "gguf-bf16", "gguf-q4_k_m", "gguf-iq3_xxs"]
+    assert names(parse({})) == []
+    assert names(parse({"/model/precision": "full", "/export": {"merged": ["16bit"], "gguf": ["q8_0"]}})) == ["gguf-q8_0"]
+
+
+def test_the_sizes_are_those_of_the_shapes() -> None:
+    assert EIGHT_B.parameters == 8_029_995_008
+    assert EIGHT_B.gguf_type == "bf16"
+    assert EIGHT_B.vocabulary == 128_256
+
+
+def test_a_gpu_run_of_8b_fits_a_pod_of_32_gib() -> None:
+    """Weights pass through host memory tensor by tensor; nothing holds them all there."""
+    for step in found({"merged": ["16bit"], "gguf": ["q8_0", "q4_k_m"]}).values():
+        assert step.ram_bytes < 28 * GIB, step
+    assert found({"merged": ["16bit"]}, on_cpu=True)["compare"].ram_bytes == pytest.approx(4 * 8.03e9, rel=0.05)
+
+
+def test_disk_is_counted_where_it_is_most() -> None:
+    needed = found({"merged": ["16bit"], "gguf": ["q8_0", "q4_k_m"]})
+    weights = 16.06e9
+    assert needed["merge"].disk_bytes == pytest.approx(16 * GIB + weights, rel=0.02)
+    assert needed["compare"].disk_bytes == pytest.approx(16 * GIB + 2 * weights + 2 * 512 * 128_256 * 4, rel=0.02)
+    assert needed["quantise"].disk_bytes < needed["compare"].disk_bytes
+    assert set(found({"merged": ["16bit"]})) == {"merge", "compare"}
