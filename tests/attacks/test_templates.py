@@ -139,7 +139,7 @@ def test_a_worker_sees_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HF_TOKEN", "hf_canary_canary_canary")
     worker = Worker(write_tokenizer(load_tokenizer(byte_tokenizer_dir()), tmp_path / "tokenizer.json"))
     try:
-        child = psutil.Process().children()[-1]
+        (child,) = [process for process in psutil.Process().children() if "job.data.worker" in process.cmdline()]
         assert "HF_TOKEN" not in child.environ()
         maps = Path(f"/proc/{child.pid}/maps").read_text()
         assert "tokenizers" in maps
