@@ -8,11 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job.child import serve
 from job.data.cores import usable_cores
 from job.errors import Fault, InputError
 from job.export.merge_change import HEAD, POINTER, Adapter, Change, Copied, Plan, plan_merge
@@ -105,13 +104,3 @@ def write_weights(plan: Plan, target: Path, device: str) -> None:
                 future.result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def handle(request: dict[str, Any]) -> dict[str, Any]:
-    """A merge in a process of its own: {"base", "adapter", "target": folders, "end_ids", "device"} → a `MergeReport`."""
-    base, adapter, target = (Path(request[key]) for key in ("base", "adapter", "target"))
-    return asdict(merge_adapter(base, adapter, target, request["end_ids"], request["device"]))
-
-
-if __name__ == "__main__":
-    serve(handle)

@@ -6,8 +6,6 @@ Sizes follow from the tensors' shapes (safetensors headers), the list of exports
 
 from __future__ import annotations
 
-import json
-import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from math import prod
 from pathlib import Path
 
 from job.data.cores import available_bytes, usable_cores
+from job.export.merge_layout import read_tensors
 from job.gguf.types import TYPES
 from job.spec import JobSpec
 
@@ -76,15 +75,7 @@ class Step:
 
 def read_shapes(folder: Path) -> Shapes:
     """From the safetensors headers of a model's folder; no weights are read."""
-    tensors = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                tensors[name] = (tensor["dtype"], tuple(tensor["shape"]))
-    return Shapes(tensors)
+    return Shapes({tensor.name: (tensor.dtype, tensor.shape) for path in folder.glob("*.safetensors") for tensor in read_tensors(path)[0]})
 
 
 def names(spec: JobSpec) -> list[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from job.gguf.types import TYPES
@@ -183,6 +185,19 @@ def test_a_killed_run_goes_on_behind_the_last_stored_artefact(tmp_path: Path) ->
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").read_bytes() == trained
     stats = valid_stats(tmp_path / "out" / "stats.json")
     assert stats["training"]["steps"] == 4  # of the first try
+
+
+def test_a_stop_during_the_exports_leaves_no_child_and_no_manifest(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", changes({"gguf": ["q8_0"], "check_tokens": 128})))
+    run = Running(("run", spec), tmp_path / "scratch")
+    run.wait_until(lambda run: run.says('"event": "merge"'))
+    children = psutil.Process(run.pid).children()
+    run.signal(signal.SIGTERM)
+    result = run.finish()
+    assert result.exit_code == 30, result.stdout[-2000:]
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_whole_weights_become_ggufs_too(tmp_path: Path) -> None:
