@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from job import __version__
-from job.errors import Fault, Interrupted, JobError, SpecError, classify
+from job.errors import Fault, JobError, SpecError, classify
 from job.failure import failure_facts
 from job.log import Log, RedactedStream
 
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.command == "run":
             from job.signals import install
 
-            install(lambda: say_last_words(failure_facts(Interrupted("stopped by a signal"), "stop"), log))
+            install(lambda error: say_last_words(failure_facts(error, error.stage or "stop"), log))
         globals()[f"command_{arguments.command}"](arguments, log)
     except BaseException as error:
         if isinstance(error, SystemExit):

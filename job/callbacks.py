@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from job.errors import Fault, GateError
 from job.log import Bar
 from job.spec import TrainingSpec
+from job.watchdog import Watchdog
 
 CURVES = {"loss", "grad_norm", "learning_rate", "held_out_loss"}
 STEP_FIELDS = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate"}
@@ -25,6 +26,7 @@ class TokenCounter:
     """Counts the tokens, padding aside, of every training forward pass without waiting for the GPU."""
 
     def __init__(self, trainer: Any) -> None:
+        self.before = 0
         self._total: Any = 0
         step = trainer.training_step
 
@@ -36,6 +38,10 @@ class TokenCounter:
         trainer.training_step = counted
 
     def count(self) -> int:
+        """Since the training began, in whatever process that was."""
+        return self.before + self.since_start()
+
+    def since_start(self) -> int:
         return int(self._total)
 
 
@@ -58,21 +64,45 @@ class Curves(TrainerCallback):  # type: ignore[misc]
 class Watch(TrainerCallback):  # type: ignore[misc]
     """Keeps each logged step, shows progress, and ends the run on a loss or gradient that is not finite."""
 
-    def __init__(self, bar: Bar, tokens: TokenCounter) -> None:
-        self.bar = bar
+    bar: Bar
+
+    def __init__(self, tokens: TokenCounter, watchdog: Watchdog) -> None:
         self.tokens = tokens
+        self.watchdog = watchdog
+        self.applying = False
         self.history: list[dict[str, float]] = []
         self.step_seconds: list[float] = []
+        self.seconds_before = 0.0
+        self.first_step = 0
         self._step_start = self._start = 0.0
+
+    def progress(self) -> dict[str, Any]:
+        """For a checkpoint: what was seen so far."""
+        return {"history": self.history, "tokens": self.tokens.count(), "seconds": self.seconds()}
+
+    def restore(self, progress: dict[str, Any]) -> None:
+        self.history = progress["history"]
+        self.tokens.before = progress["tokens"]
+        self.seconds_before = progress["seconds"]
+
+    def seconds(self) -> float:
+        """Of training, in all processes that took part."""
+        return self.seconds_before + time.monotonic() - self._start
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.total = state.max_steps
+        self.first_step = state.global_step
         self._start = time.monotonic()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._step_start = time.monotonic()
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.applying = True
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.applying = False
+        self.watchdog.beat()
         self.step_seconds.append(time.monotonic() - self._step_start)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
@@ -88,9 +118,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
                 )  # fmt: skip
         elapsed = time.monotonic() - self._start
         record |= {"step": state.global_step, "epoch": round(float(state.epoch or 0), 4)}
-        record["tokens_per_second"] = round(self.tokens.count() / elapsed, 1)
+        record["tokens_per_second"] = round(self.tokens.since_start() / elapsed, 1)
         self.history.append(record)
-        eta = (state.max_steps - state.global_step) * elapsed / max(state.global_step, 1)
+        eta = (state.max_steps - state.global_step) * elapsed / max(state.global_step - self.first_step, 1)
         self.bar.update(state.global_step, **record, eta_seconds=round(eta))
 
 
@@ -110,6 +140,18 @@ class HeldOut(TrainerCallback):  # type: ignore[misc]
         self.best_weights: dict[str, Any] | None = None
         self.stopped_early = False
         self._without_improvement = 0
+
+    def progress(self) -> dict[str, Any]:
+        """For a checkpoint; the best weights go into a file of their own."""
+        best = self.best_loss if self.history else None  # infinity is no JSON
+        return {"history": self.history, "best_loss": best, "best_step": self.best_step, "without_improvement": self._without_improvement}
+
+    def restore(self, progress: dict[str, Any], best_weights: dict[str, Any] | None) -> None:
+        self.history = progress["history"]
+        self.best_loss = math.inf if progress["best_loss"] is None else progress["best_loss"]
+        self.best_step = progress["best_step"]
+        self.best_weights = best_weights
+        self._without_improvement = progress["without_improvement"]
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> Any:
         if not self.spec.eval_steps or (state.global_step % self.spec.eval_steps and state.global_step < state.max_steps):

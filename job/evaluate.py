@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.errors import Fault, GateError
+from job.micro_batch import in_halves
 from job.spec import GatesSpec
 
 if TYPE_CHECKING:
@@ -57,13 +58,14 @@ def loss_of(model: Any, rows: Any, batch_rows: int, pad_token_id: int) -> float:
     """
     import torch
 
-    total, tokens = 0.0, 0
+    def measured(batch: list[dict[str, list[int]]]) -> list[tuple[float, int]]:
+        inputs = _padded(batch, pad_token_id, model.device)
+        count = int((inputs["labels"][:, 1:] != IGNORED).sum())
+        return [(float(model(**inputs).loss) * count, count)]
+
     with torch.no_grad():
-        for batch in _batches(rows, batch_rows):
-            inputs = _padded(batch, pad_token_id, model.device)
-            count = int((inputs["labels"][:, 1:] != IGNORED).sum())
-            total += float(model(**inputs).loss) * count
-            tokens += count
+        sums = [pair for batch in _batches(rows, batch_rows) for pair in in_halves(batch, measured)]
+    total, tokens = sum(loss for loss, _ in sums), sum(count for _, count in sums)
     if not math.isfinite(total):
         raise GateError(
             Fault("the model has diverged: its held-out loss is not a number", found=str(total), expected="a finite value",
@@ -98,15 +100,17 @@ def answer(model: Any, questions: list[Question], tokenizer: Any, stop_token_ids
     greedy = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stop_token_ids or None, pad_token_id=pad, use_cache=True
     )
-    answers: list[str] = []
-    for batch in _generation_batches([q.input_ids for q in questions], max_new_tokens):
+
+    def answered(batch: list[list[int]]) -> list[str]:
         width = max(map(len, batch))
         ids = torch.tensor([[pad] * (width - len(q)) + q for q in batch], device=model.device)
         mask = torch.tensor([[0] * (width - len(q)) + [1] * len(q) for q in batch], device=model.device)
         with torch.no_grad():
             output = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
-        answers += tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
-    return [text.strip() for text in answers]
+        return list(tokenizer.batch_decode(output[:, width:], skip_special_tokens=True))
+
+    batches = _generation_batches([q.input_ids for q in questions], max_new_tokens)
+    return [text.strip() for batch in batches for text in in_halves(batch, answered)]
 
 
 def _generation_batches(prompts: list[list[int]], max_new_tokens: int) -> Iterator[list[list[int]]]:

@@ -97,6 +97,9 @@ def _model_sources(document: Json) -> Iterator[Fault]:
 
 def _output(document: Json) -> Iterator[Fault]:
     yield from _address(document["output"]["uri"], "/output/uri", "")
+    checkpoints = document["output"].get("checkpoints", {})
+    if "uri" in checkpoints:
+        yield from _address(checkpoints["uri"], "/output/checkpoints/uri", "")
 
 
 # -------------------------------------------------------------------------------------------------- sources

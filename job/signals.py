@@ -5,36 +5,69 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
-from job.errors import Fault, Interrupted
+from job.errors import Fault, Interrupted, JobError
 
 STOP_BUDGET_SECONDS = 8.0
 STOP_BUDGET_VARIABLE = "TUNEJOB_STOP_SECONDS"
 
+_stopping = threading.Event()
+_deferred = threading.Event()
+_last_words: list[Callable[[JobError], None]] = []
 
-def install(last_words: Callable[[], None]) -> None:
+
+def install(last_words: Callable[[JobError], None]) -> None:
     """SIGTERM and SIGINT raise `Interrupted`; a second one, or the end of the budget, exits 30 at once.
 
     `last_words` is called before such a hard exit. Install before anything heavy is imported: Python as PID 1 ignores
     a SIGTERM nobody handles.
     """
     budget_seconds = float(os.environ.get(STOP_BUDGET_VARIABLE, STOP_BUDGET_SECONDS))
-    stopping = threading.Event()
+    _last_words.append(last_words)
 
-    def leave() -> None:
-        last_words()
-        os._exit(Interrupted.exit_code)
+    def end() -> None:
+        leave(Interrupted("stopped by a signal"))
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if stopping.is_set():
-            leave()
-        stopping.set()
-        timer = threading.Timer(budget_seconds, leave)
+        if _stopping.is_set():
+            end()
+        _stopping.set()
+        timer = threading.Timer(budget_seconds, end)
         timer.daemon = True
         timer.start()
-        raise Interrupted(Fault(f"stopped by {signal.Signals(number).name}", hint="Run the same spec again"))
+        if not _deferred.is_set():
+            raise stopped(signal.Signals(number).name)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
+
+
+def stopped(by: str = "a signal") -> Interrupted:
+    return Interrupted(Fault(f"stopped by {by}", hint="Run the same spec again"))
+
+
+def stop_requested() -> bool:
+    """Whether a signal has come; within `deferred` somebody has to ask."""
+    return _stopping.is_set()
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Within, the first signal raises nothing, so that a step can end and be saved; the budget runs all the same."""
+    _deferred.set()
+    try:
+        yield
+    finally:
+        _deferred.clear()
+    if stop_requested():
+        raise stopped()
+
+
+def leave(error: JobError) -> None:
+    """Ends the process at once, from any thread, with the error's exit code and the last words."""
+    for say in _last_words:
+        say(error)
+    os._exit(error.exit_code)

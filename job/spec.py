@@ -169,9 +169,19 @@ class HubSpec:
 
 
 @dataclass(frozen=True)
+class CheckpointsSpec:
+    uri: str | None
+    every_minutes: float
+    every_steps: int | None
+    keep: int
+    max_failures: int
+
+
+@dataclass(frozen=True)
 class OutputSpec:
     uri: str
     hub: HubSpec | None
+    checkpoints: CheckpointsSpec
 
 
 @dataclass(frozen=True)

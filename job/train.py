@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.backend import Backend, effective_optimizer
+from job.checkpoint import Checkpoint, Checkpoints
 from job.errors import CapacityError, Fault
 from job.evaluate import loss_of
 from job.log import Log
-from job.spec import JobSpec, TrainingSpec
+from job.micro_batch import MicroBatch, free_memory
+from job.signals import deferred
+from job.spec import JobSpec
+from job.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from job.data.build import Prepared
@@ -33,6 +37,11 @@ class TrainResult:
     best_step: int | None
     kept: str
     stopped_early: bool
+    batch_size: int
+    gradient_accumulation_steps: int
+    out_of_memory: int
+    resumed_from_step: int | None
+    checkpoints: int
     trainable_parameters: int
     trainable_dtype: str
     history: list[dict[str, float]]
@@ -43,69 +52,142 @@ class TrainResult:
         return {key: value for key, value in vars(self).items() if not key.endswith("history")}
 
 
-def train(backend: Backend, model: Any, spec: JobSpec, prepared: Prepared, workdir: Path, log: Log) -> TrainResult:
-    """Trains `model` in place on `prepared.train`.
+def train(
+    backend: Backend, model: Any, spec: JobSpec, prepared: Prepared, workdir: Path, checkpoints: Checkpoints, log: Log
+) -> TrainResult:
+    """Trains `model` in place on `prepared.train`, from the newest checkpoint if there is one.
 
-    Raises `CapacityError` if packing was asked for and is not effective, `GateError` when the loss is not a number.
+    Where the GPU has no memory for a micro-batch, the step is taken again in smaller ones that make up the same batch.
+    Raises `CapacityError` if even one row does not fit, or if packing was asked for and is not effective, `GateError` when
+    the loss is not a number, `TransientError` if checkpoints cannot be stored, `Interrupted` behind the step of a signal.
     """
-    from job.callbacks import Curves, HeldOut, TokenCounter, Watch, restore_weights
+    from torch import OutOfMemoryError
 
-    config_class, trainer_class = backend.trainer_classes()
-    arguments = config_class(**trainer_arguments(spec, backend.device, workdir))
-    with log.bar("train", every_seconds=0.0) as bar:
-        trainer = trainer_class(model=model, args=arguments, train_dataset=prepared.train, processing_class=prepared.tokenizer)
-        check_packing(trainer, spec.data.packing)
-        tokens = TokenCounter(trainer)
+    start = checkpoints.newest(workdir / "resume")
+    resumed_from_step = start.step if start else None
+    batch, too_large = MicroBatch(spec.training.batch_size, spec.training.gradient_accumulation_steps), 0
+    while True:
+        loop = Loop(backend, model, spec, batch, prepared, workdir, checkpoints, log)
+        try:
+            loop.run(start)
+        except OutOfMemoryError as error:
+            smaller = batch.smaller()
+            if smaller is None or loop.within_optimizer():
+                raise _does_not_fit(spec, batch) from error
+            said = str(error)
+        else:
+            return loop.result(resumed_from_step, too_large)
+        too_large += 1
+        start = loop.stand(workdir / f"out-of-memory-{too_large}")
+        log("out of memory", step=start.step, reason=said, batch_size=smaller.rows, gradient_accumulation_steps=smaller.accumulation_steps)
+        del loop
+        batch = smaller
+
+
+class Loop:
+    """One trainer over the model, and what watches it."""
+
+    def __init__(
+        self, backend: Backend, model: Any, spec: JobSpec, batch: MicroBatch, prepared: Prepared, workdir: Path,
+        checkpoints: Checkpoints, log: Log,
+    ) -> None:  # fmt: skip
+        from job.callbacks import Curves, HeldOut, TokenCounter, Watch
+        from job.saver import Saver
+
+        self.backend, self.model, self.spec, self.prepared, self.log = backend, model, spec, prepared, log
+        self.batch, self.checkpoints = batch, checkpoints
+        config_class, trainer_class = backend.trainer_classes()
+        arguments = config_class(**trainer_arguments(spec, batch, backend.device, workdir))
+        self.trainer = trainer_class(model=model, args=arguments, train_dataset=prepared.train, processing_class=prepared.tokenizer)
+        check_packing(self.trainer, spec.data.packing)
         if backend.device == "cpu":
             compute_in_fp32(model)
+        self.watchdog = Watchdog()
+        self.watch = Watch(TokenCounter(self.trainer), self.watchdog)
+        self.held_out = HeldOut(spec.training, self._measure, self._tell)
+        folder = workdir / f"checkpoints-{batch.rows}"
+        self.saver = Saver(self.trainer, spec.output.checkpoints, checkpoints, self.watch, self.held_out, folder)
+        curves = [Curves(workdir / "report" / "tensorboard")] if "tensorboard" in spec.tracking else []
+        for callback in (self.watch, *curves, self.held_out, self.saver):
+            self.trainer.add_callback(callback)
 
-        def measure() -> float:
-            backend.for_inference(model)
-            loss = loss_of(model, prepared.held_out, spec.training.eval_batch_size, prepared.tokenizer.pad_token_id)
-            backend.for_training(model)
-            return loss
+    def run(self, start: Checkpoint | None) -> None:
+        """To the last step, from `start` or from the beginning."""
+        from job.callbacks import restore_weights
 
-        def tell(step: int, loss: float) -> None:
-            due = trainer.control.should_log  # logging our figure would swallow the step's own
-            trainer.log({"held_out_loss": loss})
-            trainer.control.should_log = due
-            log("held_out", step=step, held_out_loss=loss)
+        self.backend.for_training(self.model)
+        if start:
+            self.saver.restore(start)
+        with self.log.bar("train", every_seconds=0.0) as bar, self.watchdog, deferred():
+            self.watch.bar = bar
+            self.trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
+        self.checkpoints.wait()
+        if self.held_out.best_weights is not None:
+            restore_weights(self.model, self.held_out.best_weights)
 
-        watch = Watch(bar, tokens)
-        held_out = HeldOut(spec.training, measure, tell)
-        trainer.add_callback(watch)
-        if "tensorboard" in spec.tracking:
-            trainer.add_callback(Curves(workdir / "report" / "tensorboard"))
-        trainer.add_callback(held_out)
-        backend.for_training(model)
-        output = trainer.train()
-    if held_out.best_weights is not None:
-        restore_weights(model, held_out.best_weights)
-    return _result(trainer, output, watch, held_out, spec.training)
+    def within_optimizer(self) -> bool:
+        """Whether a step was being applied when the loop ended: its weights are of no step then."""
+        return self.watch.applying
+
+    def stand(self, folder: Path) -> Checkpoint:
+        """The state behind the last whole step, on disk; the trainer is of no use afterwards."""
+        self.model.zero_grad(set_to_none=True)
+        free_memory()
+        self.saver.write(folder)
+        return Checkpoint(self.trainer.state.global_step, folder)
+
+    def _measure(self) -> float:
+        with self.watchdog.paused():
+            self.backend.for_inference(self.model)
+            pad = self.prepared.tokenizer.pad_token_id
+            loss = loss_of(self.model, self.prepared.held_out, self.spec.training.eval_batch_size, pad)
+            self.backend.for_training(self.model)
+        return loss
+
+    def _tell(self, step: int, loss: float) -> None:
+        due = self.trainer.control.should_log  # logging our figure would swallow the step's own
+        self.trainer.log({"held_out_loss": loss})
+        self.trainer.control.should_log = due
+        self.log("held_out", step=step, held_out_loss=loss)
+
+    def result(self, resumed_from_step: int | None, too_large: int) -> TrainResult:
+        watch, held_out, seconds = self.watch, self.held_out, self.watch.seconds()
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        steady = watch.step_seconds[2:] or watch.step_seconds  # the first two steps compile kernels
+        return TrainResult(
+            steps=self.trainer.state.global_step,
+            wall_seconds=round(seconds, 4),
+            wall_minutes=round(seconds / 60, 2),
+            tokens=watch.tokens.count(),
+            tokens_per_second=round(watch.tokens.count() / seconds, 2),
+            median_step_seconds=round(statistics.median(steady), 4),
+            first_loss=watch.history[0]["loss"],
+            final_loss=watch.history[-1]["loss"],
+            best_held_out_loss=held_out.best_loss if held_out.history else None,
+            best_step=held_out.best_step if held_out.history else None,
+            kept=self.spec.training.keep,
+            stopped_early=held_out.stopped_early,
+            batch_size=self.batch.rows,
+            gradient_accumulation_steps=self.batch.accumulation_steps,
+            out_of_memory=too_large,
+            resumed_from_step=resumed_from_step,
+            checkpoints=self.checkpoints.stored,
+            trainable_parameters=sum(p.numel() for p in trainable),
+            trainable_dtype="+".join(sorted({str(p.dtype).removeprefix("torch.") for p in trainable})),
+            history=watch.history,
+            held_out_history=held_out.history,
+        )
 
 
-def _result(trainer: Any, output: Any, watch: Any, held_out: Any, spec: TrainingSpec) -> TrainResult:
-    state, seconds = trainer.state, float(output.metrics["train_runtime"])
-    trainable = [p for p in trainer.model.parameters() if p.requires_grad]
-    steady = watch.step_seconds[2:] or watch.step_seconds  # the first two steps compile kernels
-    return TrainResult(
-        steps=state.global_step,
-        wall_seconds=round(seconds, 4),
-        wall_minutes=round(seconds / 60, 2),
-        tokens=watch.tokens.count(),
-        tokens_per_second=round(watch.tokens.count() / seconds, 2),
-        median_step_seconds=round(statistics.median(steady), 4),
-        first_loss=watch.history[0]["loss"],
-        final_loss=watch.history[-1]["loss"],
-        best_held_out_loss=held_out.best_loss if held_out.history else None,
-        best_step=held_out.best_step if held_out.history else None,
-        kept=spec.keep,
-        stopped_early=held_out.stopped_early,
-        trainable_parameters=sum(p.numel() for p in trainable),
-        trainable_dtype="+".join(sorted({str(p.dtype).removeprefix("torch.") for p in trainable})),
-        history=watch.history,
-        held_out_history=held_out.history,
-    )
+def _does_not_fit(spec: JobSpec, batch: MicroBatch) -> CapacityError:
+    import torch
+
+    free_bytes, total_bytes = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
+    return CapacityError(
+        Fault("the GPU has no memory for a training step", "/training/batch_size",
+              f"{batch.rows} rows of up to {spec.model.max_seq_length} tokens, {free_bytes} of {total_bytes} bytes free",
+              "a step that fits", "Lower model.max_seq_length or lora.r, turn gradient_checkpointing on, or use a larger GPU")
+    )  # fmt: skip
 
 
 def compute_in_fp32(model: Any) -> None:
@@ -125,7 +207,7 @@ def check_packing(trainer: Any, wanted: bool) -> None:
         )  # fmt: skip
 
 
-def trainer_arguments(spec: JobSpec, device: str, workdir: Path) -> dict[str, Any]:
+def trainer_arguments(spec: JobSpec, batch: MicroBatch, device: str, workdir: Path) -> dict[str, Any]:
     """Every SFTConfig field that has an effect, set: defaults differ between engines and versions."""
     training = spec.training
     bf16 = device == "cuda" and _bf16()
@@ -134,8 +216,8 @@ def trainer_arguments(spec: JobSpec, device: str, workdir: Path) -> dict[str, An
         "run_name": spec.name,
         "num_train_epochs": training.epochs or 1,
         "max_steps": training.max_steps or -1,
-        "per_device_train_batch_size": training.batch_size,
-        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "per_device_train_batch_size": batch.rows,
+        "gradient_accumulation_steps": batch.accumulation_steps,
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.lr_scheduler,
         "warmup_steps": training.warmup_steps if training.warmup_steps is not None else training.warmup_ratio or 0,

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from pathlib import Path
 from typing import Any
 
 from job import capacity, evaluate, report
 from job.backend import Backend
+from job.checkpoint import Checkpoints, Origin
 from job.child import run_child
 from job.context import TRAINED, Run
 from job.data.build import Prepared
 from job.export import adapter
 from job.export.merge import require_mergeable
 from job.manifest import File, artefact
+from job.micro_batch import free_memory
 from job.source import FetchedModel
 from job.stats import gpu_reserved_bytes, training_memory
+from job.store import open_store
 from job.train import TrainResult, train
 
+CHECKPOINTS_VARIABLE = "TUNEJOB_CHECKPOINTS"
 KEPT_STATS = ("device", "memory", "data", "training", "evaluation", "effective")
 
 
 def train_and_store(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedModel, prepared: Prepared) -> None:
     """From the loaded base to the stored adapter and report; the model is gone from memory afterwards."""
     spec, stats = run.spec, run.stats
+    checkpoints = open_checkpoints(run, base, prepared)
     with stats.phase("load"):
         model = load(run, backend, base, merge_base, prepared)
     with stats.phase("baseline"):
         before = assess(run, backend, model, prepared)
     with stats.phase("train"):
         start_reserved_bytes = gpu_reserved_bytes()
-        result = train(backend, model, spec, prepared, run.workdir, run.log)
+        result = train(backend, model, spec, prepared, run.workdir, checkpoints, run.log)
         stats.training = result.summary()
     stats.memory = training_memory(start_reserved_bytes, stats.phases[-1].peak_gpu_reserved_bytes, stats.device["total_memory_bytes"])
     with stats.phase("adapter"):
@@ -47,7 +51,16 @@ def train_and_store(run: Run, backend: Backend, base: FetchedModel, merge_base: 
     staged = run.push.stage(stored) if run.push else []
     kept = {name: getattr(stats, name) for name in KEPT_STATS}
     run.receipts.add(TRAINED, files, {**kept, "samples": samples(prepared, before, after), "staged": staged})
+    checkpoints.remove()
     report.write_summary(spec, base.public_id, stats, [], run.report)  # not in the receipt: it is written again at the end
+
+
+def open_checkpoints(run: Run, base: FetchedModel, prepared: Prepared) -> Checkpoints:
+    """Those of this run on this base and these rows, where the environment, the spec or the output says."""
+    settings = run.spec.output.checkpoints
+    address = os.environ.get(CHECKPOINTS_VARIABLE) or settings.uri
+    origin = Origin(run.spec.run_id, f"{base.public_id}@{base.revision}", prepared.digest)
+    return Checkpoints(open_store(address) if address else run.store, origin, settings, run.log)
 
 
 def recall(run: Run) -> None:
@@ -121,12 +134,3 @@ def check_reload(run: Run, base: FetchedModel, folder: Path, device: str) -> Non
 
 def store_report(run: Run) -> list[File]:
     return [artefact(run.store, path, f"report/{path.relative_to(run.report)}") for path in adapter.readable(run.report)]
-
-
-def free_memory() -> None:
-    """What the trained model held, back to the GPU and the host, before weights are merged."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()

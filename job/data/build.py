@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +34,14 @@ Progress = Callable[[int, int | None], None]
 class Prepared:
     """Everything that training and evaluation need of the data.
 
-    `train`, `held_out`: `datasets.Dataset` of `input_ids` and `labels`, lists of int32 of one length of at most
-    `max_seq_length`, -100 where nothing is learned; memory-mapped, in the order of training. `tokenizer`: with the
-    job's `chat_template` and the turn's end token as `eos_token`. `template`: that template's Jinja, "" for raw text.
-    `probes`: made-up conversations through it, for those who must write it in another language.
+    `digest`: SHA-256 over the sequences that are trained on, in their order. `train`, `held_out`: `datasets.Dataset` of
+    `input_ids` and `labels`, lists of int32 of one length of at most `max_seq_length`, -100 where nothing is learned;
+    memory-mapped, in the order of training. `tokenizer`: with the job's `chat_template` and the turn's end token as
+    `eos_token`. `template`: that template's Jinja, "" for raw text. `probes`: made-up conversations through it, for those
+    who must write it in another language.
     """
 
+    digest: str
     train: Any
     held_out: Any | None
     tokenizer: Any
@@ -77,6 +80,7 @@ def build_dataset(
         exact_match = _exact_match(spec, pool, job, own_selections if held_out else selections, kept_out, count)
     _note_ignored_tools([table, *([own] if own else [])], notes)
     return Prepared(
+        digest=hashlib.sha256(table.digests[training.sequences].tobytes()).hexdigest(),
         train=table.dataset(training.sequences),
         held_out=kept_out.table.dataset(kept_out.sequences) if kept_out else None,
         tokenizer=tokenizer,

@@ -15,13 +15,13 @@ FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): pat
 # Each may import those before it, and none behind it. A package's modules are ordered among themselves by their own rule below.
 ORDER = (
     "vendors", "errors", "log", "signals", "credentials", "wording", "strict", "rules", "spec", "failure", "child", "stats", "store",
-    "manifest", "receipts", "source", "data", "capacity", "backend", "evaluate", "callbacks", "train", "report", "gguf", "reference",
-    "export", "context", "tuning", "delivery", "run", "__main__",
+    "manifest", "receipts", "checkpoint", "micro_batch", "watchdog", "source", "data", "capacity", "device", "backend", "evaluate", "callbacks", "saver", "train", "report", "gguf", "reference",
+    "export", "context", "tuning", "delivery", "run", "render", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes", "huggingface_hub", "boto3",
          "botocore", "pyarrow", "numpy", "tokenizers", "accelerate", "safetensors", "pandas"}  # fmt: skip
 # Modules that are themselves imported late: in worker processes that do nothing else, or once the trainer is there.
-IMPORTED_LATE = {"data.worker": {"jinja2", "tokenizers", "numpy"}, "callbacks": {"transformers"}}
+IMPORTED_LATE = {"data.worker": {"jinja2", "tokenizers", "numpy"}, "callbacks": {"transformers"}, "saver": {"transformers"}}
 # The last resorts, of the job and of its children, and the one place that keeps the evidence of a failure before it goes on.
 CATCHES_ALL = {"__main__", "run", "child"}
 FILE_LINES = 300

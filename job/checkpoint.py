@@ -1,0 +1,191 @@
+"""Checkpoints of a training in the store: each is whole or not there, and the newest whole one is found again.
+
+    checkpoints/<run id>/step-00000120/weights.safetensors, optimizer.pt, scheduler.pt, rng_state.pth, …
+    checkpoints/<run id>/step-00000120/checkpoint.json    written last: what it continues, size and SHA-256 of each file
+
+Nothing of a checkpoint is opened before its digest is found to be the one that was written down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from job import __version__
+from job.errors import Fault, InputError, JobError, TransientError
+from job.log import Log
+from job.manifest import CHECKPOINTS, File, artefact
+from job.spec import CheckpointsSpec
+from job.store import Store
+
+MANIFEST = "checkpoint.json"
+STEP = re.compile(r"step-(\d{8})")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a checkpoint can continue: the run, the base's public id with its revision, the digest of all training sequences."""
+
+    run_id: str
+    base: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint, brought here and verified."""
+
+    step: int
+    folder: Path
+
+
+class Checkpoints:
+    """The checkpoints of one run. At most one is on its way to the store while the training goes on."""
+
+    def __init__(self, store: Store, origin: Origin, spec: CheckpointsSpec, log: Log) -> None:
+        self._store = store
+        self._origin = origin
+        self._spec = spec
+        self._log = log
+        self._folder = f"{CHECKPOINTS}/{origin.run_id}"
+        self._uploader = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[JobError | None] | None = None
+        self._failures = 0
+        self.stored = 0
+
+    def newest(self, folder: Path) -> Checkpoint | None:
+        """The newest whole checkpoint, below `folder`; damaged ones are told of and passed over.
+
+        Raises `InputError` for one of another run, base or data: going on with it would not be this training.
+        """
+        sizes = {item.key: item.bytes for item in self._store.list(self._folder)}
+        for step in sorted(self._steps(sizes), reverse=True):
+            damage = self._fetch(step, sizes, folder)
+            if damage is None:
+                self._log("resume", step=step, checkpoint=f"{self._store.uri}/{self._key(step)}")
+                return Checkpoint(step, folder / _name(step))
+            self._log("checkpoint", step=step, note="not used", reason=damage)
+            shutil.rmtree(folder / _name(step), ignore_errors=True)
+        return None
+
+    def send(self, step: int, folder: Path) -> None:
+        """Uploads `folder` in the background and removes it; waits for the one before.
+
+        Raises `TransientError` once `max_failures` in a row could not be stored.
+        """
+        self.wait()
+        self._pending = self._uploader.submit(self._upload, step, folder)
+
+    def wait(self) -> None:
+        """Returns when nothing is on its way. Raises as `send` does."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        error = pending.result()
+        self._failures = self._failures + 1 if error else 0
+        if error and self._failures >= self._spec.max_failures:
+            raise TransientError(
+                Fault(f"{self._failures} checkpoints in a row could not be stored", "/output/checkpoints/max_failures",
+                      str(error.faults[0]), "a store that takes them", "The same spec continues the training")
+            )  # fmt: skip
+
+    def remove(self) -> None:
+        """All of them, once what was trained is stored itself."""
+        self.wait()
+        self._delete(self._keys())
+
+    def _upload(self, step: int, folder: Path) -> JobError | None:
+        try:
+            paths = sorted(path for path in folder.iterdir() if path.is_file())
+            files = [artefact(self._store, path, f"{self._key(step)}/{path.name}") for path in paths]
+            self._store.write(f"{self._key(step)}/{MANIFEST}", _encode(step, self._origin, files))
+            self.stored += 1
+            self._log("checkpoint", step=step, bytes=sum(file.bytes for file in files), note="stored")
+            self._forget_older()
+        except JobError as error:
+            self._log("checkpoint", step=step, note="could not be stored", reason=str(error.faults[0]))
+            return error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+    def _forget_older(self) -> None:
+        """Keeps the newest whole ones; parts of uploads that a kill cut short go too."""
+        keys = self._keys()
+        kept = sorted(self._steps(keys))[-self._spec.keep :]
+        self._delete([key for key in keys if not any(key.startswith(f"{self._key(step)}/") for step in kept)])
+
+    def _delete(self, keys: list[str]) -> None:
+        for key in sorted(keys, key=lambda key: not key.endswith(MANIFEST)):  # what has lost its manifest is no checkpoint
+            self._store.delete(key)
+
+    def _fetch(self, step: int, sizes: Mapping[str, int], folder: Path) -> str | None:
+        """Brings a checkpoint here; says what is wrong with it, if anything is."""
+        content = _decode(self._store.read(f"{self._key(step)}/{MANIFEST}"))
+        if content is None:
+            return f"{MANIFEST} is damaged"
+        self._require_own(step, content)
+        files = [File(**item) for item in content["files"]]
+        for file in files:
+            if sizes.get(file.key) != file.bytes:
+                return f"{file.key}: {sizes.get(file.key, 'no')} bytes instead of {file.bytes}"
+        for file in files:
+            path = folder / _name(step) / file.key.rpartition("/")[2]
+            self._store.download(file.key, path)
+            with path.open("rb") as stored:
+                if hashlib.file_digest(stored, "sha256").hexdigest() != file.sha256:
+                    return f"{file.key}: its SHA-256 is not the one that was written down"
+        return None
+
+    def _require_own(self, step: int, content: Mapping[str, Any]) -> None:
+        found, wanted = content["origin"], asdict(self._origin)
+        faults = [
+            Fault(f"the checkpoint of step {step} continues another {what}", pointer, found[key], wanted[key],
+                  "Bring back what it was trained on, or remove the checkpoint to begin anew")
+            for key, what, pointer in (("run_id", "run", "/output/checkpoints"), ("base", "base model", "/model/source"),
+                                       ("data", "set of rows", "/data/train"))
+            if found[key] != wanted[key]
+        ]  # fmt: skip
+        if faults:
+            raise InputError(*faults)
+
+    def _keys(self) -> list[str]:
+        return [item.key for item in self._store.list(self._folder) if STEP.search(item.key)]
+
+    def _steps(self, keys: Mapping[str, int] | list[str]) -> list[int]:
+        """Of those that have a manifest."""
+        found = (STEP.fullmatch(key.split("/")[-2]) for key in keys if key.endswith(f"/{MANIFEST}"))
+        return [int(match[1]) for match in found if match]
+
+    def _key(self, step: int) -> str:
+        return f"{self._folder}/{_name(step)}"
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _encode(step: int, origin: Origin, files: list[File]) -> bytes:
+    content = {"step": step, "origin": asdict(origin), "files": [asdict(file) for file in files], "tunejob": __version__}
+    return json.dumps(content | {"sha256": _digest(content)}, indent=1).encode()
+
+
+def _decode(raw: bytes) -> dict[str, Any] | None:
+    """None unless these are the bytes of a checkpoint's manifest, all of them."""
+    try:
+        content = json.loads(raw)
+        digest = content.pop("sha256")
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return None
+    return content if isinstance(content, dict) and digest == _digest(content) else None
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,125 @@
+"""A training that is killed or stopped goes on where it was: the same losses and the same adapter, bit for bit, on the CPU in fp32."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flow.running import Result, Running, document, run_tiny, tiny, valid_stats, write_spec
+
+STEPS = 60
+CHANGES: dict[str, Any] = {
+    "/training/max_steps": STEPS,
+    "/training/eval_steps": 20,
+    "/training/keep": "best",
+    "/lora/dropout": 0.1,  # random numbers in every step
+    "/output/checkpoints": {"every_steps": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    result = run_tiny(folder, CHANGES)
+    assert result.exit_code == 0, result.stdout[-2000:]
+    assert [event["step"] for event in result.named("checkpoint")] == list(range(4, STEPS, 4))
+    return folder / "out"
+
+
+def curve(output: Path) -> list[tuple[Any, ...]]:
+    """Everything of a step that is no time."""
+    lines = map(json.loads, (output / "report" / "losses.jsonl").read_text().splitlines())
+    return [tuple(line.get(key) for key in ("step", "loss", "grad_norm", "learning_rate", "held_out_loss")) for line in lines]
+
+
+def start(folder: Path) -> Running:
+    return Running(("run", write_spec(folder / "spec.json", tiny(folder / "out", CHANGES))), folder / "scratch")
+
+
+def same_as(whole: Path, output: Path) -> None:
+    assert curve(output) == curve(whole)
+    for name in ("adapter/adapter_model.safetensors", "report/answers.json"):
+        assert (output / name).read_bytes() == (whole / name).read_bytes(), name
+    found, wanted = (document(folder / "stats.json")["training"] for folder in (output, whole))
+    assert (found["steps"], found["tokens"], found["best_step"]) == (wanted["steps"], wanted["tokens"], wanted["best_step"])
+
+
+def finished(folder: Path, at_least: int) -> Result:
+    """Runs the spec again, to its end."""
+    result = run_tiny(folder, CHANGES)
+    assert result.exit_code == 0, result.stdout[-2000:]
+    (event,) = result.named("resume")
+    assert event["step"] >= at_least
+    assert valid_stats(folder / "out" / "stats.json")["training"]["resumed_from_step"] == event["step"]
+    assert not list((folder / "out").rglob("checkpoints/**/*.*")), "checkpoints are of no use once the adapter is stored"
+    return result
+
+
+def test_after_kills(whole: Path, tmp_path: Path) -> None:
+    for at_least in (8, 24):
+        running = start(tmp_path)
+        running.wait_until(lambda r, step=at_least: r.says(f'"checkpoint", "step": {step}'))
+        assert running.kill().exit_code == -signal.SIGKILL
+        assert not (tmp_path / "out" / "manifest.json").exists()
+    finished(tmp_path, 24)
+    same_as(whole, tmp_path / "out")
+
+
+def test_after_a_stop_signal(whole: Path, tmp_path: Path) -> None:
+    """The step of the signal ends and is stored, whatever the interval."""
+    spec = {**CHANGES, "/output/checkpoints": {"every_minutes": 600}}
+    running = Running(("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", spec))), tmp_path / "scratch")
+    running.wait_until(lambda r: r.says('"step": 5,'))
+    running.signal(signal.SIGTERM)
+    result = running.finish(60)
+    assert result.exit_code == 30, result.stdout[-2000:]
+    (stored,) = result.named("checkpoint")
+    assert stored["step"] >= 5
+    finished(tmp_path, stored["step"])
+    same_as(whole, tmp_path / "out")
+
+
+def test_checkpoints_elsewhere(whole: Path, tmp_path: Path) -> None:
+    """TUNEJOB_CHECKPOINTS moves them; the output has none."""
+    elsewhere = tmp_path / "elsewhere"
+    running = Running(
+        ("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", CHANGES))), tmp_path / "scratch",
+        {"TUNEJOB_CHECKPOINTS": str(elsewhere)},
+    )  # fmt: skip
+    running.wait_until(lambda r: r.says('"checkpoint", "step": 8'))
+    running.kill()
+    assert list(elsewhere.rglob("checkpoint.json"))
+    assert not list((tmp_path / "out").rglob("checkpoint.json"))
+    result = run_tiny(tmp_path, CHANGES, {"TUNEJOB_CHECKPOINTS": str(elsewhere)})
+    assert result.exit_code == 0
+    assert result.named("resume")
+    same_as(whole, tmp_path / "out")
+    assert not list(elsewhere.rglob("*.*"))
+
+
+def test_other_rows_are_not_gone_on_with(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    lines = (Path(tiny(tmp_path)["data"]["train"][0]["source"])).read_text().splitlines(keepends=True)
+    rows.write_text("".join(lines[:32]))
+    changes = {**CHANGES, "/data/train/0": {"source": str(rows), "format": "messages"}}
+    running = Running(("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", changes))), tmp_path / "scratch")
+    running.wait_until(lambda r: r.says('"checkpoint", "step": 8'))
+    running.kill()
+    rows.write_text("".join(lines[1:33]))
+    result = run_tiny(tmp_path, changes)
+    assert result.exit_code == 11
+    assert result.failure["pointer"] == "/data/train"
+
+
+def test_a_training_that_stands_still_is_ended(tmp_path: Path) -> None:
+    """With a limit shorter than any step: exit 20, and every thread's stack in the log."""
+    result = run_tiny(tmp_path, CHANGES, {"TUNEJOB_STALL_MINUTES": "0.00001"})
+    assert result.exit_code == 20, result.stdout[-2000:]
+    assert "in train" in result.stderr
+    assert "Thread 0x" in result.stderr
+    assert json.loads(result.last_words)["message"] == "the training stands still"
