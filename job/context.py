@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from job.export.pushing import Push
+from job.lease import Lease
 from job.log import Log
 from job.receipts import Receipts
 from job.spec import JobSpec
@@ -21,6 +22,7 @@ class Run:
 
     spec: JobSpec
     store: Store
+    lease: Lease
     receipts: Receipts
     push: Push | None
     workdir: Path

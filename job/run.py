@@ -6,23 +6,25 @@ import os
 from pathlib import Path
 
 from job import capacity, evaluate, report
-from job.backend import Backend, choose_device, effective_optimizer, open_backend, prepare_environment
+from job.backend import Backend, effective_optimizer, open_backend, prepare_environment
 from job.context import TRAINED, Run
 from job.data.build import Prepared, build_dataset, write_samples
 from job.delivery import describe, documents, show_on_hub
+from job.device import choose_device, require_wanted_device
 from job.errors import Fault, InputError, classify
 from job.export.artefacts import Artefacts
 from job.export.merged import compare, merge
 from job.export.pushing import open_push
 from job.export.quants import Quants, make_quants
 from job.failure import failure_facts
+from job.lease import Lease
 from job.log import Log
 from job.manifest import Manifest, claim, publish
 from job.receipts import Receipts
 from job.source import FetchedModel, FetchedSource, check_merge_base, fetch_data, fetch_model_config, fetch_model_weights, go_offline
 from job.spec import JobSpec
 from job.stats import Stats, describe_device
-from job.store import open_store
+from job.store import Store, open_store
 from job.tuning import recall, train_and_store
 
 
@@ -30,19 +32,30 @@ def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
     """Runs `spec` from start to published manifest; `workdir` is scratch, ours alone. Raises a `JobError`."""
     capacity.require_trackers(spec.tracking)
     store = open_store(spec.output.uri)
-    published = claim(store, spec)
-    if published:
-        log("done", run_id=spec.run_id, output=store.uri, note="already published; nothing was written")
-        return published
-    push = open_push(spec, workdir / "children")
-    run = Run(spec, store, Receipts(store, spec.run_id, log), push, workdir, log, Stats(spec.run_id, spec.name, workdir))
+    if published := claim(store, spec):
+        return finished_before(published, store, log)
+    with Lease(store, log) as lease:
+        if published := claim(store, spec):  # by the holder that was waited for
+            return finished_before(published, store, log)
+        push = open_push(spec, workdir / "children")
+        run = Run(spec, store, lease, Receipts(store, spec.run_id, log), push, workdir, log, Stats(spec.run_id, spec.name, workdir))
+        return with_evidence(run)
+
+
+def finished_before(published: Manifest, store: Store, log: Log) -> Manifest:
+    log("done", run_id=published.run_id, output=store.uri, note="already published; nothing was written")
+    return published
+
+
+def with_evidence(run: Run) -> Manifest:
+    """The stages; of a failure, what is known of it is stored."""
     try:
         return stages(run)
     except BaseException as error:
         failure = classify(error)
-        failure.stage, failure.run_id = run.stats.current, spec.run_id
-        run.stats.failure = failure_facts(failure, failure.stage, spec.run_id)
-        report.keep_evidence(store, run.stats, log)
+        failure.stage, failure.run_id = run.stats.current, run.spec.run_id
+        run.stats.failure = failure_facts(failure, failure.stage, run.spec.run_id)
+        report.keep_evidence(run.store, run.stats, run.log)
         raise failure from error
 
 
@@ -54,6 +67,7 @@ def stages(run: Run) -> Manifest:
     """
     spec, stats = run.spec, run.stats
     prepare_environment(run.workdir)
+    require_wanted_device()
     trained_before = TRAINED in run.receipts
     artefacts = Artefacts(spec, run.store, run.receipts, run.workdir, run.log, run.push)
     run.log("start", name=spec.name, run_id=spec.run_id, output=run.store.uri, stored_before=run.receipts.names())
@@ -89,6 +103,7 @@ def stages(run: Run) -> Manifest:
         files = documents(run, artefacts, prepared, base, sources)
         show_on_hub(run)
     manifest = describe(run, artefacts, prepared, base, sources, files)
+    run.lease.require()
     publish(run.store, manifest)
     run.receipts.clear()
     run.log("published", run_id=spec.run_id, output=run.store.uri, files=len(manifest.files), bytes=sum(f.bytes for f in manifest.files))

@@ -1,0 +1,66 @@
+"""A micro-batch that does not fit is made smaller: the same rows a step, the same losses, and it is told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flow.running import ROOT, document, environment, run_tiny, tiny, write_spec
+
+STEPS = 8
+CHANGES: dict[str, Any] = {
+    "/training/max_steps": STEPS, "/training/batch_size": 4, "/training/gradient_accumulation_steps": 1,
+    "/training/eval_steps": 4, "/training/eval_batch_size": 8, "/export/merged": [],
+}  # fmt: skip
+
+
+def run_short(folder: Path, rows: int, first_pass: int, changes: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
+    """Exit code and events of a run where only `rows` fit, from a training pass on."""
+    spec = write_spec(folder / "spec.json", tiny(folder / "out", changes))
+    (folder / "scratch").mkdir()
+    command = [sys.executable, "-m", "tests.flow.short_of_memory", str(rows), str(first_pass), "run", spec]
+    ended = subprocess.run(command, env=environment(folder / "scratch"), cwd=ROOT, capture_output=True, text=True, timeout=500)
+    events = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith('{"time"')]
+    return ended.returncode, events
+
+
+def losses(output: Path) -> list[float]:
+    lines = map(json.loads, (output / "report" / "losses.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def ample(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """The losses of a run with memory for every batch."""
+    folder = tmp_path_factory.mktemp("ample")
+    result = run_tiny(folder, CHANGES)
+    assert result.exit_code == 0, result.stdout[-2000:]
+    return losses(folder / "out")
+
+
+@pytest.mark.parametrize("first_pass", [1, 5])
+def test_it_recovers(first_pass: int, ample: list[float], tmp_path: Path) -> None:
+    code, events = run_short(tmp_path, 1, first_pass, CHANGES)
+    assert code == 0, events[-1]
+    told = [(e["step"], e["batch_size"], e["gradient_accumulation_steps"]) for e in events if e["event"] == "out of memory"]
+    assert told == [(first_pass - 1, 2, 2), (first_pass - 1, 1, 4)]
+    training = document(tmp_path / "out" / "stats.json")["training"]
+    assert (training["batch_size"], training["gradient_accumulation_steps"], training["out_of_memory"]) == (1, 4, 2)
+    assert training["steps"] == STEPS
+    found = losses(tmp_path / "out")
+    assert len(found) == STEPS
+    assert max(abs(a - b) / b for a, b in zip(found, ample, strict=True)) < 1e-4, (found, ample)
+
+
+def test_one_row_does_not_fit(tmp_path: Path) -> None:
+    code, events = run_short(
+        tmp_path, 0, 1, {**CHANGES, "/data/held_out": {"rows": 8}, "/evaluation/prompts": []} | {"/training/eval_steps": 100}
+    )
+    assert code == 13, events[-1]
+    assert events[-1]["pointer"] == "/training/batch_size"
+    assert events[-1]["found"].startswith("1 rows")
