@@ -10,7 +10,7 @@ export CMAKE_ARGS := -DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF
 # With an NVIDIA driver the CUDA lock is installed as well, and the demo and the job run on the GPU.
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
-.PHONY: setup demo test lint format lock fuzz docs clean
+.PHONY: setup demo test k8s-test lint format lock fuzz docs clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.model
@@ -44,9 +44,20 @@ demo: setup
 	@$(BIN)/python -m tests.demo.show demo-output
 
 # The tests' own small models are made once, or two processes would make each of them.
-test: setup
+test: setup .venv-k8s/.packages .venv-elsewhere/.packages
 	$(BIN)/python -m tests.tiny >$(VENV)/tiny.log 2>&1 || { cat $(VENV)/tiny.log; exit 1; }
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# Tools of the tests in venvs of their own: they pin packages that the job pins otherwise.
+.PRECIOUS: .venv-%/.packages
+.venv-%/.packages: locks/tools-%.txt | $(VENV)/.packages
+	$(PYTHON) -m venv --clear .venv-$*
+	VIRTUAL_ENV=.venv-$* $(BIN)/uv pip install --quiet --no-deps --require-hashes -r $<
+	touch $@
+
+# Renders k8s/, holds it against schemas, rules and checkov; with TUNEJOB_IMAGE set, runs the pod with podman.
+k8s-test: setup .venv-k8s/.packages .venv-checkov/.packages
+	$(BIN)/pytest tests/k8s
 
 lint: setup
 	$(BIN)/ruff check .
@@ -69,4 +80,4 @@ lock: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python locks/lock.py
 
 clean:
-	rm -rf $(VENV) .cache demo-output
+	rm -rf $(VENV) .venv-* .cache demo-output

@@ -19,6 +19,7 @@ from job.log import Log, RedactedStream
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
 TERMINATION_LOG = "/dev/termination-log"
 WORKDIR_VARIABLE = "TUNEJOB_WORKDIR"
+RENDER_TARGETS = ("docker", "podman", "compose", "job", "kueue", "jobset", "trainjob", "skypilot", "dstack", "runpod", "vast", "actions")
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,8 +42,29 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--log", choices=("auto", "json", "text"), default="auto", help="JSON lines, or a live display (default: by terminal)")
     verify = commands.add_parser("verify", help="hash every file of a published run again")
     verify.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
+    report = commands.add_parser("report", help="print the report of a run, Markdown")
+    report.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
+    wait = commands.add_parser("wait", help="follow a Kubernetes Job with kubectl, or a log, to its end; leave with its exit code")
+    wait.add_argument("job", metavar="JOB", help="name of the Job, or - for the log of a run on standard input")
+    wait.add_argument("--namespace", help="of the Job (default: the context's)")
+    wait.add_argument("--summary", metavar="FILE", help="append outcome and report as Markdown, such as $GITHUB_STEP_SUMMARY")
+    wait.add_argument("--poll-seconds", type=float, default=5.0, help="between two looks at the cluster (default: 5)")
     commands.add_parser("schema", help="print the JSON Schema of a spec")
+    add_render(commands, spec_help)
     return main_parser
+
+
+def add_render(commands: Any, spec_help: str) -> None:
+    render = commands.add_parser("render", help="write the file that runs a spec elsewhere, resources filled in")
+    render.add_argument("spec", metavar="SPEC", help=spec_help)
+    render.add_argument("--to", required=True, choices=RENDER_TARGETS, help="where it shall run")
+    render.add_argument("-o", "--output", metavar="FILE", help="where to write (default: standard output)")
+    render.add_argument("--image", help="reference of the image (default: that of this version)")
+    render.add_argument("--name", help="of the job, before its hash (default: the spec's)")
+    render.add_argument("--namespace", help="of Kubernetes (default: the context's)")
+    render.add_argument("--queue", default="tunejob", help="LocalQueue, for kueue (default: tunejob)")
+    render.add_argument("--parameters", metavar="SIZE", help="weights of the base model, such as 8b (default: from its files or name)")
+    render.add_argument("--gpus", type=int, default=1, help="1; more come in a later version")
 
 
 def read_spec(source: str) -> bytes:
@@ -79,6 +101,40 @@ def command_verify(arguments: argparse.Namespace, log: Log) -> None:
 
     manifest = verify(open_store(arguments.output))
     log("verified", run_id=manifest.run_id, files=len(manifest.files), bytes=sum(f.bytes for f in manifest.files))
+
+
+def command_report(arguments: argparse.Namespace, log: Log) -> None:
+    from job.outcome import read_report
+
+    print(log.redact(read_report(arguments.output)), file=log.stream)
+
+
+def command_wait(arguments: argparse.Namespace, log: Log) -> int:
+    from job.wait import Kubectl, Watch, outcome_of_log, wait
+
+    if arguments.job == "-":
+        outcome = outcome_of_log(sys.stdin, "log", log)
+    else:
+        name = arguments.job.rpartition("/")[2]  # kubectl's own way to write it is job.batch/name
+        outcome = wait(Watch(name, Kubectl(arguments.namespace, arguments.poll_seconds, log), log), arguments.poll_seconds)
+    if arguments.summary:
+        with Path(arguments.summary).open("a", encoding="utf-8") as summary:
+            summary.write(log.redact(outcome.markdown()))
+    log("ended", name=outcome.name, exit_code=outcome.exit_code, reason=outcome.reason)
+    return outcome.exit_code
+
+
+def command_render(arguments: argparse.Namespace, log: Log) -> None:
+    from job.render import render
+    from job.render.options import options
+
+    out, log.stream = log.stream, sys.stderr  # a file for a pipe: nothing else may come out of it
+    chosen = options(arguments.image, arguments.name, arguments.namespace, arguments.queue, arguments.parameters, arguments.gpus)
+    text = render(read_spec(arguments.spec), arguments.to, chosen)
+    if arguments.output:
+        Path(arguments.output).write_text(text, "utf-8", newline="")
+    else:
+        print(text, end="", file=out)
 
 
 def command_run(arguments: argparse.Namespace, log: Log) -> None:
@@ -145,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
             from job.signals import install
 
             install(lambda error: say_last_words(failure_facts(error, error.stage or "stop"), log))
-        globals()[f"command_{arguments.command}"](arguments, log)
+        exit_code: int | None = globals()[f"command_{arguments.command}"](arguments, log)
     except BaseException as error:
         if isinstance(error, SystemExit):
             raise
@@ -155,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
 
             print(log.redact(traceback.format_exc()), file=sys.stderr if log.json_lines else log.stream)
         return report_failure(failure, arguments.command if "arguments" in locals() else "arguments", log)
-    return 0
+    return exit_code or 0
 
 
 if __name__ == "__main__":

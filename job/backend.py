@@ -8,15 +8,17 @@ Hub id: so the revision holds, offline loading works and a pre-quantised mirror 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 from job.data.cores import usable_cores
-from job.errors import CapacityError, DeviceError, Fault, InputError
+from job.device import DEVICE_VARIABLE, choose_device
+from job.errors import CapacityError, Fault, InputError
 from job.spec import LoraSpec, ModelSpec
 
-DEVICE_VARIABLE = "TUNEJOB_DEVICE"  # auto, cpu or gpu
+PREPARED_VARIABLE = "TUNEJOB_PREPARED"  # a folder of the image: what its build made for the caches below
 GPU_ONLY_OPTIMIZERS = {"adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit"}
 CPU_OPTIMIZER = "adamw_torch_fused"
 
@@ -74,27 +76,14 @@ def prepare_environment(workdir: Path) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     for name, folder in placed.items():
         os.environ.setdefault(name, str(folder))
+        prepared = Path(os.environ.get(PREPARED_VARIABLE, "/nowhere"), folder.name)
+        if prepared.is_dir():  # read-only where it is, and the engines want to lock and add to it
+            shutil.copytree(prepared, os.environ[name], copy_function=shutil.copyfile, dirs_exist_ok=True)
     if os.environ.get(DEVICE_VARIABLE) == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         os.environ["UNSLOTH_FORCE_CPU"] = "1"
     if os.environ.get(DEVICE_VARIABLE) == "gpu":
         os.environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
-
-
-def choose_device() -> str:
-    """ "cuda" if there is a usable NVIDIA GPU, else "cpu"; TUNEJOB_DEVICE=gpu refuses to fall back."""
-    import torch
-
-    wanted = os.environ.get(DEVICE_VARIABLE, "auto")
-    if wanted not in ("auto", "cpu", "gpu"):
-        raise CapacityError(Fault("unknown device", DEVICE_VARIABLE, wanted, "auto, cpu or gpu"))
-    if wanted != "cpu" and torch.cuda.is_available():
-        return "cuda"
-    if wanted == "gpu":
-        raise DeviceError(
-            Fault(f"{DEVICE_VARIABLE}=gpu, but torch sees no GPU", hint="Check the driver, the device request and that the image has CUDA")
-        )
-    return "cpu"
 
 
 def effective_optimizer(asked: str, device: str) -> str:

@@ -28,6 +28,7 @@ class TokenCounter:
     def __init__(self, trainer: Any) -> None:
         self.before = 0
         self._total: Any = 0
+        self._whole_steps: Any = 0
         step = trainer.training_step
 
         def counted(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -43,6 +44,13 @@ class TokenCounter:
 
     def since_start(self) -> int:
         return int(self._total)
+
+    def step_ended(self) -> None:
+        self._whole_steps = self._total
+
+    def in_whole_steps(self) -> int:
+        """Without those of a step that was begun and will be taken again."""
+        return self.before + int(self._whole_steps)
 
 
 class Curves(TrainerCallback):  # type: ignore[misc]
@@ -78,7 +86,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def progress(self) -> dict[str, Any]:
         """For a checkpoint: what was seen so far."""
-        return {"history": self.history, "tokens": self.tokens.count(), "seconds": self.seconds()}
+        return {"history": self.history, "tokens": self.tokens.in_whole_steps(), "seconds": self.seconds()}
 
     def restore(self, progress: dict[str, Any]) -> None:
         self.history = progress["history"]
@@ -102,6 +110,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.applying = False
+        self.tokens.step_ended()
         self.watchdog.beat()
         self.step_seconds.append(time.monotonic() - self._step_start)
 

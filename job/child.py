@@ -13,9 +13,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,14 +24,73 @@ from job.errors import TREE, CapacityError, Fault, GateError, JobError, Transien
 
 PACKAGE_ROOT = Path(__file__).parents[1]
 DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
+SAMPLE_SECONDS = 0.02
+MEMORY_LINES = {"VmHWM", "VmRSS", "RssAnon", "RssShmem"}  # of /proc/PID/status, in kB
+# Blocks of this size and more go back to the system as soon as they are free: the C library would otherwise raise its own
+# limit to 32 MiB, keep what tensors leave behind and take a third more, or not, as it happens.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
 
 
+@dataclass(frozen=True)
+class ChildMemory:
+    """What one child process took at its peak, and what was foretold, None where nothing was.
+
+    `peak_anonymous_bytes` is what a control group cannot take back; the rest of `peak_rss_bytes` is mapped files, which give way.
+    """
+
+    what: str
+    foretold_bytes: int | None
+    peak_anonymous_bytes: int
+    peak_rss_bytes: int
+
+
+ENDED: list[ChildMemory] = []  # children of this process that have ended, as with getrusage's RUSAGE_CHILDREN
+
+
+class Watch(threading.Thread):
+    """Follows the memory of process `pid` until it ends, from outside: what was killed for its memory is known, too."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(name=f"memory of {pid}", daemon=True)
+        self._status = Path(f"/proc/{pid}/status")
+        self._ended = threading.Event()
+        self.peak_anonymous_bytes = self.peak_rss_bytes = 0
+
+    def run(self) -> None:
+        while not self._ended.wait(SAMPLE_SECONDS):
+            self._sample()
+
+    def finish(self) -> None:
+        self._ended.set()
+        self.join()
+
+    def _sample(self) -> None:
+        try:
+            lines = self._status.read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        held = {name: int(rest.split()[0]) << 10 for name, _, rest in (line.partition(":") for line in lines) if name in MEMORY_LINES}
+        # A kernel that does not tell the two apart (before 4.5) has all of it counted.
+        anonymous = held.get("RssAnon", held.get("VmRSS", 0)) + held.get("RssShmem", 0)
+        self.peak_anonymous_bytes = max(self.peak_anonymous_bytes, anonymous)
+        self.peak_rss_bytes = max(self.peak_rss_bytes, held.get("VmHWM", held.get("VmRSS", 0)))
+
+
 class Child:
-    """A child process at work on one request. As a context manager it is ended whatever happens."""
+    """A child process at work on one request. As a context manager it is ended whatever happens.
+
+    What it takes of memory at its peak goes to `ENDED`, beside what was foretold.
+    """
 
     def __init__(
-        self, module: str, request: Mapping[str, Any], folder: Path, what: str, environment: Mapping[str, str] | None = None
+        self,
+        module: str,
+        request: Mapping[str, Any],
+        folder: Path,
+        what: str,
+        environment: Mapping[str, str] | None = None,
+        foretold_bytes: int | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{module.rsplit('.', 1)[-1]}-{uuid.uuid4().hex[:8]}"
@@ -40,8 +100,11 @@ class Child:
         self._process = subprocess.Popen(  # noqa: S603 - our own module, and no shell
             [sys.executable, "-P", "-m", module, str(asked), str(self._answer)],
             stdin=subprocess.DEVNULL, cwd=folder, start_new_session=True,
-            env={**(os.environ if environment is None else environment), "PYTHONPATH": _search_path()},
+            env={**ALLOCATOR, **(os.environ if environment is None else environment), "PYTHONPATH": _search_path()},
         )  # fmt: skip
+        self._foretold_bytes = foretold_bytes
+        self._watch = Watch(self.pid)
+        self._watch.start()
 
     def __enter__(self) -> Self:
         return self
@@ -59,11 +122,20 @@ class Child:
     def kill(self) -> None:
         """Ends the process at once; what it has written so far is scratch."""
         self._process.kill()
-        self._process.wait()
+        self._end()
+
+    def _end(self) -> int:
+        """Waits for the process; its exit code."""
+        code = self._process.wait()
+        watch = self._watch
+        if watch.is_alive():
+            watch.finish()
+            ENDED.append(ChildMemory(self.what, self._foretold_bytes, watch.peak_anonymous_bytes, watch.peak_rss_bytes))
+        return code
 
     def wait(self) -> dict[str, Any]:
         """The child's result. Raises the `JobError` it ended with, or what its death means."""
-        code = self._process.wait()
+        code = self._end()
         if not self._answer.exists():
             raise self._death(code)
         answer = json.loads(self._answer.read_bytes())
@@ -74,9 +146,11 @@ class Child:
 
     def _death(self, code: int) -> JobError:
         if code == -signal.SIGKILL:
+            foretold = "" if self._foretold_bytes is None else f"{self._foretold_bytes} bytes"
             return CapacityError(
-                Fault(f"{self.what}: its process was killed, as happens when memory runs out", hint="Give the job more memory")
-            )
+                Fault(f"{self.what}: its process was killed, as happens when memory runs out", "",
+                      f"{self._watch.peak_anonymous_bytes} bytes taken", foretold, "Give the job more memory")
+            )  # fmt: skip
         if -code in CRASHES:
             return GateError(
                 Fault(f"{self.what}: native code crashed", found=signal.Signals(-code).name, hint="Its last words are on stderr")
@@ -87,10 +161,15 @@ class Child:
 
 
 def run_child(
-    module: str, request: Mapping[str, Any], folder: Path, what: str, environment: Mapping[str, str] | None = None
+    module: str,
+    request: Mapping[str, Any],
+    folder: Path,
+    what: str,
+    environment: Mapping[str, str] | None = None,
+    foretold_bytes: int | None = None,
 ) -> dict[str, Any]:
     """One request to one child, to its end."""
-    with Child(module, request, folder, what, environment) as child:
+    with Child(module, request, folder, what, environment, foretold_bytes) as child:
         return child.wait()
 
 

@@ -168,13 +168,6 @@ def _whole_matrices(document: Json) -> Iterator[Fault]:
                         "linear layers", "Move it to /lora/modules_to_save")  # fmt: skip
 
 
-def _unsloth_8bit(document: Json) -> Iterator[Fault]:
-    model = document["model"]
-    if model.get("precision") == "8bit" and model.get("backend", "unsloth") == "unsloth":  # failed on a GPU: tests/gpu/README.md
-        yield Fault("this engine does not train on 8-bit weights reliably", "/model/precision", '"8bit" with backend unsloth',
-                    '"4bit" or "16bit"', "For 8-bit weights use backend peft")  # fmt: skip
-
-
 def _peft_packing(document: Json) -> Iterator[Fault]:
     if document["model"].get("backend") == "peft" and document["data"].get("packing"):
         yield Fault("this backend cannot keep packed rows apart", "/data/packing", "true with backend peft",
@@ -286,7 +279,6 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (_output, ("/output",)),
     (_full_precision, ("/model/precision", "/data/packing")),
     (_whole_matrices, ("/lora/targets",)),
-    (_unsloth_8bit, ("/model/precision", "/model/backend")),
     (_peft_packing, ("/model/backend", "/data/packing")),
     (_peft_checkpointing, ("/model/backend", "/training/gradient_checkpointing")),
     (_training, ("/training",)),

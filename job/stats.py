@@ -19,6 +19,8 @@ from typing import Any
 
 import psutil
 
+from job.child import ENDED, ChildMemory
+
 SAMPLE_SECONDS = 0.5
 GIB = 1 << 30
 PACKAGES = (
@@ -29,7 +31,7 @@ PACKAGES = (
 
 @dataclass
 class Phase:
-    """One stage's cost. GPU figures are 0 without a GPU."""
+    """One stage's cost; `children` ended in it. GPU figures are 0 without a GPU."""
 
     name: str
     wall_seconds: float = 0.0
@@ -37,6 +39,7 @@ class Phase:
     peak_gpu_reserved_bytes: int = 0
     peak_rss_bytes: int = 0
     peak_disk_bytes: int = 0
+    children: list[ChildMemory] = field(default_factory=list)
 
 
 class Sampler(threading.Thread):
@@ -98,7 +101,7 @@ class Stats:
     def phase(self, name: str, children: bool = False) -> Iterator[None]:
         """Measures one stage, with worker processes if it has `children`; its figures are kept also when it fails."""
         self.current = name
-        start, sampler, cuda = time.monotonic(), Sampler(self.workdir, children), _cuda()
+        start, sampler, cuda, ended = time.monotonic(), Sampler(self.workdir, children), _cuda(), len(ENDED)
         if cuda:
             cuda.reset_peak_memory_stats()
         sampler.start()
@@ -116,6 +119,7 @@ class Stats:
                     cuda.max_memory_reserved() if cuda else 0,
                     sampler.peak_rss_bytes,
                     sampler.peak_disk_bytes,
+                    ENDED[ended:],
                 )
             )
 

@@ -1,14 +1,18 @@
-"""Resolves the two lock files with uv: `python locks/lock.py` (or `make lock`).
+"""Resolves the lock files with uv: `python locks/lock.py` (or `make lock`).
 
 cuda.txt   what the GPU image installs: the run-time set with torch and NVIDIA's libraries
 cpu.txt    the run-time and development sets without torch: torch's CPU build has an index of its own (Makefile)
+build.txt  what the image's builder stage compiles llama-cpp-python with
+light.txt  what validate, render, wait and report need: the command without torch, for CI
+tools-*.txt  what the tests of image, manifests and workflows use, each in a venv of its own (Makefile)
 
-Both are complete and exact and are installed with --no-deps: see overrides.txt.
+All are complete and exact and are installed with --no-deps: see overrides.txt.
 """
 
-import re
 import subprocess
 from pathlib import Path
+
+from part import NOT_ON_CPU, blocks
 
 FOLDER = Path(__file__).parent
 OPTIONS = (
@@ -16,19 +20,21 @@ OPTIONS = (
     "--generate-hashes", "--no-annotate", "--no-header", "--quiet",
 )  # fmt: skip
 HEAD = "# Made by locks/lock.py. Install with --no-deps --require-hashes.\n"
-NOT_ON_CPU = re.compile(r"(nvidia-|cuda-|triton==|torch==)")
 
 
 def resolve(*inputs: str) -> list[str]:
     """One block of text, with hashes, for each package."""
     command = ["uv", "pip", "compile", *(str(FOLDER / name) for name in inputs), *OPTIONS]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
-    return re.split(r"\n(?=[a-z])", text.strip())
+    return blocks(text)
 
 
-def write(name: str, blocks: list[str]) -> None:
-    (FOLDER / name).write_text(HEAD + "\n".join(blocks) + "\n", "utf-8")
+def write(name: str, packages: list[str]) -> None:
+    (FOLDER / name).write_text(HEAD + "\n".join(packages) + "\n", "utf-8")
 
 
 write("cuda.txt", resolve("run.in"))
 write("cpu.txt", [block for block in resolve("run.in", "dev.in") if not NOT_ON_CPU.match(block)])
+write("build.txt", resolve("build.in"))
+for name in ("light", "tools-image", "tools-k8s", "tools-checkov", "tools-elsewhere"):
+    write(f"{name}.txt", resolve(f"{name}.in"))

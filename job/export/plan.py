@@ -13,15 +13,16 @@ from math import prod
 from pathlib import Path
 
 from job.data.cores import available_bytes, usable_cores
-from job.export.merge_layout import read_tensors
+from job.export.memory import CHUNK_TOKENS, Memory
+from job.export.merge_layout import BLOCK_BYTES, read_tensors
 from job.gguf.types import TYPES
 from job.spec import JobSpec
 
 BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1}
 GGUF_NAMES = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
-CHILD_BYTES = 700 << 20  # torch, transformers and what they import
-QUANTISER_BYTES = 600 << 20  # llama.cpp without weights, and the logits of a few tokens twice
+MERGE_THREADS = 2  # on the CPU; on a GPU they are more, and what they hold is small beside its context
 CORES_PER_QUANT = 4  # more make one quantiser hardly faster: its reading and writing are serial
+WEIGHED = ("q2", "q3", "q4_k", "q5_k", "q6", "iq")  # types whose scales an importance matrix can choose better
 GGUF_SPLIT_BYTES = 50_000_000_000  # what the Hub takes as one file
 ADAPTER_BYTES_PER_WEIGHT = 4  # adapters are stored as trained, at most fp32
 PROBE_BYTES = 4 * 64  # a word of the vocabulary in the report's probe
@@ -53,20 +54,31 @@ class Shapes:
     @property
     def largest(self) -> int:
         """Weights of the largest tensor."""
-        return max(prod(shape) for _, shape in self.tensors.values())
+        return max(self.sizes())
+
+    def sizes(self) -> list[int]:
+        """Weights of each tensor."""
+        return [prod(shape) for _, shape in self.tensors.values()]
 
     @property
     def vocabulary(self) -> int:
         return max(shape[0] for name, (_, shape) in self.tensors.items() if "embed" in name or "wte" in name)
 
-    def matrices(self) -> Iterable[tuple[str, tuple[int, ...]]]:
+    def matrices(self) -> Iterable[tuple[str, tuple[int, int]]]:
         """The linear layers: what an adapter targets and NF4 packs."""
-        return ((n, s) for n, (_, s) in self.tensors.items() if len(s) == 2 and "embed" not in n and "wte" not in n and "lm_head" not in n)
+        return (
+            (n, (s[0], s[1]))
+            for n, (_, s) in self.tensors.items()
+            if len(s) == 2 and "embed" not in n and "wte" not in n and "lm_head" not in n
+        )
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step's own need: `disk_bytes` of scratch in all at its peak, `ram_bytes` of the processes that it starts."""
+    """One step's own need: `disk_bytes` of scratch in all at its peak, `ram_bytes` of anonymous memory of the processes at work.
+
+    Memory of the job's own process comes on top, and is taken already when a step is let in.
+    """
 
     name: str
     disk_bytes: int
@@ -90,39 +102,71 @@ def names(spec: JobSpec) -> list[str]:
     return [*merged, *four_bit, *imatrix, *lora, *(f"gguf-{name}" for name in quants)]
 
 
-def steps(spec: JobSpec, shapes: Shapes, base_bytes: int, tokenizer_bytes: int, gguf_bytes: Mapping[str, int], on_cpu: bool) -> list[Step]:
+def steps(
+    spec: JobSpec,
+    shapes: Shapes,
+    base_bytes: int,
+    tokenizer_bytes: int,
+    gguf_bytes: Mapping[str, int],
+    on_cpu: bool,
+    row_tokens: int = CHUNK_TOKENS,
+) -> list[Step]:
     """Needs of every step; `base_bytes` of the fetched base are a copy in scratch, gone once it is merged.
 
     `tokenizer_bytes` lie beside every set of weights. `gguf_bytes`: sizes of the GGUFs by type, that of the weights' own
-    type among them, as llama.cpp foretells them. Memory does not count mapped files, which give way to what needs room.
+    type among them, as llama.cpp foretells them. `row_tokens`: the longest row that is compared. Memory does not count mapped
+    files, which give way to what needs room; that is so unless scratch itself lies in memory.
     """
     export, merged = spec.export, shapes.bytes + tokenizer_bytes
-    adapter = _adapter_bytes(spec, shapes) + tokenizer_bytes + PROBE_BYTES * shapes.vocabulary
+    adapter = adapter_bytes(spec, shapes) + tokenizer_bytes + PROBE_BYTES * shapes.vocabulary
     four_bit = _four_bit_bytes(shapes) + tokenizer_bytes if "4bit" in export.merged else 0
     compared = 4 * export.check_tokens * shapes.vocabulary
     there = base_bytes + adapter
     two_sides = 2 * compared  # the logits of what was trained lie beside those of the merge
     own = gguf_bytes.get(shapes.gguf_type, 0)  # made beside the comparison
-    converter = CHILD_BYTES + 4 * shapes.largest if own else 0
-    compared_model = 4 * (shapes.parameters if on_cpu else shapes.largest)  # on a GPU, tensors pass through host memory
-    found = [
-        Step("merge", there + merged, CHILD_BYTES),
-        Step("compare", there + merged + four_bit + two_sides + own, CHILD_BYTES + compared_model + converter),
-    ]
+    memory = foresee_memory(spec, shapes, tokenizer_bytes, on_cpu, row_tokens)
+    converter = memory.convert() if own else 0
+    sizes = {name: gguf_bytes[name] for name in export.gguf if name != shapes.gguf_type}
+    largest_first = sorted(sizes, key=sizes.__getitem__, reverse=True)
+    at_once = parallel_quants(gguf_bytes, shapes) if own else 1
+    beside = own + sum(sizes[name] for name in made_early(spec, largest_first, at_once, on_cpu))
+    found = [Step("reload", there, memory.reload(spec.model.precision))] if spec.lora is not None else []
+    found.append(Step("merge", there + merged, memory.merge(MERGE_THREADS, BLOCK_BYTES)))
+    if four_bit:
+        found.append(Step("four_bit", there + merged + four_bit + beside, memory.four_bit() + converter))
+    found.append(Step("compare", there + merged + four_bit + two_sides + beside, memory.compare() + converter))
     if own:
-        found.append(Step("convert", there + merged + own, converter))
-        sizes = sorted((gguf_bytes[name] for name in export.gguf if name != shapes.gguf_type), reverse=True)
-        at_once = parallel_quants(gguf_bytes, shapes)
-        on_disk = sum(sizes[: at_once + 1])  # one more is being uploaded
-        found.append(Step("quantise", adapter + compared + own + on_disk, at_once * quantiser_bytes(shapes)))
+        found.append(Step("convert", there + merged + beside, converter))
+        on_disk = sum(sizes[name] for name in largest_first[: at_once + 1])  # one more is being uploaded
+        largest = max(map(memory.quant, sizes), default=memory.check(shapes.gguf_type))
+        found.append(Step("quantise", adapter + compared + own + on_disk, at_once * largest))
     if export.lora_gguf:
-        found.append(Step("adapter", there + merged + compared + 2 * own + adapter // 2, CHILD_BYTES + own))
+        found.append(Step("adapter", there + merged + compared + 2 * own + adapter // 2, memory.lora()))
     return found
 
 
+def made_early(spec: JobSpec, largest_first: list[str], at_once: int, on_cpu: bool) -> list[str]:
+    """Types that are made right after the conversion, while the merge is still being compared: where that needs no busy cores."""
+    return [] if on_cpu else [name for name in largest_first[:at_once] if not weighed(spec, name)]
+
+
+def weighed(spec: JobSpec, name: str) -> bool:
+    """Whether a type is made with the importance matrix, which is there once the merge is compared."""
+    return spec.export.imatrix and name.startswith(WEIGHED)
+
+
+def foresee_memory(spec: JobSpec, shapes: Shapes, tokenizer_bytes: int, on_cpu: bool, row_tokens: int = CHUNK_TOKENS) -> Memory:
+    """Peak memory of each process that the exports start."""
+    export = spec.export
+    return Memory(
+        shapes, adapter_bytes(spec, shapes), tokenizer_bytes, export.check_tokens, export.imatrix_tokens if export.imatrix else 0,
+        min(row_tokens, spec.model.max_seq_length, export.check_tokens), on_cpu,
+    )  # fmt: skip
+
+
 def quantiser_bytes(shapes: Shapes) -> int:
-    """Memory of one quantiser: the largest tensor in fp32 and packed."""
-    return QUANTISER_BYTES + 7 * shapes.largest
+    """Memory of one quantiser and the test of what it makes, at most, packed weights aside."""
+    return Memory(shapes, 0, 0, 0, 0, CHUNK_TOKENS, True).quant("q8_0")
 
 
 def parallel_quants(gguf_bytes: Mapping[str, int], shapes: Shapes) -> int:
@@ -131,7 +175,8 @@ def parallel_quants(gguf_bytes: Mapping[str, int], shapes: Shapes) -> int:
     return max(1, min(len(gguf_bytes), usable_cores() // CORES_PER_QUANT, by_memory))
 
 
-def _adapter_bytes(spec: JobSpec, shapes: Shapes) -> int:
+def adapter_bytes(spec: JobSpec, shapes: Shapes) -> int:
+    """Of the adapter as it is stored: low-rank matrices, and modules that are trained whole."""
     if spec.lora is None:
         return 0
     targets = spec.lora.targets

@@ -7,7 +7,7 @@ from being made and stored.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,6 @@ WORKER = "job.gguf.worker"
 POLL_SECONDS = 0.05
 FIGURES = ("perplexity", "perplexity_rise", "kl", "same_top_token", "stopped", "tensors", "fallback_tensors", "tokens_per_second")
 COMPARED_TEXTS = 8
-WEIGHED = ("q2", "q3", "q4_k", "q5_k", "q6", "iq")  # types whose scales an importance matrix can choose better
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class Quants:
     """What the children of one gguf stage have in common.
 
     As a context manager it begins the conversion, which needs the CPU while others need the GPU, and ends it whatever happens.
+    On a GPU the same process goes on to make the first types, so that only their test is left once the merge is compared.
     """
 
     def __init__(self, artefacts: Artefacts, prepared: Prepared, merged: Path, device: str) -> None:
@@ -53,6 +53,7 @@ class Quants:
         self._merged = merged
         self._device = device
         self._converting: Child | None = None
+        self._made: list[str] = []
         self._spec = artefacts.spec
         texts = [prepared.tokenizer.decode(ids) for ids in check_rows(prepared, self._spec.export.check_tokens)[:COMPARED_TEXTS]]
         self._expected = describe_tokenizer(prepared.tokenizer, prepared.template, texts)
@@ -63,7 +64,9 @@ class Quants:
     def __enter__(self) -> Self:
         if any(self.order()):
             self.artefacts.require("convert")
-            self._converting = self.conversion(self._merged, self.own)
+            self._made = plan.made_early(self._spec, self.order()[0], self.artefacts.at_once, self._device == "cpu")
+            quants = [self._quantise(name, self.path(name)) for name in self._made]
+            self._converting = self.conversion(self._merged, self.own, quants)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,18 +78,18 @@ class Quants:
         if self._converting is not None:
             self.artefacts.log("convert", **self._converting.wait()["steps"][0])
 
-    def conversion(self, model: Path, target: Path) -> Child:
-        """A process that makes the whole model one GGUF in its own number type."""
+    def conversion(self, model: Path, target: Path, quants: Sequence[dict[str, Any]] = ()) -> Child:
+        """A process that makes the whole model one GGUF in its own number type, and these of it."""
         step = {
             "operation": "convert", "model": str(model), "target": str(target), "type": self._own_type, "name": self._spec.name,
             "threads": usable_cores(),
         }  # fmt: skip
-        return Child(WORKER, {"steps": [step]}, self.artefacts.children, "conversion to GGUF")
+        return Child(WORKER, {"steps": [step, *quants]}, self.artefacts.children, "conversion to GGUF")
 
     def start(self, name: str) -> Made:
-        """A process that makes and tests the GGUF of type `name`."""
+        """A process that makes the GGUF of type `name`, if it is not there, and tests it."""
         path = self.path(name)
-        steps = [] if name == self._own_type else [self._quantise(name, path)]
+        steps = [] if name in (self._own_type, *self._made) else [self._quantise(name, path)]
         source = None if name == self._own_type else str(self.own)
         steps.append({"operation": "split", "file": str(path), "max_bytes": plan.GGUF_SPLIT_BYTES})
         steps.append(self._check(name, path, source, f"gguf/{path.name}") | {"limits": self.limits(name)})
@@ -146,7 +149,7 @@ class Quants:
 
     def _quantise(self, name: str, path: Path) -> dict[str, Any]:
         imatrix = self.artefacts.workdir / IMATRIX
-        weighed = self._spec.export.imatrix and name.startswith(WEIGHED)
+        weighed = plan.weighed(self._spec, name)
         return {
             "operation": "quantise", "source": str(self.own), "target": str(path), "type": name,
             "imatrix": str(imatrix) if weighed else None, "threads": self._threads, "device": self._device,

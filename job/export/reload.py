@@ -42,7 +42,7 @@ def compare(base: Path, adapter: Path, probe: Path, precision: str, device: str)
     stored = load_file(probe)
     with torch.no_grad():
         logits = model(input_ids=stored["input_ids"].to(device)).logits[0].float().cpu()
-    found = merge_logits.compare(stored["logits"], logits)
+    found = merge_logits.compare(stored["logits"].numpy(), logits.numpy())
     for name, figure, limit in (
         ("logits differ by", found.max_logit_difference, LOGIT_RATIO[device] * found.largest_logit),
         ("divergence in nats a token of", found.kl, MAX_KL),

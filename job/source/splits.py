@@ -61,7 +61,7 @@ def _copy_names(names: Sequence[str], folder: Path, skeleton: Path) -> None:
 def _check_card(card: Path) -> None:
     """Raises `PolicyError` if a configuration's files lie outside the data set: no request is made for a card."""
     from huggingface_hub import metadata_load
-    from yaml import YAMLError  # type: ignore[import-untyped]
+    from yaml import YAMLError
 
     try:
         configs = (metadata_load(card) or {}).get("configs", [])

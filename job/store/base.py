@@ -53,6 +53,12 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
 
+    def abort_stale_uploads(self, prefix: str = "") -> int:
+        """Remove what killed processes left of unfinished writes below the folder `prefix`; returns how many there were.
+
+        Only for who alone writes there: an upload that goes on is aborted like any other.
+        """
+
 
 def safe_key(key: str) -> str:
     """`key` if it is a plain relative path. Raises `PolicyError` otherwise: keys come from servers and indexes."""

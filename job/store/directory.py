@@ -61,6 +61,13 @@ class DirectoryStore:
             self._contained(path.parent, key)
             path.unlink(missing_ok=True)
 
+    def abort_stale_uploads(self, prefix: str = "") -> int:
+        with told(self.uri, OSError):
+            left = [path for path in self._root.rglob(f"{TEMPORARY}*") if within(path.relative_to(self._root).as_posix(), prefix)]
+            for path in left:
+                path.unlink(missing_ok=True)
+            return len(left)
+
     def _existing(self, key: str) -> Path:
         return self._contained(self._root / safe_key(key), key)
 

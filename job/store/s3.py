@@ -1,23 +1,28 @@
 """A store in S3, or in anything that speaks it. Address, credentials and checksum mode come from the environment only.
 
 botocore itself reads `AWS_ENDPOINT_URL[_S3]`, `AWS_CA_BUNDLE`, `AWS_REQUEST_CHECKSUM_CALCULATION`,
-`AWS_RESPONSE_CHECKSUM_VALIDATION`, `AWS_MAX_ATTEMPTS` and the credential variables.
+`AWS_RESPONSE_CHECKSUM_VALIDATION` and the credential variables; `job.store.wire` reads the time limits.
+
+TLS proves what comes over it. Over plain HTTP every read is compared with the object's ETag or, where that is no MD5, with
+a second reading, and every write with what the store then has.
 """
 
 from __future__ import annotations
 
 import builtins
-import hashlib
 import io
 import os
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from job.errors import Fault, InputError
-from job.store.base import TEMPORARY, Stored, check_size, safe_key, split_s3, told, within
+from job.errors import Fault, InputError, JobError, TransientError
+from job.store.base import TEMPORARY, Stored, safe_key, split_s3, told, within
+from job.store.etag import Digests
+from job.store.wire import ATTEMPTS, be_patient, seconds
 
 if TYPE_CHECKING:
     from boto3.s3.transfer import TransferConfig
@@ -25,9 +30,13 @@ if TYPE_CHECKING:
 
 PART_BYTES = 16 << 20
 THREADS = 8
-ATTEMPTS = 8
-CONNECT_SECONDS, READ_SECONDS = 10, 60
+READINGS = ATTEMPTS + 1  # four that were damaged, and two that agree
+CONNECT_SECONDS = 10
 ADDRESSING = ("path", "virtual", "auto")
+EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}  # a new client reads the credentials anew
+# An upload that the store does not know: it was completed, though the answer was lost, or its name was damaged.
+UPLOADING, UNKNOWN_CODES = {"UploadPart", "CompleteMultipartUpload"}, {"NoSuchUpload", "404"}
+Value = TypeVar("Value")
 
 
 class S3Store:
@@ -35,70 +44,166 @@ class S3Store:
 
     def __init__(self, uri: str) -> None:
         self._bucket, self._prefix = split_s3(uri)
+        self._root = f"{self._prefix}/" if self._prefix else ""
         self.uri = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
         self._client = s3_client()
+        self._proven_by_tls = self._client.meta.endpoint_url.startswith("https://")
 
     def list(self, prefix: str = "") -> builtins.list[Stored]:
-        root = f"{self._prefix}/" if self._prefix else ""
-        found: dict[str, int] = {}
-        with _told(self.uri):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=root + prefix)
-            for item in (item for page in pages for item in page.get("Contents", [])):
-                key = item["Key"].removeprefix(root)
-                is_folder_mark = not item["Size"] and (not key or key.endswith("/"))
-                if not is_folder_mark and within(key, prefix):
-                    found[safe_key(key)] = item["Size"]
-        return [Stored(key, found[key]) for key in sorted(found)]
+        found = self._persist(self.uri, lambda: self._settled(self.uri, lambda: (self._proven_by_tls, self._listing(prefix))))
+        return [Stored(safe_key(key), found[key]) for key in sorted(found)]
 
     def read(self, key: str) -> bytes:
-        buffer = io.BytesIO()
-        with _told(f"{self.uri}/{key}"):
+        def once() -> tuple[bool, bytes]:
+            etag, digests, buffer = *self._expected(key), io.BytesIO()
             self._client.download_fileobj(self._bucket, self._full(key), buffer, Config=_transfer())
-        return buffer.getvalue()
+            digests.write(buffer.getvalue())
+            return self._proves(etag, digests), buffer.getvalue()
+
+        return self._persist(f"{self.uri}/{key}", lambda: self._settled(f"{self.uri}/{key}", once))
 
     def write(self, key: str, data: bytes) -> None:
-        with _told(f"{self.uri}/{key}"):
-            self._client.put_object(Bucket=self._bucket, Key=self._full(key), Body=data)
+        digests = Digests()
+        digests.write(data)
+
+        def once() -> bool:
+            stored = self._client.put_object(Bucket=self._bucket, Key=self._full(key), Body=data)
+            return self._proves(stored.get("ETag", ""), digests) or self.sha256(key) == digests.sha256
+
+        self._persist(f"{self.uri}/{key}", lambda: self._stored(key, once))
 
     def upload(self, path: Path, key: str) -> None:
-        with _told(f"{self.uri}/{key}"):
+        def once() -> bool:
             self._client.upload_file(str(path), self._bucket, self._full(key), Config=_transfer())
+            if self._proven_by_tls:
+                return True
+            digests = Digests(PART_BYTES if path.stat().st_size >= PART_BYTES else 0)
+            _pass(path, digests)
+            return self._proves(self._expected(key)[0], digests) or self.sha256(key) == digests.sha256
+
+        self._persist(f"{self.uri}/{key}", lambda: self._stored(key, once))
 
     def download(self, key: str, path: Path) -> None:
         temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+
+        def once() -> tuple[bool, str]:
+            etag, digests = self._expected(key)
+            self._client.download_file(self._bucket, self._full(key), str(temporary), Config=_transfer())
+            if not self._proven_by_tls:
+                _pass(temporary, digests)
+            return self._proves(etag, digests), digests.sha256
+
         try:
             with _told(f"{self.uri}/{key}"):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                size = self._client.head_object(Bucket=self._bucket, Key=self._full(key))["ContentLength"]
-                self._client.download_file(self._bucket, self._full(key), str(temporary), Config=_transfer())
-                check_size(f"{self.uri}/{key}", temporary.stat().st_size, size)
+                self._persist(f"{self.uri}/{key}", lambda: self._settled(f"{self.uri}/{key}", once))
                 temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
     def sha256(self, key: str) -> str:
-        sink = _HashSink()
-        with _told(f"{self.uri}/{key}"):
-            self._client.download_fileobj(self._bucket, self._full(key), sink, Config=_transfer())  # type: ignore[arg-type]
-        return sink.digest.hexdigest()
+        def once() -> tuple[bool, str]:
+            etag, digests = self._expected(key)
+            self._client.download_fileobj(self._bucket, self._full(key), cast("Any", digests), Config=_transfer())
+            return self._proves(etag, digests), digests.sha256
+
+        return self._persist(f"{self.uri}/{key}", lambda: self._settled(f"{self.uri}/{key}", once))
 
     def delete(self, key: str) -> None:
-        with _told(f"{self.uri}/{key}"):
-            self._client.delete_object(Bucket=self._bucket, Key=self._full(key))
+        self._persist(f"{self.uri}/{key}", lambda: self._client.delete_object(Bucket=self._bucket, Key=self._full(key)))
+
+    def abort_stale_uploads(self, prefix: str = "") -> int:
+        return self._persist(self.uri, lambda: self._abort_uploads(prefix))
+
+    # ------------------------------------------------------------------------------------------ one try
+
+    def _listing(self, prefix: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._root + prefix)
+        for item in (item for page in pages for item in page.get("Contents", [])):
+            key = item["Key"].removeprefix(self._root)
+            is_folder_mark = not item["Size"] and (not key or key.endswith("/"))
+            if not is_folder_mark and within(key, prefix):
+                found[key] = item["Size"]
+        return found
+
+    def _abort_uploads(self, prefix: str) -> int:
+        aborted = 0
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._root + prefix)
+        for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
+            if within(upload["Key"].removeprefix(self._root), prefix):
+                try:
+                    self._client.abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                except self._client.exceptions.NoSuchUpload:  # it ended meanwhile, or an answer was lost
+                    continue
+                aborted += 1
+        return aborted
+
+    def _expected(self, key: str) -> tuple[str, Digests]:
+        """The ETag of an object, empty if there is none, and empty digests for the parts it was stored in.
+
+        Asked before anything else: unlike an answer to HEAD, that to a listing says which credentials have expired.
+        """
+        from botocore.parsers import ResponseParserError
+
+        for _ in range(ATTEMPTS - 1):
+            with suppress(ResponseParserError):
+                return self._facts(self._full(key))
+        return self._facts(self._full(key))
+
+    def _facts(self, key: str) -> tuple[str, Digests]:
+        with _readable():
+            found = self._client.list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+            if not found or found[0]["Key"] != key:
+                return "", Digests()
+            etag = found[0]["ETag"]
+        if self._proven_by_tls or "-" not in etag:
+            return etag, Digests()
+        return etag, Digests(self._client.head_object(Bucket=self._bucket, Key=key, PartNumber=1)["ContentLength"])
+
+    def _proves(self, etag: str, digests: Digests) -> bool:
+        return self._proven_by_tls or etag.strip('"') == digests.md5_etag
+
+    # --------------------------------------------------------------------------------------- many tries
+
+    def _settled(self, address: str, read: Callable[[], tuple[bool, Value]]) -> Value:
+        """What `read` gives, once it is proven or comes twice in a row."""
+        before: Value | None = None
+        for _ in range(READINGS):
+            proven, value = read()
+            if proven or value == before:
+                return value
+            before = value
+        raise TransientError(Fault(f"{address}: it comes otherwise each time it is read", found=f"{READINGS} readings"))
+
+    def _stored(self, key: str, write: Callable[[], bool]) -> None:
+        """Writes until what is stored is what was sent."""
+        if not any(write() for _ in range(ATTEMPTS)):
+            raise TransientError(Fault(f"{self.uri}/{key}: what is stored is not what was sent", found=f"{ATTEMPTS} tries"))
+
+    def _persist(self, address: str, operation: Callable[[], Value]) -> Value:
+        for attempt in range(1, ATTEMPTS):
+            try:
+                with _told(address), _readable():
+                    return operation()
+            except JobError as error:
+                if not _mendable(error):
+                    raise
+                expired = _expired(error)
+            time.sleep(0.05 * 2**attempt)
+            if expired:
+                self._client = s3_client()
+        with _told(address), _readable():
+            return operation()
 
     def _full(self, key: str) -> str:
-        return f"{self._prefix}/{safe_key(key)}" if self._prefix else safe_key(key)
+        return self._root + safe_key(key)
 
 
-class _HashSink:
-    """Takes parts in order and keeps only their digest. It cannot seek, so s3transfer writes in order."""
-
-    def __init__(self) -> None:
-        self.digest = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        return len(data)
+def _pass(path: Path, digests: Digests) -> None:
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            digests.write(data)
 
 
 def s3_client() -> S3Client:
@@ -110,21 +215,20 @@ def s3_client() -> S3Client:
     addressing = os.environ.get("TUNEJOB_S3_ADDRESSING") or ("path" if named else "auto")
     if addressing not in ADDRESSING:
         raise InputError(Fault("TUNEJOB_S3_ADDRESSING is not known", found=ascii(addressing), expected=", ".join(ADDRESSING)))
-    retries: Any = {"mode": "standard"}
-    if "AWS_MAX_ATTEMPTS" not in os.environ:
-        retries["total_max_attempts"] = ATTEMPTS
     config = Config(
-        retries=retries,
+        retries={"mode": "standard", "total_max_attempts": 1},  # `be_patient` repeats instead
         s3={"addressing_style": cast("Any", addressing)},
         connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
+        read_timeout=seconds("TUNEJOB_S3_READ_SECONDS"),
         max_pool_connections=2 * THREADS,
     )
     try:
         with _told("S3"):
-            return Session().client("s3", config=config)
+            client = Session().client("s3", config=config)
     except ValueError as error:  # how botocore refuses an endpoint that is no address
         raise InputError(Fault(f"the S3 settings of the environment are wrong: {error}")) from error
+    be_patient(client)
+    return client
 
 
 def _transfer() -> TransferConfig:
@@ -134,14 +238,49 @@ def _transfer() -> TransferConfig:
     return TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=THREADS)
 
 
+def _expired(error: JobError) -> bool:
+    """Whether the service said that the credentials have expired."""
+    from botocore.exceptions import ClientError
+
+    cause = error.__cause__
+    return isinstance(cause, ClientError) and cause.response["Error"].get("Code") in EXPIRED_CODES
+
+
+def _mendable(error: JobError) -> bool:
+    """Whether the operation as a whole may well succeed now, as where its bytes were damaged on the way."""
+    from botocore.exceptions import ClientError, FlexibleChecksumError
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import SSLError
+
+    cause = error.__cause__
+    if isinstance(cause, ClientError) and cause.operation_name in UPLOADING:
+        return _expired(error) or cause.response["Error"].get("Code") in UNKNOWN_CODES
+    return _expired(error) or isinstance(cause, FlexibleChecksumError | ResponseParserError | SSLError)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """One error for what a damaged answer does to botocore's parsers, and to us where a member of it is missing."""
+    from botocore.parsers import ResponseParserError
+
+    try:
+        yield
+    except (KeyError, ValueError) as error:
+        raise ResponseParserError(f"the answer is damaged: {error!r}") from error
+
+
 @contextmanager
 def _told(address: str) -> Iterator[None]:
     from boto3.exceptions import Boto3Error, S3UploadFailedError
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
     from s3transfer.exceptions import RetriesExceededError
+    from urllib3.exceptions import SSLError
 
-    with told(address, OSError, BotoCoreError, ClientError, Boto3Error, RetriesExceededError):
+    with told(address, OSError, BotoCoreError, ClientError, Boto3Error, RetriesExceededError, ResponseParserError):
         try:
             yield
         except S3UploadFailedError as error:  # hides why; the service's answer is its context
             raise error.__context__ or error from None
+        except SSLError as error:  # of a body's bytes: certificates are looked at before
+            raise TransientError(Fault(f"{address}: {error}")) from error

@@ -35,16 +35,17 @@ def losses(output: Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def ample(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    """The losses of a run with memory for every batch."""
+def ample(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], int]:
+    """Losses and tokens of a run with memory for every batch."""
     folder = tmp_path_factory.mktemp("ample")
     result = run_tiny(folder, CHANGES)
     assert result.exit_code == 0, result.stdout[-2000:]
-    return losses(folder / "out")
+    return losses(folder / "out"), document(folder / "out" / "stats.json")["training"]["tokens"]
 
 
 @pytest.mark.parametrize("first_pass", [1, 5])
-def test_it_recovers(first_pass: int, ample: list[float], tmp_path: Path) -> None:
+def test_it_recovers(first_pass: int, ample: tuple[list[float], int], tmp_path: Path) -> None:
+    wanted, tokens = ample
     code, events = run_short(tmp_path, 1, first_pass, CHANGES)
     assert code == 0, events[-1]
     told = [(e["step"], e["batch_size"], e["gradient_accumulation_steps"]) for e in events if e["event"] == "out of memory"]
@@ -52,9 +53,10 @@ def test_it_recovers(first_pass: int, ample: list[float], tmp_path: Path) -> Non
     training = document(tmp_path / "out" / "stats.json")["training"]
     assert (training["batch_size"], training["gradient_accumulation_steps"], training["out_of_memory"]) == (1, 4, 2)
     assert training["steps"] == STEPS
+    assert training["tokens"] == tokens
     found = losses(tmp_path / "out")
     assert len(found) == STEPS
-    assert max(abs(a - b) / b for a, b in zip(found, ample, strict=True)) < 1e-4, (found, ample)
+    assert max(abs(a - b) / b for a, b in zip(found, wanted, strict=True)) < 1e-4, (found, wanted)
 
 
 def test_one_row_does_not_fit(tmp_path: Path) -> None:

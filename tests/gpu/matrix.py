@@ -19,7 +19,7 @@ AT_ONCE = 4
 CASES: dict[str, dict[str, dict[str, Any] | None]] = {
     "demo": {},
     "packing": {"data": {"packing": True}, "model": {"max_seq_length": 512}, "training": {"batch_size": 1, "epochs": 3}},
-    "8bit": {"model": {"precision": "8bit"}},  # refused: see README.md
+    "8bit": {"model": {"precision": "8bit"}},
     "16bit": {"model": {"precision": "16bit"}},
     "full": {"model": {"precision": "full"}, "lora": None, "training": {"learning_rate": 1e-4}},
     "dora": {"lora": {"dora": True, "rslora": True, "init": "gaussian"}, "training": {"learning_rate": 5e-4}},

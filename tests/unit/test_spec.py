@@ -101,7 +101,6 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/model/precision": "full", "/lora": {}}, ["/lora"], "there is no adapter when every weight is trained"),
     ({"/model/precision": "full", "/data/packing": True}, ["/data/packing"], "packing is offered for adapters only"),
     ({"/lora": {"targets": ["q_proj", "lm_head"]}}, ["/lora/targets/1"], "trained whole or not at all"),
-    ({"/model/precision": "8bit"}, ["/model/precision"], "8-bit weights reliably"),
     ({"/model/backend": "peft", "/data/packing": True}, ["/data/packing"], "cannot keep packed rows apart"),
     ({"/model/backend": "peft", "/training/gradient_checkpointing": "unsloth"}, ["/training/gradient_checkpointing"], "unsloth backend"),
     ({"/evaluation/exact_match_rows": 5}, ["/evaluation/exact_match_rows"], "exact match needs held-out rows"),

@@ -1,0 +1,133 @@
+"""Peak memory of each process of the exports, from the tensors' shapes.
+
+What is counted is anonymous memory: a control group cannot take it back, whereas pages of mapped files, llama.cpp's weights
+and the logits on disk among them, give way to what needs room. The terms were found by following `RssAnon` through each
+process's parts, on models of 7 to 478 million weights; `tests/flow/test_export_memory.py` holds them against real runs.
+On a GPU the weights are not in host memory; there `GPU_BYTES`, of the driver's context, is an estimate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from job.data.cores import usable_cores
+
+if TYPE_CHECKING:
+    from job.export.plan import Shapes
+
+MIB = 1 << 20
+# After the imports, from `RssAnon` in /proc/self/status (Python 3.11, torch 2.13 for the CPU, transformers 5.17, PEFT 0.21).
+TRANSFORMERS_BYTES = 260 * MIB  # import torch, transformers, transformers.models.llama.modeling_llama
+PEFT_BYTES = 64 * MIB  # import peft, after those
+FIRST_USE_BYTES = 20 * MIB  # what generation, tokenizers and kernels load when first called
+BITSANDBYTES_BYTES = 55 * MIB
+CONVERTER_BYTES = 265 * MIB  # import torch, gguf, conversion, and transformers' tokenizers
+QUANTISER_BYTES = 34 * MIB  # import llama_cpp, and its vocabulary of 49,152
+CHECK_BYTES = 168 * MIB  # import llama_cpp, torch, safetensors
+GPU_BYTES = 700 * MIB
+TOKENIZER_FACTOR = 15  # memory of an open tokenizer over its files' size
+
+FP32_BYTES = 4
+NF4_BYTES = 0.6  # per packed weight: as in the files, its quantisation state, and what packing leaves behind
+PROBE_TOKENS = 64
+COMPARED_TOKENS = 256  # `merge_logits.COMPARED_TOKENS`
+COMPARED_COPIES = 7  # of the logits that are compared at once: both sides, their differences, log-probabilities, products
+CHUNK_TOKENS = 128  # `job.gguf.native.CHUNK_TOKENS`
+CHUNK_COPIES = 9  # of a chunk's logits: llama.cpp's two, and those of the comparison
+CONVERTED_BYTES = 6  # per weight in flight: fp32 and rounded
+BATCH_WEIGHTS = (2 << 30) // 4  # `job.gguf.convert.BATCH_BYTES`
+QUANTISED_BYTES = 5.1  # per weight at once: fp32 and packed; the source is mapped
+SLAB_WEIGHTS = int((512 << 20) / 7.1)  # `job.gguf.quantise.BUFFER_BYTES` holds source, fp32 and packed rows
+IMATRIX_TOKENS = 4096  # `job.export.imatrix.BATCH_TOKENS`
+IMATRIX_COPIES = 5  # of the widest layer's inputs
+BLOCK_COPIES = 12  # of `merge_layout.BLOCK_BYTES` that a merging thread holds at most
+# Types whose rows llama.cpp for x86 keeps in another order, in memory of its own: part of the linear layers' weights, bytes a weight.
+REPACKED = {"q4_0": (1.0, 4.5 / 8), "q4_k_s": (0.95, 4.5 / 8), "q4_k_m": (0.86, 4.5 / 8), "iq4_nl": (1.0, 4.5 / 8)}
+SUPER_BLOCK = 256  # weights of a row that k-quants pack together
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of anonymous memory that each process of the exports takes at its peak.
+
+    `adapter_bytes` and `tokenizer_bytes` on disk, `check_tokens` compared and `imatrix_tokens` weighed in all; the longest
+    compared row has `row_tokens`.
+    """
+
+    shapes: Shapes
+    adapter_bytes: int
+    tokenizer_bytes: int
+    check_tokens: int
+    imatrix_tokens: int
+    row_tokens: int
+    on_cpu: bool
+
+    def reload(self, precision: str) -> int:
+        """The adapter on its base, in the precision of the training, and the comparison with the probe."""
+        packed = self._linear if precision in ("4bit", "8bit") else 0
+        weights = int(NF4_BYTES * packed) + FP32_BYTES * (self.shapes.parameters - packed)
+        probe = self._compared(min(PROBE_TOKENS, self.row_tokens))
+        return self._torch(PEFT_BYTES + FIRST_USE_BYTES) + self._host(weights) + 2 * self.adapter_bytes + probe
+
+    def four_bit(self) -> int:
+        """NF4 from the merged files; a matrix passes through as fp32."""
+        return self._torch(BITSANDBYTES_BYTES) + self._host(int(NF4_BYTES * self._linear)) + 3 * FP32_BYTES * self._largest_matrix
+
+    def compare(self) -> int:
+        """One model in fp32 beside the comparison of logits or the weighing of channels."""
+        weights = FP32_BYTES * self.shapes.parameters
+        inputs = max(shape[1] for _, shape in self.shapes.matrices())
+        imatrix = IMATRIX_COPIES * FP32_BYTES * inputs * min(IMATRIX_TOKENS, self.imatrix_tokens)
+        work = max(self._compared(min(COMPARED_TOKENS, self.check_tokens)), imatrix)
+        return self._torch(PEFT_BYTES + FIRST_USE_BYTES) + self._host(weights) + self.adapter_bytes + work
+
+    def convert(self) -> int:
+        """As many of the largest tensors at once as there are threads, within the converter's batch."""
+        sizes = sorted(self.shapes.sizes(), reverse=True)
+        in_flight = min(sum(sizes[: usable_cores()]), max(sizes[0], BATCH_WEIGHTS))
+        return CONVERTER_BYTES + TOKENIZER_FACTOR * self.tokenizer_bytes + CONVERTED_BYTES * in_flight
+
+    def quant(self, name: str) -> int:
+        """Quantising to `name`, then its acceptance test, in one process."""
+        slab = int(QUANTISED_BYTES * min(self.shapes.largest, SLAB_WEIGHTS))
+        return max(QUANTISER_BYTES + slab, self.check(name)) + (0 if self.on_cpu else GPU_BYTES)
+
+    def check(self, name: str) -> int:
+        """The acceptance test of a GGUF: weights are mapped, but for those that llama.cpp packs anew."""
+        share, bytes_per_weight = REPACKED.get(name, (0.0, 0.0))
+        return CHECK_BYTES + self._evaluated() + int(share * bytes_per_weight * self._packable(name))
+
+    def lora(self) -> int:
+        """The adapter as GGUF, then its test on the base's."""
+        return CONVERTER_BYTES + 2 * self.adapter_bytes + self._evaluated()
+
+    def merge(self, threads: int, block_bytes: int) -> int:
+        """What the job's own process takes beside what it holds: blocks, and an adapter's matrices."""
+        return threads * BLOCK_COPIES * block_bytes + (0 if self.on_cpu else GPU_BYTES)
+
+    def _torch(self, more: int) -> int:
+        return TRANSFORMERS_BYTES + more + (0 if self.on_cpu else GPU_BYTES)
+
+    def _host(self, weights: int) -> int:
+        """On a GPU, tensors only pass through host memory."""
+        return weights if self.on_cpu else FP32_BYTES * self.shapes.largest
+
+    def _compared(self, tokens: int) -> int:
+        return COMPARED_COPIES * FP32_BYTES * tokens * self.shapes.vocabulary
+
+    def _evaluated(self) -> int:
+        return CHUNK_COPIES * FP32_BYTES * min(CHUNK_TOKENS, self.row_tokens) * self.shapes.vocabulary
+
+    @property
+    def _linear(self) -> int:
+        return sum(rows * columns for _, (rows, columns) in self.shapes.matrices())
+
+    @property
+    def _largest_matrix(self) -> int:
+        return max(rows * columns for _, (rows, columns) in self.shapes.matrices())
+
+    def _packable(self, name: str) -> int:
+        """Weights of the linear layers whose rows the type's blocks divide."""
+        block = SUPER_BLOCK if "_k" in name else 32
+        return sum(rows * columns for _, (rows, columns) in self.shapes.matrices() if columns % block == 0)

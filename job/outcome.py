@@ -1,0 +1,138 @@
+"""How a followed job ended: what its log and its pods say, as an exit code and as Markdown for a CI's job summary."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from job.errors import TREE, JobError
+from job.store import open_store
+
+REPORT = "report/summary.md"
+FACTS = ("message", "pointer", "found", "expected", "hint")
+DONE = ("published", "done")  # the two events that a run says only once its manifest is there
+UNKNOWN = JobError.exit_code
+SIGNAL_BASE = 128  # a shell's way to say that a process died of a signal
+
+
+@dataclass
+class Told:
+    """What a log has said so far: where results go, and how the last try ended."""
+
+    output: str = ""
+    run_id: str = ""
+    last: Mapping[str, Any] = field(default_factory=dict)
+
+    def hear(self, line: str) -> None:
+        """One line of the log; what is put before the JSON (a rented machine's name) is passed over, other lines too."""
+        event = _event(line)
+        self.output = event.get("output") or self.output
+        self.run_id = event.get("run_id") or self.run_id
+        if event.get("event") in ("start", "failed", *DONE):
+            self.last = event
+
+    @property
+    def exit_code(self) -> int | None:
+        """0 for done, the code of a failure, None while nothing has been said."""
+        if self.last.get("event") in DONE:
+            return 0
+        return self.last["exit_code"] if self.last.get("event") == "failed" else None
+
+
+def _event(line: str) -> dict[str, Any]:
+    brace = line.find("{")
+    if brace < 0:
+        return {}
+    try:
+        event, _ = json.JSONDecoder().raw_decode(line, brace)
+    except (ValueError, RecursionError):
+        return {}
+    well_formed = isinstance(event, dict) and (event.get("event") != "failed" or isinstance(event.get("exit_code"), int))
+    return event if well_formed else {}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One pod, or the whole of a log. `exit_code` is None where nobody knows it: evicted, deleted, never started."""
+
+    name: str
+    exit_code: int | None
+    reason: str
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a job: the code to leave with, why, and each try."""
+
+    name: str
+    exit_code: int
+    reason: str
+    attempts: Sequence[Attempt]
+    told: Told
+
+    def markdown(self) -> str:
+        """The summary; a report that cannot be read from here is named instead."""
+        return "\n".join([*self._head(), *self._failure(), *self._tries(), *_report(self.told.output), ""])
+
+    def _head(self) -> Iterator[str]:
+        yield f"## {_plain(self.name)}: {'done' if self.exit_code == 0 else f'failed with exit code {self.exit_code}'}"
+        yield ""
+        yield f"{_plain(self.reason)}."
+        if self.told.output:
+            yield f"Output {_plain(self.told.output)}, run {_plain(self.told.run_id)}."
+        yield ""
+
+    def _failure(self) -> Iterator[str]:
+        if self.exit_code == 0:
+            return
+        facts = next((attempt.facts for attempt in reversed(self.attempts) if attempt.facts), self.told.last)
+        rows = [("what", meaning(self.exit_code)), ("stage", facts.get("stage", "")), *((key, facts.get(key, "")) for key in FACTS)]
+        yield "| failure | |"
+        yield "|---|---|"
+        yield from (f"| {key} | {_plain(str(value))} |" for key, value in rows if value)
+        yield ""
+
+    def _tries(self) -> Iterator[str]:
+        if len(self.attempts) < 2:
+            return
+        yield "| try | exit code | reason |"
+        yield "|---|---|---|"
+        for attempt in self.attempts:
+            code = "–" if attempt.exit_code is None else attempt.exit_code
+            yield f"| {_plain(attempt.name)} | {code} | {_plain(attempt.reason)} |"
+        yield ""
+
+
+def meaning(exit_code: int) -> str:
+    """An exit code in words: the class of the failure, or the signal."""
+    for kind in TREE:
+        if kind.exit_code == exit_code:
+            return f"{kind.__name__}, {'may pass with another try' if kind.retryable else 'another try meets it again'}"
+    number = exit_code - SIGNAL_BASE
+    if number in set(signal.Signals):
+        return f"killed by {signal.Signals(number).name}" + (", mostly for want of memory" if number == signal.SIGKILL else "")
+    return "not an exit code of tunejob"
+
+
+def read_report(output: str) -> str:
+    """The stored report of a run, Markdown. Raises `InputError` if there is none or it may not be read."""
+    return open_store(output).read(REPORT).decode()
+
+
+def _report(output: str) -> Iterator[str]:
+    if not output:
+        return
+    try:
+        yield read_report(output).strip()
+    except JobError:
+        yield f"The report, if the run came that far, is at {_plain(output)}/{REPORT}; it cannot be read from here."
+
+
+def _plain(text: str) -> str:
+    """`text` as text: what a run says of other people's data must not become links, pictures or table cells."""
+    return re.sub(r"[\\`*_\[\]<>|!#~&@]", lambda found: f"&#{ord(found[0])};", " ".join(text.split()))

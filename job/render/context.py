@@ -1,0 +1,50 @@
+"""One spec to be rendered: its bytes, what it says, what it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from job.errors import Fault, SpecError
+from job.render.model_size import model_size
+from job.render.options import Options, job_name
+from job.render.resources import Resources, resources
+from job.rules import sources_of
+from job.spec import JobSpec, parse_spec
+from job.wording import show
+
+
+@dataclass(frozen=True)
+class Context:
+    """`text` is the spec as it was given: it travels byte for byte. `name` is that of the job, with the spec's hash."""
+
+    text: str
+    spec: JobSpec
+    options: Options
+    needs: Resources
+    name: str
+
+
+def context(raw: bytes, options: Options) -> Context:
+    """Raises `SpecError` for a spec that is not valid, `CapacityError` for one that fits no GPU."""
+    spec = parse_spec(raw)
+    needs = resources(spec, model_size(spec, options.parameters))
+    return Context(raw.decode(), spec, options, needs, job_name(spec, raw, options.name))
+
+
+def local_paths(spec: JobSpec) -> dict[str, str]:
+    """Pointer → path of everything that the spec reads or writes on this machine's disk."""
+    document: dict[str, Any] = spec.resolved
+    places = {f"/model/{key}": document["model"].get(key, "hf://") for key in ("source", "merge_base")}
+    places |= {f"{pointer}/source": source["source"] for pointer, source in sources_of(document)}
+    places["/output/uri"] = document["output"]["uri"]
+    places["/output/checkpoints/uri"] = document["output"].get("checkpoints", {}).get("uri", "s3://")
+    return {pointer: path for pointer, path in places.items() if "://" not in path}
+
+
+def require_remote(spec: JobSpec) -> None:
+    """Raises `SpecError` for every path: the machine that runs the job does not have it, or loses it at the end."""
+    hint = "Use s3:// or, for what is read, hf://; on this machine `--to docker` mounts paths"
+    faults = [Fault("a path of this machine", pointer, show(path), "an address", hint) for pointer, path in local_paths(spec).items()]
+    if faults:
+        raise SpecError(*faults)

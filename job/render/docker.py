@@ -1,0 +1,105 @@
+"""A shell script that runs the job with docker or podman: everything of the pod that a container engine knows.
+
+Paths of this machine are mounted where the spec expects them, relative ones below the container's working directory.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+
+from job.errors import Fault, InputError, SpecError
+from job.render.context import Context, local_paths, require_remote
+from job.render.pod import GRACE_SECONDS, STOP_SECONDS, UID
+from job.render.resources import GIB
+from job.render.shell import SHELLCHECK, variables
+from job.render.text import comment, word
+from job.wording import show
+
+HERE = "/here"
+CA_BUNDLE = "/etc/tunejob/ca.pem"
+GPU = {"docker": '--gpus "${TUNEJOB_GPUS:-all}"', "podman": "--device nvidia.com/gpu=all --security-opt label=disable"}
+
+
+def docker(task: Context) -> str:
+    return _file(task, "docker")
+
+
+def podman(task: Context) -> str:
+    return _file(task, "podman")
+
+
+def _file(task: Context, engine: str) -> str:
+    header = [
+        f"sh FILE        more options of {engine} run may follow; exit status 0, or the code of the failure (README, Exit codes)",
+        "Credentials are taken from the environment: AWS_..., HF_TOKEN.",
+        *task.needs.words(),
+        SHELLCHECK,
+    ]
+    return "#!/bin/sh\n" + comment(header) + script(task, engine)
+
+
+def remote_script(task: Context) -> str:
+    """The same for a machine that has none of this one's files. Raises `SpecError` for paths."""
+    require_remote(task.spec)
+    return script(task, "docker")
+
+
+def script(task: Context, engine: str) -> str:
+    """POSIX shell; ends with the exit code of the job."""
+    needs = task.needs
+    options = [
+        f"--rm --interactive --name {task.name}",
+        GPU[engine],
+        "--read-only --cap-drop ALL --security-opt no-new-privileges --volume /scratch --volume /tmp",
+        f"--memory {needs.memory_bytes // GIB}g --shm-size {needs.shm_bytes // GIB}g",
+        f"--stop-timeout {GRACE_SECONDS} --env TUNEJOB_STOP_SECONDS={STOP_SECONDS} --env AWS_EC2_METADATA_DISABLED=true",
+    ]
+    lines = [
+        "set -eu",
+        *_mounts(task, engine),
+        f"for name in {' '.join(variables(task.spec))}; do",
+        '  [ -z "$(printenv "$name")" ] || set -- --env "$name" "$@"',
+        "done",
+        f'[ -z "${{AWS_CA_BUNDLE:-}}" ] || set -- --volume "$AWS_CA_BUNDLE:{CA_BUNDLE}:ro" --env AWS_CA_BUNDLE={CA_BUNDLE} "$@"',
+        f"printf %s {word(task.text)} |",
+        f"  {engine} run " + " \\\n    ".join([*options, f'"$@" {task.options.image} run -']),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _mounts(task: Context, engine: str) -> Iterator[str]:
+    """What is read has to be there; what is written is made, and the container writes as the one who runs the script."""
+    paths = local_paths(task.spec)
+    if not paths:
+        return
+    yield f'set -- --workdir {HERE} "$@"'
+    mounted: set[str] = set()  # engines refuse a place twice
+    for pointer, path in sorted(paths.items(), key=lambda item: not _written(item[0])):
+        source, target = _source(pointer, path), _target(path)
+        if _written(pointer):
+            yield f"mkdir -p {source}"
+        else:
+            yield f"[ -e {source} ] || {{ printf '%s\\n' {word(f'{pointer}: not here: {show(path)}')} >&2; exit {InputError.exit_code}; }}"
+        if target not in mounted:
+            yield f'set -- --volume {source}:{word(target)}{"" if _written(pointer) else ":ro"} "$@"'
+        mounted.add(target)
+    if any(map(_written, paths)):
+        own = 'set -- --user "$(id -u):0" "$@"'
+        rootless = f'[ "$(id -u)" = 0 ] || set -- --userns keep-id:uid={UID},gid=0 "$@"'
+        yield own if engine == "docker" else rootless
+
+
+def _written(pointer: str) -> bool:
+    return pointer.startswith("/output/")
+
+
+def _source(pointer: str, path: str) -> str:
+    """As one shell word; a colon would end it for the engine."""
+    if ":" in path:
+        raise SpecError(Fault("a container engine cannot mount a path with a colon", pointer, show(path)))
+    return word(path) if path.startswith("/") else f'"$PWD"/{word(path)}'
+
+
+def _target(path: str) -> str:
+    return posixpath.normpath(posixpath.join(HERE, path))

@@ -1,0 +1,52 @@
+"""A task of dstack."""
+
+from __future__ import annotations
+
+from job.render.context import Context, require_remote
+from job.render.pod import STOP_SECONDS
+from job.render.resources import GIB
+from job.render.shell import COMMAND, SPEC_PATH, needed_secrets, write_spec
+from job.render.text import documents
+
+IMAGE_BYTES = 20 * GIB  # it lies on the same disk
+NAME_CHARACTERS = 41  # dstack's limit; the first is a letter
+RETRY_HOURS = 24
+
+
+def dstack(task: Context) -> str:
+    """dstack knows no exit codes: it retries where there is no machine or it is taken away, and leaves failures as they are."""
+    require_remote(task.spec)
+    needs = task.needs
+    header = ["dstack apply -f FILE        -e NAME hands on more variables, such as HF_TOKEN or AWS_ENDPOINT_URL", *needs.words()]
+    return documents(
+        header,
+        {
+            "type": "task",
+            "name": _name(task.name),
+            "image": task.options.image,
+            "env": [
+                "AWS_EC2_METADATA_DISABLED=true",
+                f"TUNEJOB_STOP_SECONDS={STOP_SECONDS}",
+                *needed_secrets(task.spec),
+            ],
+            "commands": [write_spec(task), f"exec {COMMAND} run {SPEC_PATH}"],
+            "resources": {
+                "cpu": f"{needs.cpu_request + 1}..",
+                "memory": f"{needs.memory_bytes // GIB}GB..",
+                "shm_size": f"{needs.shm_bytes // GIB}GB",
+                "gpu": {"vendor": "nvidia", "memory": f"{needs.gpu_gb}GB..", "count": 1},
+                "disk": f"{(needs.ephemeral_bytes + IMAGE_BYTES) // GIB}GB..",
+            },
+            "spot_policy": "auto",
+            "retry": {"on_events": ["no-capacity", "interruption"], "duration": f"{RETRY_HOURS}h"},
+            "max_duration": f"{needs.deadline_seconds // 3600}h",
+        },
+    )
+
+
+def _name(name: str) -> str:
+    """The hash at the end stays."""
+    if not name[0].isalpha():
+        name = f"t-{name}"
+    head, _, tail = name.rpartition("-")
+    return name if len(name) <= NAME_CHARACTERS else f"{head[: NAME_CHARACTERS - len(tail) - 1].rstrip('-')}-{tail}"

@@ -1,0 +1,53 @@
+"""What the files for other places than Kubernetes share: which variables go in, and how the spec gets there."""
+
+from __future__ import annotations
+
+import base64
+
+from job.errors import Fault, SpecError
+from job.render.context import Context
+from job.render.text import word
+from job.spec import JobSpec
+
+COMMAND = "/opt/tunejob/bin/tunejob"
+SPEC_PATH = "/tmp/spec.json"  # noqa: S108 (the container's, which has nothing else to write)
+S3_SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+SECRETS = (*S3_SECRETS, "AWS_SESSION_TOKEN", "HF_TOKEN")
+SETTINGS = (
+    "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION",
+    "TUNEJOB_S3_ADDRESSING", "TUNEJOB_CHECKPOINTS", "HF_ENDPOINT",
+)  # fmt: skip
+TRACKERS = {"wandb": ("WANDB_API_KEY",), "mlflow": ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"), "trackio": (), "tensorboard": ()}
+SHELLCHECK = "shellcheck disable=SC2016"  # a spec in single quotes is meant to stay as it is
+# Linux takes no longer string in the environment or the arguments of a program.
+STRING_BYTES = 128 << 10
+
+
+def variables(spec: JobSpec) -> list[str]:
+    """Names of variables that are handed on where they are set; no file ever holds their values."""
+    return [*SECRETS, *SETTINGS, *(name for tracker in spec.tracking for name in TRACKERS[tracker])]
+
+
+def needed_secrets(spec: JobSpec) -> list[str]:
+    """Names of those without which the job cannot work, unless the machine has an identity of its own."""
+    s3 = S3_SECRETS if "s3://" in spec.output.uri else ()
+    hub = ("HF_TOKEN",) if spec.output.hub else ()
+    return [*s3, *hub]
+
+
+def write_spec(task: Context) -> str:
+    """A shell command that writes the spec, byte for byte. Raises `SpecError` for one that no argument can hold."""
+    return f"printf %s {_argument(word(task.text))} > {SPEC_PATH}"
+
+
+def spec_in_base64(task: Context) -> str:
+    """For places whose own reading of text is not known. Raises `SpecError` for one that no variable can hold."""
+    return _argument(base64.b64encode(task.text.encode()).decode())
+
+
+def _argument(text: str) -> str:
+    if len(text.encode()) >= STRING_BYTES:
+        hint = "Put it into a bucket and run s3://bucket/spec.json, or use --to docker or job"
+        raise SpecError(Fault("the spec is too large for this target", found=f"{len(text.encode())} bytes once it is quoted",
+                              expected=f"less than {STRING_BYTES}", hint=hint))  # fmt: skip
+    return text

@@ -1,0 +1,112 @@
+"""Rendered files for tests: specs that try to break out of them, and how each target gives its spec back."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from job.render import TARGETS, render
+from job.render.options import options
+from tests.specs import changed
+
+REMOTE = {"/data/train/0/source": "s3://data/rows.jsonl", "/output/uri": "s3://models/small", "/model/source": "hf://org/llama-8b"}
+HOSTILE = [
+    "it's 'quoted' \"twice\"", "$(touch pwned) `touch pwned` $HOME ${HOME} $$ !!", "'; touch pwned; '", "; exit 0", "${{", "}}",
+    "${{ secrets.AWS_SECRET_ACCESS_KEY }}", "$${{ secrets.X }}", "'\"'\"'${{ x }}'", "{{ RUNPOD_SECRET_key }} {% raw %}",
+    "a\nEOF\nSPEC\n---\nkind: Secret\n", "&anchor *anchor !!python/object:os.system <<: {}", "# comment\n: - [ ] { } | > % @ `",
+    "\\n \\\\ \\u0024 %s %d", "tab\there", "trailing space \n  leading", "é ü 漢字 😀 \u2028 \u0085 \ufeff \u200b",
+]  # fmt: skip
+
+
+def hostile(style: dict[str, Any]) -> bytes:
+    """A valid spec with all of it in prompts, in the given layout of JSON."""
+    return json.dumps(changed({**REMOTE, "/evaluation/prompts": HOSTILE}), **style).encode()
+
+
+LAYOUTS = {
+    "one line": hostile({}),
+    "lines": hostile({"indent": 2}),
+    "tabs": hostile({"indent": "\t"}),
+    "as it is": hostile({"indent": 1, "ensure_ascii": False}),
+    "line ends of Windows": hostile({"indent": 2}).replace(b"\n", b"\r\n"),
+    "line at the end": hostile({"indent": 2}) + b"\n",
+    "space at line ends": hostile({"indent": 2}).replace(b",\n", b", \n") + b" \n\n",
+}
+
+
+def options_of(**given: Any) -> Any:
+    return options(**{"image": None, "name": None, "namespace": None, "queue": "tunejob", "parameters": None, "gpus": 1} | given)
+
+
+def rendered(raw: bytes, target: str, **given: Any) -> str:
+    return render(raw, target, options_of(**given))
+
+
+def objects(text: str) -> dict[str, Any]:
+    """Kubernetes objects by kind."""
+    return {part["kind"]: part for part in yaml.safe_load_all(text)}
+
+
+NOTE = """#!{python}
+import json, pathlib, sys
+seen = json.dumps([sys.argv[1:], sys.stdin.buffer.read().decode("latin-1")])
+pathlib.Path({folder!r}, pathlib.Path(sys.argv[0]).name).write_text(seen)
+sys.exit(14)
+"""
+
+
+def ran(
+    script: str, folder: Path, engine: str = "docker", shell: str = "bash", arguments: tuple[str, ...] = (), **env: str
+) -> tuple[int, list[str], bytes]:
+    """Really runs a script, with programs that note what they get instead of the engines and clients: exit code, arguments, input.
+
+    They leave with 14, so that a lost exit code shows.
+    """
+    tools = folder / "tools"
+    tools.mkdir(exist_ok=True)
+    for name in ("docker", "podman", "kubectl", "curl", "vastai"):
+        (tools / name).write_text(NOTE.format(python=sys.executable, folder=str(folder)))
+        (tools / name).chmod(0o755)
+    file = folder / "script"
+    file.write_text(script, "utf-8", newline="")
+    path = {"PATH": f"{tools}:/usr/bin:/bin", "HOME": str(folder)}
+    done = subprocess.run([shell, str(file), *arguments], cwd=folder, env=path | env, capture_output=True, check=False)
+    noted = folder / engine
+    seen, given = json.loads(noted.read_text()) if noted.exists() else ([], "")
+    return done.returncode, seen, given.encode("latin-1")
+
+
+def spec_inside(target: str, text: str, folder: Path) -> bytes:
+    """The spec that a job would read, got the way the target's reader gets it."""
+    if target in ("docker", "podman"):
+        return ran(text, folder, target)[2]
+    if target == "runpod":
+        body = json.loads(ran(text, folder, "curl", RUNPOD_API_KEY="key")[2])
+        return base64.b64decode(body["env"]["TUNEJOB_SPEC"], validate=True)
+    if target == "vast":
+        seen = ran(text, folder, "vastai", arguments=("123",))[1]
+        environment = dict(word.partition("=")[::2] for word in seen[seen.index("--env") + 1].split() if word != "-e")
+        return base64.b64decode(environment["TUNEJOB_SPEC"], validate=True)
+    parsed = yaml.safe_load_all(text) if "ConfigMap" in text and target != "actions" else yaml.safe_load(text)
+    if target == "skypilot":
+        lines = parsed["run"].splitlines(keepends=True)
+        assert lines[0].startswith("docker info")
+        return ran("".join(lines[1:]), folder)[2]
+    if target == "actions":
+        return ran(parsed["jobs"]["validate"]["steps"][0]["run"], folder)[2]
+    if target in ("dstack", "compose"):
+        command = parsed["commands"][0] if target == "dstack" else parsed["services"]["tunejob"]["command"][0].replace("$$", "$")
+        wrote = command.split(" > /tmp/spec.json")
+        assert len(wrote) == 2
+        assert subprocess.run(["sh", "-n", "-c", command], check=False).returncode == 0
+        return subprocess.run(["sh", "-c", wrote[0]], capture_output=True, check=True, cwd=folder, env={"PATH": "/usr/bin:/bin"}).stdout
+    return next(part["data"]["spec.json"] for part in parsed if part["kind"] == "ConfigMap").encode()
+
+
+EVERY_TARGET = tuple(TARGETS)

@@ -1,0 +1,96 @@
+"""Why a GPU cannot be used: one message per cause, from a driver library that answers as NVIDIA's would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from job.device import Gpu, Probe, built_for, probe, unusable
+from job.errors import CapacityError, DeviceError, JobError
+
+GOOD = Probe(True, True, 0, (13, 0), (Gpu("NVIDIA H200", (9, 0)),), "13.0")
+
+DRIVER_C = r"""
+#include <string.h>
+int cuInit(unsigned flags) { return STATUS; }
+int cuDriverGetVersion(int *version) { *version = VERSION; return 0; }
+int cuDeviceGetCount(int *count) { *count = COUNT; return 0; }
+int cuDeviceGet(int *device, int number) { *device = number; return 0; }
+int cuDeviceGetName(char *name, int length, int device) { strncpy(name, device ? "second" : "first", length); return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 8 + device : 6; return 0; }
+"""
+
+
+def driver(folder: Path, status: int = 0, version: int = 13000, count: int = 1) -> str:
+    """A libcuda that gives these answers."""
+    target = folder / f"libcuda-{status}-{version}-{count}.so"
+    definitions = [f"-DSTATUS={status}", f"-DVERSION={version}", f"-DCOUNT={count}"]
+    subprocess.run(["cc", "-shared", "-fPIC", *definitions, "-x", "c", "-", "-o", target], input=DRIVER_C.encode(), check=True)
+    return str(target)
+
+
+@pytest.mark.parametrize(
+    ("found", "kind", "says"),
+    [
+        (replace(GOOD, kernel_driver=False, library=False), DeviceError, "no NVIDIA driver on this machine"),
+        (replace(GOOD, library=False), DeviceError, "this container was given no GPU"),
+        (replace(GOOD, torch_cuda=None), CapacityError, "wrong image"),
+        (replace(GOOD, driver_cuda=(12, 8)), DeviceError, "the NVIDIA driver does not fit this image (found it speaks CUDA 12.8)"),
+        (replace(GOOD, status=803), DeviceError, "different versions"),
+        (replace(GOOD, status=804), DeviceError, "forward compatibility"),
+        (replace(GOOD, status=100, gpus=()), DeviceError, "the NVIDIA driver shows no GPU"),
+        (replace(GOOD, gpus=()), DeviceError, "the NVIDIA driver shows no GPU"),
+        (replace(GOOD, status=802), DeviceError, "cuInit answered 802"),
+        (replace(GOOD, gpus=(Gpu("Tesla V100", (7, 0)),)), CapacityError, "Tesla V100, compute capability 7.0"),
+    ],
+)  # fmt: skip
+def test_each_cause_has_its_message(found: Probe, kind: type[JobError], says: str) -> None:
+    error = unusable(found)
+    assert type(error) is kind
+    assert says in str(error)
+
+
+@pytest.mark.parametrize("found", [GOOD, replace(GOOD, kernel_driver=False), replace(GOOD, driver_cuda=(13, 2)),
+                                   replace(GOOD, gpus=(Gpu("Tesla T4", (7, 5)), Gpu("old", (6, 1))))])  # fmt: skip
+def test_what_serves_is_not_refused(found: Probe) -> None:
+    """A newer driver, no /proc entry (as under WSL), the oldest generation torch is built for, an older second card."""
+    assert unusable(found) is None
+
+
+def test_the_masks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", "void")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert "CUDA_VISIBLE_DEVICES=-1, NVIDIA_VISIBLE_DEVICES=void" in str(unusable(replace(GOOD, gpus=())))
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({"count": 2}, Probe(True, True, 0, (13, 0), (Gpu("first", (8, 6)), Gpu("second", (9, 6))))),
+        ({"version": 12080, "count": 0}, Probe(True, True, 0, (12, 8))),
+        ({"status": 100}, Probe(True, True, 100, (13, 0))),
+        ({"status": 999, "version": 13010}, Probe(True, True, 999, (13, 1))),
+    ],
+)
+def test_the_driver_is_asked(tmp_path: Path, answers: dict[str, int], expected: Probe) -> None:
+    module = tmp_path / "version"
+    module.touch()
+    assert replace(probe(driver(tmp_path, **answers), module), torch_cuda=None) == expected
+
+
+def test_a_missing_driver_is_seen(tmp_path: Path) -> None:
+    found = probe(str(tmp_path / "libcuda.so.1"), tmp_path / "version")
+    assert (found.kernel_driver, found.library, found.gpus) == (False, False, ())
+
+
+def test_torch_is_read_not_imported() -> None:
+    import torch
+
+    assert built_for() == torch.version.cuda
+    program = "import sys; from job.device import probe; probe(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, env=os.environ)

@@ -1,0 +1,139 @@
+"""Objects for Kubernetes: the same as the shipped manifests, with the resources of the spec."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from job.errors import TREE, SpecError
+from job.render.pod import hopeless_codes, retryable_codes
+from tests.renders import LAYOUTS, objects, rendered
+
+BASE = Path(__file__).parents[2] / "k8s" / "base"
+RAW = LAYOUTS["lines"]
+SMALL = (BASE / "spec.json").read_bytes()
+DIGEST = hashlib.sha256(SMALL).hexdigest()[:10]
+
+
+def shipped(name: str) -> Any:
+    return yaml.safe_load((BASE / f"{name}.yaml").read_text("utf-8"))
+
+
+def test_the_job_is_the_shipped_one() -> None:
+    job = objects(rendered(SMALL, "job", name="tunejob-spec"))["Job"]
+    assert job["metadata"]["name"] == f"tunejob-spec-{DIGEST}"
+    job["metadata"]["name"] = "tunejob-spec"  # kustomize appends a hash of its own
+    job["spec"]["template"]["spec"]["volumes"][0]["configMap"]["name"] = "tunejob-spec"
+    assert job == shipped("job")
+
+
+def test_what_it_needs_is_the_shipped_too() -> None:
+    parts = objects(rendered(SMALL, "job"))
+    assert parts["ServiceAccount"] == shipped("serviceaccount")
+    assert parts["NetworkPolicy"] == shipped("networkpolicy")
+
+
+def test_the_policy_knows_every_exit_code() -> None:
+    rules = objects(rendered(RAW, "job"))["Job"]["spec"]["podFailurePolicy"]["rules"]
+    assert [rule["action"] for rule in rules] == ["Ignore", "FailJob", "Ignore"]
+    assert rules[0]["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    assert rules[1]["onExitCodes"]["values"] == [10, 11, 12, 13, 14]
+    assert rules[2]["onExitCodes"]["values"] == [30]
+    assert sorted(hopeless_codes() + retryable_codes()) == sorted(kind.exit_code for kind in TREE)
+
+
+@pytest.mark.parametrize("target", ["job", "kueue", "jobset", "trainjob"])
+def test_all_parts_carry_one_name_and_the_namespace(target: str) -> None:
+    parts = objects(rendered(RAW, target, name="mine", namespace="tuning"))
+    work = parts[{"job": "Job", "kueue": "Job", "jobset": "JobSet", "trainjob": "TrainJob"}[target]]
+    name = f"mine-{hashlib.sha256(RAW).hexdigest()[:10]}"
+    assert work["metadata"]["name"] == parts["ConfigMap"]["metadata"]["name"] == name
+    assert parts["ConfigMap"]["immutable"] is True
+    assert name in yaml.safe_dump(work["spec"])
+    spaces = {kind: part["metadata"].get("namespace") for kind, part in parts.items()}
+    assert spaces.pop("ClusterTrainingRuntime", None) is None
+    assert set(spaces.values()) == {"tuning"}
+
+
+def test_another_spec_is_another_job_and_the_same_the_same() -> None:
+    first, again, other = (objects(rendered(raw, "job"))["Job"] for raw in (RAW, RAW, LAYOUTS["one line"]))
+    assert first == again
+    assert first["metadata"]["name"] != other["metadata"]["name"]
+
+
+def test_the_longest_name_leaves_room_for_pods() -> None:
+    raw = RAW.replace(b'"name": "small"', b'"name": "' + b"x" * 63 + b'"')
+    name = objects(rendered(raw, "jobset"))["JobSet"]["metadata"]["name"]
+    assert len(f"{name}-node-0-0-abcde") <= 63
+
+
+def test_kueue_gets_a_label_and_nothing_that_stops_a_running_job() -> None:
+    plain, queued = (objects(rendered(RAW, target, queue="gpus"))["Job"] for target in ("job", "kueue"))
+    assert queued["metadata"]["labels"].pop("kueue.x-k8s.io/queue-name") == "gpus"
+    assert queued == plain
+
+
+def test_a_jobset_holds_the_job() -> None:
+    job = objects(rendered(RAW, "job"))["Job"]["spec"]
+    jobset = objects(rendered(RAW, "jobset"))["JobSet"]["spec"]
+    (member,) = jobset["replicatedJobs"]
+    assert member["replicas"] == 1
+    assert member["template"]["spec"] | {"ttlSecondsAfterFinished": jobset["ttlSecondsAfterFinished"]} == job
+    assert jobset["failurePolicy"] == {"maxRestarts": 0}
+
+
+def test_a_trainjob_and_its_runtime_make_up_the_job() -> None:
+    job = objects(rendered(RAW, "job", image="registry/image:1"))["Job"]["spec"]["template"]["spec"]
+    parts = objects(rendered(RAW, "trainjob", image="registry/image:1"))
+    train = parts["TrainJob"]["spec"]
+    (node,) = parts["ClusterTrainingRuntime"]["spec"]["template"]["spec"]["replicatedJobs"]
+    pod = node["template"]["spec"]["template"]["spec"]
+    assert train["runtimeRef"]["name"] == parts["ClusterTrainingRuntime"]["metadata"]["name"] == "tunejob"
+    assert train["trainer"]["image"] == "registry/image:1"
+    assert train["trainer"]["args"] == job["containers"][0]["args"]
+    assert train["trainer"]["resourcesPerNode"] == job["containers"][0]["resources"]
+    (patch,) = train["runtimePatches"]
+    own = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume for volume in [*pod["volumes"], *own["volumes"]]}
+    assert volumes == {volume["name"]: volume for volume in job["volumes"]}
+    assert "spec" not in {volume["name"] for volume in pod["volumes"]}
+    containers = {rule["onExitCodes"]["containerName"] for rule in node["template"]["spec"]["podFailurePolicy"]["rules"][1:]}
+    assert containers == {pod["containers"][0]["name"]} == {"node"}
+
+
+def test_a_runtime_is_the_same_for_every_spec() -> None:
+    first, other = (objects(rendered(raw, "trainjob"))["ClusterTrainingRuntime"] for raw in (RAW, SMALL))
+    assert first == other
+
+
+@pytest.mark.parametrize("target", ["job", "kueue", "jobset", "trainjob", "skypilot", "dstack", "runpod", "vast", "compose", "actions"])
+def test_paths_of_this_machine_are_refused_all_at_once(target: str) -> None:
+    demo = (BASE.parents[1] / "schemas" / "examples" / "demo.json").read_bytes()
+    with pytest.raises(SpecError) as refused:
+        rendered(demo, target)
+    pointers = [fault.pointer for fault in refused.value.faults]
+    assert pointers == ["/model/source", "/data/train/0/source", "/data/held_out/sources/0/source", "/output/uri"]
+
+
+def test_more_than_one_gpu_is_refused_with_the_reason() -> None:
+    for gpus in (0, 2, -1):
+        with pytest.raises(SpecError, match="Several GPUs come in a later version"):
+            rendered(RAW, "job", gpus=gpus)
+    for container in objects(rendered(RAW, "job"))["Job"]["spec"]["template"]["spec"]["containers"]:
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == container["resources"]["requests"]["nvidia.com/gpu"] == "1"
+
+
+def test_every_wrong_option_is_told_at_once() -> None:
+    with pytest.raises(SpecError) as refused:
+        rendered(RAW, "job", image="a b", name="A", queue="", parameters="many", gpus=8)
+    assert len(refused.value.faults) == 5
+
+
+def test_a_large_spec_is_said_to_need_the_server_side() -> None:
+    raw = RAW.replace(b'"name"', b" " * 300_000 + b'"name"')
+    assert "kubectl apply --server-side" in rendered(raw, "job").splitlines()[0]
+    assert "--server-side" not in rendered(RAW, "job").splitlines()[0]
