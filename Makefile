@@ -10,7 +10,7 @@ export CMAKE_ARGS := -DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF
 # With an NVIDIA driver the CUDA lock is installed as well, and the demo and the job run on the GPU.
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
-.PHONY: setup demo test k8s-test lint format lock fuzz docs clean
+.PHONY: setup demo test k8s-test elsewhere-test examples pin-actions lint format lock fuzz docs clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.model
@@ -58,6 +58,18 @@ test: setup .venv-k8s/.packages .venv-elsewhere/.packages
 # Renders k8s/, holds it against schemas, rules and checkov; with TUNEJOB_IMAGE set, runs the pod with podman.
 k8s-test: setup .venv-k8s/.packages .venv-checkov/.packages
 	$(BIN)/pytest tests/k8s
+
+# Workflows, compose files, templates of rented GPUs, held against their own readers and linters; with TUNEJOB_IMAGE set, the try-out runs.
+elsewhere-test: setup .venv-elsewhere/.packages
+	$(BIN)/pytest tests/elsewhere
+
+# The shipped examples of tunejob render, again.
+examples: setup
+	$(BIN)/python -m tests.elsewhere.examples
+
+# Compares the pins of the workflows' actions with the tags beside them; needs github.com.
+pin-actions: setup
+	$(BIN)/python -m tests.elsewhere.pins
 
 lint: setup
 	$(BIN)/ruff check .

@@ -129,12 +129,14 @@ def steps(
     sizes = {name: gguf_bytes[name] for name in export.gguf if name != shapes.gguf_type}
     largest_first = sorted(sizes, key=sizes.__getitem__, reverse=True)
     at_once = parallel_quants(gguf_bytes, shapes) if own else 1
-    beside = own + sum(sizes[name] for name in made_early(spec, largest_first, at_once, on_cpu))
+    early = made_early(spec, largest_first, at_once, on_cpu)
+    beside = own + sum(sizes[name] for name in early)
+    beside_ram = max(converter, sum(map(memory.quant, early)))  # one after the other
     found = [Step("reload", there, memory.reload(spec.model.precision))] if spec.lora is not None else []
     found.append(Step("merge", there + merged, memory.merge(MERGE_THREADS, BLOCK_BYTES)))
     if four_bit:
-        found.append(Step("four_bit", there + merged + four_bit + beside, memory.four_bit() + converter))
-    found.append(Step("compare", there + merged + four_bit + two_sides + beside, memory.compare() + converter))
+        found.append(Step("four_bit", there + merged + four_bit + beside, memory.four_bit() + beside_ram))
+    found.append(Step("compare", there + merged + four_bit + two_sides + beside, memory.compare() + beside_ram))
     if own:
         found.append(Step("convert", there + merged + beside, converter))
         on_disk = sum(sizes[name] for name in largest_first[: at_once + 1])  # one more is being uploaded

@@ -1,0 +1,66 @@
+"""locks/light.txt is what the command needs outside its image, in the versions of the image's own lock."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.elsewhere.examples import ROOT, SPECS
+
+# Everything else that is installed here is made to be missing.
+PROGRAM = """
+import importlib.metadata, json, sys
+allowed = {"tunejob", *json.loads(sys.argv[1])}
+owners = importlib.metadata.packages_distributions()
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        names = {owner.lower().replace("_", "-") for owner in owners.get(name, ())}
+        if names and not names & allowed:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from job.__main__ import main
+sys.exit(main(sys.argv[2:]))
+"""
+SPEC = str(SPECS / "finetome-llama31-8b.json")
+
+
+def locked(name: str) -> dict[str, str]:
+    text = (ROOT / "locks" / name).read_text()
+    return dict(re.findall(r"^([a-z0-9][\w.-]*)==([\w.+!-]+)", text, re.MULTILINE))
+
+
+def test_the_versions_are_those_of_the_whole_lock() -> None:
+    light, whole = locked("light.txt"), locked("cpu.txt")
+    assert {"boto3", "jsonschema", "pyyaml", "rich"} <= set(light)
+    assert {name: whole[name] for name in light} == light
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROGRAM, json.dumps(list(locked("light.txt"))), *arguments]
+    return subprocess.run(command, input="", capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["validate", SPEC], 0), (["render", SPEC, "--to", "job"], 0), (["wait", "-"], 1), (["schema"], 0)], ids=str
+)
+def test_a_command_needs_nothing_else(arguments: list[str], code: int) -> None:
+    done = run(*arguments)
+    assert done.returncode == code, done.stderr
+    assert "No module named" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["report", "verify"])
+def test_a_store_needs_nothing_else(command: str, bucket: str) -> None:
+    done = run(command, f"s3://{bucket}/nothing-here")
+    assert done.returncode == 11, done.stdout
+    assert "NoSuchKey" in done.stdout or "404" in done.stdout or "Not Found" in done.stdout, done.stdout
+
+
+def test_the_rest_is_really_missing() -> None:
+    assert "No module named" in run("run", SPEC).stdout
