@@ -6,11 +6,12 @@ import importlib.util
 import json
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.data.cores import available_bytes
-from job.errors import CapacityError, Fault, InputError
+from job.errors import CapacityError, Fault, InputError, JobError, disk_is_full
 from job.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -37,6 +38,21 @@ def require_disk(folder: Path, needed_bytes: int, what: str) -> None:
             Fault(f"not enough disk for {what}", str(folder), f"{free} bytes free", f"{needed_bytes} bytes",
                   "Give the pod more ephemeral storage, or set TUNEJOB_WORKDIR to a larger volume")
         )  # fmt: skip
+
+
+def with_disk_figures(error: JobError, *folders: Path | str) -> JobError:
+    """A full disk, with the figures of the fullest disk of `folders`; those that are addresses or are not there do not count.
+
+    Anything else, and what has its figures already, stays itself.
+    """
+    disks = {folder: shutil.disk_usage(folder) for folder in map(Path, folders) if folder.is_dir()}
+    first = error.faults[0] if error.faults else Fault("")
+    if first.found or not disks or not disk_is_full(error):
+        return error
+    folder = min(disks, key=lambda folder: disks[folder].free)
+    hint = f"Make the disk of {folder} larger, then run the same spec again"
+    named = replace(first, found=f"{disks[folder].free} bytes free", expected=f"more than {disks[folder].total} bytes in all", hint=hint)
+    return CapacityError(named, *error.faults[1:])
 
 
 def require_apart(workdir: Path, output_uri: str) -> None:

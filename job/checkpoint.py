@@ -14,12 +14,12 @@ import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from job import __version__
-from job.errors import Fault, InputError, JobError, TransientError
+from job.errors import CapacityError, Fault, InputError, JobError, TransientError
 from job.log import Log
 from job.manifest import CHECKPOINTS, File, artefact
 from job.spec import CheckpointsSpec
@@ -27,6 +27,7 @@ from job.store import Store
 
 MANIFEST = "checkpoint.json"
 STEP = re.compile(r"step-(\d{8})")
+LIMIT = "/output/checkpoints/max_failures"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Checkpoints:
     def send(self, step: int, folder: Path) -> None:
         """Uploads `folder` in the background and removes it; waits for the one before.
 
-        Raises `TransientError` once `max_failures` in a row could not be stored.
+        Raises `TransientError` once `max_failures` in a row could not be stored, `CapacityError` if for want of disk.
         """
         self.wait()
         self._pending = self._uploader.submit(self._upload, step, folder)
@@ -89,12 +90,27 @@ class Checkpoints:
         if pending is None:
             return
         error = pending.result()
-        self._failures = self._failures + 1 if error else 0
-        if error and self._failures >= self._spec.max_failures:
-            raise TransientError(
-                Fault(f"{self._failures} checkpoints in a row could not be stored", "/output/checkpoints/max_failures",
-                      str(error.faults[0]), "a store that takes them", "The same spec continues the training")
-            )  # fmt: skip
+        if error is None:
+            self._failures = 0
+        else:
+            self._count(error)
+
+    def miss(self, step: int, error: JobError) -> None:
+        """Counts a checkpoint that could not even be made here, for want of disk, as one that could not be stored.
+
+        Raises as `send` does, but `CapacityError`.
+        """
+        self._log("checkpoint", step=step, note="could not be made", reason=str(error.faults[0]))
+        self._count(error)
+
+    def _count(self, error: JobError) -> None:
+        self._failures += 1
+        if self._failures < self._spec.max_failures:
+            return
+        first, said = error.faults[0], f"{self._failures} checkpoints in a row could not be stored"
+        if isinstance(error, CapacityError):
+            raise CapacityError(replace(first, message=f"{said}: {first.message}", pointer=LIMIT)) from error
+        raise TransientError(Fault(said, LIMIT, str(first), "a store that takes them", "The same spec continues the training")) from error
 
     def remove(self) -> None:
         """All of them, once what was trained is stored itself."""

@@ -157,6 +157,8 @@ class Child:
             )
         if code < 0:
             return TransientError(Fault(f"{self.what}: its process was ended by {signal.Signals(-code).name}"))
+        if code == CapacityError.exit_code:
+            return CapacityError(Fault(f"{self.what}: the disk is full: its process could not even write down its result"))
         return JobError(Fault(f"{self.what}: its process ended with code {code}; its error is on stderr"))
 
 
@@ -189,8 +191,12 @@ def serve(handle: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
             traceback.print_exc()
         answer = {"error": {"class": type(failure).__name__, "faults": [asdict(fault) for fault in failure.faults]}}
     written = answered.with_suffix(".part")
-    written.write_text(json.dumps(answer), "utf-8")
-    written.replace(answered)
+    try:
+        written.write_text(json.dumps(answer), "utf-8")
+        written.replace(answered)
+    except OSError as error:
+        print(f"no answer could be written: {error}; it was {answer}", file=sys.stderr)
+        code = classify(error).exit_code
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # native libraries may hang in their own farewells

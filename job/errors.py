@@ -108,14 +108,20 @@ REFUSED_CODES = {
 PASSING_STATUS = {408, 409, 425, 429}  # client errors of HTTP that a later try may not meet
 WRONG_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# The same from those who lose the number on the way: Rust, torch.save, numpy's tofile.
+DISK_WORDS = re.compile(
+    r"no space left on device|disk quota exceeded|file too large|the disk is full"
+    r"|\bunexpected pos \d+ vs \d+|pytorchstreamwriter failed writing|iostream error|\d requested and \d+ written"
+)
+DISK_WRITERS = {"builtins.OSError", "builtins.RuntimeError", "safetensors.SafetensorError"}
 TRANSIENT_ERRNO = {errno.EIO, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE, errno.ESTALE}
 MEMORY_WORDS = re.compile(r"out of memory|can't allocate memory|cublas_status_alloc_failed")
 # What the driver prints when the card, not the program, is at fault. A device-side assert is an index out of range: ours.
 DEVICE_WORDS = re.compile(
     r"\bxid\b|\becc\b|uncorrectable|unspecified launch failure|illegal memory access|device lost|fallen off the bus"
-    r"|cuda error|cublas_status|cudnn_status|no cuda-capable device"
+    r"|gpu is lost|cuda error|cuda driver error|triton error \[cuda\]|cublas_status|cudnn_status|no cuda-capable device"
 )
-PROGRAM_WORDS = re.compile(r"device-side assert")
+PROGRAM_WORDS = re.compile(r"device-side assert triggered")  # torch ends every CUDA error with advice on "device-side assertions"
 
 
 # Where classes are defined, against where their users know them.
@@ -126,15 +132,17 @@ def _qualified(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def _public(cls: type) -> str:
+    """The name under which users know a class."""
+    name = _qualified(cls)
+    for private in PRIVATE_MODULES:
+        name = name.replace(private, ".")
+    return name
+
+
 def vendor_class(cls: type) -> type[JobError] | None:
     """The failure a vendor's exception class stands for, by the nearest base named in `VENDOR`; None if unmapped."""
-    for base in cls.__mro__:
-        name = _qualified(base)
-        for private in PRIVATE_MODULES:
-            name = name.replace(private, ".")
-        if name in VENDOR:
-            return VENDOR[name]
-    return None
+    return next((VENDOR[name] for name in map(_public, cls.__mro__) if name in VENDOR), None)
 
 
 def _client_error(error: BaseException) -> type[JobError] | None:
@@ -161,6 +169,16 @@ def _os_error(error: BaseException) -> type[JobError] | None:
     return TransientError if error.errno in TRANSIENT_ERRNO else None
 
 
+def _full_disk(error: BaseException) -> type[JobError] | None:
+    """By its words, of those that say it in no other way. Where only a write came short, the disk is taken to be full."""
+    return CapacityError if _public(type(error)) in DISK_WRITERS and DISK_WORDS.search(str(error).lower()) else None
+
+
+def disk_is_full(error: JobError) -> bool:
+    """Whether a full disk is what `error` says, or what led to it: not a lack of memory, nor a plan that does not fit."""
+    return isinstance(error, CapacityError) and any(DISK_WORDS.search(str(link).lower()) for link in _chain(error))
+
+
 def _device(error: BaseException) -> type[JobError] | None:
     if not isinstance(error, RuntimeError):
         return None
@@ -176,6 +194,7 @@ RULES: tuple[Callable[[BaseException], type[JobError] | None], ...] = (
     _client_error,
     _http_status,
     _os_error,
+    _full_disk,
     _device,
     lambda error: vendor_class(type(error)),
 )

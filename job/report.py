@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
 def write_json(path: Path, document: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    path.write_bytes(_encode(document))
     return path
+
+
+def _encode(document: Any) -> bytes:
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def store_document(store: Store, workdir: Path, key: str, document: Any) -> File:
@@ -86,10 +90,13 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def keep_evidence(store: Store, stats: Stats, log: Log) -> None:
-    """After a failure: stores stats.json and whatever the report holds so far. A store that fails too changes nothing."""
+    """After a failure: stores stats.json, which a full scratch disk does not prevent, and whatever the report holds so far.
+
+    A store that fails too changes nothing.
+    """
     folder = stats.workdir / "report"
     try:
-        store_document(store, stats.workdir, "stats.json", stats.document())
+        store.write("stats.json", _encode(stats.document()))
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 artefact(store, path, f"report/{path.relative_to(folder)}")

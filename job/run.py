@@ -16,6 +16,7 @@ from job.export.artefacts import Artefacts
 from job.export.merged import compare, merge
 from job.export.pushing import open_push
 from job.export.quants import Quants, make_quants
+from job.export.rows import longest_row
 from job.failure import failure_facts
 from job.lease import Lease
 from job.log import Log
@@ -52,7 +53,7 @@ def with_evidence(run: Run) -> Manifest:
     try:
         return stages(run)
     except BaseException as error:
-        failure = classify(error)
+        failure = capacity.with_disk_figures(classify(error), run.workdir, run.store.uri)
         failure.stage, failure.run_id = run.stats.current, run.spec.run_id
         run.stats.failure = failure_facts(failure, failure.stage, run.spec.run_id)
         report.keep_evidence(run.store, run.stats, run.log)
@@ -83,7 +84,7 @@ def stages(run: Run) -> Manifest:
         base, merge_base = models(run)
         prepared = prepare(run, train_sources, held_out_sources, base)
     with stats.phase("weights"):
-        fetch_weights(run, artefacts, base, merge_base)
+        fetch_weights(run, artefacts, base, merge_base, prepared)
         go_offline()
     if backend:
         train_and_store(run, backend, base, merge_base, prepared)
@@ -158,7 +159,7 @@ def prepare(run: Run, train: list[FetchedSource], held_out: list[FetchedSource] 
     return prepared
 
 
-def fetch_weights(run: Run, artefacts: Artefacts, base: FetchedModel, merge_base: FetchedModel) -> None:
+def fetch_weights(run: Run, artefacts: Artefacts, base: FetchedModel, merge_base: FetchedModel, prepared: Prepared) -> None:
     """The weights that are still needed, and what the exports will need beside them."""
     needed = [] if TRAINED in run.receipts else [base]
     if artefacts.needs_base and merge_base not in needed:
@@ -168,4 +169,4 @@ def fetch_weights(run: Run, artefacts: Artefacts, base: FetchedModel, merge_base
     for model in needed:
         fetch_model_weights(model)
     if artefacts.outstanding and merge_base in needed:
-        artefacts.foresee(merge_base.path, copied_bytes, choose_device())
+        artefacts.foresee(merge_base.path, copied_bytes, choose_device(), longest_row(prepared, run.spec.export.check_tokens))

@@ -7,15 +7,18 @@ scaler and random numbers are written and read by the trainer. Imported by `trai
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from job.callbacks import HeldOut, Watch, restore_weights, trainable_weights
+from job.capacity import with_disk_figures
 from job.checkpoint import Checkpoint, Checkpoints
-from job.errors import Fault, InputError
+from job.errors import Fault, InputError, classify, disk_is_full
 from job.signals import stop_requested, stopped
 from job.spec import CheckpointsSpec
 
@@ -51,9 +54,18 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         """Called by the trainer behind a step, when its loss is logged."""
         step = self._trainer.state.global_step
         folder = self._folder / f"{step}"
-        self.write(folder)
-        self._checkpoints.send(step, folder)
         self._last_save = time.monotonic()
+        try:
+            self.write(folder)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            failure = classify(error)
+            if not disk_is_full(failure):
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            self._checkpoints.miss(step, with_disk_figures(failure, self._folder.parent))
+        else:
+            self._checkpoints.send(step, folder)
+            self._last_save = time.monotonic()
         if stop_requested():
             self._checkpoints.wait()
             raise stopped()

@@ -98,7 +98,7 @@ MEANINGS: dict[str, tuple[str, ...]] = {
         "builtins.NotADirectoryError",
     ),
     "SpecError": ("jsonschema.exceptions.ValidationError",),
-    "PolicyError": ("jinja2.exceptions.SecurityError",),
+    "PolicyError": ("jinja2.exceptions.SecurityError", "_pickle.UnpicklingError"),
     "CapacityError": ("pyarrow.lib.ArrowMemoryError", "torch.OutOfMemoryError", "builtins.MemoryError"),
     "DeviceError": (
         "torch.AcceleratorError",

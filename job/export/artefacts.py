@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from job.capacity import require_disk, require_ram
 from job.child import run_child
 from job.errors import Fault, GateError
 from job.export import plan
+from job.export.memory import Memory
 from job.export.pushing import Push
 from job.log import Log
 from job.manifest import artefact
@@ -36,6 +37,8 @@ class Artefacts:
     push: Push | None
     refused: list[Fault] = field(default_factory=list)
     at_once: int = 1  # quantisers side by side
+    early: Sequence[str] = ()  # types that are made before the merge is compared
+    memory: Memory | None = None  # of each process, once it is foreseen
     _steps: dict[str, plan.Step] = field(default_factory=dict)
     _other_bytes: int = 0
 
@@ -109,18 +112,25 @@ class Artefacts:
 
     # ---------------------------------------------------------------------------------------------- capacity
 
-    def foresee(self, model_dir: Path, base_bytes: int, device: str) -> None:
+    def foresee(self, model_dir: Path, base_bytes: int, device: str, row_tokens: int) -> None:
         """Works out what every step needs, from the 16-bit weights in `model_dir`, and refuses now what cannot work later.
 
-        `base_bytes` of them are a copy in the scratch directory. Raises `InputError` where llama.cpp does not know the
-        architecture or the tokenizer, `CapacityError` where disk or memory will not do.
+        `base_bytes` of them are a copy in the scratch directory; `row_tokens`: the longest row that is compared. Raises
+        `InputError` where llama.cpp does not know the architecture or the tokenizer, `CapacityError` where disk or memory
+        will not do.
         """
         self._other_bytes = self._used_bytes() - base_bytes
         shapes = plan.read_shapes(model_dir)
         sizes = self._gguf_bytes(model_dir, shapes) if self.spec.export.gguf or self.spec.export.lora_gguf else {}
         beside_bytes = sum(p.stat().st_size for p in model_dir.iterdir() if p.is_file() and p.suffix != ".safetensors")
-        self._steps = {step.name: step for step in plan.steps(self.spec, shapes, base_bytes, beside_bytes, sizes, device == "cpu")}
+        on_cpu = device == "cpu"
+        self.memory = plan.foresee_memory(self.spec, shapes, beside_bytes, on_cpu, row_tokens)
         self.at_once = plan.parallel_quants(sizes, shapes) if sizes else 1
+        for early in (plan.made_early(self.spec, sizes, shapes.gguf_type, self.at_once, on_cpu), []):
+            steps = plan.steps(self.spec, shapes, base_bytes, beside_bytes, sizes, on_cpu, self.at_once, early, row_tokens)
+            self.early, self._steps = early, {step.name: step for step in steps}
+            if self._room_bytes() >= max(step.disk_bytes for step in steps):  # else without those that are only sooner there
+                break
         self.log("plan", **{f"{step.name}_disk_bytes": step.disk_bytes for step in self._steps.values()})
         for name in self._steps:
             self.require(name)
@@ -140,6 +150,10 @@ class Artefacts:
         still_needed = step.disk_bytes - (self._used_bytes() - self._other_bytes)
         require_disk(self.workdir, max(0, still_needed), f"step {name} of the exports")
         require_ram(step.ram_bytes, f"step {name} of the exports")
+
+    def _room_bytes(self) -> int:
+        """Of the disk, for the exports, what is there of them counted in."""
+        return shutil.disk_usage(self.workdir).free + self._used_bytes() - self._other_bytes
 
     def _used_bytes(self) -> int:
         return sum(p.stat().st_size for p in self.workdir.rglob("*") if p.is_file() and not p.is_symlink())

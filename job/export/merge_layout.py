@@ -126,6 +126,12 @@ def lay_out(path: Path, tensors: Iterable[tuple[str, str, tuple[int, ...], int]]
     return placed
 
 
+def reserve(path: Path, size_bytes: int) -> None:
+    """Makes `path` at least so long, every byte on disk: a hole that is mapped and cannot be filled would end the process."""
+    with path.open("ab") as file:
+        os.posix_fallocate(file.fileno(), 0, size_bytes)
+
+
 def fill(target: Tensor, blocks: Iterable[Any]) -> None:
     """Writes `blocks`, buffers in order, as the data of `target`."""
     descriptor = os.open(target.path, os.O_WRONLY)

@@ -11,6 +11,7 @@ from typing import Any
 from job.capacity import parameters
 from job.data.cores import available_bytes
 from job.errors import Fault, GateError
+from job.export.merge_layout import reserve
 
 BATCH_TOKENS = 1024  # of one forward pass whose logits are wanted: 0.5 GiB with a vocabulary of 128k
 COMPARED_TOKENS = 256  # at once
@@ -115,7 +116,10 @@ def logits_on_disk(model: Any, rows: list[list[int]], path: Path) -> Any:
     """The logits of all tokens of `rows` as an fp32 array that lives in the file `path`."""
     import numpy
 
-    target = numpy.memmap(path, dtype=numpy.float32, mode="w+", shape=(sum(map(len, rows)), vocabulary(model)))
+    shape = (sum(map(len, rows)), vocabulary(model))
+    path.unlink(missing_ok=True)
+    reserve(path, 4 * shape[0] * shape[1])
+    target = numpy.memmap(path, dtype=numpy.float32, mode="r+", shape=shape)
     write_logits(model, rows, target)
     return target
 

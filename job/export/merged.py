@@ -65,10 +65,12 @@ def compare(artefacts: Artefacts, prepared: Prepared, base: Path, folder: Path, 
     four_bit = artefacts.workdir / "merged_4bit" if "merged_4bit" in artefacts.outstanding else None
     if four_bit is not None:
         asked = {"merged": str(folder), "target": str(four_bit), "device": device}
-        run_child("job.export.four_bit", asked, artefacts.children, "4-bit weights")
+        foretold_bytes = artefacts.memory.four_bit() if artefacts.memory else None
+        run_child("job.export.four_bit", asked, artefacts.children, "4-bit weights", foretold_bytes=foretold_bytes)
     artefacts.require("compare")
     asked = comparison(artefacts, prepared, base if adapter else None, adapter, folder, four_bit, device)
-    found = run_child("job.export.reference", asked, artefacts.children, "comparison of the merged weights")
+    foretold_bytes = artefacts.memory.compare() if artefacts.memory else None
+    found = run_child("job.export.reference", asked, artefacts.children, "comparison of the merged weights", foretold_bytes=foretold_bytes)
     artefacts.log("compare", perplexity=found["perplexity"], stopped=found["stopped"], **(found["merged"] or {}))
     return Merged(folder, four_bit, found)
 

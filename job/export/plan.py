@@ -7,7 +7,7 @@ Sizes follow from the tensors' shapes (safetensors headers), the list of exports
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -109,13 +109,16 @@ def steps(
     tokenizer_bytes: int,
     gguf_bytes: Mapping[str, int],
     on_cpu: bool,
+    at_once: int = 1,
+    early: Sequence[str] = (),
     row_tokens: int = CHUNK_TOKENS,
 ) -> list[Step]:
-    """Needs of every step; `base_bytes` of the fetched base are a copy in scratch, gone once it is merged.
+    """Needs of every step, with `at_once` quantisers and `early` types made beside the comparison.
 
-    `tokenizer_bytes` lie beside every set of weights. `gguf_bytes`: sizes of the GGUFs by type, that of the weights' own
-    type among them, as llama.cpp foretells them. `row_tokens`: the longest row that is compared. Memory does not count mapped
-    files, which give way to what needs room; that is so unless scratch itself lies in memory.
+    `base_bytes` of the fetched base are a copy in scratch, gone once it is merged. `tokenizer_bytes` lie beside every set of
+    weights. `gguf_bytes`: sizes of the GGUFs by type, that of the weights' own type among them, as llama.cpp foretells them.
+    `row_tokens`: the longest row that is compared. Memory does not count mapped files, which give way to what needs room; that
+    is so unless scratch itself lies in memory.
     """
     export, merged = spec.export, shapes.bytes + tokenizer_bytes
     adapter = adapter_bytes(spec, shapes) + tokenizer_bytes + PROBE_BYTES * shapes.vocabulary
@@ -128,10 +131,8 @@ def steps(
     converter = memory.convert() if own else 0
     sizes = {name: gguf_bytes[name] for name in export.gguf if name != shapes.gguf_type}
     largest_first = sorted(sizes, key=sizes.__getitem__, reverse=True)
-    at_once = parallel_quants(gguf_bytes, shapes) if own else 1
-    early = made_early(spec, largest_first, at_once, on_cpu)
     beside = own + sum(sizes[name] for name in early)
-    beside_ram = max(converter, sum(map(memory.quant, early)))  # one after the other
+    beside_ram = max([converter, *map(memory.quant, early)])  # one after the other
     found = [Step("reload", there, memory.reload(spec.model.precision))] if spec.lora is not None else []
     found.append(Step("merge", there + merged, memory.merge(MERGE_THREADS, BLOCK_BYTES)))
     if four_bit:
@@ -147,8 +148,9 @@ def steps(
     return found
 
 
-def made_early(spec: JobSpec, largest_first: list[str], at_once: int, on_cpu: bool) -> list[str]:
+def made_early(spec: JobSpec, gguf_bytes: Mapping[str, int], own_type: str, at_once: int, on_cpu: bool) -> list[str]:
     """Types that are made right after the conversion, while the merge is still being compared: where that needs no busy cores."""
+    largest_first = sorted((name for name in spec.export.gguf if name != own_type), key=gguf_bytes.__getitem__, reverse=True)
     return [] if on_cpu else [name for name in largest_first[:at_once] if not weighed(spec, name)]
 
 

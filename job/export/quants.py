@@ -64,7 +64,7 @@ class Quants:
     def __enter__(self) -> Self:
         if any(self.order()):
             self.artefacts.require("convert")
-            self._made = plan.made_early(self._spec, self.order()[0], self.artefacts.at_once, self._device == "cpu")
+            self._made = [name for name in self.order()[0] if name in self.artefacts.early]
             quants = [self._quantise(name, self.path(name)) for name in self._made]
             self._converting = self.conversion(self._merged, self.own, quants)
         return self
@@ -93,7 +93,10 @@ class Quants:
         source = None if name == self._own_type else str(self.own)
         steps.append({"operation": "split", "file": str(path), "max_bytes": plan.GGUF_SPLIT_BYTES})
         steps.append(self._check(name, path, source, f"gguf/{path.name}") | {"limits": self.limits(name)})
-        return Made(f"gguf-{name}", path, Child(WORKER, {"steps": steps}, self.artefacts.children, f"gguf/{path.name}"))
+        memory = self.artefacts.memory
+        foretold_bytes = memory.quant(name) if memory and name != self._own_type else None
+        child = Child(WORKER, {"steps": steps}, self.artefacts.children, f"gguf/{path.name}", foretold_bytes=foretold_bytes)
+        return Made(f"gguf-{name}", path, child)
 
     def finish(self, made: Made) -> None:
         """Waits for a process and stores its file, or notes why it is refused."""

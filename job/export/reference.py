@@ -17,7 +17,7 @@ from typing import Any
 from job.child import serve
 from job.errors import Fault, GateError
 from job.export.imatrix import write_imatrix
-from job.export.merge_layout import fill, lay_out
+from job.export.merge_layout import fill, lay_out, reserve
 from job.export.merge_logits import (
     Comparison,
     compare,
@@ -133,6 +133,7 @@ def write_reference(model: Any, request: Json, answer: list[int], stopped: bool,
     forms: list[tuple[str, str, tuple[int, ...], int]] = [("logits", "F32", shape, 4 * shape[0] * shape[1])]
     forms += [(name, "I32", (len(values),), 4 * len(values)) for name, values in lists.items()]
     placed = {tensor.name: tensor for tensor in lay_out(path, forms, {"stopped": "true" if stopped else "false"})}
+    reserve(path, path.stat().st_size)
     for name, values in lists.items():
         fill(placed[name], [numpy.array(values, numpy.int32)])
     logits = numpy.memmap(path, dtype=numpy.float32, mode="r+", offset=placed["logits"].start, shape=shape)

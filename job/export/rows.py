@@ -19,6 +19,11 @@ def check_rows(prepared: Prepared, tokens: int) -> list[list[int]]:
     return list(_first_rows(prepared.held_out or prepared.train, tokens))
 
 
+def longest_row(prepared: Prepared, tokens: int) -> int:
+    """Length in tokens of the longest of `check_rows`."""
+    return max(map(len, check_rows(prepared, tokens)), default=0)
+
+
 def calibration_rows(prepared: Prepared, tokens: int) -> list[list[int]]:
     """Token ids of training rows, `tokens` in all."""
     return list(_first_rows(prepared.train, tokens))

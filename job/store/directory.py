@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from job.errors import Fault, PolicyError
+from job.errors import DISK_FULL, CapacityError, Fault, PolicyError
 from job.store.base import TEMPORARY, Stored, safe_key, told, within
 
 # Readable for whoever serves the result, whatever mode the writing library chose; the umask still applies.
 FILE_MODE, FOLDER_MODE = 0o644, 0o755
+DISK_HINT = "Make room there, then run the same spec again"
 
 
 class DirectoryStore:
@@ -37,19 +38,20 @@ class DirectoryStore:
             return self._existing(key).read_bytes()
 
     def write(self, key: str, data: bytes) -> None:
-        with told(f"{self.uri}/{key}", OSError), self._replacing(key) as out:
+        with told(f"{self.uri}/{key}", OSError), self._replacing(key, len(data)) as out:
             out.write(data)
 
     def upload(self, path: Path, key: str) -> None:
-        with told(f"{self.uri}/{key}", OSError), self._replacing(key) as out, path.open("rb") as source:
+        with told(f"{self.uri}/{key}", OSError), self._replacing(key, path.stat().st_size) as out, path.open("rb") as source:
             shutil.copyfileobj(source, out, 1 << 20)
 
     def download(self, key: str, path: Path) -> None:
         with told(f"{self.uri}/{key}", OSError):
             source = self._existing(key)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _whole(path) as out, source.open("rb") as stored:
-                shutil.copyfileobj(stored, out, 1 << 20)
+            with _room(path, source.stat().st_size):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with _whole(path) as out, source.open("rb") as stored:
+                    shutil.copyfileobj(stored, out, 1 << 20)
 
     def sha256(self, key: str) -> str:
         with told(f"{self.uri}/{key}", OSError), self._existing(key).open("rb") as stored:
@@ -78,14 +80,28 @@ class DirectoryStore:
         return path
 
     @contextmanager
-    def _replacing(self, key: str) -> Iterator[IO[bytes]]:
+    def _replacing(self, key: str, size_bytes: int) -> Iterator[IO[bytes]]:
         path = self._root / safe_key(key)
         self._contained(path.parent, key)
-        for folder in (*reversed(path.parent.parents), path.parent):
-            folder.mkdir(FOLDER_MODE, exist_ok=True)
-        with _whole(path) as out:
-            yield out
+        with _room(path, size_bytes):
+            for folder in (*reversed(path.parent.parents), path.parent):
+                folder.mkdir(FOLDER_MODE, exist_ok=True)
+            with _whole(path) as out:
+                yield out
         _sync_folder(path.parent)
+
+
+@contextmanager
+def _room(path: Path, size_bytes: int) -> Iterator[None]:
+    """Says how much room there was for `path`, which takes so many bytes, and how much it needs, where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        there = next(folder for folder in path.parents if folder.is_dir())
+        free = shutil.disk_usage(there).free
+        raise CapacityError(Fault(f"{path}: the disk is full", "", f"{free} bytes free", f"{size_bytes} bytes", DISK_HINT)) from error
 
 
 @contextmanager

@@ -34,8 +34,8 @@ READINGS = ATTEMPTS + 1  # four that were damaged, and two that agree
 CONNECT_SECONDS = 10
 ADDRESSING = ("path", "virtual", "auto")
 EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}  # a new client reads the credentials anew
-# An upload that the store does not know: it was completed, though the answer was lost, or its name was damaged.
-UPLOADING, UNKNOWN_CODES = {"UploadPart", "CompleteMultipartUpload"}, {"NoSuchUpload", "404"}
+# An upload that the store does not know: it was completed, though the answer was lost, or its name or its parts were damaged.
+UPLOADING, UNKNOWN_CODES = {"UploadPart", "CompleteMultipartUpload"}, {"NoSuchUpload", "404", "InvalidRequest"}
 Value = TypeVar("Value")
 
 
@@ -50,7 +50,7 @@ class S3Store:
         self._proven_by_tls = self._client.meta.endpoint_url.startswith("https://")
 
     def list(self, prefix: str = "") -> builtins.list[Stored]:
-        found = self._persist(self.uri, lambda: self._settled(self.uri, lambda: (self._proven_by_tls, self._listing(prefix))))
+        found = self._settled(self.uri, lambda: (self._proven_by_tls, self._listing(prefix)))
         return [Stored(safe_key(key), found[key]) for key in sorted(found)]
 
     def read(self, key: str) -> bytes:
@@ -60,7 +60,7 @@ class S3Store:
             digests.write(buffer.getvalue())
             return self._proves(etag, digests), buffer.getvalue()
 
-        return self._persist(f"{self.uri}/{key}", lambda: self._settled(f"{self.uri}/{key}", once))
+        return self._settled(f"{self.uri}/{key}", once)
 
     def write(self, key: str, data: bytes) -> None:
         digests = Digests()
@@ -70,7 +70,7 @@ class S3Store:
             stored = self._client.put_object(Bucket=self._bucket, Key=self._full(key), Body=data)
             return self._proves(stored.get("ETag", ""), digests) or self.sha256(key) == digests.sha256
 
-        self._persist(f"{self.uri}/{key}", lambda: self._stored(key, once))
+        self._stored(f"{self.uri}/{key}", once)
 
     def upload(self, path: Path, key: str) -> None:
         def once() -> bool:
@@ -81,7 +81,7 @@ class S3Store:
             _pass(path, digests)
             return self._proves(self._expected(key)[0], digests) or self.sha256(key) == digests.sha256
 
-        self._persist(f"{self.uri}/{key}", lambda: self._stored(key, once))
+        self._stored(f"{self.uri}/{key}", once)
 
     def download(self, key: str, path: Path) -> None:
         temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
@@ -96,7 +96,7 @@ class S3Store:
         try:
             with _told(f"{self.uri}/{key}"):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._persist(f"{self.uri}/{key}", lambda: self._settled(f"{self.uri}/{key}", once))
+                self._settled(f"{self.uri}/{key}", once)
                 temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -107,7 +107,7 @@ class S3Store:
             self._client.download_fileobj(self._bucket, self._full(key), cast("Any", digests), Config=_transfer())
             return self._proves(etag, digests), digests.sha256
 
-        return self._persist(f"{self.uri}/{key}", lambda: self._settled(f"{self.uri}/{key}", once))
+        return self._settled(f"{self.uri}/{key}", once)
 
     def delete(self, key: str) -> None:
         self._persist(f"{self.uri}/{key}", lambda: self._client.delete_object(Bucket=self._bucket, Key=self._full(key)))
@@ -168,18 +168,26 @@ class S3Store:
 
     def _settled(self, address: str, read: Callable[[], tuple[bool, Value]]) -> Value:
         """What `read` gives, once it is proven or comes twice in a row."""
-        before: Value | None = None
-        for _ in range(READINGS):
-            proven, value = read()
-            if proven or value == before:
-                return value
-            before = value
-        raise TransientError(Fault(f"{address}: it comes otherwise each time it is read", found=f"{READINGS} readings"))
 
-    def _stored(self, key: str, write: Callable[[], bool]) -> None:
+        def readings() -> Value:
+            before: Value | None = None
+            for _ in range(READINGS):
+                proven, value = read()
+                if proven or value == before:
+                    return value
+                before = value
+            raise TransientError(Fault(f"{address}: it comes otherwise each time it is read", found=f"{READINGS} readings"))
+
+        return self._persist(address, readings)
+
+    def _stored(self, address: str, write: Callable[[], bool]) -> None:
         """Writes until what is stored is what was sent."""
-        if not any(write() for _ in range(ATTEMPTS)):
-            raise TransientError(Fault(f"{self.uri}/{key}: what is stored is not what was sent", found=f"{ATTEMPTS} tries"))
+
+        def tries() -> None:
+            if not any(write() for _ in range(ATTEMPTS)):
+                raise TransientError(Fault(f"{address}: what is stored is not what was sent", found=f"{ATTEMPTS} tries"))
+
+        self._persist(address, tries)
 
     def _persist(self, address: str, operation: Callable[[], Value]) -> Value:
         for attempt in range(1, ATTEMPTS):

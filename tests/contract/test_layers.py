@@ -22,7 +22,7 @@ ORDER = (
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes", "huggingface_hub", "boto3",
          "botocore", "pyarrow", "numpy", "tokenizers", "accelerate", "safetensors", "pandas"}  # fmt: skip
 # Modules that are themselves imported late: in worker processes that do nothing else, or once the trainer is there.
-IMPORTED_LATE = {"data.worker": {"jinja2", "tokenizers", "numpy"}, "callbacks": {"transformers"}, "saver": {"transformers"}}
+IMPORTED_LATE = {"data.worker": {"jinja2", "tokenizers", "numpy"}, "callbacks": {"transformers"}, "saver": {"transformers", "safetensors"}}
 # The last resorts, of the job and of its children, and the one place that keeps the evidence of a failure before it goes on.
 CATCHES_ALL = {"__main__", "run", "child"}
 FILE_LINES = 300

@@ -1,6 +1,6 @@
 """The command on a device that has memory for only so many rows of a forward pass: what a small GPU does, without one.
 
-    python -m tests.flow.short_of_memory ROWS FIRST_PASS run SPEC…      rows that fit, from which training pass on
+python -m tests.flow.short_of_memory ROWS FIRST_PASS run SPEC…      rows that fit, from which training pass on
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from tests.flow.running import document, run_tiny, valid_stats
 from tests.tiny import tiny_dir, wide_dir
 
 pytestmark = pytest.mark.slow
-ROW_TOKENS = 64  # rows of the demo are longer: the plan knows what the longest compared one will have
+MAX_SEQ_LENGTH = 128  # more than any row has: what counts is how long the compared ones are
 EXPORT = {
     "merged": ["16bit", "4bit"], "gguf": ["bf16", "q8_0", "q4_0"], "imatrix": True, "imatrix_tokens": 1024, "check_tokens": 512,
     "lora_gguf": "f16", "limits": {"merged_logits": 1, "merged_kl": 1, "merged_4bit_kl": 100,
@@ -36,7 +36,7 @@ class Taken:
 def taken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Taken:
     folder = tmp_path_factory.mktemp(request.param)
     model = {"narrow": tiny_dir, "wide": wide_dir}[request.param]()
-    result = run_tiny(folder, {"/model/source": str(model), "/model/max_seq_length": ROW_TOKENS, "/export": EXPORT})
+    result = run_tiny(folder, {"/model/source": str(model), "/model/max_seq_length": MAX_SEQ_LENGTH, "/export": EXPORT})
     assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
     planned = {step["name"]: step["ram_bytes"] for step in document(folder / "out" / "report" / "exports.json")["plan"]}
     foretold = {name: planned[name] - (planned["convert"] if name in BESIDE else 0) for name in STEPS}
