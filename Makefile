@@ -10,7 +10,7 @@ export CMAKE_ARGS := -DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF
 # With an NVIDIA driver the CUDA lock is installed as well, and the demo and the job run on the GPU.
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
-.PHONY: setup demo test k8s-test elsewhere-test examples pin-actions lint format lock fuzz docs clean
+.PHONY: setup demo test k8s-test elsewhere-test examples image-test chaos pin-actions lint format lock fuzz docs clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.model
@@ -66,6 +66,15 @@ elsewhere-test: setup .venv-elsewhere/.packages
 # The shipped examples of tunejob render, again.
 examples: setup
 	$(BIN)/python -m tests.elsewhere.examples
+
+# Builds the image with buildah on a Debian base and the CPU lock, and runs it: demo, bad spec, stop signal, memory limit, strange users.
+image-test: setup .venv-image/.packages .venv-k8s/.packages .venv-elsewhere/.packages
+	$(BIN)/python -m tests.image.build cpu
+	TUNEJOB_IMAGE=localhost/tunejob:cpu $(BIN)/pytest tests/image tests/k8s tests/elsewhere/test_tryout.py
+
+# Kills at every operation and at random times on both stores, full disks of every size, 50 stop signals: many hours. KILLS=20 runs 20 of each.
+chaos: setup
+	TUNEJOB_CHAOS=1 TUNEJOB_CHAOS_KILLS=$${KILLS:-all} TUNEJOB_CHAOS_STOPS=$${STOPS:-50} $(BIN)/pytest -s --timeout 0 tests/chaos tests/faults
 
 # Compares the pins of the workflows' actions with the tags beside them; needs github.com.
 pin-actions: setup

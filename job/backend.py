@@ -8,7 +8,6 @@ Hub id: so the revision holds, offline loading works and a pre-quantised mirror 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +17,6 @@ from job.device import DEVICE_VARIABLE, choose_device
 from job.errors import CapacityError, Fault, InputError
 from job.spec import LoraSpec, ModelSpec
 
-PREPARED_VARIABLE = "TUNEJOB_PREPARED"  # a folder of the image: what its build made for the caches below
 GPU_ONLY_OPTIMIZERS = {"adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit"}
 CPU_OPTIMIZER = "adamw_torch_fused"
 
@@ -76,9 +74,6 @@ def prepare_environment(workdir: Path) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     for name, folder in placed.items():
         os.environ.setdefault(name, str(folder))
-        prepared = Path(os.environ.get(PREPARED_VARIABLE, "/nowhere"), folder.name)
-        if prepared.is_dir():  # read-only where it is, and the engines want to lock and add to it
-            shutil.copytree(prepared, os.environ[name], copy_function=shutil.copyfile, dirs_exist_ok=True)
     if os.environ.get(DEVICE_VARIABLE) == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         os.environ["UNSLOTH_FORCE_CPU"] = "1"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TRACKER_MODULES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 WEIGHT_BYTES = {"4bit": 0.5, "8bit": 1.0, "16bit": 2.0, "full": 2.0}  # per parameter, scales left out
+# Per parameter, of all moments; where none is named, there are two in the parameter's own type.
+MOMENT_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 2, "paged_adamw_32bit": 8, "lion_8bit": 1, "adafactor": 0, "sgd": 0}
 FULL_TRAINING_BYTES = 2.0 + 2.0  # gradient and 8-bit Adam moments, per parameter
 
 
@@ -38,6 +40,19 @@ def require_disk(folder: Path, needed_bytes: int, what: str) -> None:
             Fault(f"not enough disk for {what}", str(folder), f"{free} bytes free", f"{needed_bytes} bytes",
                   "Give the pod more ephemeral storage, or set TUNEJOB_WORKDIR to a larger volume")
         )  # fmt: skip
+
+
+def checkpoint_bytes(model: Any, optimizer: str, keeps_best: bool) -> int:
+    """At least what a checkpoint takes: the trained weights, the best ones too if those are kept, and the optimiser's moments."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights: int = sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    moments: int = sum(parameter.numel() * MOMENT_BYTES.get(optimizer, 2 * parameter.element_size()) for parameter in trained)
+    return weights * (2 if keeps_best else 1) + moments
+
+
+def require_checkpoints(folder: Path, spec: JobSpec, model: Any, optimizer: str) -> None:
+    """Raises `CapacityError` unless `folder` has room for two checkpoints: one is written while another is on its way to the store."""
+    require_disk(folder, 2 * checkpoint_bytes(model, optimizer, spec.training.keep == "best"), "two checkpoints")
 
 
 def with_disk_figures(error: JobError, *folders: Path | str) -> JobError:

@@ -66,6 +66,7 @@ class Checkpoints:
 
         Raises `InputError` for one of another run, base or data: going on with it would not be this training.
         """
+        abort_uploads(self._store, self._folder, self._log)
         sizes = {item.key: item.bytes for item in self._store.list(self._folder)}
         for step in sorted(self._steps(sizes), reverse=True):
             damage = self._fetch(step, sizes, folder)
@@ -100,6 +101,7 @@ class Checkpoints:
 
         Raises as `send` does, but `CapacityError`.
         """
+        self.wait()
         self._log("checkpoint", step=step, note="could not be made", reason=str(error.faults[0]))
         self._count(error)
 
@@ -115,7 +117,7 @@ class Checkpoints:
     def remove(self) -> None:
         """All of them, once what was trained is stored itself."""
         self.wait()
-        self._delete(self._keys())
+        remove_checkpoints(self._store, self._origin.run_id, self._log)
 
     def _upload(self, step: int, folder: Path) -> JobError | None:
         try:
@@ -136,11 +138,7 @@ class Checkpoints:
         """Keeps the newest whole ones; parts of uploads that a kill cut short go too."""
         keys = self._keys()
         kept = sorted(self._steps(keys))[-self._spec.keep :]
-        self._delete([key for key in keys if not any(key.startswith(f"{self._key(step)}/") for step in kept)])
-
-    def _delete(self, keys: list[str]) -> None:
-        for key in sorted(keys, key=lambda key: not key.endswith(MANIFEST)):  # what has lost its manifest is no checkpoint
-            self._store.delete(key)
+        _delete(self._store, [key for key in keys if not any(key.startswith(f"{self._key(step)}/") for step in kept)])
 
     def _fetch(self, step: int, sizes: Mapping[str, int], folder: Path) -> str | None:
         """Brings a checkpoint here; says what is wrong with it, if anything is."""
@@ -173,7 +171,7 @@ class Checkpoints:
             raise InputError(*faults)
 
     def _keys(self) -> list[str]:
-        return [item.key for item in self._store.list(self._folder) if STEP.search(item.key)]
+        return _keys(self._store, self._folder)
 
     def _steps(self, keys: Mapping[str, int] | list[str]) -> list[int]:
         """Of those that have a manifest."""
@@ -182,6 +180,33 @@ class Checkpoints:
 
     def _key(self, step: int) -> str:
         return f"{self._folder}/{_name(step)}"
+
+
+def remove_checkpoints(store: Store, run_id: str, log: Log) -> None:
+    """Every checkpoint of a run, whole or not."""
+    folder = f"{CHECKPOINTS}/{run_id}"
+    abort_uploads(store, folder, log)
+    _delete(store, _keys(store, folder))
+
+
+def abort_uploads(store: Store, prefix: str, log: Log) -> None:
+    """Unfinished uploads of tries that were killed; a store that does not allow it is told of, and keeps them."""
+    try:
+        aborted = store.abort_stale_uploads(prefix)
+    except JobError as error:
+        log("leftovers", note="unfinished uploads could not be removed", reason=str(error.faults[0]))
+        return
+    if aborted:
+        log("leftovers", note="unfinished uploads of an earlier try are removed", uploads=aborted)
+
+
+def _keys(store: Store, folder: str) -> list[str]:
+    return [item.key for item in store.list(folder) if STEP.search(item.key)]
+
+
+def _delete(store: Store, keys: list[str]) -> None:
+    for key in sorted(keys, key=lambda key: not key.endswith(MANIFEST)):  # what has lost its manifest is no checkpoint
+        store.delete(key)
 
 
 def _name(step: int) -> str:

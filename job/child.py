@@ -195,7 +195,7 @@ def serve(handle: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         written.write_text(json.dumps(answer), "utf-8")
         written.replace(answered)
     except OSError as error:
-        print(f"no answer could be written: {error}; it was {answer}", file=sys.stderr)
+        sys.stderr.write(f"no answer could be written: {error}\n")
         code = classify(error).exit_code
     sys.stdout.flush()
     sys.stderr.flush()

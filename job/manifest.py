@@ -69,8 +69,9 @@ class Manifest:
 def claim(store: Store, spec: JobSpec) -> Manifest | None:
     """Make the output address this run's own. The manifest if this very run has already finished there, else None.
 
-    Writes `spec.json`, the resolved spec, before anything else. Raises `InputError` if the address holds another run,
-    anything of unknown origin, or a finished run of which a file is missing or has another size.
+    Writes `spec.json`, the resolved spec, before anything else. Of a finished run it removes what its last try, killed behind
+    the publication, could not clear away. Raises `InputError` if the address holds another run, anything of unknown origin,
+    or a finished run of which a file is missing or has another size.
     """
     sizes = {item.key: item.bytes for item in store.list()}
     if MANIFEST in sizes:
@@ -82,6 +83,9 @@ def claim(store: Store, spec: JobSpec) -> Manifest | None:
         damaged = _size_faults(manifest, sizes)
         if damaged:
             raise InputError(*damaged, Fault(f"{store.uri}: the finished run is damaged", hint=VERIFY_HINT))
+        for key in sizes:
+            if within(key, f"{CHECKPOINTS}/{spec.run_id}"):
+                store.delete(key)
         return manifest
     if SPEC in sizes:
         _same_run(store, _stored_run_id(store, spec), spec)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from job import capacity, evaluate, report
-from job.backend import Backend
-from job.checkpoint import Checkpoints, Origin
+from job.backend import Backend, effective_optimizer
+from job.checkpoint import Checkpoints, Origin, abort_uploads, remove_checkpoints
 from job.child import run_child
 from job.context import TRAINED, Run
 from job.data.build import Prepared
@@ -18,7 +18,7 @@ from job.manifest import File, artefact
 from job.micro_batch import free_memory
 from job.source import FetchedModel
 from job.stats import gpu_reserved_bytes, training_memory
-from job.store import open_store
+from job.store import Store, open_store
 from job.train import TrainResult, train
 
 CHECKPOINTS_VARIABLE = "TUNEJOB_CHECKPOINTS"
@@ -28,6 +28,7 @@ KEPT_STATS = ("device", "memory", "data", "training", "evaluation", "effective")
 def train_and_store(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedModel, prepared: Prepared) -> None:
     """From the loaded base to the stored adapter and report; the model is gone from memory afterwards."""
     spec, stats = run.spec, run.stats
+    clear_away(run)
     checkpoints = open_checkpoints(run, base, prepared)
     with stats.phase("load"):
         model = load(run, backend, base, merge_base, prepared)
@@ -57,14 +58,25 @@ def train_and_store(run: Run, backend: Backend, base: FetchedModel, merge_base: 
 
 def open_checkpoints(run: Run, base: FetchedModel, prepared: Prepared) -> Checkpoints:
     """Those of this run on this base and these rows, where the environment, the spec or the output says."""
-    settings = run.spec.output.checkpoints
-    address = os.environ.get(CHECKPOINTS_VARIABLE) or settings.uri
     origin = Origin(run.spec.run_id, f"{base.public_id}@{base.revision}", prepared.digest)
-    return Checkpoints(open_store(address) if address else run.store, origin, settings, run.log)
+    return Checkpoints(checkpoint_store(run), origin, run.spec.output.checkpoints, run.log)
+
+
+def checkpoint_store(run: Run) -> Store:
+    address = os.environ.get(CHECKPOINTS_VARIABLE) or run.spec.output.checkpoints.uri
+    return open_store(address) if address else run.store
+
+
+def clear_away(run: Run) -> None:
+    """What killed tries left unfinished. Not before the rows are read: who began at the same time has given up by then."""
+    run.lease.require()
+    abort_uploads(run.store, "", run.log)
 
 
 def recall(run: Run) -> None:
-    """What an earlier try found out; it has stored the adapter and the report."""
+    """What an earlier try found out; it has stored the adapter and the report, and may have left checkpoints."""
+    clear_away(run)
+    remove_checkpoints(checkpoint_store(run), run.spec.run_id, run.log)
     facts = run.receipts[TRAINED].facts
     for name in KEPT_STATS:
         setattr(run.stats, name, facts[name])
@@ -77,6 +89,7 @@ def load(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedMode
     os.chdir(run.workdir)  # engines pick up what lies in the current directory, too
     capacity.require_memory(base.path, spec, run.stats.device)
     model = backend.load(base.path, spec.model, spec.lora, spec.training.gradient_checkpointing)
+    capacity.require_checkpoints(run.workdir, spec, model, effective_optimizer(spec.training.optimizer, backend.device))
     capacity.require_embeddings(model.get_input_embeddings().weight.shape[0], prepared)
     if spec.lora is not None and spec.export.needs_merge:
         require_mergeable(model, merge_base.path)

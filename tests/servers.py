@@ -27,6 +27,7 @@ __all__ = ["Hub", "Repo", "S3Server", "closed_port", "hub_server", "listing_serv
 
 ACCESS_KEY, SECRET_KEY = "tunejob-test-access", "tunejob-test-secret"
 READY_SECONDS = 60
+STARTS = 3
 GRPC_OFFSET = 10_000  # SeaweedFS listens there too
 
 
@@ -103,28 +104,38 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     keys = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
     (folder / "s3.json").write_text(json.dumps({"identities": [{"name": "test", "credentials": keys, "actions": actions}]}))
     (folder / "data").mkdir()
-    s3, s3_tls, master, volume, filer = _free_ports(5)
-    ports = {"s3.port": s3, "s3.port.https": s3_tls, "master.port": master, "volume.port": volume, "filer.port": filer}
-    settings = {
-        "dir": folder / "data", "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "filer": "true", "s3": "true",
-        "s3.config": folder / "s3.json", "s3.cert.file": folder / "cert.pem", "s3.key.file": folder / "key.pem",
-        "s3.port.iceberg": 0, "s3.port.lance": 0, "s3.autoCreateBucket": "false",
-        "master.volumeSizeLimitMB": 64, "volume.max": 5000, "master.telemetry": "false",
-    }  # fmt: skip
-    command = [str(Path(sys.executable).parent / "weed"), "server", *(f"-{k}={v}" for k, v in (settings | ports).items())]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+    server, process = _started(folder)
     try:
-        server = S3Server(f"http://127.0.0.1:{s3}", f"https://127.0.0.1:{s3_tls}", folder / "ca.pem")
-        _wait_ready(server, process)
         yield server
     finally:
         process.kill()  # it takes half a minute to say goodbye, and its data goes with the folder
         process.wait()
 
 
-def _wait_ready(server: S3Server, process: subprocess.Popen[bytes]) -> None:
-    """Ready once both addresses answer and a bucket can take an object."""
+def _started(folder: Path) -> tuple[S3Server, subprocess.Popen[bytes]]:
+    """The server, ready; begun anew where something else took one of its ports meanwhile."""
+    for _ in range(STARTS):
+        s3, s3_tls, master, volume, filer = _free_ports(5)
+        ports = {"s3.port": s3, "s3.port.https": s3_tls, "master.port": master, "volume.port": volume, "filer.port": filer}
+        settings = {
+            "dir": folder / "data", "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "filer": "true", "s3": "true",
+            "s3.config": folder / "s3.json", "s3.cert.file": folder / "cert.pem", "s3.key.file": folder / "key.pem",
+            "s3.port.iceberg": 0, "s3.port.lance": 0, "s3.autoCreateBucket": "false",
+            "master.volumeSizeLimitMB": 64, "volume.max": 5000, "master.telemetry": "false",
+        }  # fmt: skip
+        command = [str(Path(sys.executable).parent / "weed"), "server", *(f"-{k}={v}" for k, v in (settings | ports).items())]
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        server = S3Server(f"http://127.0.0.1:{s3}", f"https://127.0.0.1:{s3_tls}", folder / "ca.pem")
+        if _is_ready(server, process):
+            return server, process
+        process.kill()
+        process.wait()
+    raise RuntimeError(f"SeaweedFS did not start, exit status {process.poll()}")
+
+
+def _is_ready(server: S3Server, process: subprocess.Popen[bytes]) -> bool:
+    """Waits until both addresses answer and a bucket can take an object."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     deadline = time.monotonic() + READY_SECONDS
@@ -138,10 +149,10 @@ def _wait_ready(server: S3Server, process: subprocess.Popen[bytes]) -> None:
             except (BotoCoreError, ClientError):
                 time.sleep(0.2)
             else:
-                return
+                return True
         except OSError:
             time.sleep(0.2)
-    raise RuntimeError(f"SeaweedFS did not start, exit status {process.poll()}")
+    return False
 
 
 @contextmanager

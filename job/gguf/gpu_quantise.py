@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job.errors import Fault, GateError
+from job.errors import CapacityError, Fault, GateError
 from job.gguf.encode import encode
 from job.gguf.header import Header, TensorInfo, padded, read_header, tensor_bytes
 from job.gguf.quantise import planned_types
@@ -168,7 +168,7 @@ def _write_header(source: Path, target: Path, types: dict[str, str], file_type: 
     ggml.gguf_free(before)
     ggml.ggml_free(tensors)
     if not written:
-        raise GateError(Fault("the GGUF header cannot be written", target.name))
+        raise CapacityError(Fault("the disk is full: the GGUF header cannot be written", target.name))
 
 
 def _ggml() -> Any:

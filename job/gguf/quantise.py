@@ -18,6 +18,7 @@ BUFFER_BYTES = 512 << 20  # rows of a tensor in memory at once
 PLANNED = re.compile(
     r"\[ *\d+/ *\d+\] (?P<name>\S+) +- \[[^\]]*\], type = +(?P<from>\w+), size = +[\d.]+ MiB(?: -> +[\d.]+ MiB \((?P<to>\w+)\))?"
 )
+STREAM_WORDS = "iostream error"  # what is left of a write that failed
 IMATRIX_ENTRIES = "quantize.imatrix.entries_count"  # the key by which llama.cpp's own tool says that one was used
 
 
@@ -28,10 +29,9 @@ def quantise(source: Path, target: Path, type_name: str, imatrix: Path | None, t
     _run(source, target, TYPES[type_name], means, threads, dry=False)
     try:
         header = read_header(target, target.name)
-    except GateError as error:  # its stream swallows the error of a full disk
-        free = shutil.disk_usage(target.parent).free
-        if free < BUFFER_BYTES:
-            raise CapacityError(Fault("the disk is full", target.name, f"{free} bytes free")) from error
+    except GateError as error:  # cut, without a word
+        if shutil.disk_usage(target.parent).free < BUFFER_BYTES:
+            raise CapacityError(Fault("the disk is full", target.name)) from error
         raise
     return {
         "bytes": header.file_bytes, "seconds": time.monotonic() - started, "tensors": len(header.tensors),
@@ -63,7 +63,7 @@ def _read_imatrix(path: Path) -> dict[str, Any]:
 
 
 def _run(source: Path, target: Path, kind: QuantType, means: dict[str, Any], threads: int, dry: bool) -> str:
-    """llama.cpp's words. Raises `GateError` if it fails."""
+    """llama.cpp's words. Raises `GateError` if it fails, `CapacityError` if it could not write."""
     from llama_cpp import llama_cpp as native
 
     settings = native.llama_model_quantize_default_params()
@@ -73,6 +73,8 @@ def _run(source: Path, target: Path, kind: QuantType, means: dict[str, Any], thr
         settings.kv_overrides = _imatrix_note(len(means))
     with native_log() as log:
         code = native.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(settings))
+    if code and STREAM_WORDS in log.complaint():
+        raise CapacityError(Fault("the disk is full", target.name))
     if code:
         raise GateError(Fault(f"llama.cpp cannot quantise to {kind.label}", target.name, log.complaint()))
     return log.text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import struct
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from job import capacity
-from job.errors import CapacityError, InputError
+from job.errors import CapacityError, Fault, InputError, classify
 from job.spec import JobSpec, parse_spec
 
 PARAMETERS = 3 * 1000 * 1000
@@ -59,6 +60,32 @@ def test_a_disk_too_small_is_refused_with_both_figures(tmp_path: Path) -> None:
         capacity.require_disk(tmp_path, free * 2, "a mountain")
     assert f"{free * 2} bytes" in caught.value.faults[0].expected
     assert "bytes free" in caught.value.faults[0].found
+
+
+def test_a_full_disk_gets_its_figures_once(tmp_path: Path) -> None:
+    total = shutil.disk_usage(tmp_path).total
+    full = classify(OSError(errno.ENOSPC, "No space left on device"))
+    (fault,) = capacity.with_disk_figures(full, tmp_path, "s3://bucket/prefix", tmp_path / "nothing").faults
+    assert fault.message == full.faults[0].message
+    assert fault.found.endswith(" bytes free")
+    assert fault.expected == f"more than {total} bytes in all"
+    told = CapacityError(Fault("the disk is full", "", "5 bytes free", "6 bytes"))
+    memory = classify(MemoryError())
+    assert capacity.with_disk_figures(told, tmp_path) is told
+    assert capacity.with_disk_figures(memory, tmp_path) is memory
+    assert capacity.with_disk_figures(full, "s3://bucket/prefix") is full
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "keeps_best", "per_parameter"),
+    [("adamw_torch", False, 12), ("adamw_torch", True, 16), ("adamw_8bit", False, 6), ("paged_adamw_32bit", False, 12), ("sgd", False, 4)],
+)
+def test_a_checkpoint_has_trained_weights_and_moments(optimizer: str, keeps_best: bool, per_parameter: int) -> None:
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Linear(100, 100, bias=False), torch.nn.Linear(100, 30, bias=False))
+    model[0].requires_grad_(False)
+    assert capacity.checkpoint_bytes(model, optimizer, keeps_best) == 3000 * per_parameter
 
 
 def test_a_tracker_without_its_package_is_refused_by_name() -> None:

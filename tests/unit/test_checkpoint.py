@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from job.checkpoint import Checkpoint, Checkpoints, Origin
-from job.errors import InputError, TransientError
+from job.errors import CapacityError, Fault, InputError, TransientError
 from job.log import Log
 from job.spec import CheckpointsSpec
 from job.store import DirectoryStore, open_store
@@ -136,6 +136,19 @@ def test_a_store_that_fails_ends_the_training_at_the_limit(tmp_path: Path) -> No
         mine.wait()
     assert caught.value.faults[0].pointer == "/output/checkpoints/max_failures"
     assert not list(tmp_path.glob("made-*")), "what could not be stored does not fill the disk"
+
+
+def test_those_that_no_disk_had_room_for_count_too(tmp_path: Path) -> None:
+    full = CapacityError(Fault("the disk is full", "", "5 bytes free", "more than 6 bytes in all"))
+    mine = checkpoints(tmp_path / "store", max_failures=2)
+    mine.miss(5, full)
+    mine.send(10, made(tmp_path, 10))
+    mine.miss(15, full)  # the one that was on its way arrived
+    with pytest.raises(CapacityError) as caught:
+        mine.miss(20, full)
+    (fault,) = caught.value.faults
+    assert (fault.pointer, fault.found, fault.expected) == ("/output/checkpoints/max_failures", "5 bytes free", "more than 6 bytes in all")
+    assert mine.stored == 1
 
 
 def test_one_failure_between_successes_is_forgiven(tmp_path: Path) -> None:

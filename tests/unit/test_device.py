@@ -12,26 +12,9 @@ import pytest
 
 from job.device import Gpu, Probe, built_for, probe, unusable
 from job.errors import CapacityError, DeviceError, JobError
+from tests.drivers import libcuda
 
 GOOD = Probe(True, True, 0, (13, 0), (Gpu("NVIDIA H200", (9, 0)),), "13.0")
-
-DRIVER_C = r"""
-#include <string.h>
-int cuInit(unsigned flags) { return STATUS; }
-int cuDriverGetVersion(int *version) { *version = VERSION; return 0; }
-int cuDeviceGetCount(int *count) { *count = COUNT; return 0; }
-int cuDeviceGet(int *device, int number) { *device = number; return 0; }
-int cuDeviceGetName(char *name, int length, int device) { strncpy(name, device ? "second" : "first", length); return 0; }
-int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 8 + device : 6; return 0; }
-"""
-
-
-def driver(folder: Path, status: int = 0, version: int = 13000, count: int = 1) -> str:
-    """A libcuda that gives these answers."""
-    target = folder / f"libcuda-{status}-{version}-{count}.so"
-    definitions = [f"-DSTATUS={status}", f"-DVERSION={version}", f"-DCOUNT={count}"]
-    subprocess.run(["cc", "-shared", "-fPIC", *definitions, "-x", "c", "-", "-o", target], input=DRIVER_C.encode(), check=True)
-    return str(target)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +63,7 @@ def test_the_masks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_driver_is_asked(tmp_path: Path, answers: dict[str, int], expected: Probe) -> None:
     module = tmp_path / "version"
     module.touch()
-    assert replace(probe(driver(tmp_path, **answers), module), torch_cuda=None) == expected
+    assert replace(probe(str(libcuda(tmp_path, **answers)), module), torch_cuda=None) == expected
 
 
 def test_a_missing_driver_is_seen(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import huggingface_hub.errors
 import jinja2
 import jsonschema
 import pytest
+import torch
+from safetensors import SafetensorError
 
 from job.errors import (
     CapacityError,
@@ -25,6 +27,7 @@ from job.errors import (
     SpecError,
     TransientError,
     classify,
+    disk_is_full,
 )
 
 
@@ -37,6 +40,13 @@ def hub_error(status: int, kind: Any = huggingface_hub.errors.HfHubHTTPError) ->
     request = httpx.Request("GET", "https://hub.invalid/org/name")
     error: Exception = kind("said so", response=httpx.Response(status, request=request))
     return error
+
+
+# How torch ends what it says of a CUDA error.
+ADVICE = (
+    "CUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be incorrect.\n"
+    "For debugging consider passing CUDA_LAUNCH_BLOCKING=1\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\n"
+)
 
 
 MET: list[tuple[BaseException, type[JobError]]] = [
@@ -75,6 +85,14 @@ MET: list[tuple[BaseException, type[JobError]]] = [
     (urllib.error.URLError(ConnectionRefusedError(errno.ECONNREFUSED, "refused")), JobError),
     (OSError(errno.ENOSPC, "No space left on device"), CapacityError),
     (OSError(errno.EDQUOT, "Disk quota exceeded"), CapacityError),
+    (OSError("1048576 requested and 131072 written"), CapacityError),
+    (OSError("Unable to load weights: not a checkpoint"), JobError),
+    (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), CapacityError),
+    (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), CapacityError),
+    (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), CapacityError),
+    (SafetensorError("Error while deserializing header: header too small"), InputError),
+    (OSError(errno.EFBIG, "File too large"), CapacityError),
+    (ValueError("row 3: No space left on device"), JobError),
     (OSError(errno.EIO, "Input/output error"), TransientError),
     (OSError(errno.EBADF, "Bad file descriptor"), JobError),
     (FileNotFoundError(errno.ENOENT, "No such file", "rows.jsonl"), InputError),
@@ -86,6 +104,18 @@ MET: list[tuple[BaseException, type[JobError]]] = [
     (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), CapacityError),
     (RuntimeError("CUDA error: uncorrectable ECC error encountered"), DeviceError),
     (RuntimeError("CUDA error: unspecified launch failure"), DeviceError),
+    (RuntimeError(f"CUDA error: uncorrectable ECC error encountered\n{ADVICE}"), DeviceError),
+    (RuntimeError(f"CUDA error: unspecified launch failure\nSearch for `cudaErrorLaunchFailure'\n{ADVICE}"), DeviceError),
+    (RuntimeError(f"CUDA error: an illegal memory access was encountered\n{ADVICE}"), DeviceError),
+    (RuntimeError(f"CUDA error: device-side assert triggered\n{ADVICE}"), JobError),
+    (RuntimeError(f"CUDA error: out of memory\n{ADVICE}"), CapacityError),
+    (torch.AcceleratorError(f"CUDA error: uncorrectable ECC error encountered\n{ADVICE}"), DeviceError),
+    (torch.AcceleratorError(f"CUDA error: device-side assert triggered\n{ADVICE}"), JobError),
+    (torch.AcceleratorError(f"CUDA error: out of memory\n{ADVICE}"), CapacityError),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), CapacityError),
+    (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), DeviceError),
+    (RuntimeError("Triton Error [CUDA]: out of memory"), CapacityError),
+    (RuntimeError("Unable to determine the device handle for GPU 0000:3B:00.0: GPU is lost. Reboot the system"), DeviceError),
     (RuntimeError("NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus."), DeviceError),
     (RuntimeError("No CUDA-capable device is detected"), DeviceError),
     (RuntimeError("CUDA error: device-side assert triggered"), JobError),
@@ -162,6 +192,14 @@ def test_a_ring_of_causes_ends() -> None:
     first, second = ValueError("a"), KeyError("b")
     first.__cause__, second.__cause__ = second, first
     assert type(classify(first)) is JobError
+
+
+def test_a_full_disk_is_known_from_a_full_memory() -> None:
+    assert disk_is_full(classify(raised(implicit)))
+    assert disk_is_full(CapacityError("merge: OSError: [Errno 28] No space left on device")), "as a child tells it"
+    assert not disk_is_full(classify(MemoryError()))
+    assert not disk_is_full(CapacityError(Fault("not enough disk for the weights", "", "5 bytes free", "6 bytes")))
+    assert not disk_is_full(InputError("row 3: no space left on device"))
 
 
 def test_a_failure_of_ours_stays_itself() -> None:
