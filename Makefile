@@ -7,10 +7,12 @@ TORCH := 2.13.0
 UV := 0.13.9
 # llama.cpp for any x86-64 with AVX2, not for this very CPU: a wheel that is built here may run elsewhere. Quantiser and reader only.
 export CMAKE_ARGS := -DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF
+IMAGE ?= localhost/tunejob:cpu
+BASE = $(shell sed -n 's/^ARG BASE=//p' Dockerfile)
 # With an NVIDIA driver the CUDA lock is installed as well, and the demo and the job run on the GPU.
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
-.PHONY: setup demo test k8s-test elsewhere-test examples image-test chaos pin-actions lint format lock fuzz docs clean
+.PHONY: setup demo test k8s-test elsewhere-test examples image image-pin image-tools image-lint image-sbom image-test chaos pin-actions lint format lock fuzz docs clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.model
@@ -67,10 +69,33 @@ elsewhere-test: setup .venv-elsewhere/.packages
 examples: setup
 	$(BIN)/python -m tests.elsewhere.examples
 
+# The GPU image, where a registry can be reached; docker or podman.
+image:
+	docker build --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' job/__init__.py) \
+	  --build-arg REVISION=$$(git rev-parse HEAD) -t tunejob .
+
+# Writes the digest of the base's tag into the Dockerfile. Asks the registry, and changes nothing without an answer.
+image-pin:
+	@digest=$$(skopeo inspect --format '{{.Digest}}' docker://$(firstword $(subst @, ,$(BASE))) \
+	  || docker buildx imagetools inspect --format '{{.Manifest.Digest}}' $(firstword $(subst @, ,$(BASE)))) \
+	  && expr "$$digest" : 'sha256:[0-9a-f]\{64\}$$' >/dev/null \
+	  && sed -i "s|^ARG BASE=.*|ARG BASE=$(firstword $(subst @, ,$(BASE)))@$$digest|" Dockerfile && grep '^ARG BASE=' Dockerfile
+
+# Debian packages that image-test needs; as root.
+image-tools:
+	apt-get install --no-install-recommends -y buildah podman runc crun catatonit conmon mmdebstrap
+
+image-lint: .venv-image/.packages
+	.venv-image/bin/hadolint Dockerfile
+
+# dist/sbom.json, CycloneDX. With docker: docker build --target sbom --output dist .
+image-sbom: setup
+	$(BIN)/python -m tests.image.build cpu localhost/tunejob:sbom --target sbom --output dist
+
 # Builds the image with buildah on a Debian base and the CPU lock, and runs it: demo, bad spec, stop signal, memory limit, strange users.
 image-test: setup .venv-image/.packages .venv-k8s/.packages .venv-elsewhere/.packages
-	$(BIN)/python -m tests.image.build cpu
-	TUNEJOB_IMAGE=localhost/tunejob:cpu $(BIN)/pytest tests/image tests/k8s tests/elsewhere/test_tryout.py
+	$(BIN)/python -m tests.image.build cpu $(IMAGE)
+	TUNEJOB_IMAGE=$(IMAGE) $(BIN)/pytest -rA tests/image tests/k8s tests/elsewhere/test_tryout.py
 
 # Kills at every operation and at random times on both stores, full disks of every size, 50 stop signals: many hours. KILLS=20 runs 20 of each.
 chaos: setup

@@ -68,7 +68,7 @@ class Container:
         ]  # fmt: skip
         self._began = time.monotonic()
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=self._host())
+            self._process = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=self._host(), cwd=self.folder)
         return self
 
     def _host(self) -> dict[str, str]:
