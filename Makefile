@@ -12,7 +12,7 @@ BASE = $(shell sed -n 's/^ARG BASE=//p' Dockerfile)
 # With an NVIDIA driver the CUDA lock is installed as well, and the demo and the job run on the GPU.
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
-.PHONY: setup demo test k8s-test elsewhere-test examples image image-pin image-tools image-lint image-sbom image-test chaos pin-actions lint format lock fuzz docs clean
+.PHONY: setup demo test k8s-test elsewhere-test examples image image-pin image-tools image-lint image-sbom image-test store-test memory-test chaos pin-actions lint format lock fuzz docs clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.model
@@ -96,6 +96,15 @@ image-sbom: setup
 image-test: setup .venv-image/.packages .venv-k8s/.packages .venv-elsewhere/.packages
 	$(BIN)/python -m tests.image.build cpu $(IMAGE)
 	TUNEJOB_IMAGE=$(IMAGE) $(BIN)/pytest -rA tests/image tests/k8s tests/elsewhere/test_tryout.py
+
+# The store's contract at any S3 endpoint: TUNEJOB_TEST_S3_URI=s3://bucket/prefix and a job's AWS_* variables.
+store-test: setup
+	@test -n "$(TUNEJOB_TEST_S3_URI)" || { echo "set TUNEJOB_TEST_S3_URI=s3://bucket/prefix"; exit 2; }
+	$(BIN)/pytest tests/faults/test_endpoint.py
+
+# 8 GiB through a directory, HTTP and HTTPS; needs 30 GB of disk.
+memory-test: setup
+	TUNEJOB_TEST_MOVED_BYTES=8589934592 $(BIN)/pytest -s --timeout 3600 tests/faults/test_memory.py
 
 # Kills at every operation and at random times on both stores, full disks of every size, 50 stop signals: many hours. KILLS=20 runs 20 of each.
 chaos: setup

@@ -71,12 +71,16 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._ended.wait(self._seconds / RENEWALS):
+            began = time.monotonic()
             try:
                 if not self._is_ours():
                     leave(self._lost())
                 self._renew()
             except JobError as error:  # the store is away: nobody else can take the lease there either
                 self._log("lease", note="not renewed", reason=str(error.faults[0]))
+            else:
+                if time.monotonic() - began > self._seconds:  # a newcomer may have taken it, and been written over
+                    leave(self._lost())
 
     def _renew(self) -> None:
         self._beats += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -9,21 +10,25 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from job.errors import Fault, InputError, JobError, TransientError
+from job.source.pace import SILENCE_SECONDS, limit_waiting
 from job.source.parallel import in_parallel
 from job.store import Stored, safe_key
 from job.store.base import told
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetInfo, HfApi, ModelInfo
+    from huggingface_hub.hf_api import RepoFile
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
-RETRY_SECONDS = (1, 2, 4)
+RETRY_SECONDS = (1, 2, 4, 8)
+PATIENCE_VARIABLE, PATIENCE_SECONDS = "TUNEJOB_HUB_PATIENCE_SECONDS", 180.0  # the client's own tries may add twice as much
 ACCESS_HINT = "If it is private or gated, set HF_TOKEN to a token that may read it"
 Answer = TypeVar("Answer")
 
@@ -34,33 +39,40 @@ class HubOrigin:
     def __init__(self, address: str, kind: Literal["model", "dataset"]) -> None:
         self.public_id, _, asked = address.removeprefix("hf://datasets/" if kind == "dataset" else "hf://").partition("@")
         _be_quiet()
+        limit_waiting()
         self._kind = kind
         self._token: str | Literal[False] = next((os.environ[t] for t in TOKENS if os.environ.get(t)), False)
         read = self._api().model_info if kind == "model" else self._api().dataset_info
-        info: ModelInfo | DatasetInfo = self._ask(lambda: read(self.public_id, revision=asked or None))
+        info: ModelInfo | DatasetInfo = self._ask(lambda: read(self.public_id, revision=asked or None, timeout=SILENCE_SECONDS))
         if not info.sha or not COMMIT.fullmatch(info.sha):
             raise InputError(Fault(f"{address}: the Hub gave no commit", found=ascii(info.sha), expected="40 hex digits"))
         self.revision: str = info.sha
         self.licence: str | None = info.card_data.get("license") if info.card_data else None
 
     def files(self) -> list[Stored]:
+        return sorted((Stored(safe_key(file.path), file.size) for file in self._tree.values()), key=lambda f: f.key)
+
+    @cached_property
+    def _tree(self) -> dict[str, RepoFile]:
         from huggingface_hub.hf_api import RepoFile
 
         tree = self._ask(
             lambda: list(self._api().list_repo_tree(self.public_id, repo_type=self._kind, revision=self.revision, recursive=True))
         )
-        return sorted((Stored(safe_key(f.path), f.size) for f in tree if isinstance(f, RepoFile)), key=lambda f: f.key)
+        return {file.path: file for file in tree if isinstance(file, RepoFile)}
 
     def stage(self, names: Iterable[str], folder: Path) -> None:
-        in_parallel(lambda name: self._download(name, folder), names)
+        announced = self._tree
+        in_parallel(lambda name: self._ask(lambda: self._download(announced[name], folder)), names)
 
-    def _download(self, name: str, folder: Path) -> None:
+    def _download(self, file: RepoFile, folder: Path) -> None:
+        """Raises `TransientError` for a file that is not, by its digest, the one of this commit: the client looks at its size alone."""
         from huggingface_hub import hf_hub_download
 
-        self._ask(
-            lambda: hf_hub_download(
+        path = Path(
+            hf_hub_download(
                 self.public_id,
-                name,
+                file.path,
                 repo_type=self._kind,
                 revision=self.revision,
                 local_dir=folder,
@@ -68,6 +80,9 @@ class HubOrigin:
                 endpoint=_endpoint(),
             )
         )
+        if not _is_of_commit(path, file):
+            path.unlink()
+            raise TransientError(Fault(f"hf://{self.public_id}: {file.path} was damaged on its way"))
 
     def _api(self) -> HfApi:
         from huggingface_hub import HfApi
@@ -75,15 +90,24 @@ class HubOrigin:
         return HfApi(endpoint=_endpoint(), token=self._token)
 
     def _ask(self, request: Callable[[], Answer]) -> Answer:
+        patient_until = time.monotonic() + float(os.environ.get(PATIENCE_VARIABLE, PATIENCE_SECONDS))
         for pause in (*RETRY_SECONDS, None):
             try:
                 with _told(f"hf://{'datasets/' if self._kind == 'dataset' else ''}{self.public_id}"):
                     return request()
             except TransientError:
-                if pause is None:
+                if pause is None or time.monotonic() > patient_until:
                     raise
                 time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _is_of_commit(path: Path, file: RepoFile) -> bool:
+    with path.open("rb") as content:
+        if file.lfs:
+            return hashlib.file_digest(content, "sha256").hexdigest() == file.lfs.sha256
+        head = f"blob {path.stat().st_size}\0".encode()  # git's name for a file
+        return hashlib.sha1(head + content.read(), usedforsecurity=False).hexdigest() == file.blob_id
 
 
 def _endpoint() -> str | None:

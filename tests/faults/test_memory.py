@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# 8 GiB with `make store-test`: 1 GiB shows a growth with the size as well, in a tenth of the time.
+# 8 GiB with `make memory-test`: 1 GiB shows a growth with the size as well, in a tenth of the time.
 MOVED_BYTES = int(os.environ.get("TUNEJOB_TEST_MOVED_BYTES", 1 << 30))
 GROWTH_BYTES = 256 << 20
 

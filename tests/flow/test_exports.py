@@ -164,7 +164,7 @@ def test_a_rerun_tries_only_what_is_missing(refused: tuple[Path, Result]) -> Non
     again = tunejob("run", str(folder / "spec.json"), scratch=folder / "again")
     assert again.exit_code == 14
     assert again.named("train") == []
-    assert again.events[0]["stored_before"] == ["gguf-q2_k", "gguf-q8_0", "trained"]
+    assert again.named("start")[0]["stored_before"] == ["gguf-q2_k", "gguf-q8_0", "trained"]
     assert good.stat().st_mtime_ns == before
 
 
@@ -179,7 +179,7 @@ def test_a_killed_run_goes_on_behind_the_last_stored_artefact(tmp_path: Path) ->
     assert again.exit_code == 0, again.stdout[-2000:] + again.stderr[-3000:]
     assert again.named("train") == []
     assert again.named("merge") == []
-    assert again.events[0]["stored_before"] == ["merged", "trained"]
+    assert again.named("start")[0]["stored_before"] == ["merged", "trained"]
     manifest = verify(open_store(str(tmp_path / "out")))
     assert {"merged", "gguf-q8_0", "gguf-q4_k_m", "base", "tuned"} == set(manifest.results)
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").read_bytes() == trained
