@@ -17,7 +17,7 @@ printf %s '{
   "cmd": [
     "printf %s \"$TUNEJOB_SPEC\" | base64 -d > /tmp/spec.json\ntries=0\nwhile :; do\n  /opt/tunejob/bin/tunejob run /tmp/spec.json & job=$!\n  trap \"kill -TERM $job\" TERM\n  code=0; wait $job || code=$?\n  if [ $code -gt 128 ] && kill -0 $job 2>/dev/null; then code=0; wait $job || code=$?; fi\n  case $code in 0|10|11|12|13|14|30) break;; esac\n  [ $tries -lt 2 ] || break\n  tries=$((tries + 1))\ndone\n[ $code = 30 ] || /opt/tunejob/bin/python -c '"'"'import os, urllib.request as web; web.urlopen(web.Request(\"https://api.runpod.io/v2/pods/%s\" % os.environ[\"RUNPOD_POD_ID\"], method=\"DELETE\", headers={\"Authorization\": \"Bearer \" + os.environ[\"RUNPOD_API_KEY\"]}))'"'"'\nexit $code\n"
   ],
-  "disk": 140,
+  "disk": 124,
   "gpu": {
     "id": "NVIDIA L4",
     "count": 1,
