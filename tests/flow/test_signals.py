@@ -82,7 +82,7 @@ def test_during_training(tmp_path: Path) -> None:
     stats = document(tmp_path / "out" / "stats.json")
     assert stats["status"] == "failed"
     assert stats["failure"]["class"] == "Interrupted"
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"spec.json", "stats.json", "report"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"spec.json", "stats.json", "report", "checkpoints"}
 
 
 def test_during_publish(s3: S3Server, tmp_path: Path) -> None:
