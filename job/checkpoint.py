@@ -223,9 +223,12 @@ def _decode(raw: bytes) -> dict[str, Any] | None:
     try:
         content = json.loads(raw)
         digest = content.pop("sha256")
+        Origin(**content["origin"])
+        if not all(isinstance(File(**item).key, str) for item in content["files"]):
+            return None
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
         return None
-    return content if isinstance(content, dict) and digest == _digest(content) else None
+    return content if digest == _digest(content) else None
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from io import StringIO
 from pathlib import Path
@@ -170,3 +171,19 @@ def test_removal_takes_all_and_nothing_else(tmp_path: Path) -> None:
     DirectoryStore(str(store)).write(f"{FOLDER}/done/trained.json", b"{}")
     checkpoints(store).remove()
     assert [path.name for path in store.rglob("*") if path.is_file()] == ["trained.json"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"origin": None}, {"origin": {}}, {"files": None}, {"files": [{}]}, {"files": [{"key": [], "bytes": 0, "sha256": ""}]}]
+)
+def test_a_signed_manifest_of_another_shape_is_passed_over(changes: dict[str, object], tmp_path: Path) -> None:
+    """Whoever can write the prefix can sign anything; what is no checkpoint does not stop the run."""
+    store = stored(tmp_path, 5, 10)
+    path = store / FOLDER / "step-00000010" / "checkpoint.json"
+    content = {**json.loads(path.read_text()), **changes}
+    del content["sha256"]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({**content, "sha256": digest}))
+    found = newest(store, tmp_path)
+    assert found is not None
+    assert found.step == 5
