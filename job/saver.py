@@ -54,7 +54,6 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         """Called by the trainer behind a step, when its loss is logged."""
         step = self._trainer.state.global_step
         folder = self._folder / f"{step}"
-        self._last_save = time.monotonic()
         try:
             self.write(folder)
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -65,7 +64,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
             self._checkpoints.miss(step, with_disk_figures(failure, self._folder.parent))
         else:
             self._checkpoints.send(step, folder)
-            self._last_save = time.monotonic()
+        self._last_save = time.monotonic()
         if stop_requested():
             self._checkpoints.wait()
             raise stopped()

@@ -68,7 +68,7 @@ def checkpoint_store(run: Run) -> Store:
 
 
 def clear_away(run: Run) -> None:
-    """What killed tries left unfinished. Not before the rows are read: who began at the same time has given up by then."""
+    """What killed tries left unfinished. Not before the rows are read: who began at the same time has most likely given up by then."""
     run.lease.require()
     abort_uploads(run.store, "", run.log)
 
