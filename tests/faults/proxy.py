@@ -183,13 +183,18 @@ async def _forwarded(request: Message, answers: asyncio.StreamReader, requests: 
     head = await answers.readuntil(b"\r\n\r\n")
     while head.startswith(b"HTTP/1.1 100"):
         head = await answers.readuntil(b"\r\n\r\n")
-    answer = Message(head)
+    answer = Message(_closing(head))
     if not request.asked.startswith("HEAD"):
         answer.body = await answers.read()
     if answer.header("Transfer-Encoding").lower() == "chunked":
         answer.body = _joined(answer.body)
-        answer.head = re.sub(rb"(?im)^transfer-encoding:.*\r\n", b"", head)[:-2] + b"Content-Length: %d\r\n\r\n" % len(answer.body)
+        answer.head = re.sub(rb"(?im)^transfer-encoding:.*\r\n", b"", answer.head)[:-2] + b"Content-Length: %d\r\n\r\n" % len(answer.body)
     return answer
+
+
+def _closing(head: bytes) -> bytes:
+    """One answer a connection, and it says so: a client that took it for open would send its next request into the close."""
+    return re.sub(rb"(?im)^connection:.*\r\n", b"", head)[:-2] + b"Connection: close\r\n\r\n"
 
 
 async def _answer(answer: Message, kind: Kind | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
