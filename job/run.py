@@ -87,13 +87,13 @@ def stages(run: Run) -> Manifest:
         fetch_weights(run, artefacts, base, merge_base, prepared)
         go_offline()
     if backend:
-        train_and_store(run, backend, base, merge_base, prepared)
+        train_and_store(run, backend, artefacts, base, merge_base, prepared)
     else:
         recall(run)
     evaluate.check_gates(spec.evaluation.gates, **stats.evaluation)
     if artefacts.outstanding:
         device = choose_device()
-        with stats.phase("merge"):
+        with stats.phase("merge", children=True):
             folder = merge(artefacts, prepared, merge_base.path, device)
         with Quants(artefacts, prepared, folder, device) as quants:
             with stats.phase("compare", children=True):

@@ -13,6 +13,7 @@ from job.child import run_child
 from job.context import TRAINED, Run
 from job.data.build import Prepared
 from job.export import adapter
+from job.export.artefacts import Artefacts
 from job.export.merge import require_mergeable
 from job.manifest import File, artefact
 from job.micro_batch import free_memory
@@ -25,7 +26,9 @@ CHECKPOINTS_VARIABLE = "TUNEJOB_CHECKPOINTS"
 KEPT_STATS = ("device", "memory", "data", "training", "evaluation", "effective")
 
 
-def train_and_store(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedModel, prepared: Prepared) -> None:
+def train_and_store(
+    run: Run, backend: Backend, artefacts: Artefacts, base: FetchedModel, merge_base: FetchedModel, prepared: Prepared
+) -> None:
     """From the loaded base to the stored adapter and report; the model is gone from memory afterwards."""
     spec, stats = run.spec, run.stats
     clear_away(run)
@@ -46,7 +49,7 @@ def train_and_store(run: Run, backend: Backend, base: FetchedModel, merge_base: 
         write_report(run, model, prepared, result, before, after)
         del model
         free_memory()
-        check_reload(run, base, folder, backend.device)
+        check_reload(run, artefacts, base, folder, backend.device)
         files += store_report(run)
     stored = {f"{folder.name}/{path.relative_to(folder)}": path for path in adapter.readable(folder)}
     staged = run.push.stage(stored) if run.push else []
@@ -135,13 +138,15 @@ def samples(prepared: Prepared, before: evaluate.Assessment, after: evaluate.Ass
     return [{"prompt": question.text, "base": base, "tuned": tuned} for question, base, tuned in asked]
 
 
-def check_reload(run: Run, base: FetchedModel, folder: Path, device: str) -> None:
+def check_reload(run: Run, artefacts: Artefacts, base: FetchedModel, folder: Path, device: str) -> None:
     """Opens what was stored in a process that never saw the training; whole weights are compared when they are exported."""
     if run.spec.lora is None:
         return
+    artefacts.require("reload")
     asked = {"base": str(base.path), "adapter": str(folder), "probe": str(run.report / "probe.safetensors"),
              "precision": run.spec.model.precision, "device": device}  # fmt: skip
-    found = run_child("job.export.reload", asked, run.children, "reloading the adapter")
+    foretold_bytes = artefacts.foretold(lambda memory: memory.reload(run.spec.model.precision))
+    found = run_child("job.export.reload", asked, run.children, "reloading the adapter", foretold_bytes=foretold_bytes)
     run.log("reload", **found)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,10 @@ class Artefacts:
         still_needed = step.disk_bytes - (self._used_bytes() - self._other_bytes)
         require_disk(self.workdir, max(0, still_needed), f"step {name} of the exports")
         require_ram(step.ram_bytes, f"step {name} of the exports")
+
+    def foretold(self, process: Callable[[Memory], int]) -> int | None:
+        """Memory that a process should take, where the exports were foreseen."""
+        return process(self.memory) if self.memory else None
 
     def _room_bytes(self) -> int:
         """Of the disk, for the exports, what is there of them counted in."""

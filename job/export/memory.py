@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from job.data.cores import usable_cores
+from job.export.merge import merging_threads
+from job.export.merge_layout import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from job.export.plan import Shapes
@@ -28,7 +30,7 @@ CHECK_BYTES = 168 * MIB  # import llama_cpp, torch, safetensors
 GPU_BYTES = 700 * MIB
 TOKENIZER_FACTOR = 15  # memory of an open tokenizer over its files' size
 
-FP32_BYTES = 4
+FP32_BYTES, WEIGHT_BYTES = 4, 2
 NF4_BYTES = 0.6  # per packed weight: as in the files, its quantisation state, and what packing leaves behind
 PROBE_TOKENS = 64
 COMPARED_TOKENS = 256  # `merge_logits.COMPARED_TOKENS`
@@ -41,7 +43,7 @@ QUANTISED_BYTES = 5.1  # per weight at once: fp32 and packed; the source is mapp
 SLAB_WEIGHTS = int((512 << 20) / 7.1)  # `job.gguf.quantise.BUFFER_BYTES` holds source, fp32 and packed rows
 IMATRIX_TOKENS = 4096  # `job.export.imatrix.BATCH_TOKENS`
 IMATRIX_COPIES = 5  # of the widest layer's inputs
-BLOCK_COPIES = 12  # of `merge_layout.BLOCK_BYTES` that a merging thread holds at most
+BLOCK_COPIES = 12  # of a block that a merging thread holds at most: as stored, in fp32, and what the test compares
 # Types whose rows llama.cpp for x86 keeps in another order, in memory of its own: part of the linear layers' weights, bytes a weight.
 REPACKED = {"q4_0": (1.0, 4.5 / 8), "q4_k_s": (0.95, 4.5 / 8), "q4_k_m": (0.86, 4.5 / 8), "iq4_nl": (1.0, 4.5 / 8)}
 SUPER_BLOCK = 256  # weights of a row that k-quants pack together
@@ -102,9 +104,11 @@ class Memory:
         """The adapter as GGUF, then its test on the base's."""
         return CONVERTER_BYTES + 2 * self.adapter_bytes + self._evaluated()
 
-    def merge(self, threads: int, block_bytes: int) -> int:
-        """What the job's own process takes beside what it holds: blocks, and an adapter's matrices."""
-        return threads * BLOCK_COPIES * block_bytes + (0 if self.on_cpu else GPU_BYTES)
+    def merge(self) -> int:
+        """Base and adapter to merged files, then their test by PEFT: a few blocks, whatever the model's size."""
+        block = min(BLOCK_BYTES, self._largest_matrix * WEIGHT_BYTES)
+        blocks = merging_threads(self.on_cpu) * BLOCK_COPIES * block
+        return self._torch(PEFT_BYTES) + TOKENIZER_FACTOR * self.tokenizer_bytes + blocks
 
     def _torch(self, more: int) -> int:
         return TRANSFORMERS_BYTES + more + (0 if self.on_cpu else GPU_BYTES)

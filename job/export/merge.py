@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from job.child import serve
 from job.data.cores import usable_cores
 from job.errors import Fault, InputError
 from job.export.merge_change import HEAD, POINTER, Adapter, Change, Copied, Plan, plan_merge
@@ -90,6 +91,11 @@ def require_mergeable(model: Any, base: Path) -> None:
                                "Leave out export.merged and export.gguf, or choose other lora.targets"))  # fmt: skip
 
 
+def merging_threads(on_cpu: bool) -> int:
+    """How many tensors are made at once."""
+    return CPU_THREADS if on_cpu else min(GPU_THREADS, usable_cores())
+
+
 def write_weights(plan: Plan, target: Path, device: str) -> None:
     """Every file of `plan` under `target`; tensors are made by a few threads, each a block at a time."""
     jobs: list[tuple[Tensor, Change]] = []
@@ -97,10 +103,20 @@ def write_weights(plan: Plan, target: Path, device: str) -> None:
         sizes = [(name, c.base.dtype, c.base.shape, c.base.bytes) for name, c in changes.items()]
         placed = lay_out(target / file, sizes, plan.metadata[file])
         jobs += [(tensor, changes[tensor.name]) for tensor in placed]
-    with ThreadPoolExecutor(CPU_THREADS if device == "cpu" else min(GPU_THREADS, usable_cores())) as pool:
+    with ThreadPoolExecutor(merging_threads(device == "cpu")) as pool:
         futures = [pool.submit(lambda t, c: fill(t, c.blocks(device)), tensor, change) for tensor, change in jobs]
         try:
             for future in as_completed(futures):
                 future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def handle(request: dict[str, Any]) -> dict[str, Any]:
+    """In a process of its own: {"base", "adapter", "target": folders, "end_ids", "device"} → `MergeReport`."""
+    base, adapter, target = (Path(request[name]) for name in ("base", "adapter", "target"))
+    return vars(merge_adapter(base, adapter, target, request["end_ids"], request["device"]))
+
+
+if __name__ == "__main__":
+    serve(handle)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from job.child import run_child
 from job.export.adapter import readable
 from job.export.artefacts import Artefacts
+from job.export.memory import Memory
 from job.export.rows import calibration_rows, check_prompt, check_rows
 
 if TYPE_CHECKING:
@@ -45,14 +46,15 @@ def merge(artefacts: Artefacts, prepared: Prepared, base: Path, device: str) -> 
 
     Raises `GateError` if a tensor is not what base and adapter make it.
     """
-    from job.export.merge import merge_adapter
-
     folder = artefacts.workdir / "merged"
     if not artefacts.merges:
         return artefacts.recall(folder.name)
     artefacts.require("merge")
-    report = merge_adapter(base, artefacts.recall("adapter"), folder, prepared.report.stop_token_ids, device)
-    artefacts.log("merge", **vars(report))
+    asked = {"base": str(base), "adapter": str(artefacts.recall("adapter")), "target": str(folder),
+             "end_ids": prepared.report.stop_token_ids, "device": device}  # fmt: skip
+    foretold_bytes = artefacts.foretold(Memory.merge)
+    report = run_child("job.export.merge", asked, artefacts.children, "merging the adapter", foretold_bytes=foretold_bytes)
+    artefacts.log("merge", **report)
     return folder
 
 
@@ -64,12 +66,13 @@ def compare(artefacts: Artefacts, prepared: Prepared, base: Path, folder: Path, 
     adapter = artefacts.recall("adapter") if artefacts.merges else None
     four_bit = artefacts.workdir / "merged_4bit" if "merged_4bit" in artefacts.outstanding else None
     if four_bit is not None:
+        artefacts.require("four_bit")
         asked = {"merged": str(folder), "target": str(four_bit), "device": device}
-        foretold_bytes = artefacts.memory.four_bit() if artefacts.memory else None
+        foretold_bytes = artefacts.foretold(Memory.four_bit)
         run_child("job.export.four_bit", asked, artefacts.children, "4-bit weights", foretold_bytes=foretold_bytes)
     artefacts.require("compare")
     asked = comparison(artefacts, prepared, base if adapter else None, adapter, folder, four_bit, device)
-    foretold_bytes = artefacts.memory.compare() if artefacts.memory else None
+    foretold_bytes = artefacts.foretold(Memory.compare)
     found = run_child("job.export.reference", asked, artefacts.children, "comparison of the merged weights", foretold_bytes=foretold_bytes)
     artefacts.log("compare", perplexity=found["perplexity"], stopped=found["stopped"], **(found["merged"] or {}))
     return Merged(folder, four_bit, found)

@@ -14,13 +14,12 @@ from pathlib import Path
 
 from job.data.cores import available_bytes, usable_cores
 from job.export.memory import CHUNK_TOKENS, Memory
-from job.export.merge_layout import BLOCK_BYTES, read_tensors
+from job.export.merge_layout import read_tensors
 from job.gguf.types import TYPES
 from job.spec import JobSpec
 
 BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1}
 GGUF_NAMES = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
-MERGE_THREADS = 2  # on the CPU; on a GPU they are more, and what they hold is small beside its context
 CORES_PER_QUANT = 4  # more make one quantiser hardly faster: its reading and writing are serial
 WEIGHED = ("q2", "q3", "q4_k", "q5_k", "q6", "iq")  # types whose scales an importance matrix can choose better
 GGUF_SPLIT_BYTES = 50_000_000_000  # what the Hub takes as one file
@@ -134,7 +133,7 @@ def steps(
     beside = own + sum(sizes[name] for name in early)
     beside_ram = max([converter, *map(memory.quant, early)])  # one after the other
     found = [Step("reload", there, memory.reload(spec.model.precision))] if spec.lora is not None else []
-    found.append(Step("merge", there + merged, memory.merge(MERGE_THREADS, BLOCK_BYTES)))
+    found.append(Step("merge", there + merged, memory.merge()))
     if four_bit:
         found.append(Step("four_bit", there + merged + four_bit + beside, memory.four_bit() + beside_ram))
     found.append(Step("compare", there + merged + four_bit + two_sides + beside, memory.compare() + beside_ram))

@@ -18,6 +18,7 @@ from job.data.cores import usable_cores
 from job.errors import GateError
 from job.export import plan
 from job.export.artefacts import Artefacts
+from job.export.memory import Memory
 from job.export.merged import IMATRIX, REFERENCE
 from job.export.rows import check_rows
 from job.gguf.expected import describe_tokenizer
@@ -84,7 +85,9 @@ class Quants:
             "operation": "convert", "model": str(model), "target": str(target), "type": self._own_type, "name": self._spec.name,
             "threads": usable_cores(),
         }  # fmt: skip
-        return Child(WORKER, {"steps": [step, *quants]}, self.artefacts.children, "conversion to GGUF")
+        kinds = [quant["type"] for quant in quants]
+        foretold_bytes = self.artefacts.foretold(lambda memory: max([memory.convert(), *map(memory.quant, kinds)]))
+        return Child(WORKER, {"steps": [step, *quants]}, self.artefacts.children, "conversion to GGUF", foretold_bytes=foretold_bytes)
 
     def start(self, name: str) -> Made:
         """A process that makes the GGUF of type `name`, if it is not there, and tests it."""
@@ -93,8 +96,7 @@ class Quants:
         source = None if name == self._own_type else str(self.own)
         steps.append({"operation": "split", "file": str(path), "max_bytes": plan.GGUF_SPLIT_BYTES})
         steps.append(self._check(name, path, source, f"gguf/{path.name}") | {"limits": self.limits(name)})
-        memory = self.artefacts.memory
-        foretold_bytes = memory.quant(name) if memory and name != self._own_type else None
+        foretold_bytes = self.artefacts.foretold(lambda memory: (memory.quant if name != self._own_type else memory.check)(name))
         child = Child(WORKER, {"steps": steps}, self.artefacts.children, f"gguf/{path.name}", foretold_bytes=foretold_bytes)
         return Made(f"gguf-{name}", path, child)
 
@@ -127,7 +129,11 @@ class Quants:
                 "name": self._spec.name}  # fmt: skip
         check = self._check(kind, under, None, f"gguf/{path.name}") | {"lora": str(path), "limits": self.limits("f16")}
         try:
-            _, found = run_child(WORKER, {"steps": [make, check]}, self.artefacts.children, f"gguf/{path.name}")["steps"]
+            foretold_bytes = self.artefacts.foretold(Memory.lora)
+            answer = run_child(
+                WORKER, {"steps": [make, check]}, self.artefacts.children, f"gguf/{path.name}", foretold_bytes=foretold_bytes
+            )
+            _, found = answer["steps"]
         except GateError as error:
             self.artefacts.refuse(error)
         else:

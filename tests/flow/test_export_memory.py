@@ -18,8 +18,8 @@ EXPORT = {
                                    "gguf": [{"type": name, "kl": 100, "perplexity_rise": 1000} for name in ("bf16", "q8_0", "q4_0")]},
 }  # fmt: skip
 STEPS = {
-    "reload": "reloading the adapter", "four_bit": "4-bit weights", "compare": "comparison of the merged weights",
-    "convert": "conversion to GGUF", "quantise": "gguf/tiny-Q", "adapter": "gguf/tiny-LoRA",
+    "reload": "reloading the adapter", "merge": "merging the adapter", "four_bit": "4-bit weights",
+    "compare": "comparison of the merged weights", "convert": "conversion to GGUF", "quantise": "gguf/tiny-Q", "adapter": "gguf/tiny-LoRA",
 }  # fmt: skip
 BESIDE = ("four_bit", "compare")  # the conversion is at work meanwhile
 
@@ -30,6 +30,7 @@ class Taken:
 
     foretold: dict[str, int]
     seen: dict[str, int]
+    children: list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module", params=["narrow", "wide"])
@@ -42,9 +43,18 @@ def taken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     foretold = {name: planned[name] - (planned["convert"] if name in BESIDE else 0) for name in STEPS}
     children: list[dict[str, Any]] = [c for phase in valid_stats(folder / "out" / "stats.json")["phases"] for c in phase["children"]]
     peaks = {name: max(c["peak_anonymous_bytes"] for c in children if c["what"].startswith(what)) for name, what in STEPS.items()}
-    return Taken(foretold, peaks)
+    return Taken(foretold, peaks, children)
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_the_plan_foretold_the_memory(taken: Taken, step: str) -> None:
     assert taken.seen[step] == pytest.approx(taken.foretold[step], rel=0.1)
+
+
+def test_every_process_was_foretold(taken: Taken) -> None:
+    """In the stats, where a reader finds it: each process has its own figure, whatever ran beside it."""
+    first, *others = taken.children
+    assert first["what"] == "plan of the GGUFs"  # what foretells
+    assert len(others) == 10  # reload, merge, 4-bit, comparison, two conversions, three types, LoRA
+    for child in others:
+        assert child["peak_anonymous_bytes"] == pytest.approx(child["foretold_bytes"], rel=0.1), child["what"]
