@@ -3,7 +3,7 @@
 What is counted is anonymous memory: a control group cannot take it back, whereas pages of mapped files, llama.cpp's weights
 and the logits on disk among them, give way to what needs room. The terms were found by following `RssAnon` through each
 process's parts, on models of 7 to 478 million weights; `tests/flow/test_export_memory.py` holds them against real runs.
-On a GPU the weights are not in host memory; there `GPU_BYTES`, of the driver's context, is an estimate.
+On a GPU the weights never stay in host memory; `GPU_BYTES` is from one model there (tests/gpu/README.md) and not held by a test.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ BITSANDBYTES_BYTES = 55 * MIB
 CONVERTER_BYTES = 265 * MIB  # import torch, gguf, conversion, and transformers' tokenizers
 QUANTISER_BYTES = 34 * MIB  # import llama_cpp, and its vocabulary of 49,152
 CHECK_BYTES = 168 * MIB  # import llama_cpp, torch, safetensors
-GPU_BYTES = 700 * MIB
+GPU_BYTES = 500 * MIB  # the driver's context, and what torch for CUDA imports more
 TOKENIZER_FACTOR = 15  # memory of an open tokenizer over its files' size
 
 FP32_BYTES, WEIGHT_BYTES = 4, 2
 NF4_BYTES = 0.6  # per packed weight: as in the files, its quantisation state, and what packing leaves behind
+SHARD_BYTES = 5 * 10**9  # `job.export.four_bit.SHARD`
 PROBE_TOKENS = 64
 COMPARED_TOKENS = 256  # `merge_logits.COMPARED_TOKENS`
 COMPARED_COPIES = 7  # of the logits that are compared at once: both sides, their differences, log-probabilities, products
@@ -43,6 +44,7 @@ QUANTISED_BYTES = 5.1  # per weight at once: fp32 and packed; the source is mapp
 SLAB_WEIGHTS = int((512 << 20) / 7.1)  # `job.gguf.quantise.BUFFER_BYTES` holds source, fp32 and packed rows
 IMATRIX_TOKENS = 4096  # `job.export.imatrix.BATCH_TOKENS`
 IMATRIX_COPIES = 5  # of the widest layer's inputs
+GPU_BLOCK_COPIES = 3  # of it on the host: as read, and as it comes back
 BLOCK_COPIES = 12  # of a block that a merging thread holds at most: as stored, in fp32, and what the test compares
 # Types whose rows llama.cpp for x86 keeps in another order, in memory of its own: part of the linear layers' weights, bytes a weight.
 REPACKED = {"q4_0": (1.0, 4.5 / 8), "q4_k_s": (0.95, 4.5 / 8), "q4_k_m": (0.86, 4.5 / 8), "iq4_nl": (1.0, 4.5 / 8)}
@@ -73,8 +75,10 @@ class Memory:
         return self._torch(PEFT_BYTES + FIRST_USE_BYTES) + self._host(weights) + 2 * self.adapter_bytes + probe
 
     def four_bit(self) -> int:
-        """NF4 from the merged files; a matrix passes through as fp32."""
-        return self._torch(BITSANDBYTES_BYTES) + self._host(int(NF4_BYTES * self._linear)) + 3 * FP32_BYTES * self._largest_matrix
+        """NF4 from the merged files; a matrix passes through as fp32. From a GPU, a shard comes back to be written."""
+        packed = int(NF4_BYTES * self._linear)
+        held = packed if self.on_cpu else min(SHARD_BYTES, packed + WEIGHT_BYTES * (self.shapes.parameters - self._linear))
+        return self._torch(BITSANDBYTES_BYTES) + held + 3 * FP32_BYTES * self._largest_matrix
 
     def compare(self) -> int:
         """One model in fp32 beside the comparison of logits or the weighing of channels."""
@@ -105,17 +109,19 @@ class Memory:
         return CONVERTER_BYTES + 2 * self.adapter_bytes + self._evaluated()
 
     def merge(self) -> int:
-        """Base and adapter to merged files, then their test by PEFT: a few blocks, whatever the model's size."""
-        block = min(BLOCK_BYTES, self._largest_matrix * WEIGHT_BYTES)
-        blocks = merging_threads(self.on_cpu) * BLOCK_COPIES * block
-        return self._torch(PEFT_BYTES) + TOKENIZER_FACTOR * self.tokenizer_bytes + blocks
+        """Base and adapter to merged files, then their test by PEFT: a few blocks, whatever the model's size.
+
+        On a GPU this happens in the job's own process, and comes on top of what that holds.
+        """
+        block = (BLOCK_COPIES if self.on_cpu else GPU_BLOCK_COPIES) * min(BLOCK_BYTES, self._largest_matrix * WEIGHT_BYTES)
+        return self._torch(PEFT_BYTES) + TOKENIZER_FACTOR * self.tokenizer_bytes + merging_threads(self.on_cpu) * block
 
     def _torch(self, more: int) -> int:
         return TRANSFORMERS_BYTES + more + (0 if self.on_cpu else GPU_BYTES)
 
     def _host(self, weights: int) -> int:
-        """On a GPU, tensors only pass through host memory."""
-        return weights if self.on_cpu else FP32_BYTES * self.shapes.largest
+        """On a GPU, tensors go there straight from mapped files."""
+        return weights if self.on_cpu else 0
 
     def _compared(self, tokens: int) -> int:
         return COMPARED_COPIES * FP32_BYTES * tokens * self.shapes.vocabulary

@@ -11,6 +11,7 @@ from job.child import run_child
 from job.export.adapter import readable
 from job.export.artefacts import Artefacts
 from job.export.memory import Memory
+from job.export.merge import handle as merge_in_process
 from job.export.rows import calibration_rows, check_prompt, check_rows
 
 if TYPE_CHECKING:
@@ -52,8 +53,11 @@ def merge(artefacts: Artefacts, prepared: Prepared, base: Path, device: str) -> 
     artefacts.require("merge")
     asked = {"base": str(base), "adapter": str(artefacts.recall("adapter")), "target": str(folder),
              "end_ids": prepared.report.stop_token_ids, "device": device}  # fmt: skip
-    foretold_bytes = artefacts.foretold(Memory.merge)
-    report = run_child("job.export.merge", asked, artefacts.children, "merging the adapter", foretold_bytes=foretold_bytes)
+    if device == "cpu":
+        foretold_bytes = artefacts.foretold(Memory.merge)
+        report = run_child("job.export.merge", asked, artefacts.children, "merging the adapter", foretold_bytes=foretold_bytes)
+    else:  # host memory holds a few blocks only, and here the GPU is open already: a process of its own would take 10 s to get there
+        report = merge_in_process(asked)
     artefacts.log("merge", **report)
     return folder
 

@@ -1,9 +1,10 @@
 """From trained weights to adapter, merged weights and six GGUFs: the job's stages beside plain Unsloth calls, on one GPU.
 
-    python -m tests.gpu.export_bench 8b [FOLDER]
+    python -m tests.gpu.export_bench 8b [FOLDER [plain | memory]]
 
 The plain side is seed 001's ending with today's names: `save_pretrained_merged`, then `save_pretrained_gguf` once with the list
 of six types. Both start from the same base on disk and an adapter after two steps. Prints JSON: seconds a stage on each side.
+With `memory`, the job alone makes one of every kind of export, and each process's host memory stands beside what was foretold.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from typing import Any
 
 from tests.gpu.bench import REPOSITORY, make_model, make_rows, spec_of
 
+MIB = 1 << 20
 TYPES = ["q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k", "q8_0"]
 STEPS = 2
 
 
-def run_job(folder: Path) -> dict[str, Any]:
+def run_job(folder: Path, **export: Any) -> dict[str, Any]:
     spec = spec_of(folder / "model", folder / "rows.jsonl", folder / "output", STEPS)
-    spec |= {"name": "export", "export": {"merged": ["16bit"], "gguf": TYPES, "check_tokens": 128, "limits": LIMITS}}
+    spec |= {"name": "export", "export": {"merged": ["16bit"], "gguf": TYPES, "check_tokens": 128} | export}
+    spec["export"]["limits"] = limits(spec["export"]["gguf"])
     (folder / "spec.json").write_text(json.dumps(spec))
     started = time.monotonic()
     with (folder / "job.log").open("w") as log:
@@ -35,11 +38,19 @@ def run_job(folder: Path) -> dict[str, Any]:
     told = [e for e in events if e["event"] in ("merge", "compare", "convert", "export", "reload", "refused", "failed", "plan")]
     stats = json.loads((folder / "output" / "stats.json").read_text())
     return {"side": "job", "exit_code": code, "wall_seconds": round(time.monotonic() - started, 1),
-            "stages": {p["name"]: p["wall_seconds"] for p in stats["phases"]}, "events": told}  # fmt: skip
+            "stages": {p["name"]: p["wall_seconds"] for p in stats["phases"]}, "events": told,
+            "memory": [memory_of(child) for phase in stats["phases"] for child in phase["children"]]}  # fmt: skip
 
 
-# random weights answer at random: any quantisation is far from any other, and nothing is to be learned from how far
-LIMITS = {"merged_logits": 1, "merged_kl": 1, "gguf": [{"type": name, "kl": 1000, "perplexity_rise": 1000000} for name in TYPES]}
+def memory_of(child: dict[str, Any]) -> dict[str, Any]:
+    """MiB of host memory that nothing can take back."""
+    return {"what": child["what"], "foretold": (child["foretold_bytes"] or 0) // MIB, "seen": child["peak_anonymous_bytes"] // MIB}
+
+
+def limits(types: list[str]) -> dict[str, Any]:
+    """Random weights answer at random: any quantisation is far from any other, and nothing is to be learned from how far."""
+    gguf = [{"type": name, "kl": 1000, "perplexity_rise": 1000000} for name in types]
+    return {"merged_logits": 1, "merged_kl": 1, "merged_4bit_kl": 1000, "gguf": gguf}
 
 
 def run_plain(folder: Path) -> dict[str, Any]:
@@ -76,6 +87,11 @@ def main() -> None:
     if not (folder / "model" / "config.json").exists():
         make_model(shape, folder / "model", REPOSITORY / ".cache" / "models" / "SmolLM2-135M-Instruct")
         make_rows(folder / "rows.jsonl", 400)
+    if side == "memory":
+        kinds = {"merged": ["16bit", "4bit"], "gguf": ["q8_0", "q4_k_m"], "imatrix": True, "lora_gguf": "f16"}
+        found = run_job(folder, **kinds)
+        print(*found.pop("memory"), found["exit_code"], found["stages"], sep="\n", flush=True)
+        return
     print(json.dumps(run_job(folder)), flush=True)
 
 
