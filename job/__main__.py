@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.command == "run":
             from job.signals import install
 
-            install(lambda error: say_last_words(failure_facts(error, error.stage or "stop"), log))
+            install(lambda error: report_failure(error, "stop", log))
         exit_code: int | None = globals()[f"command_{arguments.command}"](arguments, log)
     except BaseException as error:
         if isinstance(error, SystemExit):

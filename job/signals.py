@@ -12,14 +12,15 @@ from types import FrameType
 from job.errors import Fault, Interrupted, JobError
 
 STOP_BUDGET_SECONDS = 8.0
+LAST_WORDS_SECONDS = 1.0
 STOP_BUDGET_VARIABLE = "TUNEJOB_STOP_SECONDS"
 
 _stopping = threading.Event()
 _deferred = threading.Event()
-_last_words: list[Callable[[JobError], None]] = []
+_last_words: list[Callable[[JobError], object]] = []
 
 
-def install(last_words: Callable[[JobError], None]) -> None:
+def install(last_words: Callable[[JobError], object]) -> None:
     """SIGTERM and SIGINT raise `Interrupted`; a second one, or the end of the budget, exits 30 at once.
 
     `last_words` is called before such a hard exit. Install before anything heavy is imported: Python as PID 1 ignores
@@ -67,7 +68,11 @@ def deferred() -> Iterator[None]:
 
 
 def leave(error: JobError) -> None:
-    """Ends the process at once, from any thread, with the error's exit code and the last words."""
-    for say in _last_words:
-        say(error)
+    """Ends the process at once, from any thread, with the error's exit code and the last words.
+
+    They are said in a thread of their own, and not waited for long: whoever was interrupted may hold the log, on a full pipe.
+    """
+    words = threading.Thread(target=lambda: [say(error) for say in _last_words], daemon=True)
+    words.start()
+    words.join(LAST_WORDS_SECONDS)
     os._exit(error.exit_code)

@@ -23,7 +23,7 @@ CHANGES: dict[str, Any] = {"/training/max_steps": 6, "/output/checkpoints": {"ev
 # 25 MB of embeddings are trained as well: adapter and checkpoints are stored in several parts.
 MANY_PARTS: dict[str, Any] = CHANGES | {"/lora/modules_to_save": ["embed_tokens"]}
 NO_RENEWAL = {"TUNEJOB_LEASE_SECONDS": "600"}  # renewals would come at other numbers each time
-SHORT_LEASE = {"TUNEJOB_LEASE_SECONDS": "1"}
+SHORT_LEASE = {"TUNEJOB_LEASE_SECONDS": "3"}  # a shorter one is lost where the cores are busy
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Scene:
         done = self._driven(str(point), lease)
         if done.returncode == 0:
             return None
-        assert done.returncode == -signal.SIGKILL, done.stdout[-2000:] + done.stderr[-2000:]
+        assert done.returncode == -signal.SIGKILL, (done.returncode, done.stdout[-2000:], done.stderr[-2000:])
         return next(line.removeprefix(f"{KILLED} ") for line in done.stderr.splitlines() if line.startswith(KILLED))
 
     def killed_after(self, seconds: float) -> None:

@@ -122,4 +122,4 @@ def test_a_training_that_stands_still_is_ended(tmp_path: Path) -> None:
     assert result.exit_code == 20, result.stdout[-2000:]
     assert "in train" in result.stderr
     assert "Thread 0x" in result.stderr
-    assert json.loads(result.last_words)["message"] == "the training stands still"
+    assert json.loads(result.last_words)["message"] == result.failure["message"] == "the training stands still"

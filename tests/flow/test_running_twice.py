@@ -92,4 +92,5 @@ def test_a_sleeper_is_overtaken_and_does_no_harm(tmp_path: Path) -> None:
     assert overtaking.exit_code == 0, overtaking.stdout[-2000:]
     assert woken.exit_code == 20, woken.stdout[-2000:]
     assert "taken over" in woken.last_words
+    assert "taken over" in woken.failure["message"]
     assert verify(open_store(str(tmp_path / "out"))).run_id

@@ -111,4 +111,4 @@ def test_a_second_signal_ends_it_at_once(s3: S3Server, tmp_path: Path) -> None:
         result = running.finish(20)
     assert result.exit_code == 30
     assert time.monotonic() - sent < 2
-    assert json.loads(result.last_words)["class"] == "Interrupted"
+    assert json.loads(result.last_words)["class"] == result.failure["class"] == "Interrupted"
