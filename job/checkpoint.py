@@ -28,6 +28,7 @@ from job.store import Store
 MANIFEST = "checkpoint.json"
 STEP = re.compile(r"step-(\d{8})")
 LIMIT = "/output/checkpoints/max_failures"
+REMOVE = "Bring back what it was trained on, or remove the checkpoint to begin anew"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,18 @@ class Origin:
     run_id: str
     base: str
     data: str
+
+    def require(self, found: Mapping[str, str], what: str, hint: str) -> None:
+        """Raises `InputError` if `what` is of another origin, `found`."""
+        wanted = asdict(self)
+        faults = [
+            Fault(f"{what} another {part}", pointer, found[key], wanted[key], hint)
+            for key, part, pointer in (("run_id", "run", "/output/checkpoints"), ("base", "base model", "/model/source"),
+                                       ("data", "set of rows", "/data/train"))
+            if found[key] != wanted[key]
+        ]  # fmt: skip
+        if faults:
+            raise InputError(*faults)
 
 
 @dataclass(frozen=True)
@@ -145,7 +158,7 @@ class Checkpoints:
         content = _decode(self._store.read(f"{self._key(step)}/{MANIFEST}"))
         if content is None:
             return f"{MANIFEST} is damaged"
-        self._require_own(step, content)
+        self._origin.require(content["origin"], f"the checkpoint of step {step} continues", REMOVE)
         files = [File(**item) for item in content["files"]]
         for file in files:
             if sizes.get(file.key) != file.bytes:
@@ -157,18 +170,6 @@ class Checkpoints:
                 if hashlib.file_digest(stored, "sha256").hexdigest() != file.sha256:
                     return f"{file.key}: its SHA-256 is not the one that was written down"
         return None
-
-    def _require_own(self, step: int, content: Mapping[str, Any]) -> None:
-        found, wanted = content["origin"], asdict(self._origin)
-        faults = [
-            Fault(f"the checkpoint of step {step} continues another {what}", pointer, found[key], wanted[key],
-                  "Bring back what it was trained on, or remove the checkpoint to begin anew")
-            for key, what, pointer in (("run_id", "run", "/output/checkpoints"), ("base", "base model", "/model/source"),
-                                       ("data", "set of rows", "/data/train"))
-            if found[key] != wanted[key]
-        ]  # fmt: skip
-        if faults:
-            raise InputError(*faults)
 
     def _keys(self) -> list[str]:
         return _keys(self._store, self._folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from job.spec import JobSpec
 from job.stats import Stats
 from job.store import Store
 
+PINNED = "pinned"  # the receipt of the Hub's commits that were read, by place in the spec
 TRAINED = "trained"  # the receipt of the adapter, or whole weights, and the report
 
 
@@ -28,6 +30,11 @@ class Run:
     workdir: Path
     log: Log
     stats: Stats
+
+    @property
+    def revisions(self) -> Mapping[str, str]:
+        """Commits that an earlier try has trained on, by place in the spec: a branch may have moved since."""
+        return self.receipts[PINNED].facts["revisions"] if PINNED in self.receipts else {}
 
     @property
     def report(self) -> Path:

@@ -26,7 +26,7 @@ from job.source import FetchedModel, FetchedSource, check_merge_base, fetch_data
 from job.spec import JobSpec
 from job.stats import Stats, describe_device
 from job.store import Store, open_store
-from job.tuning import recall, train_and_store
+from job.tuning import pin, recall, require_same_origin, train_and_store
 
 
 def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
@@ -75,7 +75,7 @@ def stages(run: Run) -> Manifest:
     with stats.phase("fetch"):
         if run.push:
             run.push.require_access()
-        train_sources, held_out_sources = fetch_data(spec.data, run.workdir)
+        train_sources, held_out_sources = fetch_data(spec.data, run.workdir, run.revisions)
         sources = [*train_sources, *(held_out_sources or [])]
         run.log("fetch", files=sum(len(source.files) for source in sources))
     with stats.phase("engine"):  # before anything imports transformers
@@ -83,10 +83,13 @@ def stages(run: Run) -> Manifest:
     with stats.phase("data", children=True):
         base, merge_base = models(run)
         prepared = prepare(run, train_sources, held_out_sources, base)
+        if trained_before:
+            require_same_origin(run, base, prepared)
     with stats.phase("weights"):
         fetch_weights(run, artefacts, base, merge_base, prepared)
         go_offline()
     if backend:
+        pin(run, sources, [base, merge_base])
         train_and_store(run, backend, artefacts, base, merge_base, prepared)
     else:
         recall(run)
@@ -136,9 +139,9 @@ def engine(run: Run) -> Backend:
 def models(run: Run) -> tuple[FetchedModel, FetchedModel]:
     """Configs of the base and of the 16-bit base that is merged into: the same, unless the spec names another."""
     spec = run.spec
-    base = fetch_model_config(spec.model.source, run.workdir)
+    base = fetch_model_config(spec.model.source, run.workdir, revisions=run.revisions)
     if spec.model.merge_base is not None:
-        merge_base = fetch_model_config(spec.model.merge_base, run.workdir, "/model/merge_base")
+        merge_base = fetch_model_config(spec.model.merge_base, run.workdir, "/model/merge_base", run.revisions)
         check_merge_base(base, merge_base)
         return base, merge_base
     if base.quantised and spec.export.needs_merge:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,14 @@ from job import capacity, evaluate, report
 from job.backend import Backend, effective_optimizer
 from job.checkpoint import Checkpoints, Origin, abort_uploads, remove_checkpoints
 from job.child import run_child
-from job.context import TRAINED, Run
+from job.context import PINNED, TRAINED, Run
 from job.data.build import Prepared
 from job.export import adapter
 from job.export.artefacts import Artefacts
 from job.export.merge import require_mergeable
 from job.manifest import File, artefact
 from job.micro_batch import free_memory
-from job.source import FetchedModel
+from job.source import FetchedModel, FetchedSource
 from job.stats import gpu_reserved_bytes, training_memory
 from job.store import Store, open_store
 from job.train import TrainResult, train
@@ -54,15 +56,27 @@ def train_and_store(
     stored = {f"{folder.name}/{path.relative_to(folder)}": path for path in adapter.readable(folder)}
     staged = run.push.stage(stored) if run.push else []
     kept = {name: getattr(stats, name) for name in KEPT_STATS}
-    run.receipts.add(TRAINED, files, {**kept, "samples": samples(prepared, before, after), "staged": staged})
+    facts = {**kept, "origin": asdict(origin_of(run, base, prepared)), "samples": samples(prepared, before, after), "staged": staged}
+    run.receipts.add(TRAINED, files, facts)
     checkpoints.remove()
     report.write_summary(spec, base.public_id, stats, [], run.report)  # not in the receipt: it is written again at the end
 
 
+def pin(run: Run, sources: Sequence[FetchedSource], models: Sequence[FetchedModel]) -> None:
+    """From here on a rerun reads the same commits of the Hub, wherever its branches go."""
+    commits = {source.pointer: source.revision for source in sources} | {model.pointer: model.revision for model in models}
+    found = {pointer: commit for pointer, commit in commits.items() if commit}
+    if found and not run.revisions:
+        run.receipts.add(PINNED, [], {"revisions": found, "staged": []})
+
+
+def origin_of(run: Run, base: FetchedModel, prepared: Prepared) -> Origin:
+    return Origin(run.spec.run_id, f"{base.public_id}@{base.revision}", prepared.digest)
+
+
 def open_checkpoints(run: Run, base: FetchedModel, prepared: Prepared) -> Checkpoints:
     """Those of this run on this base and these rows, where the environment, the spec or the output says."""
-    origin = Origin(run.spec.run_id, f"{base.public_id}@{base.revision}", prepared.digest)
-    return Checkpoints(checkpoint_store(run), origin, run.spec.output.checkpoints, run.log)
+    return Checkpoints(checkpoint_store(run), origin_of(run, base, prepared), run.spec.output.checkpoints, run.log)
 
 
 def checkpoint_store(run: Run) -> Store:
@@ -74,6 +88,12 @@ def clear_away(run: Run) -> None:
     """What killed tries left unfinished. Not before the rows are read: who began at the same time has most likely given up by then."""
     run.lease.require()
     abort_uploads(run.store, "", run.log)
+
+
+def require_same_origin(run: Run, base: FetchedModel, prepared: Prepared) -> None:
+    """Raises `InputError` if what an earlier try has trained is of another base or other rows than are there now."""
+    found = run.receipts[TRAINED].facts["origin"]
+    origin_of(run, base, prepared).require(found, "what is stored was trained on", "Bring it back, or choose another output")
 
 
 def recall(run: Run) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 from job.errors import Fault, InputError
 from job.source.hub import HubOrigin
-from job.source.origin import LocalOrigin, Origin, S3Origin, pointed
+from job.source.origin import LocalOrigin, Origin, S3Origin, at_revision, pointed
 from job.source.splits import CARD, files_of_split, unknown
 from job.spec import DataSpec, SourceSpec
 
@@ -32,23 +33,26 @@ class FetchedSource:
     sha256: str
 
 
-def fetch_data(spec: DataSpec, workdir: Path) -> tuple[list[FetchedSource], list[FetchedSource] | None]:
+def fetch_data(
+    spec: DataSpec, workdir: Path, revisions: Mapping[str, str] = MappingProxyType({})
+) -> tuple[list[FetchedSource], list[FetchedSource] | None]:
     """The training sources, and the held-out sources if the spec names some, below `workdir/data`.
 
+    `revisions`: commits to take in place of what a branch is now, by the source's place in the spec.
     Raises `InputError` for what is not there, empty or not to be read, `PolicyError` for a data set that needs its own
     code or points out of itself, `TransientError` for the network.
     """
     folder = workdir.resolve() / "data"
-    train = [_fetch(s, f"/data/train/{i}", folder / f"train-{i}") for i, s in enumerate(spec.train)]
+    train = [_fetch(s, f"/data/train/{i}", folder / f"train-{i}", revisions) for i, s in enumerate(spec.train)]
     asked = spec.held_out.sources if spec.held_out else None
     if asked is None:
         return train, None
-    return train, [_fetch(s, f"/data/held_out/sources/{i}", folder / f"held-out-{i}") for i, s in enumerate(asked)]
+    return train, [_fetch(s, f"/data/held_out/sources/{i}", folder / f"held-out-{i}", revisions) for i, s in enumerate(asked)]
 
 
-def _fetch(spec: SourceSpec, pointer: str, folder: Path) -> FetchedSource:
+def _fetch(spec: SourceSpec, pointer: str, folder: Path, revisions: Mapping[str, str]) -> FetchedSource:
     with pointed(f"{pointer}/source"):
-        origin = _origin(spec.source)
+        origin = _origin(at_revision(spec.source, revisions.get(pointer)))
         names = [file.key for file in origin.files()]
         if not names:
             raise InputError(Fault("there is nothing there", found=ascii(spec.source), expected=f"files of {', '.join(PLAIN)}"))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from job.errors import Fault, InputError
 from job.source.hub import HubOrigin
 from job.source.model_files import CONFIG, check_architecture, check_weights, config_files, read_object, weight_files
-from job.source.origin import LocalOrigin, Origin, S3Origin, pointed
+from job.source.origin import LocalOrigin, Origin, S3Origin, at_revision, pointed
 
 POINTER = "/model/source"
 FOLDERS = {POINTER: "model", "/model/merge_base": "merge_base"}
@@ -46,17 +48,20 @@ class FetchedModel:
         return "quantization_config" in read_object(self.path / CONFIG)
 
 
-def fetch_model_config(source: str, workdir: Path, pointer: str = POINTER) -> FetchedModel:
+def fetch_model_config(
+    source: str, workdir: Path, pointer: str = POINTER, revisions: Mapping[str, str] = MappingProxyType({})
+) -> FetchedModel:
     """Everything of the model at `source` but its weights: config, tokenizer, templates, index.
 
-    `pointer` is the place in the spec that names it, and decides the folder under `workdir`.
+    `pointer` is the place in the spec that names it, and decides the folder under `workdir`. `revisions`: commits to take
+    in place of what a branch is now, by that place.
 
     Raises `InputError` for a model that is not there, incomplete or not to be read, `PolicyError` for one that needs
     pickles or remote code, `TransientError` for the network.
     """
     folder = workdir.resolve() / FOLDERS[pointer]
     with pointed(pointer):
-        origin = _origin(source)
+        origin = _origin(at_revision(source, revisions.get(pointer)))
         sizes = {file.key: file.bytes for file in origin.files()}
         files = config_files(sizes)
         _check_alone(folder, {name for name in sizes if "/" not in name})
@@ -72,7 +77,7 @@ def fetch_model_config(source: str, workdir: Path, pointer: str = POINTER) -> Fe
 def fetch_model_weights(model: FetchedModel) -> FetchedModel:
     """The weights of a model whose config is there, of the same revision. Raises as `fetch_model_config` does."""
     with pointed(model.pointer):
-        origin = _origin(f"hf://{model.public_id}@{model.revision}" if model.revision else model.source)
+        origin = _origin(at_revision(model.source, model.revision))
         origin.stage(model.weights, model.path)
         check_weights(model.path, model.weights)
     return model

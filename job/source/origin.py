@@ -34,6 +34,11 @@ class Origin(Protocol):
         """Each of `names` as a file `folder/name`, whole."""
 
 
+def at_revision(address: str, revision: str | None) -> str:
+    """The same place at that commit, where the place has commits."""
+    return f"{address.partition('@')[0]}@{revision}" if revision and address.startswith("hf://") else address
+
+
 class LocalOrigin:
     """A directory of this machine, or one file of it. Files are staged as links: nothing is copied or written there."""
 

@@ -50,7 +50,7 @@ def resign(manifest: Path) -> None:
 @pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth"])
 def test_a_pickle_with_code_is_not_run(name: str, killed: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
-    for path in killed.rglob(name):
+    for path in (killed / "out").rglob(name):
         path.write_bytes(pickle.dumps(Bomb(canary)))
         resign(path.parent / "checkpoint.json")
     result = run_tiny(killed, CHANGES)

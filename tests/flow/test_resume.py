@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.flow.running import Result, Running, document, run_tiny, tiny, valid_stats, write_spec
+from tests.flow.running import DEMO, Result, Running, document, run_tiny, tiny, valid_stats, write_spec
+from tests.servers import Hub
+from tests.tiny import tiny_dir
 
 STEPS = 60
 CHANGES: dict[str, Any] = {
@@ -100,6 +102,43 @@ def test_checkpoints_elsewhere(whole: Path, tmp_path: Path) -> None:
     assert result.named("resume")
     same_as(whole, tmp_path / "out")
     assert not list(elsewhere.rglob("*.*"))
+
+
+def test_branches_that_moved_meanwhile_are_read_at_their_commits(hub: Hub, tmp_path: Path) -> None:
+    """The spec names no commit: what the first try resolved holds for the whole run, and is told in the manifest."""
+    model, rows = hub.repo("org/tiny-llama"), hub.repo("datasets/org/rooms")
+    base = model.commit({path.name: path.read_bytes() for path in tiny_dir().iterdir()})
+    data = rows.commit({"data/train.jsonl": (DEMO / "train.jsonl").read_bytes()})
+    source = {"source": "hf://datasets/org/rooms", "format": "messages", "split": "train[:32]"}
+    held_out = source | {"split": "train[-8:]"}
+    changes = {**CHANGES, "/model/source": "hf://org/tiny-llama", "/data/train/0": source, "/data/held_out/sources": [held_out]}
+    extra = {"HF_ENDPOINT": hub.endpoint}
+    running = Running(("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", changes))), tmp_path / "scratch", extra)
+    running.wait_until(lambda r: r.says('"checkpoint", "step": 8'))
+    running.kill()
+    model.commit({"README.md": b"nothing to load"})
+    rows.commit({"data/train.jsonl": b"".join((DEMO / "train.jsonl").read_bytes().splitlines(keepends=True)[1:])})
+    result = run_tiny(tmp_path, changes, extra)
+    assert result.exit_code == 0, result.stdout[-2000:]
+    assert len(result.named("resume")) == 1
+    manifest = document(tmp_path / "out" / "manifest.json")
+    assert [manifest["base"]["revision"], *(source["revision"] for source in manifest["data"])] == [base, data, data]
+    assert not list((tmp_path / "out").rglob("checkpoints/**/*.json"))
+
+
+def test_what_is_trained_is_not_exported_beside_other_rows(tmp_path: Path) -> None:
+    """The adapter is stored, a gate stands in the way; the rerun would list rows it has not seen."""
+    rows = tmp_path / "rows.jsonl"
+    lines = Path(tiny(tmp_path)["data"]["train"][0]["source"]).read_text().splitlines(keepends=True)
+    rows.write_text("".join(lines[:32]))
+    gate = {"max_held_out_loss": 0.001}
+    changes = {"/data/train/0": {"source": str(rows), "format": "messages"}, "/training/max_steps": 2, "/evaluation/gates": gate}
+    assert run_tiny(tmp_path, changes).exit_code == 14
+    assert run_tiny(tmp_path, changes).named("trained before")
+    rows.write_text("".join(lines[1:33]))
+    result = run_tiny(tmp_path, changes)
+    assert (result.exit_code, result.failure["pointer"]) == (11, "/data/train")
+    assert "trained on another set of rows" in result.failure["message"]
 
 
 def test_other_rows_are_not_gone_on_with(tmp_path: Path) -> None:
