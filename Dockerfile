@@ -1,7 +1,7 @@
 # tunejob: one JSON spec in, a proven fine-tuned model out.
 #
 #   docker build -t tunejob .                        the GPU image
-#   tests/image/build.sh                             the same file on a Debian base with the CPU lock, for tests
+#   tests/image/build.py                             the same file on a Debian base with the CPU lock, for tests
 #
 # NVIDIA's -base- flavour, not -runtime-: torch brings CUDA's libraries as wheels (locks/cuda.txt), and a second set of
 # them is 2 GB that nothing loads. What the base does bring are the variables that the container toolkit reads (a driver

@@ -105,6 +105,7 @@ REFUSED_CODES = {
     "PermanentRedirect", "AuthorizationHeaderMalformed", "AuthorizationQueryParametersError",
     "IllegalLocationConstraintException", "RequestTimeTooSkewed",
 }  # fmt: skip
+FULL_CODES = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}  # Ceph, MinIO
 PASSING_STATUS = {408, 409, 425, 429}  # client errors of HTTP that a later try may not meet
 WRONG_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -149,7 +150,8 @@ def _client_error(error: BaseException) -> type[JobError] | None:
     response = getattr(error, "response", None)
     if not isinstance(response, dict):
         return None
-    return InputError if str(response.get("Error", {}).get("Code", "")) in REFUSED_CODES else TransientError
+    code = str(response.get("Error", {}).get("Code", ""))
+    return InputError if code in REFUSED_CODES else CapacityError if code in FULL_CODES else TransientError
 
 
 def _http_status(error: BaseException) -> type[JobError] | None:

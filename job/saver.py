@@ -89,10 +89,15 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         """What the callbacks knew; the trainer reads the rest, given the folder."""
         from safetensors.torch import load_file
 
-        progress = json.loads((checkpoint.folder / PROGRESS).read_text())
-        self._watch.restore(progress["watch"])
         best = checkpoint.folder / BEST
-        self._held_out.restore(progress["held_out"], load_file(best) if best.exists() else None)
+        try:
+            progress = json.loads((checkpoint.folder / PROGRESS).read_text())
+            self._watch.restore(progress["watch"])
+            self._held_out.restore(progress["held_out"], load_file(best) if best.exists() else None)
+        except (ValueError, KeyError, TypeError) as error:
+            found = f"{type(error).__name__}: {error}"
+            raise InputError(Fault(f"the checkpoint's {PROGRESS} is of another form", "/output/checkpoints", found,
+                                   "one that this version wrote", "Remove the checkpoint to begin anew")) from error  # fmt: skip
 
     def _load_weights(self, folder: str, *_: Any) -> None:
         """Raises `InputError` if the checkpoint's weights are not those that are trained now."""

@@ -57,3 +57,13 @@ def test_a_pickle_with_code_is_not_run(name: str, killed: Path, tmp_path: Path) 
     assert not canary.exists()
     assert result.named("resume"), "it was believed: its manifest says so"
     assert result.exit_code == 12, result.stdout[-2000:]
+
+
+@pytest.mark.parametrize("content", ["[]", '{"watch": {}}', "no JSON"])
+def test_progress_of_another_form_is_refused(content: str, killed: Path) -> None:
+    for path in (killed / "out").rglob("progress.json"):
+        path.write_text(content)
+        resign(path.parent / "checkpoint.json")
+    result = run_tiny(killed, CHANGES)
+    assert result.exit_code == 11, result.stdout[-2000:]
+    assert result.failure["pointer"] == "/output/checkpoints"

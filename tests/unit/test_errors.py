@@ -51,6 +51,8 @@ ADVICE = (
 
 MET: list[tuple[BaseException, type[JobError]]] = [
     (client_error("403", 403), InputError),
+    (client_error("QuotaExceeded", 403), CapacityError),
+    (client_error("XMinioStorageFull", 507), CapacityError),
     (client_error("AccessDenied", 403), InputError),
     (client_error("SignatureDoesNotMatch", 403), InputError),
     (client_error("InvalidAccessKeyId", 403), InputError),

@@ -1,0 +1,82 @@
+"""tests/README.md names tests that exist: a promise whose test was renamed or removed is no promise."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROMISES = ROOT / "tests" / "README.md"
+TEXT = PROMISES.read_text("utf-8")
+OPEN = "## What does not hold, or was never shown"
+IDS = {f"{letter}{number}" for letter, count in (("R", 12), ("A", 7), ("S", 13), ("C", 4)) for number in range(1, count + 1)}
+# What is written as code and is a place in the repository: has a slash and no other sign, or is a file of the root.
+PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)+/?|[A-Z]\w+\.md|Makefile|Dockerfile")
+
+
+def rows(part: str) -> list[list[str]]:
+    """Cells of each row of the tables in a part, without their heads."""
+    lines = [line for line in part.splitlines() if line.startswith("|") and not line.startswith(("| id |", "|---"))]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def code(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+def named_tests(text: str) -> list[str]:
+    """Each `path::name`, without the brackets of a parametrised case."""
+    return [name.partition("[")[0] for name in code(text) if "::" in name]
+
+
+PROMISED = rows(TEXT.partition(OPEN)[0])
+NOT_PROMISED = rows(TEXT.partition(OPEN)[2])
+NAMED = sorted(set(named_tests(TEXT)))
+PATHS = sorted({name for name in code(TEXT) if PATH.fullmatch(name)})
+
+
+@cache
+def functions(path: Path) -> set[str]:
+    return {node.name for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_named_test_exists(name: str) -> None:
+    path, _, function = name.partition("::")
+    assert (ROOT / path).is_file(), f"tests/README.md names {path}, which is not there"
+    assert function.startswith("test_"), f"{name} is no test"
+    assert function in functions(ROOT / path), f"tests/README.md names {function}, which {path} does not have"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_named_place_exists(path: str) -> None:
+    assert (ROOT / path).exists(), f"tests/README.md names {path}, which is not there"
+
+
+@pytest.mark.parametrize("row", PROMISED, ids=lambda row: row[0])
+def test_a_promise_has_its_tests_and_a_figure(row: list[str]) -> None:
+    assert len(row) == 4, row
+    _, promise, held_by, figure = row
+    assert promise
+    assert figure
+    assert named_tests(held_by), f"{row[0]} names no test that holds it"
+    assert named_tests(held_by) == code(held_by), f"{row[0]}: only tests hold a promise"
+
+
+@pytest.mark.parametrize("row", NOT_PROMISED, ids=lambda row: f"{row[0]}: {row[1][:40]}")
+def test_what_is_not_promised_has_its_reason(row: list[str]) -> None:
+    assert len(row) == 4, row
+    assert all(row)
+
+
+def test_each_promise_is_there_once() -> None:
+    kept = [row[0] for row in PROMISED]
+    left = {name for row in NOT_PROMISED for name in row[0].split(", ")}
+    assert len(kept) == len(set(kept))
+    assert set(kept) <= IDS
+    assert left <= IDS
+    assert set(kept) | left == IDS
