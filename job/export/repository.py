@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from job.credentials import mask
 from job.errors import Fault, GateError, InputError, JobError, TransientError, classify
-from job.source.hub import RETRY_SECONDS
+from job.source.pace import pauses_seconds
 from job.store import safe_key
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Repository:
 
     def ask(self, request: Callable[[HfApi], Answer]) -> Answer:
         """The answer to requests that may be made again from the start if they fail in passing."""
-        for pause in (*RETRY_SECONDS, None):
+        for pause in (*pauses_seconds(), None):
             try:
                 return self._told(request)
             except TransientError:

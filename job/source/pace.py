@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
 SILENCE_SECONDS = 10.0  # of metadata and, unless HF_HUB_DOWNLOAD_TIMEOUT says otherwise, of files
 WINDOW_VARIABLE, WINDOW_SECONDS = "TUNEJOB_HUB_WINDOW_SECONDS", 30.0
+PAUSE_VARIABLE, PAUSE_SECONDS = "TUNEJOB_HUB_PAUSE_SECONDS", 1.0  # before the second try; twice as long before each other
+TRIES_AGAIN = 4
 WINDOW_BYTES = 1 << 20  # what has to come in that time, so 35 kB/s
+
+
+def pauses_seconds() -> list[float]:
+    """Before the second to the fifth try of a request that failed in passing: 1, 2, 4 and 8 seconds."""
+    return [float(os.environ.get(PAUSE_VARIABLE, PAUSE_SECONDS)) * 2**number for number in range(TRIES_AGAIN)]
 
 
 @cache
