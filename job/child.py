@@ -23,6 +23,7 @@ from typing import Any, Self
 from job.errors import TREE, CapacityError, Fault, GateError, JobError, TransientError, classify
 
 PACKAGE_ROOT = Path(__file__).parents[1]
+PARENT = "TUNEJOB_PARENT"  # the process that a child must not outlive
 DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 SAMPLE_SECONDS = 0.02
 MEMORY_LINES = {"VmHWM", "VmRSS", "RssAnon", "RssShmem"}  # of /proc/PID/status, in kB
@@ -45,6 +46,7 @@ class ChildMemory:
     peak_rss_bytes: int
 
 
+RUNNING: list[Watch] = []  # of children at work
 ENDED: list[ChildMemory] = []  # children of this process that have ended, as with getrusage's RUSAGE_CHILDREN
 
 
@@ -55,7 +57,7 @@ class Watch(threading.Thread):
         super().__init__(name=f"memory of {pid}", daemon=True)
         self._status = Path(f"/proc/{pid}/status")
         self._ended = threading.Event()
-        self.peak_anonymous_bytes = self.peak_rss_bytes = 0
+        self.anonymous_bytes = self.peak_anonymous_bytes = self.peak_rss_bytes = 0
 
     def run(self) -> None:
         while not self._ended.wait(SAMPLE_SECONDS):
@@ -72,8 +74,8 @@ class Watch(threading.Thread):
             return
         held = {name: int(rest.split()[0]) << 10 for name, _, rest in (line.partition(":") for line in lines) if name in MEMORY_LINES}
         # A kernel that does not tell the two apart (before 4.5) has all of it counted.
-        anonymous = held.get("RssAnon", held.get("VmRSS", 0)) + held.get("RssShmem", 0)
-        self.peak_anonymous_bytes = max(self.peak_anonymous_bytes, anonymous)
+        self.anonymous_bytes = held.get("RssAnon", held.get("VmRSS", 0)) + held.get("RssShmem", 0)
+        self.peak_anonymous_bytes = max(self.peak_anonymous_bytes, self.anonymous_bytes)
         self.peak_rss_bytes = max(self.peak_rss_bytes, held.get("VmHWM", held.get("VmRSS", 0)))
 
 
@@ -100,11 +102,13 @@ class Child:
         self._process = subprocess.Popen(  # noqa: S603 - our own module, and no shell
             [sys.executable, "-P", "-m", module, str(asked), str(self._answer)],
             stdin=subprocess.DEVNULL, cwd=folder, start_new_session=True,
-            env={**ALLOCATOR, **(os.environ if environment is None else environment), "PYTHONPATH": _search_path()},
+            env={**ALLOCATOR, **(os.environ if environment is None else environment), "PYTHONPATH": _search_path(),
+                 PARENT: str(os.getpid())},
         )  # fmt: skip
         self._foretold_bytes = foretold_bytes
         self._watch = Watch(self.pid)
         self._watch.start()
+        RUNNING.append(self._watch)
 
     def __enter__(self) -> Self:
         return self
@@ -130,6 +134,7 @@ class Child:
         watch = self._watch
         if watch.is_alive():
             watch.finish()
+            RUNNING.remove(watch)
             ENDED.append(ChildMemory(self.what, self._foretold_bytes, watch.peak_anonymous_bytes, watch.peak_rss_bytes))
         return code
 
@@ -162,6 +167,11 @@ class Child:
         return JobError(Fault(f"{self.what}: its process ended with code {code}; its error is on stderr"))
 
 
+def taken_bytes() -> int:
+    """Anonymous memory that children at work hold now."""
+    return sum(watch.anonymous_bytes for watch in RUNNING)
+
+
 def run_child(
     module: str,
     request: Mapping[str, Any],
@@ -178,6 +188,8 @@ def run_child(
 def serve(handle: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """The child's `main`: answers the one request it was started with."""
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != int(os.environ[PARENT]):  # it died before it could be bound to us
+        os._exit(1)
     asked, answered = map(Path, sys.argv[1:3])
     try:
         answer = {"result": handle(json.loads(asked.read_bytes()))}

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from job.errors import Fault, Interrupted, JobError
@@ -38,7 +38,8 @@ def install(last_words: Callable[[JobError], object]) -> None:
         _stopping.set()
         timer = threading.Timer(budget_seconds, end)
         timer.daemon = True
-        timer.start()
+        with suppress(RuntimeError):  # where no thread can begin any more, the exception alone has to do
+            timer.start()
         if not _deferred.is_set():
             raise stopped(signal.Signals(number).name)
 
@@ -72,7 +73,9 @@ def leave(error: JobError) -> None:
 
     They are said in a thread of their own, and not waited for long: whoever was interrupted may hold the log, on a full pipe.
     """
-    words = threading.Thread(target=lambda: [say(error) for say in _last_words], daemon=True)
-    words.start()
-    words.join(LAST_WORDS_SECONDS)
-    os._exit(error.exit_code)
+    try:
+        words = threading.Thread(target=lambda: [say(error) for say in _last_words], daemon=True)
+        words.start()
+        words.join(LAST_WORDS_SECONDS)
+    finally:  # even where no thread can begin any more
+        os._exit(error.exit_code)

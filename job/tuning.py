@@ -159,14 +159,19 @@ def samples(prepared: Prepared, before: evaluate.Assessment, after: evaluate.Ass
 
 
 def check_reload(run: Run, artefacts: Artefacts, base: FetchedModel, folder: Path, device: str) -> None:
-    """Opens what was stored in a process that never saw the training; whole weights are compared when they are exported."""
-    if run.spec.lora is None:
-        return
+    """Opens what was stored, adapter or whole weights, in a process that never saw the training."""
     artefacts.require("reload")
-    asked = {"base": str(base.path), "adapter": str(folder), "probe": str(run.report / "probe.safetensors"),
-             "precision": run.spec.model.precision, "device": device}  # fmt: skip
+    whole = run.spec.lora is None
+    asked = {"base": str(folder if whole else base.path), "adapter": None if whole else str(folder),
+             "probe": str(run.report / "probe.safetensors"), "precision": run.spec.model.precision, "device": device}  # fmt: skip
     foretold_bytes = artefacts.foretold(lambda memory: memory.reload(run.spec.model.precision))
-    found = run_child("job.export.reload", asked, run.children, "reloading the adapter", foretold_bytes=foretold_bytes)
+    found = run_child(
+        "job.export.reload",
+        asked,
+        run.children,
+        "reloading the weights" if whole else "reloading the adapter",
+        foretold_bytes=foretold_bytes,
+    )
     run.log("reload", **found)
 
 

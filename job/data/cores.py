@@ -61,7 +61,19 @@ def _free_bytes(cgroup: Path, proc: Path) -> Iterator[int]:
         for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
             most, now = _numbers(folder / limit), _numbers(folder / used)
             if most and now:
-                yield most[0] - now[0]
+                yield most[0] - now[0] + _cached_bytes(folder)
+
+
+def _cached_bytes(group: Path) -> int:
+    """Pages of files that the group is charged with: a download leaves many, and they give way to what needs room.
+
+    v1 sums a group with those below it under other names; its plain ones are the group's own.
+    """
+    if not (file := group / "memory.stat").is_file():
+        return 0
+    held = {name: int(count) for name, _, count in (line.partition(" ") for line in file.read_text().splitlines())}
+    prefix = "total_" if "total_inactive_file" in held else ""
+    return held.get(f"{prefix}inactive_file", 0) + held.get(f"{prefix}active_file", 0)
 
 
 def _host_available_bytes(proc: Path) -> int:

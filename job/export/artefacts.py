@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from job.capacity import require_disk, require_ram
-from job.child import run_child
+from job.child import run_child, taken_bytes
+from job.data.cores import available_bytes
 from job.errors import Fault, GateError
 from job.export import plan
 from job.export.memory import Memory
@@ -120,14 +122,16 @@ class Artefacts:
         will not do.
         """
         self._other_bytes = self._used_bytes() - base_bytes
+        on_cpu = device == "cpu"
         shapes = plan.read_shapes(model_dir)
+        if self.spec.lora is None and on_cpu:
+            shapes = shapes.in_fp32()
         sizes = self._gguf_bytes(model_dir, shapes) if self.spec.export.gguf or self.spec.export.lora_gguf else {}
         beside_bytes = sum(p.stat().st_size for p in model_dir.iterdir() if p.is_file() and p.suffix != ".safetensors")
-        on_cpu = device == "cpu"
-        self.memory = plan.foresee_memory(self.spec, shapes, beside_bytes, on_cpu, row_tokens)
+        self.memory = plan.foresee_memory(self.spec, shapes, beside_bytes, on_cpu, row_tokens, available_bytes())
         self.at_once = plan.parallel_quants(sizes, shapes) if sizes else 1
         for early in (plan.made_early(self.spec, sizes, shapes.gguf_type, self.at_once, on_cpu), []):
-            steps = plan.steps(self.spec, shapes, base_bytes, beside_bytes, sizes, on_cpu, self.at_once, early, row_tokens)
+            steps = plan.steps(self.spec, shapes, base_bytes, self.memory, sizes, self.at_once, early)
             self.early, self._steps = early, {step.name: step for step in steps}
             if self._room_bytes() >= max(step.disk_bytes for step in steps):  # else without those that are only sooner there
                 break
@@ -149,7 +153,7 @@ class Artefacts:
             return
         still_needed = step.disk_bytes - (self._used_bytes() - self._other_bytes)
         require_disk(self.workdir, max(0, still_needed), f"step {name} of the exports")
-        require_ram(step.ram_bytes, f"step {name} of the exports")
+        require_ram(max(0, step.ram_bytes - taken_bytes()), f"step {name} of the exports")  # of those that are at work already
 
     def foretold(self, process: Callable[[Memory], int]) -> int | None:
         """Memory that a process should take, where the exports were foreseen."""
@@ -160,4 +164,13 @@ class Artefacts:
         return shutil.disk_usage(self.workdir).free + self._used_bytes() - self._other_bytes
 
     def _used_bytes(self) -> int:
-        return sum(p.stat().st_size for p in self.workdir.rglob("*") if p.is_file() and not p.is_symlink())
+        return sum(map(_file_bytes, self.workdir.rglob("*")))
+
+
+def _file_bytes(path: Path) -> int:
+    """0 for what is no file, or gone meanwhile: children work in there."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0

@@ -34,6 +34,7 @@ FP32_BYTES, WEIGHT_BYTES = 4, 2
 NF4_BYTES = 0.6  # per packed weight: as in the files, its quantisation state, and what packing leaves behind
 SHARD_BYTES = 5 * 10**9  # `job.export.four_bit.SHARD`
 PROBE_TOKENS = 64
+ROOM_BYTES = 3 << 30  # `merge_logits.ROOM_BYTES`
 COMPARED_TOKENS = 256  # `merge_logits.COMPARED_TOKENS`
 COMPARED_COPIES = 7  # of the logits that are compared at once: both sides, their differences, log-probabilities, products
 CHUNK_TOKENS = 128  # `job.gguf.native.CHUNK_TOKENS`
@@ -56,7 +57,7 @@ class Memory:
     """Bytes of anonymous memory that each process of the exports takes at its peak.
 
     `adapter_bytes` and `tokenizer_bytes` on disk, `check_tokens` compared and `imatrix_tokens` weighed in all; the longest
-    compared row has `row_tokens`.
+    compared row has `row_tokens`. With less than fp32 weights need of `free_bytes`, the comparison leaves them mapped, in 16 bits.
     """
 
     shapes: Shapes
@@ -66,6 +67,7 @@ class Memory:
     imatrix_tokens: int
     row_tokens: int
     on_cpu: bool
+    free_bytes: int | None = None
 
     def reload(self, precision: str) -> int:
         """The adapter on its base, in the precision of the training, and the comparison with the probe."""
@@ -83,6 +85,8 @@ class Memory:
     def compare(self) -> int:
         """One model in fp32 beside the comparison of logits or the weighing of channels."""
         weights = FP32_BYTES * self.shapes.parameters
+        if self.free_bytes is not None and weights + ROOM_BYTES > self.free_bytes:
+            weights = 0
         inputs = max(shape[1] for _, shape in self.shapes.matrices())
         imatrix = IMATRIX_COPIES * FP32_BYTES * inputs * min(IMATRIX_TOKENS, self.imatrix_tokens)
         work = max(self._compared(min(COMPARED_TOKENS, self.check_tokens)), imatrix)

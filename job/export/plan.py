@@ -50,6 +50,10 @@ class Shapes:
             weights[kind] += prod(shape)
         return GGUF_NAMES.get(weights.most_common(1)[0][0], "f16")
 
+    def in_fp32(self) -> Shapes:
+        """The same tensors, as a full fine-tune on the CPU stores them."""
+        return Shapes({name: ("F32", shape) for name, (_, shape) in self.tensors.items()})
+
     @property
     def largest(self) -> int:
         """Weights of the largest tensor."""
@@ -105,20 +109,18 @@ def steps(
     spec: JobSpec,
     shapes: Shapes,
     base_bytes: int,
-    tokenizer_bytes: int,
+    memory: Memory,
     gguf_bytes: Mapping[str, int],
-    on_cpu: bool,
     at_once: int = 1,
     early: Sequence[str] = (),
-    row_tokens: int = CHUNK_TOKENS,
 ) -> list[Step]:
     """Needs of every step, with `at_once` quantisers and `early` types made beside the comparison.
 
-    `base_bytes` of the fetched base are a copy in scratch, gone once it is merged. `tokenizer_bytes` lie beside every set of
+    `base_bytes` of the fetched base are a copy in scratch, gone once it is merged. A tokenizer lies beside every set of
     weights. `gguf_bytes`: sizes of the GGUFs by type, that of the weights' own type among them, as llama.cpp foretells them.
-    `row_tokens`: the longest row that is compared. Memory does not count mapped files, which give way to what needs room; that
-    is so unless scratch itself lies in memory.
+    Memory does not count mapped files, which give way to what needs room; that is so unless scratch itself lies in memory.
     """
+    tokenizer_bytes = memory.tokenizer_bytes
     export, merged = spec.export, shapes.bytes + tokenizer_bytes
     adapter = adapter_bytes(spec, shapes) + tokenizer_bytes + PROBE_BYTES * shapes.vocabulary
     four_bit = _four_bit_bytes(shapes) + tokenizer_bytes if "4bit" in export.merged else 0
@@ -126,13 +128,12 @@ def steps(
     there = base_bytes + adapter
     two_sides = 2 * compared  # the logits of what was trained lie beside those of the merge
     own = gguf_bytes.get(shapes.gguf_type, 0)  # made beside the comparison
-    memory = foresee_memory(spec, shapes, tokenizer_bytes, on_cpu, row_tokens)
     converter = memory.convert() if own else 0
     sizes = {name: gguf_bytes[name] for name in export.gguf if name != shapes.gguf_type}
     largest_first = sorted(sizes, key=sizes.__getitem__, reverse=True)
     beside = own + sum(sizes[name] for name in early)
     beside_ram = max([converter, *map(memory.quant, early)])  # one after the other
-    found = [Step("reload", there, memory.reload(spec.model.precision))] if spec.lora is not None else []
+    found = [Step("reload", there, memory.reload(spec.model.precision))]
     found.append(Step("merge", there + merged, memory.merge()))
     if four_bit:
         found.append(Step("four_bit", there + merged + four_bit + beside, memory.four_bit() + beside_ram))
@@ -143,7 +144,7 @@ def steps(
         largest = max(map(memory.quant, sizes), default=memory.check(shapes.gguf_type))
         found.append(Step("quantise", adapter + compared + own + on_disk, at_once * largest))
     if export.lora_gguf:
-        found.append(Step("adapter", there + merged + compared + 2 * own + adapter // 2, memory.lora()))
+        found.append(Step("adapter", there + merged + compared + 2 * own + adapter // 2, beside_ram + max(memory.lora(), memory.convert())))
     return found
 
 
@@ -158,12 +159,14 @@ def weighed(spec: JobSpec, name: str) -> bool:
     return spec.export.imatrix and name.startswith(WEIGHED)
 
 
-def foresee_memory(spec: JobSpec, shapes: Shapes, tokenizer_bytes: int, on_cpu: bool, row_tokens: int = CHUNK_TOKENS) -> Memory:
-    """Peak memory of each process that the exports start."""
+def foresee_memory(
+    spec: JobSpec, shapes: Shapes, tokenizer_bytes: int, on_cpu: bool, row_tokens: int = CHUNK_TOKENS, free_bytes: int | None = None
+) -> Memory:
+    """Peak memory of each process that the exports start; `row_tokens`: the longest row that is compared."""
     export = spec.export
     return Memory(
         shapes, adapter_bytes(spec, shapes), tokenizer_bytes, export.check_tokens, export.imatrix_tokens if export.imatrix else 0,
-        min(row_tokens, spec.model.max_seq_length, export.check_tokens), on_cpu,
+        min(row_tokens, spec.model.max_seq_length, export.check_tokens), on_cpu, free_bytes,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The stored adapter, opened as a stranger would: plain transformers and PEFT, in a process that never saw the training.
+"""What was stored, opened as a stranger would: plain transformers and PEFT, in a process that never saw the training.
 
     python -m job.export.reload REQUEST_JSON RESULT_JSON
 
@@ -19,13 +19,12 @@ from job.export import merge_logits
 # move far (by 0.065 in a random 8B model); there the divergence of the whole distribution, in nats a token, is the sharper test.
 LOGIT_RATIO = {"cpu": 1e-3, "cuda": 0.25}
 MAX_KL = 0.01
-ADAPTER = "adapter_model.safetensors"
 
 
-def compare(base: Path, adapter: Path, probe: Path, precision: str, device: str) -> dict[str, float]:
-    """Loads base and adapter in the precision of the training. Raises `GateError` if the logits are others.
+def compare(base: Path, adapter: Path | None, probe: Path, precision: str, device: str) -> dict[str, float]:
+    """Loads base and adapter, or the whole weights in `base`, in the precision of the training.
 
-    Returns the figures of `merge_logits.Comparison`.
+    Returns the figures of `merge_logits.Comparison`. Raises `GateError` if the logits are others.
     """
     import torch
     from peft import PeftModel
@@ -38,7 +37,7 @@ def compare(base: Path, adapter: Path, probe: Path, precision: str, device: str)
     model = AutoModelForCausalLM.from_pretrained(
         base, dtype=dtype, quantization_config=quantisation(precision, dtype), device_map={"": device}, local_files_only=True
     )
-    model = PeftModel.from_pretrained(model, adapter).eval()
+    model = (PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
     stored = load_file(probe)
     with torch.no_grad():
         logits = model(input_ids=stored["input_ids"].to(device)).logits[0].float().cpu()
@@ -48,14 +47,15 @@ def compare(base: Path, adapter: Path, probe: Path, precision: str, device: str)
         ("divergence in nats a token of", found.kl, MAX_KL),
     ):
         if not figure <= limit:
-            raise GateError(Fault("the stored adapter does not answer as the trained model did", f"adapter/{ADAPTER}",
+            what, place = ("adapter does", "adapter/adapter_model.safetensors") if adapter else ("weights do", "merged")
+            raise GateError(Fault(f"the stored {what} not answer as the trained model did", place,
                                   f"{name} {figure:.4g}", f"at most {limit:.4g}"))  # fmt: skip
     return asdict(found)
 
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:
-    base, adapter, probe = (Path(request[key]) for key in ("base", "adapter", "probe"))
-    return compare(base, adapter, probe, request["precision"], request["device"])
+    adapter = request["adapter"] and Path(request["adapter"])
+    return compare(Path(request["base"]), adapter, Path(request["probe"]), request["precision"], request["device"])
 
 
 if __name__ == "__main__":

@@ -148,7 +148,8 @@ def _steps(spec: JobSpec, size: ModelSize) -> list[plan.Step]:
     shapes = size.shapes()
     names = dict.fromkeys([*spec.export.gguf, *([shapes.gguf_type] if spec.export.gguf or spec.export.lora_gguf else [])])
     sizes = {name: int(size.parameters * TYPES[name].bits_per_weight / 8) for name in names}
-    found = plan.steps(spec, shapes, _base_bytes(spec, size), TOKENIZER_BYTES, sizes, on_cpu=False)
+    memory = plan.foresee_memory(spec, shapes, TOKENIZER_BYTES, on_cpu=False)
+    found = plan.steps(spec, shapes, _base_bytes(spec, size), memory, sizes)
     quantise = plan.Step("quantise", plan.adapter_bytes(spec, shapes) + sum(sizes.values()), plan.quantiser_bytes(shapes))
     return [quantise if step.name == quantise.name else step for step in found]
 

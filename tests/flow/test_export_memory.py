@@ -19,7 +19,7 @@ EXPORT = {
 }  # fmt: skip
 STEPS = {
     "reload": "reloading the adapter", "merge": "merging the adapter", "four_bit": "4-bit weights",
-    "compare": "comparison of the merged weights", "convert": "conversion to GGUF", "quantise": "gguf/tiny-Q", "adapter": "gguf/tiny-LoRA",
+    "compare": "comparison of the merged weights", "convert": "conversion to GGUF", "quantise": "gguf/tiny-Q",
 }  # fmt: skip
 BESIDE = ("four_bit", "compare")  # the conversion is at work meanwhile
 

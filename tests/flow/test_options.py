@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from job.errors import GateError
+from job.export.reload import compare
 from tests.flow.running import Result, document, reloaded, run_tiny
 from tests.tiny import tiny_dir
 
@@ -33,7 +36,9 @@ def test_rslora_dora_gaussian_and_whole_modules_in_16bit(folder: Path) -> None:
 
 
 def test_every_weight_is_trained_and_published(folder: Path) -> None:
-    succeeded(run_tiny(folder / "full", {"/model/precision": "full", "/training/learning_rate": 0.001}))
+    result = run_tiny(folder / "full", {"/model/precision": "full", "/training/learning_rate": 0.001})
+    succeeded(result)
+    assert result.named("reload")[0]["max_logit_difference"] <= 1e-4
     output = folder / "full" / "out"
     assert not (output / "adapter").exists()
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in (output / "merged").iterdir()}
@@ -42,6 +47,16 @@ def test_every_weight_is_trained_and_published(folder: Path) -> None:
     found = reloaded(tiny_dir(), output, "full", folder)
     assert found["difference"] <= 1e-4, found
     assert found["same_choice"]
+    damage(output / "merged" / "model.safetensors")
+    with pytest.raises(GateError, match="the stored weights do not answer as the trained model did"):
+        compare(output / "merged", None, output / "report" / "probe.safetensors", "full", "cpu")
+
+
+def damage(weights: Path) -> None:
+    """The rows of one matrix change places."""
+    tensors = load_file(weights)
+    name = next(name for name in tensors if name.endswith("up_proj.weight"))
+    save_file(tensors | {name: tensors[name].roll(1, 0).contiguous()}, weights, {"format": "pt"})
 
 
 def test_the_best_weights_are_published_and_training_stops_early(folder: Path) -> None:

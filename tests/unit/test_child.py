@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from job.child import Child, run_child
 from job.errors import CapacityError, GateError, InputError, JobError, TransientError
+from tests.flow.running import ROOT
 
 MODULE = """
 import ctypes, os, signal, sys, time
@@ -82,3 +86,38 @@ def test_a_child_does_not_outlive_its_context(module: str, tmp_path: Path) -> No
         assert not child.ended()
     assert child.ended()
     assert not Path(f"/proc/{child.pid}").exists()
+
+
+LEAVER = """
+import os, sys
+from pathlib import Path
+from job.child import Child
+Child(sys.argv[1], {"do": "wait", "started": sys.argv[2]}, Path(sys.argv[3]), "a part")
+os._exit(0)
+"""
+
+
+def test_a_child_whose_parent_dies_at_once_does_not_begin(module: str, tmp_path: Path) -> None:
+    """The parent is gone before the child could ask the kernel to die with it."""
+    started = tmp_path / "started"
+    subprocess.run([sys.executable, "-c", LEAVER, module, str(started), str(tmp_path / "work")], cwd=ROOT, check=True)
+    deadline = time.monotonic() + 20
+    while running := [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path / "work") in " ".join(p.info["cmdline"] or [])]:
+        assert time.monotonic() < deadline, running
+        time.sleep(0.05)
+    assert not started.exists()
+
+
+WITHOUT_THREADS = """
+import threading
+from job.errors import Fault, TransientError
+from job.signals import leave
+def refuse(*_):
+    raise RuntimeError("can't start new thread")
+threading.Thread.start = refuse
+leave(TransientError(Fault("lost")))
+"""
+
+
+def test_leaving_needs_no_thread() -> None:
+    assert subprocess.run([sys.executable, "-c", WITHOUT_THREADS], cwd=ROOT, check=False).returncode == 20

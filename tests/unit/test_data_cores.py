@@ -36,6 +36,24 @@ V1 = "4:memory:/pod\n3:cpu,cpuacct:/pod\n1:name=systemd:/pod\n"
         ("0::/\n", {"cpu.max": "50000 100000"}, 1),
         ("0::/pod\n", {"pod/memory.max": str(3 * WORKER_BYTES), "pod/memory.current": str(WORKER_BYTES)}, 1),
         ("0::/pod\n", {"pod/memory.max": "max", "pod/memory.current": "5"}, HERE),
+        (
+            "0::/pod\n",
+            {
+                "pod/memory.max": str(6 * WORKER_BYTES),
+                "pod/memory.current": str(6 * WORKER_BYTES),
+                "pod/memory.stat": f"anon 1\nfile {5 * WORKER_BYTES}\ninactive_file {3 * WORKER_BYTES}\nactive_file {WORKER_BYTES}",
+            },
+            2,
+        ),
+        (
+            V1,
+            {
+                "memory/pod/memory.limit_in_bytes": str(6 * WORKER_BYTES),
+                "memory/pod/memory.usage_in_bytes": str(6 * WORKER_BYTES),
+                "memory/pod/memory.stat": f"inactive_file 0\nactive_file 0\ntotal_inactive_file {4 * WORKER_BYTES}\ntotal_active_file 0",
+            },
+            2,
+        ),
         (V1, {"cpu/pod/cpu.cfs_quota_us": "-1", "cpu/pod/cpu.cfs_period_us": "100000"}, HERE),
         (V1, {"cpu/pod/cpu.cfs_quota_us": "100000", "cpu/pod/cpu.cfs_period_us": "100000"}, 1),
         (V1, {"cpu/cpu.cfs_quota_us": "90000", "cpu/cpu.cfs_period_us": "100000"}, 1),

@@ -23,7 +23,8 @@ SIZES = {"bf16": 16_064_610_048, "q8_0": 8_536_489_728, "q4_k_m": 4_916_453_120}
 
 def found(export: dict[str, Any], on_cpu: bool = False) -> dict[str, Any]:
     spec = parse({"/export": export})
-    return {step.name: step for step in steps(spec, EIGHT_B, 16 * GIB, 1 << 20, SIZES if "gguf" in export else {}, on_cpu)}
+    memory = foresee_memory(spec, EIGHT_B, 1 << 20, on_cpu)
+    return {step.name: step for step in steps(spec, EIGHT_B, 16 * GIB, memory, SIZES if "gguf" in export else {})}
 
 
 def test_names_are_in_the_order_of_making() -> None:
@@ -58,6 +59,13 @@ def test_memory_of_a_process_is_that_of_what_it_holds_at_once() -> None:
     assert memory.check("q4_k_m") - memory.check("q8_0") == pytest.approx(0.86 * 4.5 / 8 * (parameters - 2 * vocabulary * 4096), rel=1e-3)
     short = foresee_memory(spec, EIGHT_B, 1 << 20, True, row_tokens=16)
     assert memory.check("q8_0") - short.check("q8_0") == 9 * 4 * (128 - 16) * vocabulary
+
+
+def test_where_fp32_does_not_fit_the_comparison_leaves_its_weights_mapped() -> None:
+    spec = parse({"/export": {"merged": ["16bit"]}})
+    tight, ample = (foresee_memory(spec, EIGHT_B, 1 << 20, True, free_bytes=gib * GIB).compare() for gib in (32, 40))
+    assert ample - tight == 4 * EIGHT_B.parameters
+    assert tight < 3 * GIB
 
 
 def test_disk_is_counted_where_it_is_most() -> None:
