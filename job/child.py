@@ -188,7 +188,7 @@ def run_child(
 def serve(handle: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """The child's `main`: answers the one request it was started with."""
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != int(os.environ[PARENT]):  # it died before it could be bound to us
+    if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):  # the parent died before we could be bound to it
         os._exit(1)
     asked, answered = map(Path, sys.argv[1:3])
     try:
