@@ -1,7 +1,8 @@
 """SIGKILL before any operation on files or the store: no false success, nothing stored is lost, the next try succeeds.
 
 `make test` runs a short slice, `make chaos` test_every_operation as well: TUNEJOB_CHAOS_KILLS says before how many of a run's K
-operations, evenly spread, it is killed; `all` means each.
+operations, evenly spread, it is killed; `all` means each. Of these, TUNEJOB_CHAOS_PART=2/8 takes every eighth from the second on: all
+parts one day after the other are the whole.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tests.chaos.scene import MANY_PARTS, SHORT_LEASE, Scene
 from tests.servers import S3Server
 
 KILLS = os.environ.get("TUNEJOB_CHAOS_KILLS", "0")
+PART, PARTS = map(int, os.environ.get("TUNEJOB_CHAOS_PART", "1/1").split("/"))
 FEWEST_OPERATIONS = 100
 RANDOM_KILLS = 100  # for each store
 IN_A_DIRECTORY = [
@@ -70,8 +72,8 @@ def test_every_operation(kind: str, s3: S3Server, bucket: str, tmp_path: Path) -
     operations = scene(kind, tmp_path / "whole", s3, bucket).operations()
     assert len(operations) >= FEWEST_OPERATIONS
     count = len(operations) if KILLS == "all" else min(int(KILLS), len(operations))
-    numbers = [int((i + 0.5) * len(operations) / count) + 1 for i in range(count)]
-    print(f"\n{kind}: K = {len(operations)}, {count} kills", flush=True)
+    numbers = [int((i + 0.5) * len(operations) / count) + 1 for i in range(count)][PART - 1 :: PARTS]
+    print(f"\n{kind}: K = {len(operations)}, {len(numbers)} kills", flush=True)
     failures = []
     for number in numbers:
         killed = scene(kind, tmp_path / f"kill-{number}", s3, bucket)
