@@ -26,7 +26,7 @@ FIRST_USE_BYTES = 20 * MIB  # what generation, tokenizers and kernels load when 
 BITSANDBYTES_BYTES = 55 * MIB
 CONVERTER_BYTES = 265 * MIB  # import torch, gguf, conversion, and transformers' tokenizers
 QUANTISER_BYTES = 34 * MIB  # import llama_cpp, and its vocabulary of 49,152
-CHECK_BYTES = 168 * MIB  # import llama_cpp, torch, safetensors
+CHECK_BYTES = 158 * MIB  # import llama_cpp, torch, safetensors
 GPU_BYTES = 500 * MIB  # the driver's context, and what torch for CUDA imports more
 TOKENIZER_FACTOR = 15  # memory of an open tokenizer over its files' size
 
@@ -74,7 +74,7 @@ class Memory:
         packed = self._linear if precision in ("4bit", "8bit") else 0
         weights = int(NF4_BYTES * packed) + FP32_BYTES * (self.shapes.parameters - packed)
         probe = self._compared(min(PROBE_TOKENS, self.row_tokens))
-        return self._torch(PEFT_BYTES + FIRST_USE_BYTES) + self._host(weights) + 2 * self.adapter_bytes + probe
+        return self._torch(PEFT_BYTES) + self._host(weights) + 2 * self.adapter_bytes + probe
 
     def four_bit(self) -> int:
         """NF4 from the merged files; a matrix passes through as fp32. From a GPU, a shard comes back to be written."""
