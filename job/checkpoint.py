@@ -43,10 +43,10 @@ class Origin:
         """Raises `InputError` if `what` is of another origin, `found`."""
         wanted = asdict(self)
         faults = [
-            Fault(f"{what} another {part}", pointer, found[key], wanted[key], hint)
+            Fault(f"{what} another {part}", pointer, found.get(key, ""), wanted[key], hint)
             for key, part, pointer in (("run_id", "run", "/output/checkpoints"), ("base", "base model", "/model/source"),
                                        ("data", "set of rows", "/data/train"))
-            if found[key] != wanted[key]
+            if found.get(key, "") != wanted[key]
         ]  # fmt: skip
         if faults:
             raise InputError(*faults)

@@ -92,7 +92,7 @@ def clear_away(run: Run) -> None:
 
 def require_same_origin(run: Run, base: FetchedModel, prepared: Prepared) -> None:
     """Raises `InputError` if what an earlier try has trained is of another base or other rows than are there now."""
-    found = run.receipts[TRAINED].facts["origin"]
+    found = run.receipts[TRAINED].facts.get("origin", {})  # another version's receipt may not say
     origin_of(run, base, prepared).require(found, "what is stored was trained on", "Bring it back, or choose another output")
 
 

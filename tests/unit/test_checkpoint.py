@@ -187,3 +187,9 @@ def test_a_signed_manifest_of_another_shape_is_passed_over(changes: dict[str, ob
     found = newest(store, tmp_path)
     assert found is not None
     assert found.step == 5
+
+
+def test_what_says_nothing_of_its_origin_is_anothers() -> None:
+    with pytest.raises(InputError) as refused:
+        ORIGIN.require({}, "what is stored was trained on", "")
+    assert [fault.pointer for fault in refused.value.faults] == ["/output/checkpoints", "/model/source", "/data/train"]
