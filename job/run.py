@@ -11,7 +11,7 @@ from job.context import TRAINED, Run
 from job.data.build import Prepared, build_dataset, write_samples
 from job.delivery import describe, documents, show_on_hub
 from job.device import choose_device, require_wanted_device
-from job.errors import Fault, InputError, classify
+from job.errors import Fault, InputError, JobError, classify
 from job.export.artefacts import Artefacts
 from job.export.merged import compare, merge
 from job.export.pushing import open_push
@@ -22,6 +22,7 @@ from job.lease import Lease
 from job.log import Log
 from job.manifest import Manifest, claim, publish
 from job.receipts import Receipts
+from job.signals import place
 from job.source import FetchedModel, FetchedSource, check_merge_base, fetch_data, fetch_model_config, fetch_model_weights, go_offline
 from job.spec import JobSpec
 from job.stats import Stats, describe_device
@@ -50,11 +51,16 @@ def finished_before(published: Manifest, store: Store, log: Log) -> Manifest:
 
 def with_evidence(run: Run) -> Manifest:
     """The stages; of a failure, what is known of it is stored."""
+
+    def locate(failure: JobError) -> None:
+        failure.stage, failure.run_id = run.stats.current, run.spec.run_id
+
+    place(locate)
     try:
         return stages(run)
     except BaseException as error:
         failure = capacity.with_disk_figures(classify(error), run.workdir, run.store.uri)
-        failure.stage, failure.run_id = run.stats.current, run.spec.run_id
+        locate(failure)
         run.stats.failure = failure_facts(failure, failure.stage, run.spec.run_id)
         report.keep_evidence(run.store, run.stats, run.log)
         raise failure from error

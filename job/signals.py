@@ -47,6 +47,11 @@ def install(last_words: Callable[[JobError], object]) -> None:
         signal.signal(number, handle)
 
 
+def place(where: Callable[[JobError], object]) -> None:
+    """`where` is called before the last words: it knows in which run and stage the process is."""
+    _last_words.insert(0, where)
+
+
 def stopped(by: str = "a signal") -> Interrupted:
     return Interrupted(Fault(f"stopped by {by}", hint="Run the same spec again"))
 

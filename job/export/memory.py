@@ -3,7 +3,7 @@
 What is counted is anonymous memory: a control group cannot take it back, whereas pages of mapped files, llama.cpp's weights
 and the logits on disk among them, give way to what needs room. The terms were found by following `RssAnon` through each
 process's parts, on models of 7 to 478 million weights; `tests/flow/test_export_memory.py` holds them against real runs.
-On a GPU the weights never stay in host memory; `GPU_BYTES` is from one model there (tests/gpu/README.md) and not held by a test.
+On a GPU weights pass through host memory a tensor at a time; what was foretold and seen there stands in tests/gpu/README.md.
 """
 
 from __future__ import annotations
@@ -27,11 +27,15 @@ BITSANDBYTES_BYTES = 55 * MIB
 CONVERTER_BYTES = 265 * MIB  # import torch, gguf, conversion, and transformers' tokenizers
 QUANTISER_BYTES = 34 * MIB  # import llama_cpp, and its vocabulary of 49,152
 CHECK_BYTES = 158 * MIB  # import llama_cpp, torch, safetensors
-GPU_BYTES = 500 * MIB  # the driver's context, and what torch for CUDA imports more
+CUDA_BYTES = 97 * MIB  # what torch for CUDA takes more when it is imported
+CONTEXT_BYTES = 232 * MIB  # the driver's context
+FORWARD_BYTES = 258 * MIB  # libraries of the first forward pass on a GPU
+GPU_MERGE_BYTES = 340 * MIB  # what merging on a GPU takes more than its blocks
 TOKENIZER_FACTOR = 15  # memory of an open tokenizer over its files' size
 
 FP32_BYTES, WEIGHT_BYTES = 4, 2
 NF4_BYTES = 0.6  # per packed weight: as in the files, its quantisation state, and what packing leaves behind
+NF4_STORED_BYTES = 0.52  # as in the files
 SHARD_BYTES = 5 * 10**9  # `job.export.four_bit.SHARD`
 PROBE_TOKENS = 64
 ROOM_BYTES = 3 << 30  # `merge_logits.ROOM_BYTES`
@@ -40,6 +44,7 @@ COMPARED_COPIES = 7  # of the logits that are compared at once: both sides, thei
 CHUNK_TOKENS = 128  # `job.gguf.native.CHUNK_TOKENS`
 CHUNK_COPIES = 9  # of a chunk's logits: llama.cpp's two, and those of the comparison
 CONVERTED_BYTES = 6  # per weight in flight: fp32 and rounded
+FEW_THREADS, THREAD_BYTES = 4, 6 * MIB  # each of many threads keeps a heap of its own
 BATCH_WEIGHTS = (2 << 30) // 4  # `job.gguf.convert.BATCH_BYTES`
 QUANTISED_BYTES = 5.1  # per weight at once: fp32 and packed; the source is mapped
 SLAB_WEIGHTS = int((512 << 20) / 7.1)  # `job.gguf.quantise.BUFFER_BYTES` holds source, fp32 and packed rows
@@ -74,43 +79,50 @@ class Memory:
         packed = self._linear if precision in ("4bit", "8bit") else 0
         weights = int(NF4_BYTES * packed) + FP32_BYTES * (self.shapes.parameters - packed)
         probe = self._compared(min(PROBE_TOKENS, self.row_tokens))
-        return self._torch(PEFT_BYTES) + self._host(weights) + 2 * self.adapter_bytes + probe
+        return self._torch(PEFT_BYTES) + self._opened(weights, packed > 0) + 2 * self.adapter_bytes + probe
 
     def four_bit(self) -> int:
         """NF4 from the merged files; a matrix passes through as fp32. From a GPU, a shard comes back to be written."""
-        packed = int(NF4_BYTES * self._linear)
-        held = packed if self.on_cpu else min(SHARD_BYTES, packed + WEIGHT_BYTES * (self.shapes.parameters - self._linear))
-        return self._torch(BITSANDBYTES_BYTES) + held + 3 * FP32_BYTES * self._largest_matrix
+        if self.on_cpu:
+            return self._torch(BITSANDBYTES_BYTES) + int(NF4_BYTES * self._linear) + 3 * FP32_BYTES * self._largest_matrix
+        stored = int(NF4_STORED_BYTES * self._linear) + WEIGHT_BYTES * (self.shapes.parameters - self._linear)
+        return self._torch(BITSANDBYTES_BYTES) + CONTEXT_BYTES + min(SHARD_BYTES, stored)
 
     def compare(self) -> int:
-        """One model in fp32 beside the comparison of logits or the weighing of channels."""
+        """One model in fp32 beside the comparison of logits or the weighing of channels; on a GPU, what of either stays behind."""
         weights = FP32_BYTES * self.shapes.parameters
         if self.free_bytes is not None and weights + ROOM_BYTES > self.free_bytes:
             weights = 0
         inputs = max(shape[1] for _, shape in self.shapes.matrices())
         imatrix = IMATRIX_COPIES * FP32_BYTES * inputs * min(IMATRIX_TOKENS, self.imatrix_tokens)
-        work = max(self._compared(min(COMPARED_TOKENS, self.check_tokens)), imatrix)
-        return self._torch(PEFT_BYTES + FIRST_USE_BYTES) + self._host(weights) + self.adapter_bytes + work
+        logits = self._compared(min(COMPARED_TOKENS, self.check_tokens))
+        work = max(logits, imatrix) if self.on_cpu else logits + imatrix
+        return self._torch(PEFT_BYTES + FIRST_USE_BYTES) + self._opened(weights, False) + self.adapter_bytes + work
 
     def convert(self) -> int:
-        """As many of the largest tensors at once as there are threads, within the converter's batch."""
-        sizes = sorted(self.shapes.sizes(), reverse=True)
-        in_flight = min(sum(sizes[: usable_cores()]), max(sizes[0], BATCH_WEIGHTS))
-        return CONVERTER_BYTES + TOKENIZER_FACTOR * self.tokenizer_bytes + CONVERTED_BYTES * in_flight
+        """As many of the largest tensors at once as there are threads, within the converter's batch.
+
+        With many threads the largest, the vocabulary's, is still at work when all others of its batch are done.
+        """
+        sizes, threads = sorted(self.shapes.sizes(), reverse=True), usable_cores()
+        many = threads > FEW_THREADS
+        together = max(sizes[0], sum(sizes[1 : threads + 1])) if many else sum(sizes[:threads])
+        in_flight = CONVERTED_BYTES * min(together, max(sizes[0], BATCH_WEIGHTS)) + (THREAD_BYTES * threads if many else 0)
+        return CONVERTER_BYTES + self._cuda + TOKENIZER_FACTOR * self.tokenizer_bytes + in_flight
 
     def quant(self, name: str) -> int:
         """Quantising to `name`, then its acceptance test, in one process."""
         slab = int(QUANTISED_BYTES * min(self.shapes.largest, SLAB_WEIGHTS))
-        return max(QUANTISER_BYTES + slab, self.check(name)) + (0 if self.on_cpu else GPU_BYTES)
+        return max(QUANTISER_BYTES + slab + self._cuda, self.check(name))
 
     def check(self, name: str) -> int:
         """The acceptance test of a GGUF: weights are mapped, but for those that llama.cpp packs anew."""
         share, bytes_per_weight = REPACKED.get(name, (0.0, 0.0))
-        return CHECK_BYTES + self._evaluated() + int(share * bytes_per_weight * self._packable(name))
+        return CHECK_BYTES + self._cuda + self._evaluated() + int(share * bytes_per_weight * self._packable(name))
 
     def lora(self) -> int:
         """The adapter as GGUF, then its test on the base's."""
-        return CONVERTER_BYTES + 2 * self.adapter_bytes + self._evaluated()
+        return CONVERTER_BYTES + self._cuda + 2 * self.adapter_bytes + self._evaluated()
 
     def merge(self) -> int:
         """Base and adapter to merged files, then their test by PEFT: a few blocks, whatever the model's size.
@@ -118,14 +130,21 @@ class Memory:
         On a GPU this happens in the job's own process, and comes on top of what that holds.
         """
         block = (BLOCK_COPIES if self.on_cpu else GPU_BLOCK_COPIES) * min(BLOCK_BYTES, self._largest_matrix * WEIGHT_BYTES)
-        return self._torch(PEFT_BYTES) + TOKENIZER_FACTOR * self.tokenizer_bytes + merging_threads(self.on_cpu) * block
+        beside = TOKENIZER_FACTOR * self.tokenizer_bytes + (0 if self.on_cpu else GPU_MERGE_BYTES)
+        return self._torch(PEFT_BYTES) + beside + merging_threads(self.on_cpu) * block
 
     def _torch(self, more: int) -> int:
-        return TRANSFORMERS_BYTES + more + (0 if self.on_cpu else GPU_BYTES)
+        return TRANSFORMERS_BYTES + more + self._cuda
 
-    def _host(self, weights: int) -> int:
-        """On a GPU, tensors go there straight from mapped files."""
-        return weights if self.on_cpu else 0
+    @property
+    def _cuda(self) -> int:
+        return 0 if self.on_cpu else CUDA_BYTES
+
+    def _opened(self, weights: int, packed: bool) -> int:
+        """A model that is asked for answers. On a GPU its weights pass through, and what asks it stays."""
+        if self.on_cpu:
+            return weights
+        return CONTEXT_BYTES + FORWARD_BYTES + (BITSANDBYTES_BYTES if packed else 0)
 
     def _compared(self, tokens: int) -> int:
         return COMPARED_COPIES * FP32_BYTES * tokens * self.shapes.vocabulary

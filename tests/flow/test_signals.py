@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from job.signals import STOP_BUDGET_SECONDS
 from job.strict import StrictValidator, load_schema
 from tests.flow.running import DEMO, Result, Running, document, tiny, write_spec
 from tests.flow.stalling import wire
@@ -83,6 +84,29 @@ def test_during_training(tmp_path: Path) -> None:
     assert stats["status"] == "failed"
     assert stats["failure"]["class"] == "Interrupted"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"spec.json", "stats.json", "report", "checkpoints"}
+
+
+def test_in_a_step_that_outlasts_the_budget(tmp_path: Path) -> None:
+    """Short rows make the first step, long ones a second of half a minute and more: its work is given up."""
+    rows = tmp_path / "rows.jsonl"
+    with rows.open("w") as file:
+        for words in (1, 400):
+            for _ in range(256):
+                messages = [{"role": "user", "content": "go " * words}, {"role": "assistant", "content": "so"}]
+                file.write(json.dumps({"messages": messages}) + "\n")
+    changes = {
+        "/data/train/0": {"source": str(rows), "format": "messages"}, "/data/shuffle": False, "/model/max_seq_length": 512,
+        "/training/batch_size": 8, "/training/gradient_accumulation_steps": 32, "/training/max_steps": 2,
+        "/output/checkpoints": {"every_steps": 1},
+    }  # fmt: skip
+    running = start(tmp_path, changes)
+    running.wait_until(lambda r: r.says('"event": "checkpoint", "step": 1'))
+    time.sleep(2)
+    sent = time.monotonic()
+    result = stopped(running, TERM, tmp_path)
+    assert time.monotonic() - sent > STOP_BUDGET_SECONDS - 1, "the step would have ended in time"
+    assert result.failure["stage"] == "train"
+    assert [path.parent.name for path in (tmp_path / "out" / "checkpoints").rglob("checkpoint.json")] == ["step-00000001"]
 
 
 def test_during_publish(s3: S3Server, tmp_path: Path) -> None:

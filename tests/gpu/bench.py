@@ -4,23 +4,29 @@
 
 Weights are random (speed and memory do not depend on their meaning) in the shape of Llama-3.2-1B or Llama-3.1-8B; rows
 are ShareGPT chats with log-normal lengths. Both sides train on all tokens in file order, so that losses can be compared
-step by step. Prints one JSON line a side and a comparison.
+step by step. Both sides run twice, the job in the middle: machines change their speed within minutes. Prints one JSON line a run
+and a comparison of the means.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 SHAPES = {
+    "400m": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 16, "num_attention_heads": 16,
+             "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True},
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
            "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True},
     "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -84,20 +90,48 @@ def spec_of(model_dir: Path, rows: Path, output: Path, steps: int) -> dict[str, 
     }  # fmt: skip
 
 
+class CardMemory(threading.Thread):
+    """What `nvidia-smi` says is in use on the whole card, once a second; nobody else may be on it."""
+
+    def __enter__(self) -> CardMemory:
+        command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--loop=1"]
+        self._tool = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._looks: list[tuple[float, int]] = []
+        self.start()
+        return self
+
+    def run(self) -> None:
+        assert self._tool.stdout
+        for line in self._tool.stdout:
+            self._looks.append((time.monotonic(), int(line)))
+
+    def __exit__(self, *_: object) -> None:
+        self._tool.terminate()
+        self.join()
+
+    def peak_gib(self, until: float = math.inf) -> float:
+        """Above what was in use before."""
+        return round((max(mib for at, mib in self._looks if at < until) - self._looks[0][1]) / 1024, 3)
+
+
 def run_job(folder: Path, steps: int) -> dict[str, Any]:
     spec, output = folder / "spec.json", folder / "output"
+    shutil.rmtree(output, ignore_errors=True)
     spec.write_text(json.dumps(spec_of(folder / "model", folder / "rows.jsonl", output, steps)))
     start = time.monotonic()
     command = [sys.executable, "-m", "job", "run", str(spec), "--log", "json"]
-    with (folder / "job.log").open("w") as log:
+    with (folder / "job.log").open("w") as log, CardMemory() as card:
         subprocess.run(command, cwd=REPOSITORY, check=True, stdout=log, stderr=subprocess.STDOUT)
     stats = json.loads((output / "stats.json").read_text())
     losses = [json.loads(line)["loss"] for line in (output / "report" / "losses.jsonl").read_text().splitlines()]
+    stages = {phase["name"]: phase["wall_seconds"] for phase in stats["phases"]}
+    names = list(stages)
+    trained = start + sum(stages[name] for name in names[: names.index("train") + 1])
     return {
         "side": "job", "step_seconds": stats["training"]["median_step_seconds"], "tokens": stats["training"]["tokens"],
         "dtype": stats["training"]["trainable_dtype"],
-        "peak_reserved_gib": round(stats["memory"]["peak_gpu_reserved_bytes"] / 2**30, 3), "losses": losses,
-        "stages": {p["name"]: p["wall_seconds"] for p in stats["phases"]}, "wall_seconds": round(time.monotonic() - start, 1),
+        "peak_reserved_gib": round(stats["memory"]["peak_gpu_reserved_bytes"] / 2**30, 3), "nvidia_smi_gib": card.peak_gib(trained),
+        "losses": losses, "stages": stages, "wall_seconds": round(time.monotonic() - start, 1),
     }  # fmt: skip
 
 
@@ -166,15 +200,29 @@ def run_plain(folder: Path, steps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def compare(plain: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
-    differences = [abs(a - b) for a, b in zip(plain["losses"], job["losses"], strict=True)]
+def compare(plain: list[dict[str, Any]], job: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means of both runs of a side; losses of the first ones."""
+    step_seconds = [statistics.mean(run["step_seconds"] for run in side) for side in (plain, job)]
+    differences = [abs(a - b) for a, b in zip(plain[0]["losses"], job[0]["losses"], strict=True)]
     return {
-        "step_time_ratio": round(job["step_seconds"] / plain["step_seconds"], 4),
-        "memory_ratio": round(job["peak_reserved_gib"] / plain["peak_reserved_gib"], 4),
+        "step_time_ratio": round(step_seconds[1] / step_seconds[0], 4),
+        "step_time_ratios": [round(b["step_seconds"] / a["step_seconds"], 4) for a, b in zip(plain, job, strict=True)],
+        "train_stage_ratio": round(sum(run["stages"]["train"] for run in job) / sum(run["stages"]["train"] for run in plain), 4),
+        "memory_ratio": round(job[0]["peak_reserved_gib"] / plain[0]["peak_reserved_gib"], 4),
         "max_loss_difference": round(max(differences), 5),
         "mean_loss_difference": round(statistics.mean(differences), 5),
-        "tokens_per_second": {side["side"]: round(job["tokens"] / len(job["losses"]) / side["step_seconds"]) for side in (plain, job)},
+        "tokens_per_second": [round(job[0]["tokens"] / len(differences) / seconds) for seconds in step_seconds],
     }
+
+
+def measure_plain(folder: Path, shape: str, steps: int) -> dict[str, Any]:
+    """`run_plain` in a process of its own."""
+    shutil.rmtree(folder / "plain", ignore_errors=True)
+    with (folder / "plain.log").open("w") as log, CardMemory() as card:
+        command = [sys.executable, "-m", "tests.gpu.bench", shape, str(steps), str(folder), "plain"]
+        subprocess.run(command, cwd=REPOSITORY, check=True, stdout=log, stderr=subprocess.STDOUT)
+    measured: dict[str, Any] = json.loads((folder / "plain.json").read_text())
+    return measured | {"nvidia_smi_gib": card.peak_gib()}
 
 
 def main() -> None:
@@ -187,14 +235,12 @@ def main() -> None:
     make_model(shape, folder / "model", REPOSITORY / ".cache" / "models" / "SmolLM2-135M-Instruct")
     make_rows(folder / "rows.jsonl", steps * BATCH * ACCUMULATION * 5)
     print("made", shape, flush=True)
-    with (folder / "plain.log").open("w") as log:
-        command = [sys.executable, "-m", "tests.gpu.bench", shape, str(steps), str(folder), "plain"]
-        subprocess.run(command, cwd=REPOSITORY, check=True, stdout=log, stderr=subprocess.STDOUT)
-    plain = json.loads((folder / "plain.json").read_text())
-    print(json.dumps(plain), flush=True)
-    job = run_job(folder, steps)
-    print(json.dumps(job), flush=True)
-    print(json.dumps(compare(plain, job)), flush=True)
+    runs: dict[str, list[dict[str, Any]]] = {"plain": [], "job": []}
+    for side in ("plain", "job", "job", "plain"):
+        found = run_job(folder, steps) if side == "job" else measure_plain(folder, shape, steps)
+        runs[side].append(found)
+        print(json.dumps(found), flush=True)
+    print(json.dumps(compare(**runs)), flush=True)
 
 
 if __name__ == "__main__":

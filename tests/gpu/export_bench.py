@@ -1,10 +1,11 @@
 """From trained weights to adapter, merged weights and six GGUFs: the job's stages beside plain Unsloth calls, on one GPU.
 
-    python -m tests.gpu.export_bench 8b [FOLDER [plain | memory]]
+    python -m tests.gpu.export_bench 8b [FOLDER [plain | memory | full]]
 
 The plain side is seed 001's ending with today's names: `save_pretrained_merged`, then `save_pretrained_gguf` once with the list
 of six types. Both start from the same base on disk and an adapter after two steps. Prints JSON: seconds a stage on each side.
 With `memory`, the job alone makes one of every kind of export, and each process's host memory stands beside what was foretold.
+With `full` it trains every weight, and exports those.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ TYPES = ["q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k", "q8_0"]
 STEPS = 2
 
 
-def run_job(folder: Path, **export: Any) -> dict[str, Any]:
+def run_job(folder: Path, full: bool = False, **export: Any) -> dict[str, Any]:
     spec = spec_of(folder / "model", folder / "rows.jsonl", folder / "output", STEPS)
+    if full:
+        spec["model"]["precision"], spec["data"]["packing"] = "full", False
+        del spec["lora"]
     spec |= {"name": "export", "export": {"merged": ["16bit"], "gguf": TYPES, "check_tokens": 128} | export}
     spec["export"]["limits"] = limits(spec["export"]["gguf"])
     (folder / "spec.json").write_text(json.dumps(spec))
@@ -87,10 +91,10 @@ def main() -> None:
     if not (folder / "model" / "config.json").exists():
         make_model(shape, folder / "model", REPOSITORY / ".cache" / "models" / "SmolLM2-135M-Instruct")
         make_rows(folder / "rows.jsonl", 400)
-    if side == "memory":
-        kinds = {"merged": ["16bit", "4bit"], "gguf": ["q8_0", "q4_k_m"], "imatrix": True, "lora_gguf": "f16"}
-        found = run_job(folder, **kinds)
-        print(*found.pop("memory"), found["exit_code"], found["stages"], sep="\n", flush=True)
+    if side in ("memory", "full"):
+        every: dict[str, Any] = {"merged": ["16bit", "4bit"], "gguf": ["q8_0", "q4_k_m"], "imatrix": True, "lora_gguf": "f16"}
+        found = run_job(folder, **every) if side == "memory" else run_job(folder, full=True, gguf=["q8_0", "q4_k_m"])
+        print(*found.pop("memory"), *found["events"][-6:], found["stages"], found["exit_code"], sep="\n", flush=True)
         return
     print(json.dumps(run_job(folder)), flush=True)
 

@@ -1,18 +1,21 @@
 """What a training survives on a GPU: kills at random steps, and a card that is too small for the batch.
 
-    python -m tests.gpu.survive FOLDER [KILLS]
+    python -m tests.gpu.survive FOLDER [KILLS [small]]
 
 The 1B shape of `bench` with packing and 8-bit AdamW. Beside each other: two undisturbed runs (their distance is the floor: what
-two runs of one spec differ by anyway), one that is killed at random steps and run again each time, and some on a part of the
-memory. Prints JSON: losses' distances per step, and what the small ones did.
+two runs of one spec differ by anyway), runs that are killed at random steps and run again each time, five kills each, one that is
+asked to stop within a step that takes far longer than a stop may, and, with `small`, some on a part of the memory. Prints JSON:
+losses' distances per step, when the stop ended, and what the small ones did.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -23,19 +26,23 @@ from typing import Any
 from tests.gpu.bench import REPOSITORY, make_model, make_rows, spec_of
 
 STEPS = 20
+KILLS_EACH = 5
 SMALL_GIB = (2.4, 2.0, 1.7)
+LONG_STEP = 32  # micro-batches; half a minute and more, on a card that is shared
 LIMIT_SECONDS = 500
 
 
 class Run:
     """One spec with an output of its own."""
 
-    def __init__(self, folder: Path, name: str, *command: str) -> None:
+    def __init__(self, folder: Path, name: str, *command: str, accumulation: int | None = None) -> None:
         self.folder = folder / name
         self.folder.mkdir()
         self.output, self.log = self.folder / "output", self.folder / "log"
         spec = spec_of(folder / "model", folder / "rows.jsonl", self.output, STEPS)
-        spec["output"]["checkpoints"] = {"every_steps": 2}
+        spec["output"]["checkpoints"] = {"every_steps": 1 if accumulation else 2}
+        if accumulation:
+            spec["training"]["gradient_accumulation_steps"] = accumulation
         (self.folder / "spec.json").write_text(json.dumps(spec))
         self.command = [sys.executable, "-m", *(command or ("job",)), "run", str(self.folder / "spec.json"), "--log", "json"]
 
@@ -64,10 +71,10 @@ class Run:
         return [json.loads(line)["loss"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def killed(run: Run, kills: int) -> list[dict[str, int]]:
+def killed(run: Run, seed: int) -> None:
     """Kills the run some steps behind where it went on, again and again, then lets it end."""
-    rng, told, reached = random.Random(0), [], 0
-    for _ in range(kills):
+    rng, told, reached = random.Random(seed), [], 0
+    for _ in range(KILLS_EACH):
         at = min(reached + rng.randint(2, 5), STEPS - 1)
         process = run.start()
         while run.step() < at and process.poll() is None:
@@ -79,7 +86,26 @@ def killed(run: Run, kills: int) -> list[dict[str, int]]:
         told.append({"resumed_from": resumed[0] if resumed else 0, "killed_at": run.step(), "last_stored": reached})
     code = run.to_end()
     told.append({"resumed_from": run.events("resume")[0]["step"], "exit_code": code})
-    return told
+    print(json.dumps({"kills": told}), flush=True)
+
+
+def stopped_within_a_step(run: Run) -> None:
+    """SIGTERM early in the second step; then the same spec again, until it says where it goes on."""
+    process = run.start()
+    while not run.events("checkpoint") and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(3)
+    sent = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    code, seconds = process.wait(LIMIT_SECONDS), round(time.monotonic() - sent, 1)
+    step_seconds = run.events("train")[0]["eta_seconds"] / (STEPS - 1)
+    told = {"exit_code": code, "seconds": seconds, "step_seconds": round(step_seconds, 1), "stored": run.events("checkpoint")}
+    process = run.start()
+    while not run.events("resume") and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    print(json.dumps({"stopped_within_a_step": told | {"resume": run.events("resume")}}), flush=True)
 
 
 def distance(a: list[float], b: list[float]) -> dict[str, Any]:
@@ -90,22 +116,25 @@ def distance(a: list[float], b: list[float]) -> dict[str, Any]:
 
 
 def main() -> None:
-    folder, kills = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 5
+    folder, kills = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else KILLS_EACH
     folder.mkdir(parents=True, exist_ok=True)
     make_model("1b", folder / "model", REPOSITORY / ".cache" / "models" / "SmolLM2-135M-Instruct")
     make_rows(folder / "rows.jsonl", 4000)
     whole = [Run(folder, f"whole-{i}") for i in range(2)]
-    small = [Run(folder, f"small-{gib}", "tests.gpu.small_gpu", str(gib)) for gib in SMALL_GIB]
+    small = [Run(folder, f"small-{gib}", "tests.gpu.small_gpu", str(gib)) for gib in SMALL_GIB if "small" in sys.argv[3:]]
+    disturbed = [Run(folder, f"killed-{i}") for i in range(math.ceil(kills / KILLS_EACH))]
+    long = Run(folder, "long-step", accumulation=LONG_STEP)
     beside = [threading.Thread(target=run.to_end) for run in (*whole, *small)]
+    beside += [threading.Thread(target=killed, args=(run, seed)) for seed, run in enumerate(disturbed)]
+    beside.append(threading.Thread(target=stopped_within_a_step, args=(long,)))
     for thread in beside:
         thread.start()
-    disturbed = Run(folder, "killed")
-    print(json.dumps({"kills": killed(disturbed, kills)}), flush=True)
     for thread in beside:
         thread.join()
     print(json.dumps({"floor": distance(whole[0].losses(), whole[1].losses())}), flush=True)
-    print(json.dumps({"killed": distance(whole[0].losses(), disturbed.losses()), "losses": disturbed.losses()[-3:]}), flush=True)
-    for gib, run in zip(SMALL_GIB, small, strict=True):
+    for run in disturbed:
+        print(json.dumps({"killed": distance(whole[0].losses(), run.losses()), "losses": run.losses()[-3:]}), flush=True)
+    for gib, run in zip(SMALL_GIB, small, strict=False):
         told = {"small_gib": gib, "out_of_memory": run.events("out of memory"), "failed": run.events("failed")}
         print(json.dumps(told | {"distance": distance(whole[0].losses(), run.losses())}), flush=True)
 

@@ -9,7 +9,7 @@ import pytest
 from job.export.plan import Shapes, adapter_bytes, foresee_memory, names, quantiser_bytes, steps
 from tests.specs import parse
 
-GIB = 1 << 30
+GIB, MIB = 1 << 30, 1 << 20
 LAYER = {
     "self_attn.q_proj": (4096, 4096), "self_attn.k_proj": (1024, 4096), "self_attn.v_proj": (1024, 4096),
     "self_attn.o_proj": (4096, 4096), "mlp.gate_proj": (14336, 4096), "mlp.up_proj": (14336, 4096), "mlp.down_proj": (4096, 14336),
@@ -59,6 +59,30 @@ def test_memory_of_a_process_is_that_of_what_it_holds_at_once() -> None:
     assert memory.check("q4_k_m") - memory.check("q8_0") == pytest.approx(0.86 * 4.5 / 8 * (parameters - 2 * vocabulary * 4096), rel=1e-3)
     short = foresee_memory(spec, EIGHT_B, 1 << 20, True, row_tokens=16)
     assert memory.check("q8_0") - short.check("q8_0") == 9 * 4 * (128 - 16) * vocabulary
+
+
+SEEN_MIB = {  # python -m tests.gpu.export_bench 1b|400m FOLDER memory, one H200
+    (2048, 8192, 32): {"reload": 1245, "four_bit": 1626, "compare": 2029, "lora": 1010, "q8_0": 818, "q4_k_m": 1268},
+    (1024, 4096, 16): {"reload": 1269, "four_bit": 1020, "compare": 1655, "lora": 936, "q8_0": 819, "q4_k_m": 929},
+}
+
+
+@pytest.mark.parametrize("shape", SEEN_MIB)
+def test_memory_on_a_gpu_is_what_was_seen_there(shape: tuple[int, int, int]) -> None:
+    """The terms were fitted to these two models."""
+    hidden, inner, heads = shape
+    layer = {
+        "self_attn.q_proj": (heads * 64, hidden), "self_attn.k_proj": (512, hidden), "self_attn.v_proj": (512, hidden),
+        "self_attn.o_proj": (hidden, heads * 64), "mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }  # fmt: skip
+    tensors = {f"model.layers.{i}.{name}.weight": ("BF16", size) for i in range(16) for name, size in layer.items()}
+    shapes = Shapes(tensors | {"model.embed_tokens.weight": ("BF16", (128_256, hidden))})
+    spec = parse({"/lora/r": 16, "/model/max_seq_length": 2048, "/export": {"gguf": ["q8_0"], "imatrix": True, "check_tokens": 128}})
+    memory = foresee_memory(spec, shapes, 3_500_000, on_cpu=False)
+    foretold = {"reload": memory.reload("4bit"), "four_bit": memory.four_bit(), "compare": memory.compare(), "lora": memory.lora(),
+                "q8_0": memory.quant("q8_0"), "q4_k_m": memory.quant("q4_k_m")}  # fmt: skip
+    assert {name: size / MIB for name, size in foretold.items()} == pytest.approx(SEEN_MIB[shape], rel=0.06)
 
 
 def test_where_fp32_does_not_fit_the_comparison_leaves_its_weights_mapped() -> None:
