@@ -82,7 +82,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.step_seconds: list[float] = []
         self.seconds_before = 0.0
         self.first_step = 0
-        self._step_start = self._start = 0.0
+        self._start = self._step_start = self._step_end = 0.0
+        self._not_logged: list[float] = []  # seconds of the steps since the last one that was logged
 
     def progress(self) -> dict[str, Any]:
         """For a checkpoint: what was seen so far."""
@@ -112,12 +113,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.applying = False
         self.tokens.step_ended()
         self.watchdog.beat()
-        self.step_seconds.append(time.monotonic() - self._step_start)
+        self._step_end = time.monotonic()
+        self._not_logged.append(self._step_end - self._step_start)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         record = {ours: float(logs[theirs]) for theirs, ours in STEP_FIELDS.items() if theirs in logs}
         if "loss" not in record:
             return
+        self._steps_done()
         for name in ("loss", "grad_norm"):
             if not math.isfinite(record.get(name, 0.0)):
                 raise GateError(
@@ -131,6 +134,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.history.append(record)
         eta = (state.max_steps - state.global_step) * elapsed / max(state.global_step - self.first_step, 1)
         self.bar.update(state.global_step, **record, eta_seconds=round(eta))
+
+    def _steps_done(self) -> None:
+        """A step ends when its kernels are queued; the loss in the log has waited for the GPU to be through with them all."""
+        steps, waited = len(self._not_logged), time.monotonic() - self._step_end
+        if steps:
+            self.step_seconds += [(sum(self._not_logged) + waited) / steps] * steps
+        self._not_logged.clear()
 
 
 class HeldOut(TrainerCallback):  # type: ignore[misc]

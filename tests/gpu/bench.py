@@ -120,19 +120,30 @@ def run_job(folder: Path, steps: int) -> dict[str, Any]:
     spec.write_text(json.dumps(spec_of(folder / "model", folder / "rows.jsonl", output, steps)))
     start = time.monotonic()
     command = [sys.executable, "-m", "job", "run", str(spec), "--log", "json"]
+    logged_at: list[float] = []
     with (folder / "job.log").open("w") as log, CardMemory() as card:
-        subprocess.run(command, cwd=REPOSITORY, check=True, stdout=log, stderr=subprocess.STDOUT)
+        with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
+            assert job.stdout
+            for line in job.stdout:
+                logged_at += [time.monotonic()] if '"event": "train"' in line else []
+                log.write(line)
+        assert job.returncode == 0, folder
     stats = json.loads((output / "stats.json").read_text())
     losses = [json.loads(line)["loss"] for line in (output / "report" / "losses.jsonl").read_text().splitlines()]
     stages = {phase["name"]: phase["wall_seconds"] for phase in stats["phases"]}
     names = list(stages)
     trained = start + sum(stages[name] for name in names[: names.index("train") + 1])
     return {
-        "side": "job", "step_seconds": stats["training"]["median_step_seconds"], "tokens": stats["training"]["tokens"],
+        "side": "job", "step_seconds": median_seconds(logged_at), "tokens": stats["training"]["tokens"],
         "dtype": stats["training"]["trainable_dtype"],
         "peak_reserved_gib": round(stats["memory"]["peak_gpu_reserved_bytes"] / 2**30, 3), "nvidia_smi_gib": card.peak_gib(trained),
         "losses": losses, "stages": stages, "wall_seconds": round(time.monotonic() - start, 1),
     }  # fmt: skip
+
+
+def median_seconds(logged_at: list[float]) -> float:
+    """From one step's loss in the log to the next one's, when the GPU has done all of it; the first two steps compile kernels."""
+    return round(statistics.median(b - a for a, b in itertools.pairwise(logged_at[1:])), 4)
 
 
 def run_plain(folder: Path, steps: int) -> dict[str, Any]:
@@ -161,18 +172,13 @@ def run_plain(folder: Path, steps: int) -> dict[str, Any]:
         return {"text": [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]}
 
     dataset = load_dataset("json", data_files=str(folder / "rows.jsonl"), split="train").map(render, batched=True)
-    seconds: list[float] = []
+    logged_at: list[float] = []
     losses: list[float] = []
 
     class Clock(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.start = time.monotonic()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds.append(time.monotonic() - self.start)
-
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **__: Any) -> None:
             if "loss" in logs:
+                logged_at.append(time.monotonic())
                 losses.append(float(logs["loss"]))
 
     trainer = SFTTrainer(
@@ -193,7 +199,7 @@ def run_plain(folder: Path, steps: int) -> dict[str, Any]:
     marks = list(clock.items())
     return {
         "side": "plain", "dtype": str(next(p.dtype for p in model.parameters() if p.requires_grad)),
-        "step_seconds": round(statistics.median(seconds[2:]), 4), "packing": trainer.args.packing,
+        "step_seconds": median_seconds(logged_at), "packing": trainer.args.packing,
         "peak_reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 3), "losses": losses,
         "stages": {name: round(at - before, 2) for (_, before), (name, at) in itertools.pairwise(marks)},
         "wall_seconds": round(marks[-1][1] - clock["start"], 1),
