@@ -14,7 +14,8 @@ from typing import Any
 from job import __version__
 from job.errors import Fault, JobError, SpecError, classify
 from job.failure import failure_facts
-from job.log import Log, RedactedStream
+from job.log import Log
+from job.streams import LastingStream, reopen_streams, settle_streams
 
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
 TERMINATION_LOG = "/dev/termination-log"
@@ -92,7 +93,7 @@ def command_validate(arguments: argparse.Namespace, log: Log) -> None:
 def command_schema(arguments: argparse.Namespace, log: Log) -> None:
     from job.strict import load_schema
 
-    print(json.dumps(load_schema("job"), indent=2), file=log.stream)
+    print(json.dumps(load_schema("job"), indent=2), file=log.stream, flush=True)
 
 
 def command_verify(arguments: argparse.Namespace, log: Log) -> None:
@@ -106,7 +107,7 @@ def command_verify(arguments: argparse.Namespace, log: Log) -> None:
 def command_report(arguments: argparse.Namespace, log: Log) -> None:
     from job.outcome import read_report
 
-    print(log.redact(read_report(arguments.output)), file=log.stream)
+    print(log.redact(read_report(arguments.output)), file=log.stream, flush=True)
 
 
 def command_wait(arguments: argparse.Namespace, log: Log) -> int:
@@ -134,7 +135,7 @@ def command_render(arguments: argparse.Namespace, log: Log) -> None:
     if arguments.output:
         Path(arguments.output).write_text(text, "utf-8", newline="")
     else:
-        print(text, end="", file=out)
+        print(text, end="", file=out, flush=True)
 
 
 def command_run(arguments: argparse.Namespace, log: Log) -> None:
@@ -168,7 +169,7 @@ def divert_vendor_output(log: Log, workdir: Path) -> None:
     os.dup2(target, 1)
     if target != 2:
         os.dup2(target, 2)
-    sys.stdout = sys.stderr = RedactedStream(sys.stderr, log.redact)
+    sys.stdout = sys.stderr = LastingStream(sys.stderr, log.redact)
 
 
 def say_last_words(facts: dict[str, Any], log: Log) -> None:
@@ -185,21 +186,32 @@ def report_failure(error: JobError, stage: str, log: Log) -> int:
     facts = failure_facts(error, error.stage or stage, error.run_id)
     if not log.json_lines:
         for fault in error.faults:
-            print(log.redact(f"  {fault}"), file=log.stream)
+            log.say(f"  {fault}")
     say_last_words(facts, log)
     log("failed", **facts, **({"all": [str(f) for f in error.faults]} if len(error.faults) > 1 and log.json_lines else {}))
     return error.exit_code
 
 
 def main(argv: list[str] | None = None) -> int:
+    reopen_streams()
+    try:
+        return carry_out(argv)
+    finally:
+        settle_streams()
+
+
+def carry_out(argv: list[str] | None) -> int:
+    """The command that is asked for; its exit code, or that of its failure."""
     log = Log()
     try:
         arguments = parser().parse_args(argv)
         if getattr(arguments, "log", "auto") != "auto":
             log.json_lines = arguments.log == "json"
         if arguments.command == "run":
+            from job.limits import check_limits
             from job.signals import install
 
+            check_limits()
             install(lambda error: report_failure(error, "stop", log))
         exit_code: int | None = globals()[f"command_{arguments.command}"](arguments, log)
     except BaseException as error:
@@ -209,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
         if failure.exit_code == 1:
             import traceback
 
-            print(log.redact(traceback.format_exc()), file=sys.stderr if log.json_lines else log.stream)
+            print(log.redact(traceback.format_exc()), file=LastingStream(sys.stderr if log.json_lines else log.stream))
         return report_failure(failure, arguments.command if "arguments" in locals() else "arguments", log)
     return exit_code or 0
 

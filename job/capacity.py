@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from job.data.cores import available_bytes
 from job.errors import CapacityError, Fault, InputError, JobError, disk_is_full
 from job.spec import JobSpec
+from job.store.base import local_path
 
 if TYPE_CHECKING:
     from job.data.build import Prepared
@@ -74,7 +75,7 @@ def require_apart(workdir: Path, output_uri: str) -> None:
     """Raises `InputError` if scratch, which is emptied, and a local output lie in one another."""
     if "://" in output_uri:
         return
-    output = Path(output_uri).absolute().resolve()
+    output = local_path(output_uri).resolve()
     if output.is_relative_to(workdir) or workdir.is_relative_to(output):
         raise InputError(Fault("output and scratch directory lie in one another", "/output/uri", str(output),
                                f"a directory apart from {workdir}", "Choose another --workdir or output"))  # fmt: skip

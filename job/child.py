@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from job.errors import TREE, CapacityError, Fault, GateError, JobError, TransientError, classify
+from job.streams import LastingStream
 
 PACKAGE_ROOT = Path(__file__).parents[1]
 PARENT = "TUNEJOB_PARENT"  # the process that a child must not outlive
@@ -191,6 +192,7 @@ def serve(handle: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):  # the parent died before we could be bound to it
         os._exit(1)
     asked, answered = map(Path, sys.argv[1:3])
+    sys.stdout, sys.stderr = LastingStream(sys.stdout), LastingStream(sys.stderr)
     try:
         answer = {"result": handle(json.loads(asked.read_bytes()))}
         code = 0

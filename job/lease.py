@@ -6,21 +6,19 @@ unchanged for the whole of its time. Of two that begin at once the later write s
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import uuid
 from typing import Self
 
 from job.errors import Fault, InputError, JobError, TransientError
+from job.limits import limit
 from job.log import Log
 from job.manifest import CHECKPOINTS
 from job.signals import leave
 from job.store import Store
 
 KEY = f"{CHECKPOINTS}/lease"
-LEASE_SECONDS = 45.0
-LEASE_VARIABLE = "TUNEJOB_LEASE_SECONDS"
 RENEWALS = 5  # in the time of a lease, so that a few lost ones do no harm
 HINT = "It ends by itself; the same spec finds its result later"
 
@@ -31,7 +29,7 @@ class Lease:
     def __init__(self, store: Store, log: Log) -> None:
         self._store = store
         self._log = log
-        self._seconds = float(os.environ.get(LEASE_VARIABLE, LEASE_SECONDS))
+        self._seconds = limit("TUNEJOB_LEASE_SECONDS")
         self._holder = uuid.uuid4().hex
         self._beats = 0
         self._ended = threading.Event()

@@ -8,8 +8,11 @@ import os
 import re
 import sys
 import time
+from contextlib import suppress
 from typing import IO, Any
 from urllib.parse import quote
+
+from job.streams import LOST
 
 # Whose values must never be printed or stored, whatever prints them.
 SECRET_VARIABLES = (
@@ -63,21 +66,6 @@ class Redactor:
         return self._known.sub(MASK, text) if self._known else text
 
 
-class RedactedStream:
-    """A text stream that masks secrets before they reach the terminal, a pipe or a log collector."""
-
-    def __init__(self, stream: IO[str], redact: Redactor) -> None:
-        self._stream = stream
-        self._redact = redact
-
-    def write(self, text: str) -> int:
-        self._stream.write(self._redact(text))
-        return len(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
 class Log:
     """Events of one run. On a pipe each is a JSON line on stdout; on a terminal a short readable one."""
 
@@ -94,8 +82,13 @@ class Log:
         else:
             told = "  ".join(f"{key}={_short(value)}" for key, value in fields.items())
             line = f"{time.monotonic() - self._start:7.1f}s  {event:<10} {told}"
+        self.say(line)
+
+    def say(self, line: str) -> None:
+        """One line as it is, secrets masked; lost if it cannot be written."""
         whole = self.redact(line).encode("utf-8", "backslashreplace").decode()  # a vendor's message may hold half a character
-        print(whole, file=self.stream, flush=True)
+        with suppress(*LOST):
+            print(whole, file=self.stream, flush=True)
 
     def bar(self, stage: str, total: int | None = None, every_seconds: float = 5.0) -> Bar:
         """A progress display for `stage`; use as a context manager."""

@@ -10,10 +10,9 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from job.errors import Fault, Interrupted, JobError
+from job.limits import limit
 
-STOP_BUDGET_SECONDS = 8.0
 LAST_WORDS_SECONDS = 1.0
-STOP_BUDGET_VARIABLE = "TUNEJOB_STOP_SECONDS"
 
 _stopping = threading.Event()
 _deferred = threading.Event()
@@ -26,7 +25,7 @@ def install(last_words: Callable[[JobError], object]) -> None:
     `last_words` is called before such a hard exit. Install before anything heavy is imported: Python as PID 1 ignores
     a SIGTERM nobody handles.
     """
-    budget_seconds = float(os.environ.get(STOP_BUDGET_VARIABLE, STOP_BUDGET_SECONDS))
+    budget_seconds = limit("TUNEJOB_STOP_SECONDS")
     _last_words.append(last_words)
 
     def end() -> None:

@@ -98,7 +98,7 @@ class Watch:
     def _follow(self, pod: str) -> None:
         told = self._told.setdefault(pod, Told())
         for said_at, line in self._kubectl.logs(pod, self._heard.get(pod, "")):
-            print(self._log.redact(line), file=self._log.stream, flush=True)
+            self._log.say(line)
             told.hear(line)
             self._heard[pod] = said_at
 
@@ -197,7 +197,7 @@ def outcome_of_log(lines: Iterable[str], name: str, log: Log) -> Outcome:
     """The same for a run that no cluster knows of: its log is passed on, and its last word counts."""
     told = Told()
     for line in lines:
-        print(log.redact(line.rstrip("\n")), file=log.stream, flush=True)
+        log.say(line.rstrip("\n"))
         told.hear(line)
     code = UNKNOWN if told.exit_code is None else told.exit_code
     reason = "the log ended before the run did" if told.exit_code is None else f"the log ended with: {told.last['event']}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import os
 import sys
 import threading
 import time
@@ -11,10 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from job.errors import Fault, TransientError
+from job.limits import limit
 from job.signals import leave
 
-STALL_MINUTES = 30.0
-STALL_VARIABLE = "TUNEJOB_STALL_MINUTES"
 LOOKS_PER_LIMIT = 20
 
 
@@ -25,7 +23,7 @@ class Watchdog:
     """
 
     def __init__(self) -> None:
-        self._limit_seconds = float(os.environ.get(STALL_VARIABLE, STALL_MINUTES)) * 60
+        self._limit_seconds = limit("TUNEJOB_STALL_MINUTES") * 60
         self._last_beat = time.monotonic()
         self._ended = threading.Event()
         self._paused = False

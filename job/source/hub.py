@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from job.errors import Fault, InputError, JobError, TransientError
+from job.limits import limit
 from job.source.pace import SILENCE_SECONDS, limit_waiting, pauses_seconds
 from job.source.parallel import in_parallel
 from job.store import Stored, safe_key
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
-PATIENCE_VARIABLE, PATIENCE_SECONDS = "TUNEJOB_HUB_PATIENCE_SECONDS", 180.0  # the client's own tries may add twice as much
 ACCESS_HINT = "If it is private or gated, set HF_TOKEN to a token that may read it"
 Answer = TypeVar("Answer")
 
@@ -89,7 +89,7 @@ class HubOrigin:
         return HfApi(endpoint=_endpoint(), token=self._token)
 
     def _ask(self, request: Callable[[], Answer]) -> Answer:
-        patient_until = time.monotonic() + float(os.environ.get(PATIENCE_VARIABLE, PATIENCE_SECONDS))
+        patient_until = time.monotonic() + limit("TUNEJOB_HUB_PATIENCE_SECONDS")
         for pause in (*pauses_seconds(), None):
             try:
                 with _told(f"hf://{'datasets/' if self._kind == 'dataset' else ''}{self.public_id}"):

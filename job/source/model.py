@@ -11,6 +11,7 @@ from job.errors import Fault, InputError
 from job.source.hub import HubOrigin
 from job.source.model_files import CONFIG, check_architecture, check_weights, config_files, read_object, weight_files
 from job.source.origin import LocalOrigin, Origin, S3Origin, at_revision, pointed
+from job.store.base import local_path
 
 POINTER = "/model/source"
 FOLDERS = {POINTER: "model", "/model/merge_base": "merge_base"}
@@ -103,7 +104,7 @@ def _origin(source: str) -> Origin:
         return HubOrigin(source, "model")
     if source.startswith("s3://"):
         return S3Origin(source)
-    if Path(source).expanduser().is_file():
+    if local_path(source).is_file():
         raise InputError(Fault("a model is a directory", found=ascii(source), expected="a directory with config.json and safetensors"))
     return LocalOrigin(source)
 

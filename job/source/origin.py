@@ -11,7 +11,7 @@ from typing import Protocol
 
 from job.errors import Fault, InputError, JobError
 from job.store import S3Store, Stored, safe_key, split_s3
-from job.store.base import told
+from job.store.base import local_path, told
 
 
 class Origin(Protocol):
@@ -46,7 +46,7 @@ class LocalOrigin:
     licence = None
 
     def __init__(self, path: str) -> None:
-        given = Path(path).expanduser()
+        given = local_path(path)
         if not given.exists():
             raise InputError(Fault("there is no such file or directory", found=ascii(path), expected="a path, hf://… or s3://…"))
         self._root = given.resolve()

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from job.limits import limit
+
 if TYPE_CHECKING:
     import httpx
 
 SILENCE_SECONDS = 10.0  # of metadata and, unless HF_HUB_DOWNLOAD_TIMEOUT says otherwise, of files
-WINDOW_VARIABLE, WINDOW_SECONDS = "TUNEJOB_HUB_WINDOW_SECONDS", 30.0
-PAUSE_VARIABLE, PAUSE_SECONDS = "TUNEJOB_HUB_PAUSE_SECONDS", 1.0  # before the second try; twice as long before each other
 TRIES_AGAIN = 4
-WINDOW_BYTES = 1 << 20  # what has to come in that time, so 35 kB/s
+WINDOW_BYTES = 1 << 20  # what has to come in TUNEJOB_HUB_WINDOW_SECONDS
 
 
 def pauses_seconds() -> list[float]:
     """Before the second to the fifth try of a request that failed in passing: 1, 2, 4 and 8 seconds."""
-    return [float(os.environ.get(PAUSE_VARIABLE, PAUSE_SECONDS)) * 2**number for number in range(TRIES_AGAIN)]
+    return [limit("TUNEJOB_HUB_PAUSE_SECONDS") * 2**number for number in range(TRIES_AGAIN)]
 
 
 @cache
@@ -46,7 +45,7 @@ def _pace(response: httpx.Response) -> None:
 def _paced(stream: Any, request: httpx.Request) -> httpx.SyncByteStream:
     import httpx
 
-    window_seconds = float(os.environ.get(WINDOW_VARIABLE, WINDOW_SECONDS))
+    window_seconds = limit("TUNEJOB_HUB_WINDOW_SECONDS")
 
     class Paced(httpx.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:

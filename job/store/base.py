@@ -23,6 +23,14 @@ class Stored:
     bytes: int
 
 
+def local_path(address: str | Path) -> Path:
+    """The path that `address` means, its `~` replaced. Raises `InputError` where that is nobody's home."""
+    try:
+        return Path(address).expanduser()
+    except RuntimeError as error:
+        raise InputError(Fault(f"there is no such path: {error}", found=ascii(str(address)), expected="a path of this machine")) from error
+
+
 class Store(Protocol):
     """Objects under one address. Keys are plain relative paths (`safe_key`), values appear whole or not at all.
 

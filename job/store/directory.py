@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from job.errors import DISK_FULL, CapacityError, Fault, PolicyError
-from job.store.base import TEMPORARY, Stored, safe_key, told, within
+from job.store.base import TEMPORARY, Stored, local_path, safe_key, told, within
 
 # Readable for whoever serves the result, whatever mode the writing library chose; the umask still applies.
 FILE_MODE, FOLDER_MODE = 0o644, 0o755
@@ -24,7 +24,7 @@ class DirectoryStore:
     """Objects as files below `uri`, a resolved absolute path that is made on the first write."""
 
     def __init__(self, uri: str | Path) -> None:
-        self._root = Path(uri).expanduser().resolve()
+        self._root = local_path(uri).resolve()
         self.uri = str(self._root)
 
     def list(self, prefix: str = "") -> builtins.list[Stored]:

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from job.errors import Fault, InputError, JobError, TransientError
+from job.limits import limit
 from job.store.base import TEMPORARY, Stored, safe_key, split_s3, told, within
 from job.store.etag import Digests
-from job.store.wire import ATTEMPTS, be_patient, seconds
+from job.store.wire import ATTEMPTS, be_patient
 
 if TYPE_CHECKING:
     from boto3.s3.transfer import TransferConfig
@@ -227,15 +228,15 @@ def s3_client() -> S3Client:
         retries={"mode": "standard", "total_max_attempts": 1},  # `be_patient` repeats instead
         s3={"addressing_style": cast("Any", addressing)},
         connect_timeout=CONNECT_SECONDS,
-        read_timeout=seconds("TUNEJOB_S3_READ_SECONDS"),
+        read_timeout=limit("TUNEJOB_S3_READ_SECONDS"),
         max_pool_connections=2 * THREADS,
     )
     try:
         with _told("S3"):
             client = Session().client("s3", config=config)
-    except ValueError as error:  # how botocore refuses an endpoint that is no address
+        be_patient(client)
+    except ValueError as error:  # how botocore refuses an endpoint that is no address, and a count of tries that is no number
         raise InputError(Fault(f"the S3 settings of the environment are wrong: {error}")) from error
-    be_patient(client)
     return client
 
 

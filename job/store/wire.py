@@ -17,7 +17,8 @@ from functools import cache
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
-from job.errors import PASSING_STATUS, Fault, InputError, TransientError, classify
+from job.errors import PASSING_STATUS, Fault, TransientError, classify
+from job.limits import limit
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
 ATTEMPTS = 5  # so four faults in a row are survived however long each takes
 LONGEST_PAUSE_SECONDS = 20.0
 TICK_SECONDS = 1.0
-DEFAULTS = {
-    "TUNEJOB_S3_PATIENCE_SECONDS": 300.0,  # how long a failing request is repeated: a store is restarted in less
-    "TUNEJOB_S3_READ_SECONDS": 60.0,  # how long a server may be silent
-    "TUNEJOB_S3_REQUEST_SECONDS": 100.0,  # how long one request may take, 16 MiB at most: 168 kB/s
-}
 NO_CONTENT, NOT_OFFERED = 204, 501
 # The bytes suffered on the way to the server.
 DAMAGED_CODES = {
@@ -38,19 +34,10 @@ DAMAGED_CODES = {
 }  # fmt: skip
 
 
-def seconds(variable: str) -> float:
-    """A time limit, from the environment or by default. Raises `InputError` unless it is a number above zero."""
-    said = os.environ.get(variable) or str(DEFAULTS[variable])
-    with suppress(ValueError):
-        if 0 < float(said) < float("inf"):
-            return float(said)
-    raise InputError(Fault(f"{variable} is no time limit", found=ascii(said), expected="seconds above 0"))
-
-
 def be_patient(client: S3Client) -> None:
     """Repeats the requests of `client` that fail for the wire's or the server's sake, and hurries its connections."""
     attempts = int(os.environ.get("AWS_MAX_ATTEMPTS") or ATTEMPTS)
-    patience_seconds = 0.0 if os.environ.get("AWS_MAX_ATTEMPTS") else seconds("TUNEJOB_S3_PATIENCE_SECONDS")
+    patience_seconds = 0.0 if os.environ.get("AWS_MAX_ATTEMPTS") else limit("TUNEJOB_S3_PATIENCE_SECONDS")
     handler: Any = _Patience(attempts, patience_seconds).pause_seconds
     client.meta.events.register("needs-retry.s3", handler)
     # The one place where botocore lets nobody in; both its direct and its proxied connections come from this table.
@@ -117,7 +104,7 @@ class _Deadlines:
     def begin(self, connection: socket.socket) -> None:
         """A request begins on `connection`. One that ended long ago is shut down, too: nobody waits for it."""
         with self._lock:
-            self._due[connection] = time.monotonic() + seconds("TUNEJOB_S3_REQUEST_SECONDS")
+            self._due[connection] = time.monotonic() + limit("TUNEJOB_S3_REQUEST_SECONDS")
 
     def _watch(self) -> None:
         while True:

@@ -14,10 +14,10 @@ JOB = Path(__file__).parents[2] / "job"
 FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): path for path in sorted(JOB.rglob("*.py"))}
 # Each may import those before it, and none behind it. A package's modules are ordered among themselves by their own rule below.
 ORDER = (
-    "vendors", "errors", "log", "signals", "credentials", "wording", "strict", "rules", "spec", "failure", "child", "stats", "store",
-    "manifest", "lease", "receipts", "checkpoint", "micro_batch", "watchdog", "source", "data", "capacity", "device", "backend",
-    "evaluate", "callbacks", "saver", "train", "report", "outcome", "wait", "gguf", "reference", "export", "context", "tuning",
-    "delivery", "run", "render", "__main__",
+    "vendors", "errors", "limits", "streams", "log", "signals", "credentials", "wording", "strict", "rules", "spec", "failure",
+    "child", "stats", "store", "manifest", "lease", "receipts", "checkpoint", "micro_batch", "watchdog", "source", "data", "capacity",
+    "device", "backend", "evaluate", "callbacks", "saver", "train", "report", "outcome", "wait", "gguf", "reference", "export",
+    "context", "tuning", "delivery", "run", "render", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes", "huggingface_hub", "boto3",
          "botocore", "pyarrow", "numpy", "tokenizers", "accelerate", "safetensors", "pandas"}  # fmt: skip

@@ -100,6 +100,7 @@ def test_a_gate_that_is_not_met(tmp_path: Path) -> None:
         ({"/training/learning_rate": -1}, 10, "/training/learning_rate"),
         ({"/model/source": "no/such/folder"}, 11, "/model/source"),
         ({"/data/train/0/source": "no-such-file.jsonl"}, 11, "/data/train/0/source"),
+        ({"/data/train/0/source": "~nobody-of-this-name/rows.jsonl"}, 11, "/data/train/0/source"),
     ],
 )
 def test_what_the_spec_or_its_addresses_get_wrong(changes: dict[str, object], exit_code: int, pointer: str, tmp_path: Path) -> None:
@@ -115,3 +116,13 @@ def test_a_layer_the_model_does_not_have(key: str, tmp_path: Path) -> None:
         assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
     else:
         assert "q_proj" in str(refused(result, 11, "/lora/targets/0")["expected"])
+
+
+def test_a_time_limit_that_is_none(tmp_path: Path) -> None:
+    """Before anything begins, all at once, and not when the limit is first looked at."""
+    result = run_tiny(tmp_path, extra={"TUNEJOB_STOP_SECONDS": "soon", "TUNEJOB_STALL_MINUTES": "nan", "TUNEJOB_HUB_PAUSE_SECONDS": "-1"})
+    assert result.exit_code == 11
+    assert [fault.split()[0] for fault in result.failure["all"]] == [
+        "TUNEJOB_STOP_SECONDS", "TUNEJOB_STALL_MINUTES", "TUNEJOB_HUB_PAUSE_SECONDS",
+    ]  # fmt: skip
+    assert not (tmp_path / "out").exists()

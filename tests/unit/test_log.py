@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 import pytest
 
-from job.log import Log, RedactedStream, Secret
+from job.log import Log, Secret
+from job.streams import LastingStream
 
 KEY = "s3cr+t/with=odd&chars"
 
@@ -32,7 +33,7 @@ def test_a_secret_is_masked_in_every_form(secret: str, form: object) -> None:
     stream = io.StringIO()
     shown = form(secret)  # type: ignore[operator]
     Log(stream, json_lines=True)("note", text=f"before {shown} after")
-    RedactedStream(stream, Log(stream).redact).write(f"vendor prints {shown}")
+    LastingStream(stream, Log(stream).redact).write(f"vendor prints {shown}")
     assert shown.rstrip("=") not in stream.getvalue()
     assert stream.getvalue().count("[secret]") == 2
 

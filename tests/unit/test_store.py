@@ -256,9 +256,18 @@ def test_wrong_settings_are_input_errors(bucket: str, clean_environment: pytest.
     with pytest.raises(InputError, match="path, virtual, auto"):
         S3Store(f"s3://{bucket}")
     clean_environment.delenv("TUNEJOB_S3_ADDRESSING")
+    clean_environment.setenv("AWS_MAX_ATTEMPTS", "often")
+    with pytest.raises(InputError, match="often"):
+        S3Store(f"s3://{bucket}")
+    clean_environment.delenv("AWS_MAX_ATTEMPTS")
     clean_environment.setenv("AWS_ENDPOINT_URL", "no address")
     with pytest.raises(InputError, match="no address"):
         S3Store(f"s3://{bucket}")
+
+
+def test_nobodys_home_is_no_directory() -> None:
+    with pytest.raises(InputError, match="no such path"):
+        open_store("~nobody-of-this-name/out")
 
 
 def test_the_endpoint_for_s3_wins_over_the_general_one(s3: S3Server, bucket: str, clean_environment: pytest.MonkeyPatch) -> None:

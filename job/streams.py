@@ -1,0 +1,52 @@
+"""Standard streams that may be missing, or go away: a log that nobody can read any more is no reason to end what is paid for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import IO, Any
+
+LOST = (OSError, ValueError)  # a pipe without a reader, a full disk, a terminal that hung up; a stream that is closed
+
+
+class LastingStream:
+    """A text stream whose every text goes through `change`; what cannot be written is dropped."""
+
+    def __init__(self, stream: IO[str], change: Callable[[str], str] = str) -> None:
+        self._stream = stream
+        self._change = change
+
+    def write(self, text: str) -> int:
+        with suppress(*LOST):
+            self._stream.write(self._change(text))
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(*LOST):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def reopen_streams() -> None:
+    """Gives a process that was started without one of the three an empty one: the next file that is opened would take its number."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - it lasts as long as the process
+
+
+def settle_streams() -> None:
+    """Drops what could not be written, which Python would try again at its end, and leave with another exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except LOST:
+            with suppress(*LOST):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

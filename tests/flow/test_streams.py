@@ -1,0 +1,59 @@
+"""Standard streams that are missing or that nobody reads: the work goes on, and the exit code is the work's."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from job.manifest import verify
+from job.store import open_store
+from tests.flow.running import COMMAND, ROOT, environment, tiny, write_spec
+
+EXAMPLE = str(ROOT / "schemas" / "examples" / "demo.json")
+EXPORT = {"/export": {"merged": ["16bit"], "limits": {"merged_logits": 1, "merged_kl": 1}}}
+LOST = {
+    "closed": "exec <&- >&- 2>&-",
+    "full": "exec >/dev/full 2>/dev/full",
+    "a pipe that nobody reads": "exec > >(head -c 1 >/dev/null) 2>&1; sleep 0.2",
+}
+
+
+def shell(line: str, scratch: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", line.replace("tunejob", " ".join(COMMAND))], cwd=ROOT, env=environment(scratch), capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("lost", "changes"), [("closed", EXPORT), ("a pipe that nobody reads", {})])
+def test_a_run_whose_log_is_lost_is_whole_all_the_same(lost: str, changes: dict[str, object], tmp_path: Path) -> None:
+    """Nor does a file that is opened first get the number of a stream that is closed, and the vendors' words in it."""
+    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", changes))
+    done = shell(f"{LOST[lost]}; exec tunejob run {spec}", tmp_path)
+    assert done.returncode == 0, (tmp_path / "termination-log").read_text()
+    listed = verify(open_store(str(tmp_path / "out"))).files
+    assert {"adapter/adapter_model.safetensors", "stats.json"} <= {file.key for file in listed}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_the_answer_is_the_exit_code(lost: str, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text("{}")
+    assert shell(f"{LOST[lost]}; exec tunejob validate {EXAMPLE}", tmp_path).returncode == 0
+    assert shell(f"{LOST[lost]}; exec tunejob validate {bad}", tmp_path).returncode == 10
+
+
+@pytest.mark.parametrize("command", ["schema", f"render {EXAMPLE} --to docker"])
+def test_a_document_that_cannot_be_written_is_no_success(command: str, tmp_path: Path) -> None:
+    full = shell(f"tunejob {command} > /dev/full", tmp_path)
+    assert full.returncode == 13
+    unread = shell(f"set -o pipefail; tunejob {command} | true", tmp_path)
+    assert unread.returncode == 20
+    assert "Traceback" not in full.stderr + unread.stderr
+
+
+def test_no_standard_input_is_an_empty_spec(tmp_path: Path) -> None:
+    assert shell("tunejob validate - <&-", tmp_path).returncode == 10
