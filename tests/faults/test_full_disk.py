@@ -30,6 +30,7 @@ from job.log import Log
 from job.receipts import Receipts
 from job.store import DirectoryStore
 from tests.flow.running import DEMO, Result, Running, document, tiny, tunejob, write_spec
+from tests.hub_server import Hub
 from tests.servers import S3Server
 from tests.tiny import tiny_dir
 
@@ -181,6 +182,23 @@ def test_scratch_too_small(remote: Job) -> None:
             assert document(remote.output / "stats.json")["failure"]["message"] == failure["message"], "evidence needs no scratch"
         scratch.resize(AMPLE)
         require_success(remote.run(), remote)
+
+
+HUB_SCRATCH = {16 * KIB: "fetch", 2 * MIB: "data", 12 * MIB: "weights"}
+
+
+def test_scratch_too_small_for_what_the_hub_sends(hub: Hub, tmp_path: Path) -> None:
+    hub.repo("org/tiny-llama").commit({path.name: path.read_bytes() for path in tiny_dir().iterdir()})
+    hub.repo("datasets/org/rooms").commit({"data/train.jsonl": (DEMO / "train.jsonl").read_bytes()})
+    rows = {"source": "hf://datasets/org/rooms", "format": "messages", "split": "train[:32]"}
+    tried = job(tmp_path, {"/model/source": "hf://org/tiny-llama", "/data/train/0": rows}, {"HF_ENDPOINT": hub.endpoint})
+    with disk(tmp_path / "work", AMPLE) as scratch:
+        for size_bytes, stage in HUB_SCRATCH.items():
+            shutil.rmtree(next(scratch.folder.iterdir(), scratch.folder / "none"), ignore_errors=True)
+            scratch.resize(size_bytes)
+            assert require_refusal(tried.run(), tried.output)["stage"] == stage
+        scratch.resize(AMPLE)
+        require_success(tried.run(), tried)
 
 
 # What fills the disk behind an event of the log, when everything foreseen has been let in: the stage that then fails.
