@@ -8,15 +8,18 @@ Hub id: so the revision holds, offline loading works and a pre-quantised mirror 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from job.data.cores import usable_cores
 from job.device import DEVICE_VARIABLE, choose_device
-from job.errors import CapacityError, Fault, InputError
+from job.errors import CapacityError, Fault, InputError, classify
 from job.spec import LoraSpec, ModelSpec
 
+LOADERS_SAY = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError, OSError, ImportError)
 GPU_ONLY_OPTIMIZERS = {"adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit"}
 CPU_OPTIMIZER = "adamw_torch_fused"
 
@@ -121,12 +124,38 @@ def check_precision(model: Any, spec: ModelSpec, device: str) -> None:
         )  # fmt: skip
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """What the loaders cannot make of a model's files as an `InputError`, whatever class they say it in; its traceback goes to stderr."""
+    try:
+        yield
+    except LOADERS_SAY as error:
+        if classify(error).exit_code != 1:
+            raise
+        traceback.print_exception(error)
+        raise InputError(
+            Fault("the model cannot be loaded", "/model/source", f"{type(error).__name__}: {error}", "files that transformers loads",
+                  "Load it with transformers' AutoModelForCausalLM to see more")
+        ) from error  # fmt: skip
+
+
 def check_complete(missing: Iterable[str]) -> None:
     """Raises `InputError` for tensors that the files lack: the loader makes them up at random, with a warning."""
     names = sorted(name for name in missing if not name.endswith((".SCB", ".weight_format")))  # made by 8-bit loading itself
     if names:
         found = f"{len(names)} tensors missing, first {names[0]}"
         raise InputError(Fault("the weights are not those of this model", "/model/source", found, "every tensor that config.json implies"))
+
+
+def check_packed_shapes(model: Any) -> None:
+    """Raises `InputError` for a matrix of another shape than its layer: bitsandbytes packs it all the same, and the first step fails."""
+    from bitsandbytes.nn import Linear4bit
+
+    for name, module in model.named_modules():
+        state = getattr(module.weight, "quant_state", None) if isinstance(module, Linear4bit) else None
+        if state is not None and tuple(state.shape) != (module.out_features, module.in_features):
+            expected = f"{(module.out_features, module.in_features)}, as config.json implies"
+            raise InputError(Fault("a weight has another shape than its layer", "/model/source", f"{name}: {tuple(state.shape)}", expected))
 
 
 def check_targets(model: Any, lora: LoraSpec) -> None:
@@ -165,6 +194,7 @@ class UnslothBackend:
             trust_remote_code=False,
         )
         check_precision(loaded, model, self.device)
+        check_packed_shapes(loaded)
         if lora is None:
             return loaded
         check_targets(loaded, lora)
@@ -211,6 +241,7 @@ class PeftBackend:
         )
         check_complete(report["missing_keys"])
         check_precision(loaded, model, self.device)
+        check_packed_shapes(loaded)
         keep_trainable_layout(loaded)
         loaded.config.use_cache = False
         if gradient_checkpointing:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from job import capacity, evaluate, report
-from job.backend import Backend, effective_optimizer
+from job.backend import Backend, effective_optimizer, loading
 from job.checkpoint import Checkpoints, Origin, abort_uploads, remove_checkpoints
 from job.child import run_child
 from job.context import PINNED, TRAINED, Run
@@ -111,7 +111,8 @@ def load(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedMode
     spec = run.spec
     os.chdir(run.workdir)  # engines pick up what lies in the current directory, too
     capacity.require_memory(base.path, spec, run.stats.device)
-    model = backend.load(base.path, spec.model, spec.lora, spec.training.gradient_checkpointing)
+    with loading():
+        model = backend.load(base.path, spec.model, spec.lora, spec.training.gradient_checkpointing)
     capacity.require_checkpoints(run.workdir, spec, model, effective_optimizer(spec.training.optimizer, backend.device))
     capacity.require_embeddings(model.get_input_embeddings().weight.shape[0], prepared)
     if spec.lora is not None and spec.export.needs_merge:

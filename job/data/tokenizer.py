@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from job.errors import Fault, InputError
+from job.source.model_files import read_object
+from job.source.origin import pointed
 
 POINTER = "/model/source"
 
@@ -47,12 +49,13 @@ def end_tokens(tokenizer: Any) -> list[str]:
 
 
 def own_end_ids(tokenizer: Any, model_dir: Path) -> list[int]:
-    """The end ids that the model came with: its tokenizer's and its generation config's."""
-    import json
-
+    """The end ids that the model came with: its tokenizer's and its generation config's. Raises `InputError` for what are no ids."""
     ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     path = model_dir / "generation_config.json"
     if path.is_file():
-        configured = json.loads(path.read_text("utf-8")).get("eos_token_id")
+        with pointed(POINTER):
+            configured = read_object(path).get("eos_token_id")
         ids += configured if isinstance(configured, list) else [] if configured is None else [configured]
+        if not all(type(token) is int for token in ids):
+            raise InputError(Fault(f"{path.name}: eos_token_id is no token id", POINTER, ascii(configured), "an integer or several"))
     return list(dict.fromkeys(ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from job.strict import StrictValidator, load_schema
 from tests.flow.running import Result, document, run_tiny, valid_stats
 from tests.specs import LEFT_OUT
-from tests.tiny import broken_tiny_dir
+from tests.tiny import broken_tiny_dir, tiny_dir
 
 
 def refused(result: Result, exit_code: int, pointer: str = "") -> dict[str, object]:
@@ -81,6 +82,19 @@ def test_weights_that_are_not_numbers(changes: dict[str, object], stage: str, po
     assert "diverged" in str(facts["message"])
     assert facts["stage"] == stage
     left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "changed"),
+    [("config.json", {"hidden_act": "no-such"}), ("config.json", {"intermediate_size": 72}), ("generation_config.json", None)],
+    ids=["unknown activation", "other shapes", "damaged file"],
+)
+def test_a_model_that_cannot_be_loaded(file: str, changed: dict[str, object] | None, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_dir(), model)
+    text = "{" if changed is None else json.dumps(document(model / file) | changed)
+    (model / file).write_text(text)
+    refused(run_tiny(tmp_path, {"/model/source": str(model)}), 11, "/model/source")
 
 
 def test_a_gate_that_is_not_met(tmp_path: Path) -> None:
