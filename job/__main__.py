@@ -15,6 +15,7 @@ from job import __version__
 from job.errors import Fault, JobError, SpecError, classify
 from job.failure import failure_facts
 from job.log import Log
+from job.signals import hold
 from job.streams import LastingStream, reopen_streams, settle_streams
 
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
@@ -197,6 +198,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return carry_out(argv)
     finally:
+        hold()
         settle_streams()
 
 
@@ -215,6 +217,7 @@ def carry_out(argv: list[str] | None) -> int:
             install(lambda error: report_failure(error, "stop", log))
         exit_code: int | None = globals()[f"command_{arguments.command}"](arguments, log)
     except BaseException as error:
+        hold()
         if isinstance(error, SystemExit):
             raise
         failure = classify(error)

@@ -19,7 +19,7 @@ from job.device import DEVICE_VARIABLE, choose_device
 from job.errors import CapacityError, Fault, InputError, classify
 from job.spec import LoraSpec, ModelSpec
 
-LOADERS_SAY = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError, OSError, ImportError)
+LOADERS_SAY = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
 GPU_ONLY_OPTIMIZERS = {"adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit"}
 CPU_OPTIMIZER = "adamw_torch_fused"
 

@@ -6,8 +6,10 @@ Imported by `train` only, once transformers is loaded anyway.
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +81,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.watchdog = watchdog
         self.applying = False
         self.history: list[dict[str, float]] = []
-        self.step_seconds: list[float] = []
         self.seconds_before = 0.0
         self.first_step = 0
         self._start = self._step_start = self._step_end = 0.0
+        self._step_seconds: list[float] = []
         self._not_logged: list[float] = []  # seconds of the steps since the last one that was logged
 
     def progress(self) -> dict[str, Any]:
@@ -120,7 +122,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         record = {ours: float(logs[theirs]) for theirs, ours in STEP_FIELDS.items() if theirs in logs}
         if "loss" not in record:
             return
-        self._steps_done()
+        waited_seconds = time.monotonic() - self._step_end
+        self._steps_done(waited_seconds)
         for name in ("loss", "grad_norm"):
             if not math.isfinite(record.get(name, 0.0)):
                 raise GateError(
@@ -135,12 +138,22 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         eta = (state.max_steps - state.global_step) * elapsed / max(state.global_step - self.first_step, 1)
         self.bar.update(state.global_step, **record, eta_seconds=round(eta))
 
-    def _steps_done(self) -> None:
-        """A step ends when its kernels are queued; the loss in the log has waited for the GPU to be through with them all."""
-        steps, waited = len(self._not_logged), time.monotonic() - self._step_end
-        if steps:
-            self.step_seconds += [(sum(self._not_logged) + waited) / steps] * steps
+    def _steps_done(self, waited_seconds: float) -> None:
+        """Steps end when their kernels are queued; the loss in the log has waited for the GPU to be through with all of them."""
+        self._step_seconds += [seconds + waited_seconds / len(self._not_logged) for seconds in self._not_logged]
         self._not_logged.clear()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What happens within, behind a step and before its loss is logged, is no part of the step."""
+        start = time.monotonic()
+        yield
+        self._step_end += time.monotonic() - start
+
+    def median_step_seconds(self) -> float | None:
+        """Of this process's steps behind the second: the first two compile kernels. None where a resumed run had no step left."""
+        steps = [*self._step_seconds, *self._not_logged]
+        return statistics.median(steps[2:] or steps) if steps else None
 
 
 class HeldOut(TrainerCallback):  # type: ignore[misc]

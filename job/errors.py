@@ -116,11 +116,12 @@ DISK_WORDS = re.compile(
 )
 DISK_WRITERS = {"builtins.OSError", "builtins.RuntimeError", "safetensors.SafetensorError"}
 TRANSIENT_ERRNO = {errno.EIO, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE, errno.ESTALE}
-MEMORY_WORDS = re.compile(r"out of memory|can't allocate memory|cublas_status_alloc_failed")
+MEMORY_WORDS = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|cublas_status_alloc_failed")
 # What the driver prints when the card, not the program, is at fault. A device-side assert is an index out of range: ours.
 DEVICE_WORDS = re.compile(
     r"\bxid\b|\becc\b|uncorrectable|unspecified launch failure|illegal memory access|device lost|fallen off the bus"
     r"|gpu is lost|cuda error|cuda driver error|triton error \[cuda\]|cublas_status|cudnn_status|no cuda-capable device"
+    r"|found no nvidia driver"
 )
 PROGRAM_WORDS = re.compile(r"device-side assert triggered")  # torch ends every CUDA error with advice on "device-side assertions"
 
@@ -164,7 +165,7 @@ def _http_status(error: BaseException) -> type[JobError] | None:
 def _os_error(error: BaseException) -> type[JobError] | None:
     if not isinstance(error, OSError):
         return None
-    if error.errno in DISK_FULL:
+    if error.errno in DISK_FULL or error.errno == errno.ENOMEM:
         return CapacityError
     if error.errno in WRONG_PATH:
         return InputError

@@ -20,13 +20,17 @@ DEFAULTS = {
 }
 
 
+LONGEST = 1e6  # threads cannot wait for ever
+
+
 def limit(variable: str) -> float:
-    """In the unit of its name. Raises `InputError` unless it is a number above zero."""
+    """In the unit of its name. Raises `InputError` unless it is a number above zero, and one that can be waited for."""
     said = os.environ.get(variable) or str(DEFAULTS[variable])
     with suppress(ValueError):
-        if 0 < float(said) < float("inf"):
+        if 0 < float(said) <= LONGEST:
             return float(said)
-    raise InputError(Fault(f"{variable} is no time limit", found=ascii(said), expected=f"{variable.rsplit('_', 1)[-1].lower()} above 0"))
+    unit = variable.rsplit("_", 1)[-1].lower()
+    raise InputError(Fault(f"{variable} is no time limit", found=ascii(said), expected=f"{unit} above 0 and up to {LONGEST:.0f}"))
 
 
 def check_limits() -> None:

@@ -9,10 +9,10 @@ import re
 import sys
 import time
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO, Any, cast
 from urllib.parse import quote
 
-from job.streams import LOST
+from job.streams import LOST, LastingStream
 
 # Whose values must never be printed or stored, whatever prints them.
 SECRET_VARIABLES = (
@@ -144,4 +144,5 @@ def _live_bar(stream: IO[str]) -> Any:
         TextColumn("{task.description:<8}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
         TimeRemainingColumn(), TextColumn("{task.fields[told]}"),
     )  # fmt: skip
-    return Progress(*columns, console=Console(file=stream), refresh_per_second=4, redirect_stdout=False, redirect_stderr=False)
+    console = Console(file=cast("IO[str]", LastingStream(stream)))
+    return Progress(*columns, console=console, refresh_per_second=4, redirect_stdout=False, redirect_stderr=False)

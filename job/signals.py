@@ -17,6 +17,7 @@ LAST_WORDS_SECONDS = 1.0
 _stopping = threading.Event()
 _deferred = threading.Event()
 _last_words: list[Callable[[JobError], object]] = []
+_places: list[Callable[[JobError], object]] = []
 
 
 def install(last_words: Callable[[JobError], object]) -> None:
@@ -48,7 +49,12 @@ def install(last_words: Callable[[JobError], object]) -> None:
 
 def place(where: Callable[[JobError], object]) -> None:
     """`where` is called before the last words: it knows in which run and stage the process is."""
-    _last_words.insert(0, where)
+    _places[:] = [where]
+
+
+def hold() -> None:
+    """From here on the first signal raises nothing: the process is saying how it ended, and ends within the budget all the same."""
+    _deferred.set()
 
 
 def stopped(by: str = "a signal") -> Interrupted:
@@ -78,7 +84,7 @@ def leave(error: JobError) -> None:
     They are said in a thread of their own, and not waited for long: whoever was interrupted may hold the log, on a full pipe.
     """
     try:
-        words = threading.Thread(target=lambda: [say(error) for say in _last_words], daemon=True)
+        words = threading.Thread(target=lambda: [say(error) for say in (*_places, *_last_words)], daemon=True)
         words.start()
         words.join(LAST_WORDS_SECONDS)
     finally:  # even where no thread can begin any more

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import IO, Any
 
 LOST = (OSError, ValueError)  # a pipe without a reader, a full disk, a terminal that hung up; a stream that is closed
@@ -23,6 +24,10 @@ class LastingStream:
             self._stream.write(self._change(text))
         return len(text)
 
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
     def flush(self) -> None:
         with suppress(*LOST):
             self._stream.flush()
@@ -32,7 +37,10 @@ class LastingStream:
 
 
 def reopen_streams() -> None:
-    """Gives a process that was started without one of the three an empty one: the next file that is opened would take its number."""
+    """Gives a process that was started without one of the three an empty one: the next file that is opened would take its number.
+
+    What the terminal's or pipe's encoding has no character for is written as its escape.
+    """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(number)
@@ -40,6 +48,9 @@ def reopen_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - it lasts as long as the process
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def settle_streams() -> None:

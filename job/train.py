@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ class TrainResult:
     wall_minutes: float
     tokens: int
     tokens_per_second: float
-    median_step_seconds: float
+    median_step_seconds: float | None
     first_loss: float
     final_loss: float
     best_held_out_loss: float | None
@@ -137,7 +136,7 @@ class Loop:
         return Checkpoint(self.trainer.state.global_step, folder)
 
     def _measure(self) -> float:
-        with self.watchdog.paused():
+        with self.watchdog.paused(), self.watch.aside():
             self.backend.for_inference(self.model)
             pad = self.prepared.tokenizer.pad_token_id
             loss = loss_of(self.model, self.prepared.held_out, self.spec.training.eval_batch_size, pad)
@@ -153,14 +152,14 @@ class Loop:
     def result(self, resumed_from_step: int | None, too_large: int) -> TrainResult:
         watch, held_out, seconds = self.watch, self.held_out, self.watch.seconds()
         trainable = [p for p in self.model.parameters() if p.requires_grad]
-        steady = watch.step_seconds[2:] or watch.step_seconds  # the first two steps compile kernels
+        step_seconds = watch.median_step_seconds()
         return TrainResult(
             steps=self.trainer.state.global_step,
             wall_seconds=round(seconds, 4),
             wall_minutes=round(seconds / 60, 2),
             tokens=watch.tokens.count(),
             tokens_per_second=round(watch.tokens.count() / seconds, 2),
-            median_step_seconds=round(statistics.median(steady), 4),
+            median_step_seconds=None if step_seconds is None else round(step_seconds, 4),
             first_loss=watch.history[0]["loss"],
             final_loss=watch.history[-1]["loss"],
             best_held_out_loss=held_out.best_loss if held_out.history else None,

@@ -44,7 +44,7 @@ COMPARED_COPIES = 7  # of the logits that are compared at once: both sides, thei
 CHUNK_TOKENS = 128  # `job.gguf.native.CHUNK_TOKENS`
 CHUNK_COPIES = 9  # of a chunk's logits: llama.cpp's two, and those of the comparison
 CONVERTED_BYTES = 6  # per weight in flight: fp32 and rounded
-FEW_THREADS, THREAD_BYTES = 4, 6 * MIB  # each of many threads keeps a heap of its own
+FEW_THREADS = 4
 BATCH_WEIGHTS = (2 << 30) // 4  # `job.gguf.convert.BATCH_BYTES`
 QUANTISED_BYTES = 5.1  # per weight at once: fp32 and packed; the source is mapped
 SLAB_WEIGHTS = int((512 << 20) / 7.1)  # `job.gguf.quantise.BUFFER_BYTES` holds source, fp32 and packed rows
@@ -102,13 +102,12 @@ class Memory:
     def convert(self) -> int:
         """As many of the largest tensors at once as there are threads, within the converter's batch.
 
-        With many threads the largest, the vocabulary's, is still at work when all others of its batch are done.
+        With many threads the others of its batch are done while the largest, the vocabulary's, is still at work.
         """
         sizes, threads = sorted(self.shapes.sizes(), reverse=True), usable_cores()
-        many = threads > FEW_THREADS
-        together = max(sizes[0], sum(sizes[1 : threads + 1])) if many else sum(sizes[:threads])
-        in_flight = CONVERTED_BYTES * min(together, max(sizes[0], BATCH_WEIGHTS)) + (THREAD_BYTES * threads if many else 0)
-        return CONVERTER_BYTES + self._cuda + TOKENIZER_FACTOR * self.tokenizer_bytes + in_flight
+        together = max(sum(sizes[: min(threads, FEW_THREADS)]), sum(sizes[1 : threads + 1]))
+        in_flight = min(together, max(sizes[0], BATCH_WEIGHTS))
+        return CONVERTER_BYTES + self._cuda + TOKENIZER_FACTOR * self.tokenizer_bytes + CONVERTED_BYTES * in_flight
 
     def quant(self, name: str) -> int:
         """Quantising to `name`, then its acceptance test, in one process."""

@@ -125,8 +125,6 @@ def test_the_statistics_add_up(demo: Demo) -> None:
     assert stats["data"]["held_out"]["rows"] == 60
     assert stats["training"]["tokens"] == stats["data"]["train"]["tokens"]
     assert stats["effective"]["optimizer"] == "adamw_torch_fused"
-    mean_seconds = stats["training"]["wall_seconds"] / stats["training"]["steps"]  # with the held-out losses between the steps
-    assert 0.5 * mean_seconds < stats["training"]["median_step_seconds"] < 1.1 * mean_seconds
     rss = {phase["name"]: phase["peak_rss_bytes"] for phase in stats["phases"]}
     assert min(rss.values()) > 20 << 20
     assert 512 << 20 < rss["train"] < 6 << 30

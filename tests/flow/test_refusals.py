@@ -134,7 +134,7 @@ def test_a_layer_the_model_does_not_have(key: str, tmp_path: Path) -> None:
 
 def test_a_time_limit_that_is_none(tmp_path: Path) -> None:
     """Before anything begins, all at once, and not when the limit is first looked at."""
-    result = run_tiny(tmp_path, extra={"TUNEJOB_STOP_SECONDS": "soon", "TUNEJOB_STALL_MINUTES": "nan", "TUNEJOB_HUB_PAUSE_SECONDS": "-1"})
+    result = run_tiny(tmp_path, extra={"TUNEJOB_STOP_SECONDS": "soon", "TUNEJOB_STALL_MINUTES": "1e7", "TUNEJOB_HUB_PAUSE_SECONDS": "-1"})
     assert result.exit_code == 11
     assert [fault.split()[0] for fault in result.failure["all"]] == [
         "TUNEJOB_STOP_SECONDS", "TUNEJOB_STALL_MINUTES", "TUNEJOB_HUB_PAUSE_SECONDS",

@@ -12,7 +12,7 @@ import pytest
 
 from job.limits import DEFAULTS
 from job.strict import StrictValidator, load_schema
-from tests.flow.running import DEMO, Result, Running, document, tiny, write_spec
+from tests.flow.running import DEMO, Result, Running, document, run_tiny, tiny, write_spec
 from tests.flow.stalling import wire
 from tests.servers import S3Server
 
@@ -86,20 +86,37 @@ def test_during_training(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"spec.json", "stats.json", "report", "checkpoints"}
 
 
-def test_in_a_step_that_outlasts_the_budget(tmp_path: Path) -> None:
-    """Short rows make the first step, long ones a second of half a minute and more: its work is given up."""
-    rows = tmp_path / "rows.jsonl"
+def short_and_long_step(folder: Path, accumulation: int) -> dict[str, object]:
+    """Two steps: `accumulation` micro-batches of eight short rows, and as many of long ones."""
+    rows = folder / "rows.jsonl"
     with rows.open("w") as file:
         for words in (1, 400):
-            for _ in range(256):
+            for _ in range(8 * accumulation):
                 messages = [{"role": "user", "content": "go " * words}, {"role": "assistant", "content": "so"}]
                 file.write(json.dumps({"messages": messages}) + "\n")
-    changes = {
+    return {
         "/data/train/0": {"source": str(rows), "format": "messages"}, "/data/shuffle": False, "/model/max_seq_length": 512,
-        "/training/batch_size": 8, "/training/gradient_accumulation_steps": 32, "/training/max_steps": 2,
+        "/training/batch_size": 8, "/training/gradient_accumulation_steps": accumulation, "/training/max_steps": 2,
         "/output/checkpoints": {"every_steps": 1},
     }  # fmt: skip
-    running = start(tmp_path, changes)
+
+
+def test_in_the_last_step(tmp_path: Path) -> None:
+    """It is ended and stored; the next try has no step left to take, and publishes."""
+    changes = short_and_long_step(tmp_path, 4)
+    running = start(tmp_path, changes, {"TUNEJOB_STOP_SECONDS": "100"})
+    running.wait_until(lambda r: r.says('"event": "checkpoint", "step": 1'))
+    running.signal(TERM)
+    assert running.finish(120).exit_code == 30
+    result = run_tiny(tmp_path, changes)
+    assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    assert [event["step"] for event in result.named("resume")] == [2]
+    assert document(tmp_path / "out" / "stats.json")["training"]["median_step_seconds"] is None
+
+
+def test_in_a_step_that_outlasts_the_budget(tmp_path: Path) -> None:
+    """Short rows make the first step, long ones a second of half a minute and more: its work is given up."""
+    running = start(tmp_path, short_and_long_step(tmp_path, 64))
     running.wait_until(lambda r: r.says('"event": "checkpoint", "step": 1'))
     time.sleep(2)
     sent = time.monotonic()

@@ -16,23 +16,23 @@ EXPORT = {"/export": {"merged": ["16bit"], "limits": {"merged_logits": 1, "merge
 LOST = {
     "closed": "exec <&- >&- 2>&-",
     "full": "exec >/dev/full 2>/dev/full",
-    "a pipe that nobody reads": "exec > >(head -c 1 >/dev/null) 2>&1; sleep 0.2",
+    "a pipe that nobody reads": "exec > >(true) 2>&1; sleep 0.2",
 }
 
 
 def shell(line: str, scratch: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", "-c", line.replace("tunejob", " ".join(COMMAND))], cwd=ROOT, env=environment(scratch), capture_output=True, text=True,
+        ["bash", "-c", line.replace("@RUN", " ".join(COMMAND))], cwd=ROOT, env=environment(scratch), capture_output=True, text=True,
         timeout=300, check=False,
     )  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("lost", "changes"), [("closed", EXPORT), ("a pipe that nobody reads", {})])
-def test_a_run_whose_log_is_lost_is_whole_all_the_same(lost: str, changes: dict[str, object], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lost", "log", "changes"), [("closed", "json", EXPORT), ("a pipe that nobody reads", "text", {})])
+def test_a_run_whose_log_is_lost_is_whole_all_the_same(lost: str, log: str, changes: dict[str, object], tmp_path: Path) -> None:
     """Nor does a file that is opened first get the number of a stream that is closed, and the vendors' words in it."""
     spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", changes))
-    done = shell(f"{LOST[lost]}; exec tunejob run {spec}", tmp_path)
+    done = shell(f"{LOST[lost]}; exec @RUN run {spec} --log {log}", tmp_path)
     assert done.returncode == 0, (tmp_path / "termination-log").read_text()
     listed = verify(open_store(str(tmp_path / "out"))).files
     assert {"adapter/adapter_model.safetensors", "stats.json"} <= {file.key for file in listed}
@@ -42,18 +42,26 @@ def test_a_run_whose_log_is_lost_is_whole_all_the_same(lost: str, changes: dict[
 def test_the_answer_is_the_exit_code(lost: str, tmp_path: Path) -> None:
     bad = tmp_path / "bad.json"
     bad.write_text("{}")
-    assert shell(f"{LOST[lost]}; exec tunejob validate {EXAMPLE}", tmp_path).returncode == 0
-    assert shell(f"{LOST[lost]}; exec tunejob validate {bad}", tmp_path).returncode == 10
+    assert shell(f"{LOST[lost]}; exec @RUN validate {EXAMPLE}", tmp_path).returncode == 0
+    assert shell(f"{LOST[lost]}; exec @RUN validate {bad}", tmp_path).returncode == 10
 
 
 @pytest.mark.parametrize("command", ["schema", f"render {EXAMPLE} --to docker"])
 def test_a_document_that_cannot_be_written_is_no_success(command: str, tmp_path: Path) -> None:
-    full = shell(f"tunejob {command} > /dev/full", tmp_path)
+    full = shell(f"@RUN {command} > /dev/full", tmp_path)
     assert full.returncode == 13
-    unread = shell(f"set -o pipefail; tunejob {command} | true", tmp_path)
+    unread = shell(f"set -o pipefail; @RUN {command} | true", tmp_path)
     assert unread.returncode == 20
     assert "Traceback" not in full.stderr + unread.stderr
 
 
+def test_what_the_stream_has_no_character_for_is_written_as_its_escape(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text('{"\u00fc": 1}', "utf-8")
+    done = shell(f"PYTHONIOENCODING=ascii @RUN validate {bad}", tmp_path)
+    assert done.returncode == 10
+    assert "xfc" in done.stdout
+
+
 def test_no_standard_input_is_an_empty_spec(tmp_path: Path) -> None:
-    assert shell("tunejob validate - <&-", tmp_path).returncode == 10
+    assert shell("@RUN validate - <&-", tmp_path).returncode == 10
