@@ -122,8 +122,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         record = {ours: float(logs[theirs]) for theirs, ours in STEP_FIELDS.items() if theirs in logs}
         if "loss" not in record:
             return
-        waited_seconds = time.monotonic() - self._step_end
-        self._steps_done(waited_seconds)
+        self._steps_done()
         for name in ("loss", "grad_norm"):
             if not math.isfinite(record.get(name, 0.0)):
                 raise GateError(
@@ -138,8 +137,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         eta = (state.max_steps - state.global_step) * elapsed / max(state.global_step - self.first_step, 1)
         self.bar.update(state.global_step, **record, eta_seconds=round(eta))
 
-    def _steps_done(self, waited_seconds: float) -> None:
+    def _steps_done(self) -> None:
         """Steps end when their kernels are queued; the loss in the log has waited for the GPU to be through with all of them."""
+        waited_seconds = time.monotonic() - self._step_end
         self._step_seconds += [seconds + waited_seconds / len(self._not_logged) for seconds in self._not_logged]
         self._not_logged.clear()
 

@@ -39,7 +39,7 @@ class LastingStream:
 def reopen_streams() -> None:
     """Gives a process that was started without one of the three an empty one: the next file that is opened would take its number.
 
-    What the terminal's or pipe's encoding has no character for is written as its escape.
+    What comes out is UTF-8 in any locale: JSON lines and rendered files are nothing else.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
@@ -50,7 +50,7 @@ def reopen_streams() -> None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - it lasts as long as the process
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def settle_streams() -> None:

@@ -139,6 +139,21 @@ def test_during_publish(s3: S3Server, tmp_path: Path) -> None:
     assert "run/manifest.json" not in stored
 
 
+def test_while_a_failure_is_told(tmp_path: Path) -> None:
+    """The exit code stays that of the failure: here the signal comes while nobody reads the termination message yet."""
+    pipe = tmp_path / "words"
+    os.mkfifo(pipe)
+    spec = tmp_path / "spec.json"
+    spec.write_text("{}")
+    running = Running(("run", str(spec)), tmp_path / "scratch", {"TUNEJOB_TERMINATION_LOG": str(pipe)})
+    running.wait_until(lambda r: handles(r.pid, TERM), 10)
+    time.sleep(1)
+    running.signal(TERM)
+    time.sleep(0.3)
+    facts = json.loads(pipe.read_text())
+    assert (running.finish(20).exit_code, facts["class"]) == (10, "SpecError")
+
+
 def test_a_second_signal_ends_it_at_once(s3: S3Server, tmp_path: Path) -> None:
     bucket = s3.new_bucket()
     with wire(s3.http, b"/run/spec.json") as held:

@@ -55,12 +55,12 @@ def test_a_document_that_cannot_be_written_is_no_success(command: str, tmp_path:
     assert "Traceback" not in full.stderr + unread.stderr
 
 
-def test_what_the_stream_has_no_character_for_is_written_as_its_escape(tmp_path: Path) -> None:
+def test_what_comes_out_is_utf_8_whatever_the_locale_says(tmp_path: Path) -> None:
     bad = tmp_path / "bad.json"
-    bad.write_text('{"\u00fc": 1}', "utf-8")
+    bad.write_text('{"version": "\u00fc"}', "utf-8")
     done = shell(f"PYTHONIOENCODING=ascii @RUN validate {bad}", tmp_path)
     assert done.returncode == 10
-    assert "xfc" in done.stdout
+    assert "\u00fc" in done.stdout or "\\xfc" in done.stdout
 
 
 def test_no_standard_input_is_an_empty_spec(tmp_path: Path) -> None:
