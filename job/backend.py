@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from job.data.cores import usable_cores
 from job.device import DEVICE_VARIABLE, choose_device
 from job.errors import CapacityError, Fault, InputError, classify
+from job.precision import CPU_ENVIRONMENT, compute_dtype, keep_layout, name_of, quantisation
 from job.spec import LoraSpec, ModelSpec
 
 LOADERS_SAY = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
@@ -73,7 +74,7 @@ def prepare_environment(workdir: Path) -> None:
         "TRITON_CACHE_DIR": caches / "triton",
         "HF_HOME": caches / "huggingface",
     }
-    os.environ.update(fixed)
+    os.environ.update(fixed | CPU_ENVIRONMENT)
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     for name, folder in placed.items():
         os.environ.setdefault(name, str(folder))
@@ -89,15 +90,6 @@ def effective_optimizer(asked: str, device: str) -> str:
     return CPU_OPTIMIZER if device == "cpu" and asked in GPU_ONLY_OPTIMIZERS else asked
 
 
-def compute_dtype(device: str) -> Any:
-    """bf16 where the GPU has it, else fp16; fp32 on the CPU."""
-    import torch
-
-    if device == "cpu":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
 def adapter_options(lora: LoraSpec) -> dict[str, Any]:
     """`LoraSpec` in PEFT's words; options that switch off fused kernels are named only when asked for."""
     options: dict[str, Any] = {
@@ -111,6 +103,14 @@ def adapter_options(lora: LoraSpec) -> dict[str, Any]:
         "init_lora_weights": True if lora.init == "default" else lora.init,
     }
     return options | ({"use_dora": True} if lora.dora else {})
+
+
+def require_compute_dtype(model: Any, device: str) -> str:
+    """The number type that `model` computes in, read back from it. Raises `CapacityError` if it is not the device's own."""
+    found, wanted = (name_of(dtype) for dtype in (model.get_input_embeddings().weight.dtype, compute_dtype(device)))
+    if device == "cpu" and found != wanted:  # on a GPU, an engine may keep a part of the model in fp32
+        raise CapacityError(Fault("the engine computes in another number type on this device", "/model/backend", found, wanted))
+    return found
 
 
 def check_precision(model: Any, spec: ModelSpec, device: str) -> None:
@@ -184,7 +184,7 @@ class UnslothBackend:
         loaded, _ = FastLanguageModel.from_pretrained(
             model_name=str(model_dir),
             max_seq_length=model.max_seq_length,
-            dtype=None,
+            dtype=compute_dtype(self.device),
             load_in_4bit=model.precision == "4bit",
             load_in_8bit=model.precision == "8bit",
             full_finetuning=model.precision == "full",
@@ -242,7 +242,7 @@ class PeftBackend:
         check_complete(report["missing_keys"])
         check_precision(loaded, model, self.device)
         check_packed_shapes(loaded)
-        keep_trainable_layout(loaded)
+        keep_layout(loaded)
         loaded.config.use_cache = False
         if gradient_checkpointing:
             loaded.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -270,23 +270,3 @@ class PeftBackend:
     def for_inference(self, model: Any) -> None:
         model.eval()
         model.config.use_cache = True
-
-
-def quantisation(precision: str, dtype: Any) -> Any:
-    """bitsandbytes' settings for a precision; None where weights stay 16-bit."""
-    from transformers import BitsAndBytesConfig
-
-    if precision == "4bit":
-        return BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-        )
-    return BitsAndBytesConfig(load_in_8bit=True) if precision == "8bit" else None
-
-
-def keep_trainable_layout(model: Any) -> None:
-    """Stops bitsandbytes 0.50 from repacking CPU weights on the first evaluation: backward through them is wrong."""
-    from bitsandbytes.nn import Linear4bit
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False

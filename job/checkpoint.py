@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from job.store import Store
 MANIFEST = "checkpoint.json"
 STEP = re.compile(r"step-(\d{8})")
 LIMIT = "/output/checkpoints/max_failures"
+ELSEWHERE = "made on another machine: the losses go on within rounding, not bit for bit"
 REMOVE = "Bring back what it was trained on, or remove the checkpoint to begin anew"
 
 
@@ -58,16 +59,19 @@ class Checkpoint:
 
     step: int
     folder: Path
+    elsewhere: Mapping[str, list[str]] = field(default_factory=dict)  # of the machine, what differs: there and here
 
 
 class Checkpoints:
     """The checkpoints of one run. At most one is on its way to the store while the training goes on."""
 
-    def __init__(self, store: Store, origin: Origin, spec: CheckpointsSpec, log: Log) -> None:
+    def __init__(self, store: Store, origin: Origin, spec: CheckpointsSpec, log: Log, machine: Mapping[str, str]) -> None:
+        """`machine`: what of it decides the last places of every figure (`stats.arithmetic`)."""
         self._store = store
         self._origin = origin
         self._spec = spec
         self._log = log
+        self._machine = machine
         self._folder = f"{CHECKPOINTS}/{origin.run_id}"
         self._uploader = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[JobError | None] | None = None
@@ -82,11 +86,13 @@ class Checkpoints:
         abort_uploads(self._store, self._folder, self._log)
         sizes = {item.key: item.bytes for item in self._store.list(self._folder)}
         for step in sorted(self._steps(sizes), reverse=True):
-            damage = self._fetch(step, sizes, folder)
-            if damage is None:
+            found = self._fetch(step, sizes, folder)
+            if isinstance(found, Checkpoint):
                 self._log("resume", step=step, checkpoint=f"{self._store.uri}/{self._key(step)}")
-                return Checkpoint(step, folder / _name(step))
-            self._log("checkpoint", step=step, note="not used", reason=damage)
+                if found.elsewhere:
+                    self._log("resume", step=step, note=ELSEWHERE, **found.elsewhere)
+                return found
+            self._log("checkpoint", step=step, note="not used", reason=found)
             shutil.rmtree(folder / _name(step), ignore_errors=True)
         return None
 
@@ -136,7 +142,7 @@ class Checkpoints:
         try:
             paths = sorted(path for path in folder.iterdir() if path.is_file())
             files = [artefact(self._store, path, f"{self._key(step)}/{path.name}") for path in paths]
-            self._store.write(f"{self._key(step)}/{MANIFEST}", _encode(step, self._origin, files))
+            self._store.write(f"{self._key(step)}/{MANIFEST}", _encode(step, self._origin, self._machine, files))
             self.stored += 1
             self._log("checkpoint", step=step, bytes=sum(file.bytes for file in files), note="stored")
             self._forget_older()
@@ -153,8 +159,8 @@ class Checkpoints:
         kept = sorted(self._steps(keys))[-self._spec.keep :]
         _delete(self._store, [key for key in keys if not any(key.startswith(f"{self._key(step)}/") for step in kept)])
 
-    def _fetch(self, step: int, sizes: Mapping[str, int], folder: Path) -> str | None:
-        """Brings a checkpoint here; says what is wrong with it, if anything is."""
+    def _fetch(self, step: int, sizes: Mapping[str, int], folder: Path) -> Checkpoint | str:
+        """Brings a checkpoint here, or says what is wrong with it."""
         content = _decode(self._store.read(f"{self._key(step)}/{MANIFEST}"))
         if content is None:
             return f"{MANIFEST} is damaged"
@@ -169,7 +175,10 @@ class Checkpoints:
             with path.open("rb") as stored:
                 if hashlib.file_digest(stored, "sha256").hexdigest() != file.sha256:
                     return f"{file.key}: its SHA-256 is not the one that was written down"
-        return None
+        made_on = content["machine"]
+        names = sorted(name for name in made_on.keys() | self._machine.keys() if made_on.get(name) != self._machine.get(name))
+        elsewhere = {name: [str(made_on.get(name, "")), self._machine.get(name, "")] for name in names}
+        return Checkpoint(step, folder / _name(step), elsewhere)
 
     def _keys(self) -> list[str]:
         return _keys(self._store, self._folder)
@@ -214,8 +223,14 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _encode(step: int, origin: Origin, files: list[File]) -> bytes:
-    content = {"step": step, "origin": asdict(origin), "files": [asdict(file) for file in files], "tunejob": __version__}
+def _encode(step: int, origin: Origin, machine: Mapping[str, str], files: list[File]) -> bytes:
+    content = {
+        "step": step,
+        "origin": asdict(origin),
+        "machine": dict(machine),
+        "files": [asdict(file) for file in files],
+        "tunejob": __version__,
+    }
     return json.dumps(content | {"sha256": _digest(content)}, indent=1).encode()
 
 
@@ -225,6 +240,7 @@ def _decode(raw: bytes) -> dict[str, Any] | None:
         content = json.loads(raw)
         digest = content.pop("sha256")
         Origin(**content["origin"])
+        content["machine"].keys()
         if not all(isinstance(File(**item).key, str) for item in content["files"]):
             return None
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):

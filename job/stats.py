@@ -11,7 +11,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -150,15 +150,27 @@ def _cuda() -> Any:
 
 
 def describe_device(kind: str) -> dict[str, Any]:
-    """Name, memory and compute capability of the device that trains ("cuda" or "cpu"), and this host's size."""
+    """Name, memory and compute capability of the device that trains ("cuda" or "cpu"), and this host's CPU and size."""
     import torch
 
-    host = {"cpu_cores": len(os.sched_getaffinity(0)), "host_memory_bytes": psutil.virtual_memory().total}
+    host = {
+        "cpu_name": str(torch.cpu.get_capabilities().get("cpu_name", "")),
+        "cpu_instructions": torch.backends.cpu.get_cpu_capability(),
+        "cpu_threads": torch.get_num_threads(),
+        "cpu_cores": len(os.sched_getaffinity(0)),
+        "host_memory_bytes": psutil.virtual_memory().total,
+    }
     if kind == "cpu":
         return {"kind": kind, "name": "cpu", "total_memory_bytes": 0, "capability": None, **host}
     properties = torch.cuda.get_device_properties(0)
     capability = f"{properties.major}.{properties.minor}"
     return {"kind": kind, "name": properties.name, "total_memory_bytes": properties.total_memory, "capability": capability, **host}
+
+
+def arithmetic(device: Mapping[str, Any]) -> dict[str, str]:
+    """What of a `describe_device` decides the order of sums, and so the last places of every figure."""
+    names = ("name", "capability") if device["kind"] == "cuda" else ("cpu_name", "cpu_instructions", "cpu_threads")
+    return {name: str(device[name]) for name in names}
 
 
 def training_memory(start_reserved_bytes: int, peak_reserved_bytes: int, total_bytes: int) -> dict[str, float]:

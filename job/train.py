@@ -40,6 +40,7 @@ class TrainResult:
     gradient_accumulation_steps: int
     out_of_memory: int
     resumed_from_step: int | None
+    resumed_elsewhere: dict[str, list[str]]
     checkpoints: int
     trainable_parameters: int
     trainable_dtype: str
@@ -63,7 +64,7 @@ def train(
     from torch import OutOfMemoryError
 
     start = checkpoints.newest(workdir / "resume")
-    resumed_from_step = start.step if start else None
+    resumed_from = start
     batch, too_large = MicroBatch(spec.training.batch_size, spec.training.gradient_accumulation_steps), 0
     while True:
         loop = Loop(backend, model, spec, batch, prepared, workdir, checkpoints, log)
@@ -75,7 +76,7 @@ def train(
                 raise _does_not_fit(spec, batch) from error
             said = str(error)
         else:
-            return loop.result(resumed_from_step, too_large)
+            return loop.result(resumed_from, too_large)
         too_large += 1
         start = loop.stand(workdir / f"out-of-memory-{too_large}")
         log("out of memory", step=start.step, reason=said, batch_size=smaller.rows, gradient_accumulation_steps=smaller.accumulation_steps)
@@ -149,7 +150,7 @@ class Loop:
         self.trainer.control.should_log = due
         self.log("held_out", step=step, held_out_loss=loss)
 
-    def result(self, resumed_from_step: int | None, too_large: int) -> TrainResult:
+    def result(self, resumed_from: Checkpoint | None, too_large: int) -> TrainResult:
         watch, held_out, seconds = self.watch, self.held_out, self.watch.seconds()
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         step_seconds = watch.median_step_seconds()
@@ -169,7 +170,8 @@ class Loop:
             batch_size=self.batch.rows,
             gradient_accumulation_steps=self.batch.accumulation_steps,
             out_of_memory=too_large,
-            resumed_from_step=resumed_from_step,
+            resumed_from_step=resumed_from.step if resumed_from else None,
+            resumed_elsewhere=dict(resumed_from.elsewhere) if resumed_from else {},
             checkpoints=self.checkpoints.stored,
             trainable_parameters=sum(p.numel() for p in trainable),
             trainable_dtype="+".join(sorted({str(p.dtype).removeprefix("torch.") for p in trainable})),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from job import capacity, evaluate, report
-from job.backend import Backend, effective_optimizer, loading
+from job.backend import Backend, effective_optimizer, loading, require_compute_dtype
 from job.checkpoint import Checkpoints, Origin, abort_uploads, remove_checkpoints
 from job.child import run_child
 from job.context import PINNED, TRAINED, Run
@@ -20,7 +20,7 @@ from job.export.merge import require_mergeable
 from job.manifest import File, artefact
 from job.micro_batch import free_memory
 from job.source import FetchedModel, FetchedSource
-from job.stats import gpu_reserved_bytes, training_memory
+from job.stats import arithmetic, gpu_reserved_bytes, training_memory
 from job.store import Store, open_store
 from job.train import TrainResult, train
 
@@ -76,7 +76,9 @@ def origin_of(run: Run, base: FetchedModel, prepared: Prepared) -> Origin:
 
 def open_checkpoints(run: Run, base: FetchedModel, prepared: Prepared) -> Checkpoints:
     """Those of this run on this base and these rows, where the environment, the spec or the output says."""
-    return Checkpoints(checkpoint_store(run), origin_of(run, base, prepared), run.spec.output.checkpoints, run.log)
+    return Checkpoints(
+        checkpoint_store(run), origin_of(run, base, prepared), run.spec.output.checkpoints, run.log, arithmetic(run.stats.device)
+    )
 
 
 def checkpoint_store(run: Run) -> Store:
@@ -113,6 +115,7 @@ def load(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedMode
     capacity.require_memory(base.path, spec, run.stats.device)
     with loading():
         model = backend.load(base.path, spec.model, spec.lora, spec.training.gradient_checkpointing)
+    run.stats.effective["compute_dtype"] = require_compute_dtype(model, backend.device)
     capacity.require_checkpoints(run.workdir, spec, model, effective_optimizer(spec.training.optimizer, backend.device))
     capacity.require_embeddings(model.get_input_embeddings().weight.shape[0], prepared)
     if spec.lora is not None and spec.export.needs_merge:

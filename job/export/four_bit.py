@@ -8,6 +8,7 @@ from typing import Any
 
 from job.child import serve
 from job.export.adapter import readable
+from job.precision import half_precision, quantisation
 from job.source.model_files import CONFIG, INDEX
 
 SHARD = "5GB"
@@ -15,13 +16,16 @@ SHARD = "5GB"
 
 def quantise_merged(merged: Path, target: Path, device: str) -> None:
     """Writes the model of folder `merged` as NF4 to the new folder `target`, with the same tokenizer and generation config."""
-    import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM
 
-    half = torch.bfloat16 if device == "cpu" or torch.cuda.is_bf16_supported() else torch.float16
-    packing = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=half)
+    half = half_precision(device)
     model = AutoModelForCausalLM.from_pretrained(
-        merged, dtype=half, quantization_config=packing, device_map={"": device}, local_files_only=True, use_safetensors=True
+        merged,
+        dtype=half,
+        quantization_config=quantisation("4bit", half),
+        device_map={"": device},
+        local_files_only=True,
+        use_safetensors=True,
     )
     model.save_pretrained(target, max_shard_size=SHARD)
     for path in merged.iterdir():

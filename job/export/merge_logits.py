@@ -12,6 +12,7 @@ from job.capacity import parameters
 from job.data.cores import available_bytes
 from job.errors import Fault, GateError
 from job.export.merge_layout import reserve
+from job.precision import half_precision, keep_layout
 
 BATCH_TOKENS = 1024  # of one forward pass whose logits are wanted: 0.5 GiB with a vocabulary of 128k
 COMPARED_TOKENS = 256  # at once
@@ -38,14 +39,14 @@ def placement(model_dir: Path, device: str) -> Any:
     return "auto"
 
 
-def compute_dtype(model_dir: Path, device: str) -> Any:
+def comparison_dtype(model_dir: Path, device: str) -> Any:
     """fp32 where the weights fit so, else bf16, or fp16 on GPUs without it."""
     import torch
 
     free = available_bytes() if device == "cpu" else torch.cuda.mem_get_info()[0]
     if parameters(model_dir) * FP32_BYTES + ROOM_BYTES <= free:
         return torch.float32
-    return torch.bfloat16 if device == "cpu" or torch.cuda.is_bf16_supported() else torch.float16
+    return half_precision(device)
 
 
 def open_model(folder: Path, dtype: Any, device: str) -> Any:
@@ -58,7 +59,7 @@ def open_model(folder: Path, dtype: Any, device: str) -> Any:
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[kind]:
             raise GateError(Fault(f"the weights do not fit their config.json: {kind}", folder.name, ascii(sorted(report[kind])[0])))
-    return model.eval()
+    return keep_layout(model).eval()
 
 
 def open_adapted(base: Path, adapter: Path, dtype: Any, device: str) -> Any:

@@ -21,7 +21,7 @@ from job.export.merge_layout import fill, lay_out, reserve
 from job.export.merge_logits import (
     Comparison,
     compare,
-    compute_dtype,
+    comparison_dtype,
     continue_greedily,
     logits_of,
     logits_on_disk,
@@ -31,8 +31,8 @@ from job.export.merge_logits import (
     vocabulary,
     write_logits,
 )
+from job.precision import MERGED_SLACK, compute_dtype, name_of
 
-HALF_PRECISION_SLACK = 2.5  # logits of two bf16 models differ by the rounding of each, too
 Json = dict[str, Any]
 
 
@@ -60,7 +60,7 @@ def handle(request: Json) -> Json:
     reference = Path(request["reference"])
     scratch = reference.with_suffix(".scratch")
     clock = Clock()
-    dtype = compute_dtype(Path(request["merged"]), request["device"])
+    dtype = comparison_dtype(Path(request["merged"]), request["device"])
     try:
         with clock("trained"):
             rows, trained = trained_logits(request, dtype, scratch)
@@ -73,7 +73,7 @@ def handle(request: Json) -> Json:
     finally:
         for path in (scratch, unproven(reference)):
             path.unlink(missing_ok=True)
-    return {**merged, "merged_4bit": four_bit, "dtype": str(dtype).removeprefix("torch."), "seconds": clock.seconds}
+    return {**merged, "merged_4bit": four_bit, "dtype": name_of(dtype), "seconds": clock.seconds}
 
 
 def trained_logits(request: Json, dtype: Any, scratch: Path) -> tuple[list[list[int]], Any]:
@@ -118,8 +118,9 @@ def examine_merged(request: Json, rows: list[list[int]], trained: Any, dtype: An
 
 def merged_limits(request: Json, dtype: Any) -> dict[str, float]:
     """The limits of KL divergence and logits; these are wider where either side was computed in half precision."""
-    exact = str(dtype) == "torch.float32" and request["base"] is not None
-    return {"kl": request["limits"]["max_kl"], "logits": request["limits"]["max_logit_ratio"] * (1.0 if exact else HALF_PRECISION_SLACK)}
+    computed = [dtype] if request["base"] is not None else [dtype, compute_dtype(request["device"])]  # the training's own probe
+    slack = max(MERGED_SLACK[name_of(kind)] for kind in computed)
+    return {"kl": request["limits"]["max_kl"], "logits": request["limits"]["max_logit_ratio"] * slack}
 
 
 def write_reference(model: Any, request: Json, answer: list[int], stopped: bool, path: Path) -> Any:

@@ -14,11 +14,7 @@ from typing import Any
 from job.child import serve
 from job.errors import Fault, GateError
 from job.export import merge_logits
-
-# Of the largest logit. On a GPU the training's fused kernels and these sum bf16 in another order, and one logit of millions may
-# move far (by 0.065 in a random 8B model); there the divergence of the whole distribution, in nats a token, is the sharper test.
-LOGIT_RATIO = {"cpu": 1e-3, "cuda": 0.25}
-MAX_KL = 0.01
+from job.precision import REOPENED, compute_dtype, keep_layout, name_of, quantisation
 
 
 def compare(base: Path, adapter: Path | None, probe: Path, precision: str, device: str) -> dict[str, float]:
@@ -31,20 +27,19 @@ def compare(base: Path, adapter: Path | None, probe: Path, precision: str, devic
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
-    from job.backend import compute_dtype, quantisation
-
     dtype = compute_dtype(device)
     model = AutoModelForCausalLM.from_pretrained(
         base, dtype=dtype, quantization_config=quantisation(precision, dtype), device_map={"": device}, local_files_only=True
     )
-    model = (PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
+    model = keep_layout(PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
+    limits = REOPENED[name_of(dtype)]
     stored = load_file(probe)
     with torch.no_grad():
         logits = model(input_ids=stored["input_ids"].to(device)).logits[0].float().cpu()
     found = merge_logits.compare(stored["logits"].numpy(), logits.numpy())
     for name, figure, limit in (
-        ("logits differ by", found.max_logit_difference, LOGIT_RATIO[device] * found.largest_logit),
-        ("divergence in nats a token of", found.kl, MAX_KL),
+        ("logits differ by", found.max_logit_difference, limits.logit_ratio * found.largest_logit),
+        ("divergence in nats a token of", found.kl, limits.kl),
     ):
         if not figure <= limit:
             what, place = ("adapter does", "adapter/adapter_model.safetensors") if adapter else ("weights do", "merged")

@@ -16,7 +16,7 @@ FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): pat
 ORDER = (
     "vendors", "errors", "limits", "streams", "log", "signals", "credentials", "wording", "strict", "rules", "spec", "failure",
     "child", "stats", "store", "manifest", "lease", "receipts", "checkpoint", "micro_batch", "watchdog", "source", "data", "capacity",
-    "device", "backend", "evaluate", "callbacks", "saver", "train", "report", "outcome", "wait", "gguf", "reference", "export",
+    "device", "precision", "backend", "evaluate", "callbacks", "saver", "train", "report", "outcome", "wait", "gguf", "reference", "export",
     "context", "tuning", "delivery", "run", "render", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes", "huggingface_hub", "boto3",

@@ -16,6 +16,7 @@ from job.spec import CheckpointsSpec
 from job.store import DirectoryStore, open_store
 
 ORIGIN = Origin("0123456789abcdef", "hf://org/base@main", "d" * 64)
+MACHINE = {"cpu_name": "one", "cpu_threads": "2"}
 FILES = ("optimizer.pt", "progress.json", "weights.safetensors")
 FOLDER = "checkpoints/0123456789abcdef"
 EVERY = ("checkpoint.json", *FILES)
@@ -26,7 +27,7 @@ def settings(keep: int = 2, max_failures: int = 3) -> CheckpointsSpec:
 
 
 def checkpoints(store: Path, origin: Origin = ORIGIN, keep: int = 2, max_failures: int = 3) -> Checkpoints:
-    return Checkpoints(open_store(str(store)), origin, settings(keep, max_failures), Log(StringIO()))
+    return Checkpoints(open_store(str(store)), origin, settings(keep, max_failures), Log(StringIO()), MACHINE)
 
 
 def made(folder: Path, step: int) -> Path:
