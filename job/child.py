@@ -7,7 +7,7 @@ The child writes `{"result": …}`, or the `JobError` it ended with, which the j
 
 from __future__ import annotations
 
-import ctypes
+import importlib
 import json
 import os
 import signal
@@ -15,22 +15,28 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
+from job.credentials import names_secret
 from job.errors import TREE, CapacityError, Fault, GateError, JobError, TransientError, classify
+from job.fork_server import Forked, ForkServer, die_with
+from job.log import SECRET_VARIABLES
 from job.streams import LastingStream
 
 PACKAGE_ROOT = Path(__file__).parents[1]
 PARENT = "TUNEJOB_PARENT"  # the process that a child must not outlive
-DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 SAMPLE_SECONDS = 0.02
 MEMORY_LINES = {"VmHWM", "VmRSS", "RssAnon", "RssShmem"}  # of /proc/PID/status, in kB
 # Blocks of this size and more go back to the system as soon as they are free: the C library would otherwise raise its own
 # limit to 32 MiB, keep what tensors leave behind and take a third more, or not, as it happens.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+SERVER_SETTINGS = {
+    "HF_HUB_OFFLINE": "1",  # read at import: what children load is here already
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asks the driver for its GPUs without opening one
+}
 CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
 
 
@@ -47,6 +53,8 @@ class ChildMemory:
     peak_rss_bytes: int
 
 
+Handler = Callable[[dict[str, Any]], dict[str, Any]]
+_SERVERS: list[ForkServer] = []  # none, or the one
 RUNNING: list[Watch] = []  # of children at work
 ENDED: list[ChildMemory] = []  # children of this process that have ended, as with getrusage's RUSAGE_CHILDREN
 
@@ -100,12 +108,7 @@ class Child:
         asked, self._answer = folder / f"{stem}.request.json", folder / f"{stem}.result.json"
         asked.write_text(json.dumps(request), "utf-8")
         self.what = what
-        self._process = subprocess.Popen(  # noqa: S603 - our own module, and no shell
-            [sys.executable, "-P", "-m", module, str(asked), str(self._answer)],
-            stdin=subprocess.DEVNULL, cwd=folder, start_new_session=True,
-            env={**ALLOCATOR, **(os.environ if environment is None else environment), "PYTHONPATH": _search_path(),
-                 PARENT: str(os.getpid())},
-        )  # fmt: skip
+        self._process = _process(module, asked, self._answer, folder, environment)
         self._foretold_bytes = foretold_bytes
         self._watch = Watch(self.pid)
         self._watch.start()
@@ -186,12 +189,52 @@ def run_child(
         return child.wait()
 
 
-def serve(handle: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """The child's `main`: answers the one request it was started with."""
-    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-    if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):  # the parent died before we could be bound to it
-        os._exit(1)
-    asked, answered = map(Path, sys.argv[1:3])
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a process that reaches no server needs of an environment."""
+    return {name: value for name, value in environment.items() if name not in SECRET_VARIABLES and not names_secret(name)}
+
+
+def preload(modules: Sequence[str]) -> None:
+    """From here on children are forked from a process that imports `modules` now, in the background, and ends with this one.
+
+    To be called before this process has a second thread.
+    """
+    _SERVERS[:] = [ForkServer(modules, {**ALLOCATOR, **SERVER_SETTINGS, **without_secrets(os.environ)})]
+
+
+def _process(
+    module: str, asked: Path, answered: Path, folder: Path, environment: Mapping[str, str] | None
+) -> Forked | subprocess.Popen[bytes]:
+    """The child's process: forked, or, with an `environment` of its own or where there is no fork server, started."""
+    if _SERVERS and environment is None:
+        with open(os.devnull) as nothing:
+            streams = [nothing.fileno(), 1, 2]
+            try:
+                return _SERVERS[0].fork("job.child:serve_forked", [module, str(asked), str(answered)], folder, os.environ, streams)
+            except ConnectionError as refusal:
+                LastingStream(sys.stderr).write(f"children are started, not forked, from here on: {refusal}\n")
+                _SERVERS.clear()
+    return subprocess.Popen(  # noqa: S603 - our own module, and no shell
+        [sys.executable, "-P", "-m", module, str(asked), str(answered)],
+        stdin=subprocess.DEVNULL, cwd=folder, start_new_session=True,
+        env={**ALLOCATOR, **(os.environ if environment is None else environment), "PYTHONPATH": _search_path(),
+             PARENT: str(os.getpid())},
+    )  # fmt: skip
+
+
+def serve(handle: Handler) -> None:
+    """The `main` of a child that was started: answers the one request it was started with."""
+    die_with(int(os.environ.get(PARENT, os.getppid())))
+    answer_request(handle, *map(Path, sys.argv[1:3]))
+
+
+def serve_forked(module: str, asked: str, answered: str) -> None:
+    """The same in a child that was forked."""
+    answer_request(importlib.import_module(module).handle, Path(asked), Path(answered))
+
+
+def answer_request(handle: Handler, asked: Path, answered: Path) -> NoReturn:
+    """Writes the result of `handle`, or the `JobError` it ended with, and ends the process."""
     sys.stdout, sys.stderr = LastingStream(sys.stdout), LastingStream(sys.stderr)
     try:
         answer = {"result": handle(json.loads(asked.read_bytes()))}

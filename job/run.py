@@ -7,6 +7,7 @@ from pathlib import Path
 
 from job import capacity, evaluate, report
 from job.backend import Backend, effective_optimizer, open_backend, prepare_environment
+from job.child import preload
 from job.context import TRAINED, Run
 from job.data.build import Prepared, build_dataset, write_samples
 from job.delivery import describe, documents, show_on_hub
@@ -28,6 +29,11 @@ from job.spec import JobSpec
 from job.stats import Stats, describe_device
 from job.store import Store, open_store
 from job.tuning import pin, recall, require_same_origin, train_and_store
+
+CHILDREN_IMPORT = (
+    "torch", "transformers.generation.utils", "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama", "peft",
+)  # fmt: skip
 
 
 def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
@@ -77,6 +83,8 @@ def stages(run: Run) -> Manifest:
     require_wanted_device()
     trained_before = TRAINED in run.receipts
     artefacts = Artefacts(spec, run.store, run.receipts, run.workdir, run.log, run.push)
+    if artefacts.outstanding or not trained_before:
+        preload(CHILDREN_IMPORT)
     run.log("start", name=spec.name, run_id=spec.run_id, output=run.store.uri, stored_before=run.receipts.names())
     with stats.phase("fetch"):
         if run.push:

@@ -1,0 +1,254 @@
+"""A process that has imported what others need and forks one for each request: it begins in a tenth of a second, not in ten.
+
+    python -m job.fork_server SOCKET MODULE…
+
+The server never touches a GPU, for what has cannot be forked: where an import did all the same, it refuses to serve and says so.
+What it forks becomes a child of the process that asked, dies with it, and is waited for as any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+PACKAGE_ROOT = Path(__file__).parents[1]
+DIE_WITH_PARENT, ADOPT_ORPHANS = 1, 36  # prctl's PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER
+LIBCUDA, NOT_INITIALISED = "libcuda.so.1", 3  # the answer of a driver that nobody has called cuInit of, from cuda.h
+START_SECONDS = 120.0  # for the imports, on a busy machine
+POLL_SECONDS = 0.005
+
+
+class Forked:
+    """A forked process, with what is needed of `subprocess.Popen`. It must be waited for by one thread at a time."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        return self._reap(os.WNOHANG)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code. Raises `subprocess.TimeoutExpired`."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while (code := self._reap(0 if timeout is None else os.WNOHANG)) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+            time.sleep(POLL_SECONDS)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _reap(self, options: int) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, options)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+
+class ForkServer:
+    """One server of this process. It imports in the background; the first `fork` waits for it."""
+
+    def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
+        """`environment` is the server's own, which its imports see. Begins before this process has a second thread, if it can."""
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._lock = threading.Lock()
+        self._refusal: str | None = None
+        self._ready = False
+        _prctl(ADOPT_ORPHANS, 1)
+        with theirs:
+            if may_fork_here(modules):
+                self._fork_server(theirs)
+            else:
+                self._start_server(theirs, modules, environment)
+
+    def fork(self, call: str, arguments: Sequence[Any], cwd: Path, environment: Mapping[str, str], streams: Sequence[int]) -> Forked:
+        """A process that calls `call`, module:function, with `arguments` and exits with what it returns; `streams` become its 0, 1 and 2.
+
+        Raises `OSError` where no process can be made, and its subclass `ConnectionError` where the server cannot serve.
+        """
+        with self._lock:
+            self._wait_until_ready()
+            asked = {"call": call, "arguments": list(arguments), "cwd": str(cwd), "environment": dict(environment), "owner": os.getpid()}
+            request = os.memfd_create("request")
+            try:
+                with open(request, "wb", closefd=False) as file:
+                    file.write(json.dumps(asked).encode())
+                socket.send_fds(self._control, [b"?"], [request, *streams])
+            finally:
+                os.close(request)
+            answer = json.loads(self._control.recv(1 << 12) or b'{"refused": "the fork server has ended"}')
+        if "errno" in answer:
+            raise OSError(answer["errno"], os.strerror(answer["errno"]))
+        if "refused" in answer:
+            raise ConnectionError(answer["refused"])
+        return Forked(answer["pid"])
+
+    def close(self) -> None:
+        """Ends the server; what it has forked goes on."""
+        self._control.close()
+
+    def _wait_until_ready(self) -> None:
+        if not self._ready:
+            self._control.settimeout(START_SECONDS)
+            try:
+                said = json.loads(self._control.recv(1 << 12) or b'{"refused": "the fork server did not start"}')
+            except TimeoutError:
+                said = {"refused": f"the fork server was not there after {START_SECONDS:.0f} s"}
+            self._control.settimeout(None)
+            self._ready, self._refusal = True, said["refused"]
+        if self._refusal:
+            raise ConnectionError(self._refusal)
+
+    def _start_server(self, theirs: socket.socket, modules: Sequence[str], environment: Mapping[str, str]) -> None:
+        path = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), environment.get("PYTHONPATH"))))
+        self._server = subprocess.Popen(  # noqa: S603 - our own module, and no shell
+            [sys.executable, "-P", "-m", "job.fork_server", str(theirs.fileno()), *modules], pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL, cwd="/", env={**environment, "PYTHONPATH": path}, start_new_session=True,
+        )  # fmt: skip
+
+    def _fork_server(self, theirs: socket.socket) -> None:
+        owner = os.getpid()
+        if os.fork():
+            return
+        code: Any = 1
+        try:
+            self._control.close()
+            os.setsid()
+            serve(theirs, owner)
+        except SystemExit as end:  # of a forked process; what called this function is not its own
+            code = end.code
+        finally:
+            os._exit(code if isinstance(code, int) else 1)
+
+
+def may_fork_here(modules: Sequence[str]) -> bool:
+    """Whether this process itself, with no second thread yet, has imported everything."""
+    return all(name in sys.modules for name in modules) and len(os.listdir("/proc/self/task")) == 1 and refusal() is None
+
+
+def refusal() -> str | None:
+    """Why this process must not fork: an import has opened the GPU. None where nothing has."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return "torch has opened the GPU"
+    try:
+        cuda = ctypes.CDLL(LIBCUDA, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    except OSError:
+        return None
+    return None if cuda.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) == NOT_INITIALISED else "an import has opened the GPU's driver"
+
+
+def serve(control: socket.socket, owner: int) -> None:
+    """Forks what is asked for until `owner` closes the socket or dies. In a forked process, returns by `SystemExit`."""
+    die_with(owner)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to everybody; the owner decides
+    gc.freeze()  # what is there stays shared: the collector would write to all of it
+    why = refusal()
+    control.send(json.dumps({"refused": why}).encode())
+    while why is None:
+        message, descriptors, _, _ = socket.recv_fds(control, 1, 4)
+        if not message:
+            return
+        control.send(json.dumps(_orphan(control, descriptors)).encode())
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _orphan(control: socket.socket, descriptors: Sequence[int]) -> dict[str, int]:
+    """Forks a process whose parent, forked as well, has ended: the owner has adopted it when this returns. Its pid, or an errno."""
+    told, tell = os.pipe()
+    try:
+        if middle := os.fork():
+            os.close(tell)
+            with open(told, "rb") as pipe:
+                answer: dict[str, int] = json.load(pipe)
+            os.waitpid(middle, 0)
+            return answer
+        try:
+            child = os.fork()
+        except OSError as error:
+            os.write(tell, json.dumps({"errno": error.errno}).encode())
+            os._exit(1)
+        if child:
+            os.write(tell, json.dumps({"pid": child}).encode())
+            os._exit(0)
+    except OSError as error:
+        os.close(tell)
+        os.close(told)
+        return {"errno": error.errno or 0}
+    os.close(told)
+    os.close(tell)
+    control.close()
+    return become(*descriptors)
+
+
+def become(request: int, *streams: int) -> NoReturn:
+    """The forked process from here on."""
+    middle = os.getppid()
+    with open(request, "rb") as file:
+        file.seek(0)
+        asked = json.load(file)
+    while os.getppid() == middle and middle != asked["owner"]:
+        time.sleep(0.0005)
+    die_with(asked["owner"])
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - it lasts as long as the process
+    os.chdir(asked["cwd"])
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    module, function = asked["call"].split(":")
+    sys.argv = [module, *map(str, asked["arguments"])]
+    sys.exit(getattr(importlib.import_module(module), function)(*asked["arguments"]))
+
+
+def die_with(owner: int) -> None:
+    """The kernel kills this process when `owner`, its parent, ends; at once where it has ended already."""
+    _prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != owner:
+        os._exit(1)
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def main(descriptor: str, *modules: str) -> None:
+    owner = os.getppid()
+    die_with(owner)
+    control = socket.socket(fileno=int(descriptor))
+    control.set_inheritable(False)
+    for module in modules:
+        with contextlib.suppress(ImportError):  # whoever needs it will say so
+            importlib.import_module(module)
+    serve(control, owner)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
