@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,7 +53,12 @@ def open_backend(name: str) -> Backend:
 
 
 def prepare_environment(workdir: Path) -> None:
-    """What must be set before torch and unsloth are imported: no telemetry, no installs, caches of our own under `workdir`."""
+    """Sets what must be set before torch and unsloth are imported (`prepared_environment`)."""
+    os.environ.update(prepared_environment(workdir, os.environ))
+
+
+def prepared_environment(workdir: Path, given: Mapping[str, str]) -> dict[str, str]:
+    """`given` with what the engines are told: no telemetry, no installs, caches of our own under `workdir` unless it says where."""
     caches = workdir / "cache"
     fixed = {
         "UNSLOTH_DISABLE_STATISTICS": "1",
@@ -74,15 +79,12 @@ def prepare_environment(workdir: Path) -> None:
         "TRITON_CACHE_DIR": caches / "triton",
         "HF_HOME": caches / "huggingface",
     }
-    os.environ.update(fixed | CPU_ENVIRONMENT)
-    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
-    for name, folder in placed.items():
-        os.environ.setdefault(name, str(folder))
-    if os.environ.get(DEVICE_VARIABLE) == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        os.environ["UNSLOTH_FORCE_CPU"] = "1"
-    if os.environ.get(DEVICE_VARIABLE) == "gpu":
-        os.environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
+    by_device = {
+        "cpu": {"CUDA_VISIBLE_DEVICES": "", "UNSLOTH_FORCE_CPU": "1"},
+        "gpu": {"UNSLOTH_DISABLE_CPU_FALLBACK": "1"},
+    }
+    defaults = {"OMP_NUM_THREADS": str(usable_cores())} | {name: str(folder) for name, folder in placed.items()}
+    return defaults | dict(given) | fixed | CPU_ENVIRONMENT | by_device.get(given.get(DEVICE_VARIABLE, ""), {})
 
 
 def effective_optimizer(asked: str, device: str) -> str:

@@ -42,6 +42,8 @@ def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
     store = open_store(spec.output.uri)
     if published := claim(store, spec):
         return finished_before(published, store, log)
+    prepare_environment(workdir)
+    preload(CHILDREN_IMPORT)  # the lease has a thread
     with Lease(store, log) as lease:
         if published := claim(store, spec):  # by the holder that was waited for
             return finished_before(published, store, log)
@@ -79,12 +81,9 @@ def stages(run: Run) -> Manifest:
     that is missing.
     """
     spec, stats = run.spec, run.stats
-    prepare_environment(run.workdir)
     require_wanted_device()
     trained_before = TRAINED in run.receipts
     artefacts = Artefacts(spec, run.store, run.receipts, run.workdir, run.log, run.push)
-    if artefacts.outstanding or not trained_before:
-        preload(CHILDREN_IMPORT)
     run.log("start", name=spec.name, run_id=spec.run_id, output=run.store.uri, stored_before=run.receipts.names())
     with stats.phase("fetch"):
         if run.push:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,8 @@ from job.spec import parse_spec
 from job.store import Store, open_store
 from job.store.base import TEMPORARY
 from tests.chaos.driver import KILLED
-from tests.flow.running import LIMIT_SECONDS, ROOT, Result, Running, environment, tiny, tunejob, write_spec
+from tests.flow.running import LIMIT_SECONDS, Result, Running, tiny, tunejob, write_spec
+from tests.forking import ROOT, environment, fork
 from tests.servers import S3Server
 
 CHANGES: dict[str, Any] = {"/training/max_steps": 6, "/output/checkpoints": {"every_steps": 2, "keep": 1}}
@@ -69,11 +69,13 @@ class Scene:
     def _driven(self, point: str, lease: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         scratch = self.folder / "scratch"
         scratch.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "tests.chaos.driver", point, f"{self.uri}:{scratch}", "run", self.spec]
-        return subprocess.run(
-            command, cwd=ROOT, env=environment(scratch, {**self._environment, **lease}), stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False,
-        )  # fmt: skip
+        arguments = [point, f"{self.uri}:{scratch}".split(":"), ["run", self.spec]]
+        out, err = scratch / "driven.out", scratch / "driven.err"
+        with out.open("wb") as first, err.open("wb") as second:
+            streams, variables = (first.fileno(), second.fileno()), environment(scratch, {**self._environment, **lease})
+            process = fork("tests.chaos.driver:run", arguments, streams, ROOT, variables)
+            code = process.wait(LIMIT_SECONDS)
+        return subprocess.CompletedProcess([], code, out.read_text("utf-8"), err.read_text("utf-8"))
 
     def again(self) -> Result:
         return tunejob("run", self.spec, scratch=self.folder / "again", extra=self._environment | SHORT_LEASE)

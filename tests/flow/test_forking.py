@@ -1,0 +1,146 @@
+"""A run whose processes are forked gives the same as one whose processes are started; and what a fork server promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from job.fork_server import ForkServer
+from tests.flow.running import ROOT, Result, document, tiny, tunejob, write_spec
+from tests.forking import environment
+from tests.tiny import wide_dir
+
+EXPORT = {"merged": ["16bit"], "gguf": ["q8_0"], "check_tokens": 64}
+MEASURED = ("second", "bytes", "rate", "eta", "memory", "phases")  # what differs from run to run: times, and room
+
+
+def both(folder: Path) -> tuple[Result, Result]:
+    spec = write_spec(folder / "spec.json", tiny("out", {"/model/source": str(wide_dir()), "/export": EXPORT}))
+    runs = []
+    for forked in (False, True):
+        here = folder / str(forked)
+        here.mkdir()
+        runs.append(tunejob("run", spec, scratch=here / "scratch", cwd=here, forked=forked))
+    return runs[0], runs[1]
+
+
+def steady(value: Any) -> Any:
+    """`value` without what is measured."""
+    if isinstance(value, dict):
+        return {key: steady(inner) for key, inner in value.items() if key != "time" and not any(word in key for word in MEASURED)}
+    return [steady(inner) for inner in value] if isinstance(value, list) else value
+
+
+def told(result: Result, folder: Path) -> Any:
+    """What it said, progress aside."""
+    return [steady(json.loads(json.dumps(event).replace(str(folder), "."))) for event in result.events if "done" not in event]
+
+
+def test_both_ways_give_the_same(tmp_path: Path) -> None:
+    started, forked = both(tmp_path)
+    assert started.exit_code == forked.exit_code == 0, started.stdout + forked.stdout + forked.stderr
+    assert "children are started" not in started.stderr + forked.stderr
+    assert told(started, tmp_path / "False") == told(forked, tmp_path / "True")
+    outputs = [tmp_path / str(way) / "out" for way in (False, True)]
+    listings = [sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()) for output in outputs]
+    assert listings[0] == listings[1]
+    for name in listings[0]:
+        ways = [output / name for output in outputs]
+        if name in ("adapter/adapter_model.safetensors", "report/answers.json", "report/probe.safetensors") or name.endswith(".gguf"):
+            assert ways[0].read_bytes() == ways[1].read_bytes(), name
+    assert steady(document(outputs[0] / "stats.json")) == steady(document(outputs[1] / "stats.json"))
+
+
+# ------------------------------------------------------------------------------------------ the server itself
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Any:
+    here = ForkServer(["colorsys"], environment(tmp_path))
+    yield here
+    here.close()
+
+
+def forked(server: ForkServer, call: str, *arguments: Any, cwd: Path = ROOT, out: int = 1, **variables: str) -> Any:
+    with open(os.devnull) as nothing:
+        return server.fork(call, list(arguments), cwd, variables, [nothing.fileno(), out, 2])
+
+
+def test_it_has_the_directory_the_environment_and_the_streams_it_was_given(server: ForkServer, tmp_path: Path) -> None:
+    with (tmp_path / "said").open("wb") as said:
+        process = forked(server, "builtins:exec", "import os; print(os.getcwd(), dict(os.environ))", cwd=tmp_path, out=said.fileno(), A="b")
+        assert process.wait(20) == 0
+    assert (tmp_path / "said").read_text() == f"{tmp_path} {{'A': 'b'}}\n"
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [("7", 7), ("None", 0), ("exit(3)", 3), ("1 / 0", 1), ("__import__('os').abort()", -6)])
+def test_its_end_is_known(server: ForkServer, code: str, exit_code: int) -> None:
+    assert forked(server, "builtins:eval", code).wait(20) == exit_code
+
+
+def test_it_can_be_waited_for_and_killed(server: ForkServer) -> None:
+    process = forked(server, "time:sleep", 600)
+    assert process.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.1)
+    process.kill()
+    assert process.wait(20) == -signal.SIGKILL
+
+
+def test_a_request_may_be_large(server: ForkServer) -> None:
+    assert forked(server, "builtins:len", "x" * (1 << 22), LARGE="y" * (1 << 20)).wait(20) == (1 << 22) & 0xFF
+
+
+def test_a_server_that_is_gone_is_an_error_and_no_wait(server: ForkServer) -> None:
+    forked(server, "builtins:len", "").wait(20)
+    psutil.Process(server._server.pid).kill()
+    server._server.wait()
+    with pytest.raises(OSError):
+        forked(server, "builtins:len", "")
+
+
+OWNER = """
+import os, sys, time
+from pathlib import Path
+from job.fork_server import ForkServer
+server = ForkServer(["colorsys"], dict(os.environ))
+process = server.fork("time:sleep", [600], Path("/"), {"MARK": sys.argv[1]}, [0, 1, 2])
+print(server._server.pid, process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_server_and_forked_die_with_their_owner(tmp_path: Path) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    pids = [int(word) for word in owner.stdout.readline().split()]
+    assert all(psutil.pid_exists(pid) for pid in pids)
+    owner.kill()
+    owner.wait()
+    deadline = time.monotonic() + 10
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+REFUSING = """
+import ctypes, job.fork_server as server
+class Driver:
+    def cuDeviceGetCount(self, count): return 0
+server.ctypes = type("ctypes", (), {"CDLL": lambda *a, **k: Driver(), "byref": ctypes.byref, "c_int": ctypes.c_int})
+print(server.refusal())
+"""
+
+
+def test_it_does_not_fork_once_a_gpu_is_open() -> None:
+    done = subprocess.run([sys.executable, "-c", REFUSING], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "an import has opened the GPU's driver\n"

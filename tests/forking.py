@@ -1,0 +1,82 @@
+"""How the tests begin a process of the command: forked from one that has imported everything, or started as a user starts it.
+
+Importing torch, transformers, trl and peft costs ten seconds a process, a fork a tenth of one. `tests/flow/test_forking.py`
+holds that both ways give the same; what starting itself is about (signals, streams, limits of memory, Unsloth) is started.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from job.backend import prepared_environment
+from job.fork_server import Forked, ForkServer
+from job.run import CHILDREN_IMPORT
+
+ROOT = Path(__file__).parent.parent
+COMMAND = (sys.executable, "-m", "job")
+PERSONAL = ("AWS_", "HF_", "HUGGING_FACE_", "TUNEJOB_", "WANDB_")  # nothing of whoever runs the tests
+IMPORTED = (
+    *CHILDREN_IMPORT, "bitsandbytes", "datasets", "trl.trainer.sft_trainer", "accelerate", "boto3", "huggingface_hub.hf_api",
+    "job.run", "job.callbacks", "job.saver", "torch.utils.tensorboard",
+)  # fmt: skip
+# Variables that are read when they are needed; all others may have been read by an import.
+READ_LATE = ("TUNEJOB_", "AWS_", "HF_ENDPOINT", "HF_TOKEN", "WANDB_", "MLFLOW_")
+
+
+def environment(scratch: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a command: none of the user's settings, the CPU, a termination log in `scratch`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PERSONAL)}
+    ours = {
+        "HOME": str(scratch),
+        "TMPDIR": str(scratch),
+        "TUNEJOB_DEVICE": "cpu",
+        "TUNEJOB_LEASE_SECONDS": "5",  # a run behind one that was killed waits so long
+        "TUNEJOB_TERMINATION_LOG": str(scratch / "termination-log"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "PYTHONPATH": str(ROOT),
+    }
+    return kept | ours | dict(extra or {})
+
+
+def may_be_forked(arguments: Sequence[str], extra: Mapping[str, str]) -> bool:
+    """Whether a forked process shows the same: a run without Unsloth, which has to be imported first of all, and no early variables."""
+    if arguments[:1] != ("run",) or not all(name.startswith(READ_LATE) for name in extra):
+        return False
+    try:
+        return json.loads(Path(arguments[1]).read_bytes())["model"]["backend"] == "peft"
+    except (OSError, ValueError, LookupError, TypeError):  # a spec that is refused in a moment
+        return False
+
+
+def start(command: Sequence[str], streams: tuple[int, int], cwd: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    out, err = streams
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd, env=variables, start_new_session=True)
+
+
+def fork(call: str, arguments: Sequence[Any], streams: tuple[int, int], cwd: Path, variables: Mapping[str, str]) -> Forked:
+    """As `start`, for the function `call`, module:function."""
+    with open(os.devnull) as nothing:
+        return server().fork("tests.forking:run", [call, *arguments], cwd, variables, [nothing.fileno(), *streams])
+
+
+@cache
+def server() -> ForkServer:
+    """The one of this process; it ends with it."""
+    scratch = Path(tempfile.mkdtemp(prefix="fork-server-"))
+    return ForkServer(IMPORTED, prepared_environment(scratch, environment(scratch)))
+
+
+def run(call: str, *arguments: Any) -> Any:
+    """In the forked process: forgets what was worked out from another environment, and calls."""
+    tempfile.tempdir = None
+    module, function = call.split(":")
+    return getattr(importlib.import_module(module), function)(*arguments)
