@@ -22,7 +22,7 @@ from typing import Any, NoReturn, Self
 
 from job.credentials import names_secret
 from job.errors import TREE, CapacityError, Fault, GateError, JobError, TransientError, classify
-from job.fork_server import Forked, ForkServer, die_with
+from job.fork_server import CAPABILITY, Forked, ForkServer, die_with
 from job.log import SECRET_VARIABLES
 from job.streams import LastingStream
 
@@ -194,12 +194,13 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in SECRET_VARIABLES and not names_secret(name)}
 
 
-def preload(modules: Sequence[str]) -> None:
+def preload(modules: Sequence[str], capability: str | None = None) -> None:
     """From here on children are forked from a process that imports `modules` now, in the background, and ends with this one.
 
-    To be called before this process has a second thread.
+    `capability`: the GPU's, if children will use one. To be called before this process has a second thread.
     """
-    _SERVERS[:] = [ForkServer(modules, {**ALLOCATOR, **SERVER_SETTINGS, **without_secrets(os.environ)})]
+    settings = SERVER_SETTINGS | {CAPABILITY: capability or ""}
+    _SERVERS[:] = [ForkServer(modules, {**ALLOCATOR, **without_secrets(os.environ), **settings})]
 
 
 def _process(

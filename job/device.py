@@ -70,6 +70,12 @@ def choose_device() -> str:
     return "cpu"
 
 
+def gpu_capability() -> str | None:
+    """Compute capability of the GPU that will be used, such as "9.0"; None where the CPU will do."""
+    found = probe().gpus if wanted_device() != "cpu" else ()
+    return _dotted(found[0].capability) if found else None
+
+
 def probe(library: str = LIBRARY, kernel_driver: Path = KERNEL_DRIVER) -> Probe:
     """Asks the driver's library; loads no CUDA context."""
     loaded, torch_cuda = kernel_driver.exists(), built_for()

@@ -21,13 +21,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 PACKAGE_ROOT = Path(__file__).parents[1]
 DIE_WITH_PARENT, ADOPT_ORPHANS = 1, 36  # prctl's PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER
 LIBCUDA, NOT_INITIALISED = "libcuda.so.1", 3  # the answer of a driver that nobody has called cuInit of, from cuda.h
+CAPABILITY = "TUNEJOB_GPU_CAPABILITY"  # of the GPU that forked processes will use, such as 9.0
 START_SECONDS = 120.0  # for the imports, on a busy machine
 POLL_SECONDS = 0.005
 
@@ -244,10 +245,30 @@ def main(descriptor: str, *modules: str) -> None:
     die_with(owner)
     control = socket.socket(fileno=int(descriptor))
     control.set_inheritable(False)
-    for module in modules:
-        with contextlib.suppress(ImportError):  # whoever needs it will say so
-            importlib.import_module(module)
+    with gpu_left_alone(os.environ.get(CAPABILITY, "")):
+        for module in modules:
+            with contextlib.suppress(ImportError):  # whoever needs it will say so
+                importlib.import_module(module)
     serve(control, owner)
+
+
+@contextlib.contextmanager
+def gpu_left_alone(capability: str) -> Iterator[None]:
+    """Within, whoever asks torch for the GPU's compute capability, as bitsandbytes does when it is imported, is told `capability`.
+
+    torch would open the GPU to find out. An empty one: there is no GPU.
+    """
+    if not capability:
+        yield
+        return
+    import torch
+
+    ask, known = torch.cuda.get_device_capability, tuple(map(int, capability.split(".")))
+    torch.cuda.get_device_capability = lambda *_: known
+    try:
+        yield
+    finally:
+        torch.cuda.get_device_capability = ask
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from job.child import preload
 from job.context import TRAINED, Run
 from job.data.build import Prepared, build_dataset, write_samples
 from job.delivery import describe, documents, show_on_hub
-from job.device import choose_device, require_wanted_device
+from job.device import choose_device, gpu_capability, require_wanted_device
 from job.errors import Fault, InputError, JobError, classify
 from job.export.artefacts import Artefacts
 from job.export.merged import compare, merge
@@ -43,7 +43,7 @@ def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
     if published := claim(store, spec):
         return finished_before(published, store, log)
     prepare_environment(workdir)
-    preload(CHILDREN_IMPORT)  # the lease has a thread
+    preload(CHILDREN_IMPORT, gpu_capability())  # the lease has a thread
     with Lease(store, log) as lease:
         if published := claim(store, spec):  # by the holder that was waited for
             return finished_before(published, store, log)

@@ -20,7 +20,7 @@ from tests.forking import environment
 from tests.tiny import wide_dir
 
 EXPORT = {"merged": ["16bit"], "gguf": ["q8_0"], "check_tokens": 64}
-MEASURED = ("second", "bytes", "rate", "eta", "memory", "phases")  # what differs from run to run: times, and room
+MEASURED = ("second", "minute", "bytes", "rate", "eta", "memory", "phases")  # what differs from run to run: times, and room
 
 
 def both(folder: Path) -> tuple[Result, Result]:
