@@ -29,6 +29,7 @@ PACKAGE_ROOT = Path(__file__).parents[1]
 DIE_WITH_PARENT, ADOPT_ORPHANS = 1, 36  # prctl's PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER
 LIBCUDA, NOT_INITIALISED = "libcuda.so.1", 3  # the answer of a driver that nobody has called cuInit of, from cuda.h
 CAPABILITY = "TUNEJOB_GPU_CAPABILITY"  # of the GPU that forked processes will use, such as 9.0
+OLDEST_FOR_TRITON = (7, 0)
 START_SECONDS = 120.0  # for the imports, on a busy machine
 POLL_SECONDS = 0.005
 
@@ -254,21 +255,29 @@ def main(descriptor: str, *modules: str) -> None:
 
 @contextlib.contextmanager
 def gpu_left_alone(capability: str) -> Iterator[None]:
-    """Within, whoever asks torch for the GPU's compute capability, as bitsandbytes does when it is imported, is told `capability`.
+    """Within, two questions that libraries ask when they are imported are answered from `capability`, the GPU's; empty where there is none.
 
-    torch would open the GPU to find out. An empty one: there is no GPU.
+    torch would open the GPU to find out: bitsandbytes asks for the capability itself, torchao whether Triton runs on it.
     """
     if not capability:
         yield
         return
     import torch
+    from torch.utils import _triton
 
-    ask, known = torch.cuda.get_device_capability, tuple(map(int, capability.split(".")))
-    torch.cuda.get_device_capability = lambda *_: known
+    known = tuple(map(int, capability.split(".")))
+    answers = [
+        (torch.cuda, "get_device_capability", lambda *_: known),
+        (_triton, "has_triton", lambda: _triton.has_triton_package() and known >= OLDEST_FOR_TRITON),
+    ]
+    asked = [getattr(module, name) for module, name, _ in answers]
+    for module, name, answer in answers:
+        setattr(module, name, answer)
     try:
         yield
     finally:
-        torch.cuda.get_device_capability = ask
+        for (module, name, _), function in zip(answers, asked, strict=True):
+            setattr(module, name, function)
 
 
 if __name__ == "__main__":
