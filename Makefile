@@ -9,6 +9,8 @@ UV := 0.13.9
 export CMAKE_ARGS := -DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF
 IMAGE ?= localhost/tunejob:cpu
 BASE = $(shell sed -n 's/^ARG BASE=//p' Dockerfile)
+# Half of the tests wait, for leases, limits and servers that do not answer: twice as many at a time as there are cores.
+WORKERS ?= $(shell expr 2 \* $$(nproc))
 # With an NVIDIA driver the CUDA lock is installed as well, and the demo and the job run on the GPU.
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
@@ -48,7 +50,7 @@ demo: setup
 # The tests' own small models are made once, or two processes would make each of them.
 test: setup .venv-k8s/.packages .venv-elsewhere/.packages
 	$(BIN)/python -m tests.tiny >$(VENV)/tiny.log 2>&1 || { cat $(VENV)/tiny.log; exit 1; }
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --durations 40
 
 # Tools of the tests in venvs of their own: they pin packages that the job pins otherwise.
 .PRECIOUS: .venv-%/.packages

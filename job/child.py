@@ -195,12 +195,17 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def preload(modules: Sequence[str], capability: str | None = None) -> None:
-    """From here on children are forked from a process that imports `modules` now, in the background, and ends with this one.
+    """From here on children are forked from a process that imports `modules` once `start_imports` says so, and ends with this one.
 
     `capability`: the GPU's, if children will use one. To be called before this process has a second thread.
     """
     settings = SERVER_SETTINGS | {CAPABILITY: capability or ""}
     _SERVERS[:] = [ForkServer(modules, {**ALLOCATOR, **without_secrets(os.environ), **settings})]
+
+
+def start_imports() -> None:
+    for server in _SERVERS:
+        server.start_imports()
 
 
 def _process(

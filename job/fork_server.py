@@ -70,14 +70,14 @@ class Forked:
 
 
 class ForkServer:
-    """One server of this process. It imports in the background; the first `fork` waits for it."""
+    """One server of this process. Once told to, it imports in the background; the first `fork` waits for it."""
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
         """`environment` is the server's own, which its imports see. Begins before this process has a second thread, if it can."""
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lock = threading.Lock()
         self._refusal: str | None = None
-        self._ready = False
+        self._importing = self._ready = False
         _prctl(ADOPT_ORPHANS, 1)
         with theirs:
             if may_fork_here(modules):
@@ -85,12 +85,20 @@ class ForkServer:
             else:
                 self._start_server(theirs, modules, environment)
 
+    def start_imports(self) -> None:
+        """From here on the imports cost their processor time, and are done sooner than somebody waits for them."""
+        if not self._importing:
+            self._importing = True
+            with contextlib.suppress(OSError):  # a server that has ended is told of by `fork`
+                self._control.send(b"!")
+
     def fork(self, call: str, arguments: Sequence[Any], cwd: Path, environment: Mapping[str, str], streams: Sequence[int]) -> Forked:
         """A process that calls `call`, module:function, with `arguments` and exits with what it returns; `streams` become its 0, 1 and 2.
 
         Raises `OSError` where no process can be made, and its subclass `ConnectionError` where the server cannot serve.
         """
         with self._lock:
+            self.start_imports()
             self._wait_until_ready()
             asked = {"call": call, "arguments": list(arguments), "cwd": str(cwd), "environment": dict(environment), "owner": os.getpid()}
             request = os.memfd_create("request")
@@ -138,7 +146,8 @@ class ForkServer:
         try:
             self._control.close()
             os.setsid()
-            serve(theirs, owner)
+            if theirs.recv(1):
+                serve(theirs, owner)
         except SystemExit as end:  # of a forked process; what called this function is not its own
             code = end.code
         finally:
@@ -246,6 +255,8 @@ def main(descriptor: str, *modules: str) -> None:
     die_with(owner)
     control = socket.socket(fileno=int(descriptor))
     control.set_inheritable(False)
+    if not control.recv(1):
+        return
     with gpu_left_alone(os.environ.get(CAPABILITY, "")):
         for module in modules:
             with contextlib.suppress(ImportError):  # whoever needs it will say so

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from job import capacity, evaluate, report
 from job.backend import Backend, effective_optimizer, open_backend, prepare_environment
-from job.child import preload
+from job.child import preload, start_imports
 from job.context import TRAINED, Run
 from job.data.build import Prepared, build_dataset, write_samples
 from job.delivery import describe, documents, show_on_hub
@@ -91,6 +91,7 @@ def stages(run: Run) -> Manifest:
         train_sources, held_out_sources = fetch_data(spec.data, run.workdir, run.revisions)
         sources = [*train_sources, *(held_out_sources or [])]
         run.log("fetch", files=sum(len(source.files) for source in sources))
+    start_imports()
     with stats.phase("engine"):  # before anything imports transformers
         backend = None if trained_before else engine(run)
     with stats.phase("data", children=True):

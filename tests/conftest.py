@@ -6,9 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.budget import Budget
 from tests.servers import Hub, S3Server, hub_server, s3_server
 
 PERSONAL = ("AWS_", "HF_", "HUGGING_FACE_", "TUNEJOB_S3")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Budget(config), "budget")
 
 
 @pytest.fixture

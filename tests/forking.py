@@ -68,6 +68,16 @@ def fork(call: str, arguments: Sequence[Any], streams: tuple[int, int], cwd: Pat
         return server().fork("tests.forking:run", [call, *arguments], cwd, variables, [nothing.fileno(), *streams])
 
 
+def run_forked(
+    call: str, arguments: Sequence[Any], folder: Path, variables: Mapping[str, str], seconds: float, cwd: Path = ROOT
+) -> tuple[int, str, str]:
+    """Exit code, standard output and errors of `call`, which must end within `seconds`; both streams go to files in `folder`."""
+    out, err = folder / "forked.out", folder / "forked.err"
+    with out.open("wb") as first, err.open("wb") as second:
+        code = fork(call, arguments, (first.fileno(), second.fileno()), cwd, variables).wait(seconds)
+    return code, out.read_text("utf-8"), err.read_text("utf-8", "replace")
+
+
 @cache
 def server() -> ForkServer:
     """The one of this process; it ends with it."""

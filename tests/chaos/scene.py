@@ -16,7 +16,7 @@ from job.store import Store, open_store
 from job.store.base import TEMPORARY
 from tests.chaos.driver import KILLED
 from tests.flow.running import LIMIT_SECONDS, Result, Running, tiny, tunejob, write_spec
-from tests.forking import ROOT, environment, fork
+from tests.forking import environment, run_forked
 from tests.servers import S3Server
 
 CHANGES: dict[str, Any] = {"/training/max_steps": 6, "/output/checkpoints": {"every_steps": 2, "keep": 1}}
@@ -70,12 +70,9 @@ class Scene:
         scratch = self.folder / "scratch"
         scratch.mkdir(parents=True, exist_ok=True)
         arguments = [point, f"{self.uri}:{scratch}".split(":"), ["run", self.spec]]
-        out, err = scratch / "driven.out", scratch / "driven.err"
-        with out.open("wb") as first, err.open("wb") as second:
-            streams, variables = (first.fileno(), second.fileno()), environment(scratch, {**self._environment, **lease})
-            process = fork("tests.chaos.driver:run", arguments, streams, ROOT, variables)
-            code = process.wait(LIMIT_SECONDS)
-        return subprocess.CompletedProcess([], code, out.read_text("utf-8"), err.read_text("utf-8"))
+        variables = environment(scratch, {**self._environment, **lease})
+        code, out, err = run_forked("tests.chaos.driver:run", arguments, scratch, variables, LIMIT_SECONDS)
+        return subprocess.CompletedProcess([], code, out, err)
 
     def again(self) -> Result:
         return tunejob("run", self.spec, scratch=self.folder / "again", extra=self._environment | SHORT_LEASE)

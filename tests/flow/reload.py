@@ -2,8 +2,9 @@
 
     python -m tests.flow.reload BASE OUTPUT PRECISION       PRECISION as in the spec: 4bit, 16bit or full
 
-Prints JSON: the largest difference to the stored logits, the largest stored logit, whether the same token is the
-likeliest at each place, and whether any module of unsloth was imported.
+Prints JSON: the largest difference to the stored logits where the model computes in fp32, as it was asked to; the same as it comes, for
+bitsandbytes turns to bf16 on its own on a CPU with AVX512-BF16 (`bf16`); the largest stored logit; whether the same token is the likeliest
+at each place; and whether any module of unsloth was imported.
 """
 
 from __future__ import annotations
@@ -34,10 +35,18 @@ def main(base: str, output: str, precision: str) -> None:
 
     probe = load_file(Path(output) / "report" / "probe.safetensors")
     model = load(base, Path(output), precision).eval()
+    packed = {module: module.support_avx512bf16_for_cpu for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")}
     with torch.no_grad():
+        for module in packed:
+            module.support_avx512bf16_for_cpu = False
         logits = model(input_ids=probe["input_ids"]).logits[0].float()
+        for module, support in packed.items():
+            module.support_avx512bf16_for_cpu = support
+        as_it_comes = model(input_ids=probe["input_ids"]).logits[0].float()
     found = {
         "difference": float((logits - probe["logits"]).abs().max()),
+        "as_it_comes": float((as_it_comes - probe["logits"]).abs().max()),
+        "bf16": any(packed.values()),
         "largest": float(probe["logits"].abs().max()),
         "same_choice": bool((logits.argmax(-1) == probe["logits"].argmax(-1)).all()),
         "unsloth": any(name.partition(".")[0] in ("unsloth", "unsloth_zoo") for name in sys.modules),

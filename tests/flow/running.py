@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from job.strict import StrictValidator, load_schema
-from tests.forking import COMMAND, ROOT, environment, fork, may_be_forked, start
+from tests.forking import COMMAND, ROOT, environment, fork, may_be_forked, run_forked, start
 from tests.specs import LEFT_OUT, changed
 from tests.tiny import tiny_dir
 
@@ -124,9 +123,12 @@ def tiny(output: Path | str, changes: Mapping[str, Any] | None = None) -> dict[s
     return changed({pointer: value for pointer, value in wanted.items() if value is not LEFT_OUT})
 
 
-def run_tiny(folder: Path, changes: Mapping[str, Any] | None = None, extra: Mapping[str, str] | None = None) -> Result:
+def run_tiny(
+    folder: Path, changes: Mapping[str, Any] | None = None, extra: Mapping[str, str] | None = None, forked: bool | None = None
+) -> Result:
     """Runs `tiny` with its output in `folder/out`."""
-    return tunejob("run", write_spec(folder / "spec.json", tiny(folder / "out", changes)), scratch=folder / "scratch", extra=extra)
+    spec = write_spec(folder / "spec.json", tiny(folder / "out", changes))
+    return tunejob("run", spec, scratch=folder / "scratch", extra=extra, forked=forked)
 
 
 @contextmanager
@@ -199,9 +201,7 @@ def write_spec(path: Path, document: Mapping[str, Any]) -> str:
 
 def reloaded(base: Path, output: Path, precision: str, scratch: Path) -> dict[str, Any]:
     """What `tests.flow.reload` says, in a process of its own."""
-    command = [sys.executable, "-m", "tests.flow.reload", str(base), str(output), precision]
-    threads = {"OMP_WAIT_POLICY": "PASSIVE"}  # as the job sets it: two OpenMP runtimes would fight for the cores
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment(scratch, threads), capture_output=True, text=True, timeout=LIMIT_SECONDS, check=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    arguments = [str(base), str(output), precision]
+    code, said, complaint = run_forked("tests.flow.reload:main", arguments, scratch, environment(scratch), LIMIT_SECONDS)
+    assert code == 0, complaint
+    return json.loads(said.splitlines()[-1])

@@ -35,6 +35,10 @@ def limit(rows: int, first_pass: int) -> None:
     torch.nn.Module.__call__ = call
 
 
+def run(rows: int, first_pass: int, arguments: list[str]) -> int:
+    limit(rows, first_pass)
+    return main(arguments)
+
+
 if __name__ == "__main__":
-    limit(int(sys.argv[1]), int(sys.argv[2]))
-    sys.exit(main(sys.argv[3:]))
+    sys.exit(run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))

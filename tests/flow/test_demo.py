@@ -69,10 +69,10 @@ def test_losses_fall(demo: Demo) -> None:
 
 def test_the_answers_are_stored_before_and_after(demo: Demo) -> None:
     answers = demo.read("report/answers.json")
-    assert len(answers) == 3 + 50
+    assert len(answers) == 3 + 30
     tuned = json.loads(answers[0]["tuned"])
     assert (tuned["device"], tuned["room"]) == ("lamp", "bathroom")
-    assert sum(row["tuned"] == row["reference"] for row in answers[3:]) >= 40
+    assert sum(row["tuned"] == row["reference"] for row in answers[3:]) >= 24
     assert not any(row["base"] == row["reference"] for row in answers[3:6])
 
 
@@ -120,8 +120,8 @@ def test_the_statistics_add_up(demo: Demo) -> None:
     assert stats["status"] == "succeeded"
     assert abs(sum(phase["wall_seconds"] for phase in stats["phases"]) - stats["wall_seconds"]) <= 0.01 * stats["wall_seconds"] + 1
     training = document(Path(demo.spec))["training"]
-    assert stats["training"]["steps"] == 480 / (training["batch_size"] * training["gradient_accumulation_steps"])
-    assert stats["data"]["train"]["rows"] == 480
+    assert stats["training"]["steps"] == 320 / (training["batch_size"] * training["gradient_accumulation_steps"])
+    assert stats["data"]["train"]["rows"] == 320
     assert stats["data"]["held_out"]["rows"] == 60
     assert stats["training"]["tokens"] == stats["data"]["train"]["tokens"]
     assert stats["effective"]["optimizer"] == "adamw_torch_fused"
@@ -146,6 +146,7 @@ def test_strangers_get_the_same_logits(demo: Demo) -> None:
     assert not found["unsloth"]
     assert found["same_choice"]
     assert found["difference"] <= 1e-4, found  # 0.0 where it was measured, of logits up to 49
+    assert found["as_it_comes"] <= (0.03 * found["largest"] if found["bf16"] else 1e-4), found  # 0.52 on an AMD EPYC with AVX512-BF16
 
 
 def test_again_takes_seconds_needs_no_torch_and_writes_nothing(demo: Demo) -> None:

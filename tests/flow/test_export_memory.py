@@ -37,7 +37,7 @@ class Taken:
 def taken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Taken:
     folder = tmp_path_factory.mktemp(request.param)
     model = {"narrow": tiny_dir, "wide": wide_dir}[request.param]()
-    result = run_tiny(folder, {"/model/source": str(model), "/model/max_seq_length": MAX_SEQ_LENGTH, "/export": EXPORT})
+    result = run_tiny(folder, {"/model/source": str(model), "/model/max_seq_length": MAX_SEQ_LENGTH, "/export": EXPORT}, forked=False)
     assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
     planned = {step["name"]: step["ram_bytes"] for step in document(folder / "out" / "report" / "exports.json")["plan"]}
     foretold = {name: planned[name] - (planned["convert"] if name in BESIDE else 0) for name in STEPS}

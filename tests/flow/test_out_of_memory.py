@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.flow.running import ROOT, document, environment, run_tiny, tiny, write_spec
+from tests.flow.running import LIMIT_SECONDS, document, run_tiny, tiny, write_spec
+from tests.forking import environment, run_forked
 
 STEPS = 8
 CHANGES: dict[str, Any] = {
@@ -23,10 +22,9 @@ def run_short(folder: Path, rows: int, first_pass: int, changes: dict[str, Any])
     """Exit code and events of a run where only `rows` fit, from a training pass on."""
     spec = write_spec(folder / "spec.json", tiny(folder / "out", changes))
     (folder / "scratch").mkdir()
-    command = [sys.executable, "-m", "tests.flow.short_of_memory", str(rows), str(first_pass), "run", spec]
-    ended = subprocess.run(command, env=environment(folder / "scratch"), cwd=ROOT, capture_output=True, text=True, timeout=500)
-    events = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith('{"time"')]
-    return ended.returncode, events
+    call = "tests.flow.short_of_memory:run"
+    code, stdout, _ = run_forked(call, [rows, first_pass, ["run", spec]], folder, environment(folder / "scratch"), LIMIT_SECONDS)
+    return code, [json.loads(line) for line in stdout.splitlines() if line.startswith('{"time"')]
 
 
 def losses(output: Path) -> list[float]:

@@ -20,9 +20,9 @@ STOP_SECONDS = 12
 TERM, INT = signal.SIGTERM, signal.SIGINT
 
 
-def start(folder: Path, changes: dict[str, object], extra: dict[str, str] | None = None) -> Running:
+def start(folder: Path, changes: dict[str, object], extra: dict[str, str] | None = None, forked: bool | None = None) -> Running:
     spec = tiny(folder / "out", changes)
-    return Running(("run", write_spec(folder / "spec.json", spec)), folder / "scratch", extra)
+    return Running(("run", write_spec(folder / "spec.json", spec)), folder / "scratch", extra, forked=forked)
 
 
 def stopped(running: Running, number: signal.Signals, folder: Path) -> Result:
@@ -48,7 +48,7 @@ def handles(pid: int, number: signal.Signals) -> bool:
 
 @pytest.mark.parametrize("number", [TERM, INT])
 def test_at_start_up(number: signal.Signals, tmp_path: Path) -> None:
-    running = start(tmp_path, {})
+    running = start(tmp_path, {}, forked=False)
     running.wait_until(lambda r: handles(r.pid, TERM), 10)
     libraries = Path(f"/proc/{running.pid}/maps").read_text()
     assert "libtorch" not in libraries, "the handler comes before heavy imports"

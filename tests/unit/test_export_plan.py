@@ -61,6 +61,7 @@ def test_memory_of_a_process_is_that_of_what_it_holds_at_once() -> None:
     assert memory.check("q8_0") - short.check("q8_0") == 9 * 4 * (128 - 16) * vocabulary
 
 
+FORKED_MIB = {"lora": 316 - 265, "q8_0": 317 - 158, "q4_k_m": 317 - 158}  # what these bring along since they are forked, as seen on a CPU
 SEEN_MIB = {  # python -m tests.gpu.export_bench 1b|400m FOLDER memory, one H200
     (2048, 8192, 32): {"reload": 1245, "four_bit": 1626, "compare": 2029, "lora": 1010, "q8_0": 818, "q4_k_m": 1268},
     (1024, 4096, 16): {"reload": 1269, "four_bit": 1020, "compare": 1655, "lora": 936, "q8_0": 819, "q4_k_m": 929},
@@ -69,7 +70,7 @@ SEEN_MIB = {  # python -m tests.gpu.export_bench 1b|400m FOLDER memory, one H200
 
 @pytest.mark.parametrize("shape", SEEN_MIB)
 def test_memory_on_a_gpu_is_what_was_seen_there(shape: tuple[int, int, int]) -> None:
-    """The terms were fitted to these two models."""
+    """The terms were fitted to these two models, when processes were started on their own."""
     hidden, inner, heads = shape
     layer = {
         "self_attn.q_proj": (heads * 64, hidden), "self_attn.k_proj": (512, hidden), "self_attn.v_proj": (512, hidden),
@@ -82,7 +83,9 @@ def test_memory_on_a_gpu_is_what_was_seen_there(shape: tuple[int, int, int]) -> 
     memory = foresee_memory(spec, shapes, 3_500_000, on_cpu=False)
     foretold = {"reload": memory.reload("4bit"), "four_bit": memory.four_bit(), "compare": memory.compare(), "lora": memory.lora(),
                 "q8_0": memory.quant("q8_0"), "q4_k_m": memory.quant("q4_k_m")}  # fmt: skip
-    assert {name: size / MIB for name, size in foretold.items()} == pytest.approx(SEEN_MIB[shape], rel=0.06)
+    assert {name: size / MIB for name, size in foretold.items()} == pytest.approx(
+        {name: seen + FORKED_MIB.get(name, 0) for name, seen in SEEN_MIB[shape].items()}, rel=0.06
+    )
 
 
 def test_where_fp32_does_not_fit_the_comparison_leaves_its_weights_mapped() -> None:
