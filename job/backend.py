@@ -22,6 +22,8 @@ from job.spec import LoraSpec, ModelSpec
 
 LOADERS_SAY = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
 GPU_ONLY_OPTIMIZERS = {"adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit"}
+# Of the environment: settings of accelerate's launcher and of Unsloth, and number types of products behind everybody's back.
+DECIDE_OTHERWISE = ("ACCELERATE_", "UNSLOTH_", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE")
 CPU_OPTIMIZER = "adamw_torch_fused"
 
 
@@ -52,13 +54,21 @@ def open_backend(name: str) -> Backend:
     return UnslothBackend(device) if name == "unsloth" else PeftBackend(device)
 
 
-def prepare_environment(workdir: Path) -> None:
-    """Sets what must be set before torch and unsloth are imported (`prepared_environment`)."""
-    os.environ.update(prepared_environment(workdir, os.environ))
+def prepare_environment(workdir: Path) -> list[str]:
+    """Sets what must be set before torch and unsloth are imported (`prepared_environment`); the variables that are not honoured."""
+    given = dict(os.environ)
+    prepared = prepared_environment(workdir, given)
+    for name in given.keys() - prepared.keys():
+        del os.environ[name]
+    os.environ.update(prepared)
+    return sorted(name for name in given if name.startswith(DECIDE_OTHERWISE) and prepared.get(name) != given[name])
 
 
 def prepared_environment(workdir: Path, given: Mapping[str, str]) -> dict[str, str]:
-    """`given` with what the engines are told: no telemetry, no installs, caches of our own under `workdir` unless it says where."""
+    """`given` with what the engines are told: no telemetry, no installs, caches of our own under `workdir` unless it says where.
+
+    Without what would have them compute otherwise than the spec says.
+    """
     caches = workdir / "cache"
     fixed = {
         "UNSLOTH_DISABLE_STATISTICS": "1",
@@ -84,7 +94,8 @@ def prepared_environment(workdir: Path, given: Mapping[str, str]) -> dict[str, s
         "gpu": {"UNSLOTH_DISABLE_CPU_FALLBACK": "1"},
     }
     defaults = {"OMP_NUM_THREADS": str(usable_cores())} | {name: str(folder) for name, folder in placed.items()}
-    return defaults | dict(given) | fixed | CPU_ENVIRONMENT | by_device.get(given.get(DEVICE_VARIABLE, ""), {})
+    kept = {name: value for name, value in given.items() if name in placed or not name.startswith(DECIDE_OTHERWISE)}
+    return defaults | kept | fixed | CPU_ENVIRONMENT | by_device.get(given.get(DEVICE_VARIABLE, ""), {})
 
 
 def effective_optimizer(asked: str, device: str) -> str:

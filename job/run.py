@@ -42,7 +42,8 @@ def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
     store = open_store(spec.output.uri)
     if published := claim(store, spec):
         return finished_before(published, store, log)
-    prepare_environment(workdir)
+    if ignored := prepare_environment(workdir):
+        log("note", text=f"not honoured, the spec decides: {', '.join(ignored)}")
     preload(CHILDREN_IMPORT, gpu_capability())  # the lease has a thread
     with Lease(store, log) as lease:
         if published := claim(store, spec):  # by the holder that was waited for
