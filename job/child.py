@@ -22,11 +22,10 @@ from typing import Any, NoReturn, Self
 
 from job.credentials import names_secret
 from job.errors import TREE, CapacityError, Fault, GateError, JobError, TransientError, classify
-from job.fork_server import CAPABILITY, Forked, ForkServer, die_with
+from job.fork_server import CAPABILITY, Forked, ForkServer, die_with, search_path
 from job.log import SECRET_VARIABLES
 from job.streams import LastingStream
 
-PACKAGE_ROOT = Path(__file__).parents[1]
 PARENT = "TUNEJOB_PARENT"  # the process that a child must not outlive
 SAMPLE_SECONDS = 0.02
 MEMORY_LINES = {"VmHWM", "VmRSS", "RssAnon", "RssShmem"}  # of /proc/PID/status, in kB
@@ -223,7 +222,7 @@ def _process(
     return subprocess.Popen(  # noqa: S603 - our own module, and no shell
         [sys.executable, "-P", "-m", module, str(asked), str(answered)],
         stdin=subprocess.DEVNULL, cwd=folder, start_new_session=True,
-        env={**ALLOCATOR, **(os.environ if environment is None else environment), "PYTHONPATH": _search_path(),
+        env={**ALLOCATOR, **(os.environ if environment is None else environment), "PYTHONPATH": search_path(os.environ),
              PARENT: str(os.getpid())},
     )  # fmt: skip
 
@@ -268,8 +267,3 @@ def answer_request(handle: Handler, asked: Path, answered: Path) -> NoReturn:
 def _revived(error: dict[str, Any]) -> JobError:
     kind = next((kind for kind in TREE if kind.__name__ == error["class"]), JobError)
     return kind(*(Fault(**fault) for fault in error["faults"]))
-
-
-def _search_path() -> str:
-    given = os.environ.get("PYTHONPATH")
-    return f"{PACKAGE_ROOT}{os.pathsep}{given}" if given else str(PACKAGE_ROOT)

@@ -132,10 +132,9 @@ class ForkServer:
             raise ConnectionError(self._refusal)
 
     def _start_server(self, theirs: socket.socket, modules: Sequence[str], environment: Mapping[str, str]) -> None:
-        path = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), environment.get("PYTHONPATH"))))
         self._server = subprocess.Popen(  # noqa: S603 - our own module, and no shell
             [sys.executable, "-P", "-m", "job.fork_server", str(theirs.fileno()), *modules], pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL, cwd="/", env={**environment, "PYTHONPATH": path}, start_new_session=True,
+            stdin=subprocess.DEVNULL, cwd="/", env={**environment, "PYTHONPATH": search_path(environment)}, start_new_session=True,
         )  # fmt: skip
 
     def _fork_server(self, theirs: socket.socket) -> None:
@@ -152,6 +151,11 @@ class ForkServer:
             code = end.code
         finally:
             os._exit(code if isinstance(code, int) else 1)
+
+
+def search_path(environment: Mapping[str, str]) -> str:
+    """PYTHONPATH for a process that must find this package, wherever it is started."""
+    return os.pathsep.join(filter(None, (str(PACKAGE_ROOT), environment.get("PYTHONPATH"))))
 
 
 def may_fork_here(modules: Sequence[str]) -> bool:

@@ -20,10 +20,17 @@ import pytest
 
 FIGURES = Path(__file__).parent / "budgets.json"
 SPREAD = {
-    "tests/faults/test_s3_faults.py", "tests/faults/test_hub_faults.py", "tests/faults/test_full_disk.py", "tests/flow/test_running_twice.py",
-    "tests/flow/test_signals.py", "tests/unit/test_gguf_convert.py", "tests/attacks/test_canaries.py", "tests/flow/test_refusals.py",
-    "tests/flow/test_streams.py", "tests/faults/test_memory.py",
-}  # fmt: skip
+    "tests/faults/test_s3_faults.py",
+    "tests/faults/test_hub_faults.py",
+    "tests/faults/test_full_disk.py",
+    "tests/flow/test_running_twice.py",
+    "tests/flow/test_signals.py",
+    "tests/unit/test_gguf_convert.py",
+    "tests/attacks/test_canaries.py",
+    "tests/flow/test_refusals.py",
+    "tests/flow/test_streams.py",
+    "tests/faults/test_memory.py",
+}
 SLACK = 2.0
 TRIFLE_SECONDS = 20.0
 WRITE_VARIABLE = "TUNEJOB_WRITE_BUDGETS"
