@@ -26,7 +26,6 @@ SPREAD = {
     "tests/flow/test_running_twice.py",
     "tests/flow/test_signals.py",
     "tests/unit/test_gguf_convert.py",
-    "tests/attacks/test_canaries.py",
     "tests/flow/test_refusals.py",
     "tests/flow/test_streams.py",
     "tests/faults/test_memory.py",
@@ -55,7 +54,7 @@ class Budget:
         self._given: dict[str, float] = json.loads(FIGURES.read_text("utf-8")) if FIGURES.exists() else {}
         self._over: list[str] = []
 
-    @pytest.hookimpl(trylast=True)
+    @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: -self._given.get(file_of(item.nodeid), 0.0))
         for item in items:

@@ -62,10 +62,18 @@ def start(command: Sequence[str], streams: tuple[int, int], cwd: Path, variables
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd, env=variables, start_new_session=True)
 
 
-def fork(call: str, arguments: Sequence[Any], streams: tuple[int, int], cwd: Path, variables: Mapping[str, str]) -> Forked:
-    """As `start`, for the function `call`, module:function."""
+def fork(
+    call: str,
+    arguments: Sequence[Any],
+    streams: tuple[int, int],
+    cwd: Path,
+    variables: Mapping[str, str],
+    extra: Mapping[str, str] | None = None,
+) -> Forked:
+    """As `start`, for the function `call`, module:function. What of `extra` an import may read, the server has, too."""
+    early = tuple(sorted((name, value) for name, value in (extra or {}).items() if not name.startswith(READ_LATE)))
     with open(os.devnull) as nothing:
-        return server().fork("tests.forking:run", [call, *arguments], cwd, variables, [nothing.fileno(), *streams])
+        return server(early).fork("tests.forking:run", [call, *arguments], cwd, variables, [nothing.fileno(), *streams])
 
 
 def run_forked(
@@ -79,10 +87,10 @@ def run_forked(
 
 
 @cache
-def server() -> ForkServer:
-    """The one of this process; it ends with it."""
+def server(early: tuple[tuple[str, str], ...]) -> ForkServer:
+    """The one of this process whose imports see these variables; it ends with it."""
     scratch = Path(tempfile.mkdtemp(prefix="fork-server-"))
-    return ForkServer(IMPORTED, prepared_environment(scratch, environment(scratch)))
+    return ForkServer(IMPORTED, prepared_environment(scratch, environment(scratch, dict(early))))
 
 
 def run(call: str, *arguments: Any) -> Any:

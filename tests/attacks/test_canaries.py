@@ -49,9 +49,9 @@ def hub() -> Iterator[Hub]:
         yield server
 
 
-def run(folder: Path, changes: dict[str, object], extra: dict[str, str]) -> Result:
+def run(folder: Path, changes: dict[str, object], extra: dict[str, str], forked: bool = True) -> Result:
     spec = write_spec(folder / "spec.json", tiny(folder / "out", changes))
-    return tunejob("run", spec, "--workdir", str(folder / "work"), scratch=folder / "scratch", extra=extra)
+    return tunejob("run", spec, "--workdir", str(folder / "work"), scratch=folder / "scratch", extra=extra, forked=forked)
 
 
 def test_the_search_finds_a_leak(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_run_that_uses_its_secrets_tells_none(s3: S3Server, hub: Hub, tmp_path
         "/output/uri": f"s3://{bucket}/run",
         "/tracking": ["tensorboard"],
     }
-    result = run(tmp_path, changes, extra)
+    result = run(tmp_path, changes, extra, forked=False)  # imports and their loggers included
     assert result.exit_code == 0, result.stdout + result.stderr
     stored = tmp_path / "stored"
     for item in s3.client().list_objects_v2(Bucket=bucket, Prefix="run/")["Contents"]:

@@ -59,7 +59,7 @@ class Running:
         self.start = time.monotonic()
         streams, variables = (self._out.fileno(), self._err.fileno()), environment(scratch, extra)
         if may_be_forked(arguments, extra or {}) if forked is None else forked:
-            self._process = fork("job.__main__:main", [list(arguments)], streams, cwd, variables)
+            self._process = fork("job.__main__:main", [list(arguments)], streams, cwd, variables, extra)
         else:
             self._process = start([*COMMAND, *arguments], streams, cwd, variables)
 
