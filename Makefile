@@ -10,11 +10,12 @@ export CMAKE_ARGS := -DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF
 IMAGE ?= localhost/tunejob:cpu
 BASE = $(shell sed -n 's/^ARG BASE=//p' Dockerfile)
 # Half of the tests wait, for leases, limits and servers that do not answer: twice as many at a time as there are cores.
+BUDGETS ?= keep
 WORKERS ?= $(shell expr 2 \* $$(nproc))
 # With an NVIDIA driver the CUDA lock is installed as well, and the demo and the job run on the GPU.
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
-.PHONY: setup demo test k8s-test elsewhere-test examples image image-pin image-tools image-lint image-sbom image-test store-test memory-test chaos pin-actions lint format lock fuzz docs clean
+.PHONY: setup demo test budgets k8s-test elsewhere-test examples image image-pin image-tools image-lint image-sbom image-test store-test memory-test chaos pin-actions lint format lock fuzz docs clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.model
@@ -50,7 +51,11 @@ demo: setup
 # The tests' own small models are made once, or two processes would make each of them.
 test: setup .venv-k8s/.packages .venv-elsewhere/.packages
 	$(BIN)/python -m tests.tiny >$(VENV)/tiny.log 2>&1 || { cat $(VENV)/tiny.log; exit 1; }
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --durations 40
+	TUNEJOB_BUDGETS=$(BUDGETS) $(BIN)/pytest -n $(WORKERS) --dist loadgroup --durations 40
+
+# The budgets of the test files from a run on this machine, which should be idle otherwise.
+budgets:
+	$(MAKE) test BUDGETS=write
 
 # Tools of the tests in venvs of their own: they pin packages that the job pins otherwise.
 .PRECIOUS: .venv-%/.packages
