@@ -51,7 +51,7 @@ demo: setup
 # The tests' own small models are made once, or two processes would make each of them.
 test: setup .venv-k8s/.packages .venv-elsewhere/.packages
 	$(BIN)/python -m tests.tiny >$(VENV)/tiny.log 2>&1 || { cat $(VENV)/tiny.log; exit 1; }
-	TUNEJOB_BUDGETS=$(BUDGETS) $(BIN)/pytest -n $(WORKERS) --dist loadgroup --durations 40
+	TUNEJOB_BUDGETS=$(BUDGETS) $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 40
 
 # The budgets of the test files from a run on this machine, which should be idle otherwise.
 budgets:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 FIGURES = Path(__file__).parent / "budgets.json"
 SPREAD = {
@@ -45,6 +46,14 @@ def processor_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
+class Dealt(LoadScopeScheduling):
+    """Deals out files as a whole, and those of `SPREAD` test by test."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = file_of(nodeid)
+        return nodeid if file in SPREAD else file
+
+
 class Budget:
     """The plugin: on a worker it measures, where the run is directed from it adds up and judges."""
 
@@ -54,12 +63,12 @@ class Budget:
         self._given: dict[str, float] = json.loads(FIGURES.read_text("utf-8")) if FIGURES.exists() else {}
         self._over: list[str] = []
 
-    @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: -self._given.get(file_of(item.nodeid), 0.0))
-        for item in items:
-            file = file_of(item.nodeid)
-            item.add_marker(pytest.mark.xdist_group(item.nodeid if file in SPREAD else file))
+
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Dealt:
+        config.option.loadscopereorder = False  # the order is that of `pytest_collection_modifyitems`
+        return Dealt(config, log)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:

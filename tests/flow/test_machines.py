@@ -15,7 +15,7 @@ import pytest
 from job.source import fetch_data
 from job.spec import DataSpec, SourceSpec
 from job.stats import arithmetic
-from tests.flow.running import ROOT, Result, Running, document, tiny, tunejob, valid_stats, write_spec
+from tests.flow.running import Result, Running, tiny, tunejob, valid_stats, write_spec
 
 STEPS = 16
 CHANGES: dict[str, Any] = {
@@ -27,9 +27,9 @@ CHANGES: dict[str, Any] = {
 }
 FILES = ("adapter/adapter_model.safetensors", "report/answers.json", "report/probe.safetensors")
 
-# How far a loss may lie from the same step's elsewhere, as a part of it: ten times the largest that was measured on a CPU with
-# AVX512-BF16, behind 16 steps. Computing in bf16 moves the first loss by more than the limit already.
-ROUNDING = 1e-5
+# How far a loss may lie from the same step's elsewhere, as a part of it: some ten times the largest distance measured behind 16 steps
+# (7e-6 between the engines, 2e-6 between AVX512 with two threads and AVX2 with one). bf16 moves the loss of a row by 1e-3 at once.
+ROUNDING = 1e-4
 
 LOWER = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "OMP_NUM_THREADS": "1"}
 # Unsloth, oneDNN and accelerate compute in half precision if these say so.
@@ -122,7 +122,7 @@ def test_it_computes_in_fp32_and_its_files_answer_as_it_did(base: Run) -> None:
 def test_instructions_settings_and_what_others_left_decide_nothing_with_unsloth(base: Run, tmp_path: Path) -> None:
     """Where the CPU has AVX512-BF16, bitsandbytes sees it and offers to compute with it; no variable can claim it where it has not.
 
-    Unsloth's sums are in another order than those of the other engine: the limit is that of rounding (measured: 7.8e-7).
+    Unsloth's sums are in another order than those of the other engine: hence the limit.
     """
     found = run(tmp_path, {"/model/backend": "unsloth"}, lived_in(tmp_path), forked=False)
     in_fp32(found)
@@ -162,7 +162,7 @@ def test_fewer_instructions_and_cores_go_on_within_rounding_and_say_so(base: Run
 def test_the_order_in_which_a_file_system_lists_files_decides_nothing() -> None:
     """In memory, where there is such a file system: it lists files by the time they were made, others by a hash of the name."""
     names = ["train-0.jsonl", "train-1.jsonl", "train-2.jsonl"]
-    shared_memory = Path("/dev/shm")  # noqa: S108 - a fresh folder in it
+    shared_memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as scratch:
         found = []
         for label, order in (("first", names), ("second", [names[1], names[2], names[0]])):
