@@ -7,6 +7,7 @@ The child writes `{"result": …}`, or the `JobError` it ended with, which the j
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import os
@@ -200,6 +201,7 @@ def preload(modules: Sequence[str], capability: str | None = None) -> None:
     """
     settings = SERVER_SETTINGS | {CAPABILITY: capability or ""}
     _SERVERS[:] = [ForkServer(modules, {**ALLOCATOR, **without_secrets(os.environ), **settings})]
+    atexit.register(_SERVERS[0].close)
 
 
 def start_imports() -> None:

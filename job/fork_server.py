@@ -76,6 +76,7 @@ class ForkServer:
         """`environment` is the server's own, which its imports see. Begins before this process has a second thread, if it can."""
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lock = threading.Lock()
+        self._server: Forked | subprocess.Popen[bytes]
         self._refusal: str | None = None
         self._importing = self._ready = False
         _prctl(ADOPT_ORPHANS, 1)
@@ -116,8 +117,10 @@ class ForkServer:
         return Forked(answer["pid"])
 
     def close(self) -> None:
-        """Ends the server; what it has forked goes on."""
+        """Ends the server at once; what it has forked goes on."""
         self._control.close()
+        self._server.kill()
+        self._server.wait()
 
     def _wait_until_ready(self) -> None:
         if not self._ready:
@@ -139,7 +142,8 @@ class ForkServer:
 
     def _fork_server(self, theirs: socket.socket) -> None:
         owner = os.getpid()
-        if os.fork():
+        if pid := os.fork():
+            self._server = Forked(pid)
             return
         code: Any = 1
         try:
@@ -266,6 +270,7 @@ def main(descriptor: str, *modules: str) -> None:
             with contextlib.suppress(ImportError):  # whoever needs it will say so
                 importlib.import_module(module)
     serve(control, owner)
+    os._exit(0)  # with nothing to say farewell to
 
 
 @contextlib.contextmanager
