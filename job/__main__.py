@@ -230,4 +230,5 @@ def carry_out(argv: list[str] | None) -> int:
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # -m puts the current directory there, and a datasets.py in it would be imported
     sys.exit(main())

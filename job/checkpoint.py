@@ -28,7 +28,7 @@ from job.store import Store
 MANIFEST = "checkpoint.json"
 STEP = re.compile(r"step-(\d{8})")
 LIMIT = "/output/checkpoints/max_failures"
-ELSEWHERE = "made on another machine: the losses go on within rounding, not bit for bit"
+ELSEWHERE = "made on another machine: the training goes on, but not bit for bit"
 REMOVE = "Bring back what it was trained on, or remove the checkpoint to begin anew"
 
 

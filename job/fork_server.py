@@ -187,7 +187,10 @@ def serve(control: socket.socket, owner: int) -> None:
     why = refusal()
     control.send(json.dumps({"refused": why}).encode())
     while why is None:
-        message, descriptors, _, _ = socket.recv_fds(control, 1, 4)
+        try:
+            message, descriptors, _, _ = socket.recv_fds(control, 1, 4)
+        except ConnectionError:  # the owner left without reading our last answer
+            return
         if not message:
             return
         control.send(json.dumps(_orphan(control, descriptors)).encode())

@@ -31,7 +31,8 @@ FILES = ("adapter/adapter_model.safetensors", "report/answers.json", "report/pro
 # (7e-6 between the engines, 2e-6 between AVX512 with two threads and AVX2 with one). bf16 moves the loss of a row by 1e-3 at once.
 ROUNDING = 1e-4
 
-LOWER = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "OMP_NUM_THREADS": "1"}
+# Below every CPU that the suite runs on, so that something differs on each.
+LOWER = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "OMP_NUM_THREADS": "1"}
 # Unsloth, oneDNN and accelerate compute in half precision if these say so.
 HALF = {
     "UNSLOTH_CPU_BF16": "1",
@@ -46,6 +47,7 @@ LEFT_BEHIND = {
     ".cache/torch/kernels/junk": "no kernel",
     ".config/accelerate/default_config.yaml": "mixed_precision: bf16\n",
     ".triton/cache/junk/launcher.so": "no library",
+    "datasets.py": "raise SystemExit('the current directory was searched for modules')\n",
     "unsloth_compiled_cache/UnslothSFTTrainer.py": "raise SystemExit('what another run left behind was imported')\n",
 }
 
@@ -150,13 +152,13 @@ def test_fewer_instructions_and_cores_go_on_within_rounding_and_say_so(base: Run
     in_fp32(found)
     assert distance(base, found) <= ROUNDING
     before, now = arithmetic(base.stats["device"]), arithmetic(found.stats["device"])
-    assert (now["cpu_instructions"], now["cpu_threads"]) == ("AVX2", "1")
+    assert (now["cpu_instructions"], now["cpu_threads"]) == ("DEFAULT", "1")
     differing = {name: [before[name], now[name]] for name in before if before[name] != now[name]}
     assert found.stats["training"]["resumed_elsewhere"] == differing
     resumed, told = found.result.named("resume")
     assert resumed["step"] == told["step"] == found.stats["training"]["resumed_from_step"] >= 2
     assert {name: told[name] for name in differing} == differing
-    assert "within rounding, not bit for bit" in told["note"]
+    assert "not bit for bit" in told["note"]
 
 
 def test_the_order_in_which_a_file_system_lists_files_decides_nothing() -> None:
