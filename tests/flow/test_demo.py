@@ -69,10 +69,10 @@ def test_losses_fall(demo: Demo) -> None:
 
 def test_the_answers_are_stored_before_and_after(demo: Demo) -> None:
     answers = demo.read("report/answers.json")
-    assert len(answers) == 3 + 30
+    assert len(answers) == 3 + 20
     tuned = json.loads(answers[0]["tuned"])
     assert (tuned["device"], tuned["room"]) == ("lamp", "bathroom")
-    assert sum(row["tuned"] == row["reference"] for row in answers[3:]) >= 24
+    assert sum(row["tuned"] == row["reference"] for row in answers[3:]) >= 16
     assert not any(row["base"] == row["reference"] for row in answers[3:6])
 
 

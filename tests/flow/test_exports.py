@@ -103,7 +103,7 @@ def test_the_plan_foretold_the_disk(exported: Exported) -> None:
 def test_the_plan_foretold_the_disk_of_another_model(tmp_path: Path) -> None:
     """Narrow, with more embeddings than layers; widths that k-quants do not suit."""
     work = tmp_path / "work"
-    export = {"merged": ["16bit"], "gguf": ["q8_0", "q4_0"], "check_tokens": 64, "limits": {"merged_logits": 1, "merged_kl": 1}}
+    export = {"merged": ["16bit"], "gguf": ["q8_0", "q4_0"], "check_tokens": 256, "limits": {"merged_logits": 1, "merged_kl": 1}}
     with watched(work) as peak:
         result = run_tiny(tmp_path, {"/export": export}, {"TUNEJOB_WORKDIR": str(work)})
     assert result.exit_code in (0, 14), result.stdout[-2000:]  # random weights may not bear q4_0

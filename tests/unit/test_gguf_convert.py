@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy
 import pytest
 
-from job.child import PACKAGE_ROOT, Child, run_child
+from job.child import Child, run_child
 from job.errors import CapacityError, GateError, InputError
+from job.fork_server import PACKAGE_ROOT
 from job.gguf.convert import _torch_rounding, convert
 from job.gguf.header import read_header
 from job.gguf.plan import plan
