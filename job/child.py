@@ -23,7 +23,8 @@ from typing import Any, NoReturn, Self
 
 from job.credentials import names_secret
 from job.errors import TREE, CapacityError, Fault, GateError, JobError, TransientError, classify
-from job.fork_server import CAPABILITY, Forked, ForkServer, die_with, search_path
+from job.fork_server import CAPABILITY, ForkServer, die_with, search_path
+from job.forked import Forked
 from job.log import SECRET_VARIABLES
 from job.streams import LastingStream
 

@@ -13,7 +13,6 @@ import ctypes
 import gc
 import importlib
 import json
-import math
 import os
 import signal
 import socket
@@ -25,48 +24,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from job.forked import Forked
+
 PACKAGE_ROOT = Path(__file__).parents[1]
 DIE_WITH_PARENT, ADOPT_ORPHANS = 1, 36  # prctl's PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER
 LIBCUDA, NOT_INITIALISED = "libcuda.so.1", 3  # the answer of a driver that nobody has called cuInit of, from cuda.h
 CAPABILITY = "TUNEJOB_GPU_CAPABILITY"  # of the GPU that forked processes will use, such as 9.0
 OLDEST_FOR_TRITON = (7, 0)
 START_SECONDS = 120.0  # for the imports, on a busy machine
-POLL_SECONDS = 0.005
-
-
-class Forked:
-    """A forked process, with what is needed of `subprocess.Popen`. It must be waited for by one thread at a time."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.returncode: int | None = None
-
-    def poll(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs."""
-        return self._reap(os.WNOHANG)
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Its exit code. Raises `subprocess.TimeoutExpired`."""
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while (code := self._reap(0 if timeout is None else os.WNOHANG)) is None:
-            if time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
-            time.sleep(POLL_SECONDS)
-        return code
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
-
-    def _reap(self, options: int) -> int | None:
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, options)
-            if pid:
-                self.returncode = os.waitstatus_to_exitcode(status)
-        return self.returncode
 
 
 class ForkServer:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from job.backend import prepared_environment
-from job.fork_server import Forked, ForkServer
+from job.fork_server import ForkServer
+from job.forked import Forked
 from job.run import CHILDREN_IMPORT
 
 ROOT = Path(__file__).parent.parent

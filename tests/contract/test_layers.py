@@ -15,7 +15,7 @@ FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): pat
 # Each may import those before it, and none behind it. A package's modules are ordered among themselves by their own rule below.
 ORDER = (
     "vendors", "errors", "limits", "streams", "log", "signals", "credentials", "wording", "strict", "rules", "spec", "failure",
-    "fork_server", "child", "stats", "store", "manifest", "lease", "receipts", "checkpoint", "micro_batch", "watchdog", "source",
+    "forked", "fork_server", "child", "stats", "store", "manifest", "lease", "receipts", "checkpoint", "micro_batch", "watchdog", "source",
     "data", "capacity", "device", "precision", "backend", "evaluate", "callbacks", "saver", "train", "report", "outcome", "wait",
     "gguf", "reference", "export", "context", "tuning", "delivery", "run", "render", "__main__",
 )  # fmt: skip
