@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from job import child
 from job.child import Child, run_child
 from job.errors import CapacityError, GateError, InputError, JobError, TransientError
 from tests.flow.running import ROOT
@@ -121,3 +122,51 @@ leave(TransientError(Fault("lost")))
 
 def test_leaving_needs_no_thread() -> None:
     assert subprocess.run([sys.executable, "-c", WITHOUT_THREADS], cwd=ROOT, check=False).returncode == 20
+
+
+def test_the_process_that_children_are_forked_from_has_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment can be read for as long as the run lasts; a child gets what the job has when it is forked."""
+    monkeypatch.setenv("HF_TOKEN", "hf_canary")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    monkeypatch.setenv("SOME_PASSWORD", "canary")
+    child.preload(["colorsys"])
+    (server,) = child._SERVERS
+    try:
+        found = psutil.Process(server._server.pid).environ()
+    finally:
+        server.close()
+        child._SERVERS.clear()
+    assert found["HF_HUB_OFFLINE"] == "1"
+    assert "canary" not in "".join(found.values())
+
+
+def test_where_the_fork_server_is_gone_children_are_started(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    child.preload(["colorsys"])
+    (server,) = child._SERVERS
+    try:
+        server._server.kill()
+        server._server.wait()
+        assert run_child(module, {"do": "answer", "number": 4}, tmp_path / "work", "a part")["doubled"] == 8
+        assert child._SERVERS == []
+        assert "children are started, not forked" in capfd.readouterr().err
+    finally:
+        server.close()
+        child._SERVERS.clear()
+
+
+def test_a_forked_child_answers_fails_and_dies_as_a_started_one_does(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child.preload(["colorsys"])
+    (server,) = child._SERVERS
+    try:
+        assert run_child(module, {"do": "answer", "number": 4}, tmp_path, "a part")["doubled"] == 8
+        with pytest.raises(InputError, match="no"):
+            run_child(module, {"do": "refuse"}, tmp_path, "a part")
+        with pytest.raises(CapacityError, match="a part"):
+            run_child(module, {"do": "die", "signal": 9}, tmp_path, "a part")
+        with pytest.raises(GateError, match="a part"):
+            run_child(module, {"do": "die", "signal": 11}, tmp_path, "a part")
+    finally:
+        server.close()
+        child._SERVERS.clear()
