@@ -15,7 +15,7 @@ WORKERS ?= $(shell expr 2 \* $$(nproc))
 # With an NVIDIA driver the CUDA lock is installed as well, and the demo and the job run on the GPU.
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
-.PHONY: setup demo test budgets k8s-test elsewhere-test examples image image-pin image-tools image-lint image-sbom image-test store-test memory-test chaos pin-actions lint format lock fuzz docs clean
+.PHONY: setup demo test long budgets k8s-test elsewhere-test examples image image-pin image-tools image-lint image-sbom image-test store-test memory-test chaos pin-actions lint format lock fuzz docs clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.model
@@ -52,6 +52,10 @@ demo: setup
 test: setup .venv-k8s/.packages .venv-elsewhere/.packages
 	$(BIN)/python -m tests.tiny >$(VENV)/tiny.log 2>&1 || { cat $(VENV)/tiny.log; exit 1; }
 	TUNEJOB_BUDGETS=$(BUDGETS) $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 40
+
+# The cases that make test leaves out because others of their kind stand for them: ten minutes on two cores.
+long: setup
+	$(BIN)/pytest -m long
 
 # The budgets of the test files from a run on this machine, which should be idle otherwise.
 budgets:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from job.data.cores import usable_cores
 from job.device import DEVICE_VARIABLE, choose_device
 from job.errors import CapacityError, Fault, InputError, classify
+from job.fork_server import collector_paused
 from job.precision import CPU_ENVIRONMENT, compute_dtype, keep_layout, name_of, quantisation
 from job.spec import LoraSpec, ModelSpec
 
@@ -189,7 +190,8 @@ class UnslothBackend:
 
     def __init__(self, device: str) -> None:
         self.device = device
-        import unsloth  # noqa: F401  before trl, transformers and peft, or its patches are lost
+        with collector_paused():
+            import unsloth  # noqa: F401  before trl, transformers and peft, or its patches are lost
 
     def load(self, model_dir: Path, model: ModelSpec, lora: LoraSpec | None, gradient_checkpointing: str | bool) -> Any:
         from unsloth import FastLanguageModel

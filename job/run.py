@@ -135,6 +135,7 @@ def stages(run: Run) -> Manifest:
 def engine(run: Run) -> Backend:
     """The training engine on its device; a device that is not there ends the run here."""
     spec = run.spec
+    capacity.require_device(spec, choose_device())  # before an engine is imported
     here = Path.cwd()
     os.chdir(run.workdir)  # engines write things into the current directory
     backend = open_backend(spec.model.backend)
@@ -146,7 +147,6 @@ def engine(run: Run) -> Backend:
         "optimizer": effective_optimizer(spec.training.optimizer, backend.device),
         "packing": spec.data.packing,
     }
-    capacity.require_device(spec, backend.device)
     run.log("engine", device=run.stats.device["name"], **run.stats.effective)
     return backend
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,14 +14,13 @@ PERSONAL = ("AWS_", "HF_", "HUGGING_FACE_", "TUNEJOB_S3")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests that run beside each other share the cores
     config.pluginmanager.register(Budget(config), "budget")
 
 
 @pytest.fixture
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> pytest.MonkeyPatch:
     """No address, credential or profile of whoever runs the tests."""
-    import os
-
     for name in [name for name in os.environ if name.startswith(PERSONAL)]:
         monkeypatch.delenv(name)
     home = tmp_path_factory.mktemp("home")

@@ -1,6 +1,6 @@
 """How the tests begin a process of the command: forked from one that has imported everything, or started as a user starts it.
 
-Importing torch, transformers, trl and peft costs ten seconds a process, a fork a tenth of one. `tests/flow/test_forking.py`
+Importing torch, transformers, trl and peft costs ten seconds a process, a fork a tenth of one. `tests/flow/test_everything.py`
 holds that both ways give the same; what starting itself is about (signals, streams, limits of memory, Unsloth) is started.
 """
 

@@ -1,7 +1,7 @@
 """What is made of the trained weights, in which order, and how much disk and memory each step takes.
 
 Sizes follow from the tensors' shapes (safetensors headers), the list of exports and the number of compared tokens;
-`tests/flow/test_exports.py` holds them against what a run really took.
+`tests/flow/test_everything.py` holds them against what a run really took.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-# 8 GiB with `make memory-test`: 1 GiB shows a growth with the size as well, in a tenth of the time.
-MOVED_BYTES = int(os.environ.get("TUNEJOB_TEST_MOVED_BYTES", 1 << 30))
-GROWTH_BYTES = 256 << 20
+# 8 GiB with `make memory-test`: half of one shows a growth with the size as well, in a twentieth of the time.
+MOVED_BYTES = int(os.environ.get("TUNEJOB_TEST_MOVED_BYTES", 1 << 29))
+GROWTH_BYTES = 192 << 20
 
 MOVE = """
 import resource, sys

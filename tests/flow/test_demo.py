@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from job.gguf.header import read_header
 from job.manifest import read_manifest
 from job.store import open_store
 from job.strict import StrictValidator, load_schema
@@ -17,6 +20,7 @@ from tests.flow.running import ROOT, Result, document, foretold_and_seen, listin
 from tests.smollm2 import model_dir
 
 pytestmark = pytest.mark.slow
+THREADS = str(os.cpu_count())  # as a user runs it
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("demo")
     spec = json.loads((ROOT / "schemas" / "examples" / "demo.json").read_bytes()) | {"output": {"uri": str(folder / "out")}}
     path = write_spec(folder / "spec.json", spec)
+    extra = {"TUNEJOB_WORKDIR": str(folder / "work"), "OMP_NUM_THREADS": THREADS}
     with watched(folder / "work") as peak:
-        result = tunejob("run", path, scratch=folder / "scratch", extra={"TUNEJOB_WORKDIR": str(folder / "work")})
+        result = tunejob("run", path, scratch=folder / "scratch", extra=extra)
     return Demo(folder, path, result, peak[0])
 
 
@@ -97,6 +102,17 @@ def test_the_exports_are_as_good_as_the_adapter(demo: Demo) -> None:
     assert stops == {"merged": None, "gguf-q8_0": True, "gguf-q4_k_m": True}
 
 
+def test_types_that_do_not_suit_the_widths_are_replaced_as_llama_cpp_does_it(demo: Demo) -> None:
+    figures = {artefact["name"]: artefact["figures"] for artefact in demo.read("report/exports.json")["artefacts"]}
+    eight, four = figures["gguf-q8_0"], figures["gguf-q4_k_m"]
+    assert eight["fallback_tensors"] == 0
+    assert four["fallback_tensors"] == 181  # rows of 576 weights are no multiple of 256
+    header = read_header(demo.output / "gguf" / "demo-Q4_K_M.gguf", "gguf/demo-Q4_K_M.gguf")
+    types = Counter(tensor.type for tensor in header.tensors.values())
+    assert types == {"F32": 61, "Q4_K": 16, "Q5_0": 166, "Q6_K": 14, "Q8_0": 15}
+    assert (demo.output / "gguf" / "demo-Q8_0.gguf").stat().st_size < 145_000_000
+
+
 def test_the_plan_foretold_the_disk(demo: Demo) -> None:
     foretold, seen = foretold_and_seen(demo.output, demo.folder / "work", demo.peak_bytes)
     assert seen == pytest.approx(foretold, rel=0.1)
@@ -120,8 +136,8 @@ def test_the_statistics_add_up(demo: Demo) -> None:
     assert stats["status"] == "succeeded"
     assert abs(sum(phase["wall_seconds"] for phase in stats["phases"]) - stats["wall_seconds"]) <= 0.01 * stats["wall_seconds"] + 1
     training = document(Path(demo.spec))["training"]
-    assert stats["training"]["steps"] == 320 / (training["batch_size"] * training["gradient_accumulation_steps"])
-    assert stats["data"]["train"]["rows"] == 320
+    assert stats["training"]["steps"] == 240 / (training["batch_size"] * training["gradient_accumulation_steps"])
+    assert stats["data"]["train"]["rows"] == 240
     assert stats["data"]["held_out"]["rows"] == 60
     assert stats["training"]["tokens"] == stats["data"]["train"]["tokens"]
     assert stats["effective"]["optimizer"] == "adamw_torch_fused"

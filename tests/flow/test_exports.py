@@ -6,14 +6,12 @@ import json
 import shutil
 import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from job.gguf.types import TYPES
 from job.manifest import read_manifest, verify
 from job.store import open_store
 from tests.flow.running import Result, Running, document, foretold_and_seen, run_tiny, tiny, tunejob, valid_stats, watched, write_spec
@@ -21,83 +19,10 @@ from tests.servers import Hub
 from tests.tiny import wide_dir
 
 pytestmark = pytest.mark.slow
-EVERYTHING = {
-    "merged": ["16bit", "4bit"], "gguf": ["bf16", "q8_0", "q4_k_m", "iq3_xxs"], "imatrix": True, "imatrix_tokens": 2048,
-    "check_tokens": 256, "lora_gguf": "f16",
-}  # fmt: skip
-NAMES = {"merged", "merged_4bit", "imatrix", "lora_gguf", "gguf-bf16", "gguf-q8_0", "gguf-q4_k_m", "gguf-iq3_xxs"}
 
 
 def changes(export: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"/model/source": str(wide_dir()), "/export": export, **more}
-
-
-@dataclass(frozen=True)
-class Exported:
-    folder: Path
-    result: Result
-    peak_bytes: int
-
-    @property
-    def output(self) -> Path:
-        return self.folder / "out"
-
-    def artefacts(self) -> dict[str, dict[str, Any]]:
-        return {artefact["name"]: artefact for artefact in document(self.output / "report" / "exports.json")["artefacts"]}
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    folder = tmp_path_factory.mktemp("exports")
-    work = folder / "work"
-    with watched(work) as peak:
-        result = run_tiny(folder, changes(EVERYTHING), {"TUNEJOB_WORKDIR": str(work)})
-    return Exported(folder, result, peak[0])
-
-
-def test_every_artefact_is_stored_and_listed_with_its_figures(exported: Exported) -> None:
-    assert exported.result.exit_code == 0, exported.result.stdout[-2000:] + exported.result.stderr[-3000:]
-    artefacts = exported.artefacts()
-    assert artefacts.keys() == NAMES
-    manifest = verify(open_store(str(exported.output)))
-    listed = {file.key: file.bytes for file in manifest.files}
-    for name, artefact in artefacts.items():
-        assert artefact["bytes"] == sum(listed[key] for key in artefact["files"])
-        assert name == "imatrix" or manifest.results[name]["kl"] == artefact["figures"]["kl"]
-    assert not [key for key in listed if key.startswith("checkpoints/")]
-    assert not (exported.output / "checkpoints").exists() or not list((exported.output / "checkpoints").rglob("*.json"))
-
-
-def test_the_figures_hold_their_limits_and_tell_types_apart(exported: Exported) -> None:
-    found = {name: artefact["figures"] for name, artefact in exported.artefacts().items()}
-    assert found["merged"]["max_logit_difference"] <= 0.02 * found["merged"]["largest_logit"]
-    assert found["merged"]["kl"] < 1e-4
-    assert found["merged_4bit"]["kl"] < 0.1
-    kl = {name: found[f"gguf-{name}"]["kl"] for name in ("bf16", "q8_0", "q4_k_m", "iq3_xxs")}
-    assert kl["bf16"] < kl["q8_0"] < kl["q4_k_m"] < kl["iq3_xxs"] < TYPES["iq3_xxs"].max_kl
-    assert found["lora_gguf"]["kl"] < 1e-3  # the adapter on the base's GGUF is the merge
-    assert found["gguf-q4_k_m"]["fallback_tensors"] == 0  # a width that suits k-quants
-
-
-def test_plain_transformers_loads_the_merge_and_ends_as_trained(exported: Exported) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    merged, adapter = exported.output / "merged", exported.output / "adapter"
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(merged), AutoTokenizer.from_pretrained(merged)
-    trained = AutoTokenizer.from_pretrained(adapter)
-    assert tokenizer.chat_template == trained.chat_template
-    assert tokenizer.get_vocab() == trained.get_vocab()
-    stops = document(exported.output / "stats.json")["data"]["stop_token_ids"]
-    ids = model.generation_config.eos_token_id
-    assert (ids if isinstance(ids, list) else [ids]) == stops
-    assert str(model.dtype) == "torch.bfloat16"
-    assert "quantization_config" in document(exported.output / "merged_4bit" / "config.json")
-
-
-def test_the_plan_foretold_the_disk(exported: Exported) -> None:
-    """Against the files that another process saw. The same for SmolLM2 in test_demo.py."""
-    foretold, seen = foretold_and_seen(exported.output, exported.folder / "work", exported.peak_bytes)
-    assert seen == pytest.approx(foretold, rel=0.1)
 
 
 def test_the_plan_foretold_the_disk_of_another_model(tmp_path: Path) -> None:
@@ -109,26 +34,6 @@ def test_the_plan_foretold_the_disk_of_another_model(tmp_path: Path) -> None:
     assert result.exit_code in (0, 14), result.stdout[-2000:]  # random weights may not bear q4_0
     foretold, seen = foretold_and_seen(tmp_path / "out", work, peak[0])
     assert seen == pytest.approx(foretold, rel=0.1)
-
-
-def test_what_people_read_is_there(exported: Exported) -> None:
-    card = (exported.output / "README.md").read_text("utf-8")
-    for name in ("tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf", "tiny-IQ3_XXS.gguf", "merged"):
-        assert name in card
-    modelfile = (exported.output / "gguf" / "Modelfile.Q4_K_M").read_text("utf-8")
-    assert modelfile.startswith("FROM ./tiny-Q4_K_M.gguf\n")
-    assert 'PARAMETER stop "<|im_end|>"' in modelfile
-    summary = (exported.output / "report" / "summary.md").read_text("utf-8")
-    assert "gguf-q4_k_m" in summary
-    stages = [phase["name"] for phase in valid_stats(exported.output / "stats.json")["phases"]]
-    assert stages[-4:] == ["merge", "compare", "gguf", "publish"]
-
-
-def test_the_same_spec_again_writes_nothing(exported: Exported) -> None:
-    before = {p: p.stat().st_mtime_ns for p in exported.output.rglob("*") if p.is_file()}
-    again = tunejob("run", str(exported.folder / "spec.json"), scratch=exported.folder / "again")
-    assert again.exit_code == 0
-    assert {p: p.stat().st_mtime_ns for p in exported.output.rglob("*") if p.is_file()} == before
 
 
 # ------------------------------------------------------------------------------------------ failures and reruns

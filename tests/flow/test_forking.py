@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,50 +14,8 @@ import psutil
 import pytest
 
 from job.fork_server import ForkServer
-from tests.flow.running import ROOT, Result, document, tiny, tunejob, write_spec
+from tests.flow.running import ROOT
 from tests.forking import environment
-from tests.tiny import wide_dir
-
-EXPORT = {"merged": ["16bit"], "gguf": ["q8_0"], "check_tokens": 64}
-MEASURED = ("second", "minute", "bytes", "rate", "eta", "memory", "phases")  # what differs from run to run: times, and room
-
-
-def both(folder: Path) -> tuple[Result, Result]:
-    spec = write_spec(folder / "spec.json", tiny("out", {"/model/source": str(wide_dir()), "/export": EXPORT}))
-    runs = []
-    for forked in (False, True):
-        here = folder / str(forked)
-        here.mkdir()
-        runs.append(tunejob("run", spec, scratch=here / "scratch", cwd=here, forked=forked))
-    return runs[0], runs[1]
-
-
-def steady(value: Any) -> Any:
-    """`value` without what is measured."""
-    if isinstance(value, dict):
-        return {key: steady(inner) for key, inner in value.items() if key != "time" and not any(word in key for word in MEASURED)}
-    return [steady(inner) for inner in value] if isinstance(value, list) else value
-
-
-def told(result: Result, folder: Path) -> Any:
-    """What it said, progress aside."""
-    return [steady(json.loads(json.dumps(event).replace(str(folder), "."))) for event in result.events if "done" not in event]
-
-
-def test_both_ways_give_the_same(tmp_path: Path) -> None:
-    started, forked = both(tmp_path)
-    assert started.exit_code == forked.exit_code == 0, started.stdout + forked.stdout + forked.stderr
-    assert "children are started" not in started.stderr + forked.stderr
-    assert told(started, tmp_path / "False") == told(forked, tmp_path / "True")
-    outputs = [tmp_path / str(way) / "out" for way in (False, True)]
-    listings = [sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()) for output in outputs]
-    assert listings[0] == listings[1]
-    for name in listings[0]:
-        ways = [output / name for output in outputs]
-        if name in ("adapter/adapter_model.safetensors", "report/answers.json", "report/probe.safetensors") or name.endswith(".gguf"):
-            assert ways[0].read_bytes() == ways[1].read_bytes(), name
-    assert steady(document(outputs[0] / "stats.json")) == steady(document(outputs[1] / "stats.json"))
-
 
 # ------------------------------------------------------------------------------------------ the server itself
 

@@ -51,7 +51,7 @@ def s3_job(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> S3Job:
     }
     spec = tiny(f"s3://{bucket}/run", changes)
     client.put_object(Bucket=bucket, Key="specs/job.json", Body=json.dumps(spec).encode())
-    first = tunejob("run", f"s3://{bucket}/specs/job.json", scratch=folder / "scratch", extra=s3.environment(secure=True))
+    first = tunejob("run", f"s3://{bucket}/specs/job.json", scratch=folder / "scratch", extra=s3.environment(secure=True), forked=True)
     return S3Job(s3, bucket, folder, first)
 
 

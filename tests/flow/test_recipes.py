@@ -38,6 +38,10 @@ RECIPES = {
     "medqa": Recipe("medqa-llama32-1b", "medqa_usmle_5opt.jsonl", "medqa.jsonl", 1.5230, 1.7068),
 }
 
+# One recipe, with Unsloth and with the engine that gives the same losses; the others in make long.
+LEARNT = [("medqa", "unsloth")]
+LEARNT += [pytest.param(name, "unsloth", marks=pytest.mark.long) for name in ("alpaca", "finetome")]
+
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
     """The first few rows that are short enough for a CPU."""
@@ -96,16 +100,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(tmp_path_factory.mktemp("recipes"))
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_the_recipe_learns(name: str, runs: Runs) -> None:
-    result = runs.result(name, "unsloth")
+@pytest.mark.parametrize(("name", "backend"), LEARNT)
+def test_the_recipe_learns(name: str, backend: str, runs: Runs) -> None:
+    result = runs.result(name, backend)
     assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
-    losses = runs.losses(name, "unsloth")
+    losses = runs.losses(name, backend)
     expected = RECIPES[name].first_loss_real if is_real(RECIPES[name]) else RECIPES[name].first_loss_own
     assert len(losses) == 4
     assert losses[0] == pytest.approx(expected, rel=0.005), losses
     assert sum(losses[2:]) < sum(losses[:2]) - 0.3, losses
-    stats = valid_stats(runs.output(name, "unsloth") / "stats.json")
+    stats = valid_stats(runs.output(name, backend) / "stats.json")
     assert stats["data"]["train"]["rows"] == ROWS
     trained, every = stats["data"]["train"]["trained_tokens"], stats["data"]["train"]["tokens"]
     assert trained < every / 2 if name == "medqa" else trained > 0.9 * every

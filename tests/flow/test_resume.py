@@ -13,10 +13,10 @@ from tests.flow.running import DEMO, Result, Running, document, run_tiny, tiny, 
 from tests.servers import Hub
 from tests.tiny import tiny_dir
 
-STEPS = 60
+STEPS = 32
 CHANGES: dict[str, Any] = {
     "/training/max_steps": STEPS,
-    "/training/eval_steps": 20,
+    "/training/eval_steps": 16,
     "/training/keep": "best",
     "/lora/dropout": 0.1,  # random numbers in every step
     "/output/checkpoints": {"every_steps": 4},
@@ -63,12 +63,12 @@ def finished(folder: Path, at_least: int) -> Result:
 
 
 def test_after_kills(whole: Path, tmp_path: Path) -> None:
-    for at_least in (8, 24):
+    for at_least in (8, 16):
         running = start(tmp_path)
         running.wait_until(lambda r, step=at_least: r.says(f'"checkpoint", "step": {step}'))
         assert running.kill().exit_code == -signal.SIGKILL
         assert not (tmp_path / "out" / "manifest.json").exists()
-    finished(tmp_path, 24)
+    finished(tmp_path, 16)
     same_as(whole, tmp_path / "out")
 
 

@@ -59,7 +59,7 @@ def test_of_many_that_begin_at_once_one_goes_on(kind: str, s3: S3Server, tmp_pat
 
 def test_one_manifest_of_two_runs(s3: S3Server, tmp_path: Path) -> None:
     uri = f"s3://{s3.new_bucket()}/run"
-    spec = write_spec(tmp_path / "spec.json", tiny(uri, {"/training/max_steps": 30}))
+    spec = write_spec(tmp_path / "spec.json", tiny(uri, {"/training/max_steps": 12}))
     both = [Running(("run", spec), tmp_path / name, s3.environment()) for name in ("one", "two")]
     codes = sorted(running.finish().exit_code for running in both)
     assert codes in ([0, 0], [0, 20]), codes
@@ -83,10 +83,10 @@ def test_a_live_run_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_sleeper_is_overtaken_and_does_no_harm(tmp_path: Path) -> None:
     """Its machine was frozen for longer than the lease: when it wakes, it ends, whatever it was doing."""
-    sleeper = Running(("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", {"/training/max_steps": 200}))), tmp_path / "one")
+    sleeper = Running(("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", {"/training/max_steps": 60}))), tmp_path / "one")
     sleeper.wait_until(lambda r: r.says('"event": "train"'))
     os.killpg(sleeper.pid, signal.SIGSTOP)
-    overtaking = run_tiny(tmp_path, {"/training/max_steps": 200})
+    overtaking = run_tiny(tmp_path, {"/training/max_steps": 60})
     os.killpg(sleeper.pid, signal.SIGCONT)
     woken = sleeper.finish(60)
     assert overtaking.exit_code == 0, overtaking.stdout[-2000:]

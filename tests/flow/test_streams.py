@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from job.manifest import verify
 from job.store import open_store
-from tests.flow.running import COMMAND, ROOT, environment, tiny, write_spec
+from tests.flow.running import LIMIT_SECONDS, tiny, write_spec
+from tests.forking import COMMAND, ROOT, environment, fork
 
 EXAMPLE = str(ROOT / "schemas" / "examples" / "demo.json")
 EXPORT = {"/export": {"merged": ["16bit"], "limits": {"merged_logits": 1, "merged_kl": 1}}}
@@ -27,15 +29,29 @@ def shell(line: str, scratch: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("lost", "log", "changes"), [("closed", "json", EXPORT), ("a pipe that nobody reads", "text", {})])
-def test_a_run_whose_log_is_lost_is_whole_all_the_same(lost: str, log: str, changes: dict[str, object], tmp_path: Path) -> None:
-    """Nor does a file that is opened first get the number of a stream that is closed, and the vendors' words in it."""
-    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", changes))
-    done = shell(f"{LOST[lost]}; exec @RUN run {spec} --log {log}", tmp_path)
-    assert done.returncode == 0, (tmp_path / "termination-log").read_text()
-    listed = verify(open_store(str(tmp_path / "out"))).files
+def whole(output: Path) -> None:
+    listed = verify(open_store(str(output))).files
     assert {"adapter/adapter_model.safetensors", "stats.json"} <= {file.key for file in listed}
+
+
+@pytest.mark.slow
+def test_a_run_whose_log_is_lost_is_whole_all_the_same(tmp_path: Path) -> None:
+    """Nor does a file that is opened first get the number of a stream that is closed, and the vendors' words in it."""
+    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", EXPORT))
+    done = shell(f"{LOST['closed']}; exec @RUN run {spec}", tmp_path)
+    assert done.returncode == 0, (tmp_path / "termination-log").read_text()
+    whole(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_run_whose_log_nobody_reads_is_whole_all_the_same(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out"))
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = fork("job.__main__:main", [["run", spec, "--log", "text"]], (writer, writer), ROOT, environment(tmp_path))
+    os.close(writer)
+    assert process.wait(LIMIT_SECONDS) == 0, (tmp_path / "termination-log").read_text()
+    whole(tmp_path / "out")
 
 
 @pytest.mark.parametrize("lost", LOST)

@@ -28,19 +28,28 @@ STOCK = """
 import sys, gguf, torch
 from pathlib import Path
 from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
-model, target = map(Path, sys.argv[1:3])
+model, folder = map(Path, sys.argv[1:3])
 with torch.inference_mode():
     settings = ModelBase.load_hparams(model, False)
     kind = get_model_class(get_model_architecture(settings, ModelType.TEXT))
-    kind(model, gguf.LlamaFileType[sys.argv[3]], target, model_name="tuned").write()
+    for file_type in sys.argv[3:]:
+        kind(model, gguf.LlamaFileType[file_type], folder / file_type, model_name="tuned").write()
 """
+STOCK_TYPES = {"bf16": "MOSTLY_BF16", "f16": "MOSTLY_F16", "f32": "ALL_F32"}
 
 
-@pytest.mark.parametrize(("name", "file_type"), [("bf16", "MOSTLY_BF16"), ("f16", "MOSTLY_F16"), ("f32", "ALL_F32")])
-def test_the_bytes_are_those_of_the_stock_converter(name: str, file_type: str, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", STOCK, wide_dir(), tmp_path / "stock.gguf", file_type], check=True, capture_output=True)
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of what the stock converter writes of the wide model."""
+    folder = tmp_path_factory.mktemp("stock")
+    subprocess.run([sys.executable, "-c", STOCK, wide_dir(), folder, *STOCK_TYPES.values()], check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", STOCK_TYPES)
+def test_the_bytes_are_those_of_the_stock_converter(name: str, stock: Path, tmp_path: Path) -> None:
     report = convert(wide_dir(), tmp_path / "ours.gguf", name, "tuned", 2)
-    assert (tmp_path / "ours.gguf").read_bytes() == (tmp_path / "stock.gguf").read_bytes()
+    assert (tmp_path / "ours.gguf").read_bytes() == (stock / STOCK_TYPES[name]).read_bytes()
     assert report["bytes"] == (tmp_path / "ours.gguf").stat().st_size
     assert report["types"][TYPES[name].tensor_type] >= 22
 

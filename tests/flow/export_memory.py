@@ -1,0 +1,50 @@
+"""What the processes of a run's exports took of memory, against what each was foretold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flow.running import document, valid_stats
+
+STEPS = {
+    "reload": "reloading the adapter", "merge": "merging the adapter", "four_bit": "4-bit weights",
+    "compare": "comparison of the merged weights", "convert": "conversion to GGUF", "quantise": "gguf/tiny-Q",
+}  # fmt: skip
+BESIDE = ("four_bit", "compare")  # the conversion is at work meanwhile
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Bytes by step: foretold for its own process, and the peak of anonymous memory that was seen."""
+
+    foretold: dict[str, int]
+    seen: dict[str, int]
+    children: list[dict[str, Any]]
+
+
+def taken_by(folder: Path) -> Taken:
+    """By the run in `folder`, which has to be started: what a forked one's processes share is more."""
+    planned = {step["name"]: step["ram_bytes"] for step in document(folder / "out" / "report" / "exports.json")["plan"]}
+    foretold = {name: planned[name] - (planned["convert"] if name in BESIDE else 0) for name in STEPS}
+    children: list[dict[str, Any]] = [c for phase in valid_stats(folder / "out" / "stats.json")["phases"] for c in phase["children"]]
+    peaks = {name: max(c["peak_anonymous_bytes"] for c in children if c["what"].startswith(what)) for name, what in STEPS.items()}
+    return Taken(foretold, peaks, children)
+
+
+def require_foretold(taken: Taken, step: str) -> None:
+    assert taken.seen[step] == pytest.approx(taken.foretold[step], rel=0.1)
+
+
+def require_all_foretold(taken: Taken, count: int) -> None:
+    """In the stats, where a reader finds it: each process has its own figure, whatever ran beside it."""
+    first, *others = taken.children
+    assert first["what"] == "plan of the GGUFs"  # what foretells
+    assert len(others) == count
+    for child in others:
+        print(child["what"], child["foretold_bytes"] >> 20, child["peak_anonymous_bytes"] >> 20)
+    for child in others:  # a peak of a short life may fall between two looks where the cores are busy
+        assert child["peak_anonymous_bytes"] == pytest.approx(child["foretold_bytes"], rel=0.15), child["what"]

@@ -1,0 +1,163 @@
+"""Every kind of export of one run, each measured before it is listed; memory and disk as foretold; forked, it gives the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.gguf.types import TYPES
+from job.manifest import verify
+from job.store import open_store
+from tests.flow.export_memory import STEPS, Taken, require_all_foretold, require_foretold, taken_by
+from tests.flow.running import Result, document, foretold_and_seen, tiny, tunejob, valid_stats, watched, write_spec
+from tests.tiny import wide_dir
+
+pytestmark = pytest.mark.slow
+EVERYTHING = {
+    "merged": ["16bit", "4bit"], "gguf": ["bf16", "q8_0", "q4_k_m", "iq3_xxs"], "imatrix": True, "imatrix_tokens": 2048,
+    "check_tokens": 256, "lora_gguf": "f16",
+}  # fmt: skip
+NAMES = {"merged", "merged_4bit", "imatrix", "lora_gguf", "gguf-bf16", "gguf-q8_0", "gguf-q4_k_m", "gguf-iq3_xxs"}
+MEASURED = ("second", "minute", "bytes", "rate", "eta", "memory", "phases")  # what differs from run to run: times, and room
+
+
+@dataclass(frozen=True)
+class Exported:
+    folder: Path
+    result: Result
+    peak_bytes: int
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "out"
+
+    def artefacts(self) -> dict[str, dict[str, Any]]:
+        return {artefact["name"]: artefact for artefact in document(self.output / "report" / "exports.json")["artefacts"]}
+
+
+def run(folder: Path, forked: bool) -> Exported:
+    """The same run id wherever it runs: its output is `out` in the current directory."""
+    spec = write_spec(folder / "spec.json", tiny("out", {"/model/source": str(wide_dir()), "/export": EVERYTHING}))
+    with watched(folder / "work") as peak:
+        extra = {"TUNEJOB_WORKDIR": str(folder / "work")}
+        result = tunejob("run", spec, scratch=folder / "scratch", extra=extra, cwd=folder, forked=forked)
+    return Exported(folder, result, peak[0])
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Started, as a user does it."""
+    return run(tmp_path_factory.mktemp("exports"), forked=False)
+
+
+def test_every_artefact_is_stored_and_listed_with_its_figures(exported: Exported) -> None:
+    assert exported.result.exit_code == 0, exported.result.stdout[-2000:] + exported.result.stderr[-3000:]
+    artefacts = exported.artefacts()
+    assert artefacts.keys() == NAMES
+    manifest = verify(open_store(str(exported.output)))
+    listed = {file.key: file.bytes for file in manifest.files}
+    for name, artefact in artefacts.items():
+        assert artefact["bytes"] == sum(listed[key] for key in artefact["files"])
+        assert name == "imatrix" or manifest.results[name]["kl"] == artefact["figures"]["kl"]
+    assert not [key for key in listed if key.startswith("checkpoints/")]
+    assert not (exported.output / "checkpoints").exists() or not list((exported.output / "checkpoints").rglob("*.json"))
+
+
+def test_the_figures_hold_their_limits_and_tell_types_apart(exported: Exported) -> None:
+    found = {name: artefact["figures"] for name, artefact in exported.artefacts().items()}
+    assert found["merged"]["max_logit_difference"] <= 0.02 * found["merged"]["largest_logit"]
+    assert found["merged"]["kl"] < 1e-4
+    assert found["merged_4bit"]["kl"] < 0.1
+    kl = {name: found[f"gguf-{name}"]["kl"] for name in ("bf16", "q8_0", "q4_k_m", "iq3_xxs")}
+    assert kl["bf16"] < kl["q8_0"] < kl["q4_k_m"] < kl["iq3_xxs"] < TYPES["iq3_xxs"].max_kl
+    assert found["lora_gguf"]["kl"] < 1e-3  # the adapter on the base's GGUF is the merge
+    assert found["gguf-q4_k_m"]["fallback_tensors"] == 0  # a width that suits k-quants
+
+
+def test_plain_transformers_loads_the_merge_and_ends_as_trained(exported: Exported) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    merged, adapter = exported.output / "merged", exported.output / "adapter"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(merged), AutoTokenizer.from_pretrained(merged)
+    trained = AutoTokenizer.from_pretrained(adapter)
+    assert tokenizer.chat_template == trained.chat_template
+    assert tokenizer.get_vocab() == trained.get_vocab()
+    stops = document(exported.output / "stats.json")["data"]["stop_token_ids"]
+    ids = model.generation_config.eos_token_id
+    assert (ids if isinstance(ids, list) else [ids]) == stops
+    assert str(model.dtype) == "torch.bfloat16"
+    assert "quantization_config" in document(exported.output / "merged_4bit" / "config.json")
+
+
+def test_the_plan_foretold_the_disk(exported: Exported) -> None:
+    """Against the files that another process saw. The same for SmolLM2 in test_demo.py."""
+    foretold, seen = foretold_and_seen(exported.output, exported.folder / "work", exported.peak_bytes)
+    assert seen == pytest.approx(foretold, rel=0.1)
+
+
+def test_what_people_read_is_there(exported: Exported) -> None:
+    card = (exported.output / "README.md").read_text("utf-8")
+    for name in ("tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf", "tiny-IQ3_XXS.gguf", "merged"):
+        assert name in card
+    modelfile = (exported.output / "gguf" / "Modelfile.Q4_K_M").read_text("utf-8")
+    assert modelfile.startswith("FROM ./tiny-Q4_K_M.gguf\n")
+    assert 'PARAMETER stop "<|im_end|>"' in modelfile
+    summary = (exported.output / "report" / "summary.md").read_text("utf-8")
+    assert "gguf-q4_k_m" in summary
+    stages = [phase["name"] for phase in valid_stats(exported.output / "stats.json")["phases"]]
+    assert stages[-4:] == ["merge", "compare", "gguf", "publish"]
+
+
+def test_the_same_spec_again_writes_nothing(exported: Exported) -> None:
+    before = {p: p.stat().st_mtime_ns for p in exported.output.rglob("*") if p.is_file()}
+    again = tunejob("run", str(exported.folder / "spec.json"), scratch=exported.folder / "again", cwd=exported.folder)
+    assert again.exit_code == 0
+    assert {p: p.stat().st_mtime_ns for p in exported.output.rglob("*") if p.is_file()} == before
+
+
+# ---------------------------------------------------------------------------------------------- memory and forks
+
+
+@pytest.fixture(scope="module")
+def taken(exported: Exported) -> Taken:
+    return taken_by(exported.folder)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_plan_foretold_the_memory(taken: Taken, step: str) -> None:
+    require_foretold(taken, step)
+
+
+def test_every_process_was_foretold(taken: Taken) -> None:
+    require_all_foretold(taken, 11)  # reload, merge, 4-bit, comparison, two conversions, four types, LoRA
+
+
+def steady(value: Any) -> Any:
+    """`value` without what is measured."""
+    if isinstance(value, dict):
+        return {key: steady(inner) for key, inner in value.items() if key != "time" and not any(word in key for word in MEASURED)}
+    return [steady(inner) for inner in value] if isinstance(value, list) else value
+
+
+def told(run: Exported) -> Any:
+    """What it said, progress aside."""
+    return [steady(json.loads(json.dumps(event).replace(str(run.folder), "."))) for event in run.result.events if "done" not in event]
+
+
+def test_both_ways_give_the_same(exported: Exported, tmp_path: Path) -> None:
+    started, forked = exported, run(tmp_path, forked=True)
+    assert started.result.exit_code == forked.result.exit_code == 0, started.result.stdout + forked.result.stdout + forked.result.stderr
+    assert "children are started" not in started.result.stderr + forked.result.stderr
+    assert told(started) == told(forked)
+    outputs = [started.output, forked.output]
+    listings = [sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()) for output in outputs]
+    assert listings[0] == listings[1]
+    for name in listings[0]:
+        ways = [output / name for output in outputs]
+        if name in ("adapter/adapter_model.safetensors", "report/answers.json", "report/probe.safetensors") or name.endswith(".gguf"):
+            assert ways[0].read_bytes() == ways[1].read_bytes(), name
+    assert steady(document(outputs[0] / "stats.json")) == steady(document(outputs[1] / "stats.json"))
