@@ -13,10 +13,10 @@ from typing import Any
 
 from job import __version__
 from job.errors import Fault, JobError, SpecError, classify
-from job.failure import failure_facts
-from job.log import Log
-from job.signals import hold
-from job.streams import LastingStream, reopen_streams, settle_streams
+from job.errors.facts import failure_facts
+from job.host.log import Log
+from job.host.signals import hold
+from job.host.streams import LastingStream, reopen_streams, settle_streams
 
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
 TERMINATION_LOG = "/dev/termination-log"
@@ -92,13 +92,13 @@ def command_validate(arguments: argparse.Namespace, log: Log) -> None:
 
 
 def command_schema(arguments: argparse.Namespace, log: Log) -> None:
-    from job.strict import load_schema
+    from job.spec.strict import load_schema
 
     print(json.dumps(load_schema("job"), indent=2), file=log.stream, flush=True)
 
 
 def command_verify(arguments: argparse.Namespace, log: Log) -> None:
-    from job.manifest import verify
+    from job.ledger.manifest import verify
     from job.store import open_store
 
     manifest = verify(open_store(arguments.output))
@@ -106,13 +106,13 @@ def command_verify(arguments: argparse.Namespace, log: Log) -> None:
 
 
 def command_report(arguments: argparse.Namespace, log: Log) -> None:
-    from job.outcome import read_report
+    from job.follow.outcome import read_report
 
     print(log.redact(read_report(arguments.output)), file=log.stream, flush=True)
 
 
 def command_wait(arguments: argparse.Namespace, log: Log) -> int:
-    from job.wait import Kubectl, Watch, outcome_of_log, wait
+    from job.follow.kubernetes import Kubectl, Watch, outcome_of_log, wait
 
     if arguments.job == "-":
         outcome = outcome_of_log(sys.stdin, "log", log)
@@ -140,7 +140,7 @@ def command_render(arguments: argparse.Namespace, log: Log) -> None:
 
 
 def command_run(arguments: argparse.Namespace, log: Log) -> None:
-    from job.capacity import require_apart
+    from job.plan.require import require_apart
     from job.run import run_job
     from job.spec import parse_spec
 
@@ -210,8 +210,8 @@ def carry_out(argv: list[str] | None) -> int:
         if getattr(arguments, "log", "auto") != "auto":
             log.json_lines = arguments.log == "json"
         if arguments.command == "run":
-            from job.limits import check_limits
-            from job.signals import install
+            from job.host.signals import install
+            from job.host.time_limits import check_limits
 
             check_limits()
             install(lambda error: report_failure(error, "stop", log))

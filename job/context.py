@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from job.export.pushing import Push
-from job.lease import Lease
-from job.log import Log
-from job.receipts import Receipts
+from job.host.log import Log
+from job.host.stats import Stats
+from job.hub.staging import Push
+from job.ledger.lease import Lease
+from job.ledger.receipts import Receipts
 from job.spec import JobSpec
-from job.stats import Stats
 from job.store import Store
 
 PINNED = "pinned"  # the receipt of the Hub's commits that were read, by place in the spec

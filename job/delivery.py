@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from job import report
 from job.context import TRAINED, Run
 from job.data.build import Prepared
 from job.export.adapter import readable
 from job.export.artefacts import Artefacts
-from job.export.card import Sample, card_facts, write_card
-from job.export.modelfile import write_modelfiles
 from job.gguf.expected import describe_tokenizer
 from job.gguf.types import TYPES
-from job.manifest import File, Manifest, artefact, stored_file
+from job.host.stats import package_versions
+from job.ledger.manifest import File, Manifest, artefact, stored_file
+from job.publish.card.card import Sample, card_facts, write_card
+from job.publish.ollama.modelfile import write_modelfiles
+from job.report import summary as report
 from job.source import FetchedModel, FetchedSource
-from job.stats import package_versions
 
 README = "README.md"
 

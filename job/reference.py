@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from job import errors
+from job.errors import tree as errors
 from job.gguf.types import TYPES
 from job.spec import job_schema
 

@@ -5,29 +5,31 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from job import capacity, evaluate, report
-from job.backend import Backend, effective_optimizer, open_backend, prepare_environment
-from job.child import preload, start_imports
 from job.context import TRAINED, Run
 from job.data.build import Prepared, build_dataset, write_samples
 from job.delivery import describe, documents, show_on_hub
-from job.device import choose_device, gpu_capability, require_wanted_device
 from job.errors import Fault, InputError, JobError, classify
+from job.errors.facts import failure_facts
+from job.evaluation import assess as evaluate
 from job.export.artefacts import Artefacts
-from job.export.merged import compare, merge
-from job.export.pushing import open_push
-from job.export.quants import Quants, make_quants
+from job.export.gguf.stage import Quants, make_quants
+from job.export.merge.stage import compare, merge
 from job.export.rows import longest_row
-from job.failure import failure_facts
-from job.lease import Lease
-from job.log import Log
-from job.manifest import Manifest, claim, publish
-from job.receipts import Receipts
-from job.signals import place
+from job.host.child import preload, start_imports
+from job.host.device import choose_device, gpu_capability, require_wanted_device
+from job.host.log import Log
+from job.host.signals import place
+from job.host.stats import Stats, describe_device
+from job.hub.staging import open_push
+from job.ledger.lease import Lease
+from job.ledger.manifest import Manifest, claim, publish
+from job.ledger.receipts import Receipts
+from job.plan import require as capacity
+from job.report import summary as report
 from job.source import FetchedModel, FetchedSource, check_merge_base, fetch_data, fetch_model_config, fetch_model_weights, go_offline
 from job.spec import JobSpec
-from job.stats import Stats, describe_device
 from job.store import Store, open_store
+from job.training.backend import Backend, effective_optimizer, open_backend, prepare_environment
 from job.tuning import pin, recall, require_same_origin, train_and_store
 
 CHILDREN_IMPORT = (

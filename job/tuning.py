@@ -8,21 +8,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from job import capacity, evaluate, report
-from job.backend import Backend, effective_optimizer, loading, require_compute_dtype
-from job.checkpoint import Checkpoints, Origin, abort_uploads, remove_checkpoints
-from job.child import run_child
 from job.context import PINNED, TRAINED, Run
 from job.data.build import Prepared
+from job.evaluation import assess as evaluate
 from job.export import adapter
 from job.export.artefacts import Artefacts
-from job.export.merge import require_mergeable
-from job.manifest import File, artefact
-from job.micro_batch import free_memory
+from job.export.merge.write import require_mergeable
+from job.host.child import run_child
+from job.host.micro_batch import free_memory
+from job.host.stats import arithmetic, gpu_reserved_bytes, training_memory
+from job.ledger.checkpoints import Checkpoints, Origin, abort_uploads, remove_checkpoints
+from job.ledger.manifest import File, artefact
+from job.plan import require as capacity
+from job.report import summary as report
 from job.source import FetchedModel, FetchedSource
-from job.stats import arithmetic, gpu_reserved_bytes, training_memory
 from job.store import Store, open_store
-from job.train import TrainResult, train
+from job.training.backend import Backend, effective_optimizer, loading, require_compute_dtype
+from job.training.loop import TrainResult, train
 
 CHECKPOINTS_VARIABLE = "TUNEJOB_CHECKPOINTS"
 KEPT_STATS = ("device", "memory", "data", "training", "evaluation", "effective")

@@ -17,17 +17,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from job.backend import prepared_environment
-from job.fork_server import ForkServer
-from job.forked import Forked
+from job.host.fork_server import ForkServer
+from job.host.forked import Forked
 from job.run import CHILDREN_IMPORT
+from job.training.backend import prepared_environment
 
 ROOT = Path(__file__).parent.parent
 COMMAND = (sys.executable, "-m", "job")
 PERSONAL = ("AWS_", "HF_", "HUGGING_FACE_", "TUNEJOB_", "WANDB_")  # nothing of whoever runs the tests
 IMPORTED = (
     *CHILDREN_IMPORT, "bitsandbytes", "datasets", "trl.trainer.sft_trainer", "accelerate", "boto3", "huggingface_hub.hf_api",
-    "job.run", "job.callbacks", "job.saver", "torch.utils.tensorboard",
+    "job.run", "job.training.callbacks", "job.training.saver", "torch.utils.tensorboard",
 )  # fmt: skip
 # Variables that are read when they are needed; all others may have been read by an import.
 READ_LATE = ("TUNEJOB_", "AWS_", "HF_ENDPOINT", "HF_TOKEN", "WANDB_", "MLFLOW_")

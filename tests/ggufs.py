@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from job.export.imatrix import write_imatrix
+from job.export.gguf.imatrix import write_imatrix
 from job.gguf.expected import describe_tokenizer
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in job/gguf/worker.py: tests share their cores

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job.data import wire
 from job.data.chat import describe_job
-from job.data.cores import worker_count
 from job.data.pool import Pool
 from job.data.probes import Probe, ask_probes
 from job.data.questions import Question, ask_prompts, ask_rows
@@ -20,6 +18,8 @@ from job.data.sources import Selection
 from job.data.split import Part, split
 from job.data.table import Table
 from job.data.tokenizer import load_tokenizer, own_end_ids, write_tokenizer
+from job.data.worker import wire
+from job.host.cgroup import worker_count
 
 if TYPE_CHECKING:
     from job.source import FetchedSource

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from job.data import templates, wire
+from job.data import templates
 from job.data.pool import Pool
 from job.data.tokenizer import end_tokens, prefix_ids
+from job.data.worker import wire
 from job.errors import InputError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, cast
 
-from job.data import wire
+from job.data.worker import wire
 from job.errors import CapacityError, Fault, InputError, JobError, PolicyError
 
 START_SECONDS = 120.0  # a large tokenizer on a busy machine

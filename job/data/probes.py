@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from job.data import wire
 from job.data.pool import Pool
-from job.data.shape import ALPACA_INPUT, Message
+from job.data.worker import wire
+from job.data.worker.shape import ALPACA_INPUT, Message
 
 MARKS = range(0xE000, 0xF8FF)  # Unicode's private use area: characters without meaning
 ROLES = {"s": "system", "u": "user", "a": "assistant"}

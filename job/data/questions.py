@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from job.data import wire
 from job.data.pool import Pool
 from job.data.sources import SelectedRow, Selection
+from job.data.worker import wire
 
 if TYPE_CHECKING:
     from job.data.select import Index

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job.data.tokenise import IGNORED
+from job.data.worker.tokenise import IGNORED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from job.data import wire
 from job.data.read import Row, count_rows, read_rows
 from job.data.select import row_range
-from job.data.shape import ALPACA_INPUT, REQUIRED_COLUMNS
+from job.data.worker import wire
+from job.data.worker.shape import ALPACA_INPUT, REQUIRED_COLUMNS
 from job.errors import Fault, InputError
 
 if TYPE_CHECKING:

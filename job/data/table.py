@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from job.data import wire
 from job.data.sources import SelectedRow
+from job.data.worker import wire
 from job.errors import Fault, InputError
 
 if TYPE_CHECKING:

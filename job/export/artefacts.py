@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from job.capacity import require_disk, require_ram
-from job.child import run_child, taken_bytes
-from job.data.cores import available_bytes
 from job.errors import Fault, GateError
-from job.export import plan
-from job.export.memory import Memory
-from job.export.pushing import Push
-from job.log import Log
-from job.manifest import artefact
-from job.receipts import Receipts
-from job.report import write_json
+from job.host.cgroup import available_bytes
+from job.host.child import run_child, taken_bytes
+from job.host.log import Log
+from job.hub.staging import Push
+from job.ledger.manifest import artefact
+from job.ledger.receipts import Receipts
+from job.plan import steps as plan
+from job.plan.host_memory import Memory
+from job.plan.require import require_disk, require_ram
+from job.report.summary import write_json
 from job.spec import JobSpec
 from job.store import Store
 from job.store.base import within

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from job.child import serve
 from job.export.adapter import readable
-from job.precision import half_precision, quantisation
+from job.host.child import serve
 from job.source.model_files import CONFIG, INDEX
+from job.training.precision import half_precision, quantisation
 
 SHARD = "5GB"
 

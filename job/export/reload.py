@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from job.child import serve
 from job.errors import Fault, GateError
-from job.export import merge_logits
-from job.precision import REOPENED, compute_dtype, keep_layout, name_of, quantisation
+from job.export import logits as merge_logits
+from job.host.child import serve
+from job.training.precision import REOPENED, compute_dtype, keep_layout, name_of, quantisation
 
 
 def compare(base: Path, adapter: Path | None, probe: Path, precision: str, device: str) -> dict[str, float]:

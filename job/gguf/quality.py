@@ -42,7 +42,7 @@ class Reference:
 
 
 def read_reference(path: Path) -> Reference:
-    """The file that `job.export.reference` writes; its logits stay on disk."""
+    """The file that `job.export.compare` writes; its logits stay on disk."""
     from safetensors import safe_open
 
     file: Any = safe_open(path, framework="pt")

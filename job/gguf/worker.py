@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from job.child import serve
+from job.host.child import serve
 
 Step = dict[str, Any]
 

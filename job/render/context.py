@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from job.errors import Fault, SpecError
-from job.render.model_size import model_size
+from job.plan.machine import Resources, resources
+from job.plan.model_size import model_size
 from job.render.options import Options, job_name
-from job.render.resources import Resources, resources
-from job.rules import sources_of
 from job.spec import JobSpec, parse_spec
-from job.wording import show
+from job.spec.rules import sources_of
+from job.spec.wording import show
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import posixpath
 from collections.abc import Iterator
 
 from job.errors import Fault, InputError, SpecError
+from job.plan.machine import GIB
 from job.render.context import Context, local_paths, require_remote
 from job.render.pod import GRACE_SECONDS, STOP_SECONDS, UID
-from job.render.resources import GIB
 from job.render.shell import SHELLCHECK, variables
 from job.render.text import comment, word
-from job.wording import show
+from job.spec.wording import show
 
 HERE = "/here"
 CA_BUNDLE = "/etc/tunejob/ca.pem"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from job.plan.machine import GIB
 from job.render.context import Context, require_remote
 from job.render.pod import STOP_SECONDS
-from job.render.resources import GIB
 from job.render.shell import COMMAND, SPEC_PATH, needed_secrets, write_spec
 from job.render.text import documents
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from job import __version__
 from job.errors import Fault, SpecError
 from job.spec import JobSpec
-from job.wording import show
+from job.spec.wording import show
 
 IMAGE = f"ghcr.io/tunejob/tunejob:{__version__}"
 # As docker, Kubernetes and shells take them; no dash in front, which would be an option.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from job import errors
-from job.render.resources import GIB, Resources
+from job.errors import tree as errors
+from job.plan.machine import GIB, Resources
 from job.render.text import Json
 
 APP = "tunejob"

@@ -10,9 +10,9 @@ import json
 from dataclasses import dataclass
 
 from job.errors import Interrupted
+from job.plan.machine import GB, GIB
 from job.render.context import Context, require_remote
 from job.render.pod import BACKOFF_LIMIT, STOP_SECONDS, hopeless_codes
-from job.render.resources import GB, GIB
 from job.render.shell import COMMAND, SHELLCHECK, SPEC_PATH, spec_in_base64, variables
 from job.render.text import comment, word
 

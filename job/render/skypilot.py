@@ -5,10 +5,10 @@ own docker runs it, as every GPU machine image of SkyPilot's clouds has it.
 from __future__ import annotations
 
 from job.errors import JobError
+from job.plan.machine import GIB
 from job.render.context import Context
 from job.render.docker import remote_script
 from job.render.pod import retryable_codes
-from job.render.resources import GIB
 from job.render.shell import SECRETS, variables
 from job.render.text import documents
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from job.plan.machine import GIB, Resources
 from job.render.context import Context
 from job.render.jobset import member
 from job.render.kubernetes import manifests, metadata
 from job.render.options import IMAGE
 from job.render.pod import APP, LABELS, NAME_LABEL, SPEC_FOLDER, gibibytes, job_spec, requirements
-from job.render.resources import GIB, Resources
 from job.render.text import Json
 
 API = "trainer.kubeflow.org"

@@ -1,7 +1,7 @@
 """Bringing in what the job reads: a model and data, each pinned to one revision and contained in the work directory."""
 
+from job.hub.origin import go_offline
 from job.source.data import FetchedSource, fetch_data
-from job.source.hub import go_offline
 from job.source.model import FetchedModel, check_merge_base, fetch_model_config, fetch_model_weights
 
 __all__ = ["FetchedModel", "FetchedSource", "check_merge_base", "fetch_data", "fetch_model_config", "fetch_model_weights", "go_offline"]

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from job.errors import Fault, InputError
-from job.source.hub import HubOrigin
+from job.hub.origin import HubOrigin
 from job.source.origin import LocalOrigin, Origin, S3Origin, at_revision, pointed
 from job.source.splits import CARD, files_of_split, unknown
 from job.spec import DataSpec, SourceSpec

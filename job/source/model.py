@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from job.errors import Fault, InputError
-from job.source.hub import HubOrigin
+from job.hub.origin import HubOrigin
 from job.source.model_files import CONFIG, check_architecture, check_weights, config_files, read_object, weight_files
 from job.source.origin import LocalOrigin, Origin, S3Origin, at_revision, pointed
 from job.store.base import local_path

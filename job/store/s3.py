@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from job.errors import Fault, InputError, JobError, TransientError
-from job.limits import limit
+from job.host.time_limits import limit
 from job.store.base import TEMPORARY, Stored, safe_key, split_s3, told, within
 from job.store.etag import Digests
 from job.store.wire import ATTEMPTS, be_patient

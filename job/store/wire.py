@@ -18,7 +18,7 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
 from job.errors import PASSING_STATUS, Fault, TransientError, classify
-from job.limits import limit
+from job.host.time_limits import limit
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from job.child import run_child
 from job.errors import GateError
 from job.gguf.check import check
 from job.gguf.convert import convert
@@ -18,6 +17,7 @@ from job.gguf.header import MAGIC, read_header
 from job.gguf.quantise import quantise
 from job.gguf.split import split
 from job.gguf.types import TYPES
+from job.host.child import run_child
 from tests.ggufs import changed_folder, describe, edit_json, edit_number, edit_text, write_reference
 from tests.tiny import wide_dir
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from job.export.card import CardFacts, Sample, write_card
-from job.export.card_metadata import metadata
+from job.publish.card.card import CardFacts, Sample, write_card
+from job.publish.card.metadata import metadata
 from tests.unit.test_card import MERGED, Q4, SECTIONS, blocks, facts, headings, parsed
 
 TEXTS = {

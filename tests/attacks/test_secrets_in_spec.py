@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from job.credentials import looks_secret, mask, names_secret
+from job.host.credentials import looks_secret, mask, names_secret
 from tests.specs import changed, faults_of, faults_with, parse
 
 # None of these is or was anybody's: made up in the issuers' forms. Split, so that no scanner takes this file for a leak.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from job.manifest import MANIFEST, verify
+from job.ledger.manifest import MANIFEST, verify
 from job.spec import parse_spec
 from job.store import Store, open_store
 from job.store.base import TEMPORARY

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from job.manifest import MANIFEST, verify
+from job.ledger.manifest import MANIFEST, verify
 from job.store import open_store
 from tests.flow.running import Running, tiny, write_spec
 from tests.flow.test_signals import handles

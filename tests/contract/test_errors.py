@@ -11,9 +11,9 @@ import sys
 
 import pytest
 
-from job import errors
 from job.errors import TREE, VENDOR, Fault, JobError, SpecError
-from job.failure import failure_facts
+from job.errors import tree as errors
+from job.errors.facts import failure_facts
 
 CODES = {"JobError": 1, "SpecError": 10, "InputError": 11, "PolicyError": 12, "CapacityError": 13, "GateError": 14,
          "TransientError": 20, "DeviceError": 21, "Interrupted": 30}  # fmt: skip
@@ -29,7 +29,7 @@ def subclasses(cls: type) -> set[type]:
 
 def test_exit_codes_are_the_contract() -> None:
     assert {kind.__name__: kind.exit_code for kind in TREE} == CODES
-    assert set(TREE) == {JobError} | {kind for kind in subclasses(JobError) if kind.__module__ == "job.errors"}
+    assert set(TREE) == {JobError} | {kind for kind in subclasses(JobError) if kind.__module__ == "job.errors.tree"}
 
 
 def test_only_what_a_retry_can_help_is_retried() -> None:

@@ -14,17 +14,19 @@ JOB = Path(__file__).parents[2] / "job"
 FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): path for path in sorted(JOB.rglob("*.py"))}
 # Each may import those before it, and none behind it. A package's modules are ordered among themselves by their own rule below.
 ORDER = (
-    "vendors", "errors", "limits", "streams", "log", "signals", "credentials", "wording", "strict", "rules", "spec", "failure",
-    "forked", "fork_server", "child", "stats", "store", "manifest", "lease", "receipts", "checkpoint", "micro_batch", "watchdog", "source",
-    "data", "capacity", "device", "precision", "backend", "evaluate", "callbacks", "saver", "train", "report", "outcome", "wait",
-    "gguf", "reference", "export", "context", "tuning", "delivery", "run", "render", "__main__",
+    "errors", "host", "spec", "store", "weights", "ledger", "hub", "source", "data", "gguf", "plan", "evaluation", "training", "report",
+    "follow", "context", "export", "publish", "reference", "tuning", "delivery", "run", "render", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes", "huggingface_hub", "boto3",
          "botocore", "pyarrow", "numpy", "tokenizers", "accelerate", "safetensors", "pandas"}  # fmt: skip
 # Modules that are themselves imported late: in worker processes that do nothing else, or once the trainer is there.
-IMPORTED_LATE = {"data.worker": {"jinja2", "tokenizers", "numpy"}, "callbacks": {"transformers"}, "saver": {"transformers", "safetensors"}}
+IMPORTED_LATE = {
+    "data.worker.__main__": {"jinja2", "tokenizers", "numpy"},
+    "training.callbacks": {"transformers"},
+    "training.saver": {"transformers", "safetensors"},
+}
 # The last resorts, of the job and of its children, and the one place that keeps the evidence of a failure before it goes on.
-CATCHES_ALL = {"__main__", "run", "child"}
+CATCHES_ALL = {"__main__", "run", "host.child"}
 FILE_LINES = 300
 FUNCTION_LINES = 60
 
@@ -97,7 +99,7 @@ def test_packages_have_no_rings() -> None:
 @pytest.mark.parametrize("module", FILES)
 def test_only_the_backend_knows_unsloth(module: str) -> None:
     roots = {name.split(".")[0] for _, name in imports(tree(module))}
-    assert layer(module).startswith("backend") or not roots & {"unsloth", "unsloth_zoo"}
+    assert module == "training.backend" or not roots & {"unsloth", "unsloth_zoo"}
 
 
 @pytest.mark.parametrize("module", FILES)

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from job.data.batch import answer
 from job.data.tokenizer import end_tokens, load_tokenizer, write_tokenizer
+from job.data.worker.batch import answer
 from tests.data_rows import SHARED, Row, prepare, turns
 from tests.smollm2 import model_dir
 

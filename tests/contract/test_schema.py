@@ -16,9 +16,9 @@ import jsonschema
 import pytest
 
 from job.errors import TREE
-from job.failure import failure_facts
+from job.errors.facts import failure_facts
 from job.spec import JobSpec, job_schema, parse_spec
-from job.strict import faults_of_schema, load_schema
+from job.spec.strict import faults_of_schema, load_schema
 from tests.specs import changed
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ import jsonschema
 import pytest
 
 from job.errors import TREE, Fault, GateError, Interrupted, SpecError, TransientError
-from job.failure import failure_facts
-from job.strict import load_schema
+from job.errors.facts import failure_facts
+from job.spec.strict import load_schema
 from tests.elsewhere.cluster import NAME, NOT_FOUND, RUNNING, Step, condition, ended, job, line, pod, wait
 
 RUN = "b3401d8000c1359f"

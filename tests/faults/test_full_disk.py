@@ -20,15 +20,15 @@ from typing import Any
 import numpy
 import pytest
 
-from job.child import run_child
 from job.errors import CapacityError, classify, disk_is_full
-from job.export.merge_layout import reserve
 from job.gguf.convert import convert
 from job.gguf.gpu_quantise import quantise_on_device
 from job.gguf.quantise import quantise
-from job.log import Log
-from job.receipts import Receipts
+from job.host.child import run_child
+from job.host.log import Log
+from job.ledger.receipts import Receipts
 from job.store import DirectoryStore
+from job.weights.layout import reserve
 from tests.flow.running import DEMO, Result, Running, document, tiny, tunejob, write_spec
 from tests.hub_server import Hub
 from tests.servers import S3Server
@@ -308,7 +308,7 @@ def test_an_output_for_half_of_it(tmp_path: Path) -> None:
 
 FILLING_CHILD = """
 import os, sys
-from job.child import serve
+from job.host.child import serve
 from job.errors import Fault, GateError
 
 def handle(request):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from job.child import run_child
 from job.errors import CapacityError
+from job.host.child import run_child
 from tests.flow.running import Running, run_tiny, tiny, write_spec
 
 MIB = 1 << 20
@@ -20,7 +20,7 @@ CHANGES = {"/training/max_steps": 60, "/evaluation/prompts": [], "/output/checkp
 
 HUNGRY = """
 from pathlib import Path
-from job.child import serve
+from job.host.child import serve
 
 def handle(request):
     Path(request["group"]).write_text("0")

@@ -19,7 +19,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from job.errors import JobError
-from job.source.hub import HubOrigin
+from job.hub.origin import HubOrigin
 try:
     origin = HubOrigin("hf://org/name", "model")
     assert [file.key for file in origin.files()] == ["config.json", "model.safetensors"]
@@ -89,7 +89,7 @@ def test_endless_faults_are_told_within_a_bound(proxy: Proxy, tmp_path: Path, re
 
 def test_a_hundred_corruptions_are_all_caught(hub: Hub, proxy: Proxy, tmp_path: Path) -> None:
     """One bit at random in the first download of each of 100 files: all 100 are right in the end."""
-    from job.source.hub import HubOrigin
+    from job.hub.origin import HubOrigin
 
     files = {f"{number:03}.json": os.urandom(3000) for number in range(100)}
     hub.repo("org/many").commit(files)

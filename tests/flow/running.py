@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job.strict import StrictValidator, load_schema
+from job.spec.strict import StrictValidator, load_schema
 from tests.forking import COMMAND, ROOT, environment, fork, may_be_forked, run_forked, start
 from tests.specs import LEFT_OUT, changed
 from tests.tiny import tiny_dir

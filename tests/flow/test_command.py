@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from job.strict import load_schema
+from job.spec.strict import load_schema
 from tests.flow.running import ROOT, environment, tiny, tunejob, write_spec
 
 HEAVY = ("torch", "transformers", "datasets", "boto3", "pyarrow", "huggingface_hub", "unsloth", "peft", "trl")

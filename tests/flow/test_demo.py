@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from job.gguf.header import read_header
-from job.manifest import read_manifest
+from job.ledger.manifest import read_manifest
+from job.spec.strict import StrictValidator, load_schema
 from job.store import open_store
-from job.strict import StrictValidator, load_schema
 from tests.flow.running import ROOT, Result, document, foretold_and_seen, listing, reloaded, tunejob, valid_stats, watched, write_spec
 from tests.smollm2 import model_dir
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from job.gguf.types import TYPES
-from job.manifest import verify
+from job.ledger.manifest import verify
 from job.store import open_store
 from tests.flow.export_memory import STEPS, Taken, require_all_foretold, require_foretold, taken_by
 from tests.flow.running import Result, document, foretold_and_seen, tiny, tunejob, valid_stats, watched, write_spec

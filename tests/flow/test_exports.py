@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from job.manifest import read_manifest, verify
+from job.ledger.manifest import read_manifest, verify
 from job.store import open_store
 from tests.flow.running import Result, Running, document, foretold_and_seen, run_tiny, tiny, tunejob, valid_stats, watched, write_spec
 from tests.servers import Hub

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from job.fork_server import ForkServer
+from job.host.fork_server import ForkServer
 from tests.flow.running import ROOT
 from tests.forking import environment
 
@@ -68,7 +68,7 @@ def test_a_server_that_is_gone_is_an_error_and_no_wait(server: ForkServer) -> No
 OWNER = """
 import os, sys, time
 from pathlib import Path
-from job.fork_server import ForkServer
+from job.host.fork_server import ForkServer
 server = ForkServer(["colorsys"], dict(os.environ))
 process = server.fork("time:sleep", [600], Path("/"), {"MARK": sys.argv[1]}, [0, 1, 2])
 print(server._server.pid, process.pid, flush=True)
@@ -90,7 +90,7 @@ def test_server_and_forked_die_with_their_owner(tmp_path: Path) -> None:
 
 
 REFUSING = """
-import ctypes, job.fork_server as server
+import ctypes, job.host.fork_server as server
 class Driver:
     def cuDeviceGetCount(self, count): return 0
 server.ctypes = type("ctypes", (), {"CDLL": lambda *a, **k: Driver(), "byref": ctypes.byref, "c_int": ctypes.c_int})

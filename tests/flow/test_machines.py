@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from job.host.stats import arithmetic
 from job.source import fetch_data
 from job.spec import DataSpec, SourceSpec
-from job.stats import arithmetic
 from tests.flow.running import Result, Running, tiny, tunejob, valid_stats, write_spec
 
 STEPS = 16

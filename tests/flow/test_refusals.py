@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from job.strict import StrictValidator, load_schema
+from job.spec.strict import StrictValidator, load_schema
 from tests.flow.running import Result, document, run_tiny, valid_stats
 from tests.specs import LEFT_OUT
 from tests.tiny import broken_tiny_dir, tiny_dir

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from job.manifest import verify
+from job.ledger.manifest import verify
 from job.store import open_store
 from tests.flow.running import ROOT, Running, environment, run_tiny, tiny, tunejob, write_spec
 from tests.servers import S3Server
@@ -20,8 +20,8 @@ RACERS = 6
 # One that asks for the lease when all of them are there, holds it for a while and says so.
 RACER = """
 import io, sys, time
-from job.lease import Lease
-from job.log import Log
+from job.ledger.lease import Lease
+from job.host.log import Log
 from job.store import open_store
 store = open_store(sys.argv[1])
 sys.stdin.readline()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from job.strict import StrictValidator, load_schema
+from job.spec.strict import StrictValidator, load_schema
 from tests.flow.running import DEMO, Result, Running, document, run_tiny, tiny, write_spec
 from tests.flow.stalling import wire
 from tests.servers import S3Server

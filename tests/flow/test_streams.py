@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from job.manifest import verify
+from job.ledger.manifest import verify
 from job.store import open_store
 from tests.flow.running import LIMIT_SECONDS, tiny, write_spec
 from tests.forking import COMMAND, ROOT, environment, fork

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from job.errors import Fault, SpecError
 from job.spec import JobSpec, job_schema, parse_spec
-from job.strict import faults_of_schema
+from job.spec.strict import faults_of_schema
 from tests.specs import MINIMAL, changed
 
 EXAMPLES = int(os.environ.get("TUNEJOB_FUZZ_EXAMPLES", "150"))

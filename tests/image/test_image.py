@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from job import __version__
-from job.manifest import verify
+from job.ledger.manifest import verify
+from job.spec.strict import StrictValidator, load_schema
 from job.store import open_store
-from job.strict import StrictValidator, load_schema
 from tests.drivers import libcuda
 from tests.image.build import BUILD_CANARY
 from tests.image.container import IMAGE, Container, Ended

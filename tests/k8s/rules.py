@@ -6,8 +6,8 @@ import base64
 import re
 from collections.abc import Callable, Iterator
 
-from job.credentials import looks_secret, names_secret
 from job.errors import TREE, Interrupted
+from job.host.credentials import looks_secret, names_secret
 from tests.k8s.network import network
 from tests.k8s.pods import Pod, pods, quantity, walk
 from tests.k8s.render import Document

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from job.manifest import verify
+from job.ledger.manifest import verify
 from job.store import open_store
 from tests.image.container import CONTAINERS_CONF
 from tests.k8s.pods import pods

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from job.callbacks import TokenCounter, Watch
-from job.log import Log
-from job.watchdog import Watchdog
+from job.host.log import Log
+from job.host.watchdog import Watchdog
+from job.training.callbacks import TokenCounter, Watch
 
 STEP_SECONDS, BESIDE_SECONDS = 0.02, 0.2
 

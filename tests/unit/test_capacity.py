@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from job import capacity
 from job.errors import CapacityError, Fault, InputError, classify
+from job.plan import require as capacity
 from job.spec import JobSpec, parse_spec
 
 PARAMETERS = 3 * 1000 * 1000

@@ -16,11 +16,11 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from job.export.card import CardFacts, Sample, card_facts, write_card
-from job.export.card_metadata import metadata
+from job.host.stats import Phase, Stats
+from job.publish.card.card import CardFacts, Sample, card_facts, write_card
+from job.publish.card.metadata import metadata
 from job.source import FetchedModel, FetchedSource
 from job.spec import JobSpec, parse_spec
-from job.stats import Phase, Stats
 from tests.tiny import tiny_dir
 
 REVISION = "0123456789abcdef" * 2 + "01234567"

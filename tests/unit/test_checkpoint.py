@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from job.checkpoint import Checkpoint, Checkpoints, Origin
 from job.errors import CapacityError, Fault, InputError, TransientError
-from job.log import Log
+from job.host.log import Log
+from job.ledger.checkpoints import Checkpoint, Checkpoints, Origin
 from job.spec import CheckpointsSpec
 from job.store import DirectoryStore, open_store
 

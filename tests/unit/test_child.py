@@ -11,14 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from job import child
-from job.child import Child, run_child
 from job.errors import CapacityError, GateError, InputError, JobError, TransientError
+from job.host import child
+from job.host.child import Child, run_child
 from tests.flow.running import ROOT
 
 MODULE = """
 import ctypes, os, signal, sys, time
-from job.child import serve
+from job.host.child import serve
 from job.errors import Fault, InputError
 
 def handle(request):
@@ -92,7 +92,7 @@ def test_a_child_does_not_outlive_its_context(module: str, tmp_path: Path) -> No
 LEAVER = """
 import os, sys
 from pathlib import Path
-from job.child import Child
+from job.host.child import Child
 Child(sys.argv[1], {"do": "wait", "started": sys.argv[2]}, Path(sys.argv[3]), "a part")
 os._exit(0)
 """
@@ -112,7 +112,7 @@ def test_a_child_whose_parent_dies_at_once_does_not_begin(module: str, tmp_path:
 WITHOUT_THREADS = """
 import threading
 from job.errors import Fault, TransientError
-from job.signals import leave
+from job.host.signals import leave
 def refuse(*_):
     raise RuntimeError("can't start new thread")
 threading.Thread.start = refuse

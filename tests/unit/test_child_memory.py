@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from job.child import ENDED, run_child
 from job.errors import CapacityError
-from job.stats import Stats
-from job.strict import StrictValidator, load_schema
+from job.host.child import ENDED, run_child
+from job.host.stats import Stats
+from job.spec.strict import StrictValidator, load_schema
 
 MIB = 1 << 20
 MODULE = """
 import mmap, os, signal, time
-from job.child import serve
+from job.host.child import serve
 
 def handle(request):
     own = bytearray(b"x") * request["own_bytes"]

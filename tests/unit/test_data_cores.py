@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from job.data.cores import WORKER_BYTES, worker_count
+from job.host.cgroup import WORKER_BYTES, worker_count
 
 GIB = 1 << 30
 HERE = len(os.sched_getaffinity(0))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from job.data.render import ChatTemplate
-from job.data.shape import Chat, RowFault
+from job.data.worker.render import ChatTemplate
+from job.data.worker.shape import Chat, RowFault
 from tests.data_rows import Row, turns
 
 TOKENS = ["<|end|>", "<|endoftext|>", "<|user|>", "<|assistant|>", "</s>", "<|eot_id|>", "<|im_end|>", "<|im_start|>"]

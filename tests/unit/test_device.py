@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from job.device import Gpu, Probe, built_for, probe, unusable
 from job.errors import CapacityError, DeviceError, JobError
+from job.host.device import Gpu, Probe, built_for, probe, unusable
 from tests.drivers import libcuda
 
 GOOD = Probe(True, True, 0, (13, 0), (Gpu("NVIDIA H200", (9, 0)),), "13.0")
@@ -75,5 +75,5 @@ def test_torch_is_read_not_imported() -> None:
     import torch
 
     assert built_for() == torch.version.cuda
-    program = "import sys; from job.device import probe; probe(); assert 'torch' not in sys.modules"
+    program = "import sys; from job.host.device import probe; probe(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, env=os.environ)

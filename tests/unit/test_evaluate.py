@@ -11,7 +11,7 @@ import pytest
 
 from job.data.build import Question
 from job.errors import GateError
-from job.evaluate import GENERATION_BATCH_TOKENS, Assessment, _generation_batches, check_gates, exact_match, loss_of
+from job.evaluation.assess import GENERATION_BATCH_TOKENS, Assessment, _generation_batches, check_gates, exact_match, loss_of
 from job.spec import GatesSpec
 
 VOCABULARY = 50

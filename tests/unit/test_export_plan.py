@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from job.export.plan import Shapes, adapter_bytes, foresee_memory, names, quantiser_bytes, steps
+from job.plan.steps import Shapes, adapter_bytes, foresee_memory, names, quantiser_bytes, steps
 from tests.specs import parse
 
 GIB, MIB = 1 << 30, 1 << 20

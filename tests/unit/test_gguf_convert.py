@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy
 import pytest
 
-from job.child import Child, run_child
 from job.errors import CapacityError, GateError, InputError
-from job.fork_server import PACKAGE_ROOT
 from job.gguf.convert import _torch_rounding, convert
 from job.gguf.header import read_header
 from job.gguf.plan import plan
 from job.gguf.quantise import quantise
 from job.gguf.types import TYPES
+from job.host.child import Child, run_child
+from job.host.fork_server import PACKAGE_ROOT
 from tests.ggufs import changed_folder, edit_json
 from tests.tiny import tiny_dir, wide_dir
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from job.child import run_child
 from job.errors import GateError, InputError, PolicyError, TransientError
-from job.export.hub import environment
+from job.host.child import run_child
+from job.hub.push import environment
 from tests.hub_server import HubFault
 from tests.hub_writes import Large
 from tests.servers import Hub, closed_port
@@ -36,7 +36,7 @@ SENT = r"PUT /storage/org/tuned/.*"
 
 
 class Pusher:
-    """Runs operations of `job.export.hub` as the job does: in a child that alone has the token."""
+    """Runs operations of `job.hub.push` as the job does: in a child that alone has the token."""
 
     def __init__(self, hub: Hub, folder: Path) -> None:
         self.hub, self.folder, self.token = hub, folder, hub.token
@@ -44,7 +44,7 @@ class Pusher:
 
     def ask(self, operation: str, **request: Any) -> dict[str, Any]:
         request = {"operation": operation, "repository": NAME, **request}
-        return run_child("job.export.hub", request, self.folder / "child", "push", environment(self.token) | self.extra)
+        return run_child("job.hub.push", request, self.folder / "child", "push", environment(self.token) | self.extra)
 
     def write(self, tree: dict[str, bytes]) -> list[tuple[str, str]]:
         """Local files of a tree with their keys, under names that say nothing."""

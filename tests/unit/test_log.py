@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import pytest
 
-from job.log import Log, Secret
-from job.streams import LastingStream
+from job.host.log import Log, Secret
+from job.host.streams import LastingStream
 
 KEY = "s3cr+t/with=odd&chars"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from job.errors import GateError, InputError, JobError, TransientError
-from job.manifest import MANIFEST, SPEC, File, Manifest, artefact, claim, publish, read_manifest, spec_bytes, stored_file, verify
+from job.ledger.manifest import MANIFEST, SPEC, File, Manifest, artefact, claim, publish, read_manifest, spec_bytes, stored_file, verify
 from job.spec import JobSpec, parse_spec
+from job.spec.strict import StrictValidator, load_schema
 from job.store import DirectoryStore, Store, Stored, open_store
-from job.strict import StrictValidator, load_schema
 
 MUTATIONS = 1000
 SHA = "0" * 64

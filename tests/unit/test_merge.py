@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from job.errors import GateError, InputError
-from job.export.merge import check_merged, merge_adapter, plan_of, unmergeable
-from job.export.merge_check import sampled, steps_apart
+from job.export.merge.check import sampled, steps_apart
+from job.export.merge.write import check_merged, merge_adapter, plan_of, unmergeable
 from tests.tiny import BYTE_VOCABULARY, byte_tokenizer, random_adapter, small_base
 
 END_IDS = [2, 0]
@@ -299,7 +299,7 @@ import sys
 from pathlib import Path
 import peft, torch, transformers
 from transformers import AutoConfig, AutoTokenizer
-from job.export.merge import merge_adapter
+from job.export.merge.write import merge_adapter
 def peak():  # ru_maxrss would start with the parent's
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) << 10
 before = peak()

@@ -12,9 +12,9 @@ import pytest
 from job.data.build import Prepared
 from job.data.templates import NAMED
 from job.errors import GateError, PolicyError
-from job.export import go_template
-from job.export.modelfile import TEMPLATE_OF_OLLAMA, write_modelfiles
-from job.export.ollama_template import translate
+from job.publish.ollama import go_template
+from job.publish.ollama.modelfile import TEMPLATE_OF_OLLAMA, write_modelfiles
+from job.publish.ollama.ollama_template import translate
 from tests.data_rows import byte_tokenizer_dir, prepare, turns
 from tests.smollm2 import model_dir
 

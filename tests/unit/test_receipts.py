@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from job.log import Log
-from job.manifest import artefact
-from job.receipts import Receipts
+from job.host.log import Log
+from job.ledger.manifest import artefact
+from job.ledger.receipts import Receipts
 from job.store import DirectoryStore, Store
 
 RUN_ID = "0123456789abcdef"

@@ -14,14 +14,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from job.child import run_child
 from job.errors import GateError
+from job.export.compare import handle
 from job.export.four_bit import quantise_merged
-from job.export.imatrix import write_imatrix
-from job.export.merge import merge_adapter
-from job.export.merge_logits import batches, compare, continue_greedily, open_model, perplexity
-from job.export.reference import handle
+from job.export.gguf.imatrix import write_imatrix
+from job.export.logits import batches, compare, continue_greedily, open_model, perplexity
+from job.export.merge.write import merge_adapter
 from job.gguf.imatrix import load_imatrix
+from job.host.child import run_child
 from tests.tiny import random_adapter, wide_dir
 
 ROWS = [list(range(100, 140)), [1, 520, 198, 28120, 30, 2], list(range(7000, 7090, 3))]
@@ -55,7 +55,7 @@ def plain_logits(folder: Path, row: list[int]) -> Any:
 
 
 def test_the_merge_passes_and_the_reference_is_its_logits(request_of: Json, trained: Path, tmp_path: Path) -> None:
-    found = run_child("job.export.reference", request_of | {"imatrix": str(tmp_path / "imatrix.gguf")}, tmp_path / "child", "comparison")
+    found = run_child("job.export.compare", request_of | {"imatrix": str(tmp_path / "imatrix.gguf")}, tmp_path / "child", "comparison")
     assert 0 < found["merged"]["kl"] < 1e-3
     assert 0 < found["merged"]["max_logit_difference"] <= 0.02 * found["merged"]["largest_logit"]
     assert found["merged"]["same_top_token"] > 0.95

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from job.errors import CapacityError, InputError
-from job.render.model_size import DEFAULT_PARAMETERS, NAME_MARGIN, ModelSize, model_size
-from job.render.resources import GIB, gpu_bytes, resources
+from job.plan.machine import GIB, gpu_bytes, resources
+from job.plan.model_size import DEFAULT_PARAMETERS, NAME_MARGIN, ModelSize, model_size
 from job.spec import JobSpec, parse_spec
 from tests.renders import REMOTE, objects, rendered
 from tests.specs import changed, parse

@@ -458,14 +458,14 @@ def test_a_stop_signal_does_not_wait_for_a_download(hub: Hub, tmp_path: Path) ->
         time.sleep(0.01)
     start = time.monotonic()
     job.terminate()
-    assert job.wait(30) == 30
+    assert job.follow.kubernetes(30) == 30
     assert time.monotonic() - start < 5
     job.stdout.close()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_failing_thread_is_not_taken_for_success() -> None:
-    from job.source.parallel import in_parallel
+    from job.host.parallel import in_parallel
 
     fetched: list[str] = []
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from job.errors import InputError
-from job.failure import failure_facts
-from job.stats import Stats, training_memory
-from job.strict import StrictValidator, load_schema
+from job.errors.facts import failure_facts
+from job.host.stats import Stats, training_memory
+from job.spec.strict import StrictValidator, load_schema
 
 MIB = 1 << 20
 

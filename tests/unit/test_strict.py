@@ -8,8 +8,8 @@ import time
 import pytest
 
 from job.errors import SpecError
-from job.strict import MAX_BYTES, MAX_DEPTH, faults_of_schema, load_schema, read_json
-from job.wording import pointer_of, printable, show
+from job.spec.strict import MAX_BYTES, MAX_DEPTH, faults_of_schema, load_schema, read_json
+from job.spec.wording import pointer_of, printable, show
 from tests.specs import faults_of
 
 NOT_READ = [

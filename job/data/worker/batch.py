@@ -1,0 +1,176 @@
+"""What a worker does with one request. A request carries the whole job description, so any worker can take any.
+
+Job description: chat_template, variables, end_tokens, train_on, max_seq_length, prefix_ids, eos_id.
+Replies: the operation's own, or {"refused": reason} / {"failed": reason} where a template spoils all of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from job.data.worker import sandbox
+from job.data.worker.render import ChatTemplate, turn_end
+from job.data.worker.shape import Chat, Columns, Document, Example, Message, Pair, Row, RowFault, question_and_answer, shape
+from job.data.worker.tokenise import Sequence, Tokeniser
+from job.data.worker.wire import Header
+
+CHAT_TEMPLATE = "/data/chat_template"
+
+Reply = tuple[Header, bytes]
+Stage = Callable[[str], None]  # told before a template runs, so that the job can name the one that never returns
+
+
+def answer(request: Header, tokenizer: Any, stage: Stage) -> Reply:
+    """The reply to one request."""
+    try:
+        return OPERATIONS[request["operation"]](Batch(request["job"], tokenizer, stage), request)
+    except sandbox.TemplateRefusedError as error:
+        return {"refused": str(error)}, b""
+    except sandbox.TemplateFailedError as error:
+        return {"failed": str(error)}, b""
+
+
+class Batch:
+    def __init__(self, job: Header, tokenizer: Any, stage: Stage) -> None:
+        self._template = ChatTemplate(job["chat_template"], job["variables"], job["end_tokens"]) if job["chat_template"] else None
+        self._learn_all = job["train_on"] == "all"
+        self._tokeniser = Tokeniser(tokenizer, job["max_seq_length"], job["prefix_ids"], job["eos_id"])
+        self._stage = stage
+
+    @property
+    def template(self) -> ChatTemplate:
+        if self._template is None:
+            raise RowFault("message lists need a chat template, and the job's other rows are raw text")
+        return self._template
+
+    def turn_end(self, _: Header) -> Reply:
+        """The text that closes an assistant turn."""
+        self._stage(CHAT_TEMPLATE)
+        try:
+            return {"turn_end": turn_end(self.template)}, b""
+        except RowFault as error:
+            return {"failed": str(error)}, b""
+
+    def rows(self, request: Header) -> Reply:
+        """Sequences of the rows: [row, tokens, trained tokens, truncated, digest] each, and in the body ids and labels.
+
+        A row that cannot be used is a fault, one that teaches nothing is dropped; both with their reason.
+        """
+        reply: Header = {"sequences": [], "faults": [], "dropped": [], "tools_ignored_rows": 0}
+        body = bytearray()
+        for index, example in self._examples(request, reply["faults"]):
+            try:
+                sequences, tools_ignored = self._sequences(example)
+            except RowFault as error:
+                reply["faults"].append([index, str(error), ""])
+                continue
+            except sandbox.TemplateFailedError as error:
+                reply["faults"].append([index, str(error), CHAT_TEMPLATE])
+                continue
+            reply["tools_ignored_rows"] += tools_ignored
+            kept = [sequence for sequence in sequences if sequence.trained_tokens]
+            if not kept:
+                reply["dropped"].append([index, _reason(example, sequences)])
+            for sequence in kept:
+                data = sequence.input_ids.tobytes() + sequence.labels.tobytes()
+                digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+                figures = (len(sequence.input_ids), sequence.trained_tokens, sequence.truncated, digest)
+                reply["sequences"].append([index, *figures])
+                body += data
+        return reply, bytes(body)
+
+    def questions(self, request: Header) -> Reply:
+        """Prompts of rows up to their last answer, with that answer as reference; rows without one are left out."""
+        found = [self._question(example) for _, example in self._examples(request, [])]
+        return {"questions": [question for question in found if question]}, b""
+
+    def prompts(self, request: Header) -> Reply:
+        """User messages through the chat template with a generation prompt; raw where the job has no template."""
+        self._stage(CHAT_TEMPLATE)
+        return {"questions": [self._prompt(text) for text in request["prompts"]]}, b""
+
+    def renderings(self, request: Header) -> Reply:
+        """The text of each [messages, tools, whether a prompt follows]; null where the template fails on it."""
+        self._stage(CHAT_TEMPLATE)
+        return {"renderings": [self.template.attempt(*conversation) for conversation in request["conversations"]]}, b""
+
+    def _prompt(self, prompt: str) -> list[Any]:
+        if self._template is None:
+            return [prompt, self._tokeniser.raw_ids(prompt), None]
+        text = self._template.render([{"role": "user", "content": prompt}], prompt=True)
+        return [text, self._tokeniser.encode(text).ids, None]
+
+    def _question(self, example: Example) -> list[Any] | None:
+        if isinstance(example, Pair):
+            return [example.prompt, self._tokeniser.raw_ids(example.prompt), example.completion]
+        if isinstance(example, Document):
+            return None
+        rendered = self.template.conversation(example)
+        if not rendered.turns:
+            return None
+        last = rendered.turns[-1]
+        prompt = rendered.text[: last.start]
+        return [prompt, self._tokeniser.encode(prompt).ids, rendered.text[last.start : last.content_end]]
+
+    def _sequences(self, example: Example) -> tuple[list[Sequence], bool]:
+        if isinstance(example, Document):
+            return list(self._tokeniser.document(example.text)), False
+        if isinstance(example, Pair):
+            useful = self._learn_all or example.completion.strip()
+            return ([self._tokeniser.pair(example.prompt, example.completion, self._learn_all)] if useful else []), False
+        rendered = self.template.conversation(example)
+        spans = [(0, len(rendered.text))] if self._learn_all else [(turn.start, turn.end) for turn in rendered.turns]
+        return [self._tokeniser.chat(rendered.text, spans)], rendered.tools_ignored
+
+    def _examples(self, request: Header, faults: list[list[Any]]) -> Iterator[tuple[int, Example]]:
+        source, rows = request["source"], list(enumerate(request["rows"]))
+        columns = Columns(source["columns"], source["input_joint"])
+        chats = self._templated(source, rows, faults) if source["template"] else {}
+        self._stage(CHAT_TEMPLATE if self._template else "")
+        for index, row in rows:
+            if index in chats:
+                yield index, Chat(chats[index])
+            if source["template"]:
+                continue
+            try:
+                yield index, shape(source["format"], row, columns)
+            except RowFault as error:
+                faults.append([index, str(error), ""])
+
+    def _templated(self, source: Row, rows: list[tuple[int, Row]], faults: list[list[Any]]) -> dict[int, list[Message]]:
+        """Messages of the rows rendered through the source's own system, user and assistant templates, by row."""
+        turns: dict[str, dict[int, str]] = {role: {} for role in source["template"]}
+        for role, text in source["template"].items():
+            pointer = f"{source['pointer']}/template/{role}"
+            self._stage(pointer)
+            for index, row in rows:
+                try:
+                    turns[role][index] = sandbox.render(text, row, strict=True)
+                except sandbox.TemplateFailedError as error:
+                    faults.append([index, f"{error}; its columns are {', '.join(row)}", pointer])
+        whole = set.intersection(*(set(found) for found in turns.values()))
+        return {index: _messages({role: found[index] for role, found in turns.items()}) for index in whole}
+
+
+def _messages(turns: dict[str, str]) -> list[Message]:
+    system = [{"role": "system", "content": turns["system"]}] if "system" in turns else []
+    return system + question_and_answer(turns["user"], turns["assistant"])
+
+
+def _reason(example: Example, sequences: list[Sequence]) -> str:
+    if any(sequence.truncated for sequence in sequences):
+        return "the answer lies behind max_seq_length"
+    if isinstance(example, Chat) and all(message["role"] != "assistant" for message in example.messages):
+        return "no assistant turn"
+    return "nothing to learn in it"
+
+
+OPERATIONS: dict[str, Callable[[Batch, Header], Reply]] = {
+    "turn_end": Batch.turn_end,
+    "rows": Batch.rows,
+    "questions": Batch.questions,
+    "prompts": Batch.prompts,
+    "renderings": Batch.renderings,
+}

@@ -1,0 +1,108 @@
+"""Text with learned spans as token ids with labels. It runs in the worker processes and needs only `tokenizers`."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from job.data.worker.shape import RowFault
+
+IGNORED = -100  # the label of a token that is not learned, as PyTorch's cross entropy has it
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Token ids and labels of one training sequence, both int32; label 0 is never learned, having no context."""
+
+    input_ids: array[int]
+    labels: array[int]
+    truncated: bool
+
+    @property
+    def trained_tokens(self) -> int:
+        return len(self.labels) - self.labels.count(IGNORED)
+
+
+class Tokeniser:
+    """The model's `tokenizers.Tokenizer`; `prefix_ids` open raw text (BOS, if the model uses one) and `eos_id` closes it."""
+
+    def __init__(self, tokenizer: Any, max_seq_length: int, prefix_ids: list[int], eos_id: int | None) -> None:
+        self._tokenizer = tokenizer
+        self._max_seq_length = max_seq_length
+        self._prefix_ids = prefix_ids
+        self._eos_ids = [] if eos_id is None else [eos_id]
+
+    def encode(self, text: str) -> Any:
+        """Ids and character offsets, without added special tokens. Raises `RowFault` for text that is no Unicode."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RowFault(f"a lone surrogate {text[error.start]!a} is no character") from None
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def raw_ids(self, text: str) -> list[int]:
+        """Ids of raw text as the model expects to read it."""
+        return [*self._prefix_ids, *self.encode(text).ids]
+
+    def chat(self, text: str, spans: list[Span]) -> Sequence:
+        """A rendered conversation, cut on the right to the longest sequence."""
+        encoding = self.encode(text)
+        return self._cut(encoding.ids, _labels(encoding, spans))
+
+    def pair(self, prompt: str, completion: str, learn_all: bool) -> Sequence:
+        """Prompt, completion and the end token; cut on the right."""
+        encoding = self.encode(prompt + completion)
+        labels = encoding.ids if learn_all else _labels(encoding, [(len(prompt), len(prompt) + len(completion))])
+        hidden = [IGNORED] * len(self._prefix_ids)
+        return self._cut([*self._prefix_ids, *encoding.ids, *self._eos_ids], [*hidden, *labels, *self._eos_ids])
+
+    def document(self, text: str) -> Iterator[Sequence]:
+        """A document closed by the end token, in pieces of the longest sequence; every token is in one piece."""
+        ids = [*self.raw_ids(text), *self._eos_ids]
+        for start, stop in pieces(len(ids), self._max_seq_length):
+            piece = ids[start:stop]
+            yield _sequence(piece, piece, False)
+
+    def _cut(self, ids: list[int], labels: list[int]) -> Sequence:
+        most = self._max_seq_length
+        return _sequence(ids[:most], labels[:most], len(ids) > most)
+
+
+def _sequence(ids: list[int], labels: list[int], truncated: bool) -> Sequence:
+    learned = array("i", labels)
+    if learned:
+        learned[0] = IGNORED
+    return Sequence(array("i", ids), learned, truncated)
+
+
+def pieces(tokens: int, longest: int) -> Iterator[Span]:
+    """Bounds of consecutive pieces of at most `longest` tokens, none of which is a single token behind others."""
+    start = 0
+    while start < tokens:
+        stop = min(start + longest, tokens)
+        if tokens - stop == 1:  # a piece of one token would teach nothing
+            stop -= 1
+        yield start, stop
+        start = stop
+
+
+def _labels(encoding: Any, spans: list[Span]) -> list[int]:
+    """Ids of the tokens that overlap a span, `IGNORED` elsewhere.
+
+    Some tokenizers leave the space before a word out of its offsets: what no token covers belongs to the next token.
+    """
+    offsets = list(chain.from_iterable(encoding.offsets))
+    ends = offsets[1::2]
+    starts = [min(start, before) for start, before in zip(offsets[::2], [0, *ends], strict=False)]
+    ids = encoding.ids
+    labels = [IGNORED] * len(ids)
+    for start, end in spans:
+        first, last = bisect_right(ends, start), bisect_left(starts, end)
+        labels[first:last] = ids[first:last]
+    return labels

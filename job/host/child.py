@@ -1,0 +1,272 @@
+"""A stage's heavy or native part in a process of its own: its memory goes when it ends, and a crash is only its own.
+
+    python -m job.export.compare REQUEST_JSON RESULT_JSON
+
+The child writes `{"result": …}`, or the `JobError` it ended with, which the job raises again as if it were its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from job.errors import TREE, CapacityError, Fault, GateError, JobError, TransientError, classify
+from job.host.credentials import names_secret
+from job.host.fork_server import CAPABILITY, ForkServer, die_with, search_path
+from job.host.forked import Forked
+from job.host.log import SECRET_VARIABLES
+from job.host.streams import LastingStream
+
+PARENT = "TUNEJOB_PARENT"  # the process that a child must not outlive
+SAMPLE_SECONDS = 0.02
+MEMORY_LINES = {"VmHWM", "VmRSS", "RssAnon", "RssShmem"}  # of /proc/PID/status, in kB
+# Blocks of this size and more go back to the system as soon as they are free: the C library would otherwise raise its own
+# limit to 32 MiB, keep what tensors leave behind and take a third more, or not, as it happens.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+SERVER_SETTINGS = {
+    "HF_HUB_OFFLINE": "1",  # read at import: what children load is here already
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asks the driver for its GPUs without opening one
+}
+CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
+
+
+@dataclass(frozen=True)
+class ChildMemory:
+    """What one child process took at its peak, and what was foretold, None where nothing was.
+
+    `peak_anonymous_bytes` is what a control group cannot take back; the rest of `peak_rss_bytes` is mapped files, which give way.
+    """
+
+    what: str
+    foretold_bytes: int | None
+    peak_anonymous_bytes: int
+    peak_rss_bytes: int
+
+
+Handler = Callable[[dict[str, Any]], dict[str, Any]]
+_SERVERS: list[ForkServer] = []  # none, or the one
+RUNNING: list[Watch] = []  # of children at work
+ENDED: list[ChildMemory] = []  # children of this process that have ended, as with getrusage's RUSAGE_CHILDREN
+
+
+class Watch(threading.Thread):
+    """Follows the memory of process `pid` until it ends, from outside: what was killed for its memory is known, too."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(name=f"memory of {pid}", daemon=True)
+        self._status = Path(f"/proc/{pid}/status")
+        self._ended = threading.Event()
+        self.anonymous_bytes = self.peak_anonymous_bytes = self.peak_rss_bytes = 0
+
+    def run(self) -> None:
+        while not self._ended.wait(SAMPLE_SECONDS):
+            self._sample()
+
+    def finish(self) -> None:
+        self._ended.set()
+        self.join()
+
+    def _sample(self) -> None:
+        try:
+            lines = self._status.read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        held = {name: int(rest.split()[0]) << 10 for name, _, rest in (line.partition(":") for line in lines) if name in MEMORY_LINES}
+        # A kernel that does not tell the two apart (before 4.5) has all of it counted.
+        self.anonymous_bytes = held.get("RssAnon", held.get("VmRSS", 0)) + held.get("RssShmem", 0)
+        self.peak_anonymous_bytes = max(self.peak_anonymous_bytes, self.anonymous_bytes)
+        self.peak_rss_bytes = max(self.peak_rss_bytes, held.get("VmHWM", held.get("VmRSS", 0)))
+
+
+class Child:
+    """A child process at work on one request. As a context manager it is ended whatever happens.
+
+    What it takes of memory at its peak goes to `ENDED`, beside what was foretold.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        request: Mapping[str, Any],
+        folder: Path,
+        what: str,
+        environment: Mapping[str, str] | None = None,
+        foretold_bytes: int | None = None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = f"{module.rsplit('.', 1)[-1]}-{uuid.uuid4().hex[:8]}"
+        asked, self._answer = folder / f"{stem}.request.json", folder / f"{stem}.result.json"
+        asked.write_text(json.dumps(request), "utf-8")
+        self.what = what
+        self._process = _process(module, asked, self._answer, folder, environment)
+        self._foretold_bytes = foretold_bytes
+        self._watch = Watch(self.pid)
+        self._watch.start()
+        RUNNING.append(self._watch)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        """Ends the process at once; what it has written so far is scratch."""
+        self._process.kill()
+        self._end()
+
+    def _end(self) -> int:
+        """Waits for the process; its exit code."""
+        code = self._process.wait()
+        watch = self._watch
+        if watch.is_alive():
+            watch.finish()
+            RUNNING.remove(watch)
+            ENDED.append(ChildMemory(self.what, self._foretold_bytes, watch.peak_anonymous_bytes, watch.peak_rss_bytes))
+        return code
+
+    def wait(self) -> dict[str, Any]:
+        """The child's result. Raises the `JobError` it ended with, or what its death means."""
+        code = self._end()
+        if not self._answer.exists():
+            raise self._death(code)
+        answer = json.loads(self._answer.read_bytes())
+        if "error" in answer:
+            raise _revived(answer["error"])
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def _death(self, code: int) -> JobError:
+        if code == -signal.SIGKILL:
+            foretold = "" if self._foretold_bytes is None else f"{self._foretold_bytes} bytes"
+            return CapacityError(
+                Fault(f"{self.what}: its process was killed, as happens when memory runs out", "",
+                      f"{self._watch.peak_anonymous_bytes} bytes taken", foretold, "Give the job more memory")
+            )  # fmt: skip
+        if -code in CRASHES:
+            return GateError(
+                Fault(f"{self.what}: native code crashed", found=signal.Signals(-code).name, hint="Its last words are on stderr")
+            )
+        if code < 0:
+            return TransientError(Fault(f"{self.what}: its process was ended by {signal.Signals(-code).name}"))
+        if code == CapacityError.exit_code:
+            return CapacityError(Fault(f"{self.what}: the disk is full: its process could not even write down its result"))
+        return JobError(Fault(f"{self.what}: its process ended with code {code}; its error is on stderr"))
+
+
+def taken_bytes() -> int:
+    """Anonymous memory that children at work hold now."""
+    return sum(watch.anonymous_bytes for watch in RUNNING)
+
+
+def run_child(
+    module: str,
+    request: Mapping[str, Any],
+    folder: Path,
+    what: str,
+    environment: Mapping[str, str] | None = None,
+    foretold_bytes: int | None = None,
+) -> dict[str, Any]:
+    """One request to one child, to its end."""
+    with Child(module, request, folder, what, environment, foretold_bytes) as child:
+        return child.wait()
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a process that reaches no server needs of an environment."""
+    return {name: value for name, value in environment.items() if name not in SECRET_VARIABLES and not names_secret(name)}
+
+
+def preload(modules: Sequence[str], capability: str | None = None) -> None:
+    """From here on children are forked from a process that imports `modules` once `start_imports` says so, and ends with this one.
+
+    `capability`: the GPU's, if children will use one. To be called before this process has a second thread.
+    """
+    settings = SERVER_SETTINGS | {CAPABILITY: capability or ""}
+    _SERVERS[:] = [ForkServer(modules, {**ALLOCATOR, **without_secrets(os.environ), **settings})]
+    atexit.register(_SERVERS[0].close)
+
+
+def start_imports() -> None:
+    for server in _SERVERS:
+        server.start_imports()
+
+
+def _process(
+    module: str, asked: Path, answered: Path, folder: Path, environment: Mapping[str, str] | None
+) -> Forked | subprocess.Popen[bytes]:
+    """The child's process: forked, or, with an `environment` of its own or where there is no fork server, started."""
+    if _SERVERS and environment is None:
+        with open(os.devnull) as nothing:
+            streams = [nothing.fileno(), 1, 2]
+            try:
+                return _SERVERS[0].fork("job.host.child:serve_forked", [module, str(asked), str(answered)], folder, os.environ, streams)
+            except ConnectionError as refusal:
+                LastingStream(sys.stderr).write(f"children are started, not forked, from here on: {refusal}\n")
+                _SERVERS.clear()
+    return subprocess.Popen(  # noqa: S603 - our own module, and no shell
+        [sys.executable, "-P", "-m", module, str(asked), str(answered)],
+        stdin=subprocess.DEVNULL, cwd=folder, start_new_session=True,
+        env={**ALLOCATOR, **(os.environ if environment is None else environment), "PYTHONPATH": search_path(os.environ),
+             PARENT: str(os.getpid())},
+    )  # fmt: skip
+
+
+def serve(handle: Handler) -> None:
+    """The `main` of a child that was started: answers the one request it was started with."""
+    die_with(int(os.environ.get(PARENT, os.getppid())))
+    answer_request(handle, *map(Path, sys.argv[1:3]))
+
+
+def serve_forked(module: str, asked: str, answered: str) -> None:
+    """The same in a child that was forked."""
+    answer_request(importlib.import_module(module).handle, Path(asked), Path(answered))
+
+
+def answer_request(handle: Handler, asked: Path, answered: Path) -> NoReturn:
+    """Writes the result of `handle`, or the `JobError` it ended with, and ends the process."""
+    sys.stdout, sys.stderr = LastingStream(sys.stdout), LastingStream(sys.stderr)
+    try:
+        answer = {"result": handle(json.loads(asked.read_bytes()))}
+        code = 0
+    except Exception as error:
+        failure = classify(error)
+        code = failure.exit_code
+        if code == 1:
+            import traceback
+
+            traceback.print_exc()
+        answer = {"error": {"class": type(failure).__name__, "faults": [asdict(fault) for fault in failure.faults]}}
+    written = answered.with_suffix(".part")
+    try:
+        written.write_text(json.dumps(answer), "utf-8")
+        written.replace(answered)
+    except OSError as error:
+        sys.stderr.write(f"no answer could be written: {error}\n")
+        code = classify(error).exit_code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # native libraries may hang in their own farewells
+
+
+def _revived(error: dict[str, Any]) -> JobError:
+    kind = next((kind for kind in TREE if kind.__name__ == error["class"]), JobError)
+    return kind(*(Fault(**fault) for fault in error["faults"]))

@@ -1,0 +1,201 @@
+"""What the run cost, per stage: wall time, peak GPU memory, peak RSS with children, disk. Written on failure too.
+
+Figures of GPU memory are the allocator's own (`torch.cuda.max_memory_*`), in bytes; RSS and disk are sampled.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from job.host.child import ENDED, ChildMemory
+
+SAMPLE_SECONDS = 0.5
+GIB = 1 << 30
+PACKAGES = (
+    "torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "unsloth", "unsloth_zoo",
+    "huggingface_hub", "safetensors", "tokenizers", "boto3", "jsonschema",
+)  # fmt: skip
+
+
+@dataclass
+class Phase:
+    """One stage's cost; `children` ended in it. GPU figures are 0 without a GPU."""
+
+    name: str
+    wall_seconds: float = 0.0
+    peak_gpu_allocated_bytes: int = 0
+    peak_gpu_reserved_bytes: int = 0
+    peak_rss_bytes: int = 0
+    peak_disk_bytes: int = 0
+    children: list[ChildMemory] = field(default_factory=list)
+
+
+class Sampler(threading.Thread):
+    """Watches resident memory and the disk under `folder`; with `children`, which costs a look at every process, theirs too."""
+
+    def __init__(self, folder: Path, children: bool) -> None:
+        super().__init__(name="stats", daemon=True)
+        self._folder = folder
+        self._children = children
+        self._start_disk = shutil.disk_usage(folder).used
+        self._process = psutil.Process()
+        self._finished = threading.Event()
+        self.peak_rss_bytes = 0
+        self.peak_disk_bytes = 0
+
+    def sample(self) -> None:
+        self.peak_rss_bytes = max(self.peak_rss_bytes, resident_bytes(self._process, self._children))
+        self.peak_disk_bytes = max(self.peak_disk_bytes, shutil.disk_usage(self._folder).used - self._start_disk)
+
+    def run(self) -> None:
+        while not self._finished.wait(SAMPLE_SECONDS):
+            self.sample()
+
+    def finish(self) -> None:
+        self._finished.set()
+        self.join()
+
+
+def resident_bytes(process: psutil.Process, children: bool) -> int:
+    """Resident memory of a process, with its children if wanted; a child that ends meanwhile counts as nothing."""
+    total = int(process.memory_info().rss)
+    for child in process.children(recursive=True) if children else ():
+        try:
+            total += int(child.memory_info().rss)
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+@dataclass
+class Stats:
+    """Everything `stats.json` holds. Each stage adds its figures; `document` is valid at any moment."""
+
+    run_id: str
+    name: str
+    workdir: Path
+    phases: list[Phase] = field(default_factory=list)
+    device: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    effective: dict[str, Any] = field(default_factory=dict)
+    failure: dict[str, Any] | None = None
+    current: str = "start"
+    _started: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def phase(self, name: str, children: bool = False) -> Iterator[None]:
+        """Measures one stage, with worker processes if it has `children`; its figures are kept also when it fails."""
+        self.current = name
+        start, sampler, cuda, ended = time.monotonic(), Sampler(self.workdir, children), _cuda(), len(ENDED)
+        if cuda:
+            cuda.reset_peak_memory_stats()
+        sampler.start()
+        try:
+            yield
+        finally:
+            sampler.finish()
+            sampler.sample()
+            cuda = _cuda()
+            self.phases.append(
+                Phase(
+                    name,
+                    round(time.monotonic() - start, 3),
+                    cuda.max_memory_allocated() if cuda else 0,
+                    cuda.max_memory_reserved() if cuda else 0,
+                    sampler.peak_rss_bytes,
+                    sampler.peak_disk_bytes,
+                    ENDED[ended:],
+                )
+            )
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "version": 1,
+            "run_id": self.run_id,
+            "name": self.name,
+            "status": "failed" if self.failure else "succeeded",
+            "failure": self.failure,
+            "wall_seconds": round(time.monotonic() - self._started, 3),
+            "device": self.device,
+            "memory": self.memory,
+            "phases": [asdict(phase) for phase in self.phases],
+            "data": self.data,
+            "training": self.training,
+            "evaluation": self.evaluation,
+            "effective": self.effective,
+            "packages": package_versions(),
+        }
+
+
+def _cuda() -> Any:
+    """`torch.cuda` if torch is loaded and has touched a GPU; measuring must neither import nor initialise it."""
+    torch = sys.modules.get("torch")
+    cuda = getattr(torch, "cuda", None)
+    return cuda if cuda is not None and cuda.is_initialized() else None
+
+
+def describe_device(kind: str) -> dict[str, Any]:
+    """Name, memory and compute capability of the device that trains ("cuda" or "cpu"), and this host's CPU and size."""
+    import torch
+
+    host = {
+        "cpu_name": str(torch.cpu.get_capabilities().get("cpu_name", "")),
+        "cpu_instructions": torch.backends.cpu.get_cpu_capability(),
+        "cpu_threads": torch.get_num_threads(),
+        "cpu_cores": len(os.sched_getaffinity(0)),
+        "host_memory_bytes": psutil.virtual_memory().total,
+    }
+    if kind == "cpu":
+        return {"kind": kind, "name": "cpu", "total_memory_bytes": 0, "capability": None, **host}
+    properties = torch.cuda.get_device_properties(0)
+    capability = f"{properties.major}.{properties.minor}"
+    return {"kind": kind, "name": properties.name, "total_memory_bytes": properties.total_memory, "capability": capability, **host}
+
+
+def arithmetic(device: Mapping[str, Any]) -> dict[str, str]:
+    """What of a `describe_device` decides the order of sums, and so the last places of every figure."""
+    names = ("name", "capability") if device["kind"] == "cuda" else ("cpu_name", "cpu_instructions", "cpu_threads")
+    return {name: str(device[name]) for name in names}
+
+
+def training_memory(start_reserved_bytes: int, peak_reserved_bytes: int, total_bytes: int) -> dict[str, float]:
+    """The memory figures the tutorials print after training, in bytes and per cent of the card; 0 without a GPU."""
+    for_training = peak_reserved_bytes - start_reserved_bytes
+    share = (lambda part: round(100 * part / total_bytes, 3)) if total_bytes else (lambda part: 0.0)
+    return {
+        "start_gpu_reserved_bytes": start_reserved_bytes,
+        "peak_gpu_reserved_bytes": peak_reserved_bytes,
+        "peak_gpu_reserved_for_training_bytes": for_training,
+        "peak_gpu_reserved_percent": share(peak_reserved_bytes),
+        "peak_gpu_reserved_for_training_percent": share(for_training),
+    }
+
+
+def gpu_reserved_bytes() -> int:
+    cuda = _cuda()
+    return int(cuda.memory_reserved()) if cuda else 0
+
+
+def package_versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,211 @@
+"""The finished model on the Hugging Face Hub: everything to a branch of its own, then one commit that shows it on main.
+
+    python -m job.hub.push REQUEST_JSON RESULT_JSON        in the environment that `environment` gives
+
+Whoever reads main sees what was there before, or all that is new. The branch makes a push that was cut short go on where it
+was: the Hub soon drops large files that no commit names. `tunejob.sha256` on main lists what we have put there, for
+`sha256sum --check` and for the next push, which removes what it no longer has; files of anyone else stay.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from job.errors import Fault, InputError, TransientError
+from job.host.child import serve
+from job.hub.origin import OFFLINE
+from job.hub.repository import Content, Repository, require
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    CommitOperation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
+
+MAIN, ACCESS, RECORD = "main", "tunejob-access", "tunejob.sha256"
+RECORD_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+CONNECT_SECONDS, READ_SECONDS, WRITE_SECONDS = 30, 120, 120  # the Hub takes its time over a commit
+NO_IGNORED = "# a .gitignore in the repository does not hide our files\n"
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """What main shows: the commit, its address, our files in it and their bytes, and what an earlier push had left there."""
+
+    commit: str
+    url: str
+    files: int
+    bytes: int
+    removed: tuple[str, ...]
+
+
+def environment(token: str) -> dict[str, str]:
+    """What a child needs: the token for itself alone, the network, silence, and nothing else that we have switched off.
+
+    Large files go over plain HTTPS, which works with any proxy and is what the tests prove; `HF_HUB_DISABLE_XET=0` in the
+    job's environment chooses the Hub's own protocol.
+    """
+    kept = {name: value for name, value in os.environ.items() if name not in OFFLINE}
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_VERBOSITY": "error", "HF_DEBUG": "0"}
+    return {"HF_HUB_DISABLE_XET": "1", **kept, **quiet, "HF_TOKEN": token}
+
+
+def check_access(repository: str, private: bool, token: str) -> None:
+    """Makes sure, before anything is paid for, that a push can work; creates the repository if it is not there.
+
+    Raises `InputError` for a token that is missing, unknown, read-only or a stranger's, and for a repository that
+    everyone may read where a private one was asked for: the visibility of what is there is never changed.
+    """
+    hub = Repository(repository, token)
+    hub.ask(lambda api: api.create_repo(repository, private=private, exist_ok=True))
+    if private and not hub.ask(lambda api: api.model_info(repository)).private:
+        hint = "Make it private on the Hub, choose another name, or set private to false"
+        raise InputError(Fault(f"{repository} is there already", "/output/hub/private", "a public repository", "a private one", hint))
+    hub.ask(lambda api: api.create_branch(repository, branch=ACCESS, exist_ok=True))  # what a token may do is best seen by doing it
+    hub.ask(lambda api: _delete(repository, api, ACCESS))
+
+
+def push(files: Sequence[tuple[Path, str]], repository: str, run_id: str, message: str, token: str) -> PushReport:
+    """Sends local files and shows them on main in one commit, with no other file of an earlier push beside them.
+
+    Raises `InputError` if the Hub refuses, `GateError` for a card that it cannot read, and `TransientError` for the
+    network or a file that did not arrive whole, after own retries. Until all lies whole on the branch, main stays as it was.
+    """
+    return publish(stage(files, repository, run_id, token), repository, run_id, message, token)
+
+
+def stage(files: Sequence[tuple[Path, str]], repository: str, run_id: str, token: str) -> list[Content]:
+    """Sends local files to the branch of this run and reads back that they lie there; may be called file by file."""
+    hub, branch = Repository(repository, token), branch_of(run_id)
+    paths: dict[Content, Path] = {}
+    for path, key in files:
+        with path.open("rb") as file:
+            paths[Content.of(file, key)] = path
+    hub.ask(lambda api: api.create_branch(repository, branch=branch, exist_ok=True))
+    hub.ask(lambda api: _send(hub, api, branch, paths))
+    return list(paths)
+
+
+def publish(contents: Sequence[Content], repository: str, run_id: str, message: str, token: str) -> PushReport:
+    """Shows what was staged on main, reads it back, and deletes the branch."""
+    hub, branch = Repository(repository, token), branch_of(run_id)
+    commit, removed = hub.ask(lambda api: _show(hub, api, branch, contents, message))
+    hub.ask(lambda api: _delete(repository, api, branch))
+    url = f"{hub.endpoint}/{repository}/tree/{commit}"
+    return PushReport(commit, url, len(contents), sum(content.bytes for content in contents), removed)
+
+
+def branch_of(run_id: str) -> str:
+    return f"tunejob-{run_id}"
+
+
+# ------------------------------------------------------------------------------------------------ steps
+
+
+def _send(hub: Repository, api: HfApi, branch: str, paths: Mapping[Content, Path]) -> None:
+    there = hub.files(api, branch)
+    missing = {content: str(path) for content, path in paths.items() if not content.lies_in(there)}
+    if missing:
+        _commit(hub, api, branch, missing, [], "Files on their way to main")
+        there = hub.files(api, branch)
+    require(there, paths)
+
+
+def _show(hub: Repository, api: HfApi, branch: str, contents: Sequence[Content], message: str) -> tuple[str, tuple[str, ...]]:
+    """The commit on main that holds `contents`, and the keys it removes. A second call finds everything done."""
+    from huggingface_hub import CommitOperationCopy, CommitOperationDelete
+
+    heads = {ref.name: ref.target_commit for ref in api.list_repo_refs(hub.name).branches}
+    before = hub.files(api, heads[MAIN])
+    text = "".join(f"{content.sha256}  {content.key}\n" for content in sorted(contents, key=lambda content: content.key)).encode()
+    record = Content.of(io.BytesIO(text), RECORD)
+    if all(content.lies_in(before) for content in (*contents, record)):
+        return heads[MAIN], ()
+    if branch not in heads:
+        raise TransientError(Fault(f"{hub.name}: the branch {branch} is gone"))
+    require(hub.files(api, heads[branch]), contents)
+    changed = [content.key for content in contents if not content.lies_in(before)]
+    removed = _left_over(hub, api, heads[MAIN], before, contents)
+    operations: list[CommitOperation] = [CommitOperationCopy(key, key, src_revision=heads[branch]) for key in changed]
+    operations += [CommitOperationDelete(key) for key in removed]
+    commit = _commit(hub, api, MAIN, {record: text}, operations, message, heads[MAIN])
+    require(hub.files(api, commit), [*contents, record])
+    return commit, removed
+
+
+def _commit(
+    hub: Repository, api: HfApi, branch: str, added: Mapping[Content, str | bytes], operations: Iterable[CommitOperation], message: str,
+    parent: str | None = None,
+) -> str:  # fmt: skip
+    """One commit of files, by path or content, and of other operations; refused if `parent` is no longer the branch's head."""
+    from huggingface_hub import CommitOperationAdd
+
+    additions = []
+    for content, source in added.items():
+        addition = CommitOperationAdd(content.key, source)
+        addition.upload_info.sha256 = bytes.fromhex(content.sha256)  # or the client would read the whole file for it
+        additions.append(addition)
+    api.preupload_lfs_files(hub.name, additions, revision=branch, free_memory=False, gitignore_content=NO_IGNORED)
+    made = api.create_commit(hub.name, [*additions, *operations], commit_message=message, revision=branch, parent_commit=parent)
+    return made.oid
+
+
+def _left_over(hub: Repository, api: HfApi, head: str, before: Mapping[str, RepoFile], contents: Iterable[Content]) -> tuple[str, ...]:
+    """Keys that an earlier push has recorded, this one does not have, and nobody has filled with something else since."""
+    if RECORD not in before:
+        return ()
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(api.hf_hub_download(hub.name, RECORD, revision=head, local_dir=folder)).read_text("utf-8", "replace")
+    ours = {found[2]: found[1] for line in text.split("\n") if (found := RECORD_LINE.fullmatch(line))}
+    for content in contents:
+        ours.pop(content.key, None)
+    return tuple(sorted(key for key, sha256 in ours.items() if (file := before.get(key)) and (not file.lfs or file.lfs.sha256 == sha256)))
+
+
+def _delete(name: str, api: HfApi, branch: str) -> None:
+    if branch in {ref.name for ref in api.list_repo_refs(name).branches}:
+        api.delete_branch(name, branch=branch)
+
+
+# ------------------------------------------------------------------------------------------------ the child
+
+
+def handle(request: dict[str, Any]) -> dict[str, Any]:
+    """`operation` is the name of one of the functions above, the rest are its arguments; the token is in the environment.
+
+    `files` are pairs of path and key; `contents`, for `publish`, is what `stage` calls gave.
+    """
+    _limit_waiting()
+    token = os.environ.get("HF_TOKEN", "")
+    match request:
+        case {"operation": "check_access", "repository": repository, "private": private}:
+            check_access(repository, private, token)
+            return {}
+        case {"operation": "push", "files": files, "repository": repository, "run_id": run_id, "message": message}:
+            return asdict(push([(Path(path), key) for path, key in files], repository, run_id, message, token))
+        case {"operation": "stage", "files": files, "repository": repository, "run_id": run_id}:
+            staged = stage([(Path(path), key) for path, key in files], repository, run_id, token)
+            return {"contents": [asdict(content) for content in staged]}
+        case {"operation": "publish", "contents": contents, "repository": repository, "run_id": run_id, "message": message}:
+            return asdict(publish([Content(**content) for content in contents], repository, run_id, message, token))
+    raise ValueError(f"no such request: {sorted(request)}")
+
+
+def _limit_waiting() -> None:
+    """The client would wait for a silent server for ever."""
+    import httpx
+    from huggingface_hub import set_client_factory
+
+    timeout = httpx.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS, write=WRITE_SECONDS, pool=None)
+    set_client_factory(lambda: httpx.Client(follow_redirects=True, timeout=timeout))
+
+
+if __name__ == "__main__":
+    serve(handle)

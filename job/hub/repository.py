@@ -1,0 +1,132 @@
+"""A model repository on the Hub as a push sees it: what it must hold, what it holds, and what its refusals mean to the job."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
+
+from job.errors import Fault, GateError, InputError, JobError, TransientError, classify
+from job.host.credentials import mask
+from job.hub.client import pauses_seconds
+from job.store import safe_key
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+POINTER = "/output/hub/repository"
+HINT = "Set HF_TOKEN to a token that may write to this repository"
+CHUNK_BYTES = 1 << 20
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file as the repository must hold it: a large one is known by `sha256`, any other by `blob`, git's own hash."""
+
+    key: str
+    bytes: int
+    sha256: str
+    blob: str
+
+    @classmethod
+    def of(cls, file: BinaryIO, key: str) -> Content:
+        """What an open file holds. Raises `PolicyError` for an unsafe key."""
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        while chunk := file.read(CHUNK_BYTES):
+            sha256.update(chunk)
+            blob.update(chunk)
+        return cls(safe_key(key), size, sha256.hexdigest(), blob.hexdigest())
+
+    def lies_in(self, files: Mapping[str, RepoFile]) -> bool:
+        """Whether a listing has exactly this under its key."""
+        found = files.get(self.key)
+        if found is None or found.size != self.bytes:
+            return False
+        return found.lfs.sha256 == self.sha256 if found.lfs else found.blob_id == self.blob
+
+
+class Repository:
+    """A model repository, approached with one token. Raises `InputError` without any."""
+
+    def __init__(self, name: str, token: str) -> None:
+        from huggingface_hub import HfApi
+
+        if not token:
+            raise InputError(Fault("a push to the Hub needs a token", POINTER, "none", hint=HINT))
+        self.name = name
+        self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
+        self.endpoint: str = self._api.endpoint
+
+    def ask(self, request: Callable[[HfApi], Answer]) -> Answer:
+        """The answer to requests that may be made again from the start if they fail in passing."""
+        for pause in (*pauses_seconds(), None):
+            try:
+                return self._told(request)
+            except TransientError:
+                if pause is None:
+                    raise
+                time.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    def files(self, api: HfApi, revision: str) -> dict[str, RepoFile]:
+        from huggingface_hub.hf_api import RepoFile
+
+        tree = api.list_repo_tree(self.name, revision=revision, recursive=True)
+        return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+    def _told(self, request: Callable[[HfApi], Answer]) -> Answer:
+        import httpx
+
+        try:
+            return request(self._api)
+        except JobError:
+            raise
+        except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
+            raise self._meaning(error) from error
+
+    def _meaning(self, error: Exception) -> JobError:
+        """What an exception of the client says about the job."""
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionNotFoundError
+
+        answer = next((link for link in (error, error.__cause__) if isinstance(link, HfHubHTTPError)), None)
+        told = [error] if answer in (None, error) else [error, answer]
+        said = mask(" ".join(f"{self.name}: {type(error).__name__}: {' '.join(map(str, told))}".split()))
+        if isinstance(error, json.JSONDecodeError):
+            return TransientError(Fault(f"{self.name}: the answer is not JSON, so not from a Hub"))
+        kind = type(classify(error))
+        if answer is not None:
+            status = answer.response.status_code
+            if type(error) is ValueError and status == 400:
+                return GateError(Fault(said, "README.md", expected="a card whose metadata the Hub can read"))
+            from_storage = not str(answer.response.url).startswith(f"{self.endpoint}/")  # where addresses are signed, and expire
+            moved = isinstance(answer, (RevisionNotFoundError, EntryNotFoundError)) or status == 412  # by someone else's commit
+            if from_storage or moved:
+                kind = TransientError
+        if kind is InputError and (answer is not None or isinstance(error, ValueError)):
+            return InputError(Fault(said, POINTER, expected="a repository that the token may write to", hint=HINT))
+        return (TransientError if kind is JobError else kind)(Fault(said))
+
+
+def require(files: Mapping[str, RepoFile], contents: Iterable[Content]) -> None:
+    """Raises `TransientError` naming every file that a listing lacks, or has otherwise than it should."""
+    faults = []
+    for content in contents:
+        if not content.lies_in(files):
+            expected = f"{content.bytes} bytes, sha256 {content.sha256}"
+            faults.append(Fault("the Hub does not hold what was sent", content.key, _described(files.get(content.key)), expected))
+    if faults:
+        raise TransientError(*faults)
+
+
+def _described(file: RepoFile | None) -> str:
+    if file is None:
+        return "no such file"
+    return f"{file.size} bytes, {f'sha256 {file.lfs.sha256}' if file.lfs else f'git blob {file.blob_id}'}"

@@ -1,0 +1,229 @@
+"""What a finished run leaves, and the proof that it is still there. `manifest.json` is written last: it alone means success.
+
+Form: `schemas/manifest.schema.json`. The manifest carries its own digest and is stored in one exact form, so that a
+flipped bit in it shows as surely as one in a file it lists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from job import __version__
+from job.errors import Fault, GateError, InputError, TransientError
+from job.spec import JobSpec
+from job.spec.strict import StrictValidator, load_schema
+from job.store import Store, safe_key
+from job.store.base import check_size, within
+
+MANIFEST, SPEC, CHECKPOINTS = "manifest.json", "spec.json", "checkpoints"
+FORMAT_VERSION = 1
+SHOWN_CHARACTERS = 200
+VERIFY_HINT = "tunejob verify names every damaged file"
+
+
+@dataclass(frozen=True)
+class File:
+    """A stored object: key below the output address, size, SHA-256 in hex."""
+
+    key: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A finished run; the schema describes each member. `results` holds figures by name, also in groups."""
+
+    run_id: str
+    name: str
+    base: Mapping[str, str | None]
+    data: Sequence[Mapping[str, str | None]]
+    chat_template_sha256: str | None
+    packages: Mapping[str, str]
+    results: Mapping[str, float | Mapping[str, float | None] | None]
+    files: Sequence[File]
+    created: str = dataclasses.field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    tunejob: str = __version__
+    version: int = FORMAT_VERSION
+
+    def encode(self) -> bytes:
+        """The one form in which this manifest is stored. Raises `GateError` for a result that is not finite."""
+        content = dataclasses.asdict(self)
+        content["files"] = sorted(content["files"], key=lambda file: str(file["key"]))
+        try:
+            whole = content | {"sha256": _digest(content)}
+        except ValueError as error:
+            raise GateError(Fault("a result is not finite", found=str(self.results))) from error
+        return (json.dumps(whole, indent=2, sort_keys=True) + "\n").encode()
+
+
+def claim(store: Store, spec: JobSpec) -> Manifest | None:
+    """Make the output address this run's own. The manifest if this very run has already finished there, else None.
+
+    Writes `spec.json`, the resolved spec, before anything else. Of a finished run it removes what its last try, killed behind
+    the publication, could not clear away. Raises `InputError` if the address holds another run, anything of unknown origin,
+    or a finished run of which a file is missing or has another size.
+    """
+    sizes = {item.key: item.bytes for item in store.list()}
+    if MANIFEST in sizes:
+        try:
+            manifest = read_manifest(store)
+        except GateError as error:
+            raise InputError(*error.faults) from error
+        _same_run(store, manifest.run_id, spec)
+        damaged = _size_faults(manifest, sizes)
+        if damaged:
+            raise InputError(*damaged, Fault(f"{store.uri}: the finished run is damaged", hint=VERIFY_HINT))
+        for key in sizes:
+            if within(key, f"{CHECKPOINTS}/{spec.run_id}"):
+                store.delete(key)
+        return manifest
+    if SPEC in sizes:
+        _same_run(store, _stored_run_id(store, spec), spec)
+    elif sizes:
+        raise _foreign(store, f"{min(sizes)} without {SPEC}", spec)
+    else:
+        store.write(SPEC, spec_bytes(spec))
+    return None
+
+
+def spec_bytes(spec: JobSpec) -> bytes:
+    """The resolved spec as it is stored."""
+    return (json.dumps(spec.resolved, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def artefact(store: Store, path: Path, key: str) -> File:
+    """Store a local file and say what was stored. Raises `TransientError` if the stored size is another."""
+    size = path.stat().st_size
+    with ThreadPoolExecutor(1) as beside:  # both read the whole file, and each waits for other things
+        digest = beside.submit(_sha256, path)
+        store.upload(path, key)
+        check_size(f"{store.uri}/{key}", _stored_size(store, key), size)
+        return File(safe_key(key), size, digest.result())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stored_file(store: Store, key: str) -> File:
+    """What is stored under a key now, re-hashed: for what an earlier try of the same run, or `claim`, has written."""
+    return File(key, _stored_size(store, key), store.sha256(key))
+
+
+def publish(store: Store, manifest: Manifest) -> None:
+    """Write `manifest.json`, the last write of a run, and read it back.
+
+    Raises `TransientError` if a listed file is not there in its size, or if what comes back is not what was written.
+    """
+    lost = _size_faults(manifest, {item.key: item.bytes for item in store.list()})
+    if lost:
+        raise TransientError(*lost)
+    data = manifest.encode()
+    _decode(data)
+    store.write(MANIFEST, data)
+    if store.read(MANIFEST) != data:
+        raise TransientError(Fault(f"{store.uri}/{MANIFEST}: what was read back is not what was written"))
+
+
+def read_manifest(store: Store) -> Manifest:
+    """The manifest of a finished run. Raises `InputError` if there is none, `GateError` if it is damaged."""
+    return _decode(store.read(MANIFEST))
+
+
+def verify(store: Store) -> Manifest:
+    """Re-hash every file. Raises `GateError` naming each that is missing, changed or not listed."""
+    manifest = read_manifest(store)
+    sizes = {item.key: item.bytes for item in store.list()}
+    faults = _size_faults(manifest, sizes)
+    wrong_size = {fault.pointer for fault in faults}
+    listed = {file.key for file in manifest.files}
+    for file in manifest.files:
+        if file.key not in wrong_size and (found := store.sha256(file.key)) != file.sha256:
+            faults.append(Fault("changed", file.key, f"sha256 {found}", f"sha256 {file.sha256}"))
+    for key in sorted(sizes.keys() - listed - {MANIFEST}):
+        if not within(key, CHECKPOINTS):
+            faults.append(Fault("not listed in the manifest", key, f"{sizes[key]} bytes"))
+    if faults:
+        raise GateError(*faults)
+    return manifest
+
+
+def _size_faults(manifest: Manifest, sizes: dict[str, int]) -> list[Fault]:
+    """Listed files that are not there or have another size; the pointer of each fault is its key."""
+    faults = []
+    for file in manifest.files:
+        if file.key not in sizes:
+            faults.append(Fault("missing", file.key, expected=f"{file.bytes} bytes"))
+        elif sizes[file.key] != file.bytes:
+            faults.append(Fault("changed", file.key, f"{sizes[file.key]} bytes", f"{file.bytes} bytes"))
+    return faults
+
+
+def _stored_size(store: Store, key: str) -> int:
+    for item in store.list(key):
+        if item.key == key:
+            return item.bytes
+    raise TransientError(Fault(f"{store.uri}/{key}: it was written and is not there"))
+
+
+def _same_run(store: Store, found: str, spec: JobSpec) -> None:
+    if found != spec.run_id:
+        raise _foreign(store, f"run {found}", spec)
+
+
+def _foreign(store: Store, found: str, spec: JobSpec) -> InputError:
+    return InputError(Fault(f"{store.uri}: this prefix belongs to another run", "/output/uri", found,
+                            f"nothing, or run {spec.run_id}", "Choose an empty prefix"))  # fmt: skip
+
+
+def _stored_run_id(store: Store, spec: JobSpec) -> str:
+    """The id of the run whose spec is stored, whatever defaults this version would add to it."""
+    try:
+        stored = json.loads(store.read(SPEC))
+    except ValueError:
+        stored = None
+    if not isinstance(stored, dict):
+        raise _foreign(store, f"a {SPEC} that cannot be read", spec)
+    return dataclasses.replace(spec, resolved=stored).run_id
+
+
+# ---------------------------------------------------------------------------------------------- form
+
+
+@cache
+def _validator() -> Any:
+    return StrictValidator(load_schema("manifest"))
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def _decode(raw: bytes) -> Manifest:
+    """Raises `GateError` unless `raw` is, byte for byte, a manifest as `encode` writes it."""
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise GateError(Fault(f"{MANIFEST} is damaged: {error}")) from error
+    errors = _validator().iter_errors(document)
+    broken = [f"{MANIFEST} is damaged at {error.json_path}: {error.message[:SHOWN_CHARACTERS]}" for error in errors]
+    if broken:
+        raise GateError(*broken)
+    del document["sha256"]
+    manifest = Manifest(**document | {"files": tuple(File(**item) for item in document["files"])})
+    if manifest.encode() != raw:
+        raise GateError(Fault(f"{MANIFEST} is damaged: its digest is not that of its contents"))
+    for file in manifest.files:
+        safe_key(file.key)
+    return manifest

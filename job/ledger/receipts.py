@@ -1,0 +1,81 @@
+"""What earlier tries of this very run have stored and proven, so that a rerun begins at the first artefact that is missing.
+
+A receipt is a small document under `checkpoints/<run id>/done/`, written after the artefact's files are stored. Receipts
+are removed once the manifest, which then lists the same files, is published.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from job.host.log import Log
+from job.ledger.manifest import CHECKPOINTS, File
+from job.store import Store
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The files of one artefact, and what its stage found out (figures for report and manifest)."""
+
+    files: tuple[File, ...]
+    facts: Mapping[str, Any]
+
+
+class Receipts:
+    """The receipts of one run, by the name of the artefact; each is re-hashed once before it is believed."""
+
+    def __init__(self, store: Store, run_id: str, log: Log) -> None:
+        self._store = store
+        self._folder = f"{CHECKPOINTS}/{run_id}/done"
+        self._found: dict[str, Receipt] = {}
+        stored = {item.key: item.bytes for item in store.list()}
+        for key in stored:
+            if key.startswith(f"{self._folder}/"):
+                name = key.removeprefix(f"{self._folder}/").removesuffix(".json")
+                receipt = _decoded(store.read(key))
+                lost = next((file.key for file in receipt.files if not self._holds(file, stored)), None) if receipt else key
+                if receipt is None or lost:
+                    log("receipt", name=name, note="not believed: its file is gone or changed", file=lost)
+                else:
+                    self._found[name] = receipt
+
+    def _holds(self, file: File, stored: Mapping[str, int]) -> bool:
+        return stored.get(file.key) == file.bytes and self._store.sha256(file.key) == file.sha256
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._found
+
+    def __getitem__(self, name: str) -> Receipt:
+        return self._found[name]
+
+    def names(self) -> list[str]:
+        return sorted(self._found)
+
+    def add(self, name: str, files: Sequence[File], facts: Mapping[str, Any]) -> Receipt:
+        """Writes the receipt of files that are stored already."""
+        receipt = Receipt(tuple(files), facts)
+        document = {"files": [asdict(file) for file in files], "facts": facts}
+        self._store.write(f"{self._folder}/{name}.json", json.dumps(document).encode())
+        self._found[name] = receipt
+        return receipt
+
+    def files(self) -> list[File]:
+        """Every file of every receipt."""
+        return [file for name in self.names() for file in self._found[name].files]
+
+    def clear(self) -> None:
+        """After publication: the manifest says the same from now on."""
+        for name in self.names():
+            self._store.delete(f"{self._folder}/{name}.json")
+
+
+def _decoded(raw: bytes) -> Receipt | None:
+    """None for a receipt that is damaged: its artefact is then made again."""
+    try:
+        document = json.loads(raw)
+        return Receipt(tuple(File(**item) for item in document["files"]), document["facts"])
+    except (ValueError, KeyError, TypeError):
+        return None

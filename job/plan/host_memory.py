@@ -1,0 +1,165 @@
+"""Peak memory of each process of the exports, from the tensors' shapes.
+
+What is counted is anonymous memory: a control group cannot take it back, whereas pages of mapped files, llama.cpp's weights
+and the logits on disk among them, give way to what needs room. The terms were found by following `RssAnon` through each
+process's parts, on models of 7 to 478 million weights; `tests/flow/test_export_memory.py` holds them against real runs.
+On a GPU weights pass through host memory a tensor at a time; what was foretold and seen there stands in tests/gpu/README.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from job.host.cgroup import usable_cores
+from job.weights.layout import BLOCK_BYTES, merging_threads
+
+if TYPE_CHECKING:
+    from job.plan.steps import Shapes
+
+MIB = 1 << 20
+# After the imports, from `RssAnon` in /proc/self/status (Python 3.11, torch 2.13 for the CPU, transformers 5.17, PEFT 0.21).
+TRANSFORMERS_BYTES = 260 * MIB  # import torch, transformers, transformers.models.llama.modeling_llama
+PEFT_BYTES = 64 * MIB  # import peft, after those
+FIRST_USE_BYTES = 20 * MIB  # what generation, tokenizers and kernels load when first called
+BITSANDBYTES_BYTES = 55 * MIB
+# These processes are forked with transformers and PEFT in memory, which they share with the fork server and do not use.
+CONVERTER_BYTES = 316 * MIB  # import gguf, conversion, and transformers' tokenizers; 265 where they are started
+QUANTISER_BYTES = 335 * MIB  # import llama_cpp, and its vocabulary of 49,152; 34 where they are started
+CHECK_BYTES = 317 * MIB  # import llama_cpp, safetensors; 158 where they are started
+CUDA_BYTES = 97 * MIB  # what torch for CUDA takes more when it is imported
+CONTEXT_BYTES = 232 * MIB  # the driver's context
+FORWARD_BYTES = 258 * MIB  # libraries of the first forward pass on a GPU
+GPU_MERGE_BYTES = 340 * MIB  # what merging on a GPU takes more than its blocks
+TOKENIZER_FACTOR = 15  # memory of an open tokenizer over its files' size
+
+FP32_BYTES, WEIGHT_BYTES = 4, 2
+NF4_BYTES = 0.6  # per packed weight: as in the files, its quantisation state, and what packing leaves behind
+NF4_STORED_BYTES = 0.52  # as in the files
+SHARD_BYTES = 5 * 10**9  # `job.export.four_bit.SHARD`
+PROBE_TOKENS = 64
+ROOM_BYTES = 3 << 30  # `merge_logits.ROOM_BYTES`
+COMPARED_TOKENS = 256  # `merge_logits.COMPARED_TOKENS`
+COMPARED_COPIES = 7  # of the logits that are compared at once: both sides, their differences, log-probabilities, products
+CHUNK_TOKENS = 128  # `job.gguf.native.CHUNK_TOKENS`
+CHUNK_COPIES = 9  # of a chunk's logits: llama.cpp's two, and those of the comparison
+CONVERTED_BYTES = 6  # per weight in flight: fp32 and rounded
+FEW_THREADS = 4
+BATCH_WEIGHTS = (2 << 30) // 4  # `job.gguf.convert.BATCH_BYTES`
+QUANTISED_BYTES = 5.1  # per weight at once: fp32 and packed; the source is mapped
+SLAB_WEIGHTS = int((512 << 20) / 7.1)  # `job.gguf.quantise.BUFFER_BYTES` holds source, fp32 and packed rows
+IMATRIX_TOKENS = 4096  # `job.export.gguf.imatrix.BATCH_TOKENS`
+IMATRIX_COPIES = 5  # of the widest layer's inputs
+GPU_BLOCK_COPIES = 3  # of it on the host: as read, and as it comes back
+BLOCK_COPIES = 12  # of a block that a merging thread holds at most: as stored, in fp32, and what the test compares
+# Types whose rows llama.cpp for x86 keeps in another order, in memory of its own: part of the linear layers' weights, bytes a weight.
+REPACKED = {"q4_0": (1.0, 4.5 / 8), "q4_k_s": (0.95, 4.5 / 8), "q4_k_m": (0.86, 4.5 / 8), "iq4_nl": (1.0, 4.5 / 8)}
+SUPER_BLOCK = 256  # weights of a row that k-quants pack together
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of anonymous memory that each process of the exports takes at its peak.
+
+    `adapter_bytes` and `tokenizer_bytes` on disk, `check_tokens` compared and `imatrix_tokens` weighed in all; the longest
+    compared row has `row_tokens`. With less than fp32 weights need of `free_bytes`, the comparison leaves them mapped, in 16 bits.
+    """
+
+    shapes: Shapes
+    adapter_bytes: int
+    tokenizer_bytes: int
+    check_tokens: int
+    imatrix_tokens: int
+    row_tokens: int
+    on_cpu: bool
+    free_bytes: int | None = None
+
+    def reload(self, precision: str) -> int:
+        """The adapter on its base, in the precision of the training, and the comparison with the probe."""
+        packed = self._linear if precision in ("4bit", "8bit") else 0
+        weights = int(NF4_BYTES * packed) + FP32_BYTES * (self.shapes.parameters - packed)
+        probe = self._compared(min(PROBE_TOKENS, self.row_tokens))
+        return self._torch(PEFT_BYTES) + self._opened(weights, packed > 0) + 2 * self.adapter_bytes + probe
+
+    def four_bit(self) -> int:
+        """NF4 from the merged files; a matrix passes through as fp32. From a GPU, a shard comes back to be written."""
+        if self.on_cpu:
+            return self._torch(BITSANDBYTES_BYTES) + int(NF4_BYTES * self._linear) + 3 * FP32_BYTES * self._largest_matrix
+        stored = int(NF4_STORED_BYTES * self._linear) + WEIGHT_BYTES * (self.shapes.parameters - self._linear)
+        return self._torch(BITSANDBYTES_BYTES) + CONTEXT_BYTES + min(SHARD_BYTES, stored)
+
+    def compare(self) -> int:
+        """One model in fp32 beside the comparison of logits or the weighing of channels; on a GPU, what of either stays behind."""
+        weights = FP32_BYTES * self.shapes.parameters
+        if self.free_bytes is not None and weights + ROOM_BYTES > self.free_bytes:
+            weights = 0
+        inputs = max(shape[1] for _, shape in self.shapes.matrices())
+        imatrix = IMATRIX_COPIES * FP32_BYTES * inputs * min(IMATRIX_TOKENS, self.imatrix_tokens)
+        logits = self._compared(min(COMPARED_TOKENS, self.check_tokens))
+        work = max(logits, imatrix) if self.on_cpu else logits + imatrix
+        return self._torch(PEFT_BYTES + FIRST_USE_BYTES) + self._opened(weights, False) + self.adapter_bytes + work
+
+    def convert(self) -> int:
+        """As many of the largest tensors at once as there are threads, within the converter's batch.
+
+        With many threads the others of its batch are done while the largest, the vocabulary's, is still at work.
+        """
+        sizes, threads = sorted(self.shapes.sizes(), reverse=True), usable_cores()
+        together = max(sum(sizes[: min(threads, FEW_THREADS)]), sum(sizes[1 : threads + 1]))
+        in_flight = min(together, max(sizes[0], BATCH_WEIGHTS))
+        return CONVERTER_BYTES + self._cuda + TOKENIZER_FACTOR * self.tokenizer_bytes + CONVERTED_BYTES * in_flight
+
+    def quant(self, name: str) -> int:
+        """Quantising to `name`, then its acceptance test, in one process."""
+        slab = int(QUANTISED_BYTES * min(self.shapes.largest, SLAB_WEIGHTS))
+        return max(QUANTISER_BYTES + slab + self._cuda, self.check(name))
+
+    def check(self, name: str) -> int:
+        """The acceptance test of a GGUF: weights are mapped, but for those that llama.cpp packs anew."""
+        share, bytes_per_weight = REPACKED.get(name, (0.0, 0.0))
+        return CHECK_BYTES + self._cuda + self._evaluated() + int(share * bytes_per_weight * self._packable(name))
+
+    def lora(self) -> int:
+        """The adapter as GGUF, then its test on the base's."""
+        return CONVERTER_BYTES + self._cuda + 2 * self.adapter_bytes + self._evaluated()
+
+    def merge(self) -> int:
+        """Base and adapter to merged files, then their test by PEFT: a few blocks, whatever the model's size.
+
+        On a GPU this happens in the job's own process, and comes on top of what that holds.
+        """
+        block = (BLOCK_COPIES if self.on_cpu else GPU_BLOCK_COPIES) * min(BLOCK_BYTES, self._largest_matrix * WEIGHT_BYTES)
+        beside = TOKENIZER_FACTOR * self.tokenizer_bytes + (0 if self.on_cpu else GPU_MERGE_BYTES)
+        return self._torch(PEFT_BYTES) + beside + merging_threads(self.on_cpu) * block
+
+    def _torch(self, more: int) -> int:
+        return TRANSFORMERS_BYTES + more + self._cuda
+
+    @property
+    def _cuda(self) -> int:
+        return 0 if self.on_cpu else CUDA_BYTES
+
+    def _opened(self, weights: int, packed: bool) -> int:
+        """A model that is asked for answers. On a GPU its weights pass through, and what asks it stays."""
+        if self.on_cpu:
+            return weights
+        return CONTEXT_BYTES + FORWARD_BYTES + (BITSANDBYTES_BYTES if packed else 0)
+
+    def _compared(self, tokens: int) -> int:
+        return COMPARED_COPIES * FP32_BYTES * tokens * self.shapes.vocabulary
+
+    def _evaluated(self) -> int:
+        return CHUNK_COPIES * FP32_BYTES * min(CHUNK_TOKENS, self.row_tokens) * self.shapes.vocabulary
+
+    @property
+    def _linear(self) -> int:
+        return sum(rows * columns for _, (rows, columns) in self.shapes.matrices())
+
+    @property
+    def _largest_matrix(self) -> int:
+        return max(rows * columns for _, (rows, columns) in self.shapes.matrices())
+
+    def _packable(self, name: str) -> int:
+        """Weights of the linear layers whose rows the type's blocks divide."""
+        block = SUPER_BLOCK if "_k" in name else 32
+        return sum(rows * columns for _, (rows, columns) in self.shapes.matrices() if columns % block == 0)

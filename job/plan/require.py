@@ -1,0 +1,149 @@
+"""What cannot fit is refused before time is spent on it. Lower bounds only: what passes here may still not fit."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from job.errors import CapacityError, Fault, InputError, JobError, disk_is_full
+from job.host.cgroup import available_bytes
+from job.spec import JobSpec
+from job.store.base import local_path
+
+if TYPE_CHECKING:
+    from job.data.build import Prepared
+
+TRACKER_MODULES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+WEIGHT_BYTES = {"4bit": 0.5, "8bit": 1.0, "16bit": 2.0, "full": 2.0}  # per parameter, scales left out
+# Per parameter, of all moments; where none is named, there are two in the parameter's own type.
+MOMENT_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 2, "paged_adamw_32bit": 8, "lion_8bit": 1, "adafactor": 0, "sgd": 0}
+FULL_TRAINING_BYTES = 2.0 + 2.0  # gradient and 8-bit Adam moments, per parameter
+
+
+def require_trackers(names: tuple[str, ...]) -> None:
+    """Raises `InputError` for a tracker whose package is not installed."""
+    missing = [name for name in names if importlib.util.find_spec(TRACKER_MODULES[name]) is None]
+    if missing:
+        hint = "Add its package to the image, or leave it out"
+        raise InputError(*(Fault("this tracker is not installed", "/tracking", name, hint=hint) for name in missing))
+
+
+def require_disk(folder: Path, needed_bytes: int, what: str) -> None:
+    """Raises `CapacityError` with needed and free bytes if `what` cannot fit on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise CapacityError(
+            Fault(f"not enough disk for {what}", str(folder), f"{free} bytes free", f"{needed_bytes} bytes",
+                  "Give the pod more ephemeral storage, or set TUNEJOB_WORKDIR to a larger volume")
+        )  # fmt: skip
+
+
+def checkpoint_bytes(model: Any, optimizer: str, keeps_best: bool) -> int:
+    """At least what a checkpoint takes: the trained weights, the best ones too if those are kept, and the optimiser's moments."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights: int = sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    moments: int = sum(parameter.numel() * MOMENT_BYTES.get(optimizer, 2 * parameter.element_size()) for parameter in trained)
+    return weights * (2 if keeps_best else 1) + moments
+
+
+def require_checkpoints(folder: Path, spec: JobSpec, model: Any, optimizer: str) -> None:
+    """Raises `CapacityError` unless `folder` has room for two checkpoints: one is written while another is on its way to the store."""
+    require_disk(folder, 2 * checkpoint_bytes(model, optimizer, spec.training.keep == "best"), "two checkpoints")
+
+
+def with_disk_figures(error: JobError, *folders: Path | str) -> JobError:
+    """A full disk, with the figures of the fullest disk of `folders`; those that are addresses or are not there do not count.
+
+    Anything else, and what has its figures already, stays itself.
+    """
+    disks = {folder: shutil.disk_usage(folder) for folder in map(Path, folders) if folder.is_dir()}
+    first = error.faults[0] if error.faults else Fault("")
+    if first.found or not disks or not disk_is_full(error):
+        return error
+    folder = min(disks, key=lambda folder: disks[folder].free)
+    hint = f"Make the disk of {folder} larger, then run the same spec again"
+    named = replace(first, found=f"{disks[folder].free} bytes free", expected=f"more than {disks[folder].total} bytes in all", hint=hint)
+    return CapacityError(named, *error.faults[1:])
+
+
+def require_apart(workdir: Path, output_uri: str) -> None:
+    """Raises `InputError` if scratch, which is emptied, and a local output lie in one another."""
+    if "://" in output_uri:
+        return
+    output = local_path(output_uri).resolve()
+    if output.is_relative_to(workdir) or workdir.is_relative_to(output):
+        raise InputError(Fault("output and scratch directory lie in one another", "/output/uri", str(output),
+                               f"a directory apart from {workdir}", "Choose another --workdir or output"))  # fmt: skip
+
+
+def require_device(spec: JobSpec, kind: str) -> None:
+    """Raises `CapacityError` for what only a GPU can do, where training would be on the CPU (`kind` "cpu")."""
+    needs = [
+        (spec.data.packing, "/data/packing", "true", "false: on the CPU packed rows would see each other"),
+        (spec.model.precision == "8bit", "/model/precision", "8bit", "4bit or 16bit"),
+    ]
+    faults = [Fault("this needs a GPU", pointer, found, expected) for needed, pointer, found, expected in needs if needed]
+    if kind == "cpu" and faults:
+        raise CapacityError(*faults)
+
+
+def require_embeddings(rows: int, prepared: Prepared) -> None:
+    """Raises `InputError` if a token of the data, or one that pads or ends, has no row in the model's embedding."""
+    import pyarrow.compute as pc
+
+    ids = prepared.train.data.column("input_ids")
+    largest = max(pc.max(pc.list_flatten(ids)).as_py(), prepared.tokenizer.pad_token_id, *prepared.report.stop_token_ids)
+    if largest >= rows:
+        raise InputError(Fault("the tokenizer has tokens that the model does not know", "/model/source",
+                               f"token id {largest}", f"ids below {rows}", "Use the tokenizer the weights were trained with"))  # fmt: skip
+
+
+def parameters(model_dir: Path) -> int:
+    """Number of weights in the model's safetensors headers; packed 4-bit bases count their packed bytes."""
+    return sum(_header_parameters(path) for path in model_dir.glob("*.safetensors"))
+
+
+def _header_parameters(path: Path) -> int:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    return sum(_product(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def _product(shape: list[int]) -> int:
+    result = 1
+    for size in shape:
+        result *= size
+    return result
+
+
+def require_memory(model_dir: Path, spec: JobSpec, device: dict[str, Any]) -> None:
+    """Raises `CapacityError` if the weights alone (with gradients and moments when all are trained) exceed the memory.
+
+    On a GPU that is the card's memory, on the CPU what the control group and the host have left.
+    """
+    count = parameters(model_dir)
+    on_cpu = device["kind"] == "cpu"
+    per_parameter = WEIGHT_BYTES[spec.model.precision] * (2 if on_cpu and spec.model.precision in ("16bit", "full") else 1)
+    if spec.model.precision == "full":
+        per_parameter += FULL_TRAINING_BYTES
+    needed = int(count * per_parameter)
+    total = available_bytes() if on_cpu else device["total_memory_bytes"]
+    if needed > total:
+        raise CapacityError(
+            Fault(f"the weights of this model do not fit on {device['name']}", "/model/precision", f"{total} bytes in all",
+                  f"at least {needed} bytes for {count} parameters as {spec.model.precision}", "Use a larger GPU or a smaller precision")
+        )  # fmt: skip
+
+
+def require_ram(needed_bytes: int, what: str) -> None:
+    """Raises `CapacityError` if neither the host nor the control group has that much memory left."""
+    free = available_bytes()
+    if free < needed_bytes:
+        raise CapacityError(Fault(f"not enough memory for {what}", found=f"{free} bytes free", expected=f"{needed_bytes} bytes",
+                                  hint="Give the pod more memory"))  # fmt: skip

@@ -1,0 +1,200 @@
+"""What is made of the trained weights, in which order, and how much disk and memory each step takes.
+
+Sizes follow from the tensors' shapes (safetensors headers), the list of exports and the number of compared tokens;
+`tests/flow/test_everything.py` holds them against what a run really took.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from job.gguf.types import TYPES
+from job.host.cgroup import available_bytes, usable_cores
+from job.plan.host_memory import CHUNK_TOKENS, Memory
+from job.spec import JobSpec
+from job.weights.layout import read_tensors
+
+BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1}
+GGUF_NAMES = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
+CORES_PER_QUANT = 4  # more make one quantiser hardly faster: its reading and writing are serial
+WEIGHED = ("q2", "q3", "q4_k", "q5_k", "q6", "iq")  # types whose scales an importance matrix can choose better
+GGUF_SPLIT_BYTES = 50_000_000_000  # what the Hub takes as one file
+ADAPTER_BYTES_PER_WEIGHT = 4  # adapters are stored as trained, at most fp32
+PROBE_BYTES = 4 * 64  # a word of the vocabulary in the report's probe
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # per weight: the code, its block's 8-bit scale, that scale's own
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The 16-bit model's tensors: name → (safetensors' word for the number type, shape)."""
+
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+
+    @property
+    def parameters(self) -> int:
+        return sum(prod(shape) for _, shape in self.tensors.values())
+
+    @property
+    def bytes(self) -> int:
+        return sum(BYTES[kind] * prod(shape) for kind, shape in self.tensors.values())
+
+    @property
+    def gguf_type(self) -> str:
+        """The GGUF type that holds these weights as they are."""
+        weights: Counter[str] = Counter()
+        for kind, shape in self.tensors.values():
+            weights[kind] += prod(shape)
+        return GGUF_NAMES.get(weights.most_common(1)[0][0], "f16")
+
+    def in_fp32(self) -> Shapes:
+        """The same tensors, as a full fine-tune on the CPU stores them."""
+        return Shapes({name: ("F32", shape) for name, (_, shape) in self.tensors.items()})
+
+    @property
+    def largest(self) -> int:
+        """Weights of the largest tensor."""
+        return max(self.sizes())
+
+    def sizes(self) -> list[int]:
+        """Weights of each tensor."""
+        return [prod(shape) for _, shape in self.tensors.values()]
+
+    @property
+    def vocabulary(self) -> int:
+        return max(shape[0] for name, (_, shape) in self.tensors.items() if "embed" in name or "wte" in name)
+
+    def matrices(self) -> Iterable[tuple[str, tuple[int, int]]]:
+        """The linear layers: what an adapter targets and NF4 packs."""
+        return (
+            (n, (s[0], s[1]))
+            for n, (_, s) in self.tensors.items()
+            if len(s) == 2 and "embed" not in n and "wte" not in n and "lm_head" not in n
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step's own need: `disk_bytes` of scratch in all at its peak, `ram_bytes` of anonymous memory of the processes at work.
+
+    Memory of the job's own process comes on top, and is taken already when a step is let in.
+    """
+
+    name: str
+    disk_bytes: int
+    ram_bytes: int
+
+
+def read_shapes(folder: Path) -> Shapes:
+    """From the safetensors headers of a model's folder; no weights are read."""
+    return Shapes({tensor.name: (tensor.dtype, tensor.shape) for path in folder.glob("*.safetensors") for tensor in read_tensors(path)[0]})
+
+
+def names(spec: JobSpec) -> list[str]:
+    """The artefacts that the spec asks for beside the adapter, in the order they are made."""
+    export = spec.export
+    merged = [] if spec.lora is None else ["merged" for precision in export.merged if precision == "16bit"]
+    four_bit = ["merged_4bit" for precision in export.merged if precision == "4bit"]
+    imatrix = ["imatrix"] if export.imatrix and export.gguf else []
+    lora = ["lora_gguf"] if export.lora_gguf else []
+    # The largest first: it takes longest to make and to upload.
+    quants = sorted(export.gguf, key=lambda name: -TYPES[name].bits_per_weight)
+    return [*merged, *four_bit, *imatrix, *lora, *(f"gguf-{name}" for name in quants)]
+
+
+def steps(
+    spec: JobSpec,
+    shapes: Shapes,
+    base_bytes: int,
+    memory: Memory,
+    gguf_bytes: Mapping[str, int],
+    at_once: int = 1,
+    early: Sequence[str] = (),
+) -> list[Step]:
+    """Needs of every step, with `at_once` quantisers and `early` types made beside the comparison.
+
+    `base_bytes` of the fetched base are a copy in scratch, gone once it is merged. A tokenizer lies beside every set of
+    weights. `gguf_bytes`: sizes of the GGUFs by type, that of the weights' own type among them, as llama.cpp foretells them.
+    Memory does not count mapped files, which give way to what needs room; that is so unless scratch itself lies in memory.
+    """
+    tokenizer_bytes = memory.tokenizer_bytes
+    export, merged = spec.export, shapes.bytes + tokenizer_bytes
+    adapter = adapter_bytes(spec, shapes) + tokenizer_bytes + PROBE_BYTES * shapes.vocabulary
+    four_bit = _four_bit_bytes(shapes) + tokenizer_bytes if "4bit" in export.merged else 0
+    compared = 4 * export.check_tokens * shapes.vocabulary
+    there = base_bytes + adapter
+    two_sides = 2 * compared  # the logits of what was trained lie beside those of the merge
+    own = gguf_bytes.get(shapes.gguf_type, 0)  # made beside the comparison
+    converter = memory.convert() if own else 0
+    sizes = {name: gguf_bytes[name] for name in export.gguf if name != shapes.gguf_type}
+    largest_first = sorted(sizes, key=sizes.__getitem__, reverse=True)
+    beside = own + sum(sizes[name] for name in early)
+    beside_ram = max([converter, *map(memory.quant, early)])  # one after the other
+    found = [Step("reload", there, memory.reload(spec.model.precision))]
+    found.append(Step("merge", there + merged, memory.merge()))
+    if four_bit:
+        found.append(Step("four_bit", there + merged + four_bit + beside, memory.four_bit() + beside_ram))
+    found.append(Step("compare", there + merged + four_bit + two_sides + beside, memory.compare() + beside_ram))
+    if own:
+        found.append(Step("convert", there + merged + beside, converter))
+        on_disk = sum(sizes[name] for name in largest_first[: at_once + 1])  # one more is being uploaded
+        largest = max(map(memory.quant, sizes), default=memory.check(shapes.gguf_type))
+        found.append(Step("quantise", adapter + compared + own + on_disk, at_once * largest))
+    if export.lora_gguf:
+        found.append(Step("adapter", there + merged + compared + 2 * own + adapter // 2, beside_ram + max(memory.lora(), memory.convert())))
+    return found
+
+
+def made_early(spec: JobSpec, gguf_bytes: Mapping[str, int], own_type: str, at_once: int, on_cpu: bool) -> list[str]:
+    """Types that are made right after the conversion, while the merge is still being compared: where that needs no busy cores."""
+    largest_first = sorted((name for name in spec.export.gguf if name != own_type), key=gguf_bytes.__getitem__, reverse=True)
+    return [] if on_cpu else [name for name in largest_first[:at_once] if not weighed(spec, name)]
+
+
+def weighed(spec: JobSpec, name: str) -> bool:
+    """Whether a type is made with the importance matrix, which is there once the merge is compared."""
+    return spec.export.imatrix and name.startswith(WEIGHED)
+
+
+def foresee_memory(
+    spec: JobSpec, shapes: Shapes, tokenizer_bytes: int, on_cpu: bool, row_tokens: int = CHUNK_TOKENS, free_bytes: int | None = None
+) -> Memory:
+    """Peak memory of each process that the exports start; `row_tokens`: the longest row that is compared."""
+    export = spec.export
+    return Memory(
+        shapes, adapter_bytes(spec, shapes), tokenizer_bytes, export.check_tokens, export.imatrix_tokens if export.imatrix else 0,
+        min(row_tokens, spec.model.max_seq_length, export.check_tokens), on_cpu, free_bytes,
+    )  # fmt: skip
+
+
+def quantiser_bytes(shapes: Shapes) -> int:
+    """Memory of one quantiser and the test of what it makes, at most, packed weights aside."""
+    return Memory(shapes, 0, 0, 0, 0, CHUNK_TOKENS, True).quant("q8_0")
+
+
+def parallel_quants(gguf_bytes: Mapping[str, int], shapes: Shapes) -> int:
+    """How many quantisers work side by side: as many as have cores, and memory for their mapped files, too; at least one."""
+    by_memory = available_bytes() // (quantiser_bytes(shapes) + max(gguf_bytes.values()))
+    return max(1, min(len(gguf_bytes), usable_cores() // CORES_PER_QUANT, by_memory))
+
+
+def adapter_bytes(spec: JobSpec, shapes: Shapes) -> int:
+    """Of the adapter as it is stored: low-rank matrices, and modules that are trained whole."""
+    if spec.lora is None:
+        return 0
+    targets = spec.lora.targets
+    low_rank = sum(
+        spec.lora.r * (shape[0] + shape[1])
+        for name, shape in shapes.matrices()
+        if isinstance(targets, str) or any(name.removesuffix(".weight").endswith(target) for target in targets)
+    )
+    whole = sum(prod(shape) for name, (_, shape) in shapes.tensors.items() if any(f"{m}.weight" in name for m in spec.lora.modules_to_save))
+    return ADAPTER_BYTES_PER_WEIGHT * (low_rank + whole)
+
+
+def _four_bit_bytes(shapes: Shapes) -> int:
+    packed = sum(prod(shape) for _, shape in shapes.matrices())
+    return int(NF4_BYTES * packed + 2 * (shapes.parameters - packed))

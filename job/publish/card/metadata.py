@@ -1,0 +1,60 @@
+"""The card's YAML, by which the Hub files a model. Nothing goes in that is not an identifier."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from job.publish.card.facts import HUB_ID, CardFacts
+
+LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
+NOT_SLUG = re.compile(r"[^a-z0-9.]+")
+LONGEST_SLUG = 80
+HUB = "https://huggingface.co"
+
+
+def metadata(facts: CardFacts) -> str:
+    """The Hub's YAML. Nothing goes in that is not an identifier, whatever the base's card or the spec says."""
+    from huggingface_hub import ModelCardData
+
+    kinds = facts.kinds
+    whole = bool(kinds & {"merged", "merged_4bit"})
+    datasets = [found for source in facts.sources if source.use == "training" and (found := _dataset(source.source))]
+    known: dict[str, Any] = {
+        "base_model": facts.hub_base,
+        "base_model_relation": ("finetune" if whole else "quantized" if "gguf" in kinds else "adapter") if facts.hub_base else None,
+        "library_name": "transformers" if whole else "peft",
+        "pipeline_tag": "text-generation",
+        "datasets": list(dict.fromkeys(datasets)) or None,
+        "tags": _tags(facts, kinds),
+        **_licence(facts),
+    }
+    return ModelCardData(**known).to_yaml(line_break="\n").strip()
+
+
+def _tags(facts: CardFacts, kinds: set[str]) -> list[str]:
+    lora = ["lora", *(["qlora"] if facts.spec["model"]["precision"] == "4bit" else [])] if "lora" in facts.spec else []
+    gguf = ["gguf"] if kinds & {"gguf", "lora_gguf"} else []
+    return ["tunejob", facts.spec["model"]["backend"], *lora, *gguf, *(["conversational"] if facts.chat else [])]
+
+
+def _dataset(source: str) -> str | None:
+    if not source.startswith("hf://datasets/"):
+        return None
+    name = source.removeprefix("hf://datasets/").partition("@")[0]
+    return name if HUB_ID.fullmatch(name) else None
+
+
+def _licence(facts: CardFacts) -> dict[str, str]:
+    """The base's licence; one without an identifier is named after the base and points to it."""
+    licence = facts.base_licence
+    if not licence:
+        return {"license": "unknown"}
+    if isinstance(licence, str) and LICENCE_ID.fullmatch(licence) and licence != "other":
+        return {"license": licence}
+    link = {"license_link": f"{HUB}/{facts.hub_base}/tree/{facts.base_revision}"} if facts.hub_base else {}
+    return {"license": "other", "license_name": f"license-of-{_slug(facts.base_id)}", **link}
+
+
+def _slug(text: str) -> str:
+    return NOT_SLUG.sub("-", text.lower()).strip("-")[:LONGEST_SLUG] or "base"

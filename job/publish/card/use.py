@@ -1,0 +1,119 @@
+"""How to use what a run has left: one section for each program that something was made for."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from job.report.markdown import block
+
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the greatest rank that its server can be set to
+SEPARATE_BASE = "path/to/the/base"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What there is and where. `base` is None where the base is not on the Hub.
+
+    `served_rank`: the adapter's rank, None for an adapter of a kind that vLLM does not serve. `gguf` and `lora_gguf`
+    are keys of files.
+    """
+
+    name: str
+    kinds: frozenset[str]
+    base: str | None
+    revision: str | None
+    output: str
+    repository: str | None
+    gguf: str | None
+    lora_gguf: str | None
+    modelfile: bool
+    served_rank: int | None
+    prompt: str
+    chat: bool
+    max_new_tokens: int
+
+    @property
+    def folder(self) -> str | None:
+        """Where whole weights lie, the 16-bit ones if there are."""
+        return next((kind for kind in ("merged", "merged_4bit") if kind in self.kinds), None)
+
+
+def how_to_use(usage: Usage) -> list[str]:
+    """Markdown lines: fetching, then each program."""
+    sections = {
+        "transformers": ("python", python_transformers(usage, usage.folder) if usage.folder else ""),
+        "PEFT": ("python", python_peft(usage) if "adapter" in usage.kinds else ""),
+        "vLLM": ("sh", "\n".join(shell_vllm(usage))),
+        "llama.cpp": ("sh", "\n".join(shell_llama_cpp(usage))),
+        "Ollama": (
+            "sh",
+            f"ollama create {usage.name} -f gguf/Modelfile\nollama run {usage.name}" if usage.gguf and usage.modelfile else "",
+        ),
+        "LM Studio": ("sh", f"lms import {shlex.quote(usage.gguf)}" if usage.gguf else ""),
+    }
+    fetch = shell_fetch(usage)
+    lines = ["The commands run where the files are:", "", *block(fetch, "sh")] if fetch else ["The commands run beside this card.", ""]
+    for program, (language, text) in sections.items():
+        lines += [f"### {program}", "", *block(text, language)] if text else []
+    return lines
+
+
+def shell_fetch(usage: Usage) -> str:
+    if usage.repository:
+        return f"hf download {usage.repository} --local-dir {usage.name}\ncd {usage.name}"
+    if usage.output.startswith("s3://"):
+        return f"aws s3 cp --recursive {shlex.quote(usage.output)} {usage.name}\ncd {usage.name}"
+    return ""
+
+
+def shell_verify(output: str) -> str:
+    """A local path says nothing to a reader elsewhere."""
+    return f"tunejob verify {shlex.quote(output) if output.startswith('s3://') else '.'}"
+
+
+def python_transformers(usage: Usage, folder: str) -> str:
+    lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    lines += [f'model = AutoModelForCausalLM.from_pretrained("{folder}", dtype="auto", device_map="auto")']
+    return "\n".join([*lines, *_answer(usage, folder)])
+
+
+def python_peft(usage: Usage) -> str:
+    """The base at the revision that was trained on, with the adapter."""
+    lines = ["from peft import PeftModel", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    base = json.dumps(usage.base or SEPARATE_BASE)
+    revision = f", revision={json.dumps(usage.revision)}" if usage.base else ""
+    lines += [f'base = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype="auto", device_map="auto")']
+    return "\n".join([*lines, 'model = PeftModel.from_pretrained(base, "adapter")', *_answer(usage, "adapter")])
+
+
+def _answer(usage: Usage, folder: str) -> Iterator[str]:
+    prompt = json.dumps(usage.prompt)
+    yield f'tokenizer = AutoTokenizer.from_pretrained("{folder}")'
+    if usage.chat:
+        yield f'messages = [{{"role": "user", "content": {prompt}}}]'
+        yield 'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")'
+    else:
+        yield f'inputs = tokenizer({prompt}, return_tensors="pt")'
+    yield f"output = model.generate(**inputs.to(model.device), max_new_tokens={usage.max_new_tokens}, do_sample=False)"
+    yield 'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))'
+
+
+def shell_vllm(usage: Usage) -> Iterator[str]:
+    if usage.folder:
+        yield f"vllm serve {usage.folder} --served-model-name {usage.name}"
+    rank = next((rank for rank in VLLM_RANKS if usage.served_rank is not None and usage.served_rank <= rank), None)
+    if usage.base and rank:
+        revision = f"--revision {usage.revision} " if usage.revision else ""
+        yield f"vllm serve {usage.base} {revision}--enable-lora --max-lora-rank {rank} --lora-modules {usage.name}=adapter"
+
+
+def shell_llama_cpp(usage: Usage) -> Iterator[str]:
+    program, once = ("llama-cli", "-st") if usage.chat else ("llama-completion", "-no-cnv")
+    asked = f"{once} --temp 0 -n {usage.max_new_tokens} -p {shlex.quote(' '.join(usage.prompt.split()))}"
+    if usage.gguf:
+        yield f"{program} -m {shlex.quote(usage.gguf)} {asked}"
+    if usage.lora_gguf:
+        yield f"{program} -m {SEPARATE_BASE}.gguf --lora {shlex.quote(usage.lora_gguf)} {asked}"

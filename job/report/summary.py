@@ -1,0 +1,104 @@
+"""What a person reads afterwards: report/, stats.json, and the facts of a failure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from job.errors import JobError
+from job.host.log import Log
+from job.host.stats import GIB, Stats
+from job.ledger.manifest import File, artefact
+from job.spec import JobSpec
+from job.store import Store
+
+if TYPE_CHECKING:
+    from job.data.build import Prepared
+    from job.evaluation.assess import Assessment
+    from job.training.loop import TrainResult
+
+
+def write_json(path: Path, document: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_encode(document))
+    return path
+
+
+def _encode(document: Any) -> bytes:
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def store_document(store: Store, workdir: Path, key: str, document: Any) -> File:
+    """Writes a JSON document and stores it under `key`."""
+    return artefact(store, write_json(workdir / key, document), key)
+
+
+def write_losses(result: TrainResult, folder: Path) -> None:
+    """`losses.jsonl`: a line per logged step, held-out losses among them."""
+    rows = sorted(result.history + result.held_out_history, key=lambda row: row["step"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "losses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def write_answers(prepared: Prepared, before: Assessment, after: Assessment, folder: Path) -> None:
+    """`answers.json`: prompts, references, and what the base and the tuned model said."""
+    asked = zip(prepared.questions + prepared.exact_match, before.answers + before.exact_match_answers,
+                after.answers + after.exact_match_answers, strict=True)  # fmt: skip
+    rows = [{"prompt": q.text, "reference": q.reference, "base": base, "tuned": tuned} for q, base, tuned in asked]
+    write_json(folder / "answers.json", rows)
+
+
+def write_summary(spec: JobSpec, public_id: str, stats: Stats, exports: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """`summary.md`: the run on one screen; `exports` as in `exports.json`."""
+    lines = [f"# {spec.name}", "", f"Base `{public_id}`, run `{spec.run_id}`, {stats.device.get('name')}, {spec.model.precision}.", ""]
+    lines += _table(("Held-out", "base", "tuned"), _measures(stats.evaluation))
+    lines += _table(("Training", "value"), [(key, _figure(value)) for key, value in stats.training.items()])
+    lines += _table(("Data", "value"), [(key, _figure(value)) for key, value in stats.data["train"].items() if isinstance(value, int)])
+    lines += _table(("Export", "MB", "perplexity", "KL (nats a token)", "same top token"), [_export_row(fact) for fact in exports])
+    lines += _table(
+        ("Stage", "seconds", "peak GPU reserved GiB", "peak RSS GiB"),
+        [(p.name, f"{p.wall_seconds:.1f}", _gib(p.peak_gpu_reserved_bytes), _gib(p.peak_rss_bytes)) for p in stats.phases],
+    )
+    (folder / "summary.md").write_text("\n".join(lines), "utf-8")
+
+
+def _export_row(fact: Mapping[str, Any]) -> tuple[str, ...]:
+    figures = [fact["figures"].get(name) for name in ("perplexity", "kl", "same_top_token")]
+    return (fact["name"], f"{fact['bytes'] / 1e6:.1f}", *("–" if figure is None else f"{figure:.4g}" for figure in figures))
+
+
+def _measures(evaluation: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
+    base, tuned = evaluation["base"], evaluation["tuned"]
+    return [(name, _figure(base[name]), _figure(tuned[name])) for name in tuned]
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / GIB:.2f}"
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    if not rows:
+        return []
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+def keep_evidence(store: Store, stats: Stats, log: Log) -> None:
+    """After a failure: stores stats.json, which a full scratch disk does not prevent, and whatever the report holds so far.
+
+    A store that fails too changes nothing.
+    """
+    folder = stats.workdir / "report"
+    try:
+        store.write("stats.json", _encode(stats.document()))
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                artefact(store, path, f"report/{path.relative_to(folder)}")
+    except JobError as error:
+        log("evidence", note="stats.json could not be stored", reason=str(error))

@@ -1,0 +1,31 @@
+"""From the bytes of a spec to a `JobSpec`."""
+
+from job.spec.model import (
+    CheckpointsSpec,
+    DataSpec,
+    GatesSpec,
+    HeldOutSpec,
+    HubSpec,
+    JobSpec,
+    LoraSpec,
+    ModelSpec,
+    SourceSpec,
+    TrainingSpec,
+    job_schema,
+    parse_spec,
+)
+
+__all__ = [
+    "CheckpointsSpec",
+    "DataSpec",
+    "GatesSpec",
+    "HeldOutSpec",
+    "HubSpec",
+    "JobSpec",
+    "LoraSpec",
+    "ModelSpec",
+    "SourceSpec",
+    "TrainingSpec",
+    "job_schema",
+    "parse_spec",
+]

@@ -1,0 +1,276 @@
+"""Bytes → strict JSON → schema → cross-rules → frozen dataclasses. No I/O but the shipped schema, no torch.
+
+Source of names, defaults and limits: `schemas/job.schema.json`; the dataclasses below only mirror it
+(`tests/contract/test_schema.py` compares the two).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from job.errors import SpecError
+from job.spec.rules import FORMAT_COLUMNS as FORMAT_COLUMNS
+from job.spec.rules import cross_faults
+from job.spec.strict import faults_of_schema, inspect_json, load_schema, natural, one_per_place
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    source: str
+    precision: Literal["4bit", "8bit", "16bit", "full"]
+    merge_base: str | None
+    max_seq_length: int
+    backend: Literal["unsloth", "peft"]
+
+
+@dataclass(frozen=True)
+class TemplateSpec:
+    system: str | None
+    user: str
+    assistant: str
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    source: str
+    format: Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text", "template"]
+    split: str
+    subset: str | None
+    columns: dict[str, str]
+    template: TemplateSpec | None
+    limit: int | None
+    weight: float
+
+
+@dataclass(frozen=True)
+class HeldOutSpec:
+    fraction: float | None
+    rows: int | None
+    sources: tuple[SourceSpec, ...] | None
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    train: tuple[SourceSpec, ...]
+    held_out: HeldOutSpec | None
+    chat_template: str
+    train_on: Literal["responses", "all"]
+    packing: bool
+    shuffle: bool
+    max_untrained_fraction: float
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    r: int
+    alpha: float
+    dropout: float
+    targets: str | tuple[str, ...]
+    modules_to_save: tuple[str, ...]
+    rslora: bool
+    dora: bool
+    bias: Literal["none", "all", "lora_only"]
+    init: Literal["default", "gaussian"]
+    seed: int
+
+
+@dataclass(frozen=True)
+class EarlyStoppingSpec:
+    patience: int
+    min_delta: float
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    epochs: float | None
+    max_steps: int | None
+    batch_size: int
+    gradient_accumulation_steps: int
+    learning_rate: float
+    lr_scheduler: str
+    warmup_steps: int | None
+    warmup_ratio: float | None
+    optimizer: str
+    weight_decay: float
+    adam_beta1: float
+    adam_beta2: float
+    adam_epsilon: float
+    max_grad_norm: float
+    seed: int
+    logging_steps: int
+    gradient_checkpointing: Literal["unsloth"] | bool
+    eval_steps: int | None
+    eval_batch_size: int
+    early_stopping: EarlyStoppingSpec | None
+    keep: Literal["last", "best"]
+
+
+@dataclass(frozen=True)
+class GatesSpec:
+    max_held_out_loss: float | None
+    min_loss_improvement: float | None
+    min_exact_match: float | None
+
+
+@dataclass(frozen=True)
+class EvaluationSpec:
+    prompts: tuple[str, ...]
+    max_new_tokens: int
+    exact_match_rows: int
+    gates: GatesSpec
+
+
+@dataclass(frozen=True)
+class GgufLimitSpec:
+    type: str
+    kl: float | None
+    perplexity_rise: float | None
+
+
+@dataclass(frozen=True)
+class ExportLimitsSpec:
+    merged_logits: float
+    merged_kl: float
+    merged_4bit_kl: float
+    gguf: tuple[GgufLimitSpec, ...]
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    merged: tuple[Literal["16bit", "4bit"], ...]
+    gguf: tuple[str, ...]
+    lora_gguf: Literal["f32", "f16", "bf16", "q8_0"] | None
+    imatrix: bool
+    imatrix_tokens: int
+    check_tokens: int
+    modelfile: bool
+    card: bool
+    limits: ExportLimitsSpec
+
+    @property
+    def needs_merge(self) -> bool:
+        """Whether anything is made of merged weights."""
+        return bool(self.merged or self.gguf or self.lora_gguf)
+
+
+@dataclass(frozen=True)
+class HubSpec:
+    repository: str
+    private: bool
+
+
+@dataclass(frozen=True)
+class CheckpointsSpec:
+    uri: str | None
+    every_minutes: float
+    every_steps: int | None
+    keep: int
+    max_failures: int
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    uri: str
+    hub: HubSpec | None
+    checkpoints: CheckpointsSpec
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    version: int
+    name: str
+    model: ModelSpec
+    data: DataSpec
+    lora: LoraSpec | None
+    training: TrainingSpec
+    evaluation: EvaluationSpec
+    export: ExportSpec
+    tracking: tuple[str, ...]
+    output: OutputSpec
+    resolved: Json = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def run_id(self) -> str:
+        """First 16 hex digits of the SHA-256 of the resolved spec without `output`: the same work, the same id."""
+        work = {key: value for key, value in self.resolved.items() if key not in ("output", "$schema")}
+        text = json.dumps(work, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def job_schema() -> Json:
+    return load_schema("job")
+
+
+def parse_spec(raw: bytes) -> JobSpec:
+    """A job spec from its bytes.
+
+    Raises `SpecError` with every fault found (not only the first), each with its JSON pointer.
+    """
+    document, faults = inspect_json(raw)
+    faults = one_per_place(faults + faults_of_schema(document, job_schema()))
+    faults = sorted(faults + cross_faults(document, faults), key=lambda fault: natural(fault.pointer))
+    if faults:
+        raise SpecError(*faults)
+    resolved = resolve(document)
+    return typing.cast(JobSpec, _build(JobSpec, resolved | {"resolved": resolved}))
+
+
+def resolve(document: Json) -> Json:
+    """The spec with every default of the schema filled in; `lora` stays away where every weight is trained."""
+    resolved: Json = _with_defaults(document, job_schema())
+    if document["model"].get("precision") == "full":
+        del resolved["lora"]
+    resolved.pop("$schema", None)
+    training = resolved["training"]
+    if document["model"].get("backend") == "peft" and "gradient_checkpointing" not in document.get("training", {}):
+        training["gradient_checkpointing"] = True
+    if "epochs" not in training and "max_steps" not in training:
+        training["epochs"] = 1.0
+    return resolved
+
+
+def _with_defaults(value: Any, schema: Json) -> Any:
+    """`value` with defaults filled in and numbers in one form, so that `1` and `1.0` give the same run id."""
+    if "$ref" in schema:
+        schema = job_schema()["definitions"][schema["$ref"].rsplit("/", 1)[1]]
+    if schema.get("type") == "number":
+        return float(value) + 0.0  # -0.0 becomes 0.0
+    if isinstance(value, list):
+        return [_with_defaults(item, schema.get("items", {})) for item in value]
+    if not isinstance(value, dict):
+        return value
+    filled = {}
+    for key, sub in schema["properties"].items():
+        if key in value:
+            filled[key] = _with_defaults(value[key], sub)
+        elif "default" in sub:
+            filled[key] = _with_defaults(sub["default"], sub)
+        elif "$ref" in sub:  # a whole section left out is a section of defaults
+            filled[key] = _with_defaults({}, sub)
+    return filled
+
+
+def _build(cls: Any, value: Any) -> Any:
+    """`value` as `cls`, following the dataclasses' annotations; an absent optional becomes None."""
+    if dataclasses.is_dataclass(cls):
+        hints = typing.get_type_hints(cls)
+        return cls(**{f.name: _build(hints[f.name], value.get(f.name)) for f in dataclasses.fields(cls)})  # type: ignore[operator]
+    if value is None:
+        return None
+    options = typing.get_args(cls) if isinstance(cls, types.UnionType) or typing.get_origin(cls) is typing.Union else (cls,)
+    for option in options:
+        if dataclasses.is_dataclass(option):
+            return _build(option, value)
+        if typing.get_origin(option) is tuple and isinstance(value, list):
+            return tuple(_build(typing.get_args(option)[0], item) for item in value)
+    return value

@@ -1,0 +1,292 @@
+"""What no schema can say: rules between two places of a spec. Each reads only places that the schema found sound."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from job.errors import Fault
+from job.spec.wording import printable, show
+
+Json = dict[str, Any]
+
+FORMAT_COLUMNS = {
+    "messages": ("messages", "tools", "system"),
+    "sharegpt": ("conversations", "tools", "system"),
+    "alpaca": ("instruction", "input", "output", "system"),
+    "prompt_completion": ("prompt", "completion", "system"),
+    "text": ("text",),
+    "template": (),
+}
+HUB_WORD = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+HUB = re.compile(rf"{HUB_WORD}/{HUB_WORD}(?:@{HUB_WORD}(?:/{HUB_WORD}){{0,8}})?")
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+-]*):/")
+SPLIT = re.compile(r"[^\[]+(?:\[(-?[0-9]+)?(%?):(-?[0-9]+)?(%?)\])?")
+
+
+def cross_faults(document: Json, broken: list[Fault]) -> list[Fault]:
+    """Faults between two places of `document`; rules that read a place among `broken` are left for the next time."""
+    pointers = [fault.pointer for fault in broken]
+
+    def sound(*places: str) -> bool:
+        return not any(f"{p}/".startswith(f"{place}/") or f"{place}/".startswith(f"{p}/") for p in pointers for place in places)
+
+    faults = [fault for rule, places in RULES if sound(*places) for fault in rule(document)]
+    if sound("/data/held_out"):
+        for pointer, source in sources_of(document):
+            if sound(pointer):
+                faults += _source_faults(pointer, source)
+    return faults
+
+
+def sources_of(document: Json) -> Iterator[tuple[str, Json]]:
+    """Every source of rows with its pointer, as far as the document has that shape."""
+    data = document.get("data")
+    if not isinstance(data, dict):
+        return
+    held_out = data.get("held_out", {}).get("sources", [])
+    for place, sources in (("/data/train", data.get("train")), ("/data/held_out/sources", held_out)):
+        for index, source in enumerate(sources if isinstance(sources, list) else ()):
+            yield f"{place}/{index}", source
+
+
+# ------------------------------------------------------------------------------------------------ addresses
+
+
+def _address(uri: str, pointer: str, hub: str) -> Iterator[Fault]:
+    """Scheme and shape of an address; `hub` is the Hub's prefix that fits here, or empty where none does."""
+    expected = f"{hub}org/name, s3://bucket/prefix or a path" if hub else "s3://bucket/prefix or a path"
+    scheme, separator, rest = uri.partition("://")
+    if uri.strip() != uri or printable(uri) != uri:
+        yield Fault("an address has no spaces around it and no control characters", pointer, show(uri), expected)
+    elif not separator:
+        if slip := SCHEME.match(uri):
+            hint = f"Write {slip[1].lower()}:// with two slashes, or ./{uri} for a path"
+            yield Fault("not an address the job can read", pointer, show(uri), expected, hint)
+    elif scheme == "s3":
+        yield from _s3(rest, uri, pointer, expected)
+    elif scheme == "hf" and not hub:
+        yield Fault("a Hub address does not fit here", pointer, show(uri), expected)
+    elif not uri.startswith(hub or "s3://") or not _hub(uri.removeprefix(hub)):
+        hint = "Write the scheme in lower case" if scheme.lower() in ("hf", "s3") and scheme != scheme.lower() else ""
+        yield Fault("not an address the job can read", pointer, show(uri), expected, hint)
+
+
+def _s3(rest: str, uri: str, pointer: str, expected: str) -> Iterator[Fault]:
+    bucket, _, key = rest.partition("/")
+    if not BUCKET.fullmatch(bucket):
+        yield Fault("not an address the job can read", pointer, show(uri), expected, "The bucket's name comes after s3://")
+    elif any(part in ("", ".", "..") for part in key.rstrip("/").split("/")) and key.rstrip("/"):
+        yield Fault("a key holds no empty part, no . and no ..", pointer, show(uri), expected)
+
+
+def _hub(name: str) -> bool:
+    return bool(HUB.fullmatch(name)) and "--" not in name.partition("@")[0] and ".." not in name
+
+
+def _model_sources(document: Json) -> Iterator[Fault]:
+    for key in ("source", "merge_base"):
+        source = document["model"].get(key, "./model")
+        yield from _address(source, f"/model/{key}", "hf://")
+        if source.startswith("s3://") and "@" in source.rsplit("/", 1)[-1]:
+            yield Fault("only Hub sources have revisions", f"/model/{key}", show(source), "s3://bucket/prefix")
+
+
+def _output(document: Json) -> Iterator[Fault]:
+    yield from _address(document["output"]["uri"], "/output/uri", "")
+    checkpoints = document["output"].get("checkpoints", {})
+    if "uri" in checkpoints:
+        yield from _address(checkpoints["uri"], "/output/checkpoints/uri", "")
+
+
+# -------------------------------------------------------------------------------------------------- sources
+
+
+def _source_faults(pointer: str, source: Json) -> Iterator[Fault]:
+    yield from _address(source["source"], f"{pointer}/source", "hf://datasets/")
+    yield from _split(source.get("split", "train"), f"{pointer}/split")
+    shape = source["format"]
+    if shape == "template" and "template" not in source:
+        yield Fault("format template needs the Jinja of each turn", f"{pointer}/template", expected="user and assistant")
+    if shape != "template" and "template" in source:
+        yield Fault("this section belongs to format template", f"{pointer}/template", f"format {shape}", "no template section")
+    if "subset" in source and not source["source"].startswith("hf://"):
+        yield Fault("only Hub datasets have subsets", f"{pointer}/subset", show(source["subset"]), "no subset")
+    for column in source.get("columns", {}):
+        if column not in FORMAT_COLUMNS[shape]:
+            allowed = ", ".join(FORMAT_COLUMNS[shape]) or "no columns section: the template names the columns"
+            yield Fault(f"format {shape} has no such column", f"{pointer}/columns/{column}", column, allowed)
+
+
+def _split(split: str, pointer: str) -> Iterator[Fault]:
+    """Slices that the pattern of the schema lets through and that select nothing."""
+    parts = SPLIT.fullmatch(split)
+    start, start_unit, stop, stop_unit = parts.groups() if parts else (None, "", None, "")
+    for bound, unit in ((start, start_unit), (stop, stop_unit)):
+        if bound and unit and abs(int(bound)) > 100:
+            yield Fault("a part of more than 100 %", pointer, show(split), "0 to 100 before %")
+            return
+    low = int(start or 0)
+    same_unit = start is None or (start_unit or "") == (stop_unit or "")
+    if stop is not None and same_unit and (low < 0) == (int(stop) < 0) and low >= int(stop):
+        yield Fault("this slice holds no row", pointer, show(split), "a start before its end")
+
+
+def _held_out_is_not_train(document: Json) -> Iterator[Fault]:
+    def rows(source: Json) -> tuple[str, str, str]:
+        return source["source"], source.get("subset", ""), source.get("split", "train")
+
+    trained = {rows(source) for source in document["data"]["train"]}
+    for pointer, source in sources_of(document):
+        if pointer.startswith("/data/held_out/") and rows(source) in trained:
+            expected = "other rows than those of data.train"
+            yield Fault("held-out rows must not be trained on", pointer, show(source["source"]), expected, "Use another split or slice")
+
+
+# ------------------------------------------------------------------------------------- between two sections
+
+
+def _full_precision(document: Json) -> Iterator[Fault]:
+    if document["model"].get("precision") != "full":
+        return
+    if "lora" in document:
+        yield Fault("there is no adapter when every weight is trained", "/lora", "lora with precision full",
+                    "no lora section", "Remove /lora, or choose precision 16bit")  # fmt: skip
+    if document["data"].get("packing"):
+        yield Fault("packing is offered for adapters only", "/data/packing", "true with precision full",
+                    "false", "Set packing to false, or choose precision 16bit")  # fmt: skip
+
+
+def _whole_matrices(document: Json) -> Iterator[Fault]:
+    targets = document.get("lora", {}).get("targets", [])
+    for index, target in enumerate([] if isinstance(targets, str) else targets):
+        if target.rsplit(".", 1)[-1] in ("embed_tokens", "lm_head"):
+            yield Fault("this matrix is trained whole or not at all", f"/lora/targets/{index}", show(target),
+                        "linear layers", "Move it to /lora/modules_to_save")  # fmt: skip
+
+
+def _peft_packing(document: Json) -> Iterator[Fault]:
+    if document["model"].get("backend") == "peft" and document["data"].get("packing"):
+        yield Fault("this backend cannot keep packed rows apart", "/data/packing", "true with backend peft",
+                    "false", "Set packing to false, or use backend unsloth on a GPU")  # fmt: skip
+
+
+def _peft_checkpointing(document: Json) -> Iterator[Fault]:
+    checkpointing = document.get("training", {}).get("gradient_checkpointing")
+    if document["model"].get("backend") == "peft" and checkpointing == "unsloth":
+        yield Fault("this checkpointing belongs to the unsloth backend", "/training/gradient_checkpointing",
+                    '"unsloth" with backend peft', "true or false")  # fmt: skip
+
+
+def _training(document: Json) -> Iterator[Fault]:
+    training = document.get("training", {})
+    for first, second in (("epochs", "max_steps"), ("warmup_steps", "warmup_ratio")):
+        if first in training and second in training:
+            found = f"{first} {training[first]} and {second} {training[second]}"
+            yield Fault(f"{first} and {second} exclude each other", f"/training/{second}", found, "one of them")
+    warmup = next((key for key in ("warmup_steps", "warmup_ratio") if training.get(key)), None)
+    if warmup and training.get("lr_scheduler") == "constant":
+        yield Fault("this scheduler has no warm-up", f"/training/{warmup}", f"{training[warmup]} with lr_scheduler constant",
+                    "no warm-up", "Choose lr_scheduler constant_with_warmup")  # fmt: skip
+    if training.get("warmup_steps", 0) > training.get("max_steps", float("inf")):
+        yield Fault("the warm-up is longer than the run", "/training/warmup_steps", str(training["warmup_steps"]),
+                    f"at most max_steps, {training['max_steps']}")  # fmt: skip
+    if "early_stopping" in training and "eval_steps" not in training:
+        yield Fault("early stopping needs the held-out loss during training", "/training/early_stopping",
+                    "no training.eval_steps", "training.eval_steps")  # fmt: skip
+    if training.get("keep") == "best" and "eval_steps" not in training:
+        yield Fault("the best weights are chosen by the held-out loss during training", "/training/keep",
+                    "no training.eval_steps", "training.eval_steps")  # fmt: skip
+
+
+def _needs_held_out(document: Json) -> Iterator[Fault]:
+    if "held_out" in document["data"]:
+        return
+    evaluation = document.get("evaluation", {})
+    if "eval_steps" in document.get("training", {}):
+        yield _no_held_out("there are no held-out rows to evaluate on", "/training/eval_steps", document["training"]["eval_steps"])
+    if evaluation.get("exact_match_rows"):
+        yield _no_held_out("exact match needs held-out rows", "/evaluation/exact_match_rows", evaluation["exact_match_rows"])
+    for key, value in evaluation.get("gates", {}).items():
+        if key != "min_exact_match":
+            yield _no_held_out("a gate needs held-out rows", f"/evaluation/gates/{key}", value)
+
+
+def _no_held_out(message: str, pointer: str, value: Any) -> Fault:
+    return Fault(message, pointer, json.dumps(value), "data.held_out")
+
+
+def _exact_match(document: Json) -> Iterator[Fault]:
+    evaluation = document.get("evaluation", {})
+    rows = evaluation.get("exact_match_rows")
+    gate = evaluation.get("gates", {}).get("min_exact_match")
+    if gate is not None and not rows:
+        yield Fault("this gate needs exact_match_rows", "/evaluation/gates/min_exact_match", json.dumps(gate),
+                    "evaluation.exact_match_rows of at least 1")  # fmt: skip
+    held_out = document["data"].get("held_out", {})
+    evaluated = held_out.get("sources", document["data"]["train"])
+    if rows and any(source["format"] == "text" for source in evaluated):
+        yield Fault("plain text has no answer to match", "/evaluation/exact_match_rows", str(rows), "0 with format text")
+
+
+def _exports_without_adapter(document: Json) -> Iterator[Fault]:
+    export, model = document.get("export", {}), document["model"]
+    if model.get("precision") != "full":
+        return
+    if "lora_gguf" in export:
+        yield Fault("there is no adapter when every weight is trained", "/export/lora_gguf", show(export["lora_gguf"]), "no lora_gguf")
+    if "merge_base" in model:
+        yield Fault("nothing is merged when every weight is trained", "/model/merge_base", show(model["merge_base"]), "no merge_base")
+
+
+def _imatrix(document: Json) -> Iterator[Fault]:
+    export = document.get("export", {})
+    if export.get("imatrix"):
+        return
+    for index, name in enumerate(export.get("gguf", [])):
+        if name.startswith("iq") or name == "q2_k_s":
+            yield Fault("this type needs an importance matrix", f"/export/gguf/{index}", show(name), "export.imatrix true")
+
+
+def _lora_gguf(document: Json) -> Iterator[Fault]:
+    lora = document.get("lora", {})
+    if "lora_gguf" not in document.get("export", {}):
+        return
+    unfit = [(key, lora.get(key)) for key in ("dora", "modules_to_save") if lora.get(key)]
+    unfit += [("bias", lora["bias"])] if lora.get("bias", "none") != "none" else []
+    for key, value in unfit:
+        yield Fault("a GGUF adapter holds low-rank matrices only", f"/lora/{key}", json.dumps(value), "no export.lora_gguf beside it",
+                    "Leave out export.lora_gguf and use export.gguf")  # fmt: skip
+
+
+def _gguf_limits(document: Json) -> Iterator[Fault]:
+    export = document.get("export", {})
+    seen: set[str] = set()
+    for index, limit in enumerate(export.get("limits", {}).get("gguf", [])):
+        pointer, name = f"/export/limits/gguf/{index}/type", limit["type"]
+        if name not in export.get("gguf", []):
+            yield Fault("a limit for a type that is not made", pointer, show(name), "a type of export.gguf")
+        if name in seen:
+            yield Fault("this type has its limits already", pointer, show(name), "each type once")
+        seen.add(name)
+
+
+RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
+    (_model_sources, ("/model/source", "/model/merge_base")),
+    (_output, ("/output",)),
+    (_full_precision, ("/model/precision", "/data/packing")),
+    (_whole_matrices, ("/lora/targets",)),
+    (_peft_packing, ("/model/backend", "/data/packing")),
+    (_peft_checkpointing, ("/model/backend", "/training/gradient_checkpointing")),
+    (_training, ("/training",)),
+    (_needs_held_out, ("/data", "/training", "/evaluation")),
+    (_exact_match, ("/data", "/evaluation")),
+    (_exports_without_adapter, ("/model", "/export/lora_gguf")),
+    (_imatrix, ("/export/gguf", "/export/imatrix")),
+    (_lora_gguf, ("/lora", "/export/lora_gguf")),
+    (_gguf_limits, ("/export/gguf", "/export/limits")),
+    (_held_out_is_not_train, ("/data/train", "/data/held_out")),
+)

@@ -1,0 +1,266 @@
+"""The training stage: explicit trainer settings, the loop, what came out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from job.errors import CapacityError, Fault
+from job.evaluation.assess import loss_of
+from job.host.log import Log
+from job.host.micro_batch import MicroBatch, free_memory
+from job.host.signals import deferred
+from job.host.watchdog import Watchdog
+from job.ledger.checkpoints import Checkpoint, Checkpoints
+from job.spec import JobSpec
+from job.training.backend import Backend, effective_optimizer
+
+if TYPE_CHECKING:
+    from job.data.build import Prepared
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What happened. Losses are means over the tokens of a step; seconds are wall time of the loop alone."""
+
+    steps: int
+    wall_seconds: float
+    wall_minutes: float
+    tokens: int
+    tokens_per_second: float
+    median_step_seconds: float | None
+    first_loss: float
+    final_loss: float
+    best_held_out_loss: float | None
+    best_step: int | None
+    kept: str
+    stopped_early: bool
+    batch_size: int
+    gradient_accumulation_steps: int
+    out_of_memory: int
+    resumed_from_step: int | None
+    resumed_elsewhere: dict[str, list[str]]
+    checkpoints: int
+    trainable_parameters: int
+    trainable_dtype: str
+    history: list[dict[str, float]]
+    held_out_history: list[dict[str, float]]
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the curves, which lie in `report/losses.jsonl`."""
+        return {key: value for key, value in vars(self).items() if not key.endswith("history")}
+
+
+def train(
+    backend: Backend, model: Any, spec: JobSpec, prepared: Prepared, workdir: Path, checkpoints: Checkpoints, log: Log
+) -> TrainResult:
+    """Trains `model` in place on `prepared.train`, from the newest checkpoint if there is one.
+
+    Where the GPU has no memory for a micro-batch, the step is taken again in smaller ones that make up the same batch.
+    Raises `CapacityError` if even one row does not fit, or if packing was asked for and is not effective, `GateError` when
+    the loss is not a number, `TransientError` if checkpoints cannot be stored, `Interrupted` behind the step of a signal.
+    """
+    from torch import OutOfMemoryError
+
+    start = checkpoints.newest(workdir / "resume")
+    resumed_from = start
+    batch, too_large = MicroBatch(spec.training.batch_size, spec.training.gradient_accumulation_steps), 0
+    while True:
+        loop = Loop(backend, model, spec, batch, prepared, workdir, checkpoints, log)
+        try:
+            loop.run(start)
+        except OutOfMemoryError as error:
+            smaller = batch.smaller()
+            if smaller is None or loop.within_optimizer():
+                raise _does_not_fit(spec, batch) from error
+            said = str(error)
+        else:
+            return loop.result(resumed_from, too_large)
+        too_large += 1
+        start = loop.stand(workdir / f"out-of-memory-{too_large}")
+        log("out of memory", step=start.step, reason=said, batch_size=smaller.rows, gradient_accumulation_steps=smaller.accumulation_steps)
+        del loop
+        batch = smaller
+
+
+class Loop:
+    """One trainer over the model, and what watches it."""
+
+    def __init__(
+        self, backend: Backend, model: Any, spec: JobSpec, batch: MicroBatch, prepared: Prepared, workdir: Path,
+        checkpoints: Checkpoints, log: Log,
+    ) -> None:  # fmt: skip
+        from job.training.callbacks import Curves, HeldOut, TokenCounter, Watch
+        from job.training.saver import Saver
+
+        self.backend, self.model, self.spec, self.prepared, self.log = backend, model, spec, prepared, log
+        self.batch, self.checkpoints = batch, checkpoints
+        config_class, trainer_class = backend.trainer_classes()
+        arguments = config_class(**trainer_arguments(spec, batch, backend.device, workdir))
+        self.trainer = trainer_class(model=model, args=arguments, train_dataset=prepared.train, processing_class=prepared.tokenizer)
+        check_packing(self.trainer, spec.data.packing)
+        if backend.device == "cpu":
+            compute_in_fp32(model)
+        self.watchdog = Watchdog()
+        self.watch = Watch(TokenCounter(self.trainer), self.watchdog)
+        self.held_out = HeldOut(spec.training, self._measure, self._tell)
+        folder = workdir / f"checkpoints-{batch.rows}"
+        self.saver = Saver(self.trainer, spec.output.checkpoints, checkpoints, self.watch, self.held_out, folder)
+        curves = [Curves(workdir / "report" / "tensorboard")] if "tensorboard" in spec.tracking else []
+        for callback in (self.watch, *curves, self.held_out, self.saver):
+            self.trainer.add_callback(callback)
+
+    def run(self, start: Checkpoint | None) -> None:
+        """To the last step, from `start` or from the beginning."""
+        from job.training.callbacks import restore_weights
+
+        self.backend.for_training(self.model)
+        if start:
+            self.saver.restore(start)
+        with self.log.bar("train", every_seconds=0.0) as bar, self.watchdog, deferred():
+            self.watch.bar = bar
+            self.trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
+        self.checkpoints.wait()
+        if self.held_out.best_weights is not None:
+            restore_weights(self.model, self.held_out.best_weights)
+
+    def within_optimizer(self) -> bool:
+        """Whether a step was being applied when the loop ended: its weights are of no step then."""
+        return self.watch.applying
+
+    def stand(self, folder: Path) -> Checkpoint:
+        """The state behind the last whole step, on disk; the trainer is of no use afterwards."""
+        self.model.zero_grad(set_to_none=True)
+        free_memory()
+        self.saver.write(folder)
+        return Checkpoint(self.trainer.state.global_step, folder)
+
+    def _measure(self) -> float:
+        with self.watchdog.paused(), self.watch.aside():
+            self.backend.for_inference(self.model)
+            pad = self.prepared.tokenizer.pad_token_id
+            loss = loss_of(self.model, self.prepared.held_out, self.spec.training.eval_batch_size, pad)
+            self.backend.for_training(self.model)
+        return loss
+
+    def _tell(self, step: int, loss: float) -> None:
+        due = self.trainer.control.should_log  # logging our figure would swallow the step's own
+        self.trainer.log({"held_out_loss": loss})
+        self.trainer.control.should_log = due
+        self.log("held_out", step=step, held_out_loss=loss)
+
+    def result(self, resumed_from: Checkpoint | None, too_large: int) -> TrainResult:
+        watch, held_out, seconds = self.watch, self.held_out, self.watch.seconds()
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        step_seconds = watch.median_step_seconds()
+        return TrainResult(
+            steps=self.trainer.state.global_step,
+            wall_seconds=round(seconds, 4),
+            wall_minutes=round(seconds / 60, 2),
+            tokens=watch.tokens.count(),
+            tokens_per_second=round(watch.tokens.count() / seconds, 2),
+            median_step_seconds=None if step_seconds is None else round(step_seconds, 4),
+            first_loss=watch.history[0]["loss"],
+            final_loss=watch.history[-1]["loss"],
+            best_held_out_loss=held_out.best_loss if held_out.history else None,
+            best_step=held_out.best_step if held_out.history else None,
+            kept=self.spec.training.keep,
+            stopped_early=held_out.stopped_early,
+            batch_size=self.batch.rows,
+            gradient_accumulation_steps=self.batch.accumulation_steps,
+            out_of_memory=too_large,
+            resumed_from_step=resumed_from.step if resumed_from else None,
+            resumed_elsewhere=dict(resumed_from.elsewhere) if resumed_from else {},
+            checkpoints=self.checkpoints.stored,
+            trainable_parameters=sum(p.numel() for p in trainable),
+            trainable_dtype="+".join(sorted({str(p.dtype).removeprefix("torch.") for p in trainable})),
+            history=watch.history,
+            held_out_history=held_out.history,
+        )
+
+
+def _does_not_fit(spec: JobSpec, batch: MicroBatch) -> CapacityError:
+    import torch
+
+    free_bytes, total_bytes = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
+    return CapacityError(
+        Fault("the GPU has no memory for a training step", "/training/batch_size",
+              f"{batch.rows} rows of up to {spec.model.max_seq_length} tokens, {free_bytes} of {total_bytes} bytes free",
+              "a step that fits", "Lower model.max_seq_length or lora.r, turn gradient_checkpointing on, or use a larger GPU")
+    )  # fmt: skip
+
+
+def compute_in_fp32(model: Any) -> None:
+    """TRL casts the adapter of a quantised model to bf16, which CPUs only emulate."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def check_packing(trainer: Any, wanted: bool) -> None:
+    """Engines switch packing off with a warning; the read-back value decides."""
+    found = bool(getattr(trainer.args, "packing", False))
+    if found != wanted:
+        raise CapacityError(
+            Fault("the engine did not pack the rows", "/data/packing", str(found).lower(), str(wanted).lower(),
+                  "This model or device cannot keep packed rows apart: set packing to false")
+        )  # fmt: skip
+
+
+def trainer_arguments(spec: JobSpec, batch: MicroBatch, device: str, workdir: Path) -> dict[str, Any]:
+    """Every SFTConfig field that has an effect, set: defaults differ between engines and versions."""
+    training = spec.training
+    bf16 = device == "cuda" and _bf16()
+    return {
+        "output_dir": str(workdir / "trainer"),
+        "run_name": spec.name,
+        "num_train_epochs": training.epochs or 1,
+        "max_steps": training.max_steps or -1,
+        "per_device_train_batch_size": batch.rows,
+        "gradient_accumulation_steps": batch.accumulation_steps,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": training.lr_scheduler,
+        "warmup_steps": training.warmup_steps if training.warmup_steps is not None else training.warmup_ratio or 0,
+        "optim": effective_optimizer(training.optimizer, device),
+        "weight_decay": training.weight_decay,
+        "adam_beta1": training.adam_beta1,
+        "adam_beta2": training.adam_beta2,
+        "adam_epsilon": training.adam_epsilon,
+        "max_grad_norm": training.max_grad_norm,
+        "seed": training.seed,
+        "data_seed": training.seed,
+        "bf16": bf16,
+        "fp16": device == "cuda" and not bf16,
+        "use_cpu": device == "cpu",
+        "gradient_checkpointing": bool(training.gradient_checkpointing),
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if training.gradient_checkpointing is True else None,
+        "logging_strategy": "steps",
+        "logging_steps": training.logging_steps,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # a NaN must be seen, not averaged away
+        "include_num_input_tokens_seen": "no",  # it waits for the GPU at each forward pass; callbacks.TokenCounter does not
+        "report_to": [name for name in spec.tracking if name != "tensorboard"] or "none",  # callbacks.Curves writes those
+        "disable_tqdm": True,
+        "eval_strategy": "no",  # callbacks.HeldOut evaluates
+        "save_strategy": "no",
+        "dataloader_num_workers": 0,
+        "dataloader_drop_last": False,
+        "train_sampling_strategy": "random" if spec.data.shuffle else "sequential",
+        "shuffle_dataset": False,  # the data stage has shuffled
+        "max_length": spec.model.max_seq_length,
+        "packing": spec.data.packing,
+        "packing_strategy": "bfd",
+        "eval_packing": False,
+        "completion_only_loss": False,  # labels are ours
+        "assistant_only_loss": False,
+        "dataset_num_proc": None,
+        "dataset_kwargs": {"skip_prepare_dataset": not spec.data.packing},  # rows are cut and masked already
+        "push_to_hub": False,
+    }
+
+
+def _bf16() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported())

@@ -1,0 +1,115 @@
+"""What a checkpoint holds, when one is made, and how the trainer goes on from it.
+
+Weights are ours (safetensors, exactly the tensors that are trained, whatever the adapter), the states of optimiser, schedule,
+scaler and random numbers are written and read by the trainer. Imported by `train` only, once transformers is loaded anyway.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import TrainerCallback
+
+from job.errors import Fault, InputError, classify, disk_is_full
+from job.host.signals import stop_requested, stopped
+from job.ledger.checkpoints import Checkpoint, Checkpoints
+from job.plan.require import with_disk_figures
+from job.spec import CheckpointsSpec
+from job.training.callbacks import HeldOut, Watch, restore_weights, trainable_weights
+
+WEIGHTS, BEST, PROGRESS, STATE = "weights.safetensors", "best.safetensors", "progress.json", "trainer_state.json"
+
+
+class Saver(TrainerCallback):  # type: ignore[misc]
+    """Makes a checkpoint every so many minutes or steps, and when a stop signal has come; takes the place of the trainer's own saving."""
+
+    def __init__(
+        self, trainer: Any, spec: CheckpointsSpec, checkpoints: Checkpoints, watch: Watch, held_out: HeldOut, folder: Path
+    ) -> None:
+        self._trainer = trainer
+        self._spec = spec
+        self._checkpoints = checkpoints
+        self._watch = watch
+        self._held_out = held_out
+        self._folder = folder
+        self._last_save = time.monotonic()
+        trainer._save_checkpoint = self._save
+        trainer._load_from_checkpoint = self._load_weights
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._last_save = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        due = time.monotonic() - self._last_save >= self._spec.every_minutes * 60
+        due |= bool(self._spec.every_steps) and state.global_step % (self._spec.every_steps or 1) == 0
+        control.should_save = stop_requested() or (due and state.global_step < state.max_steps)  # the end is stored itself
+        return control
+
+    def _save(self, *_: Any) -> None:
+        """Called by the trainer behind a step, when its loss is logged."""
+        step = self._trainer.state.global_step
+        folder = self._folder / f"{step}"
+        try:
+            self.write(folder)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            failure = classify(error)
+            if not disk_is_full(failure):
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            self._checkpoints.miss(step, with_disk_figures(failure, self._folder.parent))
+        else:
+            self._checkpoints.send(step, folder)
+        self._last_save = time.monotonic()
+        if stop_requested():
+            self._checkpoints.wait()
+            raise stopped()
+
+    def write(self, folder: Path) -> None:
+        """The state between two steps, as files."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True)
+        trainer = self._trainer
+        save_file(_contiguous(trainable_weights(trainer.model)), folder / WEIGHTS)
+        if self._held_out.best_weights is not None:
+            save_file(_contiguous(self._held_out.best_weights), folder / BEST)
+        trainer._save_optimizer_and_scheduler(str(folder))
+        trainer._save_scaler(str(folder))
+        trainer._save_rng_state(str(folder))
+        trainer.state.save_to_json(str(folder / STATE))
+        progress = {"watch": self._watch.progress(), "held_out": self._held_out.progress()}
+        (folder / PROGRESS).write_text(json.dumps(progress))
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """What the callbacks knew; the trainer reads the rest, given the folder."""
+        from safetensors.torch import load_file
+
+        best = checkpoint.folder / BEST
+        try:
+            progress = json.loads((checkpoint.folder / PROGRESS).read_text())
+            self._watch.restore(progress["watch"])
+            self._held_out.restore(progress["held_out"], load_file(best) if best.exists() else None)
+        except (ValueError, KeyError, TypeError) as error:
+            found = f"{type(error).__name__}: {error}"
+            raise InputError(Fault(f"the checkpoint's {PROGRESS} is of another form", "/output/checkpoints", found,
+                                   "one that this version wrote", "Remove the checkpoint to begin anew")) from error  # fmt: skip
+
+    def _load_weights(self, folder: str, *_: Any) -> None:
+        """Raises `InputError` if the checkpoint's weights are not those that are trained now."""
+        from safetensors.torch import load_file
+
+        weights = load_file(Path(folder) / WEIGHTS)
+        wanted = {name: parameter.shape for name, parameter in self._trainer.model.named_parameters() if parameter.requires_grad}
+        if wanted != {name: weight.shape for name, weight in weights.items()}:
+            raise InputError(Fault("the checkpoint holds other weights than are trained", "/output/checkpoints", f"{len(weights)} tensors",
+                                   f"{len(wanted)} tensors", "Remove the checkpoint to begin anew"))  # fmt: skip
+        restore_weights(self._trainer.model, weights)
+
+
+def _contiguous(weights: dict[str, Any]) -> dict[str, Any]:
+    return {name: weight.contiguous() for name, weight in weights.items()}
