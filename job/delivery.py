@@ -17,7 +17,7 @@ from job.host.stats import package_versions
 from job.ledger.manifest import File, Manifest, artefact, stored_file
 from job.publish.card.card import Sample, card_facts, write_card
 from job.publish.ollama.modelfile import write_modelfiles
-from job.report import summary as report
+from job.report.summary import store_document, write_summary
 from job.source import FetchedModel, FetchedSource
 
 README = "README.md"
@@ -26,7 +26,7 @@ README = "README.md"
 def documents(run: Run, artefacts: Artefacts, prepared: Prepared, base: FetchedModel, sources: Sequence[FetchedSource]) -> list[File]:
     """Writes and stores what people read; returns every file of the run but `spec.json` and `stats.json`."""
     facts = artefacts.facts()
-    report.write_summary(run.spec, base.public_id, run.stats, facts, run.report)
+    write_summary(run.spec, base.public_id, run.stats, facts, run.report)
     if facts:
         artefacts.write_report()
     written = {f"report/{path.relative_to(run.report)}": path for path in readable(run.report)}
@@ -80,7 +80,7 @@ def describe(
     spec = run.spec
     results: dict[str, Any] = dict(run.stats.evaluation)
     results |= {fact["name"]: _numbers(fact["figures"]) for fact in artefacts.facts() if _numbers(fact["figures"])}
-    stats = report.store_document(run.store, run.workdir, "stats.json", run.stats.document())
+    stats = store_document(run.store, run.workdir, "stats.json", run.stats.document())
     return Manifest(
         run_id=spec.run_id,
         name=spec.name,

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 from job.context import TRAINED, Run
-from job.data.build import Prepared, build_dataset, write_samples
+from job.data.build import Prepared, build_dataset
 from job.delivery import describe, documents, show_on_hub
 from job.errors import Fault, InputError, JobError, classify
 from job.errors.facts import failure_facts
-from job.evaluation import assess as evaluate
+from job.evaluation.gates import check_gates
 from job.export.artefacts import Artefacts
 from job.export.gguf.stage import Quants, make_quants
 from job.export.merge.stage import compare, merge
@@ -24,8 +24,9 @@ from job.hub.staging import open_push
 from job.ledger.lease import Lease
 from job.ledger.manifest import Manifest, claim, publish
 from job.ledger.receipts import Receipts
-from job.plan import require as capacity
-from job.report import summary as report
+from job.plan.require import require_device, require_disk, require_trackers, with_disk_figures
+from job.report.samples import write_samples
+from job.report.summary import keep_evidence
 from job.source import FetchedModel, FetchedSource, check_merge_base, fetch_data, fetch_model_config, fetch_model_weights, go_offline
 from job.spec import JobSpec
 from job.store import Store, open_store
@@ -40,7 +41,7 @@ CHILDREN_IMPORT = (
 
 def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
     """Runs `spec` from start to published manifest; `workdir` is scratch, ours alone. Raises a `JobError`."""
-    capacity.require_trackers(spec.tracking)
+    require_trackers(spec.tracking)
     store = open_store(spec.output.uri)
     if published := claim(store, spec):
         return finished_before(published, store, log)
@@ -70,10 +71,10 @@ def with_evidence(run: Run) -> Manifest:
     try:
         return stages(run)
     except BaseException as error:
-        failure = capacity.with_disk_figures(classify(error), run.workdir, run.store.uri)
+        failure = with_disk_figures(classify(error), run.workdir, run.store.uri)
         locate(failure)
         run.stats.failure = failure_facts(failure, failure.stage, run.spec.run_id)
-        report.keep_evidence(run.store, run.stats, run.log)
+        keep_evidence(run.store, run.stats, run.log)
         raise failure from error
 
 
@@ -110,7 +111,7 @@ def stages(run: Run) -> Manifest:
         train_and_store(run, backend, artefacts, base, merge_base, prepared)
     else:
         recall(run)
-    evaluate.check_gates(spec.evaluation.gates, **stats.evaluation)
+    check_gates(spec.evaluation.gates, **stats.evaluation)
     if artefacts.outstanding:
         device = choose_device()
         with stats.phase("merge", children=True):
@@ -137,7 +138,7 @@ def stages(run: Run) -> Manifest:
 def engine(run: Run) -> Backend:
     """The training engine on its device; a device that is not there ends the run here."""
     spec = run.spec
-    capacity.require_device(spec, choose_device())  # before an engine is imported
+    require_device(spec, choose_device())  # before an engine is imported
     here = Path.cwd()
     os.chdir(run.workdir)  # engines write things into the current directory
     backend = open_backend(spec.model.backend)
@@ -185,7 +186,7 @@ def fetch_weights(run: Run, artefacts: Artefacts, base: FetchedModel, merge_base
     if artefacts.needs_base and merge_base not in needed:
         needed.append(merge_base)
     copied_bytes = sum(model.copied_bytes for model in needed)
-    capacity.require_disk(run.workdir, copied_bytes, "the model's weights")
+    require_disk(run.workdir, copied_bytes, "the model's weights")
     for model in needed:
         fetch_model_weights(model)
     if artefacts.outstanding and merge_base in needed:

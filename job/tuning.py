@@ -10,7 +10,8 @@ from typing import Any
 
 from job.context import PINNED, TRAINED, Run
 from job.data.build import Prepared
-from job.evaluation import assess as evaluate
+from job.evaluation.assess import Assessment, assess
+from job.evaluation.probe import write_probe
 from job.export import adapter
 from job.export.artefacts import Artefacts
 from job.export.merge.write import require_mergeable
@@ -19,8 +20,8 @@ from job.host.micro_batch import free_memory
 from job.host.stats import arithmetic, gpu_reserved_bytes, training_memory
 from job.ledger.checkpoints import Checkpoints, Origin, abort_uploads, remove_checkpoints
 from job.ledger.manifest import File, artefact
-from job.plan import require as capacity
-from job.report import summary as report
+from job.plan.require import require_checkpoints, require_embeddings, require_memory
+from job.report.summary import write_answers, write_losses, write_summary
 from job.source import FetchedModel, FetchedSource
 from job.store import Store, open_store
 from job.training.backend import Backend, effective_optimizer, loading, require_compute_dtype
@@ -40,7 +41,7 @@ def train_and_store(
     with stats.phase("load"):
         model = load(run, backend, base, merge_base, prepared)
     with stats.phase("baseline"):
-        before = assess(run, backend, model, prepared)
+        before = measure(run, backend, model, prepared)
     with stats.phase("train"):
         start_reserved_bytes = gpu_reserved_bytes()
         result = train(backend, model, spec, prepared, run.workdir, checkpoints, run.log)
@@ -49,7 +50,7 @@ def train_and_store(
     with stats.phase("adapter"):
         folder, files = store_weights(run, backend, model, prepared, base)
     with stats.phase("evaluate", children=True):
-        after = assess(run, backend, model, prepared)
+        after = measure(run, backend, model, prepared)
         write_report(run, model, prepared, result, before, after)
         del model
         free_memory()
@@ -61,7 +62,7 @@ def train_and_store(
     facts = {**kept, "origin": asdict(origin_of(run, base, prepared)), "samples": samples(prepared, before, after), "staged": staged}
     run.receipts.add(TRAINED, files, facts)
     checkpoints.remove()
-    report.write_summary(spec, base.public_id, stats, [], run.report)  # not in the receipt: it is written again at the end
+    write_summary(spec, base.public_id, stats, [], run.report)  # not in the receipt: it is written again at the end
 
 
 def pin(run: Run, sources: Sequence[FetchedSource], models: Sequence[FetchedModel]) -> None:
@@ -114,22 +115,22 @@ def load(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedMode
     """The model with its fresh adapter, in the precision that was asked for."""
     spec = run.spec
     os.chdir(run.workdir)  # engines pick up what lies in the current directory, too
-    capacity.require_memory(base.path, spec, run.stats.device)
+    require_memory(base.path, spec, run.stats.device)
     with loading():
         model = backend.load(base.path, spec.model, spec.lora, spec.training.gradient_checkpointing)
     run.stats.effective["compute_dtype"] = require_compute_dtype(model, backend.device)
-    capacity.require_checkpoints(run.workdir, spec, model, effective_optimizer(spec.training.optimizer, backend.device))
-    capacity.require_embeddings(model.get_input_embeddings().weight.shape[0], prepared)
+    require_checkpoints(run.workdir, spec, model, effective_optimizer(spec.training.optimizer, backend.device))
+    require_embeddings(model.get_input_embeddings().weight.shape[0], prepared)
     if spec.lora is not None and spec.export.needs_merge:
         require_mergeable(model, merge_base.path)
     run.log("load", model=base.public_id, revision=base.revision, bytes=base.weight_bytes)
     return model
 
 
-def assess(run: Run, backend: Backend, model: Any, prepared: Prepared) -> evaluate.Assessment:
+def measure(run: Run, backend: Backend, model: Any, prepared: Prepared) -> Assessment:
     """Held-out loss, exact match and answers of the model as it is now."""
     backend.for_inference(model)
-    found = evaluate.assess(model, prepared, run.spec.evaluation.max_new_tokens, run.spec.training.eval_batch_size)
+    found = assess(model, prepared, run.spec.evaluation.max_new_tokens, run.spec.training.eval_batch_size)
     run.log(run.stats.current, **found.figures())
     return found
 
@@ -148,17 +149,15 @@ def store_weights(run: Run, backend: Backend, model: Any, prepared: Prepared, ba
     return folder, files
 
 
-def write_report(
-    run: Run, model: Any, prepared: Prepared, result: TrainResult, before: evaluate.Assessment, after: evaluate.Assessment
-) -> None:
+def write_report(run: Run, model: Any, prepared: Prepared, result: TrainResult, before: Assessment, after: Assessment) -> None:
     """Curves, answers and probe under report/."""
     run.stats.evaluation = {"base": before.figures(), "tuned": after.figures()}
-    evaluate.write_probe(model, (prepared.held_out or prepared.train)[0], run.report / "probe.safetensors")
-    report.write_losses(result, run.report)
-    report.write_answers(prepared, before, after, run.report)
+    write_probe(model, (prepared.held_out or prepared.train)[0], run.report / "probe.safetensors")
+    write_losses(result, run.report)
+    write_answers(prepared, before, after, run.report)
 
 
-def samples(prepared: Prepared, before: evaluate.Assessment, after: evaluate.Assessment) -> list[dict[str, str]]:
+def samples(prepared: Prepared, before: Assessment, after: Assessment) -> list[dict[str, str]]:
     """The spec's prompts with both answers, for the card; no row of the data is among them."""
     asked = zip(prepared.questions, before.answers, after.answers, strict=True)
     return [{"prompt": question.text, "base": base, "tuned": tuned} for question, base, tuned in asked]

@@ -13,13 +13,14 @@ from job.data.chat import describe_job
 from job.data.pool import Pool
 from job.data.probes import Probe, ask_probes
 from job.data.questions import Question, ask_prompts, ask_rows
-from job.data.report import DataReport, figures, write_samples
+from job.data.report import DataReport, figures
 from job.data.sources import Selection
 from job.data.split import Part, split
 from job.data.table import Table
 from job.data.tokenizer import load_tokenizer, own_end_ids, write_tokenizer
 from job.data.worker import wire
 from job.host.cgroup import worker_count
+from job.report.samples import write_samples
 
 if TYPE_CHECKING:
     from job.source import FetchedSource

@@ -16,20 +16,21 @@ from job.host.log import Log
 from job.hub.staging import Push
 from job.ledger.manifest import artefact
 from job.ledger.receipts import Receipts
-from job.plan import steps as plan
 from job.plan.host_memory import Memory
 from job.plan.require import require_disk, require_ram
+from job.plan.steps import Step, foresee_memory, made_early, names, parallel_quants, steps
 from job.report.summary import write_json
 from job.spec import JobSpec
 from job.store import Store
 from job.store.base import within
+from job.weights.shapes import Shapes, read_shapes
 
 Figures = Mapping[str, Any]
 
 
 @dataclass
 class Artefacts:
-    """Artefacts by name (`plan.names`). Each is stored as soon as it has passed its test, and its receipt written."""
+    """Artefacts by name (`names`). Each is stored as soon as it has passed its test, and its receipt written."""
 
     spec: JobSpec
     store: Store
@@ -41,7 +42,7 @@ class Artefacts:
     at_once: int = 1  # quantisers side by side
     early: Sequence[str] = ()  # types that are made before the merge is compared
     memory: Memory | None = None  # of each process, once it is foreseen
-    _steps: dict[str, plan.Step] = field(default_factory=dict)
+    _steps: dict[str, Step] = field(default_factory=dict)
     _other_bytes: int = 0
 
     @property
@@ -52,7 +53,7 @@ class Artefacts:
     @property
     def outstanding(self) -> list[str]:
         """What is asked for and not stored yet, in the order it is made."""
-        return [name for name in plan.names(self.spec) if name not in self.receipts]
+        return [name for name in names(self.spec) if name not in self.receipts]
 
     @property
     def merges(self) -> bool:
@@ -96,7 +97,7 @@ class Artefacts:
 
     def facts(self) -> list[dict[str, Any]]:
         """What is known of every stored artefact, earlier tries of this run included."""
-        return [dict(self.receipts[name].facts["exports"]) for name in plan.names(self.spec) if name in self.receipts]
+        return [dict(self.receipts[name].facts["exports"]) for name in names(self.spec) if name in self.receipts]
 
     def write_report(self) -> None:
         """`report/exports.json`: the stored artefacts with figures and limits, and what was refused."""
@@ -123,23 +124,23 @@ class Artefacts:
         """
         self._other_bytes = self._used_bytes() - base_bytes
         on_cpu = device == "cpu"
-        shapes = plan.read_shapes(model_dir)
+        shapes = read_shapes(model_dir)
         if self.spec.lora is None and on_cpu:
             shapes = shapes.in_fp32()
         sizes = self._gguf_bytes(model_dir, shapes) if self.spec.export.gguf or self.spec.export.lora_gguf else {}
         beside_bytes = sum(p.stat().st_size for p in model_dir.iterdir() if p.is_file() and p.suffix != ".safetensors")
-        self.memory = plan.foresee_memory(self.spec, shapes, beside_bytes, on_cpu, row_tokens, available_bytes())
-        self.at_once = plan.parallel_quants(sizes, shapes) if sizes else 1
-        for early in (plan.made_early(self.spec, sizes, shapes.gguf_type, self.at_once, on_cpu), []):
-            steps = plan.steps(self.spec, shapes, base_bytes, self.memory, sizes, self.at_once, early)
-            self.early, self._steps = early, {step.name: step for step in steps}
-            if self._room_bytes() >= max(step.disk_bytes for step in steps):  # else without those that are only sooner there
+        self.memory = foresee_memory(self.spec, shapes, beside_bytes, on_cpu, row_tokens, available_bytes())
+        self.at_once = parallel_quants(sizes, shapes) if sizes else 1
+        for early in (made_early(self.spec, sizes, shapes.gguf_type, self.at_once, on_cpu), []):
+            needs = steps(self.spec, shapes, base_bytes, self.memory, sizes, self.at_once, early)
+            self.early, self._steps = early, {step.name: step for step in needs}
+            if self._room_bytes() >= max(step.disk_bytes for step in needs):  # else without those that are only sooner there
                 break
         self.log("plan", **{f"{step.name}_disk_bytes": step.disk_bytes for step in self._steps.values()})
         for name in self._steps:
             self.require(name)
 
-    def _gguf_bytes(self, model_dir: Path, shapes: plan.Shapes) -> dict[str, int]:
+    def _gguf_bytes(self, model_dir: Path, shapes: Shapes) -> dict[str, int]:
         scratch = self.children
         types = list(dict.fromkeys([shapes.gguf_type, *self.spec.export.gguf]))
         step = {"operation": "plan", "model": str(model_dir), "scratch": str(scratch), "types": types, "imatrix": self.spec.export.imatrix}

@@ -9,13 +9,10 @@ On a GPU weights pass through host memory a tensor at a time; what was foretold 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from job.host.cgroup import usable_cores
 from job.weights.layout import BLOCK_BYTES, merging_threads
-
-if TYPE_CHECKING:
-    from job.plan.steps import Shapes
+from job.weights.shapes import Shapes
 
 MIB = 1 << 20
 # After the imports, from `RssAnon` in /proc/self/status (Python 3.11, torch 2.13 for the CPU, transformers 5.17, PEFT 0.21).

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from job.errors import CapacityError, Fault
 from job.gguf.types import TYPES
-from job.plan import steps as plan
+from job.plan.adapter import ADAPTER_BYTES_PER_WEIGHT, adapter_bytes
 from job.plan.model_size import ModelSize
 from job.plan.require import FULL_TRAINING_BYTES, WEIGHT_BYTES
+from job.plan.steps import NF4_BYTES, Step, foresee_memory, quantiser_bytes, steps
 from job.spec import JobSpec
 
 GIB = 1 << 30
@@ -110,7 +111,7 @@ def gpu_bytes(spec: JobSpec, size: ModelSize) -> int:
 def _state_bytes(spec: JobSpec, size: ModelSize) -> float:
     """What is trained, with its gradient and moments; of the frozen weights nothing."""
     if spec.model.precision != "full":
-        return ADAPTER_BYTES * plan.adapter_bytes(spec, size.shapes()) / plan.ADAPTER_BYTES_PER_WEIGHT
+        return ADAPTER_BYTES * adapter_bytes(spec, size.shapes()) / ADAPTER_BYTES_PER_WEIGHT
     moments = 0 if "8bit" in spec.training.optimizer else FULL_MOMENTS_BYTES
     return size.parameters * (FULL_TRAINING_BYTES + moments)
 
@@ -123,7 +124,7 @@ def _weight_bytes(spec: JobSpec, size: ModelSize) -> float:
 
 def _packed_bytes(size: ModelSize) -> float:
     """In NF4, the tables of the vocabulary in 16 bits."""
-    return plan.NF4_BYTES * (size.parameters - size.embedding_parameters) + 2 * size.embedding_parameters
+    return NF4_BYTES * (size.parameters - size.embedding_parameters) + 2 * size.embedding_parameters
 
 
 def _offloaded_bytes(spec: JobSpec, size: ModelSize) -> int:
@@ -141,16 +142,16 @@ def _base_bytes(spec: JobSpec, size: ModelSize) -> int:
     return int(fetched)
 
 
-def _steps(spec: JobSpec, size: ModelSize) -> list[plan.Step]:
+def _steps(spec: JobSpec, size: ModelSize) -> list[Step]:
     """What the exports need, as if every GGUF lay on the disk at once: how many are made side by side is the machine's affair."""
     if not spec.export.needs_merge:
         return []
     shapes = size.shapes()
     names = dict.fromkeys([*spec.export.gguf, *([shapes.gguf_type] if spec.export.gguf or spec.export.lora_gguf else [])])
     sizes = {name: int(size.parameters * TYPES[name].bits_per_weight / 8) for name in names}
-    memory = plan.foresee_memory(spec, shapes, TOKENIZER_BYTES, on_cpu=False)
-    found = plan.steps(spec, shapes, _base_bytes(spec, size), memory, sizes)
-    quantise = plan.Step("quantise", plan.adapter_bytes(spec, shapes) + sum(sizes.values()), plan.quantiser_bytes(shapes))
+    memory = foresee_memory(spec, shapes, TOKENIZER_BYTES, on_cpu=False)
+    found = steps(spec, shapes, _base_bytes(spec, size), memory, sizes)
+    quantise = Step("quantise", adapter_bytes(spec, shapes) + sum(sizes.values()), quantiser_bytes(shapes))
     return [quantise if step.name == quantise.name else step for step in found]
 
 

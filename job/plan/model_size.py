@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from job.plan.steps import Shapes, read_shapes
 from job.source.model_files import CONFIG, read_object
 from job.spec import JobSpec
+from job.weights.shapes import Shapes, read_shapes
 
 DEFAULT_PARAMETERS = 8 * 10**9
 # A name says "1B" of 1.24e9 weights and "7b" of 8.5e9.

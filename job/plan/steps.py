@@ -6,74 +6,22 @@ Sizes follow from the tensors' shapes (safetensors headers), the list of exports
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 from job.gguf.types import TYPES
 from job.host.cgroup import available_bytes, usable_cores
+from job.plan.adapter import adapter_bytes
 from job.plan.host_memory import CHUNK_TOKENS, Memory
 from job.spec import JobSpec
-from job.weights.layout import read_tensors
+from job.weights.shapes import Shapes
 
-BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1}
-GGUF_NAMES = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
 CORES_PER_QUANT = 4  # more make one quantiser hardly faster: its reading and writing are serial
 WEIGHED = ("q2", "q3", "q4_k", "q5_k", "q6", "iq")  # types whose scales an importance matrix can choose better
 GGUF_SPLIT_BYTES = 50_000_000_000  # what the Hub takes as one file
-ADAPTER_BYTES_PER_WEIGHT = 4  # adapters are stored as trained, at most fp32
 PROBE_BYTES = 4 * 64  # a word of the vocabulary in the report's probe
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # per weight: the code, its block's 8-bit scale, that scale's own
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """The 16-bit model's tensors: name → (safetensors' word for the number type, shape)."""
-
-    tensors: dict[str, tuple[str, tuple[int, ...]]]
-
-    @property
-    def parameters(self) -> int:
-        return sum(prod(shape) for _, shape in self.tensors.values())
-
-    @property
-    def bytes(self) -> int:
-        return sum(BYTES[kind] * prod(shape) for kind, shape in self.tensors.values())
-
-    @property
-    def gguf_type(self) -> str:
-        """The GGUF type that holds these weights as they are."""
-        weights: Counter[str] = Counter()
-        for kind, shape in self.tensors.values():
-            weights[kind] += prod(shape)
-        return GGUF_NAMES.get(weights.most_common(1)[0][0], "f16")
-
-    def in_fp32(self) -> Shapes:
-        """The same tensors, as a full fine-tune on the CPU stores them."""
-        return Shapes({name: ("F32", shape) for name, (_, shape) in self.tensors.items()})
-
-    @property
-    def largest(self) -> int:
-        """Weights of the largest tensor."""
-        return max(self.sizes())
-
-    def sizes(self) -> list[int]:
-        """Weights of each tensor."""
-        return [prod(shape) for _, shape in self.tensors.values()]
-
-    @property
-    def vocabulary(self) -> int:
-        return max(shape[0] for name, (_, shape) in self.tensors.items() if "embed" in name or "wte" in name)
-
-    def matrices(self) -> Iterable[tuple[str, tuple[int, int]]]:
-        """The linear layers: what an adapter targets and NF4 packs."""
-        return (
-            (n, (s[0], s[1]))
-            for n, (_, s) in self.tensors.items()
-            if len(s) == 2 and "embed" not in n and "wte" not in n and "lm_head" not in n
-        )
 
 
 @dataclass(frozen=True)
@@ -86,11 +34,6 @@ class Step:
     name: str
     disk_bytes: int
     ram_bytes: int
-
-
-def read_shapes(folder: Path) -> Shapes:
-    """From the safetensors headers of a model's folder; no weights are read."""
-    return Shapes({tensor.name: (tensor.dtype, tensor.shape) for path in folder.glob("*.safetensors") for tensor in read_tensors(path)[0]})
 
 
 def names(spec: JobSpec) -> list[str]:
@@ -179,20 +122,6 @@ def parallel_quants(gguf_bytes: Mapping[str, int], shapes: Shapes) -> int:
     """How many quantisers work side by side: as many as have cores, and memory for their mapped files, too; at least one."""
     by_memory = available_bytes() // (quantiser_bytes(shapes) + max(gguf_bytes.values()))
     return max(1, min(len(gguf_bytes), usable_cores() // CORES_PER_QUANT, by_memory))
-
-
-def adapter_bytes(spec: JobSpec, shapes: Shapes) -> int:
-    """Of the adapter as it is stored: low-rank matrices, and modules that are trained whole."""
-    if spec.lora is None:
-        return 0
-    targets = spec.lora.targets
-    low_rank = sum(
-        spec.lora.r * (shape[0] + shape[1])
-        for name, shape in shapes.matrices()
-        if isinstance(targets, str) or any(name.removesuffix(".weight").endswith(target) for target in targets)
-    )
-    whole = sum(prod(shape) for name, (_, shape) in shapes.tensors.items() if any(f"{m}.weight" in name for m in spec.lora.modules_to_save))
-    return ADAPTER_BYTES_PER_WEIGHT * (low_rank + whole)
 
 
 def _four_bit_bytes(shapes: Shapes) -> int:

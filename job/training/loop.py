@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.errors import CapacityError, Fault
-from job.evaluation.assess import loss_of
+from job.evaluation.loss import loss_of
 from job.host.log import Log
 from job.host.micro_batch import MicroBatch, free_memory
 from job.host.signals import deferred

@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from job.data.build import Prepared, build_dataset, write_samples
+from job.data.build import Prepared, build_dataset
 from job.data.worker.tokenise import pieces
+from job.report.samples import write_samples
 from job.source import FetchedSource
 from tests.data_rows import Row, fetched, job_spec, prepare, turns, write_rows
 from tests.smollm2 import model_dir

@@ -11,7 +11,10 @@ import pytest
 
 from job.data.build import Question
 from job.errors import GateError
-from job.evaluation.assess import GENERATION_BATCH_TOKENS, Assessment, _generation_batches, check_gates, exact_match, loss_of
+from job.evaluation.assess import Assessment, exact_match
+from job.evaluation.gates import check_gates
+from job.evaluation.generate import GENERATION_BATCH_TOKENS, _generation_batches
+from job.evaluation.loss import loss_of
 from job.spec import GatesSpec
 
 VOCABULARY = 50

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from job.plan.steps import Shapes, adapter_bytes, foresee_memory, names, quantiser_bytes, steps
+from job.plan.adapter import adapter_bytes
+from job.plan.steps import foresee_memory, names, quantiser_bytes, steps
+from job.weights.shapes import Shapes
 from tests.specs import parse
 
 GIB, MIB = 1 << 30, 1 << 20

@@ -21,8 +21,9 @@ from job.gguf.expected import describe_tokenizer
 from job.gguf.types import TYPES
 from job.host.cgroup import usable_cores
 from job.host.child import Child, run_child
-from job.plan import steps as plan
 from job.plan.host_memory import Memory
+from job.plan.steps import GGUF_SPLIT_BYTES, weighed
+from job.weights.shapes import read_shapes
 
 if TYPE_CHECKING:
     from job.data.build import Prepared
@@ -58,7 +59,7 @@ class Quants:
         self._spec = artefacts.spec
         texts = [prepared.tokenizer.decode(ids) for ids in check_rows(prepared, self._spec.export.check_tokens)[:COMPARED_TEXTS]]
         self._expected = describe_tokenizer(prepared.tokenizer, prepared.template, texts)
-        self._own_type = plan.read_shapes(merged).gguf_type
+        self._own_type = read_shapes(merged).gguf_type
         self.own = artefacts.workdir / f"{self._spec.name}-{TYPES[self._own_type].label}.gguf"
         self._threads = max(1, usable_cores() // artefacts.at_once)
 
@@ -94,7 +95,7 @@ class Quants:
         path = self.path(name)
         steps = [] if name in (self._own_type, *self._made) else [self._quantise(name, path)]
         source = None if name == self._own_type else str(self.own)
-        steps.append({"operation": "split", "file": str(path), "max_bytes": plan.GGUF_SPLIT_BYTES})
+        steps.append({"operation": "split", "file": str(path), "max_bytes": GGUF_SPLIT_BYTES})
         steps.append(self._check(name, path, source, f"gguf/{path.name}") | {"limits": self.limits(name)})
         foretold_bytes = self.artefacts.foretold(lambda memory: (memory.quant if name != self._own_type else memory.check)(name))
         child = Child(WORKER, {"steps": steps}, self.artefacts.children, f"gguf/{path.name}", foretold_bytes=foretold_bytes)
@@ -158,10 +159,10 @@ class Quants:
 
     def _quantise(self, name: str, path: Path) -> dict[str, Any]:
         imatrix = self.artefacts.workdir / IMATRIX
-        weighed = plan.weighed(self._spec, name)
+        with_imatrix = weighed(self._spec, name)
         return {
             "operation": "quantise", "source": str(self.own), "target": str(path), "type": name,
-            "imatrix": str(imatrix) if weighed else None, "threads": self._threads, "device": self._device,
+            "imatrix": str(imatrix) if with_imatrix else None, "threads": self._threads, "device": self._device,
         }  # fmt: skip
 
     def _check(self, name: str, path: Path, source: str | None, key: str) -> dict[str, Any]:

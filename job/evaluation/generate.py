@@ -1,0 +1,48 @@
+"""Greedy answers to questions, as many at once as memory lets in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from job.host.micro_batch import in_halves
+
+if TYPE_CHECKING:
+    from job.data.build import Question
+
+GENERATION_BATCH_TOKENS = 16_384  # prompts and answers of one batch: bounds the key-value cache (2 GiB for an 8B model)
+
+
+def answer(model: Any, questions: list[Question], tokenizer: Any, stop_token_ids: list[int], max_new_tokens: int) -> list[str]:
+    """Greedy answers, without special tokens, in the order of `questions`; generated in batches padded on the left."""
+    import torch
+    from transformers import GenerationConfig
+
+    pad = tokenizer.pad_token_id
+    greedy = GenerationConfig(
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stop_token_ids or None, pad_token_id=pad, use_cache=True
+    )
+
+    def answered(batch: list[list[int]]) -> list[str]:
+        width = max(map(len, batch))
+        ids = torch.tensor([[pad] * (width - len(q)) + q for q in batch], device=model.device)
+        mask = torch.tensor([[0] * (width - len(q)) + [1] * len(q) for q in batch], device=model.device)
+        with torch.no_grad():
+            output = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
+        return list(tokenizer.batch_decode(output[:, width:], skip_special_tokens=True))
+
+    batches = _generation_batches([q.input_ids for q in questions], max_new_tokens)
+    return [text.strip() for batch in batches for text in in_halves(batch, answered)]
+
+
+def _generation_batches(prompts: list[list[int]], max_new_tokens: int) -> Iterator[list[list[int]]]:
+    """Prompts in order, as many at once as `GENERATION_BATCH_TOKENS` lets in; at least one."""
+    batch: list[list[int]] = []
+    for prompt in prompts:
+        width = max(map(len, [*batch, prompt])) + max_new_tokens
+        if batch and width * (len(batch) + 1) > GENERATION_BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(prompt)
+    if batch:
+        yield batch

@@ -1,0 +1,52 @@
+"""The mean loss of held-out rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from job.errors import Fault, GateError
+from job.host.micro_batch import in_halves
+
+IGNORED = -100
+
+
+def loss_of(model: Any, rows: Any, batch_rows: int, pad_token_id: int) -> float:
+    """Mean cross-entropy in nats over the trained tokens of `rows` (columns input_ids, labels); batch-independent.
+
+    Raises `GateError` if it is not finite.
+    """
+    import torch
+
+    def measured(batch: list[dict[str, list[int]]]) -> list[tuple[float, int]]:
+        inputs = _padded(batch, pad_token_id, model.device)
+        count = int((inputs["labels"][:, 1:] != IGNORED).sum())
+        return [(float(model(**inputs).loss) * count, count)]
+
+    with torch.no_grad():
+        sums = [pair for batch in _batches(rows, batch_rows) for pair in in_halves(batch, measured)]
+    total, tokens = sum(loss for loss, _ in sums), sum(count for _, count in sums)
+    if not math.isfinite(total):
+        raise GateError(
+            Fault("the model has diverged: its held-out loss is not a number", found=str(total), expected="a finite value",
+                  hint="Weights hold values that are no numbers, or overflow in this precision")
+        )  # fmt: skip
+    return total / tokens
+
+
+def _batches(rows: Any, size: int) -> Iterator[list[dict[str, list[int]]]]:
+    for start in range(0, len(rows), size):
+        yield [rows[i] for i in range(start, min(start + size, len(rows)))]
+
+
+def _padded(batch: list[dict[str, list[int]]], pad_token_id: int, device: Any) -> dict[str, Any]:
+    import torch
+
+    width = max(len(row["input_ids"]) for row in batch)
+    columns = {"input_ids": pad_token_id, "labels": IGNORED, "attention_mask": 0}
+    rows = [row | {"attention_mask": [1] * len(row["input_ids"])} for row in batch]
+    return {
+        name: torch.tensor([row[name] + [filler] * (width - len(row[name])) for row in rows], device=device)
+        for name, filler in columns.items()
+    }
