@@ -29,8 +29,9 @@ from job.report.samples import write_samples
 from job.report.summary import keep_evidence
 from job.source import FetchedModel, FetchedSource, check_merge_base, fetch_data, fetch_model_config, fetch_model_weights, go_offline
 from job.spec import JobSpec
+from job.spec.optimizers import effective_optimizer
 from job.store import Store, open_store
-from job.training.backend import Backend, effective_optimizer, open_backend, prepare_environment
+from job.training.backend import Backend, open_backend, prepare_environment
 from job.tuning import pin, recall, require_same_origin, train_and_store
 
 CHILDREN_IMPORT = (

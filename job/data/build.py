@@ -20,13 +20,12 @@ from job.data.table import Table
 from job.data.tokenizer import load_tokenizer, own_end_ids, write_tokenizer
 from job.data.worker import wire
 from job.host.cgroup import worker_count
-from job.report.samples import write_samples
 
 if TYPE_CHECKING:
     from job.source import FetchedSource
     from job.spec import JobSpec
 
-__all__ = ["DataReport", "Prepared", "Probe", "Question", "build_dataset", "write_samples"]
+__all__ = ["DataReport", "Prepared", "Probe", "Question", "build_dataset"]
 
 Progress = Callable[[int, int | None], None]
 

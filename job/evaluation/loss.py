@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from job.data.worker.wire import IGNORED
 from job.errors import Fault, GateError
 from job.host.micro_batch import in_halves
-
-IGNORED = -100
 
 
 def loss_of(model: Any, rows: Any, batch_rows: int, pad_token_id: int) -> float:

@@ -8,10 +8,9 @@ from typing import Any
 
 from job.export.adapter import readable
 from job.host.child import serve
+from job.plan.host_memory import SHARD_BYTES
 from job.source.model_files import CONFIG, INDEX
 from job.training.precision import half_precision, quantisation
-
-SHARD = "5GB"
 
 
 def quantise_merged(merged: Path, target: Path, device: str) -> None:
@@ -27,7 +26,7 @@ def quantise_merged(merged: Path, target: Path, device: str) -> None:
         local_files_only=True,
         use_safetensors=True,
     )
-    model.save_pretrained(target, max_shard_size=SHARD)
+    model.save_pretrained(target, max_shard_size=SHARD_BYTES)
     for path in merged.iterdir():
         if path.is_file() and path.suffix != ".safetensors" and path.name not in (CONFIG, INDEX):
             shutil.copyfile(path, target / path.name)

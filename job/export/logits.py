@@ -10,13 +10,12 @@ from typing import Any
 
 from job.errors import Fault, GateError
 from job.host.cgroup import available_bytes
+from job.plan.host_memory import COMPARED_TOKENS, ROOM_BYTES
 from job.plan.require import parameters
 from job.training.precision import half_precision, keep_layout
 from job.weights.layout import reserve
 
 BATCH_TOKENS = 1024  # of one forward pass whose logits are wanted: 0.5 GiB with a vocabulary of 128k
-COMPARED_TOKENS = 256  # at once
-ROOM_BYTES = 3 << 30  # activations, logits of a batch and the key-value cache
 FP32_BYTES, HALF_BYTES = 4, 2
 
 

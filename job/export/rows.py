@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from job.data.worker.wire import IGNORED
+
 if TYPE_CHECKING:
     from job.data.build import Prepared
 
-IGNORED = -100
 MIN_ROW_TOKENS = 2
 LOOKED_AT_ROWS = 64
 PLAIN_PROMPT_TOKENS = 8  # of a text without question and answer

@@ -25,6 +25,12 @@ class QuantType:
     max_kl: float
     max_perplexity_rise: float
     needs_imatrix: bool = False
+    repacked_share: float = 0.0  # of the linear layers' weights: llama.cpp for x86 keeps them a second time, in another order
+
+    @property
+    def uses_imatrix(self) -> bool:
+        """Whether its scales can be chosen better with an importance matrix."""
+        return self.needs_imatrix or self.tensor_type.endswith("_K")
 
     @property
     def quantised(self) -> bool:
@@ -42,16 +48,16 @@ TYPES: dict[str, QuantType] = {
     "q5_k_s": QuantType("Q5_K_S", 16, "Q5_K", 256, 5.5, 0.4, 0.25),
     "q5_1": QuantType("Q5_1", 9, "Q5_1", 32, 6.0, 0.4, 0.25),
     "q5_0": QuantType("Q5_0", 8, "Q5_0", 32, 5.5, 0.4, 0.25),
-    "q4_k_m": QuantType("Q4_K_M", 15, "Q4_K", 256, 4.85, 0.5, 0.5),
-    "q4_k_s": QuantType("Q4_K_S", 14, "Q4_K", 256, 4.6, 0.5, 0.5),
+    "q4_k_m": QuantType("Q4_K_M", 15, "Q4_K", 256, 4.85, 0.5, 0.5, repacked_share=0.86),
+    "q4_k_s": QuantType("Q4_K_S", 14, "Q4_K", 256, 4.6, 0.5, 0.5, repacked_share=0.95),
     "q4_1": QuantType("Q4_1", 3, "Q4_1", 32, 5.0, 0.6, 0.8),
-    "q4_0": QuantType("Q4_0", 2, "Q4_0", 32, 4.5, 0.6, 0.8),
+    "q4_0": QuantType("Q4_0", 2, "Q4_0", 32, 4.5, 0.6, 0.8, repacked_share=1.0),
     "q3_k_l": QuantType("Q3_K_L", 13, "Q3_K", 256, 4.3, 0.8, 1.0),
     "q3_k_m": QuantType("Q3_K_M", 12, "Q3_K", 256, 3.9, 0.8, 1.0),
     "q3_k_s": QuantType("Q3_K_S", 11, "Q3_K", 256, 3.5, 1.2, 2.0),
     "q2_k": QuantType("Q2_K", 10, "Q2_K", 256, 3.2, 1.6, 4.0),
     "q2_k_s": QuantType("Q2_K_S", 21, "Q2_K", 256, 2.8, 1.6, 4.0, needs_imatrix=True),
-    "iq4_nl": QuantType("IQ4_NL", 25, "IQ4_NL", 32, 4.5, 0.5, 0.5, needs_imatrix=True),
+    "iq4_nl": QuantType("IQ4_NL", 25, "IQ4_NL", 32, 4.5, 0.5, 0.5, needs_imatrix=True, repacked_share=1.0),
     "iq4_xs": QuantType("IQ4_XS", 30, "IQ4_XS", 256, 4.25, 0.5, 0.5, needs_imatrix=True),
     "iq3_m": QuantType("IQ3_M", 27, "IQ3_S", 256, 3.7, 0.8, 1.0, needs_imatrix=True),
     "iq3_s": QuantType("IQ3_S", 26, "IQ3_S", 256, 3.44, 0.8, 1.0, needs_imatrix=True),

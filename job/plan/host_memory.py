@@ -10,9 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from job.evaluation.probe import PROBE_TOKENS
+from job.gguf.convert import BATCH_BYTES
+from job.gguf.native import CHUNK_TOKENS
+from job.gguf.quantise import BUFFER_BYTES
+from job.gguf.types import TYPES
 from job.host.cgroup import usable_cores
 from job.weights.layout import BLOCK_BYTES, merging_threads
-from job.weights.shapes import Shapes
+from job.weights.shapes import NF4_BYTES, Shapes
 
 MIB = 1 << 20
 # After the imports, from `RssAnon` in /proc/self/status (Python 3.11, torch 2.13 for the CPU, transformers 5.17, PEFT 0.21).
@@ -31,26 +36,21 @@ GPU_MERGE_BYTES = 340 * MIB  # what merging on a GPU takes more than its blocks
 TOKENIZER_FACTOR = 15  # memory of an open tokenizer over its files' size
 
 FP32_BYTES, WEIGHT_BYTES = 4, 2
-NF4_BYTES = 0.6  # per packed weight: as in the files, its quantisation state, and what packing leaves behind
-NF4_STORED_BYTES = 0.52  # as in the files
-SHARD_BYTES = 5 * 10**9  # `job.export.four_bit.SHARD`
-PROBE_TOKENS = 64
-ROOM_BYTES = 3 << 30  # `merge_logits.ROOM_BYTES`
-COMPARED_TOKENS = 256  # `merge_logits.COMPARED_TOKENS`
+PACKED_BYTES = 0.6  # per weight in NF4: as in the files, its quantisation state, and what packing leaves behind
+SHARD_BYTES = 5 * 10**9  # of a file of 4-bit weights
+ROOM_BYTES = 3 << 30  # of a comparison on a GPU: activations, logits of a batch and the key-value cache
+COMPARED_TOKENS = 256  # whose logits are compared at once
 COMPARED_COPIES = 7  # of the logits that are compared at once: both sides, their differences, log-probabilities, products
-CHUNK_TOKENS = 128  # `job.gguf.native.CHUNK_TOKENS`
 CHUNK_COPIES = 9  # of a chunk's logits: llama.cpp's two, and those of the comparison
 CONVERTED_BYTES = 6  # per weight in flight: fp32 and rounded
 FEW_THREADS = 4
-BATCH_WEIGHTS = (2 << 30) // 4  # `job.gguf.convert.BATCH_BYTES`
 QUANTISED_BYTES = 5.1  # per weight at once: fp32 and packed; the source is mapped
-SLAB_WEIGHTS = int((512 << 20) / 7.1)  # `job.gguf.quantise.BUFFER_BYTES` holds source, fp32 and packed rows
-IMATRIX_TOKENS = 4096  # `job.export.gguf.imatrix.BATCH_TOKENS`
+SLAB_WEIGHTS = int(BUFFER_BYTES / 7.1)  # source, fp32 and packed rows
+IMATRIX_TOKENS = 4096  # of one forward pass
 IMATRIX_COPIES = 5  # of the widest layer's inputs
 GPU_BLOCK_COPIES = 3  # of it on the host: as read, and as it comes back
 BLOCK_COPIES = 12  # of a block that a merging thread holds at most: as stored, in fp32, and what the test compares
-# Types whose rows llama.cpp for x86 keeps in another order, in memory of its own: part of the linear layers' weights, bytes a weight.
-REPACKED = {"q4_0": (1.0, 4.5 / 8), "q4_k_s": (0.95, 4.5 / 8), "q4_k_m": (0.86, 4.5 / 8), "iq4_nl": (1.0, 4.5 / 8)}
+REPACKED_BYTES = 4.5 / 8  # a weight that llama.cpp keeps in another order
 SUPER_BLOCK = 256  # weights of a row that k-quants pack together
 
 
@@ -74,15 +74,15 @@ class Memory:
     def reload(self, precision: str) -> int:
         """The adapter on its base, in the precision of the training, and the comparison with the probe."""
         packed = self._linear if precision in ("4bit", "8bit") else 0
-        weights = int(NF4_BYTES * packed) + FP32_BYTES * (self.shapes.parameters - packed)
+        weights = int(PACKED_BYTES * packed) + FP32_BYTES * (self.shapes.parameters - packed)
         probe = self._compared(min(PROBE_TOKENS, self.row_tokens))
         return self._torch(PEFT_BYTES) + self._opened(weights, packed > 0) + 2 * self.adapter_bytes + probe
 
     def four_bit(self) -> int:
         """NF4 from the merged files; a matrix passes through as fp32. From a GPU, a shard comes back to be written."""
         if self.on_cpu:
-            return self._torch(BITSANDBYTES_BYTES) + int(NF4_BYTES * self._linear) + 3 * FP32_BYTES * self._largest_matrix
-        stored = int(NF4_STORED_BYTES * self._linear) + WEIGHT_BYTES * (self.shapes.parameters - self._linear)
+            return self._torch(BITSANDBYTES_BYTES) + int(PACKED_BYTES * self._linear) + 3 * FP32_BYTES * self._largest_matrix
+        stored = int(NF4_BYTES * self._linear) + WEIGHT_BYTES * (self.shapes.parameters - self._linear)
         return self._torch(BITSANDBYTES_BYTES) + CONTEXT_BYTES + min(SHARD_BYTES, stored)
 
     def compare(self) -> int:
@@ -103,7 +103,7 @@ class Memory:
         """
         sizes, threads = sorted(self.shapes.sizes(), reverse=True), usable_cores()
         together = max(sum(sizes[: min(threads, FEW_THREADS)]), sum(sizes[1 : threads + 1]))
-        in_flight = min(together, max(sizes[0], BATCH_WEIGHTS))
+        in_flight = min(together, max(sizes[0], BATCH_BYTES // FP32_BYTES))
         return CONVERTER_BYTES + self._cuda + TOKENIZER_FACTOR * self.tokenizer_bytes + CONVERTED_BYTES * in_flight
 
     def quant(self, name: str) -> int:
@@ -113,8 +113,7 @@ class Memory:
 
     def check(self, name: str) -> int:
         """The acceptance test of a GGUF: weights are mapped, but for those that llama.cpp packs anew."""
-        share, bytes_per_weight = REPACKED.get(name, (0.0, 0.0))
-        return CHECK_BYTES + self._cuda + self._evaluated() + int(share * bytes_per_weight * self._packable(name))
+        return CHECK_BYTES + self._cuda + self._evaluated() + int(TYPES[name].repacked_share * REPACKED_BYTES * self._packable(name))
 
     def lora(self) -> int:
         """The adapter as GGUF, then its test on the base's."""

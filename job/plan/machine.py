@@ -14,8 +14,9 @@ from job.gguf.types import TYPES
 from job.plan.adapter import ADAPTER_BYTES_PER_WEIGHT, adapter_bytes
 from job.plan.model_size import ModelSize
 from job.plan.require import FULL_TRAINING_BYTES, WEIGHT_BYTES
-from job.plan.steps import NF4_BYTES, Step, foresee_memory, quantiser_bytes, steps
+from job.plan.steps import Step, foresee_memory, quantiser_bytes, steps
 from job.spec import JobSpec
+from job.weights.shapes import NF4_BYTES
 
 GIB = 1 << 30
 GB = 10**9

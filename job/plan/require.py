@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import shutil
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 from job.errors import CapacityError, Fault, InputError, JobError, disk_is_full
 from job.host.cgroup import available_bytes
 from job.spec import JobSpec
+from job.spec.optimizers import moment_bytes
 from job.store.base import local_path
+from job.weights.shapes import read_shapes
 
 if TYPE_CHECKING:
     from job.data.build import Prepared
 
 TRACKER_MODULES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 WEIGHT_BYTES = {"4bit": 0.5, "8bit": 1.0, "16bit": 2.0, "full": 2.0}  # per parameter, scales left out
-# Per parameter, of all moments; where none is named, there are two in the parameter's own type.
-MOMENT_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 2, "paged_adamw_32bit": 8, "lion_8bit": 1, "adafactor": 0, "sgd": 0}
 FULL_TRAINING_BYTES = 2.0 + 2.0  # gradient and 8-bit Adam moments, per parameter
 
 
@@ -47,7 +45,7 @@ def checkpoint_bytes(model: Any, optimizer: str, keeps_best: bool) -> int:
     """At least what a checkpoint takes: the trained weights, the best ones too if those are kept, and the optimiser's moments."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights: int = sum(parameter.numel() * parameter.element_size() for parameter in trained)
-    moments: int = sum(parameter.numel() * MOMENT_BYTES.get(optimizer, 2 * parameter.element_size()) for parameter in trained)
+    moments: int = sum(parameter.numel() * moment_bytes(optimizer, parameter.element_size()) for parameter in trained)
     return weights * (2 if keeps_best else 1) + moments
 
 
@@ -105,21 +103,7 @@ def require_embeddings(rows: int, prepared: Prepared) -> None:
 
 def parameters(model_dir: Path) -> int:
     """Number of weights in the model's safetensors headers; packed 4-bit bases count their packed bytes."""
-    return sum(_header_parameters(path) for path in model_dir.glob("*.safetensors"))
-
-
-def _header_parameters(path: Path) -> int:
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    return sum(_product(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
-
-
-def _product(shape: list[int]) -> int:
-    result = 1
-    for size in shape:
-        result *= size
-    return result
+    return read_shapes(model_dir).parameters
 
 
 def require_memory(model_dir: Path, spec: JobSpec, device: dict[str, Any]) -> None:

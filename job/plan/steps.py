@@ -10,18 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from job.evaluation.probe import PROBE_TOKENS
+from job.gguf.native import CHUNK_TOKENS
 from job.gguf.types import TYPES
 from job.host.cgroup import available_bytes, usable_cores
 from job.plan.adapter import adapter_bytes
-from job.plan.host_memory import CHUNK_TOKENS, Memory
+from job.plan.host_memory import Memory
 from job.spec import JobSpec
-from job.weights.shapes import Shapes
+from job.weights.shapes import NF4_BYTES, Shapes
 
 CORES_PER_QUANT = 4  # more make one quantiser hardly faster: its reading and writing are serial
-WEIGHED = ("q2", "q3", "q4_k", "q5_k", "q6", "iq")  # types whose scales an importance matrix can choose better
 GGUF_SPLIT_BYTES = 50_000_000_000  # what the Hub takes as one file
-PROBE_BYTES = 4 * 64  # a word of the vocabulary in the report's probe
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # per weight: the code, its block's 8-bit scale, that scale's own
+PROBE_BYTES = 4 * PROBE_TOKENS  # a word of the vocabulary in the report's probe
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def made_early(spec: JobSpec, gguf_bytes: Mapping[str, int], own_type: str, at_o
 
 def weighed(spec: JobSpec, name: str) -> bool:
     """Whether a type is made with the importance matrix, which is there once the merge is compared."""
-    return spec.export.imatrix and name.startswith(WEIGHED)
+    return spec.export.imatrix and TYPES[name].uses_imatrix
 
 
 def foresee_memory(

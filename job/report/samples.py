@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job.data.worker.tokenise import IGNORED
+from job.data.worker.wire import IGNORED
 
 if TYPE_CHECKING:
     from job.data.build import Prepared

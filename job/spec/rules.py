@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from job.errors import Fault
+from job.gguf.types import TYPES
 from job.spec.wording import printable, show
 
 Json = dict[str, Any]
@@ -247,7 +248,7 @@ def _imatrix(document: Json) -> Iterator[Fault]:
     if export.get("imatrix"):
         return
     for index, name in enumerate(export.get("gguf", [])):
-        if name.startswith("iq") or name == "q2_k_s":
+        if TYPES[name].needs_imatrix:
             yield Fault("this type needs an importance matrix", f"/export/gguf/{index}", show(name), "export.imatrix true")
 
 

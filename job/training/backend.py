@@ -22,10 +22,8 @@ from job.spec import LoraSpec, ModelSpec
 from job.training.precision import CPU_ENVIRONMENT, compute_dtype, keep_layout, name_of, quantisation
 
 LOADERS_SAY = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
-GPU_ONLY_OPTIMIZERS = {"adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit"}
 # Of the environment: settings of accelerate's launcher and of Unsloth, and number types of products behind everybody's back.
 DECIDE_OTHERWISE = ("ACCELERATE_", "UNSLOTH_", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE")
-CPU_OPTIMIZER = "adamw_torch_fused"
 
 
 class Backend(Protocol):
@@ -97,11 +95,6 @@ def prepared_environment(workdir: Path, given: Mapping[str, str]) -> dict[str, s
     defaults = {"OMP_NUM_THREADS": str(usable_cores())} | {name: str(folder) for name, folder in placed.items()}
     kept = {name: value for name, value in given.items() if name in placed or not name.startswith(DECIDE_OTHERWISE)}
     return defaults | kept | fixed | CPU_ENVIRONMENT | by_device.get(given.get(DEVICE_VARIABLE, ""), {})
-
-
-def effective_optimizer(asked: str, device: str) -> str:
-    """bitsandbytes' 8-bit and paged optimisers have no CPU kernels."""
-    return CPU_OPTIMIZER if device == "cpu" and asked in GPU_ONLY_OPTIMIZERS else asked
 
 
 def adapter_options(lora: LoraSpec) -> dict[str, Any]:

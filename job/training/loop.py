@@ -14,7 +14,8 @@ from job.host.signals import deferred
 from job.host.watchdog import Watchdog
 from job.ledger.checkpoints import Checkpoint, Checkpoints
 from job.spec import JobSpec
-from job.training.backend import Backend, effective_optimizer
+from job.spec.optimizers import effective_optimizer
+from job.training.backend import Backend
 
 if TYPE_CHECKING:
     from job.data.build import Prepared

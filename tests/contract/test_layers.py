@@ -14,7 +14,7 @@ JOB = Path(__file__).parents[2] / "job"
 FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): path for path in sorted(JOB.rglob("*.py"))}
 # Each may import those before it, and none behind it. A package's modules are ordered among themselves by their own rule below.
 ORDER = (
-    "errors", "host", "spec", "store", "weights", "ledger", "hub", "source", "data", "gguf", "plan", "evaluation", "training", "report",
+    "errors", "host", "weights", "gguf", "spec", "store", "ledger", "hub", "source", "data", "evaluation", "plan", "training", "report",
     "follow", "context", "export", "publish", "reference", "tuning", "delivery", "run", "render", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes", "huggingface_hub", "boto3",
@@ -100,6 +100,21 @@ def test_packages_have_no_rings() -> None:
 def test_only_the_backend_knows_unsloth(module: str) -> None:
     roots = {name.split(".")[0] for _, name in imports(tree(module))}
     assert module == "training.backend" or not roots & {"unsloth", "unsloth_zoo"}
+
+
+# What is outside the processes that see a stranger's template may know of them: how messages and rows look.
+BEFORE_THE_BOUNDARY = {"data.worker.wire", "data.worker.shape"}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_only_the_worker_sees_a_template(module: str) -> None:
+    if module.startswith("data.worker."):
+        return
+    names = {name for _, name in imports(tree(module))}
+    assert "jinja2" not in {name.split(".")[0] for name in names}
+    assert {found for name in names if (found := ours(name)) and found.startswith("data.worker.")} <= BEFORE_THE_BOUNDARY | {
+        "data.worker.__init__"
+    }
 
 
 @pytest.mark.parametrize("module", FILES)

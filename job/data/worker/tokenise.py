@@ -10,8 +10,7 @@ from itertools import chain
 from typing import Any
 
 from job.data.worker.shape import RowFault
-
-IGNORED = -100  # the label of a token that is not learned, as PyTorch's cross entropy has it
+from job.data.worker.wire import IGNORED
 
 Span = tuple[int, int]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 LENGTHS = struct.Struct(">II")
 MAX_BYTES = 1 << 30
+IGNORED = -100  # the label of a token that is not learned, as PyTorch's cross entropy has it
 
 Header = dict[str, Any]
 

@@ -15,8 +15,8 @@ from typing import Any
 from job.errors import Fault, GateError
 from job.export.logits import batches
 from job.gguf.imatrix import COUNTS, SUMS
+from job.plan.host_memory import IMATRIX_TOKENS
 
-BATCH_TOKENS = 4096
 LAYERS = "blk."  # like llama.cpp's own tool: the output matrix is quantised finely, and worse with a matrix than without
 DATASET = "training rows of the job"
 
@@ -43,7 +43,7 @@ def mean_squares(model: Any, rows: list[list[int]]) -> tuple[dict[str, Any], int
         if isinstance(module, Linear | Conv1D)
     ]
     with torch.no_grad():
-        for _, ids, marked in batches(rows, BATCH_TOKENS):
+        for _, ids, marked in batches(rows, IMATRIX_TOKENS):
             mask = marked.to(model.device).bool()
             model.base_model(input_ids=ids.to(model.device), attention_mask=mask.long(), use_cache=False)
     for hook in hooks:
