@@ -132,7 +132,7 @@ def measure(run: Run, backend: Backend, model: Any, prepared: Prepared) -> Asses
     """Held-out loss, exact match and answers of the model as it is now."""
     backend.for_inference(model)
     found = assess(model, prepared, run.spec.evaluation.max_new_tokens, run.spec.training.eval_batch_size)
-    run.log(run.stats.current, **found.figures())
+    run.log(run.stats.current, **found.figures)
     return found
 
 
@@ -152,7 +152,7 @@ def store_weights(run: Run, backend: Backend, model: Any, prepared: Prepared, ba
 
 def write_report(run: Run, model: Any, prepared: Prepared, result: TrainResult, before: Assessment, after: Assessment) -> None:
     """Curves, answers and probe under report/."""
-    run.stats.evaluation = {"base": before.figures(), "tuned": after.figures()}
+    run.stats.evaluation = {"base": before.figures, "tuned": after.figures}
     write_probe(model, (prepared.held_out or prepared.train)[0], run.report / "probe.safetensors")
     write_losses(result, run.report)
     write_answers(prepared, before, after, run.report)

@@ -1,29 +1,36 @@
-"""What the trained model must reach."""
+"""What the tuned model must reach before it is published."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from job.errors import Fault, GateError
-from job.spec import GatesSpec
+from job.evaluation.metrics import METRICS
+from job.spec import GateSpec
 
 
-def check_gates(gates: GatesSpec, base: Mapping[str, float], tuned: Mapping[str, float]) -> None:
-    """Compares two models' `figures`. Raises `GateError` naming every gate of the spec that does not hold."""
-    loss = "held_out_loss"
-    gained = base[loss] - tuned[loss] if loss in base and loss in tuned else None
-    rules = [
-        ("max_held_out_loss", gates.max_held_out_loss, tuned.get(loss), "at most"),
-        ("min_loss_improvement", gates.min_loss_improvement, gained, "at least"),
-        ("min_exact_match", gates.min_exact_match, tuned.get("exact_match"), "at least"),
-    ]
-    faults = []
-    for name, limit, found, word in rules:
-        if limit is None or found is None:
-            continue
-        holds = found <= limit if word == "at most" else found >= limit
-        if not holds:  # also where the figure is not a number
-            pointer = f"/evaluation/gates/{name}"
-            faults.append(Fault("the tuned model does not pass this gate", pointer, f"{found:.6g}", f"{word} {limit:g}"))
+def check_gates(gates: Sequence[GateSpec], base: Mapping[str, float], tuned: Mapping[str, float]) -> None:
+    """Compares two models' figures by metric. Raises `GateError` naming every bound that does not hold, or cannot be told."""
+    faults = [fault for index, gate in enumerate(gates) for fault in _broken(gate, f"/evaluation/gates/{index}", base, tuned)]
     if faults:
         raise GateError(*faults)
+
+
+def _broken(gate: GateSpec, pointer: str, base: Mapping[str, float], tuned: Mapping[str, float]) -> Iterator[Fault]:
+    metric = METRICS[gate.metric]
+    found, before = tuned.get(gate.metric), base.get(gate.metric)
+    gain = None if found is None or before is None else metric.gain(before, found)
+    rise = None if gain is None else -gain
+    bounds = [
+        ("at_least", gate.at_least, found, "at least"),
+        ("at_most", gate.at_most, found, "at most"),
+        ("gain_at_least", gate.gain_at_least, gain, "better than the base by at least"),
+        ("rise_at_most", gate.rise_at_most, rise, "above the base by at most"),
+    ]
+    for name, limit, value, word in bounds:
+        if limit is None:
+            continue
+        holds = value is not None and (value <= limit if name.endswith("at_most") else value >= limit)
+        if not holds:  # also where the figure is not a number
+            shown = "not measured" if value is None else f"{value:.6g}"
+            yield Fault(f"the tuned model does not pass this gate on {gate.metric}", f"{pointer}/{name}", shown, f"{word} {limit:g}")

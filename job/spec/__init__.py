@@ -3,7 +3,7 @@
 from job.spec.model import (
     CheckpointsSpec,
     DataSpec,
-    GatesSpec,
+    GateSpec,
     HeldOutSpec,
     HubSpec,
     JobSpec,
@@ -18,7 +18,7 @@ from job.spec.model import (
 __all__ = [
     "CheckpointsSpec",
     "DataSpec",
-    "GatesSpec",
+    "GateSpec",
     "HeldOutSpec",
     "HubSpec",
     "JobSpec",

@@ -115,10 +115,14 @@ class TrainingSpec:
 
 
 @dataclass(frozen=True)
-class GatesSpec:
-    max_held_out_loss: float | None
-    min_loss_improvement: float | None
-    min_exact_match: float | None
+class GateSpec:
+    """Bounds on one metric of the tuned model; the last two compare it with the base model's."""
+
+    metric: str
+    at_least: float | None
+    at_most: float | None
+    gain_at_least: float | None
+    rise_at_most: float | None
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ class EvaluationSpec:
     prompts: tuple[str, ...]
     max_new_tokens: int
     exact_match_rows: int
-    gates: GatesSpec
+    gates: tuple[GateSpec, ...]
 
 
 @dataclass(frozen=True)

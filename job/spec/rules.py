@@ -9,6 +9,7 @@ from typing import Any
 
 from job.errors import Fault
 from job.gguf.types import TYPES
+from job.spec.evaluation_rules import exact_match, gate_bounds, needs_held_out
 from job.spec.wording import printable, show
 
 Json = dict[str, Any]
@@ -203,36 +204,6 @@ def _training(document: Json) -> Iterator[Fault]:
                     "no training.eval_steps", "training.eval_steps")  # fmt: skip
 
 
-def _needs_held_out(document: Json) -> Iterator[Fault]:
-    if "held_out" in document["data"]:
-        return
-    evaluation = document.get("evaluation", {})
-    if "eval_steps" in document.get("training", {}):
-        yield _no_held_out("there are no held-out rows to evaluate on", "/training/eval_steps", document["training"]["eval_steps"])
-    if evaluation.get("exact_match_rows"):
-        yield _no_held_out("exact match needs held-out rows", "/evaluation/exact_match_rows", evaluation["exact_match_rows"])
-    for key, value in evaluation.get("gates", {}).items():
-        if key != "min_exact_match":
-            yield _no_held_out("a gate needs held-out rows", f"/evaluation/gates/{key}", value)
-
-
-def _no_held_out(message: str, pointer: str, value: Any) -> Fault:
-    return Fault(message, pointer, json.dumps(value), "data.held_out")
-
-
-def _exact_match(document: Json) -> Iterator[Fault]:
-    evaluation = document.get("evaluation", {})
-    rows = evaluation.get("exact_match_rows")
-    gate = evaluation.get("gates", {}).get("min_exact_match")
-    if gate is not None and not rows:
-        yield Fault("this gate needs exact_match_rows", "/evaluation/gates/min_exact_match", json.dumps(gate),
-                    "evaluation.exact_match_rows of at least 1")  # fmt: skip
-    held_out = document["data"].get("held_out", {})
-    evaluated = held_out.get("sources", document["data"]["train"])
-    if rows and any(source["format"] == "text" for source in evaluated):
-        yield Fault("plain text has no answer to match", "/evaluation/exact_match_rows", str(rows), "0 with format text")
-
-
 def _exports_without_adapter(document: Json) -> Iterator[Fault]:
     export, model = document.get("export", {}), document["model"]
     if model.get("precision") != "full":
@@ -283,8 +254,9 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (_peft_packing, ("/model/backend", "/data/packing")),
     (_peft_checkpointing, ("/model/backend", "/training/gradient_checkpointing")),
     (_training, ("/training",)),
-    (_needs_held_out, ("/data", "/training", "/evaluation")),
-    (_exact_match, ("/data", "/evaluation")),
+    (needs_held_out, ("/data", "/training", "/evaluation")),
+    (exact_match, ("/data", "/evaluation")),
+    (gate_bounds, ("/evaluation/gates",)),
     (_exports_without_adapter, ("/model", "/export/lora_gguf")),
     (_imatrix, ("/export/gguf", "/export/imatrix")),
     (_lora_gguf, ("/lora", "/export/lora_gguf")),

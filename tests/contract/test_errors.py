@@ -81,7 +81,7 @@ def kinds_of(libraries: tuple[str, ...], modules: tuple[str, ...]) -> dict[str, 
     """Every exception of `libraries` with its meaning, in a process of its own: what other tests imported is not met."""
     program = (
         "import importlib, json, sys\n"
-        "from job.errors import vendor_class\n"
+        "from job.errors.tree import vendor_class\n"
         f"for module in {modules!r}: importlib.import_module(module)\n"
         "def below(cls): return set(cls.__subclasses__()).union(*map(below, cls.__subclasses__()))\n"
         f"met = [c for c in below(BaseException) if c.__module__.split('.')[0] in {libraries!r} and not issubclass(c, Warning)]\n"

@@ -14,8 +14,8 @@ JOB = Path(__file__).parents[2] / "job"
 FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): path for path in sorted(JOB.rglob("*.py"))}
 # Each may import those before it, and none behind it. A package's modules are ordered among themselves by their own rule below.
 ORDER = (
-    "errors", "host", "weights", "gguf", "spec", "store", "ledger", "hub", "source", "data", "evaluation", "plan", "training", "report",
-    "follow", "context", "export", "publish", "reference", "tuning", "delivery", "run", "render", "__main__",
+    "errors", "host", "weights", "gguf", "evaluation.metrics", "spec", "store", "ledger", "hub", "source", "data", "evaluation", "plan",
+    "training", "report", "follow", "context", "export", "publish", "reference", "tuning", "delivery", "run", "render", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes", "huggingface_hub", "boto3",
          "botocore", "pyarrow", "numpy", "tokenizers", "accelerate", "safetensors", "pandas"}  # fmt: skip
@@ -36,7 +36,9 @@ def tree(module: str) -> ast.Module:
 
 
 def layer(module: str) -> str:
-    return module.split(".")[0]
+    """The longest entry of `ORDER` that the module lies in."""
+    parts = module.split(".")
+    return next((name for end in range(len(parts), 0, -1) if (name := ".".join(parts[:end])) in ORDER), parts[0])
 
 
 def imports(node: ast.AST) -> Iterator[tuple[ast.stmt, str]]:

@@ -95,7 +95,7 @@ def test_a_failure_that_no_retry_mends(kind: type, tmp_path: Path) -> None:
 def test_a_gate_that_says_no_shows_the_report_all_the_same(tmp_path: Path) -> None:
     output = store(tmp_path)
     facts = failure_facts(
-        GateError(Fault("held-out loss above its gate", "/evaluation/gates/max_held_out_loss", "0.4", "at most 0.3")), "train", RUN
+        GateError(Fault("held-out loss above its gate", "/evaluation/gates/0/at_most", "0.4", "at most 0.3")), "train", RUN
     )
     log = [line("start", run_id=RUN, output=output), line("failed", **facts)]
     done = wait(tmp_path, [Step(job(policy(14)), [pod(1, ended(14, json.dumps(facts)), phase="Failed")], {f"{NAME}-1": log})])

@@ -98,8 +98,8 @@ def test_a_model_that_cannot_be_loaded(file: str, changed: dict[str, object] | N
 
 
 def test_a_gate_that_is_not_met(tmp_path: Path) -> None:
-    gates = {"max_held_out_loss": 0.001, "min_loss_improvement": 100.0}
-    facts = refused(run_tiny(tmp_path, {"/evaluation/gates": gates}), 14, "/evaluation/gates/max_held_out_loss")
+    gates = [{"metric": "held_out_loss", "at_most": 0.001, "gain_at_least": 100.0}]
+    facts = refused(run_tiny(tmp_path, {"/evaluation/gates": gates}), 14, "/evaluation/gates/0/at_most")
     assert facts["faults"] == 2
     assert {"adapter", "report", "spec.json", "stats.json"} <= left(tmp_path)
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").stat().st_size > 100_000

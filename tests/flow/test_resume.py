@@ -131,7 +131,7 @@ def test_what_is_trained_is_not_exported_beside_other_rows(tmp_path: Path) -> No
     rows = tmp_path / "rows.jsonl"
     lines = Path(tiny(tmp_path)["data"]["train"][0]["source"]).read_text().splitlines(keepends=True)
     rows.write_text("".join(lines[:32]))
-    gate = {"max_held_out_loss": 0.001}
+    gate = [{"metric": "held_out_loss", "at_most": 0.001}]
     changes = {"/data/train/0": {"source": str(rows), "format": "messages"}, "/training/max_steps": 2, "/evaluation/gates": gate}
     assert run_tiny(tmp_path, changes).exit_code == 14
     assert run_tiny(tmp_path, changes).named("trained before")

@@ -26,7 +26,7 @@ MODEL, ROWS = ROOT / ".cache" / "models" / "SmolLM2-135M-Instruct", ROOT / "test
 INPUTS = {MODEL: "/input/model", ROWS: "/input/rows"}
 CPU = {"TUNEJOB_DEVICE": "cpu"}
 ANY_UID = 1_234_567
-QUICK = {"/evaluation/gates": {}, "/evaluation/exact_match_rows": 0, "/export": {}}
+QUICK = {"/evaluation/gates": [], "/evaluation/exact_match_rows": 0, "/export": {}}
 
 
 def spec(output: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:

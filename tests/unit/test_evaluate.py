@@ -11,17 +11,19 @@ import pytest
 
 from job.data.build import Question
 from job.errors import GateError
-from job.evaluation.assess import Assessment, exact_match
+from job.evaluation.assess import figures_of
 from job.evaluation.gates import check_gates
 from job.evaluation.generate import GENERATION_BATCH_TOKENS, _generation_batches
 from job.evaluation.loss import loss_of
-from job.spec import GatesSpec
+from job.spec import GateSpec
 
 VOCABULARY = 50
 
 
-def assessment(loss: float | None, match: float | None = None) -> Assessment:
-    return Assessment(loss, match, [], [])
+def figures(loss: float | None, match: float | None = None) -> dict[str, float]:
+    """Of a model with this held-out loss, and this share of right answers."""
+    questions = [] if match is None else [Question("", [], "right")] * 10
+    return figures_of(loss, ["right" if index < 10 * (match or 0) else "wrong" for index in range(len(questions))], questions)
 
 
 @pytest.fixture(scope="module")
@@ -82,31 +84,49 @@ def test_generation_batches_hold_their_bound_and_keep_the_order() -> None:
 
 def test_exact_match_ignores_only_white_space_at_the_ends() -> None:
     questions = [Question("", [], text) for text in (" a\n", "b", "c d")]
-    assert exact_match(["a", "B", "c  d"], questions) == pytest.approx(1 / 3)
+    assert figures_of(None, ["a", "B", "c  d"], questions) == {"exact_match": round(1 / 3, 6)}
+
+
+LOSS, MATCH = "held_out_loss", "exact_match"
+
+
+def gate(metric: str, **bounds: float) -> GateSpec:
+    return GateSpec(metric, *(bounds.get(name) for name in ("at_least", "at_most", "gain_at_least", "rise_at_most")))
 
 
 @pytest.mark.parametrize(
     ("gates", "failing"),
     [
-        (GatesSpec(1.0, None, None), []),
-        (GatesSpec(0.99, None, None), ["max_held_out_loss"]),
-        (GatesSpec(None, 0.5, None), []),
-        (GatesSpec(None, 0.51, None), ["min_loss_improvement"]),
-        (GatesSpec(None, None, 0.8), []),
-        (GatesSpec(None, None, 0.81), ["min_exact_match"]),
-        (GatesSpec(0.5, 1.0, 0.9), ["max_held_out_loss", "min_loss_improvement", "min_exact_match"]),
+        ([gate(LOSS, at_most=1.0)], []),
+        ([gate(LOSS, at_most=0.99)], ["0/at_most"]),
+        ([gate(LOSS, gain_at_least=0.5)], []),
+        ([gate(LOSS, gain_at_least=0.51)], ["0/gain_at_least"]),
+        ([gate(LOSS, rise_at_most=-0.5)], []),
+        ([gate(LOSS, rise_at_most=-0.51)], ["0/rise_at_most"]),
+        ([gate("perplexity", at_most=math.exp(1) + 1e-6)], []),
+        ([gate(MATCH, at_least=0.8)], []),
+        ([gate(MATCH, at_least=0.81), gate(MATCH, gain_at_least=0.8)], ["0/at_least"]),
+        ([gate(MATCH, gain_at_least=0.81)], ["0/gain_at_least"]),
+        ([gate(LOSS, at_most=0.5, gain_at_least=1.0), gate(MATCH, at_least=0.9)], ["0/at_most", "0/gain_at_least", "1/at_least"]),
     ],
 )
-def test_gates_name_each_figure_that_does_not_hold(gates: GatesSpec, failing: list[str]) -> None:
-    base, tuned = assessment(1.5, 0.0), assessment(1.0, 0.8)
+def test_gates_name_each_figure_that_does_not_hold(gates: list[GateSpec], failing: list[str]) -> None:
+    base, tuned = figures(1.5, 0.0), figures(1.0, 0.8)
     if not failing:
-        check_gates(gates, base.figures(), tuned.figures())
+        check_gates(gates, base, tuned)
         return
     with pytest.raises(GateError) as caught:
-        check_gates(gates, base.figures(), tuned.figures())
+        check_gates(gates, base, tuned)
     assert [fault.pointer for fault in caught.value.faults] == [f"/evaluation/gates/{name}" for name in failing]
 
 
+def test_a_figure_that_was_not_measured_passes_no_gate() -> None:
+    with pytest.raises(GateError, match="not measured"):
+        check_gates([gate(MATCH, at_least=0.0)], figures(1.0), figures(1.0))
+    with pytest.raises(GateError, match="not measured"):
+        check_gates([gate(LOSS, gain_at_least=0.0)], {}, figures(1.0))
+
+
 def test_figures_leave_out_what_was_not_measured() -> None:
-    assert assessment(None).figures() == {}
-    assert assessment(0.5, 1.0).figures() == {"held_out_loss": 0.5, "exact_match": 1.0, "perplexity": round(math.exp(0.5), 6)}
+    assert figures(None) == {}
+    assert figures(0.5, 1.0) == {"held_out_loss": 0.5, "exact_match": 1.0, "perplexity": round(math.exp(0.5), 6)}

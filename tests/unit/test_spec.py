@@ -49,7 +49,7 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/model/max_seq_length": 15}, ["/model/max_seq_length"], "too small (found 15); expected at least 16"),
     ({"/training/learning_rate": 0}, ["/training/learning_rate"], "too small (found 0); expected more than 0"),
     ({"/training/learning_rate": 10**400}, ["/training/learning_rate"], "too large"),
-    ({"/evaluation/gates/max_held_out_loss": 10**400, **HELD_OUT}, ["/evaluation/gates/max_held_out_loss"], "too large"),
+    ({"/evaluation/gates": [{"metric": "perplexity", "at_most": 10**400}], **HELD_OUT}, ["/evaluation/gates/0/at_most"], "too large"),
     ({"/lora/dropout": 1}, ["/lora/dropout"], "too large (found 1); expected less than 1"),
     ({"/data/train": []}, ["/data/train"], "too few entries (found []); expected 1 or more entries"),
     ({"/model/source": ""}, ["/model/source"], 'too short (found ""); expected 1 or more characters'),
@@ -104,8 +104,16 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/model/backend": "peft", "/data/packing": True}, ["/data/packing"], "cannot keep packed rows apart"),
     ({"/model/backend": "peft", "/training/gradient_checkpointing": "unsloth"}, ["/training/gradient_checkpointing"], "unsloth backend"),
     ({"/evaluation/exact_match_rows": 5}, ["/evaluation/exact_match_rows"], "exact match needs held-out rows"),
-    ({"/evaluation/gates/min_loss_improvement": 0}, ["/evaluation/gates/min_loss_improvement"], "a gate needs held-out rows"),
-    ({"/evaluation/gates/min_exact_match": 0.5, **HELD_OUT}, ["/evaluation/gates/min_exact_match"], "needs exact_match_rows"),
+    ({"/evaluation/gates": [{"metric": "held_out_loss", "gain_at_least": 0}]}, ["/evaluation/gates/0"], "a gate needs held-out rows"),
+    ({"/evaluation/gates": [{"metric": "exact_match", "at_least": 0.5}], **HELD_OUT}, ["/evaluation/gates/0"], "needs exact_match_rows"),
+    ({"/evaluation/gates": [{"metric": "perplexity"}], **HELD_OUT}, ["/evaluation/gates/0"], ""),
+    ({"/evaluation/gates": {"max_held_out_loss": 1}, **HELD_OUT}, ["/evaluation/gates"], "list"),
+    (
+        {"/evaluation/gates": [{"metric": "exact_match", "rise_at_most": 0.1}], "/evaluation/exact_match_rows": 4, **HELD_OUT},
+        ["/evaluation/gates/0/rise_at_most"],
+        "a rise of this figure is an improvement",
+    ),
+    ({"/evaluation/gates": [{"metric": "perplexity", "at_least": 3, "at_most": 2}], **HELD_OUT}, ["/evaluation/gates/0"], "no figure"),
     ({"/evaluation/exact_match_rows": 5, **TEXT, **HELD_OUT}, ["/evaluation/exact_match_rows"], "plain text has no answer to match"),
 ]  # fmt: skip
 

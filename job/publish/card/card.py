@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from job import __version__
+from job.evaluation.metrics import METRICS
 from job.publish.card.facts import CardFacts, Sample, SourceFacts, card_facts
 from job.publish.card.metadata import metadata
 from job.publish.card.use import Usage, how_to_use, shell_verify
@@ -19,7 +20,6 @@ SAMPLE_CHARACTERS = 2000
 SETTINGS = ("model", "data", "lora", "training")  # sections of the spec that decide what is learned
 NOT_SETTINGS = {"source", "merge_base", "train", "held_out"}
 DATA_FIGURES = ("rows", "sequences", "tokens", "trained_tokens", "truncated_rows", "dropped_rows", "duplicate_rows")
-MEASURES = {"held_out_loss": "Held-out loss, nats a token", "perplexity": "Held-out perplexity", "exact_match": "Exact match, 0 to 1"}
 
 
 def write_card(facts: CardFacts, path: Path) -> Path:
@@ -51,7 +51,7 @@ def _method(spec: Mapping[str, Any]) -> str:
 
 def _results(facts: CardFacts) -> list[str]:
     base, tuned = (facts.stats["evaluation"].get(who, {}) for who in ("base", "tuned"))
-    rows = [(words, figure(base.get(name)), figure(tuned.get(name))) for name, words in MEASURES.items() if name in tuned]
+    rows = [(metric.title, figure(base.get(name)), figure(tuned.get(name))) for name, metric in METRICS.items() if name in tuned]
     return ["## Results", "", *table(("On held-out rows", "base", "tuned"), rows)] if rows else []
 
 

@@ -1,0 +1,26 @@
+"""What a metric is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a model, from the mean loss of the held-out rows or from answers to held-out questions: exactly one of the two."""
+
+    name: str  # in specs, stats.json and the manifest
+    title: str  # in what people read
+    lower_is_better: bool
+    of_loss: Callable[[float], float] | None = None  # of nats a trained token
+    of_answer: Callable[[str, str], float] | None = None  # of an answer and its reference; the figure is the mean over all
+
+    @property
+    def needs_answers(self) -> bool:
+        """Whether questions with known answers are asked, `evaluation.exact_match_rows` of them."""
+        return self.of_answer is not None
+
+    def gain(self, base: float, tuned: float) -> float:
+        """By how much the tuned model is better; negative where it is worse."""
+        return base - tuned if self.lower_is_better else tuned - base
