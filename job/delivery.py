@@ -9,12 +9,12 @@ from typing import Any
 
 from job.context import TRAINED, Run
 from job.data.build import Prepared
-from job.export.adapter import readable
+from job.export.adapter import files_by_key
 from job.export.artefacts import Artefacts
 from job.gguf.expected import describe_tokenizer
 from job.gguf.types import TYPES
 from job.host.stats import package_versions
-from job.ledger.manifest import File, Manifest, artefact, stored_file
+from job.ledger.manifest import File, Manifest, stored_file
 from job.publish.card.card import Sample, card_facts, write_card
 from job.publish.ollama.modelfile import write_modelfiles
 from job.report.summary import store_document, write_summary
@@ -23,17 +23,17 @@ from job.source import FetchedModel, FetchedSource
 README = "README.md"
 
 
-def documents(run: Run, artefacts: Artefacts, prepared: Prepared, base: FetchedModel, sources: Sequence[FetchedSource]) -> list[File]:
+def store_documents(run: Run, artefacts: Artefacts, prepared: Prepared, base: FetchedModel, sources: Sequence[FetchedSource]) -> list[File]:
     """Writes and stores what people read; returns every file of the run but `spec.json` and `stats.json`."""
     facts = artefacts.facts()
     write_summary(run.spec, base.public_id, run.stats, facts, run.report)
     if facts:
         artefacts.write_report()
-    written = {f"report/{path.relative_to(run.report)}": path for path in readable(run.report)}
+    written = files_by_key(run.report)
     written |= modelfiles(run, prepared, facts)
     written |= card(run, prepared, base, sources, facts)
     files = {file.key: file for file in run.receipts.files()}
-    files |= {key: artefact(run.store, path, key) for key, path in written.items()}
+    files |= {file.key: file for file in artefacts.store_files(written)}
     return list(files.values())
 
 
@@ -66,21 +66,25 @@ def card(
 def show_on_hub(run: Run) -> None:
     """One commit on main with everything that was staged and the documents beside it, if the spec names a repository."""
     if run.push:
-        staged = [content for name in run.receipts.names() for content in run.receipts[name].facts["staged"]]
+        staged = [content for name in run.receipts.names() for content in run.receipts[name].facts.get("staged", [])]
         documents = {f"gguf/{path.name}": path for path in (run.workdir / "modelfiles").glob("*")} | {README: run.workdir / README}
         staged += run.push.stage({key: path for key, path in documents.items() if path.exists()})
         shown = run.push.publish(staged)
         run.log("pushed", commit=shown["commit"], url=shown["url"], files=shown["files"], bytes=shown["bytes"])
 
 
-def describe(
+def store_statistics(run: Run) -> File:
+    """`stats.json`, once every stage has ended."""
+    return store_document(run.store, run.workdir, "stats.json", run.stats.document())
+
+
+def manifest_of(
     run: Run, artefacts: Artefacts, prepared: Prepared, base: FetchedModel, sources: Sequence[FetchedSource], files: list[File]
 ) -> Manifest:
-    """The manifest of this run; statistics are stored with it, once every stage has ended."""
+    """The manifest of this run, which lists `files` and the spec."""
     spec = run.spec
     results: dict[str, Any] = dict(run.stats.evaluation)
     results |= {fact["name"]: _numbers(fact["figures"]) for fact in artefacts.facts() if _numbers(fact["figures"])}
-    stats = store_document(run.store, run.workdir, "stats.json", run.stats.document())
     return Manifest(
         run_id=spec.run_id,
         name=spec.name,
@@ -89,7 +93,7 @@ def describe(
         chat_template_sha256=hashlib.sha256(prepared.template.encode()).hexdigest(),
         packages=package_versions(),
         results=results,
-        files=[*files, stored_file(run.store, "spec.json"), stats],
+        files=[*files, stored_file(run.store, "spec.json")],
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from job.context import TRAINED, Run
 from job.data.build import Prepared, build_dataset
-from job.delivery import describe, documents, show_on_hub
+from job.delivery import manifest_of, show_on_hub, store_documents, store_statistics
 from job.errors import Fault, InputError, JobError, classify
 from job.errors.facts import failure_facts
 from job.evaluation.gates import check_gates
@@ -88,7 +88,7 @@ def stages(run: Run) -> Manifest:
     spec, stats = run.spec, run.stats
     require_wanted_device()
     trained_before = TRAINED in run.receipts
-    artefacts = Artefacts(spec, run.store, run.receipts, run.workdir, run.log, run.push)
+    artefacts = Artefacts(run)
     run.log("start", name=spec.name, run_id=spec.run_id, output=run.store.uri, stored_before=run.receipts.names())
     with stats.phase("fetch"):
         if run.push:
@@ -123,9 +123,10 @@ def stages(run: Run) -> Manifest:
             with stats.phase("gguf", children=True):
                 make_quants(quants, merge_base.path)
     with stats.phase("publish"):
-        files = documents(run, artefacts, prepared, base, sources)
+        files = store_documents(run, artefacts, prepared, base, sources)
         show_on_hub(run)
-    manifest = describe(run, artefacts, prepared, base, sources, files)
+    files.append(store_statistics(run))
+    manifest = manifest_of(run, artefacts, prepared, base, sources, files)
     run.lease.require()
     publish(run.store, manifest)
     run.receipts.clear()

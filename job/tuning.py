@@ -19,7 +19,6 @@ from job.host.child import run_child
 from job.host.micro_batch import free_memory
 from job.host.stats import arithmetic, gpu_reserved_bytes, training_memory
 from job.ledger.checkpoints import Checkpoints, Origin, abort_uploads, remove_checkpoints
-from job.ledger.manifest import File, artefact
 from job.plan.require import require_checkpoints, require_embeddings, require_memory
 from job.report.summary import write_answers, write_losses, write_summary
 from job.source import FetchedModel, FetchedSource
@@ -49,19 +48,19 @@ def train_and_store(
         stats.training = result.summary()
     stats.memory = training_memory(start_reserved_bytes, stats.phases[-1].peak_gpu_reserved_bytes, stats.device["total_memory_bytes"])
     with stats.phase("adapter"):
-        folder, files = store_weights(run, backend, model, prepared, base)
+        folder, weights = export_weights(run, backend, model, prepared, base)
+        stored = artefacts.store_files(weights)
+        run.log(folder.name, files=len(stored), bytes=sum(file.bytes for file in stored))
     with stats.phase("evaluate", children=True):
         after = measure(run, backend, model, prepared)
         write_report(run, model, prepared, result, before, after)
         del model
         free_memory()
         check_reload(run, artefacts, base, folder, backend.device)
-        files += store_report(run)
-    stored = {f"{folder.name}/{path.relative_to(folder)}": path for path in adapter.readable(folder)}
-    staged = run.push.stage(stored) if run.push else []
+        stored += artefacts.store_files(adapter.files_by_key(run.report))
     kept = {name: getattr(stats, name) for name in KEPT_STATS}
-    facts = {**kept, "origin": asdict(origin_of(run, base, prepared)), "samples": samples(prepared, before, after), "staged": staged}
-    run.receipts.add(TRAINED, files, facts)
+    facts = {**kept, "origin": asdict(origin_of(run, base, prepared)), "samples": samples(prepared, before, after)}
+    artefacts.keep_stored(TRAINED, stored, weights, facts)
     checkpoints.remove()
     write_summary(spec, base.public_id, stats, [], run.report)  # not in the receipt: it is written again at the end
 
@@ -71,7 +70,7 @@ def pin(run: Run, sources: Sequence[FetchedSource], models: Sequence[FetchedMode
     commits = {source.pointer: source.revision for source in sources} | {model.pointer: model.revision for model in models}
     found = {pointer: commit for pointer, commit in commits.items() if commit}
     if found and not run.revisions:
-        run.receipts.add(PINNED, [], {"revisions": found, "staged": []})
+        run.receipts.add(PINNED, [], {"revisions": found})
 
 
 def origin_of(run: Run, base: FetchedModel, prepared: Prepared) -> Origin:
@@ -136,18 +135,14 @@ def measure(run: Run, backend: Backend, model: Any, prepared: Prepared) -> Asses
     return found
 
 
-def store_weights(run: Run, backend: Backend, model: Any, prepared: Prepared, base: FetchedModel) -> tuple[Path, list[File]]:
-    """Exports what was trained and stores it at once: the adapter, or every weight under merged/."""
+def export_weights(run: Run, backend: Backend, model: Any, prepared: Prepared, base: FetchedModel) -> tuple[Path, dict[str, Path]]:
+    """Writes what was trained, the adapter or every weight under merged/: the folder, and its files by key."""
     backend.for_inference(model)
     if run.spec.lora is None:
         folder = run.workdir / "merged"
-        paths = adapter.export_full(model, prepared.tokenizer, prepared.report.stop_token_ids, folder)
-    else:
-        folder = run.workdir / "adapter"
-        paths = adapter.export_adapter(model, prepared.tokenizer, base.public_id, base.revision, folder)
-    files = [artefact(run.store, path, f"{folder.name}/{path.relative_to(folder)}") for path in paths]
-    run.log(folder.name, files=len(files), bytes=sum(file.bytes for file in files))
-    return folder, files
+        return folder, adapter.export_full(model, prepared.tokenizer, prepared.report.stop_token_ids, folder)
+    folder = run.workdir / "adapter"
+    return folder, adapter.export_adapter(model, prepared.tokenizer, base.public_id, base.revision, folder)
 
 
 def write_report(run: Run, model: Any, prepared: Prepared, result: TrainResult, before: Assessment, after: Assessment) -> None:
@@ -179,7 +174,3 @@ def check_reload(run: Run, artefacts: Artefacts, base: FetchedModel, folder: Pat
         foretold_bytes=foretold_bytes,
     )
     run.log("reload", **found)
-
-
-def store_report(run: Run) -> list[File]:
-    return [artefact(run.store, path, f"report/{path.relative_to(run.report)}") for path in adapter.readable(run.report)]

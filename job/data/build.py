@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job.data.chat import describe_job
+from job.data.chat import set_chat_template
 from job.data.pool import Pool
 from job.data.probes import Probe, ask_probes
 from job.data.questions import Question, ask_prompts, ask_rows
@@ -69,7 +69,7 @@ def build_dataset(
     folder.mkdir(parents=True, exist_ok=True)
     notes: list[str] = []
     with Pool(write_tokenizer(tokenizer, folder / "tokenizer.json"), worker_count()) as pool:
-        job = describe_job(spec, tokenizer, any(chats), pool, notes)
+        job = set_chat_template(spec, tokenizer, any(chats), pool, notes)
         done = _Progress(progress, sum(map(len, selections + own_selections)))
         probes = ask_probes(pool, job)
         questions = ask_prompts(pool, job, spec.evaluation.prompts)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from job.spec import JobSpec
 
 
-def describe_job(spec: JobSpec, tokenizer: Any, chat: bool, pool: Pool, notes: list[str]) -> wire.Header:
+def set_chat_template(spec: JobSpec, tokenizer: Any, chat: bool, pool: Pool, notes: list[str]) -> wire.Header:
     """The job description that every request to a worker carries; `chat`: some rows are conversations.
 
     Gives `tokenizer` the chat template and, as `eos_token`, the token that ends its turns. `notes` gets what the

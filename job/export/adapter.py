@@ -11,8 +11,8 @@ from job.errors import Fault, GateError
 WEIGHTS = "adapter_model.safetensors"
 
 
-def export_adapter(model: Any, tokenizer: Any, public_id: str, revision: str | None, folder: Path) -> list[Path]:
-    """Writes the PEFT adapter with tokenizer and chat template to `folder`; returns its files.
+def export_adapter(model: Any, tokenizer: Any, public_id: str, revision: str | None, folder: Path) -> dict[str, Path]:
+    """Writes the PEFT adapter with tokenizer and chat template to `folder`; returns its files by key.
 
     Raises `GateError` if what lies on disk is not what was trained.
     """
@@ -22,11 +22,11 @@ def export_adapter(model: Any, tokenizer: Any, public_id: str, revision: str | N
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's card names the path the base was loaded from
     name_base(folder / "adapter_config.json", public_id, revision)
     check_adapter(model, folder)
-    return readable(folder)
+    return files_by_key(folder)
 
 
-def export_full(model: Any, tokenizer: Any, end_ids: list[int], folder: Path) -> list[Path]:
-    """Writes every weight of a fully trained model with its tokenizer to `folder`; `end_ids` end an answer. Returns its files."""
+def export_full(model: Any, tokenizer: Any, end_ids: list[int], folder: Path) -> dict[str, Path]:
+    """Writes every weight of a fully trained model with its tokenizer to `folder`; `end_ids` end an answer. Returns its files by key."""
     folder.mkdir(parents=True)
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
@@ -34,7 +34,7 @@ def export_full(model: Any, tokenizer: Any, end_ids: list[int], folder: Path) ->
     settings = json.loads(path.read_text("utf-8")) if path.exists() else {}
     settings |= {"eos_token_id": end_ids[0] if len(end_ids) == 1 else end_ids, "pad_token_id": tokenizer.pad_token_id}
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
-    return readable(folder)
+    return files_by_key(folder)
 
 
 def name_base(config: Path, public_id: str, revision: str | None) -> None:
@@ -60,9 +60,9 @@ def check_adapter(model: Any, folder: Path) -> None:
         raise GateError(Fault("the adapter is zero: nothing was learned", WEIGHTS, "all B matrices zero", "trained matrices"))
 
 
-def readable(folder: Path) -> list[Path]:
-    """Files below `folder`, made readable for other users (safetensors writes 0600)."""
+def files_by_key(folder: Path) -> dict[str, Path]:
+    """Files below `folder`, made readable for other users (safetensors writes 0600), by their keys at the output."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         path.chmod(0o644)
-    return files
+    return {f"{folder.name}/{path.relative_to(folder)}": path for path in files}

@@ -9,19 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from job.context import Run
 from job.errors import Fault, GateError
 from job.host.cgroup import available_bytes
 from job.host.child import run_child, taken_bytes
-from job.host.log import Log
-from job.hub.staging import Push
-from job.ledger.manifest import artefact
-from job.ledger.receipts import Receipts
+from job.ledger.manifest import File, store_file
 from job.plan.host_memory import Memory
 from job.plan.require import require_disk, require_ram
 from job.plan.steps import Step, foresee_memory, made_early, names, parallel_quants, steps
 from job.report.summary import write_json
-from job.spec import JobSpec
-from job.store import Store
 from job.store.base import within
 from job.weights.shapes import Shapes, read_shapes
 
@@ -32,12 +28,7 @@ Figures = Mapping[str, Any]
 class Artefacts:
     """Artefacts by name (`names`). Each is stored as soon as it has passed its test, and its receipt written."""
 
-    spec: JobSpec
-    store: Store
-    receipts: Receipts
-    workdir: Path
-    log: Log
-    push: Push | None
+    run: Run
     refused: list[Fault] = field(default_factory=list)
     at_once: int = 1  # quantisers side by side
     early: Sequence[str] = ()  # types that are made before the merge is compared
@@ -46,19 +37,14 @@ class Artefacts:
     _other_bytes: int = 0
 
     @property
-    def children(self) -> Path:
-        """Where child processes work."""
-        return self.workdir / "children"
-
-    @property
     def outstanding(self) -> list[str]:
         """What is asked for and not stored yet, in the order it is made."""
-        return [name for name in names(self.spec) if name not in self.receipts]
+        return [name for name in names(self.run.spec) if name not in self.run.receipts]
 
     @property
     def merges(self) -> bool:
         """Whether merged weights have to be made of base and adapter, rather than taken from where they are stored."""
-        return self.spec.lora is not None and "merged" not in self.receipts
+        return self.run.spec.lora is not None and "merged" not in self.run.receipts
 
     @property
     def needs_base(self) -> bool:
@@ -67,28 +53,36 @@ class Artefacts:
 
     def recall(self, name: str) -> Path:
         """The folder `workdir/name`; where this try did not make it, as an earlier one stored it."""
-        folder = self.workdir / name
+        folder = self.run.workdir / name
         if not folder.exists():
-            for file in self.receipts.files():
+            for file in self.run.receipts.files():
                 if within(file.key, name):
-                    self.store.download(file.key, self.workdir / file.key)
+                    self.run.store.download(file.key, self.run.workdir / file.key)
         return folder
 
     def keep(self, name: str, files: Mapping[str, Path], figures: Figures, limits: Figures) -> None:
         """Stores the files (key → path) of an artefact that has passed its test."""
-        stored = [artefact(self.store, path, key) for key, path in files.items()]
+        stored = self.store_files(files)
         size = sum(file.bytes for file in stored)
-        staged = self.push.stage(files) if self.push else []
         facts = {"name": name, "files": sorted(files), "bytes": size, "figures": dict(figures), "limits": dict(limits)}
-        self.receipts.add(name, stored, {"exports": facts, "staged": staged})
-        self.log("export", artefact=name, bytes=size, **figures)
+        self.keep_stored(name, stored, files, {"exports": facts})
+        self.run.log("export", artefact=name, bytes=size, **figures)
         self.write_report()
+
+    def store_files(self, files: Mapping[str, Path]) -> list[File]:
+        """Stores local files under their keys."""
+        return [store_file(self.run.store, path, key) for key, path in files.items()]
+
+    def keep_stored(self, name: str, stored: Sequence[File], files: Mapping[str, Path], facts: Figures) -> None:
+        """Sends `files`, which are among the `stored` ones, to the Hub as well, and writes the receipt."""
+        staged = self.run.push.stage(files) if self.run.push else []
+        self.run.receipts.add(name, stored, {**facts, "staged": staged})
 
     def refuse(self, error: GateError) -> None:
         """Notes an artefact that failed its test; the run ends with `raise_refused` once the others are made."""
         self.refused += error.faults
         for fault in error.faults:
-            self.log("refused", artefact=fault.pointer, text=str(fault))
+            self.run.log("refused", artefact=fault.pointer, text=str(fault))
         self.write_report()
 
     def raise_refused(self) -> None:
@@ -97,13 +91,13 @@ class Artefacts:
 
     def facts(self) -> list[dict[str, Any]]:
         """What is known of every stored artefact, earlier tries of this run included."""
-        return [dict(self.receipts[name].facts["exports"]) for name in names(self.spec) if name in self.receipts]
+        return [dict(self.run.receipts[name].facts["exports"]) for name in names(self.run.spec) if name in self.run.receipts]
 
     def write_report(self) -> None:
         """`report/exports.json`: the stored artefacts with figures and limits, and what was refused."""
         refused = [{"file": f.pointer, "message": f.message, "found": f.found, "limit": f.expected} for f in self.refused]
         plans = [vars(step) for step in self._steps.values()]
-        write_json(self.workdir / "report" / "exports.json", {"artefacts": self.facts(), "refused": refused, "plan": plans})
+        write_json(self.run.workdir / "report" / "exports.json", {"artefacts": self.facts(), "refused": refused, "plan": plans})
 
     def forget(self, *paths: Path) -> None:
         """Removes intermediates that nothing needs any more."""
@@ -125,25 +119,31 @@ class Artefacts:
         self._other_bytes = self._used_bytes() - base_bytes
         on_cpu = device == "cpu"
         shapes = read_shapes(model_dir)
-        if self.spec.lora is None and on_cpu:
+        if self.run.spec.lora is None and on_cpu:
             shapes = shapes.in_fp32()
-        sizes = self._gguf_bytes(model_dir, shapes) if self.spec.export.gguf or self.spec.export.lora_gguf else {}
+        sizes = self._gguf_bytes(model_dir, shapes) if self.run.spec.export.gguf or self.run.spec.export.lora_gguf else {}
         beside_bytes = sum(p.stat().st_size for p in model_dir.iterdir() if p.is_file() and p.suffix != ".safetensors")
-        self.memory = foresee_memory(self.spec, shapes, beside_bytes, on_cpu, row_tokens, available_bytes())
+        self.memory = foresee_memory(self.run.spec, shapes, beside_bytes, on_cpu, row_tokens, available_bytes())
         self.at_once = parallel_quants(sizes, shapes) if sizes else 1
-        for early in (made_early(self.spec, sizes, shapes.gguf_type, self.at_once, on_cpu), []):
-            needs = steps(self.spec, shapes, base_bytes, self.memory, sizes, self.at_once, early)
+        for early in (made_early(self.run.spec, sizes, shapes.gguf_type, self.at_once, on_cpu), []):
+            needs = steps(self.run.spec, shapes, base_bytes, self.memory, sizes, self.at_once, early)
             self.early, self._steps = early, {step.name: step for step in needs}
             if self._room_bytes() >= max(step.disk_bytes for step in needs):  # else without those that are only sooner there
                 break
-        self.log("plan", **{f"{step.name}_disk_bytes": step.disk_bytes for step in self._steps.values()})
+        self.run.log("plan", **{f"{step.name}_disk_bytes": step.disk_bytes for step in self._steps.values()})
         for name in self._steps:
             self.require(name)
 
     def _gguf_bytes(self, model_dir: Path, shapes: Shapes) -> dict[str, int]:
-        scratch = self.children
-        types = list(dict.fromkeys([shapes.gguf_type, *self.spec.export.gguf]))
-        step = {"operation": "plan", "model": str(model_dir), "scratch": str(scratch), "types": types, "imatrix": self.spec.export.imatrix}
+        scratch = self.run.children
+        types = list(dict.fromkeys([shapes.gguf_type, *self.run.spec.export.gguf]))
+        step = {
+            "operation": "plan",
+            "model": str(model_dir),
+            "scratch": str(scratch),
+            "types": types,
+            "imatrix": self.run.spec.export.imatrix,
+        }
         sizes: dict[str, int] = run_child("job.gguf.worker", {"steps": [step]}, scratch, "plan of the GGUFs")["steps"][0]["bytes"]
         return sizes
 
@@ -153,7 +153,7 @@ class Artefacts:
         if step is None:  # nothing was foreseen: the weights are stored already
             return
         still_needed = step.disk_bytes - (self._used_bytes() - self._other_bytes)
-        require_disk(self.workdir, max(0, still_needed), f"step {name} of the exports")
+        require_disk(self.run.workdir, max(0, still_needed), f"step {name} of the exports")
         require_ram(max(0, step.ram_bytes - taken_bytes()), f"step {name} of the exports")  # of those that are at work already
 
     def foretold(self, process: Callable[[Memory], int]) -> int | None:
@@ -162,10 +162,10 @@ class Artefacts:
 
     def _room_bytes(self) -> int:
         """Of the disk, for the exports, what is there of them counted in."""
-        return shutil.disk_usage(self.workdir).free + self._used_bytes() - self._other_bytes
+        return shutil.disk_usage(self.run.workdir).free + self._used_bytes() - self._other_bytes
 
     def _used_bytes(self) -> int:
-        return sum(map(_file_bytes, self.workdir.rglob("*")))
+        return sum(map(_file_bytes, self.run.workdir.rglob("*")))
 
 
 def _file_bytes(path: Path) -> int:

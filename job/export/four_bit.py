@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from job.export.adapter import readable
+from job.export.adapter import files_by_key
 from job.host.child import serve
 from job.plan.host_memory import SHARD_BYTES
 from job.source.model_files import CONFIG, INDEX
@@ -30,7 +30,7 @@ def quantise_merged(merged: Path, target: Path, device: str) -> None:
     for path in merged.iterdir():
         if path.is_file() and path.suffix != ".safetensors" and path.name not in (CONFIG, INDEX):
             shutil.copyfile(path, target / path.name)
-    readable(target)
+    files_by_key(target)
 
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 from job import __version__
 from job.errors import CapacityError, Fault, InputError, JobError, TransientError
 from job.host.log import Log
-from job.ledger.manifest import CHECKPOINTS, File, artefact
+from job.ledger.manifest import CHECKPOINTS, File, store_file
 from job.spec import CheckpointsSpec
 from job.store import Store
 
@@ -141,7 +141,7 @@ class Checkpoints:
     def _upload(self, step: int, folder: Path) -> JobError | None:
         try:
             paths = sorted(path for path in folder.iterdir() if path.is_file())
-            files = [artefact(self._store, path, f"{self._key(step)}/{path.name}") for path in paths]
+            files = [store_file(self._store, path, f"{self._key(step)}/{path.name}") for path in paths]
             self._store.write(f"{self._key(step)}/{MANIFEST}", _encode(step, self._origin, self._machine, files))
             self.stored += 1
             self._log("checkpoint", step=step, bytes=sum(file.bytes for file in files), note="stored")

@@ -101,7 +101,7 @@ def spec_bytes(spec: JobSpec) -> bytes:
     return (json.dumps(spec.resolved, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def artefact(store: Store, path: Path, key: str) -> File:
+def store_file(store: Store, path: Path, key: str) -> File:
     """Store a local file and say what was stored. Raises `TransientError` if the stored size is another."""
     size = path.stat().st_size
     with ThreadPoolExecutor(1) as beside:  # both read the whole file, and each waits for other things

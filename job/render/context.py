@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from job.errors import Fault, SpecError
 from job.plan.machine import Resources, resources
 from job.plan.model_size import model_size
 from job.render.options import Options, job_name
 from job.spec import JobSpec, parse_spec
-from job.spec.rules import sources_of
 from job.spec.wording import show
 
 
@@ -34,12 +32,12 @@ def context(raw: bytes, options: Options) -> Context:
 
 def local_paths(spec: JobSpec) -> dict[str, str]:
     """Pointer → path of everything that the spec reads or writes on this machine's disk."""
-    document: dict[str, Any] = spec.resolved
-    places = {f"/model/{key}": document["model"].get(key, "hf://") for key in ("source", "merge_base")}
-    places |= {f"{pointer}/source": source["source"] for pointer, source in sources_of(document)}
-    places["/output/uri"] = document["output"]["uri"]
-    places["/output/checkpoints/uri"] = document["output"].get("checkpoints", {}).get("uri", "s3://")
-    return {pointer: path for pointer, path in places.items() if "://" not in path}
+    held_out = (spec.data.held_out and spec.data.held_out.sources) or ()
+    places: dict[str, str | None] = {"/model/source": spec.model.source, "/model/merge_base": spec.model.merge_base}
+    places |= {f"/data/train/{index}/source": source.source for index, source in enumerate(spec.data.train)}
+    places |= {f"/data/held_out/sources/{index}/source": source.source for index, source in enumerate(held_out)}
+    places |= {"/output/uri": spec.output.uri, "/output/checkpoints/uri": spec.output.checkpoints.uri}
+    return {pointer: path for pointer, path in places.items() if path is not None and "://" not in path}
 
 
 def require_remote(spec: JobSpec) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from job.errors import JobError
 from job.host.log import Log
 from job.host.stats import GIB, Stats
-from job.ledger.manifest import File, artefact
+from job.ledger.manifest import File, store_file
 from job.spec import JobSpec
 from job.store import Store
 
@@ -32,7 +32,7 @@ def _encode(document: Any) -> bytes:
 
 def store_document(store: Store, workdir: Path, key: str, document: Any) -> File:
     """Writes a JSON document and stores it under `key`."""
-    return artefact(store, write_json(workdir / key, document), key)
+    return store_file(store, write_json(workdir / key, document), key)
 
 
 def write_losses(result: TrainResult, folder: Path) -> None:
@@ -99,6 +99,6 @@ def keep_evidence(store: Store, stats: Stats, log: Log) -> None:
         store.write("stats.json", _encode(stats.document()))
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                artefact(store, path, f"report/{path.relative_to(folder)}")
+                store_file(store, path, f"report/{path.relative_to(folder)}")
     except JobError as error:
         log("evidence", note="stats.json could not be stored", reason=str(error))

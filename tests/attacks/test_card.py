@@ -43,11 +43,13 @@ def hostile(folder: Path, text: str) -> CardFacts:
     known = facts(folder)
     sources = tuple(dataclasses.replace(source, source=text, split=text) for source in known.sources)
     named = {"device": {"name": text, "total_memory_bytes": 0}, "effective": {"optimizer": text}, "packages": {"torch": text}}
-    spec = known.spec | {
-        "data": known.spec["data"] | {"chat_template": text},
-        "evaluation": known.spec["evaluation"] | {"prompts": [text]},
-        "output": {"uri": "s3://" + text},
-    }
+    replace = dataclasses.replace
+    spec = replace(
+        known.spec,
+        data=replace(known.spec.data, chat_template=text),
+        evaluation=replace(known.spec.evaluation, prompts=(text,)),
+        output=replace(known.spec.output, uri="s3://" + text),
+    )
     exports = ({**MERGED, "files": [text]}, {**Q4, "files": [text, text]})
     return dataclasses.replace(
         known, spec=spec, base_id=text, base_licence=text, sources=sources, stats=known.stats | named, exports=exports,

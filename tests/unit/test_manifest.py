@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from job.errors import GateError, InputError, JobError, TransientError
-from job.ledger.manifest import MANIFEST, SPEC, File, Manifest, artefact, claim, publish, read_manifest, spec_bytes, stored_file, verify
+from job.ledger.manifest import MANIFEST, SPEC, File, Manifest, claim, publish, read_manifest, spec_bytes, store_file, stored_file, verify
 from job.spec import JobSpec, parse_spec
 from job.spec.strict import StrictValidator, load_schema
 from job.store import DirectoryStore, Store, Stored, open_store
@@ -52,7 +52,7 @@ def finished(store: Store, spec: JobSpec, tmp_path: Path, contents: dict[str, by
     for key, data in contents.items():
         local = tmp_path / "local"
         local.write_bytes(data)
-        files.append(artefact(store, local, key))
+        files.append(store_file(store, local, key))
     manifest = a_manifest(spec, files)
     publish(store, manifest)
     return manifest
@@ -258,7 +258,7 @@ def test_a_damaged_finished_run_is_not_taken_for_done(store: Store, tmp_path: Pa
 def test_publishing_what_is_not_there_fails_and_shows_no_manifest(store: Store, tmp_path: Path) -> None:
     claim(store, a_spec())
     (tmp_path / "local").write_bytes(b"xyz")
-    there = artefact(store, tmp_path / "local", "there")
+    there = store_file(store, tmp_path / "local", "there")
     for lost in (File("absent", 1, SHA), dataclasses.replace(there, bytes=4)):
         with pytest.raises(TransientError, match=lost.key):
             publish(store, a_manifest(a_spec(), [lost]))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from job.host.log import Log
-from job.ledger.manifest import artefact
+from job.ledger.manifest import store_file
 from job.ledger.receipts import Receipts
 from job.store import DirectoryStore, Store
 
@@ -33,7 +33,7 @@ def stored(store: Store, folder: Path, contents: dict[str, bytes]) -> Receipts:
     for name, data in contents.items():
         path = folder / name
         path.write_bytes(data)
-        receipts.add(name, [artefact(store, path, f"gguf/{name}")], FACTS)
+        receipts.add(name, [store_file(store, path, f"gguf/{name}")], FACTS)
     return receipts
 
 

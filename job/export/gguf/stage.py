@@ -56,11 +56,11 @@ class Quants:
         self._device = device
         self._converting: Child | None = None
         self._made: list[str] = []
-        self._spec = artefacts.spec
+        self._spec = artefacts.run.spec
         texts = [prepared.tokenizer.decode(ids) for ids in check_rows(prepared, self._spec.export.check_tokens)[:COMPARED_TEXTS]]
         self._expected = describe_tokenizer(prepared.tokenizer, prepared.template, texts)
         self._own_type = read_shapes(merged).gguf_type
-        self.own = artefacts.workdir / f"{self._spec.name}-{TYPES[self._own_type].label}.gguf"
+        self.own = artefacts.run.workdir / f"{self._spec.name}-{TYPES[self._own_type].label}.gguf"
         self._threads = max(1, usable_cores() // artefacts.at_once)
 
     def __enter__(self) -> Self:
@@ -78,7 +78,7 @@ class Quants:
     def converted(self) -> None:
         """Waits for the conversion."""
         if self._converting is not None:
-            self.artefacts.log("convert", **self._converting.wait()["steps"][0])
+            self.artefacts.run.log("convert", **self._converting.wait()["steps"][0])
 
     def conversion(self, model: Path, target: Path, quants: Sequence[dict[str, Any]] = ()) -> Child:
         """A process that makes the whole model one GGUF in its own number type, and these of it."""
@@ -88,7 +88,7 @@ class Quants:
         }  # fmt: skip
         kinds = [quant["type"] for quant in quants]
         foretold_bytes = self.artefacts.foretold(lambda memory: max([memory.convert(), *map(memory.quant, kinds)]))
-        return Child(WORKER, {"steps": [step, *quants]}, self.artefacts.children, "conversion to GGUF", foretold_bytes=foretold_bytes)
+        return Child(WORKER, {"steps": [step, *quants]}, self.artefacts.run.children, "conversion to GGUF", foretold_bytes=foretold_bytes)
 
     def start(self, name: str) -> Made:
         """A process that makes the GGUF of type `name`, if it is not there, and tests it."""
@@ -98,7 +98,7 @@ class Quants:
         steps.append({"operation": "split", "file": str(path), "max_bytes": GGUF_SPLIT_BYTES})
         steps.append(self._check(name, path, source, f"gguf/{path.name}") | {"limits": self.limits(name)})
         foretold_bytes = self.artefacts.foretold(lambda memory: (memory.quant if name != self._own_type else memory.check)(name))
-        child = Child(WORKER, {"steps": steps}, self.artefacts.children, f"gguf/{path.name}", foretold_bytes=foretold_bytes)
+        child = Child(WORKER, {"steps": steps}, self.artefacts.run.children, f"gguf/{path.name}", foretold_bytes=foretold_bytes)
         return Made(f"gguf-{name}", path, child)
 
     def finish(self, made: Made) -> None:
@@ -123,7 +123,7 @@ class Quants:
     def lora(self, base: Path, adapter: Path) -> None:
         """The adapter alone as GGUF, tested on a GGUF of the base."""
         kind = self._spec.export.lora_gguf or "f16"
-        path, under = self.artefacts.workdir / f"{self._spec.name}-LoRA-{kind.upper()}.gguf", self.artefacts.workdir / "base.gguf"
+        path, under = self.artefacts.run.workdir / f"{self._spec.name}-LoRA-{kind.upper()}.gguf", self.artefacts.run.workdir / "base.gguf"
         with self.conversion(base, under) as child:
             child.wait()
         make = {"operation": "lora", "adapter": str(adapter), "model": str(base), "target": str(path), "type": kind,
@@ -132,7 +132,7 @@ class Quants:
         try:
             foretold_bytes = self.artefacts.foretold(Memory.lora)
             answer = run_child(
-                WORKER, {"steps": [make, check]}, self.artefacts.children, f"gguf/{path.name}", foretold_bytes=foretold_bytes
+                WORKER, {"steps": [make, check]}, self.artefacts.run.children, f"gguf/{path.name}", foretold_bytes=foretold_bytes
             )
             _, found = answer["steps"]
         except GateError as error:
@@ -143,7 +143,7 @@ class Quants:
         self.artefacts.forget(under)
 
     def path(self, name: str) -> Path:
-        return self.artefacts.workdir / f"{self._spec.name}-{TYPES[name].label}.gguf"
+        return self.artefacts.run.workdir / f"{self._spec.name}-{TYPES[name].label}.gguf"
 
     def limits(self, name: str) -> dict[str, float]:
         """The spec's limits of a type, else its own."""
@@ -155,10 +155,10 @@ class Quants:
         return found
 
     def forget_sources(self) -> None:
-        self.artefacts.forget(self.artefacts.workdir / REFERENCE, *self.own.parent.glob(f"{self.own.stem}*.gguf"))
+        self.artefacts.forget(self.artefacts.run.workdir / REFERENCE, *self.own.parent.glob(f"{self.own.stem}*.gguf"))
 
     def _quantise(self, name: str, path: Path) -> dict[str, Any]:
-        imatrix = self.artefacts.workdir / IMATRIX
+        imatrix = self.artefacts.run.workdir / IMATRIX
         with_imatrix = weighed(self._spec, name)
         return {
             "operation": "quantise", "source": str(self.own), "target": str(path), "type": name,
@@ -168,7 +168,7 @@ class Quants:
     def _check(self, name: str, path: Path, source: str | None, key: str) -> dict[str, Any]:
         return {
             "operation": "check", "file": str(path), "key": key, "type": name, "source": source,
-            "reference": str(self.artefacts.workdir / REFERENCE), "expected": self._expected, "threads": self._threads, "lora": None,
+            "reference": str(self.artefacts.run.workdir / REFERENCE), "expected": self._expected, "threads": self._threads, "lora": None,
         }  # fmt: skip
 
 
@@ -180,7 +180,7 @@ def make_quants(quants: Quants, base: Path) -> None:
         quants.lora(base, artefacts.recall("adapter"))
     artefacts.forget(*base.glob("*.safetensors"))  # a copy, or links: the merge has all of it
     quants.converted()
-    artefacts.forget(artefacts.workdir / "merged")
+    artefacts.forget(artefacts.run.workdir / "merged")
     artefacts.require("quantise")
     for waiting in quants.order():
         _make_all(quants, waiting)

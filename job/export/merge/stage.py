@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job.export.adapter import readable
+from job.export.adapter import files_by_key
 from job.export.artefacts import Artefacts
 from job.export.merge.write import handle as merge_in_process
 from job.export.rows import calibration_rows, check_prompt, check_rows
@@ -30,14 +30,14 @@ class Merged:
 
     def store(self, artefacts: Artefacts) -> None:
         """Stores what is asked for."""
-        given, figures = artefacts.spec.export.limits, dict(self.found["merged"] or {}) | {"perplexity": self.found["perplexity"]}
+        given, figures = artefacts.run.spec.export.limits, dict(self.found["merged"] or {}) | {"perplexity": self.found["perplexity"]}
         if "merged" in artefacts.outstanding:
-            artefacts.keep("merged", _keys(self.folder), figures, {"logit_ratio": given.merged_logits, "kl": given.merged_kl})
+            artefacts.keep("merged", files_by_key(self.folder), figures, {"logit_ratio": given.merged_logits, "kl": given.merged_kl})
         if self.four_bit is not None:
-            artefacts.keep("merged_4bit", _keys(self.four_bit), self.found["merged_4bit"], {"kl": given.merged_4bit_kl})
+            artefacts.keep("merged_4bit", files_by_key(self.four_bit), self.found["merged_4bit"], {"kl": given.merged_4bit_kl})
             artefacts.forget(self.four_bit)
         if "imatrix" in artefacts.outstanding:
-            path = artefacts.workdir / IMATRIX
+            path = artefacts.run.workdir / IMATRIX
             path.chmod(0o644)
             artefacts.keep("imatrix", {f"gguf/{IMATRIX}": path}, {}, {})
 
@@ -47,7 +47,7 @@ def merge(artefacts: Artefacts, prepared: Prepared, base: Path, device: str) -> 
 
     Raises `GateError` if a tensor is not what base and adapter make it.
     """
-    folder = artefacts.workdir / "merged"
+    folder = artefacts.run.workdir / "merged"
     if not artefacts.merges:
         return artefacts.recall(folder.name)
     artefacts.require("merge")
@@ -55,10 +55,10 @@ def merge(artefacts: Artefacts, prepared: Prepared, base: Path, device: str) -> 
              "end_ids": prepared.report.stop_token_ids, "device": device}  # fmt: skip
     if device == "cpu":
         foretold_bytes = artefacts.foretold(Memory.merge)
-        report = run_child("job.export.merge.write", asked, artefacts.children, "merging the adapter", foretold_bytes=foretold_bytes)
+        report = run_child("job.export.merge.write", asked, artefacts.run.children, "merging the adapter", foretold_bytes=foretold_bytes)
     else:  # host memory holds a few blocks only, and here the GPU is open already: a process of its own would take 10 s to get there
         report = merge_in_process(asked)
-    artefacts.log("merge", **report)
+    artefacts.run.log("merge", **report)
     return folder
 
 
@@ -68,17 +68,19 @@ def compare(artefacts: Artefacts, prepared: Prepared, base: Path, folder: Path, 
     Raises `GateError` if the model is not the one that was trained.
     """
     adapter = artefacts.recall("adapter") if artefacts.merges else None
-    four_bit = artefacts.workdir / "merged_4bit" if "merged_4bit" in artefacts.outstanding else None
+    four_bit = artefacts.run.workdir / "merged_4bit" if "merged_4bit" in artefacts.outstanding else None
     if four_bit is not None:
         artefacts.require("four_bit")
         asked = {"merged": str(folder), "target": str(four_bit), "device": device}
         foretold_bytes = artefacts.foretold(Memory.four_bit)
-        run_child("job.export.four_bit", asked, artefacts.children, "4-bit weights", foretold_bytes=foretold_bytes)
+        run_child("job.export.four_bit", asked, artefacts.run.children, "4-bit weights", foretold_bytes=foretold_bytes)
     artefacts.require("compare")
     asked = comparison(artefacts, prepared, base if adapter else None, adapter, folder, four_bit, device)
     foretold_bytes = artefacts.foretold(Memory.compare)
-    found = run_child("job.export.compare", asked, artefacts.children, "comparison of the merged weights", foretold_bytes=foretold_bytes)
-    artefacts.log("compare", perplexity=found["perplexity"], stopped=found["stopped"], **(found["merged"] or {}))
+    found = run_child(
+        "job.export.compare", asked, artefacts.run.children, "comparison of the merged weights", foretold_bytes=foretold_bytes
+    )
+    artefacts.run.log("compare", perplexity=found["perplexity"], stopped=found["stopped"], **(found["merged"] or {}))
     return Merged(folder, four_bit, found)
 
 
@@ -86,9 +88,9 @@ def comparison(
     artefacts: Artefacts, prepared: Prepared, base: Path | None, adapter: Path | None, merged: Path, four_bit: Path | None, device: str
 ) -> dict[str, Any]:
     """The request to `job.export.compare`."""
-    export = artefacts.spec.export
-    probe = artefacts.workdir / "report" / "probe.safetensors"
-    whole = artefacts.spec.lora is None and probe.is_file()  # every weight was trained, in this very try
+    export = artefacts.run.spec.export
+    probe = artefacts.run.workdir / "report" / "probe.safetensors"
+    whole = artefacts.run.spec.lora is None and probe.is_file()  # every weight was trained, in this very try
     return {
         "base": base and str(base),
         "adapter": adapter and str(adapter),
@@ -98,19 +100,15 @@ def comparison(
         "rows": check_rows(prepared, export.check_tokens),
         "prompt": check_prompt(prepared),
         "stop_token_ids": prepared.report.stop_token_ids,
-        "max_new_tokens": artefacts.spec.evaluation.max_new_tokens,
+        "max_new_tokens": artefacts.run.spec.evaluation.max_new_tokens,
         "calibration": calibration_rows(prepared, export.imatrix_tokens) if export.imatrix else [],
         "device": device,
-        "reference": str(artefacts.workdir / REFERENCE),
-        "imatrix": str(artefacts.workdir / IMATRIX) if export.imatrix else None,
+        "reference": str(artefacts.run.workdir / REFERENCE),
+        "imatrix": str(artefacts.run.workdir / IMATRIX) if export.imatrix else None,
         "limits": limits(artefacts),
     }
 
 
 def limits(artefacts: Artefacts) -> dict[str, float]:
-    given = artefacts.spec.export.limits
+    given = artefacts.run.spec.export.limits
     return {"max_logit_ratio": given.merged_logits, "max_kl": given.merged_kl, "max_kl_4bit": given.merged_4bit_kl}
-
-
-def _keys(folder: Path) -> dict[str, Path]:
-    return {f"{folder.name}/{path.relative_to(folder)}": path for path in readable(folder)}

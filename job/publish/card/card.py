@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from job import __version__
 from job.evaluation.metrics import METRICS
@@ -12,6 +13,9 @@ from job.publish.card.facts import CardFacts, Sample, SourceFacts, card_facts
 from job.publish.card.metadata import metadata
 from job.publish.card.use import Usage, how_to_use, shell_verify
 from job.report.markdown import LONGEST, block, code, figure, table
+
+if TYPE_CHECKING:
+    from job.spec import JobSpec
 
 __all__ = ["CardFacts", "Sample", "SourceFacts", "card_facts", "write_card"]
 
@@ -32,21 +36,21 @@ def write_card(facts: CardFacts, path: Path) -> Path:
 
 
 def _summary(facts: CardFacts) -> list[str]:
-    model, train = facts.spec["model"], facts.stats["data"]["train"]
+    train = facts.stats["data"]["train"]
     learned = f"{train['rows']} rows ({train['trained_tokens']} learned tokens)"
     revision = f" at revision {code(facts.base_revision)}" if facts.base_revision else ""
-    lines = [f"# {facts.spec['name']}", "", f"{code(facts.base_id)}{revision}, fine-tuned on {learned}: {_method(facts.spec)}."]
+    lines = [f"# {facts.spec.name}", "", f"{code(facts.base_id)}{revision}, fine-tuned on {learned}: {_method(facts.spec)}."]
     licence = (
         f"Licence of the base: {code(facts.base_licence)}." if facts.base_licence else "The licence of the base is not known to this run."
     )
-    return [*lines, f"Sequences of up to {model['max_seq_length']} tokens. {licence}", ""]
+    return [*lines, f"Sequences of up to {facts.spec.model.max_seq_length} tokens. {licence}", ""]
 
 
-def _method(spec: Mapping[str, Any]) -> str:
-    if "lora" not in spec:
+def _method(spec: JobSpec) -> str:
+    if spec.lora is None:
         return "every weight trained"
-    weights = {"4bit": "4-bit weights (QLoRA)", "8bit": "8-bit weights", "16bit": "16-bit weights"}[spec["model"]["precision"]]
-    return f"{'DoRA' if spec['lora']['dora'] else 'LoRA'} of rank {spec['lora']['r']} on {weights}"
+    weights = {"4bit": "4-bit weights (QLoRA)", "8bit": "8-bit weights", "16bit": "16-bit weights"}[spec.model.precision]
+    return f"{'DoRA' if spec.lora.dora else 'LoRA'} of rank {spec.lora.r} on {weights}"
 
 
 def _results(facts: CardFacts) -> list[str]:
@@ -93,24 +97,24 @@ def _percent(share: float | None) -> str:
 
 
 def _usage(facts: CardFacts) -> Usage:
-    spec, lora = facts.spec, facts.spec.get("lora", {})
+    spec, lora = facts.spec, facts.spec.lora
     ggufs = [a["files"][0] for a in facts.exports if a["name"].startswith("gguf-")]
     adapters = [a["files"][0] for a in facts.exports if a["name"] == "lora_gguf"]
-    prompts = [prompt for prompt in spec["evaluation"]["prompts"] if len(prompt) <= LONGEST and prompt.isprintable()]
+    prompts = [prompt for prompt in spec.evaluation.prompts if len(prompt) <= LONGEST and prompt.isprintable()]
     return Usage(
-        name=spec["name"],
+        name=spec.name,
         kinds=frozenset(facts.kinds),
         base=facts.hub_base,
         revision=facts.base_revision,
-        output=spec["output"]["uri"],
-        repository=(spec["output"].get("hub") or {}).get("repository"),
+        output=spec.output.uri,
+        repository=spec.output.hub.repository if spec.output.hub else None,
         gguf=ggufs[0] if ggufs else None,
         lora_gguf=adapters[0] if adapters else None,
-        modelfile=spec["export"]["modelfile"],
-        served_rank=lora["r"] if lora and not (lora["dora"] or lora["modules_to_save"] or lora["bias"] != "none") else None,
+        modelfile=spec.export.modelfile,
+        served_rank=lora.r if lora and not (lora.dora or lora.modules_to_save or lora.bias != "none") else None,
         prompt=prompts[0] if prompts else "Hello!",
         chat=facts.chat,
-        max_new_tokens=spec["evaluation"]["max_new_tokens"],
+        max_new_tokens=spec.evaluation.max_new_tokens,
     )
 
 
@@ -130,11 +134,12 @@ def _training(facts: CardFacts) -> list[str]:
     return ["## Training", "", *table(("Outcome", "value"), outcome), *table(("Setting", "value"), [*settings, *effective])]
 
 
-def _settings(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+def _settings(spec: JobSpec) -> Iterator[tuple[str, str, Any]]:
+    """Section, name and value of what was set, or had a default."""
     for section in SETTINGS:
-        for name, value in spec.get(section, {}).items():
-            if name not in NOT_SETTINGS:
-                yield section, name, value
+        for name, value in asdict(getattr(spec, section)).items() if getattr(spec, section) else ():
+            if name not in NOT_SETTINGS and value is not None:
+                yield section, name, list(value) if isinstance(value, tuple) else value
 
 
 def _cost(facts: CardFacts) -> list[str]:
@@ -166,4 +171,4 @@ def _provenance(facts: CardFacts) -> list[str]:
         f"Run {code(facts.run_id)} of tunejob {__version__}. `spec.json` makes it again; `manifest.json` lists every",
     ]
     lines += ["file with its SHA-256, and `report/` has the loss curves, the answers and the figures of every export.", ""]
-    return [*lines, *block(shell_verify(facts.spec["output"]["uri"]), "sh"), *table(("Package", "version"), packages)]
+    return [*lines, *block(shell_verify(facts.spec.output.uri), "sh"), *table(("Package", "version"), packages)]

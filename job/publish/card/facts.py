@@ -36,14 +36,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the card tells. `spec` is the resolved spec, `stats` the document of stats.json.
+    """What the card tells. `stats` is the document of stats.json.
 
     `exports`: artefacts as in report/exports.json (name, files, bytes, figures, limits). `chat`: whether the model was
     trained on conversations.
     """
 
     run_id: str
-    spec: Mapping[str, Any]
+    spec: JobSpec
     base_id: str
     base_revision: str | None
     base_licence: str | None
@@ -62,7 +62,7 @@ class CardFacts:
     def kinds(self) -> set[str]:
         """What there is: adapter, merged, merged_4bit, gguf, lora_gguf."""
         kinds = {"gguf" if artefact["name"].startswith("gguf-") else str(artefact["name"]) for artefact in self.exports}
-        return kinds | {"adapter" if "lora" in self.spec else "merged"}
+        return kinds | {"adapter" if self.spec.lora else "merged"}
 
 
 def card_facts(
@@ -76,7 +76,7 @@ def card_facts(
     ]
     return CardFacts(
         spec.run_id,
-        spec.resolved,
+        spec,
         base.public_id,
         base.revision,
         base.licence,

@@ -33,9 +33,9 @@ def metadata(facts: CardFacts) -> str:
 
 
 def _tags(facts: CardFacts, kinds: set[str]) -> list[str]:
-    lora = ["lora", *(["qlora"] if facts.spec["model"]["precision"] == "4bit" else [])] if "lora" in facts.spec else []
+    lora = ["lora", *(["qlora"] if facts.spec.model.precision == "4bit" else [])] if facts.spec.lora else []
     gguf = ["gguf"] if kinds & {"gguf", "lora_gguf"} else []
-    return ["tunejob", facts.spec["model"]["backend"], *lora, *gguf, *(["conversational"] if facts.chat else [])]
+    return ["tunejob", facts.spec.model.backend, *lora, *gguf, *(["conversational"] if facts.chat else [])]
 
 
 def _dataset(source: str) -> str | None:
