@@ -21,7 +21,20 @@ from job.host.streams import LastingStream, reopen_streams, settle_streams
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
 TERMINATION_LOG = "/dev/termination-log"
 WORKDIR_VARIABLE = "TUNEJOB_WORKDIR"
-RENDER_TARGETS = ("docker", "podman", "compose", "job", "kueue", "jobset", "trainjob", "skypilot", "dstack", "runpod", "vast", "actions")
+RENDER_TARGETS = (
+    "docker",
+    "podman",
+    "compose",
+    "job",
+    "kueue",
+    "jobset",
+    "trainjob",
+    "skypilot",
+    "dstack",
+    "runpod",
+    "vast",
+    "actions",
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,16 +53,27 @@ def parser() -> argparse.ArgumentParser:
     validate.add_argument("spec", metavar="SPEC", help=spec_help)
     run = commands.add_parser("run", help="run the job: fetch, train, evaluate, publish")
     run.add_argument("spec", metavar="SPEC", help=spec_help)
-    run.add_argument("--workdir", help=f"scratch directory, kept afterwards (default: {WORKDIR_VARIABLE}, else temporary)")
-    run.add_argument("--log", choices=("auto", "json", "text"), default="auto", help="JSON lines, or a live display (default: by terminal)")
+    run.add_argument(
+        "--workdir", help=f"scratch directory, kept afterwards (default: {WORKDIR_VARIABLE}, else temporary)"
+    )
+    run.add_argument(
+        "--log",
+        choices=("auto", "json", "text"),
+        default="auto",
+        help="JSON lines, or a live display (default: by terminal)",
+    )
     verify = commands.add_parser("verify", help="hash every file of a published run again")
     verify.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
     report = commands.add_parser("report", help="print the report of a run, Markdown")
     report.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
-    wait = commands.add_parser("wait", help="follow a Kubernetes Job with kubectl, or a log, to its end; leave with its exit code")
+    wait = commands.add_parser(
+        "wait", help="follow a Kubernetes Job with kubectl, or a log, to its end; leave with its exit code"
+    )
     wait.add_argument("job", metavar="JOB", help="name of the Job, or - for the log of a run on standard input")
     wait.add_argument("--namespace", help="of the Job (default: the context's)")
-    wait.add_argument("--summary", metavar="FILE", help="append outcome and report as Markdown, such as $GITHUB_STEP_SUMMARY")
+    wait.add_argument(
+        "--summary", metavar="FILE", help="append outcome and report as Markdown, such as $GITHUB_STEP_SUMMARY"
+    )
     wait.add_argument("--poll-seconds", type=float, default=5.0, help="between two looks at the cluster (default: 5)")
     commands.add_parser("schema", help="print the JSON Schema of a spec")
     add_render(commands, spec_help)
@@ -65,7 +89,9 @@ def add_render(commands: Any, spec_help: str) -> None:
     render.add_argument("--name", help="of the job, before its hash (default: the spec's)")
     render.add_argument("--namespace", help="of Kubernetes (default: the context's)")
     render.add_argument("--queue", default="tunejob", help="LocalQueue, for kueue (default: tunejob)")
-    render.add_argument("--parameters", metavar="SIZE", help="weights of the base model, such as 8b (default: from its files or name)")
+    render.add_argument(
+        "--parameters", metavar="SIZE", help="weights of the base model, such as 8b (default: from its files or name)"
+    )
     render.add_argument("--gpus", type=int, default=1, help="1; more come in a later version")
 
 
@@ -118,7 +144,9 @@ def command_wait(arguments: argparse.Namespace, log: Log) -> int:
         outcome = outcome_of_log(sys.stdin, "log", log)
     else:
         name = arguments.job.rpartition("/")[2]  # kubectl's own way to write it is job.batch/name
-        outcome = wait(Watch(name, Kubectl(arguments.namespace, arguments.poll_seconds, log), log), arguments.poll_seconds)
+        outcome = wait(
+            Watch(name, Kubectl(arguments.namespace, arguments.poll_seconds, log), log), arguments.poll_seconds
+        )
     if arguments.summary:
         with Path(arguments.summary).open("a", encoding="utf-8") as summary:
             summary.write(log.redact(outcome.markdown()))
@@ -131,7 +159,9 @@ def command_render(arguments: argparse.Namespace, log: Log) -> None:
     from job.render.options import options
 
     out, log.stream = log.stream, sys.stderr  # a file for a pipe: nothing else may come out of it
-    chosen = options(arguments.image, arguments.name, arguments.namespace, arguments.queue, arguments.parameters, arguments.gpus)
+    chosen = options(
+        arguments.image, arguments.name, arguments.namespace, arguments.queue, arguments.parameters, arguments.gpus
+    )
     text = render(read_spec(arguments.spec), arguments.to, chosen)
     if arguments.output:
         Path(arguments.output).write_text(text, "utf-8", newline="")
@@ -189,7 +219,11 @@ def report_failure(error: JobError, stage: str, log: Log) -> int:
         for fault in error.faults:
             log.say(f"  {fault}")
     say_last_words(facts, log)
-    log("failed", **facts, **({"all": [str(f) for f in error.faults]} if len(error.faults) > 1 and log.json_lines else {}))
+    log(
+        "failed",
+        **facts,
+        **({"all": [str(f) for f in error.faults]} if len(error.faults) > 1 and log.json_lines else {}),
+    )
     return error.exit_code
 
 
@@ -230,5 +264,7 @@ def carry_out(argv: list[str] | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[1])  # -m puts the current directory there, and a datasets.py in it would be imported
+    sys.path[0] = str(
+        Path(__file__).parents[1]
+    )  # -m puts the current directory there, and a datasets.py in it would be imported
     sys.exit(main())

@@ -23,7 +23,9 @@ from job.source import FetchedModel, FetchedSource
 README = "README.md"
 
 
-def store_documents(run: Run, artefacts: Artefacts, prepared: Prepared, base: FetchedModel, sources: Sequence[FetchedSource]) -> list[File]:
+def store_documents(
+    run: Run, artefacts: Artefacts, prepared: Prepared, base: FetchedModel, sources: Sequence[FetchedSource]
+) -> list[File]:
     """Writes and stores what people read; returns every file of the run but `spec.json` and `stats.json`."""
     facts = artefacts.facts()
     write_summary(run.spec, base.public_id, run.stats, facts, run.report)
@@ -64,10 +66,14 @@ def card(
 
 
 def show_on_hub(run: Run) -> None:
-    """One commit on main with everything that was staged and the documents beside it, if the spec names a repository."""
+    """One commit on main with everything that was staged and the documents beside it, if the spec names a
+    repository.
+    """
     if run.push:
         staged = [content for name in run.receipts.names() for content in run.receipts[name].facts.get("staged", [])]
-        documents = {f"gguf/{path.name}": path for path in (run.workdir / "modelfiles").glob("*")} | {README: run.workdir / README}
+        documents = {f"gguf/{path.name}": path for path in (run.workdir / "modelfiles").glob("*")} | {
+            README: run.workdir / README
+        }
         staged += run.push.stage({key: path for key, path in documents.items() if path.exists()})
         shown = run.push.publish(staged)
         run.log("pushed", commit=shown["commit"], url=shown["url"], files=shown["files"], bytes=shown["bytes"])
@@ -79,7 +85,12 @@ def store_statistics(run: Run) -> File:
 
 
 def manifest_of(
-    run: Run, artefacts: Artefacts, prepared: Prepared, base: FetchedModel, sources: Sequence[FetchedSource], files: list[File]
+    run: Run,
+    artefacts: Artefacts,
+    prepared: Prepared,
+    base: FetchedModel,
+    sources: Sequence[FetchedSource],
+    files: list[File],
 ) -> Manifest:
     """The manifest of this run, which lists `files` and the spec."""
     spec = run.spec
@@ -89,7 +100,10 @@ def manifest_of(
         run_id=spec.run_id,
         name=spec.name,
         base={"source": spec.model.source, "public_id": base.public_id, "revision": base.revision},
-        data=[{"source": s.spec.source, "split": s.spec.split, "revision": s.revision, "sha256": s.sha256} for s in sources],
+        data=[
+            {"source": s.spec.source, "split": s.spec.split, "revision": s.revision, "sha256": s.sha256}
+            for s in sources
+        ],
         chat_template_sha256=hashlib.sha256(prepared.template.encode()).hexdigest(),
         packages=package_versions(),
         results=results,

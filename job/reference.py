@@ -1,4 +1,5 @@
-"""README's tables of the spec, the GGUF types and the exit codes, generated from the schema, `job.gguf.types` and `job.errors`.
+"""README's tables of the spec, the GGUF types and the exit codes, generated from the schema, `job.gguf.types` and
+`job.errors`.
 
     python -m job.reference        rewrites them in README.md
 
@@ -49,7 +50,9 @@ def _resolve(schema: Json) -> Json:
 
 
 def _row(name: str, schema: Json, required: bool) -> str:
-    default = REQUIRED if required else _code(schema["default"]) if "default" in schema and not _is_section(schema) else "–"
+    default = (
+        REQUIRED if required else _code(schema["default"]) if "default" in schema and not _is_section(schema) else "–"
+    )
     return f"| `{name}` | {_cell(_value(schema))} | {default} | {_cell(schema['description'])} |"
 
 
@@ -98,10 +101,15 @@ def exit_code_table() -> str:
 
 def gguf_table() -> str:
     """Every GGUF type with the limits that hold unless the spec sets others."""
-    rows = ["| type | bits a weight, about | KL at most, nats a token | perplexity rise at most | needs imatrix |", "|---|---|---|---|---|"]
+    rows = [
+        "| type | bits a weight, about | KL at most, nats a token | perplexity rise at most | needs imatrix |",
+        "|---|---|---|---|---|",
+    ]
     for name, kind in TYPES.items():
         needs = "yes" if kind.needs_imatrix else ""
-        rows.append(f"| `{name}` | {kind.bits_per_weight:g} | {kind.max_kl:g} | {kind.max_perplexity_rise:.0%} | {needs} |")
+        rows.append(
+            f"| `{name}` | {kind.bits_per_weight:g} | {kind.max_kl:g} | {kind.max_perplexity_rise:.0%} | {needs} |"
+        )
     return "\n".join(rows)
 
 

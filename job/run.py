@@ -1,4 +1,6 @@
-"""The run, on one page: fetch → engine → data → weights → load → baseline → train → adapter → evaluate → merge → gguf → publish."""
+"""The run, on one page: fetch → engine → data → weights → load → baseline → train → adapter → evaluate → merge → gguf
+→ publish.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,15 @@ from job.ledger.receipts import Receipts
 from job.plan.require import require_device, require_disk, require_trackers, with_disk_figures
 from job.report.samples import write_samples
 from job.report.summary import keep_evidence
-from job.source import FetchedModel, FetchedSource, check_merge_base, fetch_data, fetch_model_config, fetch_model_weights, go_offline
+from job.source import (
+    FetchedModel,
+    FetchedSource,
+    check_merge_base,
+    fetch_data,
+    fetch_model_config,
+    fetch_model_weights,
+    go_offline,
+)
 from job.spec import JobSpec
 from job.spec.optimizers import effective_optimizer
 from job.store import Store, open_store
@@ -35,9 +45,13 @@ from job.training.backend import Backend, open_backend, prepare_environment
 from job.tuning import pin, recall, require_same_origin, train_and_store
 
 CHILDREN_IMPORT = (
-    "torch", "transformers.generation.utils", "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
-    "transformers.models.llama.modeling_llama", "peft",
-)  # fmt: skip
+    "torch",
+    "transformers.generation.utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama",
+    "peft",
+)
 
 
 def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
@@ -53,7 +67,16 @@ def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
         if published := claim(store, spec):  # by the holder that was waited for
             return finished_before(published, store, log)
         push = open_push(spec, workdir / "children")
-        run = Run(spec, store, lease, Receipts(store, spec.run_id, log), push, workdir, log, Stats(spec.run_id, spec.name, workdir))
+        run = Run(
+            spec,
+            store,
+            lease,
+            Receipts(store, spec.run_id, log),
+            push,
+            workdir,
+            log,
+            Stats(spec.run_id, spec.name, workdir),
+        )
         return with_evidence(run)
 
 
@@ -130,7 +153,13 @@ def stages(run: Run) -> Manifest:
     run.lease.require()
     publish(run.store, manifest)
     run.receipts.clear()
-    run.log("published", run_id=spec.run_id, output=run.store.uri, files=len(manifest.files), bytes=sum(f.bytes for f in manifest.files))
+    run.log(
+        "published",
+        run_id=spec.run_id,
+        output=run.store.uri,
+        files=len(manifest.files),
+        bytes=sum(f.bytes for f in manifest.files),
+    )
     return manifest
 
 
@@ -165,8 +194,14 @@ def models(run: Run) -> tuple[FetchedModel, FetchedModel]:
         check_merge_base(base, merge_base)
         return base, merge_base
     if base.quantised and spec.export.needs_merge:
-        raise InputError(Fault("exports need the 16-bit weights that this base was quantised from", "/model/merge_base",
-                               f"{base.public_id}, quantised", "the address of its 16-bit model"))  # fmt: skip
+        raise InputError(
+            Fault(
+                "exports need the 16-bit weights that this base was quantised from",
+                where="/model/merge_base",
+                found=f"{base.public_id}, quantised",
+                expected="the address of its 16-bit model",
+            )
+        )
     return base, base
 
 
@@ -182,7 +217,9 @@ def prepare(run: Run, train: list[FetchedSource], held_out: list[FetchedSource] 
     return prepared
 
 
-def fetch_weights(run: Run, artefacts: Artefacts, base: FetchedModel, merge_base: FetchedModel, prepared: Prepared) -> None:
+def fetch_weights(
+    run: Run, artefacts: Artefacts, base: FetchedModel, merge_base: FetchedModel, prepared: Prepared
+) -> None:
     """The weights that are still needed, and what the exports will need beside them."""
     needed = [] if TRAINED in run.receipts else [base]
     if artefacts.needs_base and merge_base not in needed:
@@ -192,4 +229,6 @@ def fetch_weights(run: Run, artefacts: Artefacts, base: FetchedModel, merge_base
     for model in needed:
         fetch_model_weights(model)
     if artefacts.outstanding and merge_base in needed:
-        artefacts.foresee(merge_base.path, copied_bytes, choose_device(), longest_row(prepared, run.spec.export.check_tokens))
+        artefacts.foresee(
+            merge_base.path, copied_bytes, choose_device(), longest_row(prepared, run.spec.export.check_tokens)
+        )

@@ -46,7 +46,9 @@ def train_and_store(
         start_reserved_bytes = gpu_reserved_bytes()
         result = train(backend, model, spec, prepared, run.workdir, checkpoints, run.log)
         stats.training = result.summary()
-    stats.memory = training_memory(start_reserved_bytes, stats.phases[-1].peak_gpu_reserved_bytes, stats.device["total_memory_bytes"])
+    stats.memory = training_memory(
+        start_reserved_bytes, stats.phases[-1].peak_gpu_reserved_bytes, stats.device["total_memory_bytes"]
+    )
     with stats.phase("adapter"):
         folder, weights = export_weights(run, backend, model, prepared, base)
         stored = artefacts.store_files(weights)
@@ -67,7 +69,9 @@ def train_and_store(
 
 def pin(run: Run, sources: Sequence[FetchedSource], models: Sequence[FetchedModel]) -> None:
     """From here on a rerun reads the same commits of the Hub, wherever its branches go."""
-    commits = {source.pointer: source.revision for source in sources} | {model.pointer: model.revision for model in models}
+    commits = {source.pointer: source.revision for source in sources} | {
+        model.pointer: model.revision for model in models
+    }
     found = {pointer: commit for pointer, commit in commits.items() if commit}
     if found and not run.revisions:
         run.receipts.add(PINNED, [], {"revisions": found})
@@ -80,7 +84,11 @@ def origin_of(run: Run, base: FetchedModel, prepared: Prepared) -> Origin:
 def open_checkpoints(run: Run, base: FetchedModel, prepared: Prepared) -> Checkpoints:
     """Those of this run on this base and these rows, where the environment, the spec or the output says."""
     return Checkpoints(
-        checkpoint_store(run), origin_of(run, base, prepared), run.spec.output.checkpoints, run.log, arithmetic(run.stats.device)
+        checkpoint_store(run),
+        origin_of(run, base, prepared),
+        run.spec.output.checkpoints,
+        run.log,
+        arithmetic(run.stats.device),
     )
 
 
@@ -90,7 +98,9 @@ def checkpoint_store(run: Run) -> Store:
 
 
 def clear_away(run: Run) -> None:
-    """What killed tries left unfinished. Not before the rows are read: who began at the same time has most likely given up by then."""
+    """What killed tries left unfinished. Not before the rows are read: who began at the same time has most likely
+    given up by then.
+    """
     run.lease.require()
     abort_uploads(run.store, "", run.log)
 
@@ -98,7 +108,9 @@ def clear_away(run: Run) -> None:
 def require_same_origin(run: Run, base: FetchedModel, prepared: Prepared) -> None:
     """Raises `InputError` if what an earlier try has trained is of another base or other rows than are there now."""
     found = run.receipts[TRAINED].facts.get("origin", {})  # another version's receipt may not say
-    origin_of(run, base, prepared).require(found, "what is stored was trained on", "Bring it back, or choose another output")
+    origin_of(run, base, prepared).require(
+        found, "what is stored was trained on", "Bring it back, or choose another output"
+    )
 
 
 def recall(run: Run) -> None:
@@ -135,7 +147,9 @@ def measure(run: Run, backend: Backend, model: Any, prepared: Prepared) -> Asses
     return found
 
 
-def export_weights(run: Run, backend: Backend, model: Any, prepared: Prepared, base: FetchedModel) -> tuple[Path, dict[str, Path]]:
+def export_weights(
+    run: Run, backend: Backend, model: Any, prepared: Prepared, base: FetchedModel
+) -> tuple[Path, dict[str, Path]]:
     """Writes what was trained, the adapter or every weight under merged/: the folder, and its files by key."""
     backend.for_inference(model)
     if run.spec.lora is None:
@@ -145,7 +159,9 @@ def export_weights(run: Run, backend: Backend, model: Any, prepared: Prepared, b
     return folder, adapter.export_adapter(model, prepared.tokenizer, base.public_id, base.revision, folder)
 
 
-def write_report(run: Run, model: Any, prepared: Prepared, result: TrainResult, before: Assessment, after: Assessment) -> None:
+def write_report(
+    run: Run, model: Any, prepared: Prepared, result: TrainResult, before: Assessment, after: Assessment
+) -> None:
     """Curves, answers and probe under report/."""
     run.stats.evaluation = {"base": before.figures, "tuned": after.figures}
     write_probe(model, (prepared.held_out or prepared.train)[0], run.report / "probe.safetensors")
@@ -163,8 +179,13 @@ def check_reload(run: Run, artefacts: Artefacts, base: FetchedModel, folder: Pat
     """Opens what was stored, adapter or whole weights, in a process that never saw the training."""
     artefacts.require("reload")
     whole = run.spec.lora is None
-    asked = {"base": str(folder if whole else base.path), "adapter": None if whole else str(folder),
-             "probe": str(run.report / "probe.safetensors"), "precision": run.spec.model.precision, "device": device}  # fmt: skip
+    asked = {
+        "base": str(folder if whole else base.path),
+        "adapter": None if whole else str(folder),
+        "probe": str(run.report / "probe.safetensors"),
+        "precision": run.spec.model.precision,
+        "device": device,
+    }
     foretold_bytes = artefacts.foretold(lambda memory: memory.reload(run.spec.model.precision))
     found = run_child(
         "job.export.reload",

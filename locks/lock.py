@@ -16,7 +16,7 @@ from part import NOT_ON_CPU, blocks
 
 FOLDER = Path(__file__).parent
 OPTIONS = (
-    "--override", str(FOLDER / "overrides.txt"), "--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28",
+    "--override", str(FOLDER / "overrides.txt"), "--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28",  # noqa: E501
     "--generate-hashes", "--no-annotate", "--no-header", "--quiet",
 )  # fmt: skip
 HEAD = "# Made by locks/lock.py. Install with --no-deps --require-hashes.\n"

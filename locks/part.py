@@ -1,4 +1,5 @@
-"""Prints part of a lock, with its hashes: `python locks/part.py LOCK --only NAME`, `--without NAME` or `--without-cuda`.
+"""Prints part of a lock, with its hashes: `python locks/part.py LOCK --only NAME`, `--without NAME` or
+`--without-cuda`.
 
 The image compiles one package by itself, and its CPU variant leaves out torch and NVIDIA's libraries.
 """

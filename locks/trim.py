@@ -1,4 +1,5 @@
-"""Takes packages that the job never imports out of an installed distribution: `python locks/trim.py DISTRIBUTION PACKAGE…`.
+"""Takes packages that the job never imports out of an installed distribution: `python locks/trim.py DISTRIBUTION
+PACKAGE…`.
 
 Files, their bytecode and the commands that need them go, and so do their lines in the distribution's own records, so
 that what is listed is what is there.

@@ -34,11 +34,11 @@ Progress = Callable[[int, int | None], None]
 class Prepared:
     """Everything that training and evaluation need of the data.
 
-    `digest`: SHA-256 over the sequences that are trained on, in their order. `train`, `held_out`: `datasets.Dataset` of
-    `input_ids` and `labels`, lists of int32 of one length of at most `max_seq_length`, -100 where nothing is learned;
-    memory-mapped, in the order of training. `tokenizer`: with the job's `chat_template` and the turn's end token as
-    `eos_token`. `template`: that template's Jinja, "" for raw text. `probes`: made-up conversations through it, for those
-    who must write it in another language.
+    `digest`: SHA-256 over the sequences that are trained on, in their order. `train`, `held_out`: `datasets.Dataset`
+    of `input_ids` and `labels`, lists of int32 of one length of at most `max_seq_length`, -100 where nothing is
+    learned; memory-mapped, in the order of training. `tokenizer`: with the job's `chat_template` and the turn's end
+    token as `eos_token`. `template`: that template's Jinja, "" for raw text. `probes`: made-up conversations through
+    it, for those who must write it in another language.
     """
 
     digest: str
@@ -53,7 +53,12 @@ class Prepared:
 
 
 def build_dataset(
-    spec: JobSpec, train: list[FetchedSource], held_out: list[FetchedSource] | None, model_dir: Path, workdir: Path, progress: Progress
+    spec: JobSpec,
+    train: list[FetchedSource],
+    held_out: list[FetchedSource] | None,
+    model_dir: Path,
+    workdir: Path,
+    progress: Progress,
 ) -> Prepared:
     """Reads, renders, masks and tokenises every row; `progress(rows done, rows in all)` is told as it goes.
 
@@ -74,7 +79,11 @@ def build_dataset(
         probes = ask_probes(pool, job)
         questions = ask_prompts(pool, job, spec.evaluation.prompts)
         table = _tokenise(spec, pool, job, selections, folder / "train.arrow", "/data/train", done)
-        own = _tokenise(spec, pool, job, own_selections, folder / "held_out.arrow", "/data/held_out/sources", done) if held_out else None
+        own = (
+            _tokenise(spec, pool, job, own_selections, folder / "held_out.arrow", "/data/held_out/sources", done)
+            if held_out
+            else None
+        )
         training, kept_out = split(spec, table, own, notes)
         count = spec.evaluation.exact_match_rows if kept_out else 0
         exact_match = _exact_match(spec, pool, job, own_selections if held_out else selections, kept_out, count)
@@ -110,11 +119,17 @@ class _Progress:
         self._tell(self._done_rows, self._total_rows)
 
 
-def _tokenise(spec: JobSpec, pool: Pool, job: wire.Header, selections: list[Selection], path: Path, pointer: str, done: _Progress) -> Table:
+def _tokenise(
+    spec: JobSpec, pool: Pool, job: wire.Header, selections: list[Selection], path: Path, pointer: str, done: _Progress
+) -> Table:
     """All rows of a split's sources as a table on disk."""
     with Table(path) as table:
         for index, selection in enumerate(selections):
-            head = {"operation": "rows", "job": job, "source": selection.description(spec.data.chat_template == "alpaca")}
+            head = {
+                "operation": "rows",
+                "job": job,
+                "source": selection.description(spec.data.chat_template == "alpaca"),
+            }
             opening = wire.dump(head)[:-1] + b',"rows":'
             requests = ((batch, opening + rows + b"}") for batch, rows in selection.batches())
             with contextlib.closing(pool.map(requests)) as replies:
@@ -125,7 +140,9 @@ def _tokenise(spec: JobSpec, pool: Pool, job: wire.Header, selections: list[Sele
     return table
 
 
-def _exact_match(spec: JobSpec, pool: Pool, job: wire.Header, selections: list[Selection], part: Part | None, count: int) -> list[Question]:
+def _exact_match(
+    spec: JobSpec, pool: Pool, job: wire.Header, selections: list[Selection], part: Part | None, count: int
+) -> list[Question]:
     if part is None or not count:
         return []
     return ask_rows(pool, job, selections, spec.data.chat_template == "alpaca", part.rows, count)

@@ -59,7 +59,9 @@ def _set_turn_end(pool: Pool, job: wire.Header, tokenizer: Any, notes: list[str]
         notes.append(f"the end of a turn could not be probed: {error.faults[0].found}")
         return
     if not end or not templates.is_one_token(tokenizer, end):
-        notes.append(f"turns of the chat template end with {end!r}, which is no token; answers may not stop by themselves")
+        notes.append(
+            f"turns of the chat template end with {end!r}, which is no token; answers may not stop by themselves"
+        )
     elif end != tokenizer.eos_token:
         notes.append(f"eos_token is {end}, which ends a turn, instead of {tokenizer.eos_token}")
         tokenizer.eos_token = end

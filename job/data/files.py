@@ -28,7 +28,7 @@ class DataFile:
 
     def fault(self, message: str, line: int | None = None, found: str = "", expected: str = "") -> InputError:
         where = f"{self.name} line {line}" if line else self.name
-        return InputError(Fault(f"{where}: {message}", self._pointer, found, expected))
+        return InputError(Fault(f"{where}: {message}", where=self._pointer, found=found, expected=expected))
 
     @contextmanager
     def damage_named(self) -> Iterator[None]:
@@ -82,5 +82,7 @@ class DataFile:
     def row(self, value: Any, number: int, unit: str = "row") -> dict[str, Any]:
         """`value` if it is an object of columns."""
         if not isinstance(value, dict):
-            raise self.fault(f"{unit} {number} must be a JSON object", None, type(value).__name__, "an object of columns")
+            raise self.fault(
+                f"{unit} {number} must be a JSON object", None, type(value).__name__, "an object of columns"
+            )
         return value

@@ -52,7 +52,7 @@ class Worker:
             raise self._death() from None
         header, body = self._receive()
         if "refused" in header:
-            raise PolicyError(Fault("the template is refused", self._stage, header["refused"]))
+            raise PolicyError(Fault("the template is refused", where=self._stage, found=header["refused"]))
         return header, body
 
     @property
@@ -83,17 +83,33 @@ class Worker:
 
     def _too_slow(self) -> JobError:
         if self._stage:
-            return PolicyError(Fault("the template is refused", self._stage, f"no end after {ANSWER_SECONDS:.0f} seconds"))
+            return PolicyError(
+                Fault("the template is refused", where=self._stage, found=f"no end after {ANSWER_SECONDS:.0f} seconds")
+            )
         return JobError(Fault("a data worker does not answer"))
 
     def _death(self) -> JobError:
         code = self._process.wait()
         if code == -signal.SIGKILL:
-            return CapacityError(Fault("a data worker was killed, as happens when memory runs out", hint="Give the job more memory"))
+            return CapacityError(
+                Fault("a data worker was killed, as happens when memory runs out", hint="Give the job more memory")
+            )
         if code < 0 and self._stage:
-            return PolicyError(Fault("the template is refused", self._stage, f"its process ended by {signal.Signals(-code).name}"))
+            return PolicyError(
+                Fault(
+                    "the template is refused",
+                    where=self._stage,
+                    found=f"its process ended by {signal.Signals(-code).name}",
+                )
+            )
         if code < 0:
-            return InputError(Fault("a row needs more memory than a data worker gets", "/data/train", signal.Signals(-code).name))
+            return InputError(
+                Fault(
+                    "a row needs more memory than a data worker gets",
+                    where="/data/train",
+                    found=signal.Signals(-code).name,
+                )
+            )
         return JobError(Fault(f"a data worker ended with code {code}; its error is on stderr"))
 
     def close(self) -> None:
@@ -117,7 +133,9 @@ class Pool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for worker in self._all:
             worker.close()
 
@@ -126,7 +144,9 @@ class Pool:
         return self._ask(wire.dump(request))[0]
 
     def map(self, requests: Iterable[tuple[Any, bytes]]) -> Generator[tuple[Any, wire.Header, bytes]]:
-        """Replies in the order of the requests, with what was given beside each; requests are drawn as they are needed."""
+        """Replies in the order of the requests, with what was given beside each; requests are drawn as they are
+        needed.
+        """
         waiting: deque[tuple[Any, Future[tuple[wire.Header, bytes]]]] = deque()
         with ThreadPoolExecutor(self._workers) as threads:
             try:
@@ -155,5 +175,5 @@ class Pool:
         stage = worker.stage
         self._idle.put(worker)
         if "failed" in header:
-            raise InputError(Fault("the template cannot be used", stage, header["failed"]))
+            raise InputError(Fault("the template cannot be used", where=stage, found=header["failed"]))
         return header, body

@@ -19,7 +19,10 @@ ROLES = {"s": "system", "u": "user", "a": "assistant"}
 PLAIN = "{0} Aa \"<&>' {0}"  # shows it when a template changes letters or escapes marks
 FORMS = ("u", "uau", "uauau", "su", "suau", "suauau")  # what every chat does, each up to the next answer
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no file can hold
-TOOL = {"type": "function", "function": {"name": "probe", "description": "p", "parameters": {"type": "object", "properties": {}}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "probe", "description": "p", "parameters": {"type": "object", "properties": {}}},
+}
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,17 @@ ASKED = (
 
 
 def ask_probes(pool: Pool, job: wire.Header) -> tuple[Probe, ...]:
-    """The probes through the job's chat template; none where it has no template. Raises what a refused template raises."""
+    """The probes through the job's chat template; none where it has no template. Raises what a refused template
+    raises.
+    """
     if not job["chat_template"]:
         return ()
     marks = [mark for mark in map(chr, MARKS) if mark not in job["chat_template"]]
     conversations = [_conversation(asked, marks) for asked in ASKED]
-    requests = [[messages, list(asked.tools) or None, asked.prompt] for asked, messages in zip(ASKED, conversations, strict=True)]
+    requests = [
+        [messages, list(asked.tools) or None, asked.prompt]
+        for asked, messages in zip(ASKED, conversations, strict=True)
+    ]
     texts = pool.ask({"operation": "renderings", "job": job, "conversations": requests})["renderings"]
     found = zip(ASKED, conversations, texts, strict=True)
     return tuple(Probe(messages, asked.prompt, _whole(text), asked.about) for asked, messages, text in found)
@@ -73,4 +81,7 @@ def _whole(text: str | None) -> str | None:
 
 
 def _conversation(asked: _Asked, marks: list[str]) -> list[Message]:
-    return [{"role": ROLES[role], "content": asked.content.format(mark)} for role, mark in zip(asked.form, marks, strict=False)]
+    return [
+        {"role": ROLES[role], "content": asked.content.format(mark)}
+        for role, mark in zip(asked.form, marks, strict=False)
+    ]

@@ -30,7 +30,9 @@ def ask_prompts(pool: Pool, job: wire.Header, prompts: tuple[str, ...]) -> list[
     return [Question(*found) for found in reply["questions"]]
 
 
-def ask_rows(pool: Pool, job: wire.Header, selections: list[Selection], alpaca_prompt: bool, rows: Index, count: int) -> list[Question]:
+def ask_rows(
+    pool: Pool, job: wire.Header, selections: list[Selection], alpaca_prompt: bool, rows: Index, count: int
+) -> list[Question]:
     """The first `count` of the given rows (numbers over all selections, ascending) that have an answer and fit.
 
     The rows are read again: nothing of a row's text is kept while the data set is built.
@@ -50,7 +52,14 @@ def ask_rows(pool: Pool, job: wire.Header, selections: list[Selection], alpaca_p
     return questions
 
 
-def _ask(pool: Pool, job: wire.Header, selection: Selection, alpaca_prompt: bool, selected: SelectedRow) -> list[Question]:
-    request = {"operation": "questions", "job": job, "source": selection.description(alpaca_prompt), "rows": [selected.row]}
+def _ask(
+    pool: Pool, job: wire.Header, selection: Selection, alpaca_prompt: bool, selected: SelectedRow
+) -> list[Question]:
+    request = {
+        "operation": "questions",
+        "job": job,
+        "source": selection.description(alpaca_prompt),
+        "rows": [selected.row],
+    }
     found = [Question(*question) for question in pool.ask(request)["questions"]]
     return [question for question in found if len(question.input_ids) < job["max_seq_length"]]

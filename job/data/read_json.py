@@ -51,14 +51,23 @@ def _whole(file: DataFile) -> Any:
     with file.damage_named(), file.open_bytes() as opened:
         raw = opened.read(MAX_WRAPPED_BYTES + 1)
     if len(raw) > MAX_WRAPPED_BYTES:
-        raise file.fault("too large to be one JSON object", None, f"more than {MAX_WRAPPED_BYTES} bytes", "an array of rows or JSON Lines")
+        raise file.fault(
+            "too large to be one JSON object",
+            None,
+            f"more than {MAX_WRAPPED_BYTES} bytes",
+            "an array of rows or JSON Lines",
+        )
     return file.parse(file.decode(raw.removeprefix(BYTE_ORDER_MARK)))
 
 
 def _unwrap(value: Any, file: DataFile) -> Iterator[Row]:
     """The list of rows inside a top-level object; an object without one such list is itself the only row."""
     value = file.row(value, 1)
-    lists = [item for item in value.values() if isinstance(item, list) and item and all(isinstance(row, dict) for row in item)]
+    lists = [
+        item
+        for item in value.values()
+        if isinstance(item, list) and item and all(isinstance(row, dict) for row in item)
+    ]
     wrapped = len(lists) == 1 and not {"role", "from"} & lists[0][0].keys()
     yield from lists[0] if wrapped else [value]
 

@@ -22,7 +22,12 @@ class DataReport:
 
     def document(self) -> dict[str, Any]:
         """The whole report for stats.json."""
-        return {"train": self.train, "held_out": self.held_out, "stop_token_ids": self.stop_token_ids, "notes": self.notes}
+        return {
+            "train": self.train,
+            "held_out": self.held_out,
+            "stop_token_ids": self.stop_token_ids,
+            "notes": self.notes,
+        }
 
     def totals(self) -> dict[str, int]:
         """The figures of one log line."""

@@ -50,7 +50,14 @@ def choose_held_out(spec: HeldOutSpec, rows: Index, seed: int) -> tuple[Index, I
     count = spec.rows if spec.rows is not None else max(1, round((spec.fraction or 0.0) * len(rows)))
     if count >= len(rows):
         key = "rows" if spec.rows is not None else "fraction"
-        raise InputError(Fault("no rows are left to train on", f"/data/held_out/{key}", f"{count} held out", f"fewer than {len(rows)}"))
+        raise InputError(
+            Fault(
+                "no rows are left to train on",
+                where=f"/data/held_out/{key}",
+                found=f"{count} held out",
+                expected=f"fewer than {len(rows)}",
+            )
+        )
     chosen = np.zeros(len(rows), dtype=bool)
     chosen[_random(seed, HELD_OUT).permutation(len(rows))[:count]] = True
     return rows[~chosen], rows[chosen]

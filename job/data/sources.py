@@ -40,7 +40,15 @@ class Selection:
         if not self._range:
             rows = sum(self._counts)
             hint = f"{source.spec.split} leaves none of them" if rows else "The files are empty"
-            raise InputError(Fault("no rows", self.pointer, f"{rows} rows in {len(source.files)} files", "at least 1 row", hint))
+            raise InputError(
+                Fault(
+                    "no rows",
+                    where=self.pointer,
+                    found=f"{rows} rows in {len(source.files)} files",
+                    expected="at least 1 row",
+                    hint=hint,
+                )
+            )
 
     @property
     def pointer(self) -> str:
@@ -69,7 +77,15 @@ class Selection:
         if missing:
             expected = ", ".join(dict.fromkeys([*needed, *spec.columns.values()]))
             where, found = f"{self.source.pointer}/columns", ", ".join(map(str, row)) or "none"
-            raise InputError(Fault(f"format {spec.format} misses columns", where, found, expected, _fit(row, missing)))
+            raise InputError(
+                Fault(
+                    f"format {spec.format} misses columns",
+                    where=where,
+                    found=found,
+                    expected=expected,
+                    hint=_fit(row, missing),
+                )
+            )
         if spec.format == "prompt_completion":
             return not isinstance(row[needed[0]], str)
         return spec.format != "text"
@@ -104,9 +120,15 @@ class Selection:
 
 def _fit(row: Row, missing: list[str]) -> str:
     """The nearest way out: another format whose columns are all there, or a column of a similar name."""
-    formats = [name for name, columns in REQUIRED_COLUMNS.items() if columns and all(column in row for column in columns)]
+    formats = [
+        name for name, columns in REQUIRED_COLUMNS.items() if columns and all(column in row for column in columns)
+    ]
     if formats:
         return f"The columns fit format {formats[0]}"
     near = {name: difflib.get_close_matches(name, map(str, row), 1, 0.5) for name in missing}
     pairs = [f"{name} is near {found[0]}" for name, found in near.items() if found]
-    return f"Nearest: {'; '.join(pairs)}; name it in columns" if pairs else "Name the source's columns in columns, or use format template"
+    return (
+        f"Nearest: {'; '.join(pairs)}; name it in columns"
+        if pairs
+        else "Name the source's columns in columns, or use format template"
+    )

@@ -60,7 +60,9 @@ def _without_copies(table: Table, rows: Index, held_out: Index, notes: list[str]
         notes.append(f"{len(rows) - len(kept)} training rows left out: exact copies of held-out rows")
     if not len(kept):
         found = f"{len(rows)} rows, all copies of held-out rows"
-        raise InputError(Fault("no rows are left to train on", "/data/held_out", found, "other rows"))
+        raise InputError(
+            Fault("no rows are left to train on", where="/data/held_out", found=found, expected="other rows")
+        )
     return kept
 
 
@@ -69,8 +71,17 @@ def _training_order(spec: JobSpec, table: Table, rows: Index) -> Index:
     import numpy as np
 
     seed = spec.training.seed
-    parts = [weighted(rows[table.row_source[rows] == i], source.weight, seed, i) for i, source in enumerate(spec.data.train)]
+    parts = [
+        weighted(rows[table.row_source[rows] == i], source.weight, seed, i) for i, source in enumerate(spec.data.train)
+    ]
     sequences = table.sequences_of(np.concatenate(parts))
     if not len(sequences):
-        raise InputError(Fault("no rows are left to train on", "/data/train/0/weight", "weights that round to no row", "larger weights"))
+        raise InputError(
+            Fault(
+                "no rows are left to train on",
+                where="/data/train/0/weight",
+                found="weights that round to no row",
+                expected="larger weights",
+            )
+        )
     return shuffled(sequences, seed) if spec.data.shuffle else sequences

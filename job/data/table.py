@@ -43,7 +43,13 @@ class Table:
         self.dropped_reasons: Counter[str] = Counter()
         self.dropped_examples: list[str] = []
         self.tools_ignored_rows = 0
-        self._columns = {"rows": array("q"), "lengths": array("i"), "trained": array("i"), "truncated": array("b"), "digests": array("Q")}
+        self._columns = {
+            "rows": array("q"),
+            "lengths": array("i"),
+            "trained": array("i"),
+            "truncated": array("b"),
+            "digests": array("Q"),
+        }
         self._row_source = array("h")
         self._faults: list[Fault] = []
         tokens = pa.list_(pa.int32())
@@ -56,7 +62,9 @@ class Table:
         self._writer = pa.ipc.new_stream(self.path, self._schema)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         import numpy as np
 
         self._writer.close()
@@ -70,7 +78,7 @@ class Table:
     def add(self, source: int, pointer: str, batch: list[SelectedRow], reply: wire.Header, body: bytes) -> None:
         """A worker's reply to a batch of rows. Raises `InputError` when enough rows are found faulty."""
         for index, reason, where in reply["faults"]:
-            self._faults.append(Fault(f"{batch[index].place}: {reason}", where or pointer))
+            self._faults.append(Fault(f"{batch[index].place}: {reason}", where=where or pointer))
         if len(self._faults) >= MAX_FAULTS:
             self._raise_faults()
         for index, reason in reply["dropped"]:
@@ -80,7 +88,9 @@ class Table:
         self.tools_ignored_rows += reply["tools_ignored_rows"]
         self.dropped_rows += len(reply["dropped"])
         for index, length, trained, truncated, digest in reply["sequences"]:
-            for column, value in zip(self._columns.values(), (self.read_rows + index, length, trained, truncated, digest), strict=True):
+            for column, value in zip(
+                self._columns.values(), (self.read_rows + index, length, trained, truncated, digest), strict=True
+            ):
                 column.append(value)
         self.read_rows += len(batch)
         self._row_source.extend([source] * len(batch))
@@ -103,21 +113,37 @@ class Table:
     def _raise_faults(self) -> None:
         if self._faults:
             count = len(self._faults)
-            more = f"{count} rows cannot be used; the search stopped there" if count >= MAX_FAULTS else f"{count} rows cannot be used"
-            raise InputError(*self._faults[:MAX_FAULTS], Fault(more, self._faults[0].pointer))
+            more = (
+                f"{count} rows cannot be used; the search stopped there"
+                if count >= MAX_FAULTS
+                else f"{count} rows cannot be used"
+            )
+            raise InputError(*self._faults[:MAX_FAULTS], Fault(more, where=self._faults[0].where))
 
     def require_useful(self, pointer: str, max_untrained_fraction: float, max_seq_length: int) -> None:
         """Raises `InputError` if no row, or too small a part of them, has a token to learn."""
         examples = "; ".join(self.dropped_examples)
         if not len(self.rows):
             hint = f"model.max_seq_length is {max_seq_length}"
-            raise InputError(Fault(f"no row has a token to learn: {examples}", pointer, f"{self.dropped_rows} rows", "at least 1", hint))
+            raise InputError(
+                Fault(
+                    f"no row has a token to learn: {examples}",
+                    where=pointer,
+                    found=f"{self.dropped_rows} rows",
+                    expected="at least 1",
+                    hint=hint,
+                )
+            )
         share = self.dropped_rows / self.read_rows
         if share > max_untrained_fraction:
             raise InputError(
-                Fault(f"too many rows have no token to learn: {examples}", "/data/max_untrained_fraction",
-                      f"{self.dropped_rows} of {self.read_rows} rows", f"at most {max_untrained_fraction:g} of them")
-            )  # fmt: skip
+                Fault(
+                    f"too many rows have no token to learn: {examples}",
+                    where="/data/max_untrained_fraction",
+                    found=f"{self.dropped_rows} of {self.read_rows} rows",
+                    expected=f"at most {max_untrained_fraction:g} of them",
+                )
+            )
 
     def dataset(self, sequences: NDArray[Any]) -> Any:
         """The given sequences in the given order as a memory-mapped `datasets.Dataset` of input_ids and labels."""

@@ -116,7 +116,9 @@ ALPACA = """\
 
 @dataclass(frozen=True)
 class Named:
-    """One of our templates; `end` is the token that closes a turn ("" for the tokenizer's own), `markers` the others."""
+    """One of our templates; `end` is the token that closes a turn ("" for the tokenizer's own), `markers` the
+    others.
+    """
 
     text: str
     end: str
@@ -136,7 +138,10 @@ NAMED = {
 
 def is_one_token(tokenizer: Any, text: str) -> bool:
     """Whether the vocabulary holds `text` as a token that stands for nothing but itself."""
-    return text in tokenizer.get_vocab() and len(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids) == 1
+    return (
+        text in tokenizer.get_vocab()
+        and len(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids) == 1
+    )
 
 
 def named_template(name: str, tokenizer: Any, uses_bos: bool, notes: list[str]) -> str:
@@ -149,9 +154,18 @@ def named_template(name: str, tokenizer: Any, uses_bos: bool, notes: list[str]) 
     if named.end and is_one_token(tokenizer, named.end):
         end = f"'{named.end}'"
     elif tokenizer.eos_token is None:
-        raise InputError(Fault("the vocabulary has no token to end this template's turns", POINTER, name, "a tokenizer with an eos_token"))
+        raise InputError(
+            Fault(
+                "the vocabulary has no token to end this template's turns",
+                where=POINTER,
+                found=name,
+                expected="a tokenizer with an eos_token",
+            )
+        )
     elif named.end:
-        notes.append(f"chat template {name}: {named.end} is not in the vocabulary; turns end with {tokenizer.eos_token}")
+        notes.append(
+            f"chat template {name}: {named.end} is not in the vocabulary; turns end with {tokenizer.eos_token}"
+        )
     plain = [marker for marker in named.markers if not is_one_token(tokenizer, marker)]
     if plain:
         notes.append(f"chat template {name}: plain text in this vocabulary: {', '.join(plain)}")
@@ -167,4 +181,12 @@ def model_template(tokenizer: Any) -> str:
         return str(own)
     found = ", ".join(tokenizer.chat_template) if tokenizer.chat_template else "none"
     choices = f"one of {', '.join(NAMED)}, or Jinja"
-    raise InputError(Fault("the model has no chat template of its own", POINTER, found, choices, "Base models need one chosen here"))
+    raise InputError(
+        Fault(
+            "the model has no chat template of its own",
+            where=POINTER,
+            found=found,
+            expected=choices,
+            hint="Base models need one chosen here",
+        )
+    )

@@ -19,9 +19,18 @@ def load_tokenizer(model_dir: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise InputError(Fault("the model has no usable tokenizer", POINTER, f"{type(error).__name__}: {error}")) from None
+        raise InputError(
+            Fault("the model has no usable tokenizer", where=POINTER, found=f"{type(error).__name__}: {error}")
+        ) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise InputError(Fault("the model has no fast tokenizer", POINTER, type(tokenizer).__name__, "one with a tokenizer.json"))
+        raise InputError(
+            Fault(
+                "the model has no fast tokenizer",
+                where=POINTER,
+                found=type(tokenizer).__name__,
+                expected="one with a tokenizer.json",
+            )
+        )
     return tokenizer
 
 
@@ -32,7 +41,9 @@ def write_tokenizer(tokenizer: Any, path: Path) -> Path:
 
 
 def prefix_ids(tokenizer: Any) -> list[int]:
-    """Ids that the tokenizer itself puts before raw text: BOS, where the model uses one; EOS and others are not taken."""
+    """Ids that the tokenizer itself puts before raw text: BOS, where the model uses one; EOS and others are not
+    taken.
+    """
     opening: list[int] = []
     encoding = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
     for token, special in zip(encoding.ids, encoding.special_tokens_mask, strict=True):
@@ -49,7 +60,9 @@ def end_tokens(tokenizer: Any) -> list[str]:
 
 
 def own_end_ids(tokenizer: Any, model_dir: Path) -> list[int]:
-    """The end ids that the model came with: its tokenizer's and its generation config's. Raises `InputError` for what are no ids."""
+    """The end ids that the model came with: its tokenizer's and its generation config's. Raises `InputError` for what
+    are no ids.
+    """
     ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     path = model_dir / "generation_config.json"
     if path.is_file():
@@ -57,5 +70,12 @@ def own_end_ids(tokenizer: Any, model_dir: Path) -> list[int]:
             configured = read_object(path).get("eos_token_id")
         ids += configured if isinstance(configured, list) else [] if configured is None else [configured]
         if not all(type(token) is int for token in ids):
-            raise InputError(Fault(f"{path.name}: eos_token_id is no token id", POINTER, ascii(configured), "an integer or several"))
+            raise InputError(
+                Fault(
+                    f"{path.name}: eos_token_id is no token id",
+                    where=POINTER,
+                    found=ascii(configured),
+                    expected="an integer or several",
+                )
+            )
     return list(dict.fromkeys(ids))

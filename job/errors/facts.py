@@ -24,7 +24,7 @@ def failure_facts(error: JobError, stage: str, run_id: str = "") -> dict[str, An
         "message": _short(first.message if first else "", MESSAGE_BYTES) or "unknown",
     }
     if first:
-        fields = {"pointer": first.pointer, "found": first.found, "expected": first.expected, "hint": first.hint}
+        fields = {"pointer": first.where, "found": first.found, "expected": first.expected, "hint": first.hint}
         facts |= {key: _short(value, FIELD_BYTES) for key, value in fields.items() if value}
     return facts
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 from job.errors.vendors import MEANINGS
@@ -27,16 +27,20 @@ from job.errors.vendors import MEANINGS
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong: where (JSON pointer or row), what was found, what was expected, what to do."""
+    """One thing that is wrong: where, what was found, what was expected, what to do.
+
+    `where`: a JSON pointer into the spec, a row, a file, or a key at the output; in documents it is called pointer.
+    """
 
     message: str
-    pointer: str = ""
+    _: KW_ONLY
+    where: str = ""
     found: str = ""
     expected: str = ""
     hint: str = ""
 
     def __str__(self) -> str:
-        where = f"{self.pointer}: " if self.pointer else ""
+        where = f"{self.where}: " if self.where else ""
         found = f" (found {self.found})" if self.found else ""
         expected = f"; expected {self.expected}" if self.expected else ""
         hint = f". {self.hint}" if self.hint else ""
@@ -117,13 +121,16 @@ DISK_WORDS = re.compile(
 DISK_WRITERS = {"builtins.OSError", "builtins.RuntimeError", "safetensors.SafetensorError"}
 TRANSIENT_ERRNO = {errno.EIO, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE, errno.ESTALE}
 MEMORY_WORDS = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|cublas_status_alloc_failed")
-# What the driver prints when the card, not the program, is at fault. A device-side assert is an index out of range: ours.
+# What the driver prints when the card, not the program, is at fault. A device-side assert is an index out of range:
+# ours.
 DEVICE_WORDS = re.compile(
     r"\bxid\b|\becc\b|uncorrectable|unspecified launch failure|illegal memory access|device lost|fallen off the bus"
     r"|gpu is lost|cuda error|cuda driver error|triton error \[cuda\]|cublas_status|cudnn_status|no cuda-capable device"
     r"|found no nvidia driver"
 )
-PROGRAM_WORDS = re.compile(r"device-side assert triggered")  # torch ends every CUDA error with advice on "device-side assertions"
+PROGRAM_WORDS = re.compile(
+    r"device-side assert triggered"
+)  # torch ends every CUDA error with advice on "device-side assertions"
 
 
 # Where classes are defined, against where their users know them.
@@ -173,12 +180,16 @@ def _os_error(error: BaseException) -> type[JobError] | None:
 
 
 def _full_disk(error: BaseException) -> type[JobError] | None:
-    """By its words, of those that say it in no other way. Where only a write came short, the disk is taken to be full."""
+    """By its words, of those that say it in no other way. Where only a write came short, the disk is taken to be
+    full.
+    """
     return CapacityError if _public(type(error)) in DISK_WRITERS and DISK_WORDS.search(str(error).lower()) else None
 
 
 def disk_is_full(error: JobError) -> bool:
-    """Whether a full disk is what `error` says, or what led to it: not a lack of memory, nor a plan that does not fit."""
+    """Whether a full disk is what `error` says, or what led to it: not a lack of memory, nor a plan that does not
+    fit.
+    """
     return isinstance(error, CapacityError) and any(DISK_WORDS.search(str(link).lower()) for link in _chain(error))
 
 
@@ -204,7 +215,9 @@ RULES: tuple[Callable[[BaseException], type[JobError] | None], ...] = (
 
 
 def classify(error: BaseException) -> JobError:
-    """Any exception as a `JobError`: itself, its meaning, that of what caused it, or unknown (exit 1). Never a success."""
+    """Any exception as a `JobError`: itself, its meaning, that of what caused it, or unknown (exit 1). Never a
+    success.
+    """
     for link in _chain(error):
         if isinstance(link, JobError):
             return link

@@ -34,12 +34,16 @@ def assess(model: Any, prepared: Prepared, max_new_tokens: int, batch_rows: int)
 
 
 def figures_of(held_out_loss: float | None, answers: list[str], questions: list[Question]) -> dict[str, float]:
-    """Each metric that can be told from the loss, if there is one, and from the answers to `questions`, if there are any."""
+    """Each metric that can be told from the loss, if there is one, and from the answers to `questions`, if there are
+    any.
+    """
     found = {}
     for metric in METRICS.values():
         if metric.of_loss is not None and held_out_loss is not None:
             found[metric.name] = metric.of_loss(held_out_loss)
         elif metric.of_answer is not None and questions:
-            values = [metric.of_answer(given, asked.reference or "") for given, asked in zip(answers, questions, strict=True)]
+            values = [
+                metric.of_answer(given, asked.reference or "") for given, asked in zip(answers, questions, strict=True)
+            ]
             found[metric.name] = sum(values) / len(values)
     return {name: round(value, 6) for name, value in found.items()}

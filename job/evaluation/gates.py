@@ -10,8 +10,12 @@ from job.spec import GateSpec
 
 
 def check_gates(gates: Sequence[GateSpec], base: Mapping[str, float], tuned: Mapping[str, float]) -> None:
-    """Compares two models' figures by metric. Raises `GateError` naming every bound that does not hold, or cannot be told."""
-    faults = [fault for index, gate in enumerate(gates) for fault in _broken(gate, f"/evaluation/gates/{index}", base, tuned)]
+    """Compares two models' figures by metric. Raises `GateError` naming every bound that does not hold, or cannot be
+    told.
+    """
+    faults = [
+        fault for index, gate in enumerate(gates) for fault in _broken(gate, f"/evaluation/gates/{index}", base, tuned)
+    ]
     if faults:
         raise GateError(*faults)
 
@@ -33,4 +37,9 @@ def _broken(gate: GateSpec, pointer: str, base: Mapping[str, float], tuned: Mapp
         holds = value is not None and (value <= limit if name.endswith("at_most") else value >= limit)
         if not holds:  # also where the figure is not a number
             shown = "not measured" if value is None else f"{value:.6g}"
-            yield Fault(f"the tuned model does not pass this gate on {gate.metric}", f"{pointer}/{name}", shown, f"{word} {limit:g}")
+            yield Fault(
+                f"the tuned model does not pass this gate on {gate.metric}",
+                where=f"{pointer}/{name}",
+                found=shown,
+                expected=f"{word} {limit:g}",
+            )

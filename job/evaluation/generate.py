@@ -13,14 +13,20 @@ if TYPE_CHECKING:
 GENERATION_BATCH_TOKENS = 16_384  # prompts and answers of one batch: bounds the key-value cache (2 GiB for an 8B model)
 
 
-def answer(model: Any, questions: list[Question], tokenizer: Any, stop_token_ids: list[int], max_new_tokens: int) -> list[str]:
+def answer(
+    model: Any, questions: list[Question], tokenizer: Any, stop_token_ids: list[int], max_new_tokens: int
+) -> list[str]:
     """Greedy answers, without special tokens, in the order of `questions`; generated in batches padded on the left."""
     import torch
     from transformers import GenerationConfig
 
     pad = tokenizer.pad_token_id
     greedy = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stop_token_ids or None, pad_token_id=pad, use_cache=True
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=stop_token_ids or None,
+        pad_token_id=pad,
+        use_cache=True,
     )
 
     def answered(batch: list[list[int]]) -> list[str]:

@@ -28,9 +28,13 @@ def loss_of(model: Any, rows: Any, batch_rows: int, pad_token_id: int) -> float:
     total, tokens = sum(loss for loss, _ in sums), sum(count for _, count in sums)
     if not math.isfinite(total):
         raise GateError(
-            Fault("the model has diverged: its held-out loss is not a number", found=str(total), expected="a finite value",
-                  hint="Weights hold values that are no numbers, or overflow in this precision")
-        )  # fmt: skip
+            Fault(
+                "the model has diverged: its held-out loss is not a number",
+                found=str(total),
+                expected="a finite value",
+                hint="Weights hold values that are no numbers, or overflow in this precision",
+            )
+        )
     return total / tokens
 
 

@@ -26,7 +26,9 @@ def export_adapter(model: Any, tokenizer: Any, public_id: str, revision: str | N
 
 
 def export_full(model: Any, tokenizer: Any, end_ids: list[int], folder: Path) -> dict[str, Path]:
-    """Writes every weight of a fully trained model with its tokenizer to `folder`; `end_ids` end an answer. Returns its files by key."""
+    """Writes every weight of a fully trained model with its tokenizer to `folder`; `end_ids` end an answer. Returns
+    its files by key.
+    """
     folder.mkdir(parents=True)
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
@@ -55,9 +57,18 @@ def check_adapter(model: Any, folder: Path) -> None:
     wrong += [n for n in stored.keys() & trained.keys() if not torch.equal(stored[n], trained[n].detach().cpu())]
     if wrong:
         found = f"{len(wrong)} tensors differ, first {wrong[0]}"
-        raise GateError(Fault("the stored adapter is not the trained one", WEIGHTS, found, "equal tensors"))
+        raise GateError(
+            Fault("the stored adapter is not the trained one", where=WEIGHTS, found=found, expected="equal tensors")
+        )
     if not any(t.any() for n, t in stored.items() if "lora_B" in n):
-        raise GateError(Fault("the adapter is zero: nothing was learned", WEIGHTS, "all B matrices zero", "trained matrices"))
+        raise GateError(
+            Fault(
+                "the adapter is zero: nothing was learned",
+                where=WEIGHTS,
+                found="all B matrices zero",
+                expected="trained matrices",
+            )
+        )
 
 
 def files_by_key(folder: Path) -> dict[str, Path]:

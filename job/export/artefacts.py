@@ -82,7 +82,7 @@ class Artefacts:
         """Notes an artefact that failed its test; the run ends with `raise_refused` once the others are made."""
         self.refused += error.faults
         for fault in error.faults:
-            self.run.log("refused", artefact=fault.pointer, text=str(fault))
+            self.run.log("refused", artefact=fault.where, text=str(fault))
         self.write_report()
 
     def raise_refused(self) -> None:
@@ -91,13 +91,17 @@ class Artefacts:
 
     def facts(self) -> list[dict[str, Any]]:
         """What is known of every stored artefact, earlier tries of this run included."""
-        return [dict(self.run.receipts[name].facts["exports"]) for name in names(self.run.spec) if name in self.run.receipts]
+        return [
+            dict(self.run.receipts[name].facts["exports"]) for name in names(self.run.spec) if name in self.run.receipts
+        ]
 
     def write_report(self) -> None:
         """`report/exports.json`: the stored artefacts with figures and limits, and what was refused."""
-        refused = [{"file": f.pointer, "message": f.message, "found": f.found, "limit": f.expected} for f in self.refused]
+        refused = [{"file": f.where, "message": f.message, "found": f.found, "limit": f.expected} for f in self.refused]
         plans = [vars(step) for step in self._steps.values()]
-        write_json(self.run.workdir / "report" / "exports.json", {"artefacts": self.facts(), "refused": refused, "plan": plans})
+        write_json(
+            self.run.workdir / "report" / "exports.json", {"artefacts": self.facts(), "refused": refused, "plan": plans}
+        )
 
     def forget(self, *paths: Path) -> None:
         """Removes intermediates that nothing needs any more."""
@@ -110,25 +114,30 @@ class Artefacts:
     # ---------------------------------------------------------------------------------------------- capacity
 
     def foresee(self, model_dir: Path, base_bytes: int, device: str, row_tokens: int) -> None:
-        """Works out what every step needs, from the 16-bit weights in `model_dir`, and refuses now what cannot work later.
+        """Works out what every step needs, from the 16-bit weights in `model_dir`, and refuses now what cannot work
+        later.
 
-        `base_bytes` of them are a copy in the scratch directory; `row_tokens`: the longest row that is compared. Raises
-        `InputError` where llama.cpp does not know the architecture or the tokenizer, `CapacityError` where disk or memory
-        will not do.
+        `base_bytes` of them are a copy in the scratch directory; `row_tokens`: the longest row that is compared.
+        Raises `InputError` where llama.cpp does not know the architecture or the tokenizer, `CapacityError` where
+        disk or memory will not do.
         """
         self._other_bytes = self._used_bytes() - base_bytes
         on_cpu = device == "cpu"
         shapes = read_shapes(model_dir)
         if self.run.spec.lora is None and on_cpu:
             shapes = shapes.in_fp32()
-        sizes = self._gguf_bytes(model_dir, shapes) if self.run.spec.export.gguf or self.run.spec.export.lora_gguf else {}
+        sizes = (
+            self._gguf_bytes(model_dir, shapes) if self.run.spec.export.gguf or self.run.spec.export.lora_gguf else {}
+        )
         beside_bytes = sum(p.stat().st_size for p in model_dir.iterdir() if p.is_file() and p.suffix != ".safetensors")
         self.memory = foresee_memory(self.run.spec, shapes, beside_bytes, on_cpu, row_tokens, available_bytes())
         self.at_once = parallel_quants(sizes, shapes) if sizes else 1
         for early in (made_early(self.run.spec, sizes, shapes.gguf_type, self.at_once, on_cpu), []):
             needs = steps(self.run.spec, shapes, base_bytes, self.memory, sizes, self.at_once, early)
             self.early, self._steps = early, {step.name: step for step in needs}
-            if self._room_bytes() >= max(step.disk_bytes for step in needs):  # else without those that are only sooner there
+            if self._room_bytes() >= max(
+                step.disk_bytes for step in needs
+            ):  # else without those that are only sooner there
                 break
         self.run.log("plan", **{f"{step.name}_disk_bytes": step.disk_bytes for step in self._steps.values()})
         for name in self._steps:
@@ -144,7 +153,9 @@ class Artefacts:
             "types": types,
             "imatrix": self.run.spec.export.imatrix,
         }
-        sizes: dict[str, int] = run_child("job.gguf.worker", {"steps": [step]}, scratch, "plan of the GGUFs")["steps"][0]["bytes"]
+        sizes: dict[str, int] = run_child("job.gguf.worker", {"steps": [step]}, scratch, "plan of the GGUFs")["steps"][
+            0
+        ]["bytes"]
         return sizes
 
     def require(self, name: str) -> None:
@@ -154,7 +165,9 @@ class Artefacts:
             return
         still_needed = step.disk_bytes - (self._used_bytes() - self._other_bytes)
         require_disk(self.run.workdir, max(0, still_needed), f"step {name} of the exports")
-        require_ram(max(0, step.ram_bytes - taken_bytes()), f"step {name} of the exports")  # of those that are at work already
+        require_ram(
+            max(0, step.ram_bytes - taken_bytes()), f"step {name} of the exports"
+        )  # of those that are at work already
 
     def foretold(self, process: Callable[[Memory], int]) -> int | None:
         """Memory that a process should take, where the exports were foreseen."""

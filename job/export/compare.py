@@ -52,10 +52,10 @@ class Clock:
 def handle(request: Json) -> Json:
     """Compares, writes `reference` and, where asked, `imatrix`; returns the figures.
 
-    The request's keys: `base`, `adapter` (folders; both None where every weight was trained, then the file
-    `probe` may hold `input_ids` and `logits` of the trained model), `merged`, `merged_4bit` (folder or None), `rows` and `calibration`
-    (token ids), `prompt`, `stop_token_ids`, `max_new_tokens`, `device`, `reference`, `imatrix` (path or None), `limits`.
-    Raises `GateError` with figure and limit where an export is not the trained model.
+    The request's keys: `base`, `adapter` (folders; both None where every weight was trained, then the file `probe`
+    may hold `input_ids` and `logits` of the trained model), `merged`, `merged_4bit` (folder or None), `rows` and
+    `calibration` (token ids), `prompt`, `stop_token_ids`, `max_new_tokens`, `device`, `reference`, `imatrix` (path or
+    None), `limits`. Raises `GateError` with figure and limit where an export is not the trained model.
     """
     reference = Path(request["reference"])
     scratch = reference.with_suffix(".scratch")
@@ -77,7 +77,9 @@ def handle(request: Json) -> Json:
 
 
 def trained_logits(request: Json, dtype: Any, scratch: Path) -> tuple[list[list[int]], Any]:
-    """The rows to compare on, and the logits of what was trained: base and adapter, the trainer's own probe, or nothing."""
+    """The rows to compare on, and the logits of what was trained: base and adapter, the trainer's own probe, or
+    nothing.
+    """
     if request["base"] is None and request["probe"] is None:
         return [], None
     if request["base"] is None:
@@ -95,7 +97,8 @@ def unproven(reference: Path) -> Path:
 
 
 def examine_merged(request: Json, rows: list[list[int]], trained: Any, dtype: Any, clock: Clock) -> tuple[Json, Any]:
-    """Compares the merged model with the `trained` logits of `rows`; returns figures and its logits of the request's rows.
+    """Compares the merged model with the `trained` logits of `rows`; returns figures and its logits of the request's
+    rows.
 
     Writes `reference` when it has passed, then `imatrix`.
     """
@@ -103,9 +106,13 @@ def examine_merged(request: Json, rows: list[list[int]], trained: Any, dtype: An
     part = unproven(reference)
     with clock("merged"):
         model = open_model(merged, dtype, request["device"])
-        answer, stopped = continue_greedily(model, request["prompt"], request["stop_token_ids"], request["max_new_tokens"])
+        answer, stopped = continue_greedily(
+            model, request["prompt"], request["stop_token_ids"], request["max_new_tokens"]
+        )
         logits = write_reference(model, request, answer, stopped, part)
-        comparison = None if trained is None else compare(trained, logits if rows is request["rows"] else logits_of(model, rows))
+        comparison = (
+            None if trained is None else compare(trained, logits if rows is request["rows"] else logits_of(model, rows))
+        )
         if comparison is not None:
             check(comparison, merged.name, "the trained model", merged_limits(request, dtype))
         part.replace(reference)
@@ -118,13 +125,17 @@ def examine_merged(request: Json, rows: list[list[int]], trained: Any, dtype: An
 
 def merged_limits(request: Json, dtype: Any) -> dict[str, float]:
     """The limits of KL divergence and logits; these are wider where either side was computed in half precision."""
-    computed = [dtype] if request["base"] is not None else [dtype, compute_dtype(request["device"])]  # the training's own probe
+    computed = (
+        [dtype] if request["base"] is not None else [dtype, compute_dtype(request["device"])]
+    )  # the training's own probe
     slack = max(MERGED_SLACK[name_of(kind)] for kind in computed)
     return {"kl": request["limits"]["max_kl"], "logits": request["limits"]["max_logit_ratio"] * slack}
 
 
 def write_reference(model: Any, request: Json, answer: list[int], stopped: bool, path: Path) -> Any:
-    """Writes what other exports are compared with; returns the logits, fp32 (tokens, vocabulary), which stay in that file."""
+    """Writes what other exports are compared with; returns the logits, fp32 (tokens, vocabulary), which stay in that
+    file.
+    """
     import numpy
 
     rows = request["rows"]
@@ -144,7 +155,9 @@ def write_reference(model: Any, request: Json, answer: list[int], stopped: bool,
 
 
 def examine_four_bit(request: Json, logits: Any, scratch: Path) -> Json:
-    """Figures of the 4-bit model against the merged one's `logits`. Raises `GateError` if it is not 4-bit or too far away."""
+    """Figures of the 4-bit model against the merged one's `logits`. Raises `GateError` if it is not 4-bit or too far
+    away.
+    """
     folder, rows = Path(request["merged_4bit"]), request["rows"]
     model = open_model(folder, "auto", request["device"])
     require_four_bit(model, folder.name)
@@ -164,15 +177,25 @@ def require_four_bit(model: Any, name: str) -> None:
     packed = [n for n, m in linear.items() if isinstance(m, Linear4bit) and m.weight.quant_type == "nf4"]
     if plain or not packed:
         found = f"{len(plain)} layers of {len(linear)} are not, first {plain[0]}" if plain else "no 4-bit layer"
-        raise GateError(Fault("this model is not in 4-bit", name, found, "every linear layer as NF4"))
+        raise GateError(
+            Fault("this model is not in 4-bit", where=name, found=found, expected="every linear layer as NF4")
+        )
 
 
 def check(found: Comparison, name: str, other: str, limits: dict[str, float]) -> None:
     """Raises `GateError` naming every figure that is not within its limit, or is no number."""
     ratio = found.max_logit_difference / found.largest_logit if found.largest_logit else float("inf")
-    figures = {"kl": ("KL divergence", found.kl), "logits": (f"part of the largest logit ({found.largest_logit:.4g})", ratio)}
+    figures = {
+        "kl": ("KL divergence", found.kl),
+        "logits": (f"part of the largest logit ({found.largest_logit:.4g})", ratio),
+    }
     faults = [
-        Fault(f"its predictions are not those of {other}: {what}", name, f"{figure:.4g}", f"at most {limits[key]:g}")
+        Fault(
+            f"its predictions are not those of {other}: {what}",
+            where=name,
+            found=f"{figure:.4g}",
+            expected=f"at most {limits[key]:g}",
+        )
         for key, (what, figure) in figures.items()
         if key in limits and not figure <= limits[key]
     ]

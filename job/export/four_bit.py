@@ -14,7 +14,9 @@ from job.training.precision import half_precision, quantisation
 
 
 def quantise_merged(merged: Path, target: Path, device: str) -> None:
-    """Writes the model of folder `merged` as NF4 to the new folder `target`, with the same tokenizer and generation config."""
+    """Writes the model of folder `merged` as NF4 to the new folder `target`, with the same tokenizer and generation
+    config.
+    """
     from transformers import AutoModelForCausalLM
 
     half = half_precision(device)

@@ -21,7 +21,9 @@ FP32_BYTES, HALF_BYTES = 4, 2
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far one model's logits lie from another's over the same tokens; `kl` in nats a token, the rest logits and 0..1."""
+    """How far one model's logits lie from another's over the same tokens; `kl` in nats a token, the rest logits and
+    0..1.
+    """
 
     max_logit_difference: float
     largest_logit: float
@@ -30,7 +32,9 @@ class Comparison:
 
 
 def placement(model_dir: Path, device: str) -> Any:
-    """Where the weights go: the device, or, where even 16 bits do not fit on it, as much of them as do and the rest in host memory."""
+    """Where the weights go: the device, or, where even 16 bits do not fit on it, as much of them as do and the rest
+    in host memory.
+    """
     import torch
 
     if device == "cpu" or parameters(model_dir) * HALF_BYTES + ROOM_BYTES <= torch.cuda.mem_get_info()[0]:
@@ -49,15 +53,28 @@ def comparison_dtype(model_dir: Path, device: str) -> Any:
 
 
 def open_model(folder: Path, dtype: Any, device: str) -> Any:
-    """The model in `folder`, for inference. Raises `GateError` if a weight is missing, which the loader would make up."""
+    """The model in `folder`, for inference. Raises `GateError` if a weight is missing, which the loader would make
+    up.
+    """
     from transformers import AutoModelForCausalLM
 
     model, report = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, device_map=placement(folder, device), local_files_only=True, use_safetensors=True, output_loading_info=True
+        folder,
+        dtype=dtype,
+        device_map=placement(folder, device),
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
     )
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[kind]:
-            raise GateError(Fault(f"the weights do not fit their config.json: {kind}", folder.name, ascii(sorted(report[kind])[0])))
+            raise GateError(
+                Fault(
+                    f"the weights do not fit their config.json: {kind}",
+                    where=folder.name,
+                    found=ascii(sorted(report[kind])[0]),
+                )
+            )
     return keep_layout(model).eval()
 
 
@@ -151,14 +168,20 @@ def perplexity(logits: Any, rows: list[list[int]]) -> float:
     return math.exp(min(total / max(1, sum(map(len, rows)) - len(rows)), 700.0))
 
 
-def continue_greedily(model: Any, prompt: list[int], stop_ids: list[int], max_new_tokens: int) -> tuple[list[int], bool]:
+def continue_greedily(
+    model: Any, prompt: list[int], stop_ids: list[int], max_new_tokens: int
+) -> tuple[list[int], bool]:
     """The model's greedy answer to `prompt`, the end token with it, and whether it ended so."""
     import torch
     from transformers import GenerationConfig
 
     # Whatever its own configuration leaves unsaid would be filled in from there: penalties, for one.
     model.generation_config = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stop_ids or None, pad_token_id=(stop_ids or [0])[0], use_cache=True
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=stop_ids or None,
+        pad_token_id=(stop_ids or [0])[0],
+        use_cache=True,
     )
     ids = torch.tensor([prompt], device=model.device)
     with torch.no_grad():

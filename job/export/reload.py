@@ -29,7 +29,11 @@ def compare(base: Path, adapter: Path | None, probe: Path, precision: str, devic
 
     dtype = compute_dtype(device)
     model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=dtype, quantization_config=quantisation(precision, dtype), device_map={"": device}, local_files_only=True
+        base,
+        dtype=dtype,
+        quantization_config=quantisation(precision, dtype),
+        device_map={"": device},
+        local_files_only=True,
     )
     model = keep_layout(PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
     limits = REOPENED[name_of(dtype)]
@@ -43,8 +47,8 @@ def compare(base: Path, adapter: Path | None, probe: Path, precision: str, devic
     ):
         if not figure <= limit:
             what, place = ("adapter does", "adapter/adapter_model.safetensors") if adapter else ("weights do", "merged")
-            raise GateError(Fault(f"the stored {what} not answer as the trained model did", place,
-                                  f"{name} {figure:.4g}", f"at most {limit:.4g}"))  # fmt: skip
+            raise GateError(Fault(f"the stored {what} not answer as the trained model did", where=place,
+                                  found=f"{name} {figure:.4g}", expected=f"at most {limit:.4g}"))  # fmt: skip
     return asdict(found)
 
 

@@ -36,7 +36,9 @@ def check_prompt(prepared: Prepared) -> list[int]:
     Of the first rows, the one with the shortest answer: every GGUF has to give it, on the CPU.
     """
     rows = prepared.held_out or prepared.train
-    row = min((rows[i] for i in range(min(len(rows), LOOKED_AT_ROWS))), key=lambda row: len(row["labels"]) - _start(row))
+    row = min(
+        (rows[i] for i in range(min(len(rows), LOOKED_AT_ROWS))), key=lambda row: len(row["labels"]) - _start(row)
+    )
     return list(row["input_ids"][: _start(row) or PLAIN_PROMPT_TOKENS])
 
 

@@ -1,4 +1,6 @@
-"""Waits for a Kubernetes Job with kubectl, its log passed on: `tunejob wait NAME`. What CI runs after it has submitted one."""
+"""Waits for a Kubernetes Job with kubectl, its log passed on: `tunejob wait NAME`. What CI runs after it has
+submitted one.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ Json = dict[str, Any]
 CONTAINER = "tunejob"
 JOB_LABEL = "batch.kubernetes.io/job-name"
 PATIENCE = 12  # failed requests in a row before the cluster counts as gone
-REFUSALS = ("Forbidden", "Unauthorized", "You must be logged in", "no configuration has been provided", "doesn't have a resource type")
+REFUSALS = (
+    "Forbidden",
+    "Unauthorized",
+    "You must be logged in",
+    "no configuration has been provided",
+    "doesn't have a resource type",
+)
 QUEUED = {"Suspended": "queued: the Job is suspended"}
 ENDS = {"Complete": 0, "Failed": UNKNOWN}
 DEADLINE = "DeadlineExceeded"
@@ -26,7 +34,9 @@ CUT = "Client.Timeout"  # how kubectl says that it was
 
 
 class Kubectl:
-    """Reads from one namespace; None stands for the context's own. What hinders reading a log is told once, and no failure."""
+    """Reads from one namespace; None stands for the context's own. What hinders reading a log is told once, and no
+    failure.
+    """
 
     def __init__(self, namespace: str | None, pause_seconds: float, log: Log) -> None:
         if shutil.which("kubectl") is None:
@@ -37,7 +47,9 @@ class Kubectl:
         self._hindrance = ""
 
     def get(self, *arguments: str) -> Json | None:
-        """The parsed answer of `kubectl get`; None if it is not there. Raises `InputError` or, in the end, `TransientError`."""
+        """The parsed answer of `kubectl get`; None if it is not there. Raises `InputError` or, in the end,
+        `TransientError`.
+        """
         said = ""
         for _ in range(PATIENCE):
             command = [*self._command, "get", *arguments, "--output", "json"]
@@ -53,7 +65,9 @@ class Kubectl:
         raise TransientError(Fault(f"the cluster did not answer {PATIENCE} times", found=said))
 
     def logs(self, pod: str, since: str) -> Iterable[tuple[str, str]]:
-        """Time and text of each line that the container has said after `since`, until it ends or the connection does."""
+        """Time and text of each line that the container has said after `since`, until it ends or the connection
+        does.
+        """
         command = [*self._command, "logs", pod, "--container", CONTAINER, "--follow", "--timestamps"]
         command += ["--request-timeout", f"{FOLLOW_SECONDS}s", *(["--since-time", since] if since else [])]
         pipe = subprocess.PIPE
@@ -108,13 +122,17 @@ class Watch:
         self._state = state
 
     def _gone(self) -> Outcome:
-        """Not there: never was, or deleted in between (a person, a time to live). A run that said it is done is done."""
+        """Not there: never was, or deleted in between (a person, a time to live). A run that said it is done is
+        done.
+        """
         if not self._seen:
             raise InputError(Fault("there is no such Job", found=self.name, hint="Is the namespace right?"))
         attempts = self._attempts()
         ended = bool(attempts) and attempts[-1].exit_code == 0
         code = 0 if ended else Interrupted.exit_code
-        return self._outcome(code, "the Job was deleted" + (" after it had finished" if ended else " before it had finished"))
+        return self._outcome(
+            code, "the Job was deleted" + (" after it had finished" if ended else " before it had finished")
+        )
 
     def _ended(self, job: Json) -> Outcome | None:
         condition = next((c for c in conditions(job) if c["type"] in ENDS), None)
@@ -148,7 +166,9 @@ def conditions(resource: Json) -> list[Json]:
 
 
 def container_state(pod: Json) -> Json:
-    """State of our container among those of the pod: `waiting`, `running` or `terminated`; empty before there is one."""
+    """State of our container among those of the pod: `waiting`, `running` or `terminated`; empty before there
+    is one.
+    """
     statuses = pod.get("status", {}).get("containerStatuses") or ()
     return next((dict(status.get("state") or {}) for status in statuses if status["name"] == CONTAINER), {})
 
@@ -160,7 +180,9 @@ def started(pod: Json) -> bool:
 def attempt(pod: Json, told: Told) -> Attempt:
     """What became of a pod, from its container's end; where that is missing, from what its log said last."""
     end = container_state(pod).get("terminated")
-    disrupted = next((f"{c['reason']}: {c.get('message', '')}" for c in conditions(pod) if c["type"] == "DisruptionTarget"), "")
+    disrupted = next(
+        (f"{c['reason']}: {c.get('message', '')}" for c in conditions(pod) if c["type"] == "DisruptionTarget"), ""
+    )
     facts = termination_facts(end or {}) or (told.last if told.exit_code else {})
     code = end["exitCode"] if end else told.exit_code
     reason = disrupted or pod.get("status", {}).get("reason") or (end or {}).get("reason") or "no end was seen"
@@ -186,7 +208,9 @@ def waiting_for(job: Json, pods: list[Json]) -> str:
             return words
     for pod in pods:
         waiting = container_state(pod).get("waiting") or {}
-        unplaced: Json = next((c for c in pod.get("status", {}).get("conditions") or () if c.get("reason") == "Unschedulable"), {})
+        unplaced: Json = next(
+            (c for c in pod.get("status", {}).get("conditions") or () if c.get("reason") == "Unschedulable"), {}
+        )
         for what in (waiting, unplaced):
             if what.get("reason"):
                 return ": ".join(str(what[key]) for key in ("reason", "message") if what.get(key))
@@ -200,5 +224,7 @@ def outcome_of_log(lines: Iterable[str], name: str, log: Log) -> Outcome:
         log.say(line.rstrip("\n"))
         told.hear(line)
     code = UNKNOWN if told.exit_code is None else told.exit_code
-    reason = "the log ended before the run did" if told.exit_code is None else f"the log ended with: {told.last['event']}"
+    reason = (
+        "the log ended before the run did" if told.exit_code is None else f"the log ended with: {told.last['event']}"
+    )
     return Outcome(name, code, reason, [], told)

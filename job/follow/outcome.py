@@ -28,7 +28,9 @@ class Told:
     last: Mapping[str, Any] = field(default_factory=dict)
 
     def hear(self, line: str) -> None:
-        """One line of the log; what is put before the JSON (a rented machine's name) is passed over, other lines too."""
+        """One line of the log; what is put before the JSON (a rented machine's name) is passed over, other
+        lines too.
+        """
         event = _event(line)
         self.output = event.get("output") or self.output
         self.run_id = event.get("run_id") or self.run_id
@@ -51,7 +53,9 @@ def _event(line: str) -> dict[str, Any]:
         event, _ = json.JSONDecoder().raw_decode(line, brace)
     except (ValueError, RecursionError):
         return {}
-    well_formed = isinstance(event, dict) and (event.get("event") != "failed" or isinstance(event.get("exit_code"), int))
+    well_formed = isinstance(event, dict) and (
+        event.get("event") != "failed" or isinstance(event.get("exit_code"), int)
+    )
     return event if well_formed else {}
 
 
@@ -91,7 +95,11 @@ class Outcome:
         if self.exit_code == 0:
             return
         facts = next((attempt.facts for attempt in reversed(self.attempts) if attempt.facts), self.told.last)
-        rows = [("what", meaning(self.exit_code)), ("stage", facts.get("stage", "")), *((key, facts.get(key, "")) for key in FACTS)]
+        rows = [
+            ("what", meaning(self.exit_code)),
+            ("stage", facts.get("stage", "")),
+            *((key, facts.get(key, "")) for key in FACTS),
+        ]
         yield "| failure | |"
         yield "|---|---|"
         yield from (f"| {key} | {_plain(str(value))} |" for key, value in rows if value)
@@ -115,7 +123,9 @@ def meaning(exit_code: int) -> str:
             return f"{kind.__name__}, {'may pass with another try' if kind.retryable else 'another try meets it again'}"
     number = exit_code - SIGNAL_BASE
     if number in set(signal.Signals):
-        return f"killed by {signal.Signals(number).name}" + (", mostly for want of memory" if number == signal.SIGKILL else "")
+        return f"killed by {signal.Signals(number).name}" + (
+            ", mostly for want of memory" if number == signal.SIGKILL else ""
+        )
     return "not an exit code of tunejob"
 
 

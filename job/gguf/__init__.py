@@ -1,1 +1,3 @@
-"""GGUF files: converted, quantised and checked with llama.cpp, in a child process (`worker`); `types` and `expected` are light."""
+"""GGUF files: converted, quantised and checked with llama.cpp, in a child process (`worker`); `types` and `expected`
+are light.
+"""

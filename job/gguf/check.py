@@ -1,4 +1,6 @@
-"""The acceptance test of a GGUF: it is what its name says, speaks the trained template, and knows what the model knows."""
+"""The acceptance test of a GGUF: it is what its name says, speaks the trained template, and knows what the model
+knows.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,9 @@ def check(
 ) -> dict[str, Any]:
     """The figures of a good file; `file` is the first of several if it was split.
 
-    `source` is the 16-bit GGUF it was made from, None if it is one itself; `expected` is `describe_tokenizer`'s, `limits`
-    holds max_kl and max_perplexity_rise. Raises one `GateError` with every fault (pointer `key`, figure, limit).
+    `source` is the 16-bit GGUF it was made from, None if it is one itself; `expected` is `describe_tokenizer`'s,
+    `limits` holds max_kl and max_perplexity_rise. Raises one `GateError` with every fault (pointer `key`, figure,
+    limit).
     """
     started = time.monotonic()
     header, known = read_model_header(file, key), read_reference(reference)
@@ -56,8 +59,12 @@ def check(
     )
 
 
-def check_lora(base: Path, lora: Path, key: str, type_name: str, reference: Path, limits: dict[str, float], threads: int) -> dict[str, Any]:
-    """The same for a LoRA file (`key` is its key) on top of the 16-bit GGUF of its base; `reference` is the merged model's."""
+def check_lora(
+    base: Path, lora: Path, key: str, type_name: str, reference: Path, limits: dict[str, float], threads: int
+) -> dict[str, Any]:
+    """The same for a LoRA file (`key` is its key) on top of the 16-bit GGUF of its base; `reference` is the merged
+    model's.
+    """
     started = time.monotonic()
     header, known = read_header(lora, key), read_reference(reference)
     faults = list(_lora_faults(header, read_model_header(base, base.name), key, TYPES[type_name]))
@@ -81,56 +88,94 @@ def fallbacks(header: Header, kind: QuantType) -> int:
 def _type_faults(header: Header, key: str, kind: QuantType, source: Path | None) -> Iterator[Fault]:
     file_type = header.metadata.get("general.file_type")
     if file_type != kind.file_type:
-        yield Fault("the file's type is not the one in its name", key, f"general.file_type {file_type}", f"{kind.file_type} ({kind.label})")
+        yield Fault(
+            "the file's type is not the one in its name",
+            where=key,
+            found=f"general.file_type {file_type}",
+            expected=f"{kind.file_type} ({kind.label})",
+        )
     if source is None:
         planned = {t.name: kind.tensor_type for t in header.tensors.values() if len(t.shape) > 1 and t.type != "F32"}
         bulk = max(header.tensors.values(), key=lambda t: t.bytes).type
         if bulk != kind.tensor_type:
-            yield Fault("the bulk of the weights is of another type", key, bulk, kind.tensor_type)
+            yield Fault("the bulk of the weights is of another type", where=key, found=bulk, expected=kind.tensor_type)
     else:
         planned = planned_types(source, kind.label.lower(), IMATRIX_ENTRIES in header.metadata)
     wrong = [(t, planned[t.name]) for t in header.tensors.values() if planned.get(t.name, t.type) != t.type]
     if wrong:
         found = ", ".join(f"{t.name} {t.type}" for t, _ in wrong[:SHOWN])
         wanted = ", ".join(right for _, right in wrong[:SHOWN])
-        yield Fault(f"{len(wrong)} of {len(header.tensors)} tensors are not of the type that {kind.label} gives them", key, found, wanted)
+        yield Fault(
+            f"{len(wrong)} of {len(header.tensors)} tensors are not of the type that {kind.label} gives them",
+            where=key,
+            found=found,
+            expected=wanted,
+        )
 
 
 def _lora_faults(header: Header, base: Header, key: str, kind: QuantType) -> Iterator[Fault]:
-    wanted = {"general.type": "adapter", "adapter.type": "lora", "general.architecture": base.metadata["general.architecture"]}
+    wanted = {
+        "general.type": "adapter",
+        "adapter.type": "lora",
+        "general.architecture": base.metadata["general.architecture"],
+    }
     for name, value in wanted.items():
         if header.metadata.get(name) != value:
-            yield Fault(f"{name} is not that of this adapter", key, str(header.metadata.get(name)), value)
+            yield Fault(
+                f"{name} is not that of this adapter", where=key, found=str(header.metadata.get(name)), expected=value
+            )
     fitting = [t for t in header.tensors.values() if t.shape[0] % kind.block == 0]
     wrong = [t for t in fitting if t.type != kind.tensor_type]
     if wrong or not fitting:
         found = ", ".join(f"{t.name} {t.type}" for t in wrong[:SHOWN])
-        yield Fault(f"{len(wrong)} of {len(header.tensors)} tensors are of another type", key, found, kind.tensor_type)
+        yield Fault(
+            f"{len(wrong)} of {len(header.tensors)} tensors are of another type",
+            where=key,
+            found=found,
+            expected=kind.tensor_type,
+        )
 
 
 def _shape_faults(header: Header, source: Header, key: str) -> Iterator[Fault]:
     if len(header.tensors) != len(source.tensors):
-        yield Fault("the number of tensors differs from the 16-bit file", key, str(len(header.tensors)), str(len(source.tensors)))
+        yield Fault(
+            "the number of tensors differs from the 16-bit file",
+            where=key,
+            found=str(len(header.tensors)),
+            expected=str(len(source.tensors)),
+        )
     found = {name: tensor.shape for name, tensor in header.tensors.items()}
     for name, tensor in source.tensors.items():
         if name in found and found[name] != tensor.shape:
-            yield Fault(f"the shape of {name} differs from the 16-bit file", key, str(found[name]), str(tensor.shape))
+            yield Fault(
+                f"the shape of {name} differs from the 16-bit file",
+                where=key,
+                found=str(found[name]),
+                expected=str(tensor.shape),
+            )
 
 
 def _special_faults(header: Header, key: str, expected: dict[str, Any]) -> Iterator[Fault]:
     for word, name in SPECIAL.items():
         found, wanted = header.metadata.get(f"tokenizer.ggml.{word}_token_id"), expected[name]
         if wanted is not None and found != wanted:
-            yield Fault(f"{name} is not the trained tokenizer's", key, str(found), str(wanted))
+            yield Fault(f"{name} is not the trained tokenizer's", where=key, found=str(found), expected=str(wanted))
     found, wanted = header.metadata.get("tokenizer.chat_template"), expected["chat_template"]
     if found != wanted:
-        yield Fault("the chat template is not the trained one", key, _difference(found, wanted), f"{len(wanted.encode())} bytes, the same")
+        yield Fault(
+            "the chat template is not the trained one",
+            where=key,
+            found=_difference(found, wanted),
+            expected=f"{len(wanted.encode())} bytes, the same",
+        )
 
 
 def _difference(found: str | None, wanted: str) -> str:
     if found is None:
         return "none"
-    same = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted)))
+    same = next(
+        (i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted))
+    )
     return f"{len(found.encode())} bytes, other from character {same}: {found[same : same + 40]!r}"
 
 
@@ -139,21 +184,42 @@ def _difference(found: str | None, wanted: str) -> str:
 
 def _vocabulary_faults(model: Model, key: str, expected: dict[str, Any], known: Reference) -> Iterator[Fault]:
     if model.tokens != known.vocabulary:
-        yield Fault("the size of the vocabulary differs from the model's", key, str(model.tokens), str(known.vocabulary))
+        yield Fault(
+            "the size of the vocabulary differs from the model's",
+            where=key,
+            found=str(model.tokens),
+            expected=str(known.vocabulary),
+        )
     if model.tokens < expected["tokens"]:
-        yield Fault("the vocabulary lacks tokens of the tokenizer", key, str(model.tokens), f"at least {expected['tokens']}")
+        yield Fault(
+            "the vocabulary lacks tokens of the tokenizer",
+            where=key,
+            found=str(model.tokens),
+            expected=f"at least {expected['tokens']}",
+        )
     adds_bos = model.adds_bos and model.bos == expected["bos_token_id"]
     if adds_bos != expected["adds_bos"]:
         yield Fault(
-            "whether texts begin with the BOS token differs from the trained tokenizer", key, str(adds_bos), str(expected["adds_bos"])
+            "whether texts begin with the BOS token differs from the trained tokenizer",
+            where=key,
+            found=str(adds_bos),
+            expected=str(expected["adds_bos"]),
         )
     if model.chat_template != expected["chat_template"]:
         yield Fault(
-            "llama.cpp reads another chat template", key, _difference(model.chat_template, expected["chat_template"]), "the trained one"
+            "llama.cpp reads another chat template",
+            where=key,
+            found=_difference(model.chat_template, expected["chat_template"]),
+            expected="the trained one",
         )
     eos = expected["eos_token_id"]
     if eos is not None and eos < model.tokens and not model.ends(eos):
-        yield Fault("llama.cpp does not stop at the EOS token", key, f"token {eos} does not end a generation", "an end token")
+        yield Fault(
+            "llama.cpp does not stop at the EOS token",
+            where=key,
+            found=f"token {eos} does not end a generation",
+            expected="an end token",
+        )
 
 
 def _text_faults(model: Model, key: str, texts: list[dict[str, Any]]) -> Iterator[Fault]:
@@ -162,27 +228,53 @@ def _text_faults(model: Model, key: str, texts: list[dict[str, Any]]) -> Iterato
     for number, text in enumerate(texts):
         found = model.tokenise(text["text"])
         if found != text["ids"]:
-            at = next((i for i, (a, b) in enumerate(zip(found, text["ids"], strict=False)) if a != b), min(len(found), len(text["ids"])))
+            at = next(
+                (i for i, (a, b) in enumerate(zip(found, text["ids"], strict=False)) if a != b),
+                min(len(found), len(text["ids"])),
+            )
             split.append((f"text {number} from token {at}: {found[at : at + 5]}", str(text["ids"][at : at + 5])))
         spoken = model.detokenise(text["ids"])
         if spoken.strip() != text["decoded"].strip():  # a leading space belongs to the first word in some vocabularies
             joined.append((f"text {number}: {spoken[:60]!r}", f"{text['decoded'][:60]!r}"))
-    for message, wrong in (("texts become other tokens than in training", split), ("tokens become another text than in training", joined)):
+    for message, wrong in (
+        ("texts become other tokens than in training", split),
+        ("tokens become another text than in training", joined),
+    ):
         if wrong:
             found_, wanted = zip(*wrong[:SHOWN], strict=True)
-            yield Fault(f"{len(wrong)} of {len(texts)} {message}", key, "; ".join(found_), "; ".join(wanted))
+            yield Fault(
+                f"{len(wrong)} of {len(texts)} {message}",
+                where=key,
+                found="; ".join(found_),
+                expected="; ".join(wanted),
+            )
 
 
 def quality_faults(quality: Quality, known: Reference, key: str, limits: dict[str, float]) -> Iterator[Fault]:
     """Limits that do not hold; also where the figure is not a number."""
     if not quality.kl <= limits["max_kl"]:
-        yield Fault("it strays too far from the 16-bit model", key, f"KL {quality.kl:.4g} nats a token", f"at most {limits['max_kl']:g}")
+        yield Fault(
+            "it strays too far from the 16-bit model",
+            where=key,
+            found=f"KL {quality.kl:.4g} nats a token",
+            expected=f"at most {limits['max_kl']:g}",
+        )
     if not quality.perplexity_rise <= limits["max_perplexity_rise"]:
-        found = f"perplexity {quality.perplexity:.5g} against {quality.reference_perplexity:.5g}, {quality.perplexity_rise:+.2%}"
-        yield Fault("its perplexity is too high", key, found, f"at most +{limits['max_perplexity_rise']:.2%}")
+        found = f"perplexity {quality.perplexity:.5g} against {quality.reference_perplexity:.5g}, {quality.perplexity_rise:+.2%}"  # noqa: E501
+        yield Fault(
+            "its perplexity is too high",
+            where=key,
+            found=found,
+            expected=f"at most +{limits['max_perplexity_rise']:.2%}",
+        )
     if known.stopped and not quality.stopped:
         found = f"{quality.answer_tokens} tokens without an end"
-        yield Fault("its answer does not stop at an end token", key, found, f"an end within {known.answer_limit} tokens")
+        yield Fault(
+            "its answer does not stop at an end token",
+            where=key,
+            found=found,
+            expected=f"an end within {known.answer_limit} tokens",
+        )
 
 
 def quality_figures(quality: Quality) -> dict[str, Any]:

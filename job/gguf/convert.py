@@ -23,16 +23,25 @@ BATCH_BYTES = 2 << 30  # of tensors in flight, as fp32; a single larger tensor g
 
 
 def convert(model: Path, target: Path, type_name: str, name: str, threads: int) -> dict[str, Any]:
-    """Writes `target`. Raises `InputError` if llama.cpp does not know the architecture or tokenizer, `GateError` for broken files."""
+    """Writes `target`. Raises `InputError` if llama.cpp does not know the architecture or tokenizer, `GateError` for
+    broken files.
+    """
     started = time.monotonic()
     with _prepared_converter(model, target, type_name, name) as converter:
         _write_weights(converter.gguf_writer, threads)
     header = read_header(target, target.name)
-    return {"bytes": header.file_bytes, "seconds": time.monotonic() - started, "tensors": len(header.tensors), "types": header.types()}
+    return {
+        "bytes": header.file_bytes,
+        "seconds": time.monotonic() - started,
+        "tensors": len(header.tensors),
+        "types": header.types(),
+    }
 
 
 def outline(model: Path, target: Path) -> None:
-    """The bf16 GGUF of `model` with a hole where its weights would be: it takes no room, and shows what can be made of it."""
+    """The bf16 GGUF of `model` with a hole where its weights would be: it takes no room, and shows what can be made
+    of it.
+    """
     with _prepared_converter(model, target, "bf16", "outline") as converter:
         tensors = converter.gguf_writer.tensors[0].values()
         with target.open("r+b") as file:
@@ -58,7 +67,9 @@ def loaded_converter(model: Path, target: Path, type_name: str, name: str) -> It
 
 @contextmanager
 def _prepared_converter(model: Path, target: Path, type_name: str, name: str) -> Iterator[Any]:
-    """The same with its tensors listed, its metadata set and its header written; the weights are neither read nor written yet."""
+    """The same with its tensors listed, its metadata set and its header written; the weights are neither read nor
+    written yet.
+    """
     with loaded_converter(model, target, type_name, name) as converter:
         converter.prepare_tensors()
         converter.prepare_metadata(vocab_only=False)
@@ -78,11 +89,18 @@ def _explained() -> Iterator[None]:
         yield
     except NotImplementedError as error:
         raise InputError(
-            Fault("llama.cpp's converter does not know this model", "/model/source", str(error).strip() or type(error).__name__,
-                  "an architecture and a tokenizer that llama.cpp supports", "Remove the GGUF exports")
-        ) from error  # fmt: skip
+            Fault(
+                "llama.cpp's converter does not know this model",
+                where="/model/source",
+                found=str(error).strip() or type(error).__name__,
+                expected="an architecture and a tokenizer that llama.cpp supports",
+                hint="Remove the GGUF exports",
+            )
+        ) from error
     except (ValueError, KeyError) as error:
-        raise GateError(Fault("the model cannot be converted to GGUF", found=f"{type(error).__name__}: {error}")) from error
+        raise GateError(
+            Fault("the model cannot be converted to GGUF", found=f"{type(error).__name__}: {error}")
+        ) from error
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Weights in ggml's block formats, computed with torch on any device: the bytes of `ggml_quantize_chunk` without an imatrix.
+"""Weights in ggml's block formats, computed with torch on any device: the bytes of `ggml_quantize_chunk` without an
+imatrix.
 
-Inside, a block is a column: weights are (weights of a group, groups of a block, blocks), bytes (bytes of a block, blocks).
-The layouts are those of ggml-common.h.
+Inside, a block is a column: weights are (weights of a group, groups of a block, blocks), bytes (bytes of a block,
+blocks). The layouts are those of ggml-common.h.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def _inverse(scale: torch.Tensor) -> torch.Tensor:
     return torch.where(scale != 0, divided(1, scale), 0)
 
 
-# ------------------------------------------------------------------------------------------------ k-quants with scales and minima
+# -------------------------------------------------------------------------------------- k-quants with scales and minima
 
 
 def _q2_k(weights: torch.Tensor) -> torch.Tensor:
@@ -217,7 +218,9 @@ def _nibbles(levels: torch.Tensor) -> torch.Tensor:
 
 
 def _six_bit_pairs(scales: torch.Tensor, minima: torch.Tensor) -> torch.Tensor:
-    """Eight scales and eight minima in twelve bytes: four of each whole, with the upper bits of the other four above them."""
+    """Eight scales and eight minima in twelve bytes: four of each whole, with the upper bits of the other four above
+    them.
+    """
     import torch
 
     scale, minimum = scales[:4] | scales[4:] >> 4 << 6, minima[:4] | minima[4:] >> 4 << 6

@@ -13,7 +13,9 @@ SAMPLES = (
 
 
 def describe_tokenizer(tokenizer: Any, template: str, texts: list[str]) -> dict[str, Any]:
-    """The tokenizer's facts for `check`, as JSON; `tokenizer` is a fast one of transformers, `texts` are rendered rows."""
+    """The tokenizer's facts for `check`, as JSON; `tokenizer` is a fast one of transformers, `texts` are rendered
+    rows.
+    """
     first = tokenizer("a").input_ids[:1]
     return {
         "tokens": len(tokenizer),

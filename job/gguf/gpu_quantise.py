@@ -1,6 +1,8 @@
-"""16-bit GGUF to a quantised one on a GPU: the bytes of `llama_model_quantize` without an imatrix, in a fraction of its time.
+"""16-bit GGUF to a quantised one on a GPU: the bytes of `llama_model_quantize` without an imatrix, in a fraction of
+its time.
 
-llama.cpp still decides the type of every tensor and writes the header; weights are read, encoded and written at the same time.
+llama.cpp still decides the type of every tensor and writes the header; weights are read, encoded and written at the
+same time.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ class Slab:
 
 
 def quantise_on_device(source: Path, target: Path, type_name: str, device: str) -> dict[str, Any]:
-    """Writes `target`; all planned types have to be `supported`. Raises `GateError` if a weight is not a finite number."""
+    """Writes `target`; all planned types have to be `supported`. Raises `GateError` if a weight is not a finite
+    number.
+    """
     started = time.monotonic()
     before = read_header(source, source.name)
     types = planned_types(source, type_name, False)
@@ -92,7 +96,9 @@ def _write_weights(source: int, target: int, slabs: Iterable[Slab], device: str)
             written.result()
 
 
-def _read_ahead(readers: ThreadPoolExecutor, file: int, slabs: Iterable[Slab], pinned: bool) -> Iterator[tuple[Slab, torch.Tensor]]:
+def _read_ahead(
+    readers: ThreadPoolExecutor, file: int, slabs: Iterable[Slab], pinned: bool
+) -> Iterator[tuple[Slab, torch.Tensor]]:
     reading: deque[tuple[Slab, Future[torch.Tensor]]] = deque()
     for slab in slabs:
         reading.append((slab, readers.submit(_read, file, slab, pinned)))
@@ -112,7 +118,7 @@ def _read(file: int, slab: Slab, pinned: bool) -> torch.Tensor:
     while view:
         count = os.preadv(file, [view], position)
         if count == 0:
-            raise GateError(Fault("the GGUF file is cut short", slab.source.name, f"no byte {position}"))
+            raise GateError(Fault("the GGUF file is cut short", where=slab.source.name, found=f"no byte {position}"))
         view, position = view[count:], position + count
     return content
 
@@ -128,7 +134,13 @@ def _store(file: int, slab: Slab, encoded: torch.Tensor, finite: torch.Tensor | 
     import torch
 
     if finite is not None and not finite.item():
-        raise GateError(Fault(f"a weight cannot be quantised to {slab.target.type}", slab.target.name, "not a finite number"))
+        raise GateError(
+            Fault(
+                f"a weight cannot be quantised to {slab.target.type}",
+                where=slab.target.name,
+                found="not a finite number",
+            )
+        )
     if encoded.device.type != "cpu":
         encoded = torch.empty(encoded.shape, dtype=torch.uint8, pin_memory=pinned).copy_(encoded)
     position, _ = slab.span(slab.target)
@@ -153,7 +165,7 @@ def _write_header(source: Path, target: Path, types: dict[str, str], file_type: 
     tensors = ctypes.c_void_p()
     before = ggml.gguf_init_from_file(str(source).encode(), _Opening(True, ctypes.pointer(tensors)))
     if not before:
-        raise GateError(Fault("the GGUF header cannot be read", source.name))
+        raise GateError(Fault("the GGUF header cannot be read", where=source.name))
     after = ggml.gguf_init_empty()
     ggml.gguf_set_kv(after, before)
     ggml.gguf_set_val_u32(after, b"general.quantization_version", gguf.GGML_QUANT_VERSION)
@@ -168,7 +180,7 @@ def _write_header(source: Path, target: Path, types: dict[str, str], file_type: 
     ggml.gguf_free(before)
     ggml.ggml_free(tensors)
     if not written:
-        raise CapacityError(Fault("the disk is full: the GGUF header cannot be written", target.name))
+        raise CapacityError(Fault("the disk is full: the GGUF header cannot be written", where=target.name))
 
 
 def _ggml() -> Any:

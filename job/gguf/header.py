@@ -1,4 +1,5 @@
-"""What a GGUF file says about itself: metadata and the list of its tensors, read in full before llama.cpp sees the file.
+"""What a GGUF file says about itself: metadata and the list of its tensors, read in full before llama.cpp sees the
+file.
 
 The `gguf` package's reader builds an array for every token's text (2.7 s for 49,000 tokens, 10 s for 128,000);
 this one steps over them in 0.1 s, checks that the file is as long as it says, and knows which bytes are metadata.
@@ -56,21 +57,32 @@ def read_header(path: Path, key: str) -> Header:
     with path.open("rb") as file:
         size = path.stat().st_size
         if size < 24 or file.read(4) != MAGIC:
-            raise GateError(Fault("not a GGUF file", key, f"{size} bytes without its magic number", "GGUF"))
+            raise GateError(
+                Fault("not a GGUF file", where=key, found=f"{size} bytes without its magic number", expected="GGUF")
+            )
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             try:
                 header = _parse(content)
             except (struct.error, IndexError, UnicodeDecodeError, KeyError, ValueError) as error:
                 raise GateError(
-                    Fault("the GGUF header cannot be read", key, f"{type(error).__name__}: {error}", "a whole GGUF file")
+                    Fault(
+                        "the GGUF header cannot be read",
+                        where=key,
+                        found=f"{type(error).__name__}: {error}",
+                        expected="a whole GGUF file",
+                    )
                 ) from error
     if size < header.file_bytes:
-        raise GateError(Fault("the GGUF file is cut short", key, f"{size} bytes", f"{header.file_bytes} bytes"))
+        raise GateError(
+            Fault("the GGUF file is cut short", where=key, found=f"{size} bytes", expected=f"{header.file_bytes} bytes")
+        )
     return header
 
 
 def read_model_header(path: Path, key: str) -> Header:
-    """The header of a model that may lie in several files, of which `path` is the first: metadata of the first, all tensors."""
+    """The header of a model that may lie in several files, of which `path` is the first: metadata of the first, all
+    tensors.
+    """
     paths = shards_of(path, key)
     folder = key.rpartition("/")[0]
     shards = [read_header(shard, key if shard == path else f"{folder}/{shard.name}") for shard in paths]
@@ -78,7 +90,9 @@ def read_model_header(path: Path, key: str) -> Header:
     tensors = {name: tensor for shard in shards for name, tensor in shard.tensors.items()}
     promised = first.metadata.get("split.tensors.count", len(tensors))
     if len(tensors) != promised:
-        raise GateError(Fault("tensors are missing", key, f"{len(tensors)} tensors", f"{promised} tensors"))
+        raise GateError(
+            Fault("tensors are missing", where=key, found=f"{len(tensors)} tensors", expected=f"{promised} tensors")
+        )
     size = sum(shard.file_bytes for shard in shards)
     return Header(first.metadata, tensors, first.metadata_span, first.pairs, first.alignment, first.data_start, size)
 
@@ -92,7 +106,9 @@ def shards_of(path: Path, key: str) -> list[Path]:
     shards = [path.with_name(shard_name(parts["stem"], number, count)) for number in range(1, count + 1)]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
-        raise GateError(Fault("files of this model are missing", key, ", ".join(missing), f"{count} files"))
+        raise GateError(
+            Fault("files of this model are missing", where=key, found=", ".join(missing), expected=f"{count} files")
+        )
     return shards
 
 

@@ -14,4 +14,6 @@ def load_imatrix(path: Path) -> dict[str, Any]:
 
     tensors = {tensor.name: tensor.data for tensor in GGUFReader(path).tensors}
     sums = {name.removesuffix(SUMS): data for name, data in tensors.items() if name.endswith(SUMS)}
-    return {name: (data / tensors[name + COUNTS].reshape(-1, 1)).astype("float32").ravel() for name, data in sums.items()}
+    return {
+        name: (data / tensors[name + COUNTS].reshape(-1, 1)).astype("float32").ravel() for name, data in sums.items()
+    }

@@ -44,7 +44,14 @@ def write_lora(adapter: Path, model: Path, target: Path, type_name: str, name: s
     started = time.monotonic()
     config = json.loads((adapter / "adapter_config.json").read_bytes())
     if reasons := inexpressible(config):
-        raise InputError(Fault("this adapter cannot be a LoRA GGUF", POINTER, ", ".join(reasons), "plain LoRA or rsLoRA"))
+        raise InputError(
+            Fault(
+                "this adapter cannot be a LoRA GGUF",
+                where=POINTER,
+                found=", ".join(reasons),
+                expected="plain LoRA or rsLoRA",
+            )
+        )
     with loaded_converter(model, target, type_name, name) as converter:
         writer = gguf.GGUFWriter(target, gguf.MODEL_ARCH_NAMES[converter.model_arch])
         writer.add_type(gguf.GGUFType.ADAPTER)
@@ -62,7 +69,12 @@ def write_lora(adapter: Path, model: Path, target: Path, type_name: str, name: s
         writer.write_tensors_to_file()
         writer.close()
     header = read_header(target, target.name)
-    return {"bytes": header.file_bytes, "seconds": time.monotonic() - started, "tensors": len(header.tensors), "types": header.types()}
+    return {
+        "bytes": header.file_bytes,
+        "seconds": time.monotonic() - started,
+        "tensors": len(header.tensors),
+        "types": header.types(),
+    }
 
 
 def _alpha(config: Mapping[str, Any]) -> float:
@@ -78,7 +90,14 @@ def _pairs(path: Path) -> Iterator[tuple[str, Any, Any]]:
     for name, tensor in load_file(path).items():
         match = PART.fullmatch(name)
         if match is None:
-            raise InputError(Fault("this adapter cannot be a LoRA GGUF", POINTER, name, "pairs of lora_A and lora_B"))
+            raise InputError(
+                Fault(
+                    "this adapter cannot be a LoRA GGUF",
+                    where=POINTER,
+                    found=name,
+                    expected="pairs of lora_A and lora_B",
+                )
+            )
         parts.setdefault(match["module"], {})[match["part"]] = tensor.float()
     for module, pair in sorted(parts.items()):
         yield module, pair["A"], pair["B"]
@@ -104,7 +123,14 @@ def _placed_rows(converter: Any, module: str, rows: int) -> Iterator[tuple[str, 
 
 
 def _misplaced(module: str, why: str) -> InputError:
-    return InputError(Fault(f"llama.cpp cannot apply an adapter of {module}", POINTER, why, "a weight whose rows are kept or reordered"))
+    return InputError(
+        Fault(
+            f"llama.cpp cannot apply an adapter of {module}",
+            where=POINTER,
+            found=why,
+            expected="a weight whose rows are kept or reordered",
+        )
+    )
 
 
 def _add(writer: Any, name: str, values: Any, type_name: str) -> None:

@@ -119,7 +119,7 @@ class Model:
         with native_log() as log:
             handle = native.llama_init_from_model(self._handle, settings)
             if not handle:
-                raise GateError(Fault("llama.cpp cannot run this model", key, log.complaint()))
+                raise GateError(Fault("llama.cpp cannot run this model", where=key, found=log.complaint()))
             try:
                 if lora is not None:
                     self._apply(handle, lora, key, log)
@@ -132,10 +132,10 @@ class Model:
 
         adapter = native.llama_adapter_lora_init(self._handle, str(lora).encode())  # the model frees it
         if not adapter:
-            raise GateError(Fault("llama.cpp cannot load this adapter", key, log.complaint()))
+            raise GateError(Fault("llama.cpp cannot load this adapter", where=key, found=log.complaint()))
         adapters = (native.llama_adapter_lora_p_ctypes * 1)(adapter)
         if native.llama_set_adapters_lora(context, adapters, 1, (ctypes.c_float * 1)(1.0)):
-            raise GateError(Fault("llama.cpp cannot apply this adapter", key, log.complaint()))
+            raise GateError(Fault("llama.cpp cannot apply this adapter", where=key, found=log.complaint()))
 
 
 class Context:
@@ -172,7 +172,9 @@ class Context:
 
 @contextmanager
 def opened(path: Path, key: str) -> Iterator[Model]:
-    """The file (or the first of several) in llama.cpp, every block of weights validated. Raises `GateError` if it refuses."""
+    """The file (or the first of several) in llama.cpp, every block of weights validated. Raises `GateError` if it
+    refuses.
+    """
     from llama_cpp import llama_cpp as native
 
     settings = native.llama_model_default_params()
@@ -180,7 +182,9 @@ def opened(path: Path, key: str) -> Iterator[Model]:
     with native_log() as log:
         handle = native.llama_model_load_from_file(str(path).encode(), settings)
     if not handle:
-        raise GateError(Fault("llama.cpp cannot open this file", key, log.complaint(), "a model it loads"))
+        raise GateError(
+            Fault("llama.cpp cannot open this file", where=key, found=log.complaint(), expected="a model it loads")
+        )
     try:
         yield Model(handle)
     finally:

@@ -1,4 +1,6 @@
-"""How well a GGUF keeps what the 16-bit model knows: perplexity, divergence and a greedy answer, against stored logits."""
+"""How well a GGUF keeps what the 16-bit model knows: perplexity, divergence and a greedy answer, against stored
+logits.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Reference:
 
     @property
     def answer_limit(self) -> int:
-        """Tokens within which an answer has to end: quantised models may take a little longer. Few where none is due."""
+        """Tokens within which an answer has to end: quantised models may take a little longer. Few where none
+        is due.
+        """
         return 2 * len(self.answer) + SLACK_TOKENS if self.stopped else min(len(self.answer), SLACK_TOKENS)
 
     @property
@@ -82,7 +86,8 @@ def measure(model: Model, reference: Reference, threads: int, lora: Path | None,
         seconds = time.monotonic() - started
         answer = _answer(context, model, reference)
     same = next(
-        (i for i, (a, b) in enumerate(zip(answer, reference.answer, strict=False)) if a != b), min(len(answer), len(reference.answer))
+        (i for i, (a, b) in enumerate(zip(answer, reference.answer, strict=False)) if a != b),
+        min(len(answer), len(reference.answer)),
     )
     return Quality(
         perplexity=sums.perplexity(sums.loss), reference_perplexity=sums.perplexity(sums.reference_loss),

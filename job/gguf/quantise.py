@@ -16,7 +16,7 @@ from job.gguf.types import TYPES, QuantType
 
 BUFFER_BYTES = 512 << 20  # rows of a tensor in memory at once
 PLANNED = re.compile(
-    r"\[ *\d+/ *\d+\] (?P<name>\S+) +- \[[^\]]*\], type = +(?P<from>\w+), size = +[\d.]+ MiB(?: -> +[\d.]+ MiB \((?P<to>\w+)\))?"
+    r"\[ *\d+/ *\d+\] (?P<name>\S+) +- \[[^\]]*\], type = +(?P<from>\w+), size = +[\d.]+ MiB(?: -> +[\d.]+ MiB \((?P<to>\w+)\))?"  # noqa: E501
 )
 STREAM_WORDS = "iostream error"  # what is left of a write that failed
 IMATRIX_ENTRIES = "quantize.imatrix.entries_count"  # the key by which llama.cpp's own tool says that one was used
@@ -31,7 +31,7 @@ def quantise(source: Path, target: Path, type_name: str, imatrix: Path | None, t
         header = read_header(target, target.name)
     except GateError as error:  # cut, without a word
         if shutil.disk_usage(target.parent).free < BUFFER_BYTES:
-            raise CapacityError(Fault("the disk is full", target.name)) from error
+            raise CapacityError(Fault("the disk is full", where=target.name)) from error
         raise
     return {
         "bytes": header.file_bytes, "seconds": time.monotonic() - started, "tensors": len(header.tensors),
@@ -67,16 +67,21 @@ def _run(source: Path, target: Path, kind: QuantType, means: dict[str, Any], thr
     from llama_cpp import llama_cpp as native
 
     settings = native.llama_model_quantize_default_params()
-    settings.ftype, settings.nthread, settings.dry_run, settings.max_buf_size = kind.file_type, threads, dry, BUFFER_BYTES
+    settings.ftype, settings.nthread, settings.dry_run, settings.max_buf_size = (
+        kind.file_type,
+        threads,
+        dry,
+        BUFFER_BYTES,
+    )
     if means:
         settings.imatrix = _imatrix_array(means)
         settings.kv_overrides = _imatrix_note(len(means))
     with native_log() as log:
         code = native.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(settings))
     if code and STREAM_WORDS in log.complaint():
-        raise CapacityError(Fault("the disk is full", target.name))
+        raise CapacityError(Fault("the disk is full", where=target.name))
     if code:
-        raise GateError(Fault(f"llama.cpp cannot quantise to {kind.label}", target.name, log.complaint()))
+        raise GateError(Fault(f"llama.cpp cannot quantise to {kind.label}", where=target.name, found=log.complaint()))
     return log.text()
 
 

@@ -1,8 +1,9 @@
 """Which scale suits each group of weights best: the searches of llama.cpp's quantisers, for all groups at once.
 
-A group lies along the first dimension of a tensor: (weights of a group, groups of a block, blocks), fp32; what is known of a group
-has the other two dimensions. So that a GPU finds the very bits that llama.cpp's C finds, every sum runs over a group's weights
-one after another, products are not fused with sums, and no quotient is replaced by a product with a reciprocal.
+A group lies along the first dimension of a tensor: (weights of a group, groups of a block, blocks), fp32; what is
+known of a group has the other two dimensions. So that a GPU finds the very bits that llama.cpp's C finds, every sum
+runs over a group's weights one after another, products are not fused with sums, and no quotient is replaced by a
+product with a reciprocal.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 TINY = 1e-15  # a group without a larger weight is taken as zero
 STEP = 0.1  # by how much of a level the tried scales differ
 REFINEMENTS = 5
-ROUNDING = 12_582_912.0  # 1.5 * 2**23: added to a number below 2**22, it leaves the nearest integer in the low bits of the mantissa
+# 1.5 * 2**23: added to a number below 2**22, it leaves the nearest integer in the low bits of the mantissa
+ROUNDING = 12_582_912.0
 
 
 def affine(
@@ -24,8 +26,8 @@ def affine(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(scale, low, levels): x is about low + scale * level, with levels from 0 to `top` and low at most 0.
 
-    Levels are taken with scales that spread a group over about `top` of them; to each of the `tries` a line is fitted by
-    weighted least squares, and the one with the smallest weighted error (absolute or squared) wins.
+    Levels are taken with scales that spread a group over about `top` of them; to each of the `tries` a line is fitted
+    by weighted least squares, and the one with the smallest weighted error (absolute or squared) wins.
     """
     import torch
 
@@ -107,7 +109,9 @@ def symmetric(x: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def refined(x: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Like `symmetric`; but one scale is taken, and then each weight in turn moves to the level that suits those of all others."""
+    """Like `symmetric`; but one scale is taken, and then each weight in turn moves to the level that suits those of
+    all others.
+    """
     import torch
 
     peak = farthest(x)

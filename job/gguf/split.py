@@ -1,4 +1,6 @@
-"""A large GGUF as several files, named and read as llama.cpp does; the disk holds one file more than the original, not twice."""
+"""A large GGUF as several files, named and read as llama.cpp does; the disk holds one file more than the original,
+not twice.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ COPY_BYTES = 16 << 20
 
 
 def split(file: Path, max_bytes: int) -> dict[str, Any]:
-    """Names of the files that replace `file`: itself if it is small enough, or shards of at most `max_bytes` of weights.
+    """Names of the files that replace `file`: itself if it is small enough, or shards of at most `max_bytes` of
+    weights.
 
     Shards are cut off from its end, so that its space is free for the next one. A tensor is never divided.
     """
@@ -35,7 +38,12 @@ def split(file: Path, max_bytes: int) -> dict[str, Any]:
     found = read_model_header(file.with_name(names[0]), file.name).tensors.values()
     if {(t.name, t.shape, t.type) for t in found} != {(t.name, t.shape, t.type) for t in header.tensors.values()}:
         raise GateError(
-            Fault("the split files do not hold what was split", file.name, f"{len(found)} tensors", f"{len(header.tensors)} tensors")
+            Fault(
+                "the split files do not hold what was split",
+                where=file.name,
+                found=f"{len(found)} tensors",
+                expected=f"{len(header.tensors)} tensors",
+            )
         )
     return {"files": names, "bytes": [file.with_name(name).stat().st_size for name in names]}
 
@@ -53,9 +61,15 @@ def _parts(header: Header, max_bytes: int) -> list[list[TensorInfo]]:
     return parts
 
 
-def _write(source: Any, target: Path, part: list[TensorInfo], pairs: tuple[bytes, int], header: Header, number: int, count: int) -> None:
+def _write(
+    source: Any, target: Path, part: list[TensorInfo], pairs: tuple[bytes, int], header: Header, number: int, count: int
+) -> None:
     metadata, known = pairs
-    place = _number("split.no", 2, number) + _number("split.count", 2, count) + _number("split.tensors.count", 5, len(header.tensors))
+    place = (
+        _number("split.no", 2, number)
+        + _number("split.count", 2, count)
+        + _number("split.tensors.count", 5, len(header.tensors))
+    )
     start = part[0].offset
     infos = b"".join(_info(tensor, tensor.offset - start) for tensor in part)
     head = b"GGUF" + struct.pack("<IQQ", 3, len(part), known + 3) + metadata + place + infos

@@ -10,11 +10,11 @@ class QuantType:
     """One `llama_ftype`: most of its weights have `tensor_type`, embeddings and sensitive layers a finer one.
 
     `max_kl` is the mean Kullback-Leibler divergence in nats a token from the 16-bit merge, `max_perplexity_rise` the
-    relative rise of perplexity against it (0.1 is 10 %), both on held-out rows of the job.
-    Both leave about five times what small models lose on rows like the demo's (SmolLM2-135M, untuned: KL 0.009 in q8_0,
-    0.03 in q6_k, 0.11 in q4_k_m) or, where that is more, what llama.cpp's tools/perplexity/README.md reports for Llama 3
-    8B; two to three times for types of less than 3 bits, which start from a lot. The rise of perplexity is the coarser
-    sieve: on a few hundred tokens it is ten per cent off by chance.
+    relative rise of perplexity against it (0.1 is 10 %), both on held-out rows of the job. Both leave about five
+    times what small models lose on rows like the demo's (SmolLM2-135M, untuned: KL 0.009 in q8_0, 0.03 in q6_k, 0.11
+    in q4_k_m) or, where that is more, what llama.cpp's tools/perplexity/README.md reports for Llama 3 8B; two to
+    three times for types of less than 3 bits, which start from a lot. The rise of perplexity is the coarser sieve: on
+    a few hundred tokens it is ten per cent off by chance.
     """
 
     label: str  # in file names
@@ -25,7 +25,9 @@ class QuantType:
     max_kl: float
     max_perplexity_rise: float
     needs_imatrix: bool = False
-    repacked_share: float = 0.0  # of the linear layers' weights: llama.cpp for x86 keeps them a second time, in another order
+    repacked_share: float = (
+        0.0  # of the linear layers' weights: llama.cpp for x86 keeps them a second time, in another order
+    )
 
     @property
     def uses_imatrix(self) -> bool:

@@ -32,7 +32,9 @@ def _convert(step: Step) -> Step:
 
 
 def _quantise(step: Step) -> Step:
-    """On the GPU, if there is one that may be used and the types are among those encoded there: the same bytes, much sooner."""
+    """On the GPU, if there is one that may be used and the types are among those encoded there: the same bytes, much
+    sooner.
+    """
     from job.gguf.quantise import planned_types, quantise
 
     source, target, imatrix = Path(step["source"]), Path(step["target"]), _path(step["imatrix"])
@@ -50,7 +52,9 @@ def _check(step: Step) -> Step:
 
     file, reference = _first_part(Path(step["file"])), Path(step["reference"])
     if step["lora"] is not None:
-        return check_lora(file, Path(step["lora"]), step["key"], step["type"], reference, step["limits"], step["threads"])
+        return check_lora(
+            file, Path(step["lora"]), step["key"], step["type"], reference, step["limits"], step["threads"]
+        )
     source = _path(step["source"])
     return check(file, step["key"], step["type"], source, reference, step["expected"], step["limits"], step["threads"])
 

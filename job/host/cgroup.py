@@ -77,5 +77,7 @@ def _cached_bytes(group: Path) -> int:
 
 
 def _host_available_bytes(proc: Path) -> int:
-    words = next(line for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemAvailable")).split()
+    words = next(
+        line for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemAvailable")
+    ).split()
     return int(words[1]) << 10

@@ -31,8 +31,8 @@ from job.host.streams import LastingStream
 PARENT = "TUNEJOB_PARENT"  # the process that a child must not outlive
 SAMPLE_SECONDS = 0.02
 MEMORY_LINES = {"VmHWM", "VmRSS", "RssAnon", "RssShmem"}  # of /proc/PID/status, in kB
-# Blocks of this size and more go back to the system as soon as they are free: the C library would otherwise raise its own
-# limit to 32 MiB, keep what tensors leave behind and take a third more, or not, as it happens.
+# Blocks of this size and more go back to the system as soon as they are free: the C library would otherwise raise its
+# own limit to 32 MiB, keep what tensors leave behind and take a third more, or not, as it happens.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 SERVER_SETTINGS = {
     "HF_HUB_OFFLINE": "1",  # read at import: what children load is here already
@@ -45,7 +45,8 @@ CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.S
 class ChildMemory:
     """What one child process took at its peak, and what was foretold, None where nothing was.
 
-    `peak_anonymous_bytes` is what a control group cannot take back; the rest of `peak_rss_bytes` is mapped files, which give way.
+    `peak_anonymous_bytes` is what a control group cannot take back; the rest of `peak_rss_bytes` is mapped files,
+    which give way.
     """
 
     what: str
@@ -82,7 +83,11 @@ class Watch(threading.Thread):
             lines = self._status.read_text().splitlines()
         except (FileNotFoundError, ProcessLookupError):
             return
-        held = {name: int(rest.split()[0]) << 10 for name, _, rest in (line.partition(":") for line in lines) if name in MEMORY_LINES}
+        held = {
+            name: int(rest.split()[0]) << 10
+            for name, _, rest in (line.partition(":") for line in lines)
+            if name in MEMORY_LINES
+        }
         # A kernel that does not tell the two apart (before 4.5) has all of it counted.
         self.anonymous_bytes = held.get("RssAnon", held.get("VmRSS", 0)) + held.get("RssShmem", 0)
         self.peak_anonymous_bytes = max(self.peak_anonymous_bytes, self.anonymous_bytes)
@@ -158,17 +163,28 @@ class Child:
         if code == -signal.SIGKILL:
             foretold = "" if self._foretold_bytes is None else f"{self._foretold_bytes} bytes"
             return CapacityError(
-                Fault(f"{self.what}: its process was killed, as happens when memory runs out", "",
-                      f"{self._watch.peak_anonymous_bytes} bytes taken", foretold, "Give the job more memory")
-            )  # fmt: skip
+                Fault(
+                    f"{self.what}: its process was killed, as happens when memory runs out",
+                    where="",
+                    found=f"{self._watch.peak_anonymous_bytes} bytes taken",
+                    expected=foretold,
+                    hint="Give the job more memory",
+                )
+            )
         if -code in CRASHES:
             return GateError(
-                Fault(f"{self.what}: native code crashed", found=signal.Signals(-code).name, hint="Its last words are on stderr")
+                Fault(
+                    f"{self.what}: native code crashed",
+                    found=signal.Signals(-code).name,
+                    hint="Its last words are on stderr",
+                )
             )
         if code < 0:
             return TransientError(Fault(f"{self.what}: its process was ended by {signal.Signals(-code).name}"))
         if code == CapacityError.exit_code:
-            return CapacityError(Fault(f"{self.what}: the disk is full: its process could not even write down its result"))
+            return CapacityError(
+                Fault(f"{self.what}: the disk is full: its process could not even write down its result")
+            )
         return JobError(Fault(f"{self.what}: its process ended with code {code}; its error is on stderr"))
 
 
@@ -192,11 +208,14 @@ def run_child(
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """What a process that reaches no server needs of an environment."""
-    return {name: value for name, value in environment.items() if name not in SECRET_VARIABLES and not names_secret(name)}
+    return {
+        name: value for name, value in environment.items() if name not in SECRET_VARIABLES and not names_secret(name)
+    }
 
 
 def preload(modules: Sequence[str], capability: str | None = None) -> None:
-    """From here on children are forked from a process that imports `modules` once `start_imports` says so, and ends with this one.
+    """From here on children are forked from a process that imports `modules` once `start_imports` says so, and ends
+    with this one.
 
     `capability`: the GPU's, if children will use one. To be called before this process has a second thread.
     """
@@ -218,7 +237,9 @@ def _process(
         with open(os.devnull) as nothing:
             streams = [nothing.fileno(), 1, 2]
             try:
-                return _SERVERS[0].fork("job.host.child:serve_forked", [module, str(asked), str(answered)], folder, os.environ, streams)
+                return _SERVERS[0].fork(
+                    "job.host.child:serve_forked", [module, str(asked), str(answered)], folder, os.environ, streams
+                )
             except ConnectionError as refusal:
                 LastingStream(sys.stderr).write(f"children are started, not forked, from here on: {refusal}\n")
                 _SERVERS.clear()

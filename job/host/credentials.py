@@ -27,9 +27,11 @@ FORMS = re.compile(
 )
 FORTY = re.compile(r"(?<![A-Za-z0-9/+=])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])")
 NAMES = re.compile(
-    r"(?:^|[_-])(?:token|secret|password|passwd|credentials?|(?:api|access|secret|private)[_-]?key(?:[_-]?id)?)$", re.IGNORECASE
+    r"(?:^|[_-])(?:token|secret|password|passwd|credentials?|(?:api|access|secret|private)[_-]?key(?:[_-]?id)?)$",
+    re.IGNORECASE,
 )
-# Random base64 changes between upper case, lower case and digits some 25 times in 40 characters; paths and words seldom do.
+# Random base64 changes between upper case, lower case and digits some 25 times in 40 characters; paths and words
+# seldom do.
 RANDOM_CHANGES = 15
 
 

@@ -21,7 +21,10 @@ KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
 LIBRARY = "libcuda.so.1"
 OLDEST_CAPABILITY = (7, 5)  # Turing: CUDA 13 compiles for nothing older
 NO_DEVICE = 100  # cuInit's answers, from cuda.h
-TOO_OLD_OR_MIXED = {803: "its kernel module and its library are of different versions", 804: "this GPU takes no forward compatibility"}
+TOO_OLD_OR_MIXED = {
+    803: "its kernel module and its library are of different versions",
+    804: "this GPU takes no forward compatibility",
+}
 MAJOR, MINOR = 75, 76  # attributes of a device: its compute capability
 
 
@@ -47,7 +50,7 @@ def wanted_device() -> str:
     """auto, cpu or gpu. Raises `CapacityError` for anything else."""
     wanted = os.environ.get(DEVICE_VARIABLE, "auto")
     if wanted not in ("auto", "cpu", "gpu"):
-        raise CapacityError(Fault("unknown device", DEVICE_VARIABLE, wanted, "auto, cpu or gpu"))
+        raise CapacityError(Fault("unknown device", where=DEVICE_VARIABLE, found=wanted, expected="auto, cpu or gpu"))
     return wanted
 
 
@@ -66,7 +69,9 @@ def choose_device() -> str:
     if wanted != "cpu" and torch.cuda.is_available():
         return "cuda"
     if wanted == "gpu":
-        raise unusable(probe()) or DeviceError(Fault("the driver shows a GPU, but torch cannot use it", hint="Try another node"))
+        raise unusable(probe()) or DeviceError(
+            Fault("the driver shows a GPU, but torch cannot use it", hint="Try another node")
+        )
     return "cpu"
 
 
@@ -117,27 +122,54 @@ def unusable(found: Probe) -> JobError | None:
         return DeviceError(Fault("no NVIDIA driver on this machine", hint=f"Run it on a GPU node; {cpu}"))
     if not found.library:
         return DeviceError(
-            Fault("this machine has an NVIDIA driver, but this container was given no GPU", found=f"no {LIBRARY}",
-                  hint=f"docker run --gpus all, podman run --device nvidia.com/gpu=all, in Kubernetes nvidia.com/gpu: 1; {cpu}")
-        )  # fmt: skip
+            Fault(
+                "this machine has an NVIDIA driver, but this container was given no GPU",
+                found=f"no {LIBRARY}",
+                hint=f"docker run --gpus all, podman run --device nvidia.com/gpu=all, in Kubernetes nvidia.com/gpu: 1; {cpu}",  # noqa: E501
+            )
+        )
     if found.torch_cuda is None:
         return CapacityError(
-            Fault("wrong image: there is a GPU, but torch here is a CPU build", hint=f"Use the image built from locks/cuda.txt; {cpu}")
+            Fault(
+                "wrong image: there is a GPU, but torch here is a CPU build",
+                hint=f"Use the image built from locks/cuda.txt; {cpu}",
+            )
         )
     needed, spoken = found.torch_cuda, ".".join(map(str, found.driver_cuda))
     if found.status in TOO_OLD_OR_MIXED or found.driver_cuda[0] < int(needed.split(".")[0]):
         why = TOO_OLD_OR_MIXED.get(found.status, f"it speaks CUDA {spoken}")
-        return DeviceError(Fault("the NVIDIA driver does not fit this image", found=why, expected=f"a driver for CUDA {needed} or newer",
-                                 hint="Update the node's driver, or choose a node with a newer one"))  # fmt: skip
+        return DeviceError(
+            Fault(
+                "the NVIDIA driver does not fit this image",
+                found=why,
+                expected=f"a driver for CUDA {needed} or newer",
+                hint="Update the node's driver, or choose a node with a newer one",
+            )
+        )
     if found.status == NO_DEVICE or (found.status == 0 and not found.gpus):
-        masks = [f"{name}={os.environ[name]}" for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES") if name in os.environ]
-        return DeviceError(Fault("the NVIDIA driver shows no GPU", found=", ".join(masks), hint=f"Ask for one GPU and unset masks; {cpu}"))
+        masks = [
+            f"{name}={os.environ[name]}"
+            for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+            if name in os.environ
+        ]
+        return DeviceError(
+            Fault(
+                "the NVIDIA driver shows no GPU", found=", ".join(masks), hint=f"Ask for one GPU and unset masks; {cpu}"
+            )
+        )
     if found.status:
-        return DeviceError(Fault("the NVIDIA driver does not start", found=f"cuInit answered {found.status}", hint="Try another node"))
+        return DeviceError(
+            Fault("the NVIDIA driver does not start", found=f"cuInit answered {found.status}", hint="Try another node")
+        )
     first = found.gpus[0]
     if first.capability < OLDEST_CAPABILITY:
-        return CapacityError(Fault("this GPU is too old", found=f"{first.name}, compute capability {_dotted(first.capability)}",
-                                   expected=f"{_dotted(OLDEST_CAPABILITY)} (Turing) or newer"))  # fmt: skip
+        return CapacityError(
+            Fault(
+                "this GPU is too old",
+                found=f"{first.name}, compute capability {_dotted(first.capability)}",
+                expected=f"{_dotted(OLDEST_CAPABILITY)} (Turing) or newer",
+            )
+        )
     return None
 
 

@@ -1,9 +1,10 @@
-"""A process that has imported what others need and forks one for each request: it begins in a tenth of a second, not in ten.
+"""A process that has imported what others need and forks one for each request: it begins in a tenth of a second, not
+in ten.
 
     python -m job.host.fork_server SOCKET MODULE…
 
-The server never touches a GPU, for what has cannot be forked: where an import did all the same, it refuses to serve and says so.
-What it forks becomes a child of the process that asked, dies with it, and is waited for as any other.
+The server never touches a GPU, for what has cannot be forked: where an import did all the same, it refuses to serve
+and says so. What it forks becomes a child of the process that asked, dies with it, and is waited for as any other.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class ForkServer:
     """One server of this process. Once told to, it imports in the background; the first `fork` waits for it."""
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
-        """`environment` is the server's own, which its imports see. Begins before this process has a second thread, if it can."""
+        """`environment` is the server's own, which its imports see. Begins before this process has a second thread,
+        if it can.
+        """
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lock = threading.Lock()
         self._server: Forked | subprocess.Popen[bytes]
@@ -58,15 +61,24 @@ class ForkServer:
             with contextlib.suppress(OSError):  # a server that has ended is told of by `fork`
                 self._control.send(b"!")
 
-    def fork(self, call: str, arguments: Sequence[Any], cwd: Path, environment: Mapping[str, str], streams: Sequence[int]) -> Forked:
-        """A process that calls `call`, module:function, with `arguments` and exits with what it returns; `streams` become its 0, 1 and 2.
+    def fork(
+        self, call: str, arguments: Sequence[Any], cwd: Path, environment: Mapping[str, str], streams: Sequence[int]
+    ) -> Forked:
+        """A process that calls `call`, module:function, with `arguments` and exits with what it returns; `streams`
+        become its 0, 1 and 2.
 
         Raises `OSError` where no process can be made, and its subclass `ConnectionError` where the server cannot serve.
         """
         with self._lock:
             self.start_imports()
             self._wait_until_ready()
-            asked = {"call": call, "arguments": list(arguments), "cwd": str(cwd), "environment": dict(environment), "owner": os.getpid()}
+            asked = {
+                "call": call,
+                "arguments": list(arguments),
+                "cwd": str(cwd),
+                "environment": dict(environment),
+                "owner": os.getpid(),
+            }
             request = os.memfd_create("request")
             try:
                 with open(request, "wb", closefd=False) as file:
@@ -101,9 +113,13 @@ class ForkServer:
 
     def _start_server(self, theirs: socket.socket, modules: Sequence[str], environment: Mapping[str, str]) -> None:
         self._server = subprocess.Popen(  # noqa: S603 - our own module, and no shell
-            [sys.executable, "-P", "-m", "job.host.fork_server", str(theirs.fileno()), *modules], pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL, cwd="/", env={**environment, "PYTHONPATH": search_path(environment)}, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-P", "-m", "job.host.fork_server", str(theirs.fileno()), *modules],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            cwd="/",
+            env={**environment, "PYTHONPATH": search_path(environment)},
+            start_new_session=True,
+        )
 
     def _fork_server(self, theirs: socket.socket) -> None:
         owner = os.getpid()
@@ -129,7 +145,9 @@ def search_path(environment: Mapping[str, str]) -> str:
 
 def may_fork_here(modules: Sequence[str]) -> bool:
     """Whether this process itself, with no second thread yet, has imported everything."""
-    return all(name in sys.modules for name in modules) and len(os.listdir("/proc/self/task")) == 1 and refusal() is None
+    return (
+        all(name in sys.modules for name in modules) and len(os.listdir("/proc/self/task")) == 1 and refusal() is None
+    )
 
 
 def refusal() -> str | None:
@@ -141,7 +159,11 @@ def refusal() -> str | None:
         cuda = ctypes.CDLL(LIBCUDA, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
     except OSError:
         return None
-    return None if cuda.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) == NOT_INITIALISED else "an import has opened the GPU's driver"
+    return (
+        None
+        if cuda.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) == NOT_INITIALISED
+        else "an import has opened the GPU's driver"
+    )
 
 
 def serve(control: socket.socket, owner: int) -> None:
@@ -164,7 +186,9 @@ def serve(control: socket.socket, owner: int) -> None:
 
 
 def _orphan(control: socket.socket, descriptors: Sequence[int]) -> dict[str, int]:
-    """Forks a process whose parent, forked as well, has ended: the owner has adopted it when this returns. Its pid, or an errno."""
+    """Forks a process whose parent, forked as well, has ended: the owner has adopted it when this returns. Its pid,
+    or an errno.
+    """
     told, tell = os.pipe()
     try:
         if middle := os.fork():
@@ -253,9 +277,11 @@ def collector_paused() -> Iterator[None]:
 
 @contextlib.contextmanager
 def gpu_left_alone(capability: str) -> Iterator[None]:
-    """Within, two questions that libraries ask when they are imported are answered from `capability`, the GPU's; empty where there is none.
+    """Within, two questions that libraries ask when they are imported are answered from `capability`, the GPU's;
+    empty where there is none.
 
-    torch would open the GPU to find out: bitsandbytes asks for the capability itself, torchao whether Triton runs on it.
+    torch would open the GPU to find out: bitsandbytes asks for the capability itself, torchao whether Triton runs on
+    it.
     """
     if not capability:
         yield

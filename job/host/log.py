@@ -86,7 +86,9 @@ class Log:
 
     def say(self, line: str) -> None:
         """One line as it is, secrets masked; lost if it cannot be written."""
-        whole = self.redact(line).encode("utf-8", "backslashreplace").decode()  # a vendor's message may hold half a character
+        whole = (
+            self.redact(line).encode("utf-8", "backslashreplace").decode()
+        )  # a vendor's message may hold half a character
         with suppress(*LOST):
             print(whole, file=self.stream, flush=True)
 
@@ -138,7 +140,14 @@ class Bar:
 
 def _live_bar(stream: IO[str]) -> Any:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description:<8}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),

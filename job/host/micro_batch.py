@@ -1,4 +1,6 @@
-"""Less at once where memory runs out, and the same result: smaller micro-batches in training, halves of a batch in evaluation."""
+"""Less at once where memory runs out, and the same result: smaller micro-batches in training, halves of a batch in
+evaluation.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ class MicroBatch:
     accumulation_steps: int
 
     def smaller(self) -> MicroBatch | None:
-        """The largest smaller one with the same rows a step, so that every step sees the rows it would have seen; None for one row."""
+        """The largest smaller one with the same rows a step, so that every step sees the rows it would have seen;
+        None for one row.
+        """
         if self.rows == 1:
             return None
         rows = next(size for size in range(self.rows // 2, 0, -1) if self.rows % size == 0)
@@ -27,7 +31,9 @@ class MicroBatch:
 
 
 def in_halves(batch: list[Item], compute: Callable[[list[Item]], list[Found]]) -> list[Found]:
-    """`compute(batch)`, in two parts, four … where the GPU has no memory for it in one. Raises what a single item raises."""
+    """`compute(batch)`, in two parts, four … where the GPU has no memory for it in one. Raises what a single item
+    raises.
+    """
     import torch
 
     try:

@@ -40,4 +40,6 @@ def in_parallel(fetch: Callable[[str], object], names: Iterable[str]) -> None:
     if failures:
         raise failures[0]
     if len(done) != expected:
-        raise JobError(Fault("a download ended without an answer", found=f"{len(done)} files", expected=f"{expected} files"))
+        raise JobError(
+            Fault("a download ended without an answer", found=f"{len(done)} files", expected=f"{expected} files")
+        )

@@ -53,7 +53,9 @@ def place(where: Callable[[JobError], object]) -> None:
 
 
 def hold() -> None:
-    """From here on the first signal raises nothing: the process is saying how it ended, and ends within the budget all the same."""
+    """From here on the first signal raises nothing: the process is saying how it ended, and ends within the budget
+    all the same.
+    """
     _deferred.set()
 
 
@@ -81,7 +83,8 @@ def deferred() -> Iterator[None]:
 def leave(error: JobError) -> None:
     """Ends the process at once, from any thread, with the error's exit code and the last words.
 
-    They are said in a thread of their own, and not waited for long: whoever was interrupted may hold the log, on a full pipe.
+    They are said in a thread of their own, and not waited for long: whoever was interrupted may hold the log, on a
+    full pipe.
     """
     try:
         words = threading.Thread(target=lambda: [say(error) for say in (*_places, *_last_words)], daemon=True)

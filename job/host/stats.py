@@ -43,7 +43,9 @@ class Phase:
 
 
 class Sampler(threading.Thread):
-    """Watches resident memory and the disk under `folder`; with `children`, which costs a look at every process, theirs too."""
+    """Watches resident memory and the disk under `folder`; with `children`, which costs a look at every process,
+    theirs too.
+    """
 
     def __init__(self, folder: Path, children: bool) -> None:
         super().__init__(name="stats", daemon=True)
@@ -164,7 +166,13 @@ def describe_device(kind: str) -> dict[str, Any]:
         return {"kind": kind, "name": "cpu", "total_memory_bytes": 0, "capability": None, **host}
     properties = torch.cuda.get_device_properties(0)
     capability = f"{properties.major}.{properties.minor}"
-    return {"kind": kind, "name": properties.name, "total_memory_bytes": properties.total_memory, "capability": capability, **host}
+    return {
+        "kind": kind,
+        "name": properties.name,
+        "total_memory_bytes": properties.total_memory,
+        "capability": capability,
+        **host,
+    }
 
 
 def arithmetic(device: Mapping[str, Any]) -> dict[str, str]:

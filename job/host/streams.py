@@ -1,4 +1,6 @@
-"""Standard streams that may be missing, or go away: a log that nobody can read any more is no reason to end what is paid for."""
+"""Standard streams that may be missing, or go away: a log that nobody can read any more is no reason to end what is
+paid for.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ class LastingStream:
 
 
 def reopen_streams() -> None:
-    """Gives a process that was started without one of the three an empty one: the next file that is opened would take its number.
+    """Gives a process that was started without one of the three an empty one: the next file that is opened would take
+    its number.
 
     What comes out is UTF-8 in any locale: JSON lines and rendered files are nothing else.
     """

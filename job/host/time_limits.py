@@ -30,7 +30,9 @@ def limit(variable: str) -> float:
         if 0 < float(said) <= LONGEST:
             return float(said)
     unit = variable.rsplit("_", 1)[-1].lower()
-    raise InputError(Fault(f"{variable} is no time limit", found=ascii(said), expected=f"{unit} above 0 and up to {LONGEST:.0f}"))
+    raise InputError(
+        Fault(f"{variable} is no time limit", found=ascii(said), expected=f"{unit} above 0 and up to {LONGEST:.0f}")
+    )
 
 
 def check_limits() -> None:

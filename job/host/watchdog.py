@@ -58,8 +58,13 @@ class Watchdog:
     def _give_up(self, silent_seconds: float) -> None:
         faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
         error = TransientError(
-            Fault("the training stands still", "", f"no step for {silent_seconds:.0f} seconds", f"one in {self._limit_seconds:.0f}",
-                  "The stacks of all threads are in the log; the same spec continues at the last checkpoint")
-        )  # fmt: skip
+            Fault(
+                "the training stands still",
+                where="",
+                found=f"no step for {silent_seconds:.0f} seconds",
+                expected=f"one in {self._limit_seconds:.0f}",
+                hint="The stacks of all threads are in the log; the same spec continues at the last checkpoint",
+            )
+        )
         error.stage = "train"
         leave(error)

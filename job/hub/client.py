@@ -1,4 +1,6 @@
-"""The Hub's client would wait for ever for a silent server, and for bytes that only drip: neither goes on for long here."""
+"""The Hub's client would wait for ever for a silent server, and for bytes that only drip: neither goes on for long
+here.
+"""
 
 from __future__ import annotations
 

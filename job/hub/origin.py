@@ -36,15 +36,21 @@ class HubOrigin:
     """`org/name` at one commit. Raises `InputError` for an unknown, private or gated repository or revision."""
 
     def __init__(self, address: str, kind: Literal["model", "dataset"]) -> None:
-        self.public_id, _, asked = address.removeprefix("hf://datasets/" if kind == "dataset" else "hf://").partition("@")
+        self.public_id, _, asked = address.removeprefix("hf://datasets/" if kind == "dataset" else "hf://").partition(
+            "@"
+        )
         _be_quiet()
         limit_waiting()
         self._kind = kind
         self._token: str | Literal[False] = next((os.environ[t] for t in TOKENS if os.environ.get(t)), False)
         read = self._api().model_info if kind == "model" else self._api().dataset_info
-        info: ModelInfo | DatasetInfo = self._ask(lambda: read(self.public_id, revision=asked or None, timeout=SILENCE_SECONDS))
+        info: ModelInfo | DatasetInfo = self._ask(
+            lambda: read(self.public_id, revision=asked or None, timeout=SILENCE_SECONDS)
+        )
         if not info.sha or not COMMIT.fullmatch(info.sha):
-            raise InputError(Fault(f"{address}: the Hub gave no commit", found=ascii(info.sha), expected="40 hex digits"))
+            raise InputError(
+                Fault(f"{address}: the Hub gave no commit", found=ascii(info.sha), expected="40 hex digits")
+            )
         self.revision: str = info.sha
         self.licence: str | None = info.card_data.get("license") if info.card_data else None
 
@@ -56,7 +62,9 @@ class HubOrigin:
         from huggingface_hub.hf_api import RepoFile
 
         tree = self._ask(
-            lambda: list(self._api().list_repo_tree(self.public_id, repo_type=self._kind, revision=self.revision, recursive=True))
+            lambda: list(
+                self._api().list_repo_tree(self.public_id, repo_type=self._kind, revision=self.revision, recursive=True)
+            )
         )
         return {file.path: file for file in tree if isinstance(file, RepoFile)}
 
@@ -65,7 +73,9 @@ class HubOrigin:
         in_parallel(lambda name: self._ask(lambda: self._download(announced[name], folder)), names)
 
     def _download(self, file: RepoFile, folder: Path) -> None:
-        """Raises `TransientError` for a file that is not, by its digest, the one of this commit: the client looks at its size alone."""
+        """Raises `TransientError` for a file that is not, by its digest, the one of this commit: the client looks at
+        its size alone.
+        """
         from huggingface_hub import hf_hub_download
 
         path = Path(
@@ -125,9 +135,13 @@ def _told(address: str) -> Iterator[None]:
     except JobError as error:
         cause = error.__cause__
         if isinstance(cause, GatedRepoError):
-            raise InputError(Fault(f"{address}: access is gated", expected="a token that may read it", hint=ACCESS_HINT)) from cause
+            raise InputError(
+                Fault(f"{address}: access is gated", expected="a token that may read it", hint=ACCESS_HINT)
+            ) from cause
         if isinstance(cause, RevisionNotFoundError):
-            raise InputError(Fault(f"{address}: there is no such revision", expected="a branch, tag or commit")) from cause
+            raise InputError(
+                Fault(f"{address}: there is no such revision", expected="a branch, tag or commit")
+            ) from cause
         if isinstance(cause, RepositoryNotFoundError):
             raise InputError(Fault(f"{address}: there is no such repository", hint=ACCESS_HINT)) from cause
         if type(error) is JobError:  # such as a file that came shorter than announced
@@ -138,7 +152,9 @@ def _told(address: str) -> Iterator[None]:
 
 
 def _be_quiet() -> None:
-    """Without this the client asks the Hub for a list of agents before its first request, to report whether it is one."""
+    """Without this the client asks the Hub for a list of agents before its first request, to report whether it is
+    one.
+    """
     _set("HF_HUB_DISABLE_TELEMETRY")
 
 

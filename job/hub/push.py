@@ -2,9 +2,9 @@
 
     python -m job.hub.push REQUEST_JSON RESULT_JSON        in the environment that `environment` gives
 
-Whoever reads main sees what was there before, or all that is new. The branch makes a push that was cut short go on where it
-was: the Hub soon drops large files that no commit names. `tunejob.sha256` on main lists what we have put there, for
-`sha256sum --check` and for the next push, which removes what it no longer has; files of anyone else stay.
+Whoever reads main sees what was there before, or all that is new. The branch makes a push that was cut short go on
+where it was: the Hub soon drops large files that no commit names. `tunejob.sha256` on main lists what we have put
+there, for `sha256sum --check` and for the next push, which removes what it no longer has; files of anyone else stay.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ NO_IGNORED = "# a .gitignore in the repository does not hide our files\n"
 
 @dataclass(frozen=True)
 class PushReport:
-    """What main shows: the commit, its address, our files in it and their bytes, and what an earlier push had left there."""
+    """What main shows: the commit, its address, our files in it and their bytes, and what an earlier push had left
+    there.
+    """
 
     commit: str
     url: str
@@ -49,11 +51,16 @@ class PushReport:
 def environment(token: str) -> dict[str, str]:
     """What a child needs: the token for itself alone, the network, silence, and nothing else that we have switched off.
 
-    Large files go over plain HTTPS, which works with any proxy and is what the tests prove; `HF_HUB_DISABLE_XET=0` in the
-    job's environment chooses the Hub's own protocol.
+    Large files go over plain HTTPS, which works with any proxy and is what the tests prove; `HF_HUB_DISABLE_XET=0` in
+    the job's environment chooses the Hub's own protocol.
     """
     kept = {name: value for name, value in os.environ.items() if name not in OFFLINE}
-    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_VERBOSITY": "error", "HF_DEBUG": "0"}
+    quiet = {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_VERBOSITY": "error",
+        "HF_DEBUG": "0",
+    }
     return {"HF_HUB_DISABLE_XET": "1", **kept, **quiet, "HF_TOKEN": token}
 
 
@@ -67,8 +74,18 @@ def check_access(repository: str, private: bool, token: str) -> None:
     hub.ask(lambda api: api.create_repo(repository, private=private, exist_ok=True))
     if private and not hub.ask(lambda api: api.model_info(repository)).private:
         hint = "Make it private on the Hub, choose another name, or set private to false"
-        raise InputError(Fault(f"{repository} is there already", "/output/hub/private", "a public repository", "a private one", hint))
-    hub.ask(lambda api: api.create_branch(repository, branch=ACCESS, exist_ok=True))  # what a token may do is best seen by doing it
+        raise InputError(
+            Fault(
+                f"{repository} is there already",
+                where="/output/hub/private",
+                found="a public repository",
+                expected="a private one",
+                hint=hint,
+            )
+        )
+    hub.ask(
+        lambda api: api.create_branch(repository, branch=ACCESS, exist_ok=True)
+    )  # what a token may do is best seen by doing it
     hub.ask(lambda api: _delete(repository, api, ACCESS))
 
 
@@ -76,7 +93,8 @@ def push(files: Sequence[tuple[Path, str]], repository: str, run_id: str, messag
     """Sends local files and shows them on main in one commit, with no other file of an earlier push beside them.
 
     Raises `InputError` if the Hub refuses, `GateError` for a card that it cannot read, and `TransientError` for the
-    network or a file that did not arrive whole, after own retries. Until all lies whole on the branch, main stays as it was.
+    network or a file that did not arrive whole, after own retries. Until all lies whole on the branch, main stays as
+    it was.
     """
     return publish(stage(files, repository, run_id, token), repository, run_id, message, token)
 
@@ -118,13 +136,17 @@ def _send(hub: Repository, api: HfApi, branch: str, paths: Mapping[Content, Path
     require(there, paths)
 
 
-def _show(hub: Repository, api: HfApi, branch: str, contents: Sequence[Content], message: str) -> tuple[str, tuple[str, ...]]:
+def _show(
+    hub: Repository, api: HfApi, branch: str, contents: Sequence[Content], message: str
+) -> tuple[str, tuple[str, ...]]:
     """The commit on main that holds `contents`, and the keys it removes. A second call finds everything done."""
     from huggingface_hub import CommitOperationCopy, CommitOperationDelete
 
     heads = {ref.name: ref.target_commit for ref in api.list_repo_refs(hub.name).branches}
     before = hub.files(api, heads[MAIN])
-    text = "".join(f"{content.sha256}  {content.key}\n" for content in sorted(contents, key=lambda content: content.key)).encode()
+    text = "".join(
+        f"{content.sha256}  {content.key}\n" for content in sorted(contents, key=lambda content: content.key)
+    ).encode()
     record = Content.of(io.BytesIO(text), RECORD)
     if all(content.lies_in(before) for content in (*contents, record)):
         return heads[MAIN], ()
@@ -141,10 +163,17 @@ def _show(hub: Repository, api: HfApi, branch: str, contents: Sequence[Content],
 
 
 def _commit(
-    hub: Repository, api: HfApi, branch: str, added: Mapping[Content, str | bytes], operations: Iterable[CommitOperation], message: str,
+    hub: Repository,
+    api: HfApi,
+    branch: str,
+    added: Mapping[Content, str | bytes],
+    operations: Iterable[CommitOperation],
+    message: str,
     parent: str | None = None,
-) -> str:  # fmt: skip
-    """One commit of files, by path or content, and of other operations; refused if `parent` is no longer the branch's head."""
+) -> str:
+    """One commit of files, by path or content, and of other operations; refused if `parent` is no longer the branch's
+    head.
+    """
     from huggingface_hub import CommitOperationAdd
 
     additions = []
@@ -153,20 +182,34 @@ def _commit(
         addition.upload_info.sha256 = bytes.fromhex(content.sha256)  # or the client would read the whole file for it
         additions.append(addition)
     api.preupload_lfs_files(hub.name, additions, revision=branch, free_memory=False, gitignore_content=NO_IGNORED)
-    made = api.create_commit(hub.name, [*additions, *operations], commit_message=message, revision=branch, parent_commit=parent)
+    made = api.create_commit(
+        hub.name, [*additions, *operations], commit_message=message, revision=branch, parent_commit=parent
+    )
     return made.oid
 
 
-def _left_over(hub: Repository, api: HfApi, head: str, before: Mapping[str, RepoFile], contents: Iterable[Content]) -> tuple[str, ...]:
-    """Keys that an earlier push has recorded, this one does not have, and nobody has filled with something else since."""
+def _left_over(
+    hub: Repository, api: HfApi, head: str, before: Mapping[str, RepoFile], contents: Iterable[Content]
+) -> tuple[str, ...]:
+    """Keys that an earlier push has recorded, this one does not have, and nobody has filled with something else
+    since.
+    """
     if RECORD not in before:
         return ()
     with tempfile.TemporaryDirectory() as folder:
-        text = Path(api.hf_hub_download(hub.name, RECORD, revision=head, local_dir=folder)).read_text("utf-8", "replace")
+        text = Path(api.hf_hub_download(hub.name, RECORD, revision=head, local_dir=folder)).read_text(
+            "utf-8", "replace"
+        )
     ours = {found[2]: found[1] for line in text.split("\n") if (found := RECORD_LINE.fullmatch(line))}
     for content in contents:
         ours.pop(content.key, None)
-    return tuple(sorted(key for key, sha256 in ours.items() if (file := before.get(key)) and (not file.lfs or file.lfs.sha256 == sha256)))
+    return tuple(
+        sorted(
+            key
+            for key, sha256 in ours.items()
+            if (file := before.get(key)) and (not file.lfs or file.lfs.sha256 == sha256)
+        )
+    )
 
 
 def _delete(name: str, api: HfApi, branch: str) -> None:
@@ -178,7 +221,8 @@ def _delete(name: str, api: HfApi, branch: str) -> None:
 
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:
-    """`operation` is the name of one of the functions above, the rest are its arguments; the token is in the environment.
+    """`operation` is the name of one of the functions above, the rest are its arguments; the token is in the
+    environment.
 
     `files` are pairs of path and key; `contents`, for `publish`, is what `stage` calls gave.
     """
@@ -193,7 +237,13 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
         case {"operation": "stage", "files": files, "repository": repository, "run_id": run_id}:
             staged = stage([(Path(path), key) for path, key in files], repository, run_id, token)
             return {"contents": [asdict(content) for content in staged]}
-        case {"operation": "publish", "contents": contents, "repository": repository, "run_id": run_id, "message": message}:
+        case {
+            "operation": "publish",
+            "contents": contents,
+            "repository": repository,
+            "run_id": run_id,
+            "message": message,
+        }:
             return asdict(publish([Content(**content) for content in contents], repository, run_id, message, token))
     raise ValueError(f"no such request: {sorted(request)}")
 

@@ -1,4 +1,6 @@
-"""A model repository on the Hub as a push sees it: what it must hold, what it holds, and what its refusals mean to the job."""
+"""A model repository on the Hub as a push sees it: what it must hold, what it holds, and what its refusals mean to
+the job.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,7 @@ class Repository:
         from huggingface_hub import HfApi
 
         if not token:
-            raise InputError(Fault("a push to the Hub needs a token", POINTER, "none", hint=HINT))
+            raise InputError(Fault("a push to the Hub needs a token", where=POINTER, found="none", hint=HINT))
         self.name = name
         self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
         self.endpoint: str = self._api.endpoint
@@ -105,13 +107,19 @@ class Repository:
         if answer is not None:
             status = answer.response.status_code
             if type(error) is ValueError and status == 400:
-                return GateError(Fault(said, "README.md", expected="a card whose metadata the Hub can read"))
-            from_storage = not str(answer.response.url).startswith(f"{self.endpoint}/")  # where addresses are signed, and expire
-            moved = isinstance(answer, (RevisionNotFoundError, EntryNotFoundError)) or status == 412  # by someone else's commit
+                return GateError(Fault(said, where="README.md", expected="a card whose metadata the Hub can read"))
+            from_storage = not str(answer.response.url).startswith(
+                f"{self.endpoint}/"
+            )  # where addresses are signed, and expire
+            moved = (
+                isinstance(answer, (RevisionNotFoundError, EntryNotFoundError)) or status == 412
+            )  # by someone else's commit
             if from_storage or moved:
                 kind = TransientError
         if kind is InputError and (answer is not None or isinstance(error, ValueError)):
-            return InputError(Fault(said, POINTER, expected="a repository that the token may write to", hint=HINT))
+            return InputError(
+                Fault(said, where=POINTER, expected="a repository that the token may write to", hint=HINT)
+            )
         return (TransientError if kind is JobError else kind)(Fault(said))
 
 
@@ -121,7 +129,14 @@ def require(files: Mapping[str, RepoFile], contents: Iterable[Content]) -> None:
     for content in contents:
         if not content.lies_in(files):
             expected = f"{content.bytes} bytes, sha256 {content.sha256}"
-            faults.append(Fault("the Hub does not hold what was sent", content.key, _described(files.get(content.key)), expected))
+            faults.append(
+                Fault(
+                    "the Hub does not hold what was sent",
+                    where=content.key,
+                    found=_described(files.get(content.key)),
+                    expected=expected,
+                )
+            )
     if faults:
         raise TransientError(*faults)
 

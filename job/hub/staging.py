@@ -1,4 +1,6 @@
-"""A run's repository on the Hub: what goes there, under the same keys as at the output, and the token that nothing else sees."""
+"""A run's repository on the Hub: what goes there, under the same keys as at the output, and the token that nothing
+else sees.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ from job.hub.origin import TOKENS
 from job.hub.push import environment
 from job.spec import HubSpec, JobSpec
 
-PUSHED = ("adapter", "merged", "merged_4bit", "gguf", "README.md")  # reports quote rows of the data: they stay where they are
+PUSHED = (
+    "adapter",
+    "merged",
+    "merged_4bit",
+    "gguf",
+    "README.md",
+)  # reports quote rows of the data: they stay where they are
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,9 @@ class Push:
         taken = [[str(path), key] for key, path in files.items() if key.split("/")[0] in PUSHED]
         if not taken:
             return []
-        contents: list[dict[str, Any]] = self._ask({"operation": "stage", "files": taken, "run_id": self.spec.run_id})["contents"]
+        contents: list[dict[str, Any]] = self._ask({"operation": "stage", "files": taken, "run_id": self.spec.run_id})[
+            "contents"
+        ]
         return contents
 
     def publish(self, contents: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -45,7 +55,9 @@ class Push:
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         request |= {"repository": self.hub.repository}
-        return run_child("job.hub.push", request, self.folder, f"push to {self.hub.repository}", environment(self.token))
+        return run_child(
+            "job.hub.push", request, self.folder, f"push to {self.hub.repository}", environment(self.token)
+        )
 
 
 def open_push(spec: JobSpec, folder: Path) -> Push | None:

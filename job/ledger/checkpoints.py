@@ -34,7 +34,9 @@ REMOVE = "Bring back what it was trained on, or remove the checkpoint to begin a
 
 @dataclass(frozen=True)
 class Origin:
-    """What a checkpoint can continue: the run, the base's public id with its revision, the digest of all training sequences."""
+    """What a checkpoint can continue: the run, the base's public id with its revision, the digest of all training
+    sequences.
+    """
 
     run_id: str
     base: str
@@ -44,11 +46,14 @@ class Origin:
         """Raises `InputError` if `what` is of another origin, `found`."""
         wanted = asdict(self)
         faults = [
-            Fault(f"{what} another {part}", pointer, found.get(key, ""), wanted[key], hint)
-            for key, part, pointer in (("run_id", "run", "/output/checkpoints"), ("base", "base model", "/model/source"),
-                                       ("data", "set of rows", "/data/train"))
+            Fault(f"{what} another {part}", where=pointer, found=found.get(key, ""), expected=wanted[key], hint=hint)
+            for key, part, pointer in (
+                ("run_id", "run", "/output/checkpoints"),
+                ("base", "base model", "/model/source"),
+                ("data", "set of rows", "/data/train"),
+            )
             if found.get(key, "") != wanted[key]
-        ]  # fmt: skip
+        ]
         if faults:
             raise InputError(*faults)
 
@@ -65,7 +70,9 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one run. At most one is on its way to the store while the training goes on."""
 
-    def __init__(self, store: Store, origin: Origin, spec: CheckpointsSpec, log: Log, machine: Mapping[str, str]) -> None:
+    def __init__(
+        self, store: Store, origin: Origin, spec: CheckpointsSpec, log: Log, machine: Mapping[str, str]
+    ) -> None:
         """`machine`: what of it decides the last places of every figure (`stats.arithmetic`)."""
         self._store = store
         self._origin = origin
@@ -130,8 +137,16 @@ class Checkpoints:
             return
         first, said = error.faults[0], f"{self._failures} checkpoints in a row could not be stored"
         if isinstance(error, CapacityError):
-            raise CapacityError(replace(first, message=f"{said}: {first.message}", pointer=LIMIT)) from error
-        raise TransientError(Fault(said, LIMIT, str(first), "a store that takes them", "The same spec continues the training")) from error
+            raise CapacityError(replace(first, message=f"{said}: {first.message}", where=LIMIT)) from error
+        raise TransientError(
+            Fault(
+                said,
+                where=LIMIT,
+                found=str(first),
+                expected="a store that takes them",
+                hint="The same spec continues the training",
+            )
+        ) from error
 
     def remove(self) -> None:
         """All of them, once what was trained is stored itself."""
@@ -176,7 +191,9 @@ class Checkpoints:
                 if hashlib.file_digest(stored, "sha256").hexdigest() != file.sha256:
                     return f"{file.key}: its SHA-256 is not the one that was written down"
         made_on = content["machine"]
-        names = sorted(name for name in made_on.keys() | self._machine.keys() if made_on.get(name) != self._machine.get(name))
+        names = sorted(
+            name for name in made_on.keys() | self._machine.keys() if made_on.get(name) != self._machine.get(name)
+        )
         elsewhere = {name: [str(made_on.get(name, "")), self._machine.get(name, "")] for name in names}
         return Checkpoint(step, folder / _name(step), elsewhere)
 

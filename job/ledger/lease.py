@@ -1,7 +1,8 @@
 """One process at a time writes to an output: a lease that its holder keeps renewing, on any store.
 
-Conditional writes are not needed, and no clock is compared with another machine's: a lease is dead when a newcomer has seen it
-unchanged for the whole of its time. Of two that begin at once the later write stands, and the other learns of it at its next look.
+Conditional writes are not needed, and no clock is compared with another machine's: a lease is dead when a newcomer
+has seen it unchanged for the whole of its time. Of two that begin at once the later write stands, and the other
+learns of it at its next look.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ HINT = "It ends by itself; the same spec finds its result later"
 
 
 class Lease:
-    """Held while its block runs. A holder that has lost it, say because its machine slept, ends at once with exit 20."""
+    """Held while its block runs. A holder that has lost it, say because its machine slept, ends at once with
+    exit 20.
+    """
 
     def __init__(self, store: Store, log: Log) -> None:
         self._store = store
@@ -59,12 +62,21 @@ class Lease:
     def _wait_for_the_dead(self) -> None:
         seen, deadline = self._read(), time.monotonic() + self._seconds
         if seen is not None:
-            self._log("lease", note="another process held this output; waiting to see whether it lives", seconds=self._seconds)
+            self._log(
+                "lease", note="another process held this output; waiting to see whether it lives", seconds=self._seconds
+            )
         while seen is not None and time.monotonic() < deadline:
             time.sleep(self._seconds / RENEWALS / 2)
             now = self._read()
             if now is not None and now != seen:
-                raise TransientError(Fault("another process is at work on this output", "/output/uri", self._store.uri, hint=HINT))
+                raise TransientError(
+                    Fault(
+                        "another process is at work on this output",
+                        where="/output/uri",
+                        found=self._store.uri,
+                        hint=HINT,
+                    )
+                )
             seen = now
 
     def _keep(self) -> None:
@@ -94,4 +106,6 @@ class Lease:
             return None
 
     def _lost(self) -> TransientError:
-        return TransientError(Fault("another process has taken over this output", "/output/uri", self._store.uri, hint=HINT))
+        return TransientError(
+            Fault("another process has taken over this output", where="/output/uri", found=self._store.uri, hint=HINT)
+        )

@@ -1,4 +1,5 @@
-"""What a finished run leaves, and the proof that it is still there. `manifest.json` is written last: it alone means success.
+"""What a finished run leaves, and the proof that it is still there. `manifest.json` is written last: it alone means
+success.
 
 Form: `schemas/manifest.schema.json`. The manifest carries its own digest and is stored in one exact form, so that a
 flipped bit in it shows as surely as one in a file it lists.
@@ -69,9 +70,9 @@ class Manifest:
 def claim(store: Store, spec: JobSpec) -> Manifest | None:
     """Make the output address this run's own. The manifest if this very run has already finished there, else None.
 
-    Writes `spec.json`, the resolved spec, before anything else. Of a finished run it removes what its last try, killed behind
-    the publication, could not clear away. Raises `InputError` if the address holds another run, anything of unknown origin,
-    or a finished run of which a file is missing or has another size.
+    Writes `spec.json`, the resolved spec, before anything else. Of a finished run it removes what its last try,
+    killed behind the publication, could not clear away. Raises `InputError` if the address holds another run,
+    anything of unknown origin, or a finished run of which a file is missing or has another size.
     """
     sizes = {item.key: item.bytes for item in store.list()}
     if MANIFEST in sizes:
@@ -146,14 +147,14 @@ def verify(store: Store) -> Manifest:
     manifest = read_manifest(store)
     sizes = {item.key: item.bytes for item in store.list()}
     faults = _size_faults(manifest, sizes)
-    wrong_size = {fault.pointer for fault in faults}
+    wrong_size = {fault.where for fault in faults}
     listed = {file.key for file in manifest.files}
     for file in manifest.files:
         if file.key not in wrong_size and (found := store.sha256(file.key)) != file.sha256:
-            faults.append(Fault("changed", file.key, f"sha256 {found}", f"sha256 {file.sha256}"))
+            faults.append(Fault("changed", where=file.key, found=f"sha256 {found}", expected=f"sha256 {file.sha256}"))
     for key in sorted(sizes.keys() - listed - {MANIFEST}):
         if not within(key, CHECKPOINTS):
-            faults.append(Fault("not listed in the manifest", key, f"{sizes[key]} bytes"))
+            faults.append(Fault("not listed in the manifest", where=key, found=f"{sizes[key]} bytes"))
     if faults:
         raise GateError(*faults)
     return manifest
@@ -164,9 +165,11 @@ def _size_faults(manifest: Manifest, sizes: dict[str, int]) -> list[Fault]:
     faults = []
     for file in manifest.files:
         if file.key not in sizes:
-            faults.append(Fault("missing", file.key, expected=f"{file.bytes} bytes"))
+            faults.append(Fault("missing", where=file.key, expected=f"{file.bytes} bytes"))
         elif sizes[file.key] != file.bytes:
-            faults.append(Fault("changed", file.key, f"{sizes[file.key]} bytes", f"{file.bytes} bytes"))
+            faults.append(
+                Fault("changed", where=file.key, found=f"{sizes[file.key]} bytes", expected=f"{file.bytes} bytes")
+            )
     return faults
 
 
@@ -183,8 +186,8 @@ def _same_run(store: Store, found: str, spec: JobSpec) -> None:
 
 
 def _foreign(store: Store, found: str, spec: JobSpec) -> InputError:
-    return InputError(Fault(f"{store.uri}: this prefix belongs to another run", "/output/uri", found,
-                            f"nothing, or run {spec.run_id}", "Choose an empty prefix"))  # fmt: skip
+    return InputError(Fault(f"{store.uri}: this prefix belongs to another run", where="/output/uri", found=found,
+                            expected=f"nothing, or run {spec.run_id}", hint="Choose an empty prefix"))  # fmt: skip
 
 
 def _stored_run_id(store: Store, spec: JobSpec) -> str:
@@ -207,7 +210,9 @@ def _validator() -> Any:
 
 
 def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    ).hexdigest()
 
 
 def _decode(raw: bytes) -> Manifest:

@@ -1,7 +1,8 @@
-"""What earlier tries of this very run have stored and proven, so that a rerun begins at the first artefact that is missing.
+"""What earlier tries of this very run have stored and proven, so that a rerun begins at the first artefact that is
+missing.
 
-A receipt is a small document under `checkpoints/<run id>/done/`, written after the artefact's files are stored. Receipts
-are removed once the manifest, which then lists the same files, is published.
+A receipt is a small document under `checkpoints/<run id>/done/`, written after the artefact's files are stored.
+Receipts are removed once the manifest, which then lists the same files, is published.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ class Receipts:
             if key.startswith(f"{self._folder}/"):
                 name = key.removeprefix(f"{self._folder}/").removesuffix(".json")
                 receipt = _decoded(store.read(key))
-                lost = next((file.key for file in receipt.files if not self._holds(file, stored)), None) if receipt else key
+                lost = (
+                    next((file.key for file in receipt.files if not self._holds(file, stored)), None)
+                    if receipt
+                    else key
+                )
                 if receipt is None or lost:
                     log("receipt", name=name, note="not believed: its file is gone or changed", file=lost)
                 else:

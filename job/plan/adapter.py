@@ -20,5 +20,9 @@ def adapter_bytes(spec: JobSpec, shapes: Shapes) -> int:
         for name, shape in shapes.matrices()
         if isinstance(targets, str) or any(name.removesuffix(".weight").endswith(target) for target in targets)
     )
-    whole = sum(prod(shape) for name, (_, shape) in shapes.tensors.items() if any(f"{m}.weight" in name for m in spec.lora.modules_to_save))
+    whole = sum(
+        prod(shape)
+        for name, (_, shape) in shapes.tensors.items()
+        if any(f"{m}.weight" in name for m in spec.lora.modules_to_save)
+    )
     return ADAPTER_BYTES_PER_WEIGHT * (low_rank + whole)

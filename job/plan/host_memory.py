@@ -1,9 +1,10 @@
 """Peak memory of each process of the exports, from the tensors' shapes.
 
-What is counted is anonymous memory: a control group cannot take it back, whereas pages of mapped files, llama.cpp's weights
-and the logits on disk among them, give way to what needs room. The terms were found by following `RssAnon` through each
-process's parts, on models of 7 to 478 million weights; `tests/flow/test_export_memory.py` holds them against real runs.
-On a GPU weights pass through host memory a tensor at a time; what was foretold and seen there stands in tests/gpu/README.md.
+What is counted is anonymous memory: a control group cannot take it back, whereas pages of mapped files, llama.cpp's
+weights and the logits on disk among them, give way to what needs room. The terms were found by following `RssAnon`
+through each process's parts, on models of 7 to 478 million weights; `tests/flow/test_export_memory.py` holds them
+against real runs. On a GPU weights pass through host memory a tensor at a time; what was foretold and seen there
+stands in tests/gpu/README.md.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from job.weights.layout import BLOCK_BYTES, merging_threads
 from job.weights.shapes import NF4_BYTES, Shapes
 
 MIB = 1 << 20
-# After the imports, from `RssAnon` in /proc/self/status (Python 3.11, torch 2.13 for the CPU, transformers 5.17, PEFT 0.21).
+# After the imports, from `RssAnon` in /proc/self/status (Python 3.11, torch 2.13 for the CPU, transformers 5.17, PEFT
+# 0.21).
 TRANSFORMERS_BYTES = 260 * MIB  # import torch, transformers, transformers.models.llama.modeling_llama
 PEFT_BYTES = 64 * MIB  # import peft, after those
 FIRST_USE_BYTES = 20 * MIB  # what generation, tokenizers and kernels load when first called
@@ -40,7 +42,9 @@ PACKED_BYTES = 0.6  # per weight in NF4: as in the files, its quantisation state
 SHARD_BYTES = 5 * 10**9  # of a file of 4-bit weights
 ROOM_BYTES = 3 << 30  # of a comparison on a GPU: activations, logits of a batch and the key-value cache
 COMPARED_TOKENS = 256  # whose logits are compared at once
-COMPARED_COPIES = 7  # of the logits that are compared at once: both sides, their differences, log-probabilities, products
+COMPARED_COPIES = (
+    7  # of the logits that are compared at once: both sides, their differences, log-probabilities, products
+)
 CHUNK_COPIES = 9  # of a chunk's logits: llama.cpp's two, and those of the comparison
 CONVERTED_BYTES = 6  # per weight in flight: fp32 and rounded
 FEW_THREADS = 4
@@ -58,8 +62,9 @@ SUPER_BLOCK = 256  # weights of a row that k-quants pack together
 class Memory:
     """Bytes of anonymous memory that each process of the exports takes at its peak.
 
-    `adapter_bytes` and `tokenizer_bytes` on disk, `check_tokens` compared and `imatrix_tokens` weighed in all; the longest
-    compared row has `row_tokens`. With less than fp32 weights need of `free_bytes`, the comparison leaves them mapped, in 16 bits.
+    `adapter_bytes` and `tokenizer_bytes` on disk, `check_tokens` compared and `imatrix_tokens` weighed in all; the
+    longest compared row has `row_tokens`. With less than fp32 weights need of `free_bytes`, the comparison leaves
+    them mapped, in 16 bits.
     """
 
     shapes: Shapes
@@ -81,12 +86,18 @@ class Memory:
     def four_bit(self) -> int:
         """NF4 from the merged files; a matrix passes through as fp32. From a GPU, a shard comes back to be written."""
         if self.on_cpu:
-            return self._torch(BITSANDBYTES_BYTES) + int(PACKED_BYTES * self._linear) + 3 * FP32_BYTES * self._largest_matrix
+            return (
+                self._torch(BITSANDBYTES_BYTES)
+                + int(PACKED_BYTES * self._linear)
+                + 3 * FP32_BYTES * self._largest_matrix
+            )
         stored = int(NF4_BYTES * self._linear) + WEIGHT_BYTES * (self.shapes.parameters - self._linear)
         return self._torch(BITSANDBYTES_BYTES) + CONTEXT_BYTES + min(SHARD_BYTES, stored)
 
     def compare(self) -> int:
-        """One model in fp32 beside the comparison of logits or the weighing of channels; on a GPU, what of either stays behind."""
+        """One model in fp32 beside the comparison of logits or the weighing of channels; on a GPU, what of either
+        stays behind.
+        """
         weights = FP32_BYTES * self.shapes.parameters
         if self.free_bytes is not None and weights + ROOM_BYTES > self.free_bytes:
             weights = 0
@@ -113,7 +124,12 @@ class Memory:
 
     def check(self, name: str) -> int:
         """The acceptance test of a GGUF: weights are mapped, but for those that llama.cpp packs anew."""
-        return CHECK_BYTES + self._cuda + self._evaluated() + int(TYPES[name].repacked_share * REPACKED_BYTES * self._packable(name))
+        return (
+            CHECK_BYTES
+            + self._cuda
+            + self._evaluated()
+            + int(TYPES[name].repacked_share * REPACKED_BYTES * self._packable(name))
+        )
 
     def lora(self) -> int:
         """The adapter as GGUF, then its test on the base's."""
@@ -124,7 +140,9 @@ class Memory:
 
         On a GPU this happens in the job's own process, and comes on top of what that holds.
         """
-        block = (BLOCK_COPIES if self.on_cpu else GPU_BLOCK_COPIES) * min(BLOCK_BYTES, self._largest_matrix * WEIGHT_BYTES)
+        block = (BLOCK_COPIES if self.on_cpu else GPU_BLOCK_COPIES) * min(
+            BLOCK_BYTES, self._largest_matrix * WEIGHT_BYTES
+        )
         beside = TOKENIZER_FACTOR * self.tokenizer_bytes + (0 if self.on_cpu else GPU_MERGE_BYTES)
         return self._torch(PEFT_BYTES) + beside + merging_threads(self.on_cpu) * block
 

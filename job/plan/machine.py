@@ -1,7 +1,8 @@
 """What a job needs of a machine, worked out from its spec before anything is fetched.
 
-Upper estimates, to rent or reserve by; the run itself checks the lower bounds (`job.plan.require`). The figures per token were fitted
-to peaks measured on an H200 with models of 1.2e9 and 8e9 weights (tests/unit/test_render_resources.py compares).
+Upper estimates, to rent or reserve by; the run itself checks the lower bounds (`job.plan.require`). The figures per
+token were fitted to peaks measured on an H200 with models of 1.2e9 and 8e9 weights
+(tests/unit/test_render_resources.py compares).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from job.weights.shapes import NF4_BYTES
 
 GIB = 1 << 30
 GB = 10**9
-# Bytes for each token in a forward pass: times the model's width, and once more times its layers where nothing is recomputed.
+# Bytes for each token in a forward pass: times the model's width, and once more times its layers where nothing is
+# recomputed.
 BLOCK_BYTES = 56
 KEPT_BYTES = 31
 CHECKPOINT_BYTES = 2
@@ -77,9 +79,17 @@ def resources(spec: JobSpec, size: ModelSize) -> Resources:
     needed = gpu_bytes(spec, size)
     cards = [gb for gb in GPU_CLASSES_GB if gb * GB >= needed * GPU_MARGIN + GPU_CONTEXT_BYTES]
     if not cards:
-        hint = "Choose 4bit, a smaller batch_size or max_seq_length, or gradient_checkpointing; several GPUs come in a later version"
+        hint = "Choose 4bit, a smaller batch_size or max_seq_length, or gradient_checkpointing; several GPUs come in a later version"  # noqa: E501
         found, expected = f"about {needed / GB:.0f} GB ({size.origin})", f"at most {GPU_CLASSES_GB[-1]} GB"
-        raise CapacityError(Fault("this needs more memory than one GPU has", "/model/source", found, expected, hint))
+        raise CapacityError(
+            Fault(
+                "this needs more memory than one GPU has",
+                where="/model/source",
+                found=found,
+                expected=expected,
+                hint=hint,
+            )
+        )
     steps = _steps(spec, size)
     training = _base_bytes(spec, size) + LOCAL_CHECKPOINTS * _state_bytes(spec, size)
     disk = max([training, *(step.disk_bytes for step in steps)])
@@ -144,11 +154,15 @@ def _base_bytes(spec: JobSpec, size: ModelSize) -> int:
 
 
 def _steps(spec: JobSpec, size: ModelSize) -> list[Step]:
-    """What the exports need, as if every GGUF lay on the disk at once: how many are made side by side is the machine's affair."""
+    """What the exports need, as if every GGUF lay on the disk at once: how many are made side by side is the
+    machine's affair.
+    """
     if not spec.export.needs_merge:
         return []
     shapes = size.shapes()
-    names = dict.fromkeys([*spec.export.gguf, *([shapes.gguf_type] if spec.export.gguf or spec.export.lora_gguf else [])])
+    names = dict.fromkeys(
+        [*spec.export.gguf, *([shapes.gguf_type] if spec.export.gguf or spec.export.lora_gguf else [])]
+    )
     sizes = {name: int(size.parameters * TYPES[name].bits_per_weight / 8) for name in names}
     memory = foresee_memory(spec, shapes, TOKENIZER_BYTES, on_cpu=False)
     found = steps(spec, shapes, _base_bytes(spec, size), memory, sizes)

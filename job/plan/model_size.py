@@ -27,7 +27,9 @@ LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 @dataclass(frozen=True)
 class ModelSize:
-    """`quantised` bases are packed in 4 bits already, `local` ones are linked and not copied; `origin` says how all that is known."""
+    """`quantised` bases are packed in 4 bits already, `local` ones are linked and not copied; `origin` says how all
+    that is known.
+    """
 
     parameters: int
     hidden: int
@@ -54,7 +56,9 @@ class ModelSize:
         """A decoder of that size: seven linear layers in each block, one or two tables of the vocabulary."""
         per_matrix = (self.parameters - self.embedding_parameters) // (len(LINEAR) * self.layers * self.hidden)
         blocks: dict[str, tuple[str, tuple[int, ...]]] = {
-            f"model.layers.{block}.{name}.weight": ("BF16", (self.hidden, per_matrix)) for block in range(self.layers) for name in LINEAR
+            f"model.layers.{block}.{name}.weight": ("BF16", (self.hidden, per_matrix))
+            for block in range(self.layers)
+            for name in LINEAR
         }
         names = ("model.embed_tokens.weight", "lm_head.weight")[: self.tables]
         return Shapes(blocks | dict.fromkeys(names, ("BF16", (self.table_rows, self.hidden))))
@@ -88,7 +92,11 @@ def _from_files(folder: Path, parameters: int | None) -> ModelSize | None:
         return None
     guess = of_parameters(found, packed, True, f"{found:,} weights, read from its files")
     sizes = {"hidden": "hidden_size", "layers": "num_hidden_layers", "vocabulary": "vocab_size"}
-    known = {field: config[key] for field, key in sizes.items() if type(config.get(key)) is int and 0 < config[key] <= MOST[field]}
+    known = {
+        field: config[key]
+        for field, key in sizes.items()
+        if type(config.get(key)) is int and 0 < config[key] <= MOST[field]
+    }
     return dataclasses.replace(guess, **known)
 
 
@@ -101,7 +109,9 @@ def of_parameters(parameters: int, quantised: bool, local: bool, origin: str) ->
 def _in_name(source: str) -> int | None:
     """The largest size that the last part of an address tells: `8B` in `Meta-Llama-3.1-8B`, 30B in `Qwen3-30B-A3B`."""
     for part in reversed(source.split("/")):
-        sizes = [int(float(size) * int(experts or 1) * UNITS[unit.lower()]) for experts, size, unit in IN_NAME.findall(part)]
+        sizes = [
+            int(float(size) * int(experts or 1) * UNITS[unit.lower()]) for experts, size, unit in IN_NAME.findall(part)
+        ]
         if sizes:
             return max(sizes)
     return None

@@ -28,7 +28,9 @@ def require_trackers(names: tuple[str, ...]) -> None:
     missing = [name for name in names if importlib.util.find_spec(TRACKER_MODULES[name]) is None]
     if missing:
         hint = "Add its package to the image, or leave it out"
-        raise InputError(*(Fault("this tracker is not installed", "/tracking", name, hint=hint) for name in missing))
+        raise InputError(
+            *(Fault("this tracker is not installed", where="/tracking", found=name, hint=hint) for name in missing)
+        )
 
 
 def require_disk(folder: Path, needed_bytes: int, what: str) -> None:
@@ -36,13 +38,20 @@ def require_disk(folder: Path, needed_bytes: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise CapacityError(
-            Fault(f"not enough disk for {what}", str(folder), f"{free} bytes free", f"{needed_bytes} bytes",
-                  "Give the pod more ephemeral storage, or set TUNEJOB_WORKDIR to a larger volume")
-        )  # fmt: skip
+            Fault(
+                f"not enough disk for {what}",
+                where=str(folder),
+                found=f"{free} bytes free",
+                expected=f"{needed_bytes} bytes",
+                hint="Give the pod more ephemeral storage, or set TUNEJOB_WORKDIR to a larger volume",
+            )
+        )
 
 
 def checkpoint_bytes(model: Any, optimizer: str, keeps_best: bool) -> int:
-    """At least what a checkpoint takes: the trained weights, the best ones too if those are kept, and the optimiser's moments."""
+    """At least what a checkpoint takes: the trained weights, the best ones too if those are kept, and the optimiser's
+    moments.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights: int = sum(parameter.numel() * parameter.element_size() for parameter in trained)
     moments: int = sum(parameter.numel() * moment_bytes(optimizer, parameter.element_size()) for parameter in trained)
@@ -50,12 +59,15 @@ def checkpoint_bytes(model: Any, optimizer: str, keeps_best: bool) -> int:
 
 
 def require_checkpoints(folder: Path, spec: JobSpec, model: Any, optimizer: str) -> None:
-    """Raises `CapacityError` unless `folder` has room for two checkpoints: one is written while another is on its way to the store."""
+    """Raises `CapacityError` unless `folder` has room for two checkpoints: one is written while another is on its way
+    to the store.
+    """
     require_disk(folder, 2 * checkpoint_bytes(model, optimizer, spec.training.keep == "best"), "two checkpoints")
 
 
 def with_disk_figures(error: JobError, *folders: Path | str) -> JobError:
-    """A full disk, with the figures of the fullest disk of `folders`; those that are addresses or are not there do not count.
+    """A full disk, with the figures of the fullest disk of `folders`; those that are addresses or are not there do
+    not count.
 
     Anything else, and what has its figures already, stays itself.
     """
@@ -65,7 +77,12 @@ def with_disk_figures(error: JobError, *folders: Path | str) -> JobError:
         return error
     folder = min(disks, key=lambda folder: disks[folder].free)
     hint = f"Make the disk of {folder} larger, then run the same spec again"
-    named = replace(first, found=f"{disks[folder].free} bytes free", expected=f"more than {disks[folder].total} bytes in all", hint=hint)
+    named = replace(
+        first,
+        found=f"{disks[folder].free} bytes free",
+        expected=f"more than {disks[folder].total} bytes in all",
+        hint=hint,
+    )
     return CapacityError(named, *error.faults[1:])
 
 
@@ -75,8 +92,15 @@ def require_apart(workdir: Path, output_uri: str) -> None:
         return
     output = local_path(output_uri).resolve()
     if output.is_relative_to(workdir) or workdir.is_relative_to(output):
-        raise InputError(Fault("output and scratch directory lie in one another", "/output/uri", str(output),
-                               f"a directory apart from {workdir}", "Choose another --workdir or output"))  # fmt: skip
+        raise InputError(
+            Fault(
+                "output and scratch directory lie in one another",
+                where="/output/uri",
+                found=str(output),
+                expected=f"a directory apart from {workdir}",
+                hint="Choose another --workdir or output",
+            )
+        )
 
 
 def require_device(spec: JobSpec, kind: str) -> None:
@@ -85,7 +109,11 @@ def require_device(spec: JobSpec, kind: str) -> None:
         (spec.data.packing, "/data/packing", "true", "false: on the CPU packed rows would see each other"),
         (spec.model.precision == "8bit", "/model/precision", "8bit", "4bit or 16bit"),
     ]
-    faults = [Fault("this needs a GPU", pointer, found, expected) for needed, pointer, found, expected in needs if needed]
+    faults = [
+        Fault("this needs a GPU", where=pointer, found=found, expected=expected)
+        for needed, pointer, found, expected in needs
+        if needed
+    ]
     if kind == "cpu" and faults:
         raise CapacityError(*faults)
 
@@ -95,10 +123,19 @@ def require_embeddings(rows: int, prepared: Prepared) -> None:
     import pyarrow.compute as pc
 
     ids = prepared.train.data.column("input_ids")
-    largest = max(pc.max(pc.list_flatten(ids)).as_py(), prepared.tokenizer.pad_token_id, *prepared.report.stop_token_ids)
+    largest = max(
+        pc.max(pc.list_flatten(ids)).as_py(), prepared.tokenizer.pad_token_id, *prepared.report.stop_token_ids
+    )
     if largest >= rows:
-        raise InputError(Fault("the tokenizer has tokens that the model does not know", "/model/source",
-                               f"token id {largest}", f"ids below {rows}", "Use the tokenizer the weights were trained with"))  # fmt: skip
+        raise InputError(
+            Fault(
+                "the tokenizer has tokens that the model does not know",
+                where="/model/source",
+                found=f"token id {largest}",
+                expected=f"ids below {rows}",
+                hint="Use the tokenizer the weights were trained with",
+            )
+        )
 
 
 def parameters(model_dir: Path) -> int:
@@ -113,21 +150,34 @@ def require_memory(model_dir: Path, spec: JobSpec, device: dict[str, Any]) -> No
     """
     count = parameters(model_dir)
     on_cpu = device["kind"] == "cpu"
-    per_parameter = WEIGHT_BYTES[spec.model.precision] * (2 if on_cpu and spec.model.precision in ("16bit", "full") else 1)
+    per_parameter = WEIGHT_BYTES[spec.model.precision] * (
+        2 if on_cpu and spec.model.precision in ("16bit", "full") else 1
+    )
     if spec.model.precision == "full":
         per_parameter += FULL_TRAINING_BYTES
     needed = int(count * per_parameter)
     total = available_bytes() if on_cpu else device["total_memory_bytes"]
     if needed > total:
         raise CapacityError(
-            Fault(f"the weights of this model do not fit on {device['name']}", "/model/precision", f"{total} bytes in all",
-                  f"at least {needed} bytes for {count} parameters as {spec.model.precision}", "Use a larger GPU or a smaller precision")
-        )  # fmt: skip
+            Fault(
+                f"the weights of this model do not fit on {device['name']}",
+                where="/model/precision",
+                found=f"{total} bytes in all",
+                expected=f"at least {needed} bytes for {count} parameters as {spec.model.precision}",
+                hint="Use a larger GPU or a smaller precision",
+            )
+        )
 
 
 def require_ram(needed_bytes: int, what: str) -> None:
     """Raises `CapacityError` if neither the host nor the control group has that much memory left."""
     free = available_bytes()
     if free < needed_bytes:
-        raise CapacityError(Fault(f"not enough memory for {what}", found=f"{free} bytes free", expected=f"{needed_bytes} bytes",
-                                  hint="Give the pod more memory"))  # fmt: skip
+        raise CapacityError(
+            Fault(
+                f"not enough memory for {what}",
+                found=f"{free} bytes free",
+                expected=f"{needed_bytes} bytes",
+                hint="Give the pod more memory",
+            )
+        )

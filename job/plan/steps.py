@@ -26,7 +26,8 @@ PROBE_BYTES = 4 * PROBE_TOKENS  # a word of the vocabulary in the report's probe
 
 @dataclass(frozen=True)
 class Step:
-    """One step's own need: `disk_bytes` of scratch in all at its peak, `ram_bytes` of anonymous memory of the processes at work.
+    """One step's own need: `disk_bytes` of scratch in all at its peak, `ram_bytes` of anonymous memory of the
+    processes at work.
 
     Memory of the job's own process comes on top, and is taken already when a step is let in.
     """
@@ -59,9 +60,10 @@ def steps(
 ) -> list[Step]:
     """Needs of every step, with `at_once` quantisers and `early` types made beside the comparison.
 
-    `base_bytes` of the fetched base are a copy in scratch, gone once it is merged. A tokenizer lies beside every set of
-    weights. `gguf_bytes`: sizes of the GGUFs by type, that of the weights' own type among them, as llama.cpp foretells them.
-    Memory does not count mapped files, which give way to what needs room; that is so unless scratch itself lies in memory.
+    `base_bytes` of the fetched base are a copy in scratch, gone once it is merged. A tokenizer lies beside every set
+    of weights. `gguf_bytes`: sizes of the GGUFs by type, that of the weights' own type among them, as llama.cpp
+    foretells them. Memory does not count mapped files, which give way to what needs room; that is so unless scratch
+    itself lies in memory.
     """
     tokenizer_bytes = memory.tokenizer_bytes
     export, merged = spec.export, shapes.bytes + tokenizer_bytes
@@ -87,13 +89,23 @@ def steps(
         largest = max(map(memory.quant, sizes), default=memory.check(shapes.gguf_type))
         found.append(Step("quantise", adapter + compared + own + on_disk, at_once * largest))
     if export.lora_gguf:
-        found.append(Step("adapter", there + merged + compared + 2 * own + adapter // 2, beside_ram + max(memory.lora(), memory.convert())))
+        found.append(
+            Step(
+                "adapter",
+                there + merged + compared + 2 * own + adapter // 2,
+                beside_ram + max(memory.lora(), memory.convert()),
+            )
+        )
     return found
 
 
 def made_early(spec: JobSpec, gguf_bytes: Mapping[str, int], own_type: str, at_once: int, on_cpu: bool) -> list[str]:
-    """Types that are made right after the conversion, while the merge is still being compared: where that needs no busy cores."""
-    largest_first = sorted((name for name in spec.export.gguf if name != own_type), key=gguf_bytes.__getitem__, reverse=True)
+    """Types that are made right after the conversion, while the merge is still being compared: where that needs no
+    busy cores.
+    """
+    largest_first = sorted(
+        (name for name in spec.export.gguf if name != own_type), key=gguf_bytes.__getitem__, reverse=True
+    )
     return [] if on_cpu else [name for name in largest_first[:at_once] if not weighed(spec, name)]
 
 
@@ -103,14 +115,25 @@ def weighed(spec: JobSpec, name: str) -> bool:
 
 
 def foresee_memory(
-    spec: JobSpec, shapes: Shapes, tokenizer_bytes: int, on_cpu: bool, row_tokens: int = CHUNK_TOKENS, free_bytes: int | None = None
+    spec: JobSpec,
+    shapes: Shapes,
+    tokenizer_bytes: int,
+    on_cpu: bool,
+    row_tokens: int = CHUNK_TOKENS,
+    free_bytes: int | None = None,
 ) -> Memory:
     """Peak memory of each process that the exports start; `row_tokens`: the longest row that is compared."""
     export = spec.export
     return Memory(
-        shapes, adapter_bytes(spec, shapes), tokenizer_bytes, export.check_tokens, export.imatrix_tokens if export.imatrix else 0,
-        min(row_tokens, spec.model.max_seq_length, export.check_tokens), on_cpu, free_bytes,
-    )  # fmt: skip
+        shapes,
+        adapter_bytes(spec, shapes),
+        tokenizer_bytes,
+        export.check_tokens,
+        export.imatrix_tokens if export.imatrix else 0,
+        min(row_tokens, spec.model.max_seq_length, export.check_tokens),
+        on_cpu,
+        free_bytes,
+    )
 
 
 def quantiser_bytes(shapes: Shapes) -> int:
@@ -119,7 +142,9 @@ def quantiser_bytes(shapes: Shapes) -> int:
 
 
 def parallel_quants(gguf_bytes: Mapping[str, int], shapes: Shapes) -> int:
-    """How many quantisers work side by side: as many as have cores, and memory for their mapped files, too; at least one."""
+    """How many quantisers work side by side: as many as have cores, and memory for their mapped files, too; at least
+    one.
+    """
     by_memory = available_bytes() // (quantiser_bytes(shapes) + max(gguf_bytes.values()))
     return max(1, min(len(gguf_bytes), usable_cores() // CORES_PER_QUANT, by_memory))
 

@@ -1,4 +1,6 @@
-"""`tunejob render`: a spec as the file that runs it somewhere. One module a target; the pod of `pod.py` is the source of them all."""
+"""`tunejob render`: a spec as the file that runs it somewhere. One module a target; the pod of `pod.py` is the source
+of them all.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +37,7 @@ TARGETS: dict[str, Callable[[Context], str]] = {
 def render(raw: bytes, target: str, options: Options) -> str:
     """The file that runs the spec `raw` at `target`, the spec inside it byte for byte.
 
-    Raises `SpecError` for a spec that is not valid or that the place cannot run, `CapacityError` for one that fits no GPU.
+    Raises `SpecError` for a spec that is not valid or that the place cannot run, `CapacityError` for one that fits no
+    GPU.
     """
     return TARGETS[target](context(raw, options))

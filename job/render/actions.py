@@ -1,7 +1,8 @@
-"""A GitHub Actions workflow for one spec: checked on pull requests, on demand submitted to a cluster and followed to its end.
+"""A GitHub Actions workflow for one spec: checked on pull requests, on demand submitted to a cluster and followed to
+its end.
 
-It uses no action, so there is none to pin: the runner's docker and kubectl and the image do everything. What a reviewer sees in
-the pull request is what is applied.
+It uses no action, so there is none to pin: the runner's docker and kubectl and the image do everything. What a
+reviewer sees in the pull request is what is applied.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ S3_SETTINGS = [name for name in SETTINGS if name.startswith("AWS")]
 def actions(task: Context) -> str:
     file = f".github/workflows/tunejob-{task.spec.name}.yml"
     header = [
-        f"Keep it as {file}. Secrets of the environment {PLACE}: KUBECONFIG (a token that may create Jobs in the namespace)",
+        f"Keep it as {file}. Secrets of the environment {PLACE}: KUBECONFIG (a token that may create Jobs in the namespace)",  # noqa: E501
         "and, for the report, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY that may read the output.",
         *task.needs.words(),
     ]
@@ -52,7 +53,9 @@ def _validate(task: Context) -> Json:
 def _run(task: Context) -> Json:
     keep = f"umask 077\nprintf '%s\\n' \"$TEXT\" > {KUBECONFIG}\n"
     submit = f"printf %s {word(job(task))} |\n  kubectl --kubeconfig {KUBECONFIG} apply -f -\n"
-    read = {name: f"${{{{ secrets.{name} }}}}" for name in S3_SECRETS} | {name: f"${{{{ vars.{name} }}}}" for name in S3_SETTINGS}
+    read = {name: f"${{{{ secrets.{name} }}}}" for name in S3_SECRETS} | {
+        name: f"${{{{ vars.{name} }}}}" for name in S3_SETTINGS
+    }
     return {
         "name": "Run",
         "needs": "validate",

@@ -28,7 +28,9 @@ def compose(task: Context) -> str:
         "mem_limit": f"{needs.memory_bytes // GIB}g",
         "stop_grace_period": f"{GRACE_SECONDS}s",
         "restart": "no",
-        "deploy": {"resources": {"reservations": {"devices": [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]}}},
+        "deploy": {
+            "resources": {"reservations": {"devices": [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]}}
+        },
     }
     header = [
         "docker compose -f FILE up --exit-code-from tunejob        then: docker compose -f FILE down --volumes",

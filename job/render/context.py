@@ -43,6 +43,9 @@ def local_paths(spec: JobSpec) -> dict[str, str]:
 def require_remote(spec: JobSpec) -> None:
     """Raises `SpecError` for every path: the machine that runs the job does not have it, or loses it at the end."""
     hint = "Use s3:// or, for what is read, hf://; on this machine `--to docker` mounts paths"
-    faults = [Fault("a path of this machine", pointer, show(path), "an address", hint) for pointer, path in local_paths(spec).items()]
+    faults = [
+        Fault("a path of this machine", where=pointer, found=show(path), expected="an address", hint=hint)
+        for pointer, path in local_paths(spec).items()
+    ]
     if faults:
         raise SpecError(*faults)

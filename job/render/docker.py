@@ -31,7 +31,7 @@ def podman(task: Context) -> str:
 
 def _file(task: Context, engine: str) -> str:
     header = [
-        f"sh FILE        more options of {engine} run may follow; exit status 0, or the code of the failure (README, Exit codes)",
+        f"sh FILE        more options of {engine} run may follow; exit status 0, or the code of the failure (README, Exit codes)",  # noqa: E501
         "Credentials are taken from the environment: AWS_..., HF_TOKEN.",
         *task.needs.words(),
         SHELLCHECK,
@@ -53,7 +53,7 @@ def script(task: Context, engine: str) -> str:
         GPU[engine],
         "--read-only --cap-drop ALL --security-opt no-new-privileges --volume /scratch --volume /tmp",
         f"--memory {needs.memory_bytes // GIB}g --shm-size {needs.shm_bytes // GIB}g",
-        f"--stop-timeout {GRACE_SECONDS} --env TUNEJOB_STOP_SECONDS={STOP_SECONDS} --env AWS_EC2_METADATA_DISABLED=true",
+        f"--stop-timeout {GRACE_SECONDS} --env TUNEJOB_STOP_SECONDS={STOP_SECONDS} --env AWS_EC2_METADATA_DISABLED=true",  # noqa: E501
     ]
     lines = [
         "set -eu",
@@ -61,7 +61,7 @@ def script(task: Context, engine: str) -> str:
         f"for name in {' '.join(variables(task.spec))}; do",
         '  [ -z "$(printenv "$name")" ] || set -- --env "$name" "$@"',
         "done",
-        f'[ -z "${{AWS_CA_BUNDLE:-}}" ] || set -- --volume "$AWS_CA_BUNDLE:{CA_BUNDLE}:ro" --env AWS_CA_BUNDLE={CA_BUNDLE} "$@"',
+        f'[ -z "${{AWS_CA_BUNDLE:-}}" ] || set -- --volume "$AWS_CA_BUNDLE:{CA_BUNDLE}:ro" --env AWS_CA_BUNDLE={CA_BUNDLE} "$@"',  # noqa: E501
         f"printf %s {word(task.text)} |",
         f"  {engine} run " + " \\\n    ".join([*options, f'"$@" {task.options.image} run -']),
     ]
@@ -69,7 +69,9 @@ def script(task: Context, engine: str) -> str:
 
 
 def _mounts(task: Context, engine: str) -> Iterator[str]:
-    """What is read has to be there; what is written is made, and the container writes as the one who runs the script."""
+    """What is read has to be there; what is written is made, and the container writes as the one who runs the
+    script.
+    """
     paths = local_paths(task.spec)
     if not paths:
         return
@@ -80,7 +82,7 @@ def _mounts(task: Context, engine: str) -> Iterator[str]:
         if _written(pointer):
             yield f"mkdir -p {source}"
         else:
-            yield f"[ -e {source} ] || {{ printf '%s\\n' {word(f'{pointer}: not here: {show(path)}')} >&2; exit {InputError.exit_code}; }}"
+            yield f"[ -e {source} ] || {{ printf '%s\\n' {word(f'{pointer}: not here: {show(path)}')} >&2; exit {InputError.exit_code}; }}"  # noqa: E501
         if target not in mounted:
             yield f'set -- --volume {source}:{word(target)}{"" if _written(pointer) else ":ro"} "$@"'
         mounted.add(target)
@@ -97,7 +99,7 @@ def _written(pointer: str) -> bool:
 def _source(pointer: str, path: str) -> str:
     """As one shell word; a colon would end it for the engine."""
     if ":" in path:
-        raise SpecError(Fault("a container engine cannot mount a path with a colon", pointer, show(path)))
+        raise SpecError(Fault("a container engine cannot mount a path with a colon", where=pointer, found=show(path)))
     return word(path) if path.startswith("/") else f'"$PWD"/{word(path)}'
 
 

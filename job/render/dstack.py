@@ -14,10 +14,15 @@ RETRY_HOURS = 24
 
 
 def dstack(task: Context) -> str:
-    """dstack knows no exit codes: it retries where there is no machine or it is taken away, and leaves failures as they are."""
+    """dstack knows no exit codes: it retries where there is no machine or it is taken away, and leaves failures as
+    they are.
+    """
     require_remote(task.spec)
     needs = task.needs
-    header = ["dstack apply -f FILE        -e NAME hands on more variables, such as HF_TOKEN or AWS_ENDPOINT_URL", *needs.words()]
+    header = [
+        "dstack apply -f FILE        -e NAME hands on more variables, such as HF_TOKEN or AWS_ENDPOINT_URL",
+        *needs.words(),
+    ]
     return documents(
         header,
         {

@@ -1,4 +1,6 @@
-"""A JobSet with the Job as its only member, for clusters that queue and watch JobSets: `k8s/components/jobset` for a spec."""
+"""A JobSet with the Job as its only member, for clusters that queue and watch JobSets: `k8s/components/jobset` for a
+spec.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,11 @@ def jobset(task: Context) -> str:
         "failurePolicy": {"maxRestarts": 0},  # pods are retried by the Job's own rules
         "network": {"enableDNSHostnames": False},
         "replicatedJobs": [
-            {"name": MEMBER, "replicas": 1, "template": {"spec": member(job_spec(task.options.image, task.name, task.needs))}},
+            {
+                "name": MEMBER,
+                "replicas": 1,
+                "template": {"spec": member(job_spec(task.options.image, task.name, task.needs))},
+            },
         ],
     }
     head = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet"}

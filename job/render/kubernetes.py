@@ -19,7 +19,9 @@ def job(task: Context) -> str:
 
 
 def kueue(task: Context) -> str:
-    """A Job that waits until Kueue lets it start. `suspend` is Kueue's: written here, a second apply would stop a running Job."""
+    """A Job that waits until Kueue lets it start. `suspend` is Kueue's: written here, a second apply would stop a
+    running Job.
+    """
     waiting = batch_job(task)
     waiting["metadata"]["labels"] = waiting["metadata"]["labels"] | {QUEUE_LABEL: task.options.queue}
     return manifests(task, waiting)
@@ -71,7 +73,11 @@ def network_policy(task: Context) -> Json:
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": metadata(task, APP, NAME_LABEL),
-        "spec": {"podSelector": {"matchLabels": LABELS}, "policyTypes": ["Ingress", "Egress"], "egress": [names, public]},
+        "spec": {
+            "podSelector": {"matchLabels": LABELS},
+            "policyTypes": ["Ingress", "Egress"],
+            "egress": [names, public],
+        },
     }
 
 

@@ -32,12 +32,20 @@ class Options:
     parameters: int | None = None
 
 
-def options(image: str | None, name: str | None, namespace: str | None, queue: str, parameters: str | None, gpus: int) -> Options:
+def options(
+    image: str | None, name: str | None, namespace: str | None, queue: str, parameters: str | None, gpus: int
+) -> Options:
     """Options from their text. Raises `SpecError` with every one that is wrong."""
     image = image or IMAGE
     faults = []
     if not IMAGES.fullmatch(image):
-        faults.append(Fault("--image is not the reference of an image", found=show(image), expected="name, name:tag or name@sha256:digest"))
+        faults.append(
+            Fault(
+                "--image is not the reference of an image",
+                found=show(image),
+                expected="name, name:tag or name@sha256:digest",
+            )
+        )
     for option, value in (("--name", name), ("--namespace", namespace), ("--queue", queue)):
         if value is not None and not NAMES.fullmatch(value):
             expected = "lower-case letters, digits and hyphens, at most 63"
@@ -46,7 +54,11 @@ def options(image: str | None, name: str | None, namespace: str | None, queue: s
         hint = "Several GPUs come in a later version; a larger model may fit one larger GPU"
         faults.append(Fault("a job runs on one GPU", found=f"--gpus {gpus}", expected="--gpus 1", hint=hint))
     if parameters is not None and not PARAMETERS.fullmatch(parameters):
-        faults.append(Fault("--parameters is not a size", found=show(parameters), expected="a number of weights, such as 8b or 135m"))
+        faults.append(
+            Fault(
+                "--parameters is not a size", found=show(parameters), expected="a number of weights, such as 8b or 135m"
+            )
+        )
     if faults:
         raise SpecError(*faults)
     return Options(image, name, namespace, queue, parameters_in(parameters))

@@ -111,7 +111,8 @@ def container(image: str, needs: Resources) -> Json:
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
         "volumeMounts": [
-            {"name": name, "mountPath": path} | ({"readOnly": True} if name == "spec" else {}) for name, path in MOUNTS.items()
+            {"name": name, "mountPath": path} | ({"readOnly": True} if name == "spec" else {})
+            for name, path in MOUNTS.items()
         ],
     }
 

@@ -1,7 +1,8 @@
-"""Machines of RunPod and Vast: a container on one GPU, which is paid until somebody ends it; so the container does that itself.
+"""Machines of RunPod and Vast: a container on one GPU, which is paid until somebody ends it; so the container does
+that itself.
 
-Both are asked for as their own clients ask: RunPod by its REST API v2, Vast by the `vastai` command. Neither says how it reads text
-in variables, so the spec travels in base64.
+Both are asked for as their own clients ask: RunPod by its REST API v2, Vast by the `vastai` command. Neither says how
+it reads text in variables, so the spec travels in base64.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ USABLE = 0.93  # of a card's size is what Vast lists as its memory, at least
 
 @dataclass(frozen=True)
 class Ending:
-    """How a container asks for its own end: the address with a place for its id, and the variables that hold id and key."""
+    """How a container asks for its own end: the address with a place for its id, and the variables that hold id and
+    key.
+    """
 
     address: str
     identifier: str
@@ -48,7 +51,9 @@ VAST = Ending("https://console.vast.ai/api/v0/instances/%s/", "CONTAINER_ID", "C
 
 
 def supervisor(ending: Ending) -> str:
-    """Runs the job, tries again what may pass as often as Kubernetes would, and ends the machine, unless somebody else does."""
+    """Runs the job, tries again what may pass as often as Kubernetes would, and ends the machine, unless somebody
+    else does.
+    """
     final = "|".join(map(str, [0, *hopeless_codes(), Interrupted.exit_code]))
     return f"""\
 printf %s "${SPEC_VARIABLE}" | base64 -d > {SPEC_PATH}
@@ -84,7 +89,11 @@ def runpod(task: Context) -> str:
             "minRamPerGpu": needs.memory_bytes // GIB,
             "minVcpuCountPerGpu": needs.cpu_request + 1,
         },
-        "env": {"AWS_EC2_METADATA_DISABLED": "true", "TUNEJOB_STOP_SECONDS": str(STOP_SECONDS), SPEC_VARIABLE: spec_in_base64(task)},
+        "env": {
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "TUNEJOB_STOP_SECONDS": str(STOP_SECONDS),
+            SPEC_VARIABLE: spec_in_base64(task),
+        },
     }
     given = "{name: os.environ[name] for name in sys.argv[1:] if os.environ.get(name)}"
     add = f'import json, os, sys; body = json.load(sys.stdin); body["env"] |= {given}; print(json.dumps(body))'
@@ -95,7 +104,11 @@ def runpod(task: Context) -> str:
         '  curl --fail-with-body --silent --show-error --header "Authorization: Bearer $RUNPOD_API_KEY" \\',
         "    --header 'Content-Type: application/json' --data @- https://api.runpod.io/v2/pods",
     ]
-    return _file(task, "RUNPOD_API_KEY=... sh FILE        rents a pod of RunPod (REST API v2), which deletes itself at the end", lines)
+    return _file(
+        task,
+        "RUNPOD_API_KEY=... sh FILE        rents a pod of RunPod (REST API v2), which deletes itself at the end",
+        lines,
+    )
 
 
 def vast(task: Context) -> str:
@@ -110,14 +123,18 @@ def vast(task: Context) -> str:
     lines = [
         "set -eu",
         f"offer=${{1:-$(vastai search offers {word(query)} --order dph --raw | python3 -c {word(first)})}}",
-        f"environment='-e AWS_EC2_METADATA_DISABLED=true -e TUNEJOB_STOP_SECONDS={STOP_SECONDS} -e {SPEC_VARIABLE}={spec_in_base64(task)}'",
+        f"environment='-e AWS_EC2_METADATA_DISABLED=true -e TUNEJOB_STOP_SECONDS={STOP_SECONDS} -e {SPEC_VARIABLE}={spec_in_base64(task)}'",  # noqa: E501
         f"for name in {' '.join(variables(task.spec))}; do",
         '  [ -z "$(printenv "$name")" ] || environment="$environment -e $name=$(printenv "$name")"',
         "done",
         f'vastai create instance "$offer" --image {task.options.image} --label {task.name} --disk {disk_gb} \\',
         f'  --env "$environment" --entrypoint /bin/sh --args -c {word(supervisor(VAST))}',
     ]
-    return _file(task, "sh FILE [OFFER]        rents the cheapest offer of Vast that fits; the instance destroys itself at the end", lines)
+    return _file(
+        task,
+        "sh FILE [OFFER]        rents the cheapest offer of Vast that fits; the instance destroys itself at the end",
+        lines,
+    )
 
 
 def _file(task: Context, usage: str, lines: list[str]) -> str:

@@ -14,10 +14,21 @@ SPEC_PATH = "/tmp/spec.json"  # noqa: S108 (the container's, which has nothing e
 S3_SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 SECRETS = (*S3_SECRETS, "AWS_SESSION_TOKEN", "HF_TOKEN")
 SETTINGS = (
-    "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION",
-    "TUNEJOB_S3_ADDRESSING", "TUNEJOB_CHECKPOINTS", "HF_ENDPOINT",
-)  # fmt: skip
-TRACKERS = {"wandb": ("WANDB_API_KEY",), "mlflow": ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"), "trackio": (), "tensorboard": ()}
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_REQUEST_CHECKSUM_CALCULATION",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION",
+    "TUNEJOB_S3_ADDRESSING",
+    "TUNEJOB_CHECKPOINTS",
+    "HF_ENDPOINT",
+)
+TRACKERS = {
+    "wandb": ("WANDB_API_KEY",),
+    "mlflow": ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"),
+    "trackio": (),
+    "tensorboard": (),
+}
 SHELLCHECK = "shellcheck disable=SC2016"  # a spec in single quotes is meant to stay as it is
 # Linux takes no longer string in the environment or the arguments of a program.
 STRING_BYTES = 128 << 10
@@ -48,6 +59,12 @@ def spec_in_base64(task: Context) -> str:
 def _argument(text: str) -> str:
     if len(text.encode()) >= STRING_BYTES:
         hint = "Put it into a bucket and run s3://bucket/spec.json, or use --to docker or job"
-        raise SpecError(Fault("the spec is too large for this target", found=f"{len(text.encode())} bytes once it is quoted",
-                              expected=f"less than {STRING_BYTES}", hint=hint))  # fmt: skip
+        raise SpecError(
+            Fault(
+                "the spec is too large for this target",
+                found=f"{len(text.encode())} bytes once it is quoted",
+                expected=f"less than {STRING_BYTES}",
+                hint=hint,
+            )
+        )
     return text

@@ -1,5 +1,5 @@
-"""A task of SkyPilot. Its `image_id: docker:…` installs packages as root in the container, which this image refuses; so the machine's
-own docker runs it, as every GPU machine image of SkyPilot's clouds has it.
+"""A task of SkyPilot. Its `image_id: docker:…` installs packages as root in the container, which this image refuses;
+so the machine's own docker runs it, as every GPU machine image of SkyPilot's clouds has it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,17 @@ from job.render.text import documents
 
 # By the names of SkyPilot's catalogue, with what they have in units of 10^9 bytes; the cheapest that is free is taken.
 ACCELERATORS = {
-    "L4": 24, "A10G": 24, "RTX4090": 24, "A100": 40, "L40S": 48, "A6000": 48, "A100-80GB": 80, "H100": 80, "H200": 141, "B200": 180,
-}  # fmt: skip
+    "L4": 24,
+    "A10G": 24,
+    "RTX4090": 24,
+    "A100": 40,
+    "L40S": 48,
+    "A6000": 48,
+    "A100-80GB": 80,
+    "H100": 80,
+    "H200": 141,
+    "B200": 180,
+}
 SYSTEM_BYTES = 40 * GIB  # the machine's system and the image
 ROOT = 'docker info >/dev/null 2>&1 || docker() { sudo --preserve-env docker "$@"; }\n'
 
@@ -25,7 +34,7 @@ def skypilot(task: Context) -> str:
     own_retries = [code for code in retryable_codes() if code != JobError.exit_code]
     names = variables(task.spec)
     header = [
-        "sky jobs launch FILE --secret AWS_ACCESS_KEY_ID --secret AWS_SECRET_ACCESS_KEY --secret HF_TOKEN    (those you need)",
+        "sky jobs launch FILE --secret AWS_ACCESS_KEY_ID --secret AWS_SECRET_ACCESS_KEY --secret HF_TOKEN    (those you need)",  # noqa: E501
         "A lost machine and the exit codes below start it again, anywhere; what is stored already is not made again.",
         *needs.words(),
     ]

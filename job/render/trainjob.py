@@ -18,7 +18,8 @@ from job.render.text import Json
 
 API = "trainer.kubeflow.org"
 VERSION = f"{API}/v1alpha1"
-NODE = "node"  # Kubeflow Trainer knows the training step by this name of the Job and of the container, and by the label below
+# Kubeflow Trainer knows the training step by this name of the Job and of the container, and by the label below
+NODE = "node"
 STEP_LABEL = {f"{API}/trainjob-ancestor-step": "trainer"}
 # Of the base manifests, enough for a model of one thousand million weights; every TrainJob says its own.
 BASE = Resources(

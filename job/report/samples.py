@@ -17,7 +17,12 @@ TABLE_TOKENS = 400
 
 def write_samples(prepared: Prepared, folder: Path, count: int = 3) -> Path:
     """`samples.md`: the first training sequences with their learned parts in ⟦ ⟧, then token by token."""
-    lines = ["# Training samples", "", f"Learned parts stand between {LEARNED[0]} and {LEARNED[1]}. In the tables, `+` is learned.", ""]
+    lines = [
+        "# Training samples",
+        "",
+        f"Learned parts stand between {LEARNED[0]} and {LEARNED[1]}. In the tables, `+` is learned.",
+        "",
+    ]
     for index in range(min(count, len(prepared.train))):
         row = prepared.train[index]
         ids, labels = row["input_ids"], row["labels"]

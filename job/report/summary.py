@@ -50,23 +50,42 @@ def write_answers(prepared: Prepared, before: Assessment, after: Assessment, fol
     write_json(folder / "answers.json", rows)
 
 
-def write_summary(spec: JobSpec, public_id: str, stats: Stats, exports: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def write_summary(
+    spec: JobSpec, public_id: str, stats: Stats, exports: Sequence[Mapping[str, Any]], folder: Path
+) -> None:
     """`summary.md`: the run on one screen; `exports` as in `exports.json`."""
-    lines = [f"# {spec.name}", "", f"Base `{public_id}`, run `{spec.run_id}`, {stats.device.get('name')}, {spec.model.precision}.", ""]
+    lines = [
+        f"# {spec.name}",
+        "",
+        f"Base `{public_id}`, run `{spec.run_id}`, {stats.device.get('name')}, {spec.model.precision}.",
+        "",
+    ]
     lines += _table(("Held-out", "base", "tuned"), _measures(stats.evaluation))
     lines += _table(("Training", "value"), [(key, _figure(value)) for key, value in stats.training.items()])
-    lines += _table(("Data", "value"), [(key, _figure(value)) for key, value in stats.data["train"].items() if isinstance(value, int)])
-    lines += _table(("Export", "MB", "perplexity", "KL (nats a token)", "same top token"), [_export_row(fact) for fact in exports])
+    lines += _table(
+        ("Data", "value"),
+        [(key, _figure(value)) for key, value in stats.data["train"].items() if isinstance(value, int)],
+    )
+    lines += _table(
+        ("Export", "MB", "perplexity", "KL (nats a token)", "same top token"), [_export_row(fact) for fact in exports]
+    )
     lines += _table(
         ("Stage", "seconds", "peak GPU reserved GiB", "peak RSS GiB"),
-        [(p.name, f"{p.wall_seconds:.1f}", _gib(p.peak_gpu_reserved_bytes), _gib(p.peak_rss_bytes)) for p in stats.phases],
+        [
+            (p.name, f"{p.wall_seconds:.1f}", _gib(p.peak_gpu_reserved_bytes), _gib(p.peak_rss_bytes))
+            for p in stats.phases
+        ],
     )
     (folder / "summary.md").write_text("\n".join(lines), "utf-8")
 
 
 def _export_row(fact: Mapping[str, Any]) -> tuple[str, ...]:
     figures = [fact["figures"].get(name) for name in ("perplexity", "kl", "same_top_token")]
-    return (fact["name"], f"{fact['bytes'] / 1e6:.1f}", *("–" if figure is None else f"{figure:.4g}" for figure in figures))
+    return (
+        fact["name"],
+        f"{fact['bytes'] / 1e6:.1f}",
+        *("–" if figure is None else f"{figure:.4g}" for figure in figures),
+    )
 
 
 def _measures(evaluation: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
@@ -90,7 +109,8 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def keep_evidence(store: Store, stats: Stats, log: Log) -> None:
-    """After a failure: stores stats.json, which a full scratch disk does not prevent, and whatever the report holds so far.
+    """After a failure: stores stats.json, which a full scratch disk does not prevent, and whatever the report holds
+    so far.
 
     A store that fails too changes nothing.
     """

@@ -4,4 +4,12 @@ from job.hub.origin import go_offline
 from job.source.data import FetchedSource, fetch_data
 from job.source.model import FetchedModel, check_merge_base, fetch_model_config, fetch_model_weights
 
-__all__ = ["FetchedModel", "FetchedSource", "check_merge_base", "fetch_data", "fetch_model_config", "fetch_model_weights", "go_offline"]
+__all__ = [
+    "FetchedModel",
+    "FetchedSource",
+    "check_merge_base",
+    "fetch_data",
+    "fetch_model_config",
+    "fetch_model_weights",
+    "go_offline",
+]

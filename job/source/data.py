@@ -47,7 +47,9 @@ def fetch_data(
     asked = spec.held_out.sources if spec.held_out else None
     if asked is None:
         return train, None
-    return train, [_fetch(s, f"/data/held_out/sources/{i}", folder / f"held-out-{i}", revisions) for i, s in enumerate(asked)]
+    return train, [
+        _fetch(s, f"/data/held_out/sources/{i}", folder / f"held-out-{i}", revisions) for i, s in enumerate(asked)
+    ]
 
 
 def _fetch(spec: SourceSpec, pointer: str, folder: Path, revisions: Mapping[str, str]) -> FetchedSource:
@@ -55,7 +57,9 @@ def _fetch(spec: SourceSpec, pointer: str, folder: Path, revisions: Mapping[str,
         origin = _origin(at_revision(spec.source, revisions.get(pointer)))
         names = [file.key for file in origin.files()]
         if not names:
-            raise InputError(Fault("there is nothing there", found=ascii(spec.source), expected=f"files of {', '.join(PLAIN)}"))
+            raise InputError(
+                Fault("there is nothing there", found=ascii(spec.source), expected=f"files of {', '.join(PLAIN)}")
+            )
         folder.mkdir(parents=True, exist_ok=True)
         if names == [PurePosixPath(spec.source).name]:
             chosen = _single(names, spec, pointer)
@@ -86,7 +90,11 @@ def _single(names: list[str], spec: SourceSpec, pointer: str) -> list[str]:
 def _check_kinds(names: Sequence[str]) -> None:
     odd = [name for name in names if not name.lower().endswith(ACCEPTED)]
     if odd:
-        raise InputError(Fault("not a kind of file the job reads", found=ascii(odd[0]), expected=f"{', '.join(PLAIN)}, each also .gz"))
+        raise InputError(
+            Fault(
+                "not a kind of file the job reads", found=ascii(odd[0]), expected=f"{', '.join(PLAIN)}, each also .gz"
+            )
+        )
 
 
 def fingerprint(folder: Path, names: Sequence[str]) -> str:

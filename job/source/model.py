@@ -15,7 +15,15 @@ from job.store.base import local_path
 
 POINTER = "/model/source"
 FOLDERS = {POINTER: "model", "/model/merge_base": "merge_base"}
-SHAPE = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
+SHAPE = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
 HUB_NOTES = ".cache"  # huggingface_hub's own notes about what it downloaded where
 
 
@@ -54,8 +62,8 @@ def fetch_model_config(
 ) -> FetchedModel:
     """Everything of the model at `source` but its weights: config, tokenizer, templates, index.
 
-    `pointer` is the place in the spec that names it, and decides the folder under `workdir`. `revisions`: commits to take
-    in place of what a branch is now, by that place.
+    `pointer` is the place in the spec that names it, and decides the folder under `workdir`. `revisions`: commits to
+    take in place of what a branch is now, by that place.
 
     Raises `InputError` for a model that is not there, incomplete or not to be read, `PolicyError` for one that needs
     pickles or remote code, `TransientError` for the network.
@@ -71,7 +79,15 @@ def fetch_model_config(
         weights = weight_files(folder, sizes)
     weight_bytes = sum(sizes[name] for name in weights)
     return FetchedModel(
-        source, pointer, folder, origin.public_id, origin.revision, origin.licence, tuple(files), tuple(weights), weight_bytes
+        source,
+        pointer,
+        folder,
+        origin.public_id,
+        origin.revision,
+        origin.licence,
+        tuple(files),
+        tuple(weights),
+        weight_bytes,
     )
 
 
@@ -87,16 +103,31 @@ def fetch_model_weights(model: FetchedModel) -> FetchedModel:
 def check_merge_base(base: FetchedModel, merge_base: FetchedModel) -> None:
     """Raises `InputError` unless `base` is quantised and `merge_base` is a 16-bit model of its shape."""
     if not base.quantised:
-        raise InputError(Fault("the base is 16-bit itself: adapters are merged into it", merge_base.pointer, merge_base.public_id,
-                               "no merge_base"))  # fmt: skip
+        raise InputError(
+            Fault(
+                "the base is 16-bit itself: adapters are merged into it",
+                where=merge_base.pointer,
+                found=merge_base.public_id,
+                expected="no merge_base",
+            )
+        )
     if merge_base.quantised:
-        raise InputError(Fault("the base for merging is quantised itself", merge_base.pointer, merge_base.public_id, "16-bit weights"))
+        raise InputError(
+            Fault(
+                "the base for merging is quantised itself",
+                where=merge_base.pointer,
+                found=merge_base.public_id,
+                expected="16-bit weights",
+            )
+        )
     ours, theirs = (read_object(model.path / CONFIG) for model in (base, merge_base))
     different = [key for key in SHAPE if ours.get(key) != theirs.get(key)]
     if different:
         found = ", ".join(f"{key} {theirs.get(key)}" for key in different)
         expected = ", ".join(f"{key} {ours.get(key)}" for key in different)
-        raise InputError(Fault("this is not the model that was quantised", merge_base.pointer, found, expected))
+        raise InputError(
+            Fault("this is not the model that was quantised", where=merge_base.pointer, found=found, expected=expected)
+        )
 
 
 def _origin(source: str) -> Origin:
@@ -105,7 +136,11 @@ def _origin(source: str) -> Origin:
     if source.startswith("s3://"):
         return S3Origin(source)
     if local_path(source).is_file():
-        raise InputError(Fault("a model is a directory", found=ascii(source), expected="a directory with config.json and safetensors"))
+        raise InputError(
+            Fault(
+                "a model is a directory", found=ascii(source), expected="a directory with config.json and safetensors"
+            )
+        )
     return LocalOrigin(source)
 
 
@@ -113,4 +148,6 @@ def _check_alone(folder: Path, names: set[str]) -> None:
     """Raises `InputError` if the folder holds what the loader would see and this model does not have."""
     strangers = {path.name for path in folder.iterdir()} - names - {HUB_NOTES} if folder.exists() else set()
     if strangers:
-        raise InputError(Fault(f"{folder} is not empty", found=ascii(min(strangers)), expected="a work directory of this run alone"))
+        raise InputError(
+            Fault(f"{folder} is not empty", found=ascii(min(strangers)), expected="a work directory of this run alone")
+        )

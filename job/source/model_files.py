@@ -13,7 +13,21 @@ from job.store import safe_key
 
 ALLOWED = (".safetensors", ".json", ".model", ".txt", ".jinja")
 # Formats that run code when loaded, or whose readers have holes.
-REFUSED_WEIGHTS = (".bin", ".pt", ".pth", ".pt2", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".gguf", ".ggml", ".onnx", ".tar")
+REFUSED_WEIGHTS = (
+    ".bin",
+    ".pt",
+    ".pth",
+    ".pt2",
+    ".pkl",
+    ".pickle",
+    ".ckpt",
+    ".h5",
+    ".msgpack",
+    ".gguf",
+    ".ggml",
+    ".onnx",
+    ".tar",
+)
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")  # a tensor's place in the stack
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 SAFETENSORS_HINT = "Convert the weights to safetensors first, or name a repository that has them"
@@ -27,7 +41,9 @@ def config_files(names: Iterable[str]) -> list[str]:
     """
     top = sorted(name for name in names if "/" not in name)
     if "adapter_config.json" in top:
-        raise PolicyError(Fault("this is an adapter, not a model", found="adapter_config.json", hint="Give its base model"))
+        raise PolicyError(
+            Fault("this is an adapter, not a model", found="adapter_config.json", hint="Give its base model")
+        )
     if WEIGHTS not in top and INDEX not in top:
         refuse_weights(top)
     if CONFIG not in top:
@@ -53,10 +69,14 @@ def weight_files(folder: Path, names: Iterable[str]) -> list[str]:
     shards = sorted(set(_weight_map(folder).values()))
     for shard in shards:
         if "/" in safe_key(shard) or not shard.endswith(".safetensors"):
-            raise PolicyError(Fault(f"{INDEX} names a file that is not taken", found=ascii(shard), expected="*.safetensors beside it"))
+            raise PolicyError(
+                Fault(f"{INDEX} names a file that is not taken", found=ascii(shard), expected="*.safetensors beside it")
+            )
     missing = [shard for shard in shards if shard not in top]
     if missing or not shards:
-        raise InputError(Fault(f"{INDEX} names files that are not there", found=_some(missing), expected="every shard beside it"))
+        raise InputError(
+            Fault(f"{INDEX} names files that are not there", found=_some(missing), expected="every shard beside it")
+        )
     return shards
 
 
@@ -75,7 +95,9 @@ def check_architecture(folder: Path) -> None:
     config = read_object(folder / CONFIG)
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
-        raise InputError(Fault(f"{CONFIG} names no model_type", found=ascii(model_type), expected="an architecture's name"))
+        raise InputError(
+            Fault(f"{CONFIG} names no model_type", found=ascii(model_type), expected="an architecture's name")
+        )
     if model_type not in CONFIG_MAPPING_NAMES:
         remote = " and asks for its own code" if "auto_map" in config else ""
         raise PolicyError(Fault(f"transformers does not know this architecture{remote}", found=ascii(model_type),
@@ -99,7 +121,9 @@ def check_weights(folder: Path, weights: Sequence[str]) -> None:
     if list(weights) != [WEIGHTS]:
         lost = sorted(tensor for tensor, name in _weight_map(folder).items() if held.get(tensor) != name)
         if lost:
-            raise InputError(Fault(f"tensors of {INDEX} are not where it says", found=_some(lost), expected="each in its shard"))
+            raise InputError(
+                Fault(f"tensors of {INDEX} are not where it says", found=_some(lost), expected="each in its shard")
+            )
     _check_layers(folder, held)
 
 
@@ -109,7 +133,9 @@ def _check_layers(folder: Path, tensors: Iterable[str]) -> None:
     numbers = {int(match[1]) for name in tensors if (match := LAYER.search(name))}
     if isinstance(promised, int) and numbers and max(numbers) + 1 < promised:
         found = f"weights of {max(numbers) + 1} layers"
-        raise InputError(Fault("the weights are not those of this config.json", found=found, expected=f"{promised} layers"))
+        raise InputError(
+            Fault("the weights are not those of this config.json", found=found, expected=f"{promised} layers")
+        )
 
 
 def read_object(path: Path) -> dict[str, Any]:

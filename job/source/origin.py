@@ -48,7 +48,9 @@ class LocalOrigin:
     def __init__(self, path: str) -> None:
         given = local_path(path)
         if not given.exists():
-            raise InputError(Fault("there is no such file or directory", found=ascii(path), expected="a path, hf://… or s3://…"))
+            raise InputError(
+                Fault("there is no such file or directory", found=ascii(path), expected="a path, hf://… or s3://…")
+            )
         self._root = given.resolve()
         self._is_file = given.is_file()
         # Not the whole path: where a container happened to have it says nothing to a reader.
@@ -59,7 +61,9 @@ class LocalOrigin:
             return [Stored(safe_key(self.public_id), self._root.stat().st_size)]
         with told(str(self._root), OSError):
             paths = [Path(folder, name) for folder, _, names in os.walk(self._root) for name in names]
-            found = [Stored(safe_key(p.relative_to(self._root).as_posix()), p.stat().st_size) for p in paths if p.is_file()]
+            found = [
+                Stored(safe_key(p.relative_to(self._root).as_posix()), p.stat().st_size) for p in paths if p.is_file()
+            ]
         return sorted(found, key=lambda f: f.key)
 
     def stage(self, names: Iterable[str], folder: Path) -> None:
@@ -106,4 +110,4 @@ def pointed(pointer: str) -> Iterator[None]:
     try:
         yield
     except JobError as error:
-        raise type(error)(*(replace(fault, pointer=fault.pointer or pointer) for fault in error.faults)) from error
+        raise type(error)(*(replace(fault, where=fault.where or pointer) for fault in error.faults)) from error

@@ -24,7 +24,15 @@ def unknown(what: str, asked: str, known: Sequence[str], pointer: str) -> InputE
     """A name that the data set does not have, with the nearest it has."""
     near = difflib.get_close_matches(asked, known, 1, 0.5)
     hint = f"Did you mean {near[0]}?" if near else ""
-    return InputError(Fault(f"there is no such {what}", pointer, ascii(asked), f"one of {', '.join(known)}", hint))
+    return InputError(
+        Fault(
+            f"there is no such {what}",
+            where=pointer,
+            found=ascii(asked),
+            expected=f"one of {', '.join(known)}",
+            hint=hint,
+        )
+    )
 
 
 def files_of_split(names: Sequence[str], folder: Path, spec: SourceSpec, pointer: str) -> list[str]:
@@ -69,7 +77,9 @@ def _check_card(card: Path) -> None:
         raise InputError(Fault(f"{CARD} has no readable head: {error}")) from error
     for text in _strings(configs):
         if "://" in text or "::" in text or text.startswith(("/", "~")) or ".." in PurePosixPath(text).parts:
-            raise PolicyError(Fault(f"{CARD} points out of the data set", found=ascii(text), expected="files of the data set"))
+            raise PolicyError(
+                Fault(f"{CARD} points out of the data set", found=ascii(text), expected="files of the data set")
+            )
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -85,7 +95,10 @@ def _splits(skeleton: Path, cache: Path, subset: str | None, pointer: str) -> di
     builder = _builder(skeleton, cache, subset, pointer)
     root = skeleton.resolve()
     files = builder.config.data_files or {}
-    return {str(split): [Path(path).resolve().relative_to(root).as_posix() for path in paths] for split, paths in files.items()}
+    return {
+        str(split): [Path(path).resolve().relative_to(root).as_posix() for path in paths]
+        for split, paths in files.items()
+    }
 
 
 def _builder(skeleton: Path, cache: Path, subset: str | None, pointer: str) -> DatasetBuilder:
@@ -96,7 +109,13 @@ def _builder(skeleton: Path, cache: Path, subset: str | None, pointer: str) -> D
         subsets = get_dataset_config_names(str(skeleton))
         chosen = subset or get_dataset_default_config_name(str(skeleton))
         if chosen is None:
-            raise InputError(Fault("the data set has several subsets", f"{pointer}/subset", expected=f"one of {', '.join(subsets)}"))
+            raise InputError(
+                Fault(
+                    "the data set has several subsets",
+                    where=f"{pointer}/subset",
+                    expected=f"one of {', '.join(subsets)}",
+                )
+            )
         if chosen not in subsets:
             raise unknown("subset", chosen, subsets, f"{pointer}/subset")
         return load_dataset_builder(str(skeleton), name=chosen, cache_dir=str(cache))

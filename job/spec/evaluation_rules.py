@@ -18,16 +18,20 @@ def needs_held_out(document: Json) -> Iterator[Fault]:
         return
     evaluation = document.get("evaluation", {})
     if "eval_steps" in document.get("training", {}):
-        yield _no_held_out("there are no held-out rows to evaluate on", "/training/eval_steps", document["training"]["eval_steps"])
+        yield _no_held_out(
+            "there are no held-out rows to evaluate on", "/training/eval_steps", document["training"]["eval_steps"]
+        )
     if evaluation.get("exact_match_rows"):
-        yield _no_held_out("exact match needs held-out rows", "/evaluation/exact_match_rows", evaluation["exact_match_rows"])
+        yield _no_held_out(
+            "exact match needs held-out rows", "/evaluation/exact_match_rows", evaluation["exact_match_rows"]
+        )
     for index, gate in enumerate(evaluation.get("gates", [])):
         if not METRICS[gate["metric"]].needs_answers:
             yield _no_held_out("a gate needs held-out rows", f"/evaluation/gates/{index}", gate["metric"])
 
 
 def _no_held_out(message: str, pointer: str, value: Any) -> Fault:
-    return Fault(message, pointer, json.dumps(value), "data.held_out")
+    return Fault(message, where=pointer, found=json.dumps(value), expected="data.held_out")
 
 
 def exact_match(document: Json) -> Iterator[Fault]:
@@ -35,20 +39,37 @@ def exact_match(document: Json) -> Iterator[Fault]:
     rows = evaluation.get("exact_match_rows")
     for index, gate in enumerate(evaluation.get("gates", [])):
         if METRICS[gate["metric"]].needs_answers and not rows:
-            yield Fault("this gate needs exact_match_rows", f"/evaluation/gates/{index}", show(gate["metric"]),
-                        "evaluation.exact_match_rows of at least 1")  # fmt: skip
+            yield Fault(
+                "this gate needs exact_match_rows",
+                where=f"/evaluation/gates/{index}",
+                found=show(gate["metric"]),
+                expected="evaluation.exact_match_rows of at least 1",
+            )
     held_out = document["data"].get("held_out", {})
     evaluated = held_out.get("sources", document["data"]["train"])
     if rows and any(source["format"] == "text" for source in evaluated):
-        yield Fault("plain text has no answer to match", "/evaluation/exact_match_rows", str(rows), "0 with format text")
+        yield Fault(
+            "plain text has no answer to match",
+            where="/evaluation/exact_match_rows",
+            found=str(rows),
+            expected="0 with format text",
+        )
 
 
 def gate_bounds(document: Json) -> Iterator[Fault]:
     for index, gate in enumerate(document.get("evaluation", {}).get("gates", [])):
         pointer = f"/evaluation/gates/{index}"
         if "rise_at_most" in gate and not METRICS[gate["metric"]].lower_is_better:
-            yield Fault("a rise of this figure is an improvement", f"{pointer}/rise_at_most", show(gate["metric"]),
-                        "gain_at_least, or a metric of which less is better")  # fmt: skip
+            yield Fault(
+                "a rise of this figure is an improvement",
+                where=f"{pointer}/rise_at_most",
+                found=show(gate["metric"]),
+                expected="gain_at_least, or a metric of which less is better",
+            )
         if gate.get("at_least", float("-inf")) > gate.get("at_most", float("inf")):
-            yield Fault("no figure is within these bounds", pointer, f"at_least {gate['at_least']}, at_most {gate['at_most']}",
-                        "at_least below at_most")  # fmt: skip
+            yield Fault(
+                "no figure is within these bounds",
+                where=pointer,
+                found=f"at_least {gate['at_least']}, at_most {gate['at_most']}",
+                expected="at_least below at_most",
+            )

@@ -222,7 +222,7 @@ def parse_spec(raw: bytes) -> JobSpec:
     """
     document, faults = inspect_json(raw)
     faults = one_per_place(faults + faults_of_schema(document, job_schema()))
-    faults = sorted(faults + cross_faults(document, faults), key=lambda fault: natural(fault.pointer))
+    faults = sorted(faults + cross_faults(document, faults), key=lambda fault: natural(fault.where))
     if faults:
         raise SpecError(*faults)
     resolved = resolve(document)
@@ -271,7 +271,9 @@ def _build(cls: Any, value: Any) -> Any:
         return cls(**{f.name: _build(hints[f.name], value.get(f.name)) for f in dataclasses.fields(cls)})  # type: ignore[operator]
     if value is None:
         return None
-    options = typing.get_args(cls) if isinstance(cls, types.UnionType) or typing.get_origin(cls) is typing.Union else (cls,)
+    options = (
+        typing.get_args(cls) if isinstance(cls, types.UnionType) or typing.get_origin(cls) is typing.Union else (cls,)
+    )
     for option in options:
         if dataclasses.is_dataclass(option):
             return _build(option, value)

@@ -31,10 +31,12 @@ SPLIT = re.compile(r"[^\[]+(?:\[(-?[0-9]+)?(%?):(-?[0-9]+)?(%?)\])?")
 
 def cross_faults(document: Json, broken: list[Fault]) -> list[Fault]:
     """Faults between two places of `document`; rules that read a place among `broken` are left for the next time."""
-    pointers = [fault.pointer for fault in broken]
+    pointers = [fault.where for fault in broken]
 
     def sound(*places: str) -> bool:
-        return not any(f"{p}/".startswith(f"{place}/") or f"{place}/".startswith(f"{p}/") for p in pointers for place in places)
+        return not any(
+            f"{p}/".startswith(f"{place}/") or f"{place}/".startswith(f"{p}/") for p in pointers for place in places
+        )
 
     faults = [fault for rule, places in RULES if sound(*places) for fault in rule(document)]
     if sound("/data/held_out"):
@@ -63,26 +65,37 @@ def _address(uri: str, pointer: str, hub: str) -> Iterator[Fault]:
     expected = f"{hub}org/name, s3://bucket/prefix or a path" if hub else "s3://bucket/prefix or a path"
     scheme, separator, rest = uri.partition("://")
     if uri.strip() != uri or printable(uri) != uri:
-        yield Fault("an address has no spaces around it and no control characters", pointer, show(uri), expected)
+        yield Fault(
+            "an address has no spaces around it and no control characters",
+            where=pointer,
+            found=show(uri),
+            expected=expected,
+        )
     elif not separator:
         if slip := SCHEME.match(uri):
             hint = f"Write {slip[1].lower()}:// with two slashes, or ./{uri} for a path"
-            yield Fault("not an address the job can read", pointer, show(uri), expected, hint)
+            yield Fault("not an address the job can read", where=pointer, found=show(uri), expected=expected, hint=hint)
     elif scheme == "s3":
         yield from _s3(rest, uri, pointer, expected)
     elif scheme == "hf" and not hub:
-        yield Fault("a Hub address does not fit here", pointer, show(uri), expected)
+        yield Fault("a Hub address does not fit here", where=pointer, found=show(uri), expected=expected)
     elif not uri.startswith(hub or "s3://") or not _hub(uri.removeprefix(hub)):
         hint = "Write the scheme in lower case" if scheme.lower() in ("hf", "s3") and scheme != scheme.lower() else ""
-        yield Fault("not an address the job can read", pointer, show(uri), expected, hint)
+        yield Fault("not an address the job can read", where=pointer, found=show(uri), expected=expected, hint=hint)
 
 
 def _s3(rest: str, uri: str, pointer: str, expected: str) -> Iterator[Fault]:
     bucket, _, key = rest.partition("/")
     if not BUCKET.fullmatch(bucket):
-        yield Fault("not an address the job can read", pointer, show(uri), expected, "The bucket's name comes after s3://")
+        yield Fault(
+            "not an address the job can read",
+            where=pointer,
+            found=show(uri),
+            expected=expected,
+            hint="The bucket's name comes after s3://",
+        )
     elif any(part in ("", ".", "..") for part in key.rstrip("/").split("/")) and key.rstrip("/"):
-        yield Fault("a key holds no empty part, no . and no ..", pointer, show(uri), expected)
+        yield Fault("a key holds no empty part, no . and no ..", where=pointer, found=show(uri), expected=expected)
 
 
 def _hub(name: str) -> bool:
@@ -94,7 +107,12 @@ def _model_sources(document: Json) -> Iterator[Fault]:
         source = document["model"].get(key, "./model")
         yield from _address(source, f"/model/{key}", "hf://")
         if source.startswith("s3://") and "@" in source.rsplit("/", 1)[-1]:
-            yield Fault("only Hub sources have revisions", f"/model/{key}", show(source), "s3://bucket/prefix")
+            yield Fault(
+                "only Hub sources have revisions",
+                where=f"/model/{key}",
+                found=show(source),
+                expected="s3://bucket/prefix",
+            )
 
 
 def _output(document: Json) -> Iterator[Fault]:
@@ -112,15 +130,32 @@ def _source_faults(pointer: str, source: Json) -> Iterator[Fault]:
     yield from _split(source.get("split", "train"), f"{pointer}/split")
     shape = source["format"]
     if shape == "template" and "template" not in source:
-        yield Fault("format template needs the Jinja of each turn", f"{pointer}/template", expected="user and assistant")
+        yield Fault(
+            "format template needs the Jinja of each turn", where=f"{pointer}/template", expected="user and assistant"
+        )
     if shape != "template" and "template" in source:
-        yield Fault("this section belongs to format template", f"{pointer}/template", f"format {shape}", "no template section")
+        yield Fault(
+            "this section belongs to format template",
+            where=f"{pointer}/template",
+            found=f"format {shape}",
+            expected="no template section",
+        )
     if "subset" in source and not source["source"].startswith("hf://"):
-        yield Fault("only Hub datasets have subsets", f"{pointer}/subset", show(source["subset"]), "no subset")
+        yield Fault(
+            "only Hub datasets have subsets",
+            where=f"{pointer}/subset",
+            found=show(source["subset"]),
+            expected="no subset",
+        )
     for column in source.get("columns", {}):
         if column not in FORMAT_COLUMNS[shape]:
             allowed = ", ".join(FORMAT_COLUMNS[shape]) or "no columns section: the template names the columns"
-            yield Fault(f"format {shape} has no such column", f"{pointer}/columns/{column}", column, allowed)
+            yield Fault(
+                f"format {shape} has no such column",
+                where=f"{pointer}/columns/{column}",
+                found=column,
+                expected=allowed,
+            )
 
 
 def _split(split: str, pointer: str) -> Iterator[Fault]:
@@ -129,12 +164,12 @@ def _split(split: str, pointer: str) -> Iterator[Fault]:
     start, start_unit, stop, stop_unit = parts.groups() if parts else (None, "", None, "")
     for bound, unit in ((start, start_unit), (stop, stop_unit)):
         if bound and unit and abs(int(bound)) > 100:
-            yield Fault("a part of more than 100 %", pointer, show(split), "0 to 100 before %")
+            yield Fault("a part of more than 100 %", where=pointer, found=show(split), expected="0 to 100 before %")
             return
     low = int(start or 0)
     same_unit = start is None or (start_unit or "") == (stop_unit or "")
     if stop is not None and same_unit and (low < 0) == (int(stop) < 0) and low >= int(stop):
-        yield Fault("this slice holds no row", pointer, show(split), "a start before its end")
+        yield Fault("this slice holds no row", where=pointer, found=show(split), expected="a start before its end")
 
 
 def _held_out_is_not_train(document: Json) -> Iterator[Fault]:
@@ -145,7 +180,13 @@ def _held_out_is_not_train(document: Json) -> Iterator[Fault]:
     for pointer, source in sources_of(document):
         if pointer.startswith("/data/held_out/") and rows(source) in trained:
             expected = "other rows than those of data.train"
-            yield Fault("held-out rows must not be trained on", pointer, show(source["source"]), expected, "Use another split or slice")
+            yield Fault(
+                "held-out rows must not be trained on",
+                where=pointer,
+                found=show(source["source"]),
+                expected=expected,
+                hint="Use another split or slice",
+            )
 
 
 # ------------------------------------------------------------------------------------- between two sections
@@ -155,32 +196,37 @@ def _full_precision(document: Json) -> Iterator[Fault]:
     if document["model"].get("precision") != "full":
         return
     if "lora" in document:
-        yield Fault("there is no adapter when every weight is trained", "/lora", "lora with precision full",
-                    "no lora section", "Remove /lora, or choose precision 16bit")  # fmt: skip
+        yield Fault("there is no adapter when every weight is trained", where="/lora", found="lora with precision full",
+                    expected="no lora section", hint="Remove /lora, or choose precision 16bit")  # fmt: skip
     if document["data"].get("packing"):
-        yield Fault("packing is offered for adapters only", "/data/packing", "true with precision full",
-                    "false", "Set packing to false, or choose precision 16bit")  # fmt: skip
+        yield Fault("packing is offered for adapters only", where="/data/packing", found="true with precision full",
+                    expected="false", hint="Set packing to false, or choose precision 16bit")  # fmt: skip
 
 
 def _whole_matrices(document: Json) -> Iterator[Fault]:
     targets = document.get("lora", {}).get("targets", [])
     for index, target in enumerate([] if isinstance(targets, str) else targets):
         if target.rsplit(".", 1)[-1] in ("embed_tokens", "lm_head"):
-            yield Fault("this matrix is trained whole or not at all", f"/lora/targets/{index}", show(target),
-                        "linear layers", "Move it to /lora/modules_to_save")  # fmt: skip
+            yield Fault(
+                "this matrix is trained whole or not at all",
+                where=f"/lora/targets/{index}",
+                found=show(target),
+                expected="linear layers",
+                hint="Move it to /lora/modules_to_save",
+            )
 
 
 def _peft_packing(document: Json) -> Iterator[Fault]:
     if document["model"].get("backend") == "peft" and document["data"].get("packing"):
-        yield Fault("this backend cannot keep packed rows apart", "/data/packing", "true with backend peft",
-                    "false", "Set packing to false, or use backend unsloth on a GPU")  # fmt: skip
+        yield Fault("this backend cannot keep packed rows apart", where="/data/packing", found="true with backend peft",
+                    expected="false", hint="Set packing to false, or use backend unsloth on a GPU")  # fmt: skip
 
 
 def _peft_checkpointing(document: Json) -> Iterator[Fault]:
     checkpointing = document.get("training", {}).get("gradient_checkpointing")
     if document["model"].get("backend") == "peft" and checkpointing == "unsloth":
-        yield Fault("this checkpointing belongs to the unsloth backend", "/training/gradient_checkpointing",
-                    '"unsloth" with backend peft', "true or false")  # fmt: skip
+        yield Fault("this checkpointing belongs to the unsloth backend", where="/training/gradient_checkpointing",
+                    found='"unsloth" with backend peft', expected="true or false")  # fmt: skip
 
 
 def _training(document: Json) -> Iterator[Fault]:
@@ -188,20 +234,34 @@ def _training(document: Json) -> Iterator[Fault]:
     for first, second in (("epochs", "max_steps"), ("warmup_steps", "warmup_ratio")):
         if first in training and second in training:
             found = f"{first} {training[first]} and {second} {training[second]}"
-            yield Fault(f"{first} and {second} exclude each other", f"/training/{second}", found, "one of them")
+            yield Fault(
+                f"{first} and {second} exclude each other",
+                where=f"/training/{second}",
+                found=found,
+                expected="one of them",
+            )
     warmup = next((key for key in ("warmup_steps", "warmup_ratio") if training.get(key)), None)
     if warmup and training.get("lr_scheduler") == "constant":
-        yield Fault("this scheduler has no warm-up", f"/training/{warmup}", f"{training[warmup]} with lr_scheduler constant",
-                    "no warm-up", "Choose lr_scheduler constant_with_warmup")  # fmt: skip
+        yield Fault(
+            "this scheduler has no warm-up",
+            where=f"/training/{warmup}",
+            found=f"{training[warmup]} with lr_scheduler constant",
+            expected="no warm-up",
+            hint="Choose lr_scheduler constant_with_warmup",
+        )
     if training.get("warmup_steps", 0) > training.get("max_steps", float("inf")):
-        yield Fault("the warm-up is longer than the run", "/training/warmup_steps", str(training["warmup_steps"]),
-                    f"at most max_steps, {training['max_steps']}")  # fmt: skip
+        yield Fault(
+            "the warm-up is longer than the run",
+            where="/training/warmup_steps",
+            found=str(training["warmup_steps"]),
+            expected=f"at most max_steps, {training['max_steps']}",
+        )
     if "early_stopping" in training and "eval_steps" not in training:
-        yield Fault("early stopping needs the held-out loss during training", "/training/early_stopping",
-                    "no training.eval_steps", "training.eval_steps")  # fmt: skip
+        yield Fault("early stopping needs the held-out loss during training", where="/training/early_stopping",
+                    found="no training.eval_steps", expected="training.eval_steps")  # fmt: skip
     if training.get("keep") == "best" and "eval_steps" not in training:
-        yield Fault("the best weights are chosen by the held-out loss during training", "/training/keep",
-                    "no training.eval_steps", "training.eval_steps")  # fmt: skip
+        yield Fault("the best weights are chosen by the held-out loss during training", where="/training/keep",
+                    found="no training.eval_steps", expected="training.eval_steps")  # fmt: skip
 
 
 def _exports_without_adapter(document: Json) -> Iterator[Fault]:
@@ -209,9 +269,19 @@ def _exports_without_adapter(document: Json) -> Iterator[Fault]:
     if model.get("precision") != "full":
         return
     if "lora_gguf" in export:
-        yield Fault("there is no adapter when every weight is trained", "/export/lora_gguf", show(export["lora_gguf"]), "no lora_gguf")
+        yield Fault(
+            "there is no adapter when every weight is trained",
+            where="/export/lora_gguf",
+            found=show(export["lora_gguf"]),
+            expected="no lora_gguf",
+        )
     if "merge_base" in model:
-        yield Fault("nothing is merged when every weight is trained", "/model/merge_base", show(model["merge_base"]), "no merge_base")
+        yield Fault(
+            "nothing is merged when every weight is trained",
+            where="/model/merge_base",
+            found=show(model["merge_base"]),
+            expected="no merge_base",
+        )
 
 
 def _imatrix(document: Json) -> Iterator[Fault]:
@@ -220,7 +290,12 @@ def _imatrix(document: Json) -> Iterator[Fault]:
         return
     for index, name in enumerate(export.get("gguf", [])):
         if TYPES[name].needs_imatrix:
-            yield Fault("this type needs an importance matrix", f"/export/gguf/{index}", show(name), "export.imatrix true")
+            yield Fault(
+                "this type needs an importance matrix",
+                where=f"/export/gguf/{index}",
+                found=show(name),
+                expected="export.imatrix true",
+            )
 
 
 def _lora_gguf(document: Json) -> Iterator[Fault]:
@@ -230,8 +305,13 @@ def _lora_gguf(document: Json) -> Iterator[Fault]:
     unfit = [(key, lora.get(key)) for key in ("dora", "modules_to_save") if lora.get(key)]
     unfit += [("bias", lora["bias"])] if lora.get("bias", "none") != "none" else []
     for key, value in unfit:
-        yield Fault("a GGUF adapter holds low-rank matrices only", f"/lora/{key}", json.dumps(value), "no export.lora_gguf beside it",
-                    "Leave out export.lora_gguf and use export.gguf")  # fmt: skip
+        yield Fault(
+            "a GGUF adapter holds low-rank matrices only",
+            where=f"/lora/{key}",
+            found=json.dumps(value),
+            expected="no export.lora_gguf beside it",
+            hint="Leave out export.lora_gguf and use export.gguf",
+        )
 
 
 def _gguf_limits(document: Json) -> Iterator[Fault]:
@@ -240,9 +320,11 @@ def _gguf_limits(document: Json) -> Iterator[Fault]:
     for index, limit in enumerate(export.get("limits", {}).get("gguf", [])):
         pointer, name = f"/export/limits/gguf/{index}/type", limit["type"]
         if name not in export.get("gguf", []):
-            yield Fault("a limit for a type that is not made", pointer, show(name), "a type of export.gguf")
+            yield Fault(
+                "a limit for a type that is not made", where=pointer, found=show(name), expected="a type of export.gguf"
+            )
         if name in seen:
-            yield Fault("this type has its limits already", pointer, show(name), "each type once")
+            yield Fault("this type has its limits already", where=pointer, found=show(name), expected="each type once")
         seen.add(name)
 
 

@@ -1,8 +1,8 @@
 """JSON as strict as a public API needs it: what `json.loads` and a schema let through is refused here.
 
-Refused before the schema: more than 1 MiB, deeper than 32, bytes that are not UTF-8, duplicate keys, NaN and
-Infinity (also as 1e400), integers of thousands of digits, lone surrogates, values that look like secrets. In the schema:
-`2.0` is no integer and `$` does not match before a trailing newline.
+Refused before the schema: more than 1 MiB, deeper than 32, bytes that are not UTF-8, duplicate keys, NaN and Infinity
+(also as 1e400), integers of thousands of digits, lone surrogates, values that look like secrets. In the schema: `2.0`
+is no integer and `$` does not match before a trailing newline.
 """
 
 from __future__ import annotations
@@ -52,9 +52,13 @@ def read_json(raw: bytes) -> dict[str, Any]:
 
 
 def inspect_json(raw: bytes) -> tuple[dict[str, Any], list[Fault]]:
-    """The JSON object in `raw` and what is wrong with its values. Raises `SpecError` where there is no object to look at."""
+    """The JSON object in `raw` and what is wrong with its values. Raises `SpecError` where there is no object to look
+    at.
+    """
     if len(raw) > MAX_BYTES:
-        raise SpecError(Fault("the spec is too large", found=f"{len(raw)} bytes", expected=f"at most {MAX_BYTES} bytes"))
+        raise SpecError(
+            Fault("the spec is too large", found=f"{len(raw)} bytes", expected=f"at most {MAX_BYTES} bytes")
+        )
     text = _text(raw)
     try:
         document = json.loads(text, object_pairs_hook=_object)
@@ -97,22 +101,26 @@ SLIPS = {
 def _not_json(error: json.JSONDecodeError) -> NoReturn:
     at = error.doc[error.pos : error.pos + 1]
     hint = SLIPS.get(at, "The text ends too early" if not error.doc[error.pos :].strip() else "")
-    raise SpecError(Fault(f"not JSON: {error.msg}", found=f"line {error.lineno}, column {error.colno}", hint=hint)) from None
+    raise SpecError(
+        Fault(f"not JSON: {error.msg}", found=f"line {error.lineno}, column {error.colno}", hint=hint)
+    ) from None
 
 
 def _value_faults(value: Any, at: Pointer) -> Iterator[Fault]:
     """Raises `SpecError` for nesting: nothing behind this can look at such a document."""
     if len(at) >= MAX_DEPTH and isinstance(value, dict | list):
-        raise SpecError(Fault("nested too deeply", pointer_of(at), expected=f"at most {MAX_DEPTH} levels"))
+        raise SpecError(Fault("nested too deeply", where=pointer_of(at), expected=f"at most {MAX_DEPTH} levels"))
     if isinstance(value, str):
         yield from _string_faults(value, at)
     elif isinstance(value, float) and not math.isfinite(value):
-        yield Fault("not a finite number", pointer_of(at), str(value), "a number that JSON can hold")
+        yield Fault(
+            "not a finite number", where=pointer_of(at), found=str(value), expected="a number that JSON can hold"
+        )
     elif isinstance(value, _Object):
         for key in value:
             yield from _string_faults(key, (*at, key))
         for key in value.duplicates:
-            yield Fault("this key is given twice", pointer_of((*at, key)), expected="each key once")
+            yield Fault("this key is given twice", where=pointer_of((*at, key)), expected="each key once")
         for key, item in value.items():
             yield from _value_faults(item, (*at, key))
     elif isinstance(value, list):
@@ -124,7 +132,9 @@ def _string_faults(text: str, at: Pointer) -> Iterator[Fault]:
     if looks_secret(text):
         yield secret_fault(pointer_of(at))
     elif any("\ud800" <= character <= "\udfff" for character in text):
-        yield Fault("a lone surrogate is no character", pointer_of(at), show(text), "whole characters")
+        yield Fault(
+            "a lone surrogate is no character", where=pointer_of(at), found=show(text), expected="whole characters"
+        )
 
 
 # -------------------------------------------------------------------------------------------------- schemas
@@ -169,7 +179,9 @@ PRECEDENCE = ("type", "const", "enum")
 def faults_of_schema(document: Any, schema: dict[str, Any]) -> list[Fault]:
     """Every way in which `document` breaks `schema`, one for a place, in the order of their pointers."""
     errors = list(islice(StrictValidator(schema).iter_errors(document), MAX_FAULTS))
-    errors.sort(key=lambda error: PRECEDENCE.index(error.validator) if error.validator in PRECEDENCE else len(PRECEDENCE))
+    errors.sort(
+        key=lambda error: PRECEDENCE.index(error.validator) if error.validator in PRECEDENCE else len(PRECEDENCE)
+    )
     return one_per_place([fault for error in errors for fault in in_words(error, schema)])
 
 
@@ -177,8 +189,8 @@ def one_per_place(faults: list[Fault]) -> list[Fault]:
     """The first fault of each pointer, in the pointers' natural order: `/data/train/2` before `/data/train/10`."""
     first: dict[str, Fault] = {}
     for fault in faults:
-        first.setdefault(fault.pointer, fault)
-    return sorted(first.values(), key=lambda fault: natural(fault.pointer))
+        first.setdefault(fault.where, fault)
+    return sorted(first.values(), key=lambda fault: natural(fault.where))
 
 
 def natural(pointer: str) -> list[tuple[int, int, str]]:

@@ -61,7 +61,13 @@ LIMITS = {
 
 def secret_fault(pointer: str) -> Fault:
     message = "this looks like a secret; a spec never holds one"
-    return Fault(message, pointer, MASK, "credentials in the environment", "Remove it, and revoke it if it is real")
+    return Fault(
+        message,
+        where=pointer,
+        found=MASK,
+        expected="credentials in the environment",
+        hint="Remove it, and revoke it if it is real",
+    )
 
 
 def printable(text: str) -> str:
@@ -104,13 +110,21 @@ def in_words(error: ValidationError, root: dict[str, Any]) -> Iterator[Fault]:
     elif rule == "required":
         for key in limit:
             if key not in value:
-                yield Fault("a required key is missing", pointer_of([*parts, key]), expected=_described(key, schema, root))
+                yield Fault(
+                    "a required key is missing", where=pointer_of([*parts, key]), expected=_described(key, schema, root)
+                )
     elif rule == "anyOf" and (inner := _inside(error)):
         for deeper in inner:
             yield from in_words(deeper, root)
     else:
         found = show(_repeated(value)) if rule == "uniqueItems" else show(value)
-        yield Fault(RULES[rule], pointer_of(parts), found, _expected(rule, limit, schema), _hint(rule, limit, value, schema))
+        yield Fault(
+            RULES[rule],
+            where=pointer_of(parts),
+            found=found,
+            expected=_expected(rule, limit, schema),
+            hint=_hint(rule, limit, value, schema),
+        )
 
 
 def _unknown_keys(parts: list[str | int], value: dict[str, Any], schema: dict[str, Any]) -> Iterator[Fault]:
@@ -120,7 +134,13 @@ def _unknown_keys(parts: list[str | int], value: dict[str, Any], schema: dict[st
         if names_secret(key) or looks_secret(key):
             yield secret_fault(pointer)
         else:
-            yield Fault("unknown key", pointer, show(value[key]), f"one of {', '.join(known)}", _nearest(key, known))
+            yield Fault(
+                "unknown key",
+                where=pointer,
+                found=show(value[key]),
+                expected=f"one of {', '.join(known)}",
+                hint=_nearest(key, known),
+            )
 
 
 def _described(key: str, schema: dict[str, Any], root: dict[str, Any]) -> str:
@@ -137,7 +157,11 @@ def _inside(error: ValidationError) -> list[ValidationError]:
     branches: dict[Any, list[ValidationError]] = {}
     for inner in error.context or ():
         branches.setdefault(inner.schema_path[0], []).append(inner)
-    meant = [found for found in branches.values() if not any(e.validator in ("type", "const", "enum") and not e.path for e in found)]
+    meant = [
+        found
+        for found in branches.values()
+        if not any(e.validator in ("type", "const", "enum") and not e.path for e in found)
+    ]
     return meant[0] if meant else []
 
 

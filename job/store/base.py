@@ -28,7 +28,9 @@ def local_path(address: str | Path) -> Path:
     try:
         return Path(address).expanduser()
     except RuntimeError as error:
-        raise InputError(Fault(f"there is no such path: {error}", found=ascii(str(address)), expected="a path of this machine")) from error
+        raise InputError(
+            Fault(f"there is no such path: {error}", found=ascii(str(address)), expected="a path of this machine")
+        ) from error
 
 
 class Store(Protocol):
@@ -62,7 +64,8 @@ class Store(Protocol):
         """Remove an object; one that is not there is no error."""
 
     def abort_stale_uploads(self, prefix: str = "") -> int:
-        """Remove what killed processes left of unfinished writes below the folder `prefix`; returns how many there were.
+        """Remove what killed processes left of unfinished writes below the folder `prefix`; returns how many there
+        were.
 
         Only for who alone writes there: an upload that goes on is aborted like any other.
         """
@@ -93,7 +96,9 @@ def within(key: str, prefix: str) -> bool:
 
 
 def split_s3(uri: str) -> tuple[str, str]:
-    """`s3://bucket/a/b/` as (`bucket`, `a/b`). Raises `InputError` without a bucket, `PolicyError` for an unsafe key."""
+    """`s3://bucket/a/b/` as (`bucket`, `a/b`). Raises `InputError` without a bucket, `PolicyError` for an
+    unsafe key.
+    """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not bucket:
         raise InputError(Fault("not an S3 address", found=ascii(uri), expected="s3://bucket/prefix"))
@@ -116,4 +121,6 @@ def told(address: str, *vendor: type[BaseException]) -> Iterator[None]:
 def check_size(address: str, found: int, expected: int) -> None:
     """Raises `TransientError` when a copy is not as long as its original."""
     if found != expected:
-        raise TransientError(Fault(f"{address}: the copy is not whole", found=f"{found} bytes", expected=f"{expected} bytes"))
+        raise TransientError(
+            Fault(f"{address}: the copy is not whole", found=f"{found} bytes", expected=f"{expected} bytes")
+        )

@@ -30,7 +30,9 @@ class DirectoryStore:
     def list(self, prefix: str = "") -> builtins.list[Stored]:
         with told(self.uri, OSError):
             files = [p for folder, _, names in os.walk(self._root) for p in (Path(folder, n) for n in names)]
-            keys = {path.relative_to(self._root).as_posix(): path for path in files if not path.name.startswith(TEMPORARY)}
+            keys = {
+                path.relative_to(self._root).as_posix(): path for path in files if not path.name.startswith(TEMPORARY)
+            }
             return [Stored(safe_key(k), keys[k].lstat().st_size) for k in sorted(keys) if within(k, prefix)]
 
     def read(self, key: str) -> bytes:
@@ -42,7 +44,11 @@ class DirectoryStore:
             out.write(data)
 
     def upload(self, path: Path, key: str) -> None:
-        with told(f"{self.uri}/{key}", OSError), self._replacing(key, path.stat().st_size) as out, path.open("rb") as source:
+        with (
+            told(f"{self.uri}/{key}", OSError),
+            self._replacing(key, path.stat().st_size) as out,
+            path.open("rb") as source,
+        ):
             shutil.copyfileobj(source, out, 1 << 20)
 
     def download(self, key: str, path: Path) -> None:
@@ -65,7 +71,11 @@ class DirectoryStore:
 
     def abort_stale_uploads(self, prefix: str = "") -> int:
         with told(self.uri, OSError):
-            left = [path for path in self._root.rglob(f"{TEMPORARY}*") if within(path.relative_to(self._root).as_posix(), prefix)]
+            left = [
+                path
+                for path in self._root.rglob(f"{TEMPORARY}*")
+                if within(path.relative_to(self._root).as_posix(), prefix)
+            ]
             for path in left:
                 path.unlink(missing_ok=True)
             return len(left)
@@ -76,7 +86,9 @@ class DirectoryStore:
     def _contained(self, path: Path, key: str) -> Path:
         """`path` unless a link on the way leads out of the root."""
         if not path.resolve().is_relative_to(self._root):
-            raise PolicyError(Fault("a link leads out of the directory", found=ascii(key), expected=f"a file below {self.uri}"))
+            raise PolicyError(
+                Fault("a link leads out of the directory", found=ascii(key), expected=f"a file below {self.uri}")
+            )
         return path
 
     @contextmanager
@@ -93,7 +105,9 @@ class DirectoryStore:
 
 @contextmanager
 def _room(path: Path, size_bytes: int) -> Iterator[None]:
-    """Says how much room there was for `path`, which takes so many bytes, and how much it needs, where the disk is full."""
+    """Says how much room there was for `path`, which takes so many bytes, and how much it needs, where the disk is
+    full.
+    """
     try:
         yield
     except OSError as error:
@@ -101,7 +115,15 @@ def _room(path: Path, size_bytes: int) -> Iterator[None]:
             raise
         there = next(folder for folder in path.parents if folder.is_dir())
         free = shutil.disk_usage(there).free
-        raise CapacityError(Fault(f"{path}: the disk is full", "", f"{free} bytes free", f"{size_bytes} bytes", DISK_HINT)) from error
+        raise CapacityError(
+            Fault(
+                f"{path}: the disk is full",
+                where="",
+                found=f"{free} bytes free",
+                expected=f"{size_bytes} bytes",
+                hint=DISK_HINT,
+            )
+        ) from error
 
 
 @contextmanager

@@ -1,4 +1,6 @@
-"""The digests of a stream, among them the ETag that S3 would give it: with plain HTTP, the proof that it came as it is stored."""
+"""The digests of a stream, among them the ETag that S3 would give it: with plain HTTP, the proof that it came as it
+is stored.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,8 @@ import hashlib
 
 
 class Digests:
-    """Takes bytes in order. `sha256` and `md5_etag` are those of what came so far, as if uploaded in parts of `part_bytes`.
+    """Takes bytes in order. `sha256` and `md5_etag` are those of what came so far, as if uploaded in parts of
+    `part_bytes`.
 
     It cannot seek, so s3transfer writes in order. 0 for a single part.
     """
@@ -40,7 +43,9 @@ class Digests:
 
     @property
     def md5_etag(self) -> str:
-        """MD5 of the whole; of the MD5s of its parts where it was stored in parts. Some stores have ETags of other kinds."""
+        """MD5 of the whole; of the MD5s of its parts where it was stored in parts. Some stores have ETags of other
+        kinds.
+        """
         if not self._part_bytes:
             return self._part.hexdigest()
         parts = self._parts + (self._part.digest() if self._part_left < self._part_bytes else b"")

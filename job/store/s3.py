@@ -3,8 +3,8 @@
 botocore itself reads `AWS_ENDPOINT_URL[_S3]`, `AWS_CA_BUNDLE`, `AWS_REQUEST_CHECKSUM_CALCULATION`,
 `AWS_RESPONSE_CHECKSUM_VALIDATION` and the credential variables; `job.store.wire` reads the time limits.
 
-TLS proves what comes over it. Over plain HTTP every read is compared with the object's ETag or, where that is no MD5, with
-a second reading, and every write with what the store then has.
+TLS proves what comes over it. Over plain HTTP every read is compared with the object's ETag or, where that is no MD5,
+with a second reading, and every write with what the store then has.
 """
 
 from __future__ import annotations
@@ -34,8 +34,13 @@ THREADS = 8
 READINGS = ATTEMPTS + 1  # four that were damaged, and two that agree
 CONNECT_SECONDS = 10
 ADDRESSING = ("path", "virtual", "auto")
-EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}  # a new client reads the credentials anew
-# An upload that the store does not know: it was completed, though the answer was lost, or its name or its parts were damaged.
+EXPIRED_CODES = {
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "TokenRefreshRequired",
+}  # a new client reads the credentials anew
+# An upload that the store does not know: it was completed, though the answer was lost, or its name or its parts were
+# damaged.
 UPLOADING, UNKNOWN_CODES = {"UploadPart", "CompleteMultipartUpload"}, {"NoSuchUpload", "404", "InvalidRequest"}
 Value = TypeVar("Value")
 
@@ -130,11 +135,15 @@ class S3Store:
 
     def _abort_uploads(self, prefix: str) -> int:
         aborted = 0
-        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._root + prefix)
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self._bucket, Prefix=self._root + prefix
+        )
         for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
             if within(upload["Key"].removeprefix(self._root), prefix):
                 try:
-                    self._client.abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                    self._client.abort_multipart_upload(
+                        Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
                 except self._client.exceptions.NoSuchUpload:  # it ended meanwhile, or an answer was lost
                     continue
                 aborted += 1
@@ -177,7 +186,9 @@ class S3Store:
                 if proven or value == before:
                     return value
                 before = value
-            raise TransientError(Fault(f"{address}: it comes otherwise each time it is read", found=f"{READINGS} readings"))
+            raise TransientError(
+                Fault(f"{address}: it comes otherwise each time it is read", found=f"{READINGS} readings")
+            )
 
         return self._persist(address, readings)
 
@@ -186,7 +197,9 @@ class S3Store:
 
         def tries() -> None:
             if not any(write() for _ in range(ATTEMPTS)):
-                raise TransientError(Fault(f"{address}: what is stored is not what was sent", found=f"{ATTEMPTS} tries"))
+                raise TransientError(
+                    Fault(f"{address}: what is stored is not what was sent", found=f"{ATTEMPTS} tries")
+                )
 
         self._persist(address, tries)
 
@@ -223,7 +236,9 @@ def s3_client() -> S3Client:
     named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     addressing = os.environ.get("TUNEJOB_S3_ADDRESSING") or ("path" if named else "auto")
     if addressing not in ADDRESSING:
-        raise InputError(Fault("TUNEJOB_S3_ADDRESSING is not known", found=ascii(addressing), expected=", ".join(ADDRESSING)))
+        raise InputError(
+            Fault("TUNEJOB_S3_ADDRESSING is not known", found=ascii(addressing), expected=", ".join(ADDRESSING))
+        )
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 1},  # `be_patient` repeats instead
         s3={"addressing_style": cast("Any", addressing)},
@@ -235,7 +250,9 @@ def s3_client() -> S3Client:
         with _told("S3"):
             client = Session().client("s3", config=config)
         be_patient(client)
-    except ValueError as error:  # how botocore refuses an endpoint that is no address, and a count of tries that is no number
+    except (
+        ValueError
+    ) as error:  # how botocore refuses an endpoint that is no address, and a count of tries that is no number
         raise InputError(Fault(f"the S3 settings of the environment are wrong: {error}")) from error
     return client
 

@@ -1,7 +1,7 @@
 """What boto3 does not do about a bad wire: patience, and a limit on how long one answer may take.
 
-botocore's standard mode repeats a request within six seconds at most and out of a budget that twelve faulty requests use
-up; it takes a truncated answer for a whole one, and waits for ever for an answer that comes byte by byte.
+botocore's standard mode repeats a request within six seconds at most and out of a budget that twelve faulty requests
+use up; it takes a truncated answer for a whole one, and waits for ever for an answer that comes byte by byte.
 """
 
 from __future__ import annotations
@@ -29,9 +29,15 @@ TICK_SECONDS = 1.0
 NO_CONTENT, NOT_OFFERED = 204, 501
 # The bytes suffered on the way to the server.
 DAMAGED_CODES = {
-    "BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody", "MalformedXML",
-    "InvalidPart", "InvalidPartOrder",
-}  # fmt: skip
+    "BadDigest",
+    "InvalidDigest",
+    "XAmzContentSHA256Mismatch",
+    "XAmzContentChecksumMismatch",
+    "IncompleteBody",
+    "MalformedXML",
+    "InvalidPart",
+    "InvalidPartOrder",
+}
 
 
 def be_patient(client: S3Client) -> None:
@@ -67,7 +73,9 @@ class _Patience:
         # Not the exception itself: s3transfer would take some of them for a new fault and begin again.
         asked = f"{request_dict['method']} {request_dict['url']}"
         said = f"{type(caught_exception).__name__}: {caught_exception}"
-        raise TransientError(Fault(f"{asked}: {said}: given up after {attempts} tries in {failing_seconds:.0f} s")) from caught_exception
+        raise TransientError(
+            Fault(f"{asked}: {said}: given up after {attempts} tries in {failing_seconds:.0f} s")
+        ) from caught_exception
 
 
 def _passing_error(error: Exception) -> bool:
@@ -110,12 +118,17 @@ class _Deadlines:
         while True:
             time.sleep(TICK_SECONDS)
             with self._lock:
-                late = [connection for connection, due in self._due.items() if due < time.monotonic() or connection.fileno() < 0]
+                late = [
+                    connection
+                    for connection, due in self._due.items()
+                    if due < time.monotonic() or connection.fileno() < 0
+                ]
                 for connection in late:
                     del self._due[connection]
             for connection in late:
                 with suppress(OSError):  # closed already
-                    # Of the plain socket: that of a TLS socket would forget the session, and what is left be read undeciphered.
+                    # Of the plain socket: that of a TLS socket would forget the session, and what is left be read
+                    # undeciphered.
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
@@ -126,7 +139,9 @@ def _deadlines() -> _Deadlines:
 
 @cache
 def _hurried_pools() -> dict[str, type]:
-    """botocore's connection pools by scheme, with deadlines, and with an error for an answer that is shorter than announced."""
+    """botocore's connection pools by scheme, with deadlines, and with an error for an answer that is shorter than
+    announced.
+    """
     from botocore.awsrequest import AWSHTTPConnectionPool, AWSHTTPSConnectionPool
 
     return {"http": _hurried(AWSHTTPConnectionPool), "https": _hurried(AWSHTTPSConnectionPool)}
@@ -141,7 +156,9 @@ def _hurried(pool: Any) -> type:
             super().request(*args, **kwargs)
 
         def getresponse(self) -> Any:
-            """Raises `HTTPException` for an answer that does not say how long it is: its head was cut, and its body would seem empty."""
+            """Raises `HTTPException` for an answer that does not say how long it is: its head was cut, and its body
+            would seem empty.
+            """
             response = super().getresponse()
             lengths = {"content-length", "transfer-encoding"} & {name.lower() for name in response.headers}
             if 200 <= response.status < 300 and response.status != NO_CONTENT and not lengths:

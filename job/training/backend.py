@@ -22,8 +22,15 @@ from job.spec import LoraSpec, ModelSpec
 from job.training.precision import CPU_ENVIRONMENT, compute_dtype, keep_layout, name_of, quantisation
 
 LOADERS_SAY = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
-# Of the environment: settings of accelerate's launcher and of Unsloth, and number types of products behind everybody's back.
-DECIDE_OTHERWISE = ("ACCELERATE_", "UNSLOTH_", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE")
+# Of the environment: settings of accelerate's launcher and of Unsloth, and number types of products behind
+# everybody's back.
+DECIDE_OTHERWISE = (
+    "ACCELERATE_",
+    "UNSLOTH_",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+)
 
 
 class Backend(Protocol):
@@ -54,7 +61,9 @@ def open_backend(name: str) -> Backend:
 
 
 def prepare_environment(workdir: Path) -> list[str]:
-    """Sets what must be set before torch and unsloth are imported (`prepared_environment`); the variables that are not honoured."""
+    """Sets what must be set before torch and unsloth are imported (`prepared_environment`); the variables that are
+    not honoured.
+    """
     given = dict(os.environ)
     prepared = prepared_environment(workdir, given)
     for name in given.keys() - prepared.keys():
@@ -64,7 +73,8 @@ def prepare_environment(workdir: Path) -> list[str]:
 
 
 def prepared_environment(workdir: Path, given: Mapping[str, str]) -> dict[str, str]:
-    """`given` with what the engines are told: no telemetry, no installs, caches of our own under `workdir` unless it says where.
+    """`given` with what the engines are told: no telemetry, no installs, caches of our own under `workdir` unless it
+    says where.
 
     Without what would have them compute otherwise than the spec says.
     """
@@ -80,7 +90,8 @@ def prepared_environment(workdir: Path, given: Mapping[str, str]) -> dict[str, s
         "DO_NOT_TRACK": "1",
         "TRL_EXPERIMENTAL_SILENCE": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "OMP_WAIT_POLICY": "PASSIVE",  # torch and bitsandbytes bring an OpenMP each; idle threads of one would spin in the other's way
+        # Torch and bitsandbytes bring an OpenMP each; idle threads of one would spin in the other's way
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
     placed = {
         "UNSLOTH_COMPILE_LOCATION": caches / "unsloth",
@@ -113,27 +124,49 @@ def adapter_options(lora: LoraSpec) -> dict[str, Any]:
 
 
 def require_compute_dtype(model: Any, device: str) -> str:
-    """The number type that `model` computes in, read back from it. Raises `CapacityError` if it is not the device's own."""
+    """The number type that `model` computes in, read back from it. Raises `CapacityError` if it is not the device's
+    own.
+    """
     found, wanted = (name_of(dtype) for dtype in (model.get_input_embeddings().weight.dtype, compute_dtype(device)))
     if device == "cpu" and found != wanted:  # on a GPU, an engine may keep a part of the model in fp32
-        raise CapacityError(Fault("the engine computes in another number type on this device", "/model/backend", found, wanted))
+        raise CapacityError(
+            Fault(
+                "the engine computes in another number type on this device",
+                where="/model/backend",
+                found=found,
+                expected=wanted,
+            )
+        )
     return found
 
 
 def check_precision(model: Any, spec: ModelSpec, device: str) -> None:
     """Compares what was loaded with what was asked: engines fall back to 16-bit with no more than a message."""
-    found = "4bit" if getattr(model, "is_loaded_in_4bit", False) else "8bit" if getattr(model, "is_loaded_in_8bit", False) else "16bit"
+    found = (
+        "4bit"
+        if getattr(model, "is_loaded_in_4bit", False)
+        else "8bit"
+        if getattr(model, "is_loaded_in_8bit", False)
+        else "16bit"
+    )
     wanted = "16bit" if spec.precision == "full" else spec.precision
     if found != wanted:
         raise CapacityError(
-            Fault(f"the model was loaded in another precision on this {device}", "/model/precision", found, wanted,
-                  "8bit needs a GPU; 4bit needs a base that is not quantised already")
-        )  # fmt: skip
+            Fault(
+                f"the model was loaded in another precision on this {device}",
+                where="/model/precision",
+                found=found,
+                expected=wanted,
+                hint="8bit needs a GPU; 4bit needs a base that is not quantised already",
+            )
+        )
 
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """What the loaders cannot make of a model's files as an `InputError`, whatever class they say it in; its traceback goes to stderr."""
+    """What the loaders cannot make of a model's files as an `InputError`, whatever class they say it in; its
+    traceback goes to stderr.
+    """
     try:
         yield
     except LOADERS_SAY as error:
@@ -141,41 +174,77 @@ def loading() -> Iterator[None]:
             raise
         traceback.print_exception(error)
         raise InputError(
-            Fault("the model cannot be loaded", "/model/source", f"{type(error).__name__}: {error}", "files that transformers loads",
-                  "Load it with transformers' AutoModelForCausalLM to see more")
-        ) from error  # fmt: skip
+            Fault(
+                "the model cannot be loaded",
+                where="/model/source",
+                found=f"{type(error).__name__}: {error}",
+                expected="files that transformers loads",
+                hint="Load it with transformers' AutoModelForCausalLM to see more",
+            )
+        ) from error
 
 
 def check_complete(missing: Iterable[str]) -> None:
     """Raises `InputError` for tensors that the files lack: the loader makes them up at random, with a warning."""
-    names = sorted(name for name in missing if not name.endswith((".SCB", ".weight_format")))  # made by 8-bit loading itself
+    names = sorted(
+        name for name in missing if not name.endswith((".SCB", ".weight_format"))
+    )  # made by 8-bit loading itself
     if names:
         found = f"{len(names)} tensors missing, first {names[0]}"
-        raise InputError(Fault("the weights are not those of this model", "/model/source", found, "every tensor that config.json implies"))
+        raise InputError(
+            Fault(
+                "the weights are not those of this model",
+                where="/model/source",
+                found=found,
+                expected="every tensor that config.json implies",
+            )
+        )
 
 
 def check_packed_shapes(model: Any) -> None:
-    """Raises `InputError` for a matrix of another shape than its layer: bitsandbytes packs it all the same, and the first step fails."""
+    """Raises `InputError` for a matrix of another shape than its layer: bitsandbytes packs it all the same, and the
+    first step fails.
+    """
     from bitsandbytes.nn import Linear4bit
 
     for name, module in model.named_modules():
         state = getattr(module.weight, "quant_state", None) if isinstance(module, Linear4bit) else None
         if state is not None and tuple(state.shape) != (module.out_features, module.in_features):
             expected = f"{(module.out_features, module.in_features)}, as config.json implies"
-            raise InputError(Fault("a weight has another shape than its layer", "/model/source", f"{name}: {tuple(state.shape)}", expected))
+            raise InputError(
+                Fault(
+                    "a weight has another shape than its layer",
+                    where="/model/source",
+                    found=f"{name}: {tuple(state.shape)}",
+                    expected=expected,
+                )
+            )
 
 
 def check_targets(model: Any, lora: LoraSpec) -> None:
     """Raises `InputError` for a target or a module to save that the model does not have, naming those it has."""
     names = [name for name, _ in model.named_modules()]
-    asked = [] if isinstance(lora.targets, str) else [(f"/lora/targets/{i}", target) for i, target in enumerate(lora.targets)]
+    asked = (
+        []
+        if isinstance(lora.targets, str)
+        else [(f"/lora/targets/{i}", target) for i, target in enumerate(lora.targets)]
+    )
     asked += [(f"/lora/modules_to_save/{i}", module) for i, module in enumerate(lora.modules_to_save)]
-    missing = [(pointer, word) for pointer, word in asked if not any(n == word or n.endswith(f".{word}") for n in names)]
+    missing = [
+        (pointer, word) for pointer, word in asked if not any(n == word or n.endswith(f".{word}") for n in names)
+    ]
     if missing:
         from torch.nn import Linear
 
-        linear = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, Linear)})
-        raise InputError(*(Fault("the model has no such layer", pointer, word, f"one of {', '.join(linear)}") for pointer, word in missing))
+        linear = sorted(
+            {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, Linear)}
+        )
+        raise InputError(
+            *(
+                Fault("the model has no such layer", where=pointer, found=word, expected=f"one of {', '.join(linear)}")
+                for pointer, word in missing
+            )
+        )
 
 
 class UnslothBackend:

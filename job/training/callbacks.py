@@ -127,8 +127,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             if not math.isfinite(record.get(name, 0.0)):
                 raise GateError(
                     Fault(f"training diverged: the {name} at step {state.global_step} is not a number",
-                          "/training/learning_rate", f"{name} {record[name]}", "a finite value",
-                          "Lower the learning rate, lengthen the warm-up, or look at the rows of this step")
+                          where="/training/learning_rate", found=f"{name} {record[name]}", expected="a finite value",
+                          hint="Lower the learning rate, lengthen the warm-up, or look at the rows of this step")
                 )  # fmt: skip
         elapsed = time.monotonic() - self._start
         record |= {"step": state.global_step, "epoch": round(float(state.epoch or 0), 4)}
@@ -138,7 +138,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.bar.update(state.global_step, **record, eta_seconds=round(eta))
 
     def _steps_done(self) -> None:
-        """Steps end when their kernels are queued; the loss in the log has waited for the GPU to be through with all of them."""
+        """Steps end when their kernels are queued; the loss in the log has waited for the GPU to be through with all
+        of them.
+        """
         waited_seconds = time.monotonic() - self._step_end
         self._step_seconds += [seconds + waited_seconds / len(self._not_logged) for seconds in self._not_logged]
         self._not_logged.clear()
@@ -151,7 +153,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._step_end += time.monotonic() - start
 
     def median_step_seconds(self) -> float | None:
-        """Of this process's steps behind the second: the first two compile kernels. None where a resumed run had no step left."""
+        """Of this process's steps behind the second: the first two compile kernels. None where a resumed run had no
+        step left.
+        """
         steps = [*self._step_seconds, *self._not_logged]
         return statistics.median(steps[2:] or steps) if steps else None
 
@@ -176,7 +180,12 @@ class HeldOut(TrainerCallback):  # type: ignore[misc]
     def progress(self) -> dict[str, Any]:
         """For a checkpoint; the best weights go into a file of their own."""
         best = self.best_loss if self.history else None  # infinity is no JSON
-        return {"history": self.history, "best_loss": best, "best_step": self.best_step, "without_improvement": self._without_improvement}
+        return {
+            "history": self.history,
+            "best_loss": best,
+            "best_step": self.best_step,
+            "without_improvement": self._without_improvement,
+        }
 
     def restore(self, progress: dict[str, Any], best_weights: dict[str, Any] | None) -> None:
         self.history = progress["history"]
@@ -186,7 +195,9 @@ class HeldOut(TrainerCallback):  # type: ignore[misc]
         self._without_improvement = progress["without_improvement"]
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> Any:
-        if not self.spec.eval_steps or (state.global_step % self.spec.eval_steps and state.global_step < state.max_steps):
+        if not self.spec.eval_steps or (
+            state.global_step % self.spec.eval_steps and state.global_step < state.max_steps
+        ):
             return control
         loss = self.measure()
         self.history.append({"step": state.global_step, "held_out_loss": loss})

@@ -58,9 +58,10 @@ def train(
 ) -> TrainResult:
     """Trains `model` in place on `prepared.train`, from the newest checkpoint if there is one.
 
-    Where the GPU has no memory for a micro-batch, the step is taken again in smaller ones that make up the same batch.
-    Raises `CapacityError` if even one row does not fit, or if packing was asked for and is not effective, `GateError` when
-    the loss is not a number, `TransientError` if checkpoints cannot be stored, `Interrupted` behind the step of a signal.
+    Where the GPU has no memory for a micro-batch, the step is taken again in smaller ones that make up the same
+    batch. Raises `CapacityError` if even one row does not fit, or if packing was asked for and is not effective,
+    `GateError` when the loss is not a number, `TransientError` if checkpoints cannot be stored, `Interrupted` behind
+    the step of a signal.
     """
     from torch import OutOfMemoryError
 
@@ -80,7 +81,13 @@ def train(
             return loop.result(resumed_from, too_large)
         too_large += 1
         start = loop.stand(workdir / f"out-of-memory-{too_large}")
-        log("out of memory", step=start.step, reason=said, batch_size=smaller.rows, gradient_accumulation_steps=smaller.accumulation_steps)
+        log(
+            "out of memory",
+            step=start.step,
+            reason=said,
+            batch_size=smaller.rows,
+            gradient_accumulation_steps=smaller.accumulation_steps,
+        )
         del loop
         batch = smaller
 
@@ -99,7 +106,9 @@ class Loop:
         self.batch, self.checkpoints = batch, checkpoints
         config_class, trainer_class = backend.trainer_classes()
         arguments = config_class(**trainer_arguments(spec, batch, backend.device, workdir))
-        self.trainer = trainer_class(model=model, args=arguments, train_dataset=prepared.train, processing_class=prepared.tokenizer)
+        self.trainer = trainer_class(
+            model=model, args=arguments, train_dataset=prepared.train, processing_class=prepared.tokenizer
+        )
         check_packing(self.trainer, spec.data.packing)
         if backend.device == "cpu":
             compute_in_fp32(model)
@@ -186,10 +195,14 @@ def _does_not_fit(spec: JobSpec, batch: MicroBatch) -> CapacityError:
 
     free_bytes, total_bytes = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
     return CapacityError(
-        Fault("the GPU has no memory for a training step", "/training/batch_size",
-              f"{batch.rows} rows of up to {spec.model.max_seq_length} tokens, {free_bytes} of {total_bytes} bytes free",
-              "a step that fits", "Lower model.max_seq_length or lora.r, turn gradient_checkpointing on, or use a larger GPU")
-    )  # fmt: skip
+        Fault(
+            "the GPU has no memory for a training step",
+            where="/training/batch_size",
+            found=f"{batch.rows} rows of up to {spec.model.max_seq_length} tokens, {free_bytes} of {total_bytes} bytes free",  # noqa: E501
+            expected="a step that fits",
+            hint="Lower model.max_seq_length or lora.r, turn gradient_checkpointing on, or use a larger GPU",
+        )
+    )
 
 
 def compute_in_fp32(model: Any) -> None:
@@ -204,9 +217,14 @@ def check_packing(trainer: Any, wanted: bool) -> None:
     found = bool(getattr(trainer.args, "packing", False))
     if found != wanted:
         raise CapacityError(
-            Fault("the engine did not pack the rows", "/data/packing", str(found).lower(), str(wanted).lower(),
-                  "This model or device cannot keep packed rows apart: set packing to false")
-        )  # fmt: skip
+            Fault(
+                "the engine did not pack the rows",
+                where="/data/packing",
+                found=str(found).lower(),
+                expected=str(wanted).lower(),
+                hint="This model or device cannot keep packed rows apart: set packing to false",
+            )
+        )
 
 
 def trainer_arguments(spec: JobSpec, batch: MicroBatch, device: str, workdir: Path) -> dict[str, Any]:
@@ -240,8 +258,10 @@ def trainer_arguments(spec: JobSpec, batch: MicroBatch, device: str, workdir: Pa
         "logging_steps": training.logging_steps,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,  # a NaN must be seen, not averaged away
-        "include_num_input_tokens_seen": "no",  # it waits for the GPU at each forward pass; callbacks.TokenCounter does not
-        "report_to": [name for name in spec.tracking if name != "tensorboard"] or "none",  # callbacks.Curves writes those
+        # It waits for the GPU at each forward pass; callbacks.TokenCounter does not
+        "include_num_input_tokens_seen": "no",
+        "report_to": [name for name in spec.tracking if name != "tensorboard"]
+        or "none",  # callbacks.Curves writes those
         "disable_tqdm": True,
         "eval_strategy": "no",  # callbacks.HeldOut evaluates
         "save_strategy": "no",

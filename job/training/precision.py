@@ -9,24 +9,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-# Unsloth and bitsandbytes look for these instructions on their own and would compute with them. Set before either is imported.
+# Unsloth and bitsandbytes look for these instructions on their own and would compute with them. Set before either is
+# imported.
 CPU_ENVIRONMENT = {"UNSLOTH_CPU_BF16": "0", "UNSLOTH_CPU_FP16": "0"}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How far the logits of one model may lie apart when they are computed twice: a part of the largest logit, and nats a token."""
+    """How far the logits of one model may lie apart when they are computed twice: a part of the largest logit, and
+    nats a token.
+    """
 
     logit_ratio: float
     kl: float
 
 
-# The trained model against its reopened files, by the type that both compute in. On the CPU the difference is 0.0 where it was
-# measured. On a GPU the training's fused kernels and the stock ones sum in another order, and one logit of millions may move far
-# (by 0.065 of the largest in a random 8B model); there the divergence of the whole distribution is the sharper test.
+# The trained model against its reopened files, by the type that both compute in. On the CPU the difference is 0.0
+# where it was measured. On a GPU the training's fused kernels and the stock ones sum in another order, and one logit
+# of millions may move far (by 0.065 of the largest in a random 8B model); there the divergence of the whole
+# distribution is the sharper test.
 REOPENED = {"float32": Limits(1e-3, 0.01), "bfloat16": Limits(0.25, 0.01), "float16": Limits(0.25, 0.01)}
-# What a spec's limit of the merged logits, which holds for fp32, is multiplied by: two models in half precision differ by the
-# rounding of each, too.
+# What a spec's limit of the merged logits, which holds for fp32, is multiplied by: two models in half precision
+# differ by the rounding of each, too.
 MERGED_SLACK = {"float32": 1.0, "bfloat16": 2.5, "float16": 2.5}
 
 
@@ -63,8 +67,8 @@ def quantisation(precision: str, dtype: Any) -> Any:
 def keep_layout(model: Any) -> Any:
     """`model`, whose 4-bit layers stay as they are stored and compute in the type they were given.
 
-    On a CPU with AVX512-BF16, bitsandbytes 0.50 packs a weight anew at the first evaluation, for a kernel that computes in
-    bf16 whatever it was asked for, and training through the packed weight is wrong.
+    On a CPU with AVX512-BF16, bitsandbytes 0.50 packs a weight anew at the first evaluation, for a kernel that
+    computes in bf16 whatever it was asked for, and training through the packed weight is wrong.
     """
     from bitsandbytes.nn import Linear4bit
 

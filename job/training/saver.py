@@ -1,7 +1,8 @@
 """What a checkpoint holds, when one is made, and how the trainer goes on from it.
 
-Weights are ours (safetensors, exactly the tensors that are trained, whatever the adapter), the states of optimiser, schedule,
-scaler and random numbers are written and read by the trainer. Imported by `train` only, once transformers is loaded anyway.
+Weights are ours (safetensors, exactly the tensors that are trained, whatever the adapter), the states of optimiser,
+schedule, scaler and random numbers are written and read by the trainer. Imported by `train` only, once transformers
+is loaded anyway.
 """
 
 from __future__ import annotations
@@ -26,10 +27,18 @@ WEIGHTS, BEST, PROGRESS, STATE = "weights.safetensors", "best.safetensors", "pro
 
 
 class Saver(TrainerCallback):  # type: ignore[misc]
-    """Makes a checkpoint every so many minutes or steps, and when a stop signal has come; takes the place of the trainer's own saving."""
+    """Makes a checkpoint every so many minutes or steps, and when a stop signal has come; takes the place of the
+    trainer's own saving.
+    """
 
     def __init__(
-        self, trainer: Any, spec: CheckpointsSpec, checkpoints: Checkpoints, watch: Watch, held_out: HeldOut, folder: Path
+        self,
+        trainer: Any,
+        spec: CheckpointsSpec,
+        checkpoints: Checkpoints,
+        watch: Watch,
+        held_out: HeldOut,
+        folder: Path,
     ) -> None:
         self._trainer = trainer
         self._spec = spec
@@ -47,7 +56,9 @@ class Saver(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         due = time.monotonic() - self._last_save >= self._spec.every_minutes * 60
         due |= bool(self._spec.every_steps) and state.global_step % (self._spec.every_steps or 1) == 0
-        control.should_save = stop_requested() or (due and state.global_step < state.max_steps)  # the end is stored itself
+        control.should_save = stop_requested() or (
+            due and state.global_step < state.max_steps
+        )  # the end is stored itself
         return control
 
     def _save(self, *_: Any) -> None:
@@ -96,18 +107,36 @@ class Saver(TrainerCallback):  # type: ignore[misc]
             self._held_out.restore(progress["held_out"], load_file(best) if best.exists() else None)
         except (ValueError, KeyError, TypeError) as error:
             found = f"{type(error).__name__}: {error}"
-            raise InputError(Fault(f"the checkpoint's {PROGRESS} is of another form", "/output/checkpoints", found,
-                                   "one that this version wrote", "Remove the checkpoint to begin anew")) from error  # fmt: skip
+            raise InputError(
+                Fault(
+                    f"the checkpoint's {PROGRESS} is of another form",
+                    where="/output/checkpoints",
+                    found=found,
+                    expected="one that this version wrote",
+                    hint="Remove the checkpoint to begin anew",
+                )
+            ) from error
 
     def _load_weights(self, folder: str, *_: Any) -> None:
         """Raises `InputError` if the checkpoint's weights are not those that are trained now."""
         from safetensors.torch import load_file
 
         weights = load_file(Path(folder) / WEIGHTS)
-        wanted = {name: parameter.shape for name, parameter in self._trainer.model.named_parameters() if parameter.requires_grad}
+        wanted = {
+            name: parameter.shape
+            for name, parameter in self._trainer.model.named_parameters()
+            if parameter.requires_grad
+        }
         if wanted != {name: weight.shape for name, weight in weights.items()}:
-            raise InputError(Fault("the checkpoint holds other weights than are trained", "/output/checkpoints", f"{len(weights)} tensors",
-                                   f"{len(wanted)} tensors", "Remove the checkpoint to begin anew"))  # fmt: skip
+            raise InputError(
+                Fault(
+                    "the checkpoint holds other weights than are trained",
+                    where="/output/checkpoints",
+                    found=f"{len(weights)} tensors",
+                    expected=f"{len(wanted)} tensors",
+                    hint="Remove the checkpoint to begin anew",
+                )
+            )
         restore_weights(self._trainer.model, weights)
 
 

@@ -45,8 +45,15 @@ class Tensor:
         import torch
 
         if self.dtype not in TORCH_NAMES:
-            raise InputError(Fault(f"{self.path.name}: {self.name} cannot be merged", "/model/merge_base", self.dtype,
-                                   f"one of {', '.join(TORCH_NAMES)}", "Name the model's 16-bit weights"))  # fmt: skip
+            raise InputError(
+                Fault(
+                    f"{self.path.name}: {self.name} cannot be merged",
+                    where="/model/merge_base",
+                    found=self.dtype,
+                    expected=f"one of {', '.join(TORCH_NAMES)}",
+                    hint="Name the model's 16-bit weights",
+                )
+            )
         return getattr(torch, TORCH_NAMES[self.dtype])
 
     def pieces(self) -> Iterator[bytearray]:
@@ -55,7 +62,9 @@ class Tensor:
             yield self._read(start, min(BLOCK_BYTES, self.bytes - start))
 
     def blocks(self, rows: int | None = None) -> Iterator[tuple[int, Any]]:
-        """Its rows as torch tensors on the CPU, each with the number of its first row; `rows` a time, or as fit a block."""
+        """Its rows as torch tensors on the CPU, each with the number of its first row; `rows` a time, or as fit a
+        block.
+        """
         import torch
 
         count = self.shape[0] if self.shape else 1
@@ -93,7 +102,9 @@ class Tensor:
 
 
 def read_tensors(path: Path) -> tuple[list[Tensor], dict[str, str]]:
-    """The tensors of a safetensors file in the order of their data, and its metadata. Raises `InputError` if it is cut."""
+    """The tensors of a safetensors file in the order of their data, and its metadata. Raises `InputError` if it is
+    cut.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
@@ -113,8 +124,12 @@ def read_tensors(path: Path) -> tuple[list[Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def lay_out(path: Path, tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metadata: Mapping[str, str]) -> list[Tensor]:
-    """Creates `path` in its full size, header written and data still zero, for (name, dtype, shape, bytes) in this order."""
+def lay_out(
+    path: Path, tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metadata: Mapping[str, str]
+) -> list[Tensor]:
+    """Creates `path` in its full size, header written and data still zero, for (name, dtype, shape, bytes) in this
+    order.
+    """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     entries = list(tensors)
     offset = 0
@@ -135,7 +150,9 @@ def lay_out(path: Path, tensors: Iterable[tuple[str, str, tuple[int, ...], int]]
 
 
 def reserve(path: Path, size_bytes: int) -> None:
-    """Makes `path` at least so long, every byte on disk: a hole that is mapped and cannot be filled would end the process."""
+    """Makes `path` at least so long, every byte on disk: a hole that is mapped and cannot be filled would end the
+    process.
+    """
     with path.open("ab") as file:
         os.posix_fallocate(file.fileno(), 0, size_bytes)
 

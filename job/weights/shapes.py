@@ -10,7 +10,20 @@ from pathlib import Path
 
 from job.weights.layout import read_tensors
 
-BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1}
+BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "BF16": 2,
+    "F16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "BOOL": 1,
+}
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # per weight: the code, its block's 8-bit scale, that scale's own
 GGUF_NAMES = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
 
@@ -65,4 +78,10 @@ class Shapes:
 
 def read_shapes(folder: Path) -> Shapes:
     """From the safetensors headers of a model's folder; no weights are read."""
-    return Shapes({tensor.name: (tensor.dtype, tensor.shape) for path in folder.glob("*.safetensors") for tensor in read_tensors(path)[0]})
+    return Shapes(
+        {
+            tensor.name: (tensor.dtype, tensor.shape)
+            for path in folder.glob("*.safetensors")
+            for tensor in read_tensors(path)[0]
+        }
+    )

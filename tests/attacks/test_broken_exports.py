@@ -75,7 +75,7 @@ def caught(good: Good, file: Path, type_name: str = "q8_0", source: Path | None 
     with pytest.raises(GateError) as failure:
         check(file, KEY, type_name, source or good.sixteen, good.reference, good.expected, LIMITS, 2)
     assert failure.value.exit_code == 14
-    assert all(fault.pointer == KEY for fault in failure.value.faults)
+    assert all(fault.where == KEY for fault in failure.value.faults)
     return {fault.message: (fault.found, fault.expected) for fault in failure.value.faults}
 
 

@@ -130,7 +130,7 @@ def test_refused(request: pytest.FixtureRequest, tmp_path: Path, name: str, plac
     with pytest.raises(kind, match=words) as failure:
         fetch(source, tmp_path / "work")
     assert type(failure.value) is kind
-    assert {fault.pointer for fault in failure.value.faults} == {"/model/source"}
+    assert {fault.where for fault in failure.value.faults} == {"/model/source"}
     assert not [p for p in (tmp_path / "work").rglob("*") if p.suffix in (".py", ".bin", ".pth", ".pkl", ".gguf", ".pt", ".pt2")]
 
 

@@ -48,7 +48,7 @@ def test_a_secret_as_a_value_is_refused_and_masked(secret: str, pointer: str) ->
     value = [f"Say {secret} twice"] if pointer.endswith("prompts") else secret
     faults = faults_with({pointer: value})
     told = [fault for fault in faults if "looks like a secret" in fault.message]
-    assert [fault.pointer for fault in told] == [f"{pointer}/0" if pointer.endswith("prompts") else pointer]
+    assert [fault.where for fault in told] == [f"{pointer}/0" if pointer.endswith("prompts") else pointer]
     assert secret not in "\n".join(map(str, faults))
 
 
@@ -73,7 +73,7 @@ def test_a_secret_as_a_key_is_refused_and_masked_wherever_the_key_is_named(secre
 )
 def test_a_key_that_says_it_holds_a_secret_is_refused_and_its_value_not_shown(key: str) -> None:
     (fault,) = faults_with({f"/training/{key}": "hunter2hunter2"})
-    assert fault.pointer == f"/training/{key}"
+    assert fault.where == f"/training/{key}"
     assert "looks like a secret" in fault.message
     assert "hunter2" not in str(fault)
 

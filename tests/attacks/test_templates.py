@@ -115,7 +115,7 @@ def test_hostile_chat_template_is_refused(name: str, outcomes: tuple[dict[tuple[
     error, seconds = outcomes[0]["chat", name]
     assert type(error) is PolicyError, error
     assert error.exit_code == 12
-    assert error.faults[0].pointer == "/data/chat_template"
+    assert error.faults[0].where == "/data/chat_template"
     assert seconds < SECONDS
 
 
@@ -123,7 +123,7 @@ def test_hostile_chat_template_is_refused(name: str, outcomes: tuple[dict[tuple[
 def test_hostile_row_template_is_refused(name: str, outcomes: tuple[dict[tuple[str, str], Outcome], Watch]) -> None:
     error, seconds = outcomes[0]["row", name]
     assert type(error) is PolicyError, error
-    assert error.faults[0].pointer == "/data/train/0/template/user"
+    assert error.faults[0].where == "/data/train/0/template/user"
     assert seconds < SECONDS
 
 

@@ -44,14 +44,14 @@ def test_the_drawn_tree_is_the_classes() -> None:
 def test_each_failure_survives_a_process_boundary() -> None:
     """Workers raise them; their parents must still know every place."""
     for kind in TREE:
-        again = pickle.loads(pickle.dumps(kind(Fault("wrong", "/a", "1", "2", "Do"), "too")))
-        assert (type(again), again.faults) == (kind, (Fault("wrong", "/a", "1", "2", "Do"), Fault("too")))
+        again = pickle.loads(pickle.dumps(kind(Fault("wrong", where="/a", found="1", expected="2", hint="Do"), "too")))
+        assert (type(again), again.faults) == (kind, (Fault("wrong", where="/a", found="1", expected="2", hint="Do"), Fault("too")))
 
 
 def test_a_fault_in_words() -> None:
-    fault = Fault("too small", "/lora/r", "0", "at least 1", "Write 16")
+    fault = Fault("too small", where="/lora/r", found="0", expected="at least 1", hint="Write 16")
     assert str(fault) == "/lora/r: too small (found 0); expected at least 1. Write 16"
-    assert str(JobError("a", Fault("b", "/c"))) == "a\n/c: b"
+    assert str(JobError("a", Fault("b", where="/c"))) == "a\n/c: b"
 
 
 # ------------------------------------------------------------------------------------------- reflection
@@ -131,5 +131,5 @@ def test_every_exception_of_torch_is_mapped_or_a_programs() -> None:
 @pytest.mark.parametrize("text", ["a", '"', "\\", "é", "\x00", "\U0001f600", "\n", "\ud800"], ids=ascii)
 def test_a_termination_message_never_passes_1024_bytes(text: str) -> None:
     long = text * 5000
-    facts = failure_facts(SpecError(Fault(long, long, long, long, long)), "validate", "0123456789abcdef")
+    facts = failure_facts(SpecError(Fault(long, where=long, found=long, expected=long, hint=long)), "validate", "0123456789abcdef")
     assert len(json.dumps(facts).encode()) <= 1024

@@ -130,12 +130,12 @@ def test_each_constraint_refuses_its_document(pointer: str, rule: str) -> None:
     broken = 0
     for value in breaking(rule, JOB[pointer][rule]):
         document = whole_document(pointer, value)
-        found = [f for f in faults_of_schema(document, job_schema()) if f.pointer.startswith(pointer)]
+        found = [f for f in faults_of_schema(document, job_schema()) if f.where.startswith(pointer)]
         assert found, value
         without = copy.deepcopy(job_schema())
         target = dict(properties(without, without))[pointer]
         del target[rule]
-        broken += found != [f for f in faults_of_schema(document, without) if f.pointer.startswith(pointer)]
+        broken += found != [f for f in faults_of_schema(document, without) if f.where.startswith(pointer)]
     assert broken, "the constraint changes nothing"
 
 

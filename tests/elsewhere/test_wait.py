@@ -67,7 +67,11 @@ def test_a_run_that_succeeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in TREE if not kind.retryable], ids=lambda kind: kind.__name__)
 def test_a_failure_that_no_retry_mends(kind: type, tmp_path: Path) -> None:
     facts = failure_facts(
-        kind(Fault("unknown | key", "/training/learing_rate", "<b>0.0002</b>", "", 'Did you mean "learning_rate"?')), "data", RUN
+        kind(
+            Fault("unknown | key", where="/training/learing_rate", found="<b>0.0002</b>", expected="", hint='Did you mean "learning_rate"?')
+        ),
+        "data",
+        RUN,
     )
     jsonschema.validate(facts, load_schema("failure"))
     log = [line("start", run_id=RUN, output="s3://nowhere/run"), line("failed", **facts)]
@@ -95,7 +99,9 @@ def test_a_failure_that_no_retry_mends(kind: type, tmp_path: Path) -> None:
 def test_a_gate_that_says_no_shows_the_report_all_the_same(tmp_path: Path) -> None:
     output = store(tmp_path)
     facts = failure_facts(
-        GateError(Fault("held-out loss above its gate", "/evaluation/gates/0/at_most", "0.4", "at most 0.3")), "train", RUN
+        GateError(Fault("held-out loss above its gate", where="/evaluation/gates/0/at_most", found="0.4", expected="at most 0.3")),
+        "train",
+        RUN,
     )
     log = [line("start", run_id=RUN, output=output), line("failed", **facts)]
     done = wait(tmp_path, [Step(job(policy(14)), [pod(1, ended(14, json.dumps(facts)), phase="Failed")], {f"{NAME}-1": log})])
@@ -236,7 +242,7 @@ def from_log(text: str, folder: Path) -> tuple[int, str, str]:
 
 def test_the_log_of_a_rented_machine(tmp_path: Path) -> None:
     """SkyPilot puts a coloured name before each line and leaves with 100 whatever the job's own code was."""
-    facts = failure_facts(SpecError(Fault("unknown key", "/model/sorce")), "validate", "")
+    facts = failure_facts(SpecError(Fault("unknown key", where="/model/sorce")), "validate", "")
     lines = [f"\x1b[36m(tunejob, pid=2345)\x1b[0m {text}\x1b[0m" for text in ("Setting up", line("failed", **facts))]
     code, said, summary = from_log("\n".join([*lines, "Managed job finished: 1 (status: FAILED)."]) + "\n", tmp_path)
     assert code == 10

@@ -48,7 +48,7 @@ def test_weights_larger_than_the_card_are_refused(model_dir: Path, precision: st
     with pytest.raises(CapacityError) as caught:
         capacity.require_memory(model_dir, spec(precision), CARD | {"total_memory_bytes": needed_bytes - 1})
     fault = caught.value.faults[0]
-    assert fault.pointer == "/model/precision"
+    assert fault.where == "/model/precision"
     assert str(needed_bytes) in fault.expected
     assert str(needed_bytes - 1) in fault.found
 
@@ -69,7 +69,7 @@ def test_a_full_disk_gets_its_figures_once(tmp_path: Path) -> None:
     assert fault.message == full.faults[0].message
     assert fault.found.endswith(" bytes free")
     assert fault.expected == f"more than {total} bytes in all"
-    told = CapacityError(Fault("the disk is full", "", "5 bytes free", "6 bytes"))
+    told = CapacityError(Fault("the disk is full", where="", found="5 bytes free", expected="6 bytes"))
     memory = classify(MemoryError())
     assert capacity.with_disk_figures(told, tmp_path) is told
     assert capacity.with_disk_figures(memory, tmp_path) is memory

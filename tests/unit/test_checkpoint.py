@@ -124,7 +124,7 @@ def test_those_of_others_are_refused(key: str, pointer: str, tmp_path: Path) -> 
             assert json.loads(manifest.read_text())["origin"]["run_id"] == ORIGIN.run_id
     with pytest.raises(InputError) as caught:
         newest(store, tmp_path, other)
-    assert [fault.pointer for fault in caught.value.faults] == [pointer]
+    assert [fault.where for fault in caught.value.faults] == [pointer]
     assert not (tmp_path / "found").exists(), "nothing was fetched"
 
 
@@ -136,12 +136,12 @@ def test_a_store_that_fails_ends_the_training_at_the_limit(tmp_path: Path) -> No
     mine.send(10, made(tmp_path, 10))  # the first failure is told of, and the training goes on
     with pytest.raises(TransientError) as caught:
         mine.wait()
-    assert caught.value.faults[0].pointer == "/output/checkpoints/max_failures"
+    assert caught.value.faults[0].where == "/output/checkpoints/max_failures"
     assert not list(tmp_path.glob("made-*")), "what could not be stored does not fill the disk"
 
 
 def test_those_that_no_disk_had_room_for_count_too(tmp_path: Path) -> None:
-    full = CapacityError(Fault("the disk is full", "", "5 bytes free", "more than 6 bytes in all"))
+    full = CapacityError(Fault("the disk is full", where="", found="5 bytes free", expected="more than 6 bytes in all"))
     mine = checkpoints(tmp_path / "store", max_failures=2)
     mine.miss(5, full)
     mine.send(10, made(tmp_path, 10))
@@ -149,7 +149,7 @@ def test_those_that_no_disk_had_room_for_count_too(tmp_path: Path) -> None:
     with pytest.raises(CapacityError) as caught:
         mine.miss(20, full)
     (fault,) = caught.value.faults
-    assert (fault.pointer, fault.found, fault.expected) == ("/output/checkpoints/max_failures", "5 bytes free", "more than 6 bytes in all")
+    assert (fault.where, fault.found, fault.expected) == ("/output/checkpoints/max_failures", "5 bytes free", "more than 6 bytes in all")
     assert mine.stored == 1
 
 
@@ -193,4 +193,4 @@ def test_a_signed_manifest_of_another_shape_is_passed_over(changes: dict[str, ob
 def test_what_says_nothing_of_its_origin_is_anothers() -> None:
     with pytest.raises(InputError) as refused:
         ORIGIN.require({}, "what is stored was trained on", "")
-    assert [fault.pointer for fault in refused.value.faults] == ["/output/checkpoints", "/model/source", "/data/train"]
+    assert [fault.where for fault in refused.value.faults] == ["/output/checkpoints", "/model/source", "/data/train"]

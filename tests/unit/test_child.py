@@ -61,7 +61,7 @@ def test_a_job_error_is_raised_again_with_all_it_says(module: str, tmp_path: Pat
     with pytest.raises(InputError) as caught:
         run_child(module, {"do": "refuse"}, tmp_path, "a part")
     first, second = caught.value.faults
-    assert (first.message, first.pointer, first.found, first.expected, first.hint) == ("no", "/model/source", "x", "y", "z")
+    assert (first.message, first.where, first.found, first.expected, first.hint) == ("no", "/model/source", "x", "y", "z")
     assert second.message == "neither"
 
 

@@ -123,7 +123,7 @@ def test_bad_data_set(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         prepare(tmp_path, path, case.kind, byte_tokenizer_dir(), source=case.source, **case.spec)
     assert caught.value.exit_code == 11
-    assert caught.value.faults[0].pointer == case.pointer
+    assert caught.value.faults[0].where == case.pointer
     assert case.says in str(caught.value.faults[0])
 
 
@@ -147,7 +147,7 @@ def test_a_model_without_a_template_needs_one_chosen(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path / "base")
     with pytest.raises(InputError, match="no chat template of its own") as caught:
         prepare(tmp_path, [GOOD], "messages", tmp_path / "base")
-    assert caught.value.faults[0].pointer == "/data/chat_template"
+    assert caught.value.faults[0].where == "/data/chat_template"
     assert caught.value.faults[0].expected.startswith("one of chatml, qwen, llama-3")
     assert prepare(tmp_path, [GOOD], "messages", tmp_path / "base", chat_template="chatml").tokenizer.eos_token == "<|im_end|>"
 
@@ -156,4 +156,4 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError) as caught:
         prepare(tmp_path, [GOOD], "messages", tmp_path / "empty")
-    assert caught.value.faults[0].pointer == "/model/source"
+    assert caught.value.faults[0].where == "/model/source"

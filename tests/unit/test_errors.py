@@ -178,7 +178,7 @@ def suppressed() -> None:
 
 def wrapped() -> None:
     try:
-        raise InputError(Fault("row 7 has no answer", "/data/train/0"))
+        raise InputError(Fault("row 7 has no answer", where="/data/train/0"))
     except InputError as error:
         raise RuntimeError("a worker failed") from error
 
@@ -187,7 +187,7 @@ def test_a_wrapper_means_what_caused_it() -> None:
     assert type(classify(raised(explicit))) is TransientError
     assert type(classify(raised(implicit))) is CapacityError
     assert type(classify(raised(suppressed))) is JobError
-    assert classify(raised(wrapped)).faults == (Fault("row 7 has no answer", "/data/train/0"),)
+    assert classify(raised(wrapped)).faults == (Fault("row 7 has no answer", where="/data/train/0"),)
 
 
 def test_a_ring_of_causes_ends() -> None:
@@ -200,7 +200,7 @@ def test_a_full_disk_is_known_from_a_full_memory() -> None:
     assert disk_is_full(classify(raised(implicit)))
     assert disk_is_full(CapacityError("merge: OSError: [Errno 28] No space left on device")), "as a child tells it"
     assert not disk_is_full(classify(MemoryError()))
-    assert not disk_is_full(CapacityError(Fault("not enough disk for the weights", "", "5 bytes free", "6 bytes")))
+    assert not disk_is_full(CapacityError(Fault("not enough disk for the weights", where="", found="5 bytes free", expected="6 bytes")))
     assert not disk_is_full(InputError("row 3: no space left on device"))
 
 

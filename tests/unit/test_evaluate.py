@@ -117,7 +117,7 @@ def test_gates_name_each_figure_that_does_not_hold(gates: list[GateSpec], failin
         return
     with pytest.raises(GateError) as caught:
         check_gates(gates, base, tuned)
-    assert [fault.pointer for fault in caught.value.faults] == [f"/evaluation/gates/{name}" for name in failing]
+    assert [fault.where for fault in caught.value.faults] == [f"/evaluation/gates/{name}" for name in failing]
 
 
 def test_a_figure_that_was_not_measured_passes_no_gate() -> None:

@@ -87,7 +87,7 @@ def test_limits_are_those_that_were_asked_for(wide: Parts) -> None:
     with pytest.raises(GateError) as failure:
         wide.accepted("q2_k", limits={"max_kl": kl / 2, "max_perplexity_rise": 10})
     (fault,) = failure.value.faults
-    assert (fault.pointer, fault.found, fault.expected) == ("gguf/q2_k.gguf", f"KL {kl:.4g} nats a token", f"at most {kl / 2:g}")
+    assert (fault.where, fault.found, fault.expected) == ("gguf/q2_k.gguf", f"KL {kl:.4g} nats a token", f"at most {kl / 2:g}")
     with pytest.raises(GateError, match=r"its perplexity is too high .*expected at most \+-50.00%"):
         wide.accepted("q2_k", limits={"max_kl": 10, "max_perplexity_rise": -0.5})
 

@@ -270,7 +270,7 @@ def test_a_file_that_never_arrives_whole_is_named_and_not_shown(ready: Pusher) -
     with pytest.raises(TransientError) as failure:
         ready.push(TREE)
     large = sorted(key for key, data in TREE.items() if len(data) > ready.hub.large_bytes)
-    assert sorted(fault.pointer for fault in failure.value.faults) == large
+    assert sorted(fault.where for fault in failure.value.faults) == large
     assert failure.value.faults[0].found.startswith("51200 bytes, sha256 ")
     assert failure.value.faults[0].expected == f"102400 bytes, sha256 {hashlib.sha256(WEIGHTS).hexdigest()}"
     assert ready.hub.repos[NAME].refs["main"] == before
@@ -283,7 +283,7 @@ def test_main_is_read_back_too(ready: Pusher) -> None:
     ready.hub.before = {COMMIT_ON_MAIN: lambda: storage.update({oid: WEIGHTS[: len(WEIGHTS) // 2]})}
     with pytest.raises(TransientError) as failure:
         ready.push(TREE)
-    assert [fault.pointer for fault in failure.value.faults] == ["adapter/adapter_model.safetensors"]
+    assert [fault.where for fault in failure.value.faults] == ["adapter/adapter_model.safetensors"]
 
 
 def test_what_was_not_staged_is_not_published(ready: Pusher) -> None:
@@ -291,7 +291,7 @@ def test_what_was_not_staged_is_not_published(ready: Pusher) -> None:
     contents[2]["sha256"] = "0" * 64
     with pytest.raises(TransientError) as failure:
         ready.ask("publish", contents=contents, run_id=RUN, message="All")
-    assert [fault.pointer for fault in failure.value.faults] == [contents[2]["key"]]
+    assert [fault.where for fault in failure.value.faults] == [contents[2]["key"]]
     del ready.hub.repos[NAME].refs[BRANCH]
     with pytest.raises(TransientError, match=f"the branch {BRANCH} is gone"):
         ready.ask("publish", contents=contents, run_id=RUN, message="All")
@@ -310,7 +310,7 @@ def test_a_hub_that_is_away_is_transient(ready: Pusher, kind: str) -> None:
 def test_a_card_that_the_hub_cannot_read_is_a_fault_of_the_card(ready: Pusher) -> None:
     with pytest.raises(GateError) as failure:
         ready.push(TREE | {"README.md": b"---\nlicense: [\n---\n"})
-    assert failure.value.faults[0].pointer == "README.md"
+    assert failure.value.faults[0].where == "README.md"
     assert "while parsing" in failure.value.faults[0].message
     assert ours(ready.hub) == {}
 
@@ -325,7 +325,7 @@ def test_unsafe_keys_are_refused(ready: Pusher, key: str) -> None:
 def test_a_repository_that_has_vanished_is_named(pusher: Pusher) -> None:
     with pytest.raises(InputError) as failure:
         pusher.push(TREE)
-    assert failure.value.faults[0].pointer == "/output/hub/repository"
+    assert failure.value.faults[0].where == "/output/hub/repository"
 
 
 # ------------------------------------------------------------------------------------------------ access
@@ -346,7 +346,7 @@ def test_nothing_private_goes_to_a_public_repository(ready: Pusher) -> None:
     with pytest.raises(InputError) as failure:
         ready.check(private=True)
     fault = failure.value.faults[0]
-    assert (fault.pointer, fault.found, fault.expected) == ("/output/hub/private", "a public repository", "a private one")
+    assert (fault.where, fault.found, fault.expected) == ("/output/hub/private", "a public repository", "a private one")
 
 
 def test_what_is_private_stays_so(pusher: Pusher) -> None:
@@ -364,7 +364,7 @@ def test_a_token_that_may_not_write_is_refused_early(pusher: Pusher, token: str,
     with pytest.raises(InputError) as failure:
         pusher.check()
     fault = failure.value.faults[0]
-    assert (fault.pointer, fault.hint) == ("/output/hub/repository", "Set HF_TOKEN to a token that may write to this repository")
+    assert (fault.where, fault.hint) == ("/output/hub/repository", "Set HF_TOKEN to a token that may write to this repository")
     assert not token or token not in str(failure.value)
     assert len(pusher.hub.repos) == there
 
@@ -375,14 +375,14 @@ def test_a_strangers_namespace_is_refused_early(pusher: Pusher, there: bool) -> 
         pusher.hub.repo("stranger/model").commit({"a": b""})
     with pytest.raises(InputError, match="don't have the rights") as failure:
         pusher.ask("check_access", repository="stranger/model", private=False)
-    assert failure.value.faults[0].pointer == "/output/hub/repository"
+    assert failure.value.faults[0].where == "/output/hub/repository"
 
 
 @pytest.mark.parametrize("name", ["a b/c", "org/-x", "org/a..b", "org/tuned.git"])
 def test_a_name_that_no_hub_takes(pusher: Pusher, name: str) -> None:
     with pytest.raises(InputError) as failure:
         pusher.ask("check_access", repository=name, private=False)
-    assert failure.value.faults[0].pointer == "/output/hub/repository"
+    assert failure.value.faults[0].where == "/output/hub/repository"
     assert pusher.hub.seen == []
 
 

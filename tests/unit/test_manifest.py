@@ -174,7 +174,7 @@ def test_verify_names_every_fault_at_once(store: Store, tmp_path: Path) -> None:
     store.write("checkpoints/0123/step-10/file", b"x")
     with pytest.raises(GateError) as failure:
         verify(store)
-    assert [(f.pointer, f.message) for f in failure.value.faults] == [
+    assert [(f.where, f.message) for f in failure.value.faults] == [
         ("adapter/adapter_config.json", "changed"),
         ("stats.json", "missing"),
         ("report/samples.md", "changed"),
@@ -227,7 +227,7 @@ def test_what_is_not_ours_is_refused_and_left_alone(store: Store, found: dict[st
         store.write(key, data)
     with pytest.raises(InputError, match="this prefix belongs to another run") as failure:
         claim(store, a_spec())
-    assert failure.value.faults[0].pointer == "/output/uri"
+    assert failure.value.faults[0].where == "/output/uri"
     assert {s.key: store.read(s.key) for s in store.list()} == found
 
 

@@ -89,7 +89,7 @@ def test_an_unmerged_layer_is_caught(request_of: Json, trained: Path, tmp_path: 
     with pytest.raises(GateError) as error:
         handle(request_of | {"merged": str(merged)})
     first, second = error.value.faults
-    assert first.pointer == second.pointer == "merged"
+    assert first.where == second.where == "merged"
     assert float(first.found) > 0.01
     assert (first.expected, second.expected) == ("at most 0.01", "at most 0.02")
     assert not list(tmp_path.glob("reference*"))

@@ -115,7 +115,7 @@ def test_paths_of_this_machine_are_refused_all_at_once(target: str) -> None:
     demo = (BASE.parents[1] / "schemas" / "examples" / "demo.json").read_bytes()
     with pytest.raises(SpecError) as refused:
         rendered(demo, target)
-    pointers = [fault.pointer for fault in refused.value.faults]
+    pointers = [fault.where for fault in refused.value.faults]
     assert pointers == ["/model/source", "/data/train/0/source", "/data/held_out/sources/0/source", "/output/uri"]
 
 

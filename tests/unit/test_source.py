@@ -133,7 +133,7 @@ def test_what_cannot_be_read_is_an_input_error(
     address, words = REFUSALS[name]
     with pytest.raises(InputError, match=f"(?s){words}") as failure:
         fetch_model_config(address, tmp_path)
-    assert failure.value.faults[0].pointer == "/model/source"
+    assert failure.value.faults[0].where == "/model/source"
     assert "hf_wrong" not in str(failure.value)
 
 
@@ -248,7 +248,7 @@ def test_a_model_on_s3(s3: S3Server, bucket: str, tmp_path: Path) -> None:
 def test_no_model_on_s3(bucket: str, tmp_path: Path, address: str, pointer: str) -> None:
     with pytest.raises(InputError) as failure:
         fetch_model_config(address.format(bucket=f"s3://{bucket}"), tmp_path)
-    assert failure.value.faults[0].pointer == pointer
+    assert failure.value.faults[0].where == pointer
 
 
 def test_a_local_model_goes_by_its_directorys_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,7 +410,7 @@ def test_bad_data_sets(request: pytest.FixtureRequest, tmp_path: Path, name: str
     with pytest.raises(kind, match=words) as failure:
         fetch_one(address, tmp_path / "work", **asked)
     assert type(failure.value) is kind
-    assert failure.value.faults[0].pointer == f"/data/train/0{pointer}"
+    assert failure.value.faults[0].where == f"/data/train/0{pointer}"
     assert str(tmp_path) not in failure.value.faults[0].message
 
 

@@ -121,7 +121,7 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
 @pytest.mark.parametrize(("changes", "pointers", "words"), BAD, ids=lambda value: value if isinstance(value, str) else "")
 def test_a_bad_spec_names_the_place_and_the_rule(changes: dict[str, Any], pointers: list[str], words: str) -> None:
     faults = faults_with(changes)
-    assert [fault.pointer for fault in faults] == pointers
+    assert [fault.where for fault in faults] == pointers
     assert words in str(faults[0])
 
 
@@ -138,7 +138,7 @@ def test_all_faults_are_said_at_once_in_the_order_of_their_places() -> None:
     raw = json.dumps(document).replace('"version": 1', '"version": 1, "version": 1').encode()
     with pytest.raises(SpecError) as caught:
         parse_spec(raw)
-    assert [fault.pointer for fault in caught.value.faults] == [
+    assert [fault.where for fault in caught.value.faults] == [
         "/data/train/2/limit", "/data/train/10/source", "/evaluation/max_new_tokens", "/lora/alpha", "/lora/r",
         "/name", "/output/uri", "/training/max_steps", "/version",
     ]  # fmt: skip
@@ -146,7 +146,7 @@ def test_all_faults_are_said_at_once_in_the_order_of_their_places() -> None:
 
 def test_a_misspelt_section_brings_no_wrong_advice_elsewhere() -> None:
     faults = faults_with({"/data/held_outt": {"rows": 5}, "/training/eval_steps": 5})
-    assert [fault.pointer for fault in faults] == ["/data/held_outt"]
+    assert [fault.where for fault in faults] == ["/data/held_outt"]
 
 
 @pytest.mark.parametrize(

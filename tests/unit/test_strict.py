@@ -66,7 +66,7 @@ def test_a_surrogate_pair_is_a_character() -> None:
 def test_every_value_at_fault_is_named() -> None:
     with pytest.raises(SpecError) as caught:
         read_json(b'{"a": NaN, "b": [Infinity, "\\udc00"], "c": 1, "c": 2}')
-    assert sorted(fault.pointer for fault in caught.value.faults) == ["/a", "/b/0", "/b/1", "/c"]
+    assert sorted(fault.where for fault in caught.value.faults) == ["/a", "/b/0", "/b/1", "/c"]
 
 
 # Documents near a mebibyte, each made to be slow in one place: regular expressions, comparing, wording.

@@ -12,7 +12,18 @@ from typing import Any
 
 from job.data.worker import sandbox
 from job.data.worker.render import ChatTemplate, turn_end
-from job.data.worker.shape import Chat, Columns, Document, Example, Message, Pair, Row, RowFault, question_and_answer, shape
+from job.data.worker.shape import (
+    Chat,
+    Columns,
+    Document,
+    Example,
+    Message,
+    Pair,
+    Row,
+    RowFault,
+    question_and_answer,
+    shape,
+)
 from job.data.worker.tokenise import Sequence, Tokeniser
 from job.data.worker.wire import Header
 
@@ -34,7 +45,9 @@ def answer(request: Header, tokenizer: Any, stage: Stage) -> Reply:
 
 class Batch:
     def __init__(self, job: Header, tokenizer: Any, stage: Stage) -> None:
-        self._template = ChatTemplate(job["chat_template"], job["variables"], job["end_tokens"]) if job["chat_template"] else None
+        self._template = (
+            ChatTemplate(job["chat_template"], job["variables"], job["end_tokens"]) if job["chat_template"] else None
+        )
         self._learn_all = job["train_on"] == "all"
         self._tokeniser = Tokeniser(tokenizer, job["max_seq_length"], job["prefix_ids"], job["eos_id"])
         self._stage = stage
@@ -119,7 +132,9 @@ class Batch:
             return list(self._tokeniser.document(example.text)), False
         if isinstance(example, Pair):
             useful = self._learn_all or example.completion.strip()
-            return ([self._tokeniser.pair(example.prompt, example.completion, self._learn_all)] if useful else []), False
+            return (
+                [self._tokeniser.pair(example.prompt, example.completion, self._learn_all)] if useful else []
+            ), False
         rendered = self.template.conversation(example)
         spans = [(0, len(rendered.text))] if self._learn_all else [(turn.start, turn.end) for turn in rendered.turns]
         return [self._tokeniser.chat(rendered.text, spans)], rendered.tools_ignored

@@ -68,10 +68,14 @@ class ChatTemplate:
             return
         without = [{key: value for key, value in m.items() if key != "tool_calls"} for m in chat.messages]
         if self.attempt(without, chat.tools) == full:
-            raise RowFault("the chat template leaves tool calls out, so they cannot be learned; chat_template qwen renders them")
+            raise RowFault(
+                "the chat template leaves tool calls out, so they cannot be learned; chat_template qwen renders them"
+            )
 
     def attempt(self, messages: list[Message], tools: list[Any] | None, prompt: bool = False) -> str | None:
-        """As `render`; None where the template fails on a conversation that we made up, such as one without a user turn."""
+        """As `render`; None where the template fails on a conversation that we made up, such as one without a user
+        turn.
+        """
         try:
             return self.render(messages, tools, prompt) if messages or prompt else ""
         except TemplateFailedError:
@@ -94,7 +98,9 @@ class ChatTemplate:
         before, found, after = (self.attempt(changed, chat.tools) or "").partition(mark)
         if not found or mark in after or len(before) + len(after) > len(full):
             return None, None
-        return (len(before) if full.startswith(before) else None), (len(full) - len(after) if full.endswith(after) else None)
+        return (len(before) if full.startswith(before) else None), (
+            len(full) - len(after) if full.endswith(after) else None
+        )
 
     def _stop(self, chat: Chat, index: int, full: str) -> int | None:
         """Where the turn with everything that the template puts after it ends, if later turns leave that as it is."""

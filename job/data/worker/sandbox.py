@@ -56,12 +56,16 @@ def _raise_exception(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False) -> str:
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _environment(undefined: type[Undefined]) -> _Sandbox:
-    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], undefined=undefined)
+    environment = _Sandbox(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], undefined=undefined
+    )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = TODAY.strftime
@@ -106,11 +110,22 @@ def render(text: str, variables: Mapping[str, Any], strict: bool = False) -> str
         raise TemplateRefusedError(_reason(error)) from None
     except UndefinedError as error:
         raise TemplateFailedError(str(error)) from None
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, AssertionError) as error:
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        AssertionError,
+    ) as error:
         raise TemplateFailedError(f"{type(error).__name__}: {error}") from None
     return "".join(pieces)
 
 
 def _reason(error: Exception) -> str:
-    words: dict[type[Exception], str] = {RecursionError: "it calls itself without end", MemoryError: "it needs more memory than it gets"}
+    words: dict[type[Exception], str] = {
+        RecursionError: "it calls itself without end",
+        MemoryError: "it needs more memory than it gets",
+    }
     return words.get(type(error), f"it counts too far: {error}")

@@ -90,7 +90,9 @@ def shape(kind: str, row: Row, columns: Columns) -> Example:
 
 
 def _messages(row: Row, columns: Columns) -> Chat:
-    messages = [_message(item, f"message {i}") for i, item in enumerate(_list(columns.need(row, "messages"), "messages"), 1)]
+    messages = [
+        _message(item, f"message {i}") for i, item in enumerate(_list(columns.need(row, "messages"), "messages"), 1)
+    ]
     return Chat(_with_system(messages, columns.get(row, "system")), _tools(columns.get(row, "tools")))
 
 
@@ -107,7 +109,11 @@ def _alpaca(row: Row, columns: Columns) -> Chat:
     question = columns.input_joint.join(part for part in (instruction, addition) if part.strip())
     if not question:
         raise RowFault("instruction and input are empty")
-    return Chat(_with_system(question_and_answer(question, _string(columns.need(row, "output"), "output")), columns.get(row, "system")))
+    return Chat(
+        _with_system(
+            question_and_answer(question, _string(columns.need(row, "output"), "output")), columns.get(row, "system")
+        )
+    )
 
 
 def question_and_answer(question: str, answer: str) -> list[Message]:
@@ -121,7 +127,9 @@ def _prompt_completion(row: Row, columns: Columns) -> Chat | Pair:
     if not isinstance(prompt, list) or not isinstance(completion, list):
         kinds = f"{type(prompt).__name__} and {type(completion).__name__}"
         raise RowFault(f"prompt and completion must both be strings or both be message lists, not {kinds}")
-    before = _with_system([_message(item, f"prompt message {i}") for i, item in enumerate(prompt, 1)], columns.get(row, "system"))
+    before = _with_system(
+        [_message(item, f"prompt message {i}") for i, item in enumerate(prompt, 1)], columns.get(row, "system")
+    )
     after = [_message(item, f"completion message {i}") for i, item in enumerate(completion, 1)]
     return Chat(before + after, None, len(before))
 

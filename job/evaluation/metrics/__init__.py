@@ -5,6 +5,8 @@ from __future__ import annotations
 from job.evaluation.metrics import answers, losses
 from job.evaluation.metrics.record import Metric
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (losses.HELD_OUT_LOSS, losses.PERPLEXITY, answers.EXACT_MATCH)}
+METRICS: dict[str, Metric] = {
+    metric.name: metric for metric in (losses.HELD_OUT_LOSS, losses.PERPLEXITY, answers.EXACT_MATCH)
+}
 
 __all__ = ["METRICS", "Metric"]

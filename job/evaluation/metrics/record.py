@@ -8,13 +8,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of a model, from the mean loss of the held-out rows or from answers to held-out questions: exactly one of the two."""
+    """One figure of a model, from the mean loss of the held-out rows or from answers to held-out questions: exactly
+    one of the two.
+    """
 
     name: str  # in specs, stats.json and the manifest
     title: str  # in what people read
     lower_is_better: bool
     of_loss: Callable[[float], float] | None = None  # of nats a trained token
-    of_answer: Callable[[str, str], float] | None = None  # of an answer and its reference; the figure is the mean over all
+    of_answer: Callable[[str, str], float] | None = (
+        None  # of an answer and its reference; the figure is the mean over all
+    )
 
     @property
     def needs_answers(self) -> bool:

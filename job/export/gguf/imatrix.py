@@ -1,4 +1,5 @@
-"""Which input channels of each linear layer matter: mean squared activations on the job's own rows, as llama.cpp's imatrix.
+"""Which input channels of each linear layer matter: mean squared activations on the job's own rows, as llama.cpp's
+imatrix.
 
 File layout: llama.cpp, tools/imatrix (GGUF output): `<tensor>.in_sum2` sums of squares, `<tensor>.counts` tokens.
 Converters permute rows of a weight (its outputs, for rotary embeddings) but never its columns, so that a channel keeps
@@ -17,7 +18,9 @@ from job.export.logits import batches
 from job.gguf.imatrix import COUNTS, SUMS
 from job.plan.host_memory import IMATRIX_TOKENS
 
-LAYERS = "blk."  # like llama.cpp's own tool: the output matrix is quantised finely, and worse with a matrix than without
+LAYERS = (
+    "blk."  # like llama.cpp's own tool: the output matrix is quantised finely, and worse with a matrix than without
+)
 DATASET = "training rows of the job"
 
 
@@ -63,12 +66,16 @@ def gguf_names(model_dir: Path, modules: Iterable[str]) -> dict[str, str]:
     text = config.get("text_config", config)
     depth = next(text[key] for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if key in text)
     known = gguf.get_tensor_name_map(architecture, depth)
-    found = {name: known.get_name(f"{name.replace('language_model.', '')}.weight", try_suffixes=(".weight",)) for name in modules}
+    found = {
+        name: known.get_name(f"{name.replace('language_model.', '')}.weight", try_suffixes=(".weight",))
+        for name in modules
+    }
     return {name: tensor for name, tensor in found.items() if tensor and tensor.startswith(LAYERS)}
 
 
 def write_imatrix(model: Any, model_dir: Path, rows: list[list[int]], path: Path) -> int:
-    """Measures `model`, loaded from `model_dir`, on `rows` of token ids and writes the GGUF imatrix; returns its tensors.
+    """Measures `model`, loaded from `model_dir`, on `rows` of token ids and writes the GGUF imatrix; returns its
+    tensors.
 
     Raises `GateError` if an activation is no finite number or no layer is one of the GGUF's.
     """
@@ -78,7 +85,13 @@ def write_imatrix(model: Any, model_dir: Path, rows: list[list[int]], path: Path
     means, tokens = mean_squares(model, rows)
     names = gguf_names(model_dir, means)
     if not names:
-        raise GateError(Fault("no layer of this model has a counterpart in its GGUF", path.name, f"{len(means)} linear layers"))
+        raise GateError(
+            Fault(
+                "no layer of this model has a counterpart in its GGUF",
+                where=path.name,
+                found=f"{len(means)} linear layers",
+            )
+        )
     writer = GGUFWriter(path=None, arch="")
     writer.kv_data[0].clear()  # it names an architecture, which an imatrix has not
     writer.add_type("imatrix")
@@ -88,7 +101,7 @@ def write_imatrix(model: Any, model_dir: Path, rows: list[list[int]], path: Path
     for module, tensor in sorted(names.items(), key=lambda item: item[1]):
         mean = means[module].numpy()
         if not numpy.isfinite(mean).all():
-            raise GateError(Fault(f"activations of {module} are no finite numbers", path.name))
+            raise GateError(Fault(f"activations of {module} are no finite numbers", where=path.name))
         writer.add_tensor(tensor + SUMS, (mean * tokens).astype(numpy.float32)[None])
         writer.add_tensor(tensor + COUNTS, numpy.array([[tokens]], numpy.float32))
     writer.write_header_to_file(path)

@@ -30,7 +30,16 @@ if TYPE_CHECKING:
 
 WORKER = "job.gguf.worker"
 POLL_SECONDS = 0.05
-FIGURES = ("perplexity", "perplexity_rise", "kl", "same_top_token", "stopped", "tensors", "fallback_tensors", "tokens_per_second")
+FIGURES = (
+    "perplexity",
+    "perplexity_rise",
+    "kl",
+    "same_top_token",
+    "stopped",
+    "tensors",
+    "fallback_tensors",
+    "tokens_per_second",
+)
 COMPARED_TEXTS = 8
 
 
@@ -46,8 +55,9 @@ class Made:
 class Quants:
     """What the children of one gguf stage have in common.
 
-    As a context manager it begins the conversion, which needs the CPU while others need the GPU, and ends it whatever happens.
-    On a GPU the same process goes on to make the first types, so that only their test is left once the merge is compared.
+    As a context manager it begins the conversion, which needs the CPU while others need the GPU, and ends it whatever
+    happens. On a GPU the same process goes on to make the first types, so that only their test is left once the merge
+    is compared.
     """
 
     def __init__(self, artefacts: Artefacts, prepared: Prepared, merged: Path, device: str) -> None:
@@ -57,7 +67,10 @@ class Quants:
         self._converting: Child | None = None
         self._made: list[str] = []
         self._spec = artefacts.run.spec
-        texts = [prepared.tokenizer.decode(ids) for ids in check_rows(prepared, self._spec.export.check_tokens)[:COMPARED_TEXTS]]
+        texts = [
+            prepared.tokenizer.decode(ids)
+            for ids in check_rows(prepared, self._spec.export.check_tokens)[:COMPARED_TEXTS]
+        ]
         self._expected = describe_tokenizer(prepared.tokenizer, prepared.template, texts)
         self._own_type = read_shapes(merged).gguf_type
         self.own = artefacts.run.workdir / f"{self._spec.name}-{TYPES[self._own_type].label}.gguf"
@@ -83,12 +96,22 @@ class Quants:
     def conversion(self, model: Path, target: Path, quants: Sequence[dict[str, Any]] = ()) -> Child:
         """A process that makes the whole model one GGUF in its own number type, and these of it."""
         step = {
-            "operation": "convert", "model": str(model), "target": str(target), "type": self._own_type, "name": self._spec.name,
+            "operation": "convert",
+            "model": str(model),
+            "target": str(target),
+            "type": self._own_type,
+            "name": self._spec.name,
             "threads": usable_cores(),
-        }  # fmt: skip
+        }
         kinds = [quant["type"] for quant in quants]
         foretold_bytes = self.artefacts.foretold(lambda memory: max([memory.convert(), *map(memory.quant, kinds)]))
-        return Child(WORKER, {"steps": [step, *quants]}, self.artefacts.run.children, "conversion to GGUF", foretold_bytes=foretold_bytes)
+        return Child(
+            WORKER,
+            {"steps": [step, *quants]},
+            self.artefacts.run.children,
+            "conversion to GGUF",
+            foretold_bytes=foretold_bytes,
+        )
 
     def start(self, name: str) -> Made:
         """A process that makes the GGUF of type `name`, if it is not there, and tests it."""
@@ -97,8 +120,12 @@ class Quants:
         source = None if name == self._own_type else str(self.own)
         steps.append({"operation": "split", "file": str(path), "max_bytes": GGUF_SPLIT_BYTES})
         steps.append(self._check(name, path, source, f"gguf/{path.name}") | {"limits": self.limits(name)})
-        foretold_bytes = self.artefacts.foretold(lambda memory: (memory.quant if name != self._own_type else memory.check)(name))
-        child = Child(WORKER, {"steps": steps}, self.artefacts.run.children, f"gguf/{path.name}", foretold_bytes=foretold_bytes)
+        foretold_bytes = self.artefacts.foretold(
+            lambda memory: (memory.quant if name != self._own_type else memory.check)(name)
+        )
+        child = Child(
+            WORKER, {"steps": steps}, self.artefacts.run.children, f"gguf/{path.name}", foretold_bytes=foretold_bytes
+        )
         return Made(f"gguf-{name}", path, child)
 
     def finish(self, made: Made) -> None:
@@ -116,14 +143,19 @@ class Quants:
             self.artefacts.forget(*made.path.parent.glob(f"{made.path.stem}*.gguf"))
 
     def order(self) -> tuple[list[str], list[str]]:
-        """Outstanding types, largest first; apart from them the one they are made of: its test may take the file apart."""
+        """Outstanding types, largest first; apart from them the one they are made of: its test may take the file
+        apart.
+        """
         names = [name.removeprefix("gguf-") for name in self.artefacts.outstanding if name.startswith("gguf-")]
         return [n for n in names if n != self._own_type], [n for n in names if n == self._own_type]
 
     def lora(self, base: Path, adapter: Path) -> None:
         """The adapter alone as GGUF, tested on a GGUF of the base."""
         kind = self._spec.export.lora_gguf or "f16"
-        path, under = self.artefacts.run.workdir / f"{self._spec.name}-LoRA-{kind.upper()}.gguf", self.artefacts.run.workdir / "base.gguf"
+        path, under = (
+            self.artefacts.run.workdir / f"{self._spec.name}-LoRA-{kind.upper()}.gguf",
+            self.artefacts.run.workdir / "base.gguf",
+        )
         with self.conversion(base, under) as child:
             child.wait()
         make = {"operation": "lora", "adapter": str(adapter), "model": str(base), "target": str(path), "type": kind,
@@ -132,7 +164,11 @@ class Quants:
         try:
             foretold_bytes = self.artefacts.foretold(Memory.lora)
             answer = run_child(
-                WORKER, {"steps": [make, check]}, self.artefacts.run.children, f"gguf/{path.name}", foretold_bytes=foretold_bytes
+                WORKER,
+                {"steps": [make, check]},
+                self.artefacts.run.children,
+                f"gguf/{path.name}",
+                foretold_bytes=foretold_bytes,
             )
             _, found = answer["steps"]
         except GateError as error:
@@ -167,9 +203,16 @@ class Quants:
 
     def _check(self, name: str, path: Path, source: str | None, key: str) -> dict[str, Any]:
         return {
-            "operation": "check", "file": str(path), "key": key, "type": name, "source": source,
-            "reference": str(self.artefacts.run.workdir / REFERENCE), "expected": self._expected, "threads": self._threads, "lora": None,
-        }  # fmt: skip
+            "operation": "check",
+            "file": str(path),
+            "key": key,
+            "type": name,
+            "source": source,
+            "reference": str(self.artefacts.run.workdir / REFERENCE),
+            "expected": self._expected,
+            "threads": self._threads,
+            "lora": None,
+        }
 
 
 def make_quants(quants: Quants, base: Path) -> None:

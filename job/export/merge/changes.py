@@ -89,14 +89,23 @@ def to_buffer(values: Any, name: str) -> Any:
     import torch
 
     if not torch.isfinite(values).all():
-        raise GateError(Fault("merged values are no finite numbers", name, f"inf or NaN as {values.dtype}", "finite values",
-                              "The training has diverged, or the base's type is too narrow"))  # fmt: skip
+        raise GateError(
+            Fault(
+                "merged values are no finite numbers",
+                where=name,
+                found=f"inf or NaN as {values.dtype}",
+                expected="finite values",
+                hint="The training has diverged, or the base's type is too narrow",
+            )
+        )
     return values.contiguous().cpu().view(torch.uint8).numpy()
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A PEFT LoRA adapter on disk; `tensors` without PEFT's prefixes, under the base's names where they replace whole ones."""
+    """A PEFT LoRA adapter on disk; `tensors` without PEFT's prefixes, under the base's names where they replace whole
+    ones.
+    """
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -118,7 +127,14 @@ class Adapter:
         rest = {name: t for name, t in self.tensors.items() if not name.endswith((LORA_A, LORA_B, MAGNITUDE))}
         strange = [name for name in rest if ".lora_" in name]
         if strange:
-            raise InputError(Fault("this kind of adapter cannot be merged", "/lora", strange[0], "LoRA, rsLoRA or DoRA of linear layers"))
+            raise InputError(
+                Fault(
+                    "this kind of adapter cannot be merged",
+                    where="/lora",
+                    found=strange[0],
+                    expected="LoRA, rsLoRA or DoRA of linear layers",
+                )
+            )
         return rest
 
     def merged(self, module: str, base: Tensor) -> Merged:
@@ -127,8 +143,15 @@ class Adapter:
         turned = bool(self.config.get("fan_in_fan_out"))
         expected = (a.shape[1], b.shape[0]) if turned else (b.shape[0], a.shape[1])
         if base.shape != expected:
-            raise InputError(Fault(f"the adapter does not fit {base.name}", POINTER, str(list(base.shape)), str(list(expected)),
-                                   "Name the 16-bit weights of the model that was trained"))  # fmt: skip
+            raise InputError(
+                Fault(
+                    f"the adapter does not fit {base.name}",
+                    where=POINTER,
+                    found=str(list(base.shape)),
+                    expected=str(list(expected)),
+                    hint="Name the 16-bit weights of the model that was trained",
+                )
+            )
         rank = a.shape[0]
         scale = self.config["lora_alpha"] / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
         return Merged(base, a, b, self.tensors.get(module + MAGNITUDE), scale, turned)
@@ -158,26 +181,44 @@ def plan_merge(base: Mapping[str, tuple[list[Tensor], dict[str, str]]], adapter:
     tied = tied and any(name == HEAD or _is_embedding(name) for name in whole)
     untied = tied and _separates(whole)
     trained_head = whole.pop(HEAD, None) if tied else None
-    changes: dict[str, Change] = {f"{module}.weight": adapter.merged(module, _of(placed, f"{module}.weight")) for module in adapter.modules}
+    changes: dict[str, Change] = {
+        f"{module}.weight": adapter.merged(module, _of(placed, f"{module}.weight")) for module in adapter.modules
+    }
     changes |= {name: Replaced(_fitting(_of(placed, name), trained), trained) for name, trained in whole.items()}
     files: dict[str, dict[str, Change]] = {}
     for file, (tensors, _) in base.items():
         files[file] = {t.name: changes.get(t.name, Copied(t)) for t in tensors if not (tied and t.name == HEAD)}
         shared = next((t for t in tensors if _is_embedding(t.name)), None)
         if untied and shared is not None:
-            files[file][HEAD] = Copied(shared) if trained_head is None else Replaced(_fitting(shared, trained_head), trained_head)
+            files[file][HEAD] = (
+                Copied(shared) if trained_head is None else Replaced(_fitting(shared, trained_head), trained_head)
+            )
     return Plan(files, {file: metadata for file, (_, metadata) in base.items()}, untied)
 
 
 def _of(placed: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in placed:
-        raise InputError(Fault("the base has no weight of this name", POINTER, name, "the weights of the model that was trained"))
+        raise InputError(
+            Fault(
+                "the base has no weight of this name",
+                where=POINTER,
+                found=name,
+                expected="the weights of the model that was trained",
+            )
+        )
     return placed[name]
 
 
 def _fitting(base: Tensor, trained: Tensor) -> Tensor:
     if base.shape != trained.shape:
-        raise InputError(Fault(f"the trained tensor does not fit {base.name}", POINTER, str(list(base.shape)), str(list(trained.shape))))
+        raise InputError(
+            Fault(
+                f"the trained tensor does not fit {base.name}",
+                where=POINTER,
+                found=str(list(base.shape)),
+                expected=str(list(trained.shape)),
+            )
+        )
     return base
 
 

@@ -23,8 +23,8 @@ SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 def check_merged(base: Path, adapter: Path, target: Path, end_ids: list[int], plan: Plan, device: str) -> None:
     """Raises `GateError` with every file and tensor of `target` that is not what `plan` and the training make it.
 
-    Untouched tensors equal the base's byte for byte, wholly trained ones the adapter's; of the merged ones a sample, one
-    of each kind of layer, is computed again by PEFT and must agree to one step of its type.
+    Untouched tensors equal the base's byte for byte, wholly trained ones the adapter's; of the merged ones a sample,
+    one of each kind of layer, is computed again by PEFT and must agree to one step of its type.
     """
     faults = [*weight_faults(adapter, target, plan, device), *document_faults(base, adapter, target, end_ids, plan)]
     if faults:
@@ -46,7 +46,9 @@ def weight_faults(adapter: Path, target: Path, plan: Plan, device: str) -> Itera
         return (
             []
             if found.holds(change.blocks(device))
-            else [Fault(f"{found.name} is not as it should be", file, "other bytes", "equal bytes")]
+            else [
+                Fault(f"{found.name} is not as it should be", where=file, found="other bytes", expected="equal bytes")
+            ]
         )
 
     items: list[tuple[str, Tensor, Change]] = []
@@ -55,14 +57,20 @@ def weight_faults(adapter: Path, target: Path, plan: Plan, device: str) -> Itera
         try:
             found = {tensor.name: tensor for tensor in read_tensors(target / name)[0]}
         except (InputError, FileNotFoundError) as error:
-            yield Fault("this file is not whole", file, str(error), f"{len(changes)} tensors")
+            yield Fault("this file is not whole", where=file, found=str(error), expected=f"{len(changes)} tensors")
             continue
         for tensor, change in changes.items():
             if tensor not in found or _form(found[tensor]) != _form(change.base):
-                yield Fault(f"{tensor} is missing or of another form", file, expected=f"{change.base.dtype} {list(change.base.shape)}")
+                yield Fault(
+                    f"{tensor} is missing or of another form",
+                    where=file,
+                    expected=f"{change.base.dtype} {list(change.base.shape)}",
+                )
             else:
                 items.append((file, found[tensor], change))
-        yield from (Fault(f"{tensor} does not belong here", file) for tensor in sorted(found.keys() - changes.keys()))
+        yield from (
+            Fault(f"{tensor} does not belong here", where=file) for tensor in sorted(found.keys() - changes.keys())
+        )
     with ThreadPoolExecutor(THREADS) as pool:
         for faults in pool.map(look, items):
             yield from faults
@@ -84,9 +92,17 @@ def sampled(plan: Plan) -> list[str]:
 def _merge_faults(file: str, found: Tensor, change: Merged, settings: dict[str, Any], device: str) -> Iterator[Fault]:
     rows = change.base.shape[0] if change.fan_in_fan_out else None
     pairs = zip(found.blocks(rows), change.base.blocks(rows), strict=True)
-    steps = max(steps_apart(new.to(device), merged_by_peft(change, old, first, settings, device)) for (first, new), (_, old) in pairs)
+    steps = max(
+        steps_apart(new.to(device), merged_by_peft(change, old, first, settings, device))
+        for (first, new), (_, old) in pairs
+    )
     if not steps <= 1:
-        yield Fault(f"{found.name} is not what PEFT merges", file, f"{steps:.3g} steps of {found.dtype} apart", "at most 1")
+        yield Fault(
+            f"{found.name} is not what PEFT merges",
+            where=file,
+            found=f"{steps:.3g} steps of {found.dtype} apart",
+            expected="at most 1",
+        )
 
 
 def merged_by_peft(change: Merged, weight: Any, first: int, settings: dict[str, Any], device: str) -> Any:
@@ -101,7 +117,11 @@ def merged_by_peft(change: Merged, weight: Any, first: int, settings: dict[str, 
 
     inputs, outputs = weight.shape if change.fan_in_fan_out else weight.shape[::-1]
     rows, rank = slice(first, first + outputs), change.a.shape[0]
-    layer: Any = Conv1D(outputs, inputs) if change.fan_in_fan_out else torch.nn.Linear(inputs, outputs, bias=False, device="meta")
+    layer: Any = (
+        Conv1D(outputs, inputs)
+        if change.fan_in_fan_out
+        else torch.nn.Linear(inputs, outputs, bias=False, device="meta")
+    )
     layer.weight = torch.nn.Parameter(weight.to(device).float(), requires_grad=False)
     options = {key: settings[key] for key in ("lora_alpha", "use_rslora", "use_dora", "fan_in_fan_out")}
     config = LoraConfig(r=rank, init_lora_weights=False, **options)
@@ -116,7 +136,9 @@ def merged_by_peft(change: Merged, weight: Any, first: int, settings: dict[str, 
 
 
 def steps_apart(stored: Any, exact: Any) -> float:
-    """The largest difference between `stored` and the fp32 values `exact` rounded to its type, in steps of that type."""
+    """The largest difference between `stored` and the fp32 values `exact` rounded to its type, in steps of that
+    type.
+    """
     import torch
 
     rounded = exact.to(stored.dtype).float()
@@ -134,11 +156,13 @@ def document_faults(base: Path, adapter: Path, target: Path, end_ids: list[int],
     for name, expected in documents(base, trained, end_ids, plan).items():
         file = f"{target.name}/{name}"
         if not (target / name).is_file():
-            yield Fault("this file is missing", file)
+            yield Fault("this file is missing", where=file)
             continue
         found = read_object(target / name)
         for key in sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key)):
-            yield Fault(f"{key} is not as trained", file, _shown(found.get(key)), _shown(expected.get(key)))
+            yield Fault(
+                f"{key} is not as trained", where=file, found=_shown(found.get(key)), expected=_shown(expected.get(key))
+            )
     yield from _tokenizer_faults(trained, target)
 
 
@@ -146,17 +170,29 @@ def _tokenizer_faults(trained: Any, target: Path) -> Iterator[Fault]:
     try:
         found = open_tokenizer(target)
     except (OSError, ValueError) as error:
-        yield Fault("the tokenizer cannot be opened", target.name, f"{type(error).__name__}: {error}")
+        yield Fault("the tokenizer cannot be opened", where=target.name, found=f"{type(error).__name__}: {error}")
         return
     if found.chat_template != trained.chat_template:
-        yield Fault("the chat template is not the trained one", f"{target.name}/chat_template.jinja", _shown(found.chat_template),
-                    _shown(trained.chat_template))  # fmt: skip
+        yield Fault(
+            "the chat template is not the trained one",
+            where=f"{target.name}/chat_template.jinja",
+            found=_shown(found.chat_template),
+            expected=_shown(trained.chat_template),
+        )
     facts = {name: (getattr(found, name), getattr(trained, name)) for name in SPECIAL_IDS}
     text = SAMPLE_TEXT + "".join(trained.all_special_tokens)
-    facts |= {"ids of a sample text": (found.encode(text), trained.encode(text)), "vocabulary size": (len(found), len(trained))}
+    facts |= {
+        "ids of a sample text": (found.encode(text), trained.encode(text)),
+        "vocabulary size": (len(found), len(trained)),
+    }
     for name, (is_now, was) in facts.items():
         if is_now != was:
-            yield Fault(f"{name} is not as trained", f"{target.name}/tokenizer.json", _shown(is_now), _shown(was))
+            yield Fault(
+                f"{name} is not as trained",
+                where=f"{target.name}/tokenizer.json",
+                found=_shown(is_now),
+                expected=_shown(was),
+            )
 
 
 def _shown(value: Any) -> str:

@@ -30,11 +30,21 @@ class Merged:
 
     def store(self, artefacts: Artefacts) -> None:
         """Stores what is asked for."""
-        given, figures = artefacts.run.spec.export.limits, dict(self.found["merged"] or {}) | {"perplexity": self.found["perplexity"]}
+        given, figures = (
+            artefacts.run.spec.export.limits,
+            dict(self.found["merged"] or {}) | {"perplexity": self.found["perplexity"]},
+        )
         if "merged" in artefacts.outstanding:
-            artefacts.keep("merged", files_by_key(self.folder), figures, {"logit_ratio": given.merged_logits, "kl": given.merged_kl})
+            artefacts.keep(
+                "merged",
+                files_by_key(self.folder),
+                figures,
+                {"logit_ratio": given.merged_logits, "kl": given.merged_kl},
+            )
         if self.four_bit is not None:
-            artefacts.keep("merged_4bit", files_by_key(self.four_bit), self.found["merged_4bit"], {"kl": given.merged_4bit_kl})
+            artefacts.keep(
+                "merged_4bit", files_by_key(self.four_bit), self.found["merged_4bit"], {"kl": given.merged_4bit_kl}
+            )
             artefacts.forget(self.four_bit)
         if "imatrix" in artefacts.outstanding:
             path = artefacts.run.workdir / IMATRIX
@@ -43,7 +53,8 @@ class Merged:
 
 
 def merge(artefacts: Artefacts, prepared: Prepared, base: Path, device: str) -> Path:
-    """The folder `workdir/merged` with whole weights: made of base and adapter, trained, or as an earlier try has stored them.
+    """The folder `workdir/merged` with whole weights: made of base and adapter, trained, or as an earlier try has
+    stored them.
 
     Raises `GateError` if a tensor is not what base and adapter make it.
     """
@@ -55,8 +66,16 @@ def merge(artefacts: Artefacts, prepared: Prepared, base: Path, device: str) -> 
              "end_ids": prepared.report.stop_token_ids, "device": device}  # fmt: skip
     if device == "cpu":
         foretold_bytes = artefacts.foretold(Memory.merge)
-        report = run_child("job.export.merge.write", asked, artefacts.run.children, "merging the adapter", foretold_bytes=foretold_bytes)
-    else:  # host memory holds a few blocks only, and here the GPU is open already: a process of its own would take 10 s to get there
+        report = run_child(
+            "job.export.merge.write",
+            asked,
+            artefacts.run.children,
+            "merging the adapter",
+            foretold_bytes=foretold_bytes,
+        )
+    else:
+        # host memory holds a few blocks only, and here the GPU is open already: a process of its own would take 10 s
+        # to get there
         report = merge_in_process(asked)
     artefacts.run.log("merge", **report)
     return folder
@@ -78,14 +97,24 @@ def compare(artefacts: Artefacts, prepared: Prepared, base: Path, folder: Path, 
     asked = comparison(artefacts, prepared, base if adapter else None, adapter, folder, four_bit, device)
     foretold_bytes = artefacts.foretold(Memory.compare)
     found = run_child(
-        "job.export.compare", asked, artefacts.run.children, "comparison of the merged weights", foretold_bytes=foretold_bytes
+        "job.export.compare",
+        asked,
+        artefacts.run.children,
+        "comparison of the merged weights",
+        foretold_bytes=foretold_bytes,
     )
     artefacts.run.log("compare", perplexity=found["perplexity"], stopped=found["stopped"], **(found["merged"] or {}))
     return Merged(folder, four_bit, found)
 
 
 def comparison(
-    artefacts: Artefacts, prepared: Prepared, base: Path | None, adapter: Path | None, merged: Path, four_bit: Path | None, device: str
+    artefacts: Artefacts,
+    prepared: Prepared,
+    base: Path | None,
+    adapter: Path | None,
+    merged: Path,
+    four_bit: Path | None,
+    device: str,
 ) -> dict[str, Any]:
     """The request to `job.export.compare`."""
     export = artefacts.run.spec.export

@@ -33,10 +33,12 @@ class MergeReport:
 
 
 def merge_adapter(base: Path, adapter: Path, target: Path, end_ids: list[int], device: str) -> MergeReport:
-    """Writes the model that `adapter` makes of `base` to `target`, a new folder, in the base's types and files, and checks it.
+    """Writes the model that `adapter` makes of `base` to `target`, a new folder, in the base's types and files, and
+    checks it.
 
-    Each tensor is computed on `device` in fp32. `end_ids` end an answer. Tokenizer and chat template are the adapter's.
-    Raises `InputError` for a base that is quantised or not the adapter's, `GateError` if what lies in `target` is wrong.
+    Each tensor is computed on `device` in fp32. `end_ids` end an answer. Tokenizer and chat template are the
+    adapter's. Raises `InputError` for a base that is quantised or not the adapter's, `GateError` if what lies in
+    `target` is wrong.
     """
     started = time.monotonic()
     plan = plan_of(base, adapter)
@@ -55,10 +57,18 @@ def merge_adapter(base: Path, adapter: Path, target: Path, end_ids: list[int], d
 
 
 def plan_of(base: Path, adapter: Path) -> Plan:
-    """What becomes of every tensor of `base`. Raises `InputError` for a quantised base or an adapter of another model."""
+    """What becomes of every tensor of `base`. Raises `InputError` for a quantised base or an adapter of another
+    model.
+    """
     if "quantization_config" in read_object(base / "config.json"):
-        raise InputError(Fault("the base is quantised: merging needs its 16-bit weights", POINTER, "quantization_config in config.json",
-                               "the model's 16-bit weights"))  # fmt: skip
+        raise InputError(
+            Fault(
+                "the base is quantised: merging needs its 16-bit weights",
+                where=POINTER,
+                found="quantization_config in config.json",
+                expected="the model's 16-bit weights",
+            )
+        )
     return plan_merge(read_base(base), Adapter.open(adapter), tied_embeddings(base))
 
 
@@ -76,15 +86,27 @@ def unmergeable(base: Path, modules: Iterable[str]) -> list[str]:
 
 
 def require_mergeable(model: Any, base: Path) -> None:
-    """Raises `InputError` for adapted layers whose weights the base's files hold in another form: they could not be merged."""
+    """Raises `InputError` for adapted layers whose weights the base's files hold in another form: they could not be
+    merged.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    adapted = [name.removeprefix("base_model.model.") for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    adapted = [
+        name.removeprefix("base_model.model.")
+        for name, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer)
+    ]
     wrong = unmergeable(base, adapted)
     if wrong:
-        raise InputError(Fault("these layers cannot be merged: the base's files hold them in another form", "/export",
-                               f"{len(wrong)} layers, first {wrong[0]}", "a weight for each adapted layer",
-                               "Leave out export.merged and export.gguf, or choose other lora.targets"))  # fmt: skip
+        raise InputError(
+            Fault(
+                "these layers cannot be merged: the base's files hold them in another form",
+                where="/export",
+                found=f"{len(wrong)} layers, first {wrong[0]}",
+                expected="a weight for each adapted layer",
+                hint="Leave out export.merged and export.gguf, or choose other lora.targets",
+            )
+        )
 
 
 def write_weights(plan: Plan, target: Path, device: str) -> None:

@@ -1,4 +1,6 @@
-"""The model card: README.md with the Hub's metadata, and every figure that the run has measured, none that it has not."""
+"""The model card: README.md with the Hub's metadata, and every figure that the run has measured, none that it has
+not.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +41,15 @@ def _summary(facts: CardFacts) -> list[str]:
     train = facts.stats["data"]["train"]
     learned = f"{train['rows']} rows ({train['trained_tokens']} learned tokens)"
     revision = f" at revision {code(facts.base_revision)}" if facts.base_revision else ""
-    lines = [f"# {facts.spec.name}", "", f"{code(facts.base_id)}{revision}, fine-tuned on {learned}: {_method(facts.spec)}."]
+    lines = [
+        f"# {facts.spec.name}",
+        "",
+        f"{code(facts.base_id)}{revision}, fine-tuned on {learned}: {_method(facts.spec)}.",
+    ]
     licence = (
-        f"Licence of the base: {code(facts.base_licence)}." if facts.base_licence else "The licence of the base is not known to this run."
+        f"Licence of the base: {code(facts.base_licence)}."
+        if facts.base_licence
+        else "The licence of the base is not known to this run."
     )
     return [*lines, f"Sequences of up to {facts.spec.model.max_seq_length} tokens. {licence}", ""]
 
@@ -49,13 +57,19 @@ def _summary(facts: CardFacts) -> list[str]:
 def _method(spec: JobSpec) -> str:
     if spec.lora is None:
         return "every weight trained"
-    weights = {"4bit": "4-bit weights (QLoRA)", "8bit": "8-bit weights", "16bit": "16-bit weights"}[spec.model.precision]
+    weights = {"4bit": "4-bit weights (QLoRA)", "8bit": "8-bit weights", "16bit": "16-bit weights"}[
+        spec.model.precision
+    ]
     return f"{'DoRA' if spec.lora.dora else 'LoRA'} of rank {spec.lora.r} on {weights}"
 
 
 def _results(facts: CardFacts) -> list[str]:
     base, tuned = (facts.stats["evaluation"].get(who, {}) for who in ("base", "tuned"))
-    rows = [(metric.title, figure(base.get(name)), figure(tuned.get(name))) for name, metric in METRICS.items() if name in tuned]
+    rows = [
+        (metric.title, figure(base.get(name)), figure(tuned.get(name)))
+        for name, metric in METRICS.items()
+        if name in tuned
+    ]
     return ["## Results", "", *table(("On held-out rows", "base", "tuned"), rows)] if rows else []
 
 
@@ -64,8 +78,8 @@ def _exports(facts: CardFacts) -> list[str]:
     if not rows:
         return []
     head = ("Files", "MiB", "perplexity", "rise", "limit", "KL", "limit", "same first choice")
-    note = "Each was reopened and compared with the trained model on the run's own rows before it was stored: merged weights with the "
-    note += "adapter on its base, all else with the merged weights. KL is the mean divergence in nats a token; same first choice is the "
+    note = "Each was reopened and compared with the trained model on the run's own rows before it was stored: merged weights with the "  # noqa: E501
+    note += "adapter on its base, all else with the merged weights. KL is the mean divergence in nats a token; same first choice is the "  # noqa: E501
     note += "share of positions with the same likeliest token."
     return ["## Files", "", *table(head, rows), note, ""]
 
@@ -122,16 +136,36 @@ def _data(facts: CardFacts) -> list[str]:
     rows = [(s.use, code(s.source), code(s.split), code(s.revision or ""), code(s.sha256[:16])) for s in facts.sources]
     parts = {"train": "training", "held_out": "held-out"}
     counted = {words: facts.stats["data"].get(name) for name, words in parts.items()}
-    figures = [(words, *(figure(counts[name]) for name in DATA_FIGURES)) for words, counts in counted.items() if counts is not None]
+    figures = [
+        (words, *(figure(counts[name]) for name in DATA_FIGURES))
+        for words, counts in counted.items()
+        if counts is not None
+    ]
     heads = [name.replace("_", " ") for name in DATA_FIGURES]
-    return ["## Data", "", *table(("Use", "source", "split", "revision", "sha256 begins"), rows), *table(("Part", *heads), figures)]
+    return [
+        "## Data",
+        "",
+        *table(("Use", "source", "split", "revision", "sha256 begins"), rows),
+        *table(("Part", *heads), figures),
+    ]
 
 
 def _training(facts: CardFacts) -> list[str]:
-    outcome = [(name.replace("_", " "), code(figure(value))) for name, value in facts.stats["training"].items() if value is not None]
+    outcome = [
+        (name.replace("_", " "), code(figure(value)))
+        for name, value in facts.stats["training"].items()
+        if value is not None
+    ]
     settings = [(f"{section}.{name}", code(figure(value))) for section, name, value in _settings(facts.spec)]
-    effective = [(f"{name.replace('_', ' ')} in effect", code(value)) for name, value in facts.stats["effective"].items()]
-    return ["## Training", "", *table(("Outcome", "value"), outcome), *table(("Setting", "value"), [*settings, *effective])]
+    effective = [
+        (f"{name.replace('_', ' ')} in effect", code(value)) for name, value in facts.stats["effective"].items()
+    ]
+    return [
+        "## Training",
+        "",
+        *table(("Outcome", "value"), outcome),
+        *table(("Setting", "value"), [*settings, *effective]),
+    ]
 
 
 def _settings(spec: JobSpec) -> Iterator[tuple[str, str, Any]]:
@@ -147,7 +181,11 @@ def _cost(facts: CardFacts) -> list[str]:
     memory = f", {device['total_memory_bytes'] / MIB:.0f} MiB" if device.get("total_memory_bytes") else ""
     head = ("Stage", "seconds", "peak GPU reserved MiB", "peak RSS MiB", "peak disk MiB")
     rows = [
-        (code(p["name"]), f"{p['wall_seconds']:.1f}", *(f"{p[f'peak_{kind}_bytes'] / MIB:.0f}" for kind in ("gpu_reserved", "rss", "disk")))
+        (
+            code(p["name"]),
+            f"{p['wall_seconds']:.1f}",
+            *(f"{p[f'peak_{kind}_bytes'] / MIB:.0f}" for kind in ("gpu_reserved", "rss", "disk")),
+        )
         for p in facts.stats["phases"]
     ]
     return ["## Time and memory", "", f"On {code(device.get('name', ''))}{memory}.", "", *table(head, rows)]
@@ -159,7 +197,11 @@ def _samples(facts: CardFacts) -> list[str]:
     lines = ["## Answers", "", "Greedy, as the run made them; not chosen.", ""]
     for sample in facts.samples:
         for words, text in (("Prompt", sample.prompt), ("Base", sample.base), ("Tuned", sample.tuned)):
-            lines += [f"{words}:", "", *block(text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + "…", "text")]
+            lines += [
+                f"{words}:",
+                "",
+                *block(text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + "…", "text"),
+            ]
     return lines
 
 
@@ -170,5 +212,8 @@ def _provenance(facts: CardFacts) -> list[str]:
         "",
         f"Run {code(facts.run_id)} of tunejob {__version__}. `spec.json` makes it again; `manifest.json` lists every",
     ]
-    lines += ["file with its SHA-256, and `report/` has the loss curves, the answers and the figures of every export.", ""]
+    lines += [
+        "file with its SHA-256, and `report/` has the loss curves, the answers and the figures of every export.",
+        "",
+    ]
     return [*lines, *block(shell_verify(facts.spec.output.uri), "sh"), *table(("Package", "version"), packages)]

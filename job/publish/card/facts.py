@@ -71,7 +71,13 @@ def card_facts(
 ) -> CardFacts:  # fmt: skip
     """The facts of a run; `stats` is `Stats.document()`."""
     described = [
-        SourceFacts("held-out" if s.pointer.startswith("/data/held_out") else "training", s.spec.source, s.spec.split, s.revision, s.sha256)
+        SourceFacts(
+            "held-out" if s.pointer.startswith("/data/held_out") else "training",
+            s.spec.source,
+            s.spec.split,
+            s.revision,
+            s.sha256,
+        )
         for s in sources
     ]
     return CardFacts(

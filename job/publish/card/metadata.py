@@ -22,7 +22,9 @@ def metadata(facts: CardFacts) -> str:
     datasets = [found for source in facts.sources if source.use == "training" and (found := _dataset(source.source))]
     known: dict[str, Any] = {
         "base_model": facts.hub_base,
-        "base_model_relation": ("finetune" if whole else "quantized" if "gguf" in kinds else "adapter") if facts.hub_base else None,
+        "base_model_relation": ("finetune" if whole else "quantized" if "gguf" in kinds else "adapter")
+        if facts.hub_base
+        else None,
         "library_name": "transformers" if whole else "peft",
         "pipeline_tag": "text-generation",
         "datasets": list(dict.fromkeys(datasets)) or None,

@@ -50,12 +50,18 @@ def how_to_use(usage: Usage) -> list[str]:
         "llama.cpp": ("sh", "\n".join(shell_llama_cpp(usage))),
         "Ollama": (
             "sh",
-            f"ollama create {usage.name} -f gguf/Modelfile\nollama run {usage.name}" if usage.gguf and usage.modelfile else "",
+            f"ollama create {usage.name} -f gguf/Modelfile\nollama run {usage.name}"
+            if usage.gguf and usage.modelfile
+            else "",
         ),
         "LM Studio": ("sh", f"lms import {shlex.quote(usage.gguf)}" if usage.gguf else ""),
     }
     fetch = shell_fetch(usage)
-    lines = ["The commands run where the files are:", "", *block(fetch, "sh")] if fetch else ["The commands run beside this card.", ""]
+    lines = (
+        ["The commands run where the files are:", "", *block(fetch, "sh")]
+        if fetch
+        else ["The commands run beside this card.", ""]
+    )
     for program, (language, text) in sections.items():
         lines += [f"### {program}", "", *block(text, language)] if text else []
     return lines
@@ -94,7 +100,7 @@ def _answer(usage: Usage, folder: str) -> Iterator[str]:
     yield f'tokenizer = AutoTokenizer.from_pretrained("{folder}")'
     if usage.chat:
         yield f'messages = [{{"role": "user", "content": {prompt}}}]'
-        yield 'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")'
+        yield 'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")'  # noqa: E501
     else:
         yield f'inputs = tokenizer({prompt}, return_tensors="pt")'
     yield f"output = model.generate(**inputs.to(model.device), max_new_tokens={usage.max_new_tokens}, do_sample=False)"
@@ -107,7 +113,7 @@ def shell_vllm(usage: Usage) -> Iterator[str]:
     rank = next((rank for rank in VLLM_RANKS if usage.served_rank is not None and usage.served_rank <= rank), None)
     if usage.base and rank:
         revision = f"--revision {usage.revision} " if usage.revision else ""
-        yield f"vllm serve {usage.base} {revision}--enable-lora --max-lora-rank {rank} --lora-modules {usage.name}=adapter"
+        yield f"vllm serve {usage.base} {revision}--enable-lora --max-lora-rank {rank} --lora-modules {usage.name}=adapter"  # noqa: E501
 
 
 def shell_llama_cpp(usage: Usage) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """What a Go text/template says, for the part of the language that our Ollama templates use.
 
-Reads the template's text as Go does (trim markers, quoted strings, scopes left out as no name is used twice) and renders
-messages through it as Ollama would. It exists to prove a template before it is written, so it knows nothing of how the
-template came about. Source: pkg.go.dev/text/template.
+Reads the template's text as Go does (trim markers, quoted strings, scopes left out as no name is used twice) and
+renders messages through it as Ollama would. It exists to prove a template before it is written, so it knows nothing
+of how the template came about. Source: pkg.go.dev/text/template.
 """
 
 from __future__ import annotations

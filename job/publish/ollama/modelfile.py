@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*\.gguf")
 SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 RAW = "{{ .Prompt }}"  # models of raw text go on from the prompt as it is
-TEMPLATE_OF_OLLAMA = (
-    "# The chat template cannot be said in Ollama's language; Ollama takes the one in the GGUF, or what it finds most like it.\n"
-)
+TEMPLATE_OF_OLLAMA = "# The chat template cannot be said in Ollama's language; Ollama takes the one in the GGUF, or what it finds most like it.\n"  # noqa: E501
 
 
 def write_modelfiles(
@@ -36,7 +34,9 @@ def write_modelfiles(
     before every prompt, "" for none. `stop_tokens`: texts of the tokens that end an answer. `parameters`: Ollama's own,
     such as `num_ctx`. Raises `GateError` for a file name that a Modelfile cannot hold.
     """
-    body = _template(probes, begin) + "".join(f'PARAMETER stop "{token}"\n' for token in stop_tokens if _is_readable(token))
+    body = _template(probes, begin) + "".join(
+        f'PARAMETER stop "{token}"\n' for token in stop_tokens if _is_readable(token)
+    )
     body += "".join(f"PARAMETER {name} {value:g}\n" for name, value in (parameters or {}).items())
     texts = {f"Modelfile.{label}": _source(name) + body for label, name in files.items()}
     if texts:
@@ -48,7 +48,11 @@ def write_modelfiles(
 
 def _source(name: str) -> str:
     if not FILE.fullmatch(name):
-        raise GateError(Fault("a Modelfile cannot name this file", found=ascii(name), expected="letters, digits, '.', '_', '+', '-'"))
+        raise GateError(
+            Fault(
+                "a Modelfile cannot name this file", found=ascii(name), expected="letters, digits, '.', '_', '+', '-'"
+            )
+        )
     whole = SHARD.sub("", name)
     joining = f"# Join the parts first: llama-gguf-split --merge {name} {whole}\n" if whole != name else ""
     return f"{joining}FROM ./{whole}\n"

@@ -108,21 +108,30 @@ def _transitions(everyday: Sequence[_Rendered]) -> Transitions | None:
 
 
 def _template(transitions: Transitions, behind_system: str | None) -> str:
-    """The Go template; with `behind_system`, the system prompt and that text open the last message, if it is a question."""
+    """The Go template; with `behind_system`, the system prompt and that text open the last message, if it is a
+    question.
+    """
     actions = ['$before := ""', "range $index, $message := .Messages"]
     named = [role for role in ROLES if any(role == after for _, after in transitions)]
     for role in named:
         actions.append(f'{"if" if role == named[0] else "else if"} eq .Role "{role}"')
         actions += _in_front({before: text for (before, after), text in transitions.items() if after == role})
         if role == "user" and behind_system is not None:
-            actions += ["if and $.System (eq (len (slice $.Messages $index)) 1)", "$.System", *_literal(behind_system), "end"]
+            actions += [
+                "if and $.System (eq (len (slice $.Messages $index)) 1)",
+                "$.System",
+                *_literal(behind_system),
+                "end",
+            ]
         actions += [".Content", "$before = .Role"]
     actions += ["end", "end", 'if ne $before "assistant"', *_literal(transitions["", ANSWER]), "end"]
     return "\n".join(f"{{{{- {action} }}}}" for action in actions)
 
 
 def _in_front(texts: dict[str, str]) -> list[str]:
-    """Actions that write what stands in front of a role's messages, by the role before; the commonest text is the last."""
+    """Actions that write what stands in front of a role's messages, by the role before; the commonest text is the
+    last.
+    """
     groups: dict[str, list[str]] = {}
     for before, text in sorted(texts.items(), key=lambda item: ("", *ROLES).index(item[0])):
         groups.setdefault(text, []).append(f'"{before}"')
@@ -143,9 +152,15 @@ def _differences(template: str, probes: Sequence[Probe], begin: str) -> Iterator
             yield f"the beginning: llama.cpp puts {quoted(begin)} there"
             break
     everyday = [probe for probe in probes if not probe.about]
-    if not any(m["role"] == "system" and m["content"] in (probe.text or "") for probe in everyday for m in probe.messages):
+    if not any(
+        m["role"] == "system" and m["content"] in (probe.text or "") for probe in everyday for m in probe.messages
+    ):
         yield "a system message in front, for which the trained template has no place"
     about = {probe.about: True for probe in probes if probe.about and probe.text is not None}
     for name in about:
-        if not all(_Rendered.of(probe, begin).equals(template) for probe in probes if probe.about == name and probe.text is not None):
+        if not all(
+            _Rendered.of(probe, begin).equals(template)
+            for probe in probes
+            if probe.about == name and probe.text is not None
+        ):
             yield name
