@@ -41,7 +41,8 @@ from job.source import (
 from job.spec import JobSpec
 from job.spec.optimizers import effective_optimizer
 from job.store import Store, open_store
-from job.training.backend import Backend, open_backend, prepare_environment
+from job.training.backend import Backend, open_backend
+from job.training.environment import prepare_environment
 from job.tuning import pin, recall, require_same_origin, train_and_store
 
 CHILDREN_IMPORT = (

@@ -24,7 +24,8 @@ from job.report.summary import write_answers, write_losses, write_summary
 from job.source import FetchedModel, FetchedSource
 from job.spec.optimizers import effective_optimizer
 from job.store import Store, open_store
-from job.training.backend import Backend, loading, require_compute_dtype
+from job.training.backend import Backend, loading
+from job.training.checks import require_compute_dtype
 from job.training.loop import TrainResult, train
 
 CHECKPOINTS_VARIABLE = "TUNEJOB_CHECKPOINTS"

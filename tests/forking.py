@@ -20,7 +20,7 @@ from typing import Any
 from job.host.fork_server import ForkServer
 from job.host.forked import Forked
 from job.run import CHILDREN_IMPORT
-from job.training.backend import prepared_environment
+from job.training.environment import prepared_environment
 
 ROOT = Path(__file__).parent.parent
 COMMAND = (sys.executable, "-m", "job")

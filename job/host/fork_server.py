@@ -21,17 +21,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from job.host.forked import Forked
+from job.host.imports import collector_paused, gpu_left_alone
 
 PACKAGE_ROOT = Path(__file__).parents[2]
 DIE_WITH_PARENT, ADOPT_ORPHANS = 1, 36  # prctl's PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER
 LIBCUDA, NOT_INITIALISED = "libcuda.so.1", 3  # the answer of a driver that nobody has called cuInit of, from cuda.h
 CAPABILITY = "TUNEJOB_GPU_CAPABILITY"  # of the GPU that forked processes will use, such as 9.0
-OLDEST_FOR_TRITON = (7, 0)
 START_SECONDS = 120.0  # for the imports, on a busy machine
 
 
@@ -263,45 +263,6 @@ def main(descriptor: str, *modules: str) -> None:
                 importlib.import_module(module)
     serve(control, owner)
     os._exit(0)  # with nothing to say farewell to
-
-
-@contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
-    """Within, nothing looks for garbage: imports make hardly any, and looking takes a seventh of their time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@contextlib.contextmanager
-def gpu_left_alone(capability: str) -> Iterator[None]:
-    """Within, two questions that libraries ask when they are imported are answered from `capability`, the GPU's;
-    empty where there is none.
-
-    torch would open the GPU to find out: bitsandbytes asks for the capability itself, torchao whether Triton runs on
-    it.
-    """
-    if not capability:
-        yield
-        return
-    import torch
-    from torch.utils import _triton
-
-    known = tuple(map(int, capability.split(".")))
-    answers = [
-        (torch.cuda, "get_device_capability", lambda *_: known),
-        (_triton, "has_triton", lambda: _triton.has_triton_package() and known >= OLDEST_FOR_TRITON),
-    ]
-    asked = [getattr(module, name) for module, name, _ in answers]
-    for module, name, answer in answers:
-        setattr(module, name, answer)
-    try:
-        yield
-    finally:
-        for (module, name, _), function in zip(answers, asked, strict=True):
-            setattr(module, name, function)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from job.host.parallel import in_parallel
 from job.host.time_limits import limit
 from job.hub.client import SILENCE_SECONDS, limit_waiting, pauses_seconds
 from job.store import Stored, safe_key
-from job.store.base import told
+from job.store.base import translating_errors
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetInfo, HfApi, ModelInfo
@@ -130,7 +130,7 @@ def _told(address: str) -> Iterator[None]:
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        with told(address, httpx.HTTPError, HFValidationError, OSError):
+        with translating_errors(address, httpx.HTTPError, HFValidationError, OSError):
             yield
     except JobError as error:
         cause = error.__cause__

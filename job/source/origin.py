@@ -11,7 +11,7 @@ from typing import Protocol
 
 from job.errors import Fault, InputError, JobError
 from job.store import S3Store, Stored, safe_key, split_s3
-from job.store.base import local_path, told
+from job.store.base import local_path, translating_errors
 
 
 class Origin(Protocol):
@@ -59,7 +59,7 @@ class LocalOrigin:
     def files(self) -> list[Stored]:
         if self._is_file:
             return [Stored(safe_key(self.public_id), self._root.stat().st_size)]
-        with told(str(self._root), OSError):
+        with translating_errors(str(self._root), OSError):
             paths = [Path(folder, name) for folder, _, names in os.walk(self._root) for name in names]
             found = [
                 Stored(safe_key(p.relative_to(self._root).as_posix()), p.stat().st_size) for p in paths if p.is_file()
@@ -70,7 +70,7 @@ class LocalOrigin:
         for name in names:
             source = self._root if self._is_file else self._root / name
             link = folder / name
-            with told(str(source), OSError):
+            with translating_errors(str(source), OSError):
                 link.parent.mkdir(parents=True, exist_ok=True)
                 if link.is_symlink():
                     link.unlink()

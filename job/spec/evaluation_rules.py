@@ -59,6 +59,11 @@ def exact_match(document: Json) -> Iterator[Fault]:
 def gate_bounds(document: Json) -> Iterator[Fault]:
     for index, gate in enumerate(document.get("evaluation", {}).get("gates", [])):
         pointer = f"/evaluation/gates/{index}"
+        if len(gate) == 1:
+            expected = "at_least, at_most, gain_at_least or rise_at_most"
+            yield Fault(
+                "this gate has no bound", where=pointer, found=f"metric {show(gate['metric'])} alone", expected=expected
+            )
         if "rise_at_most" in gate and not METRICS[gate["metric"]].lower_is_better:
             yield Fault(
                 "a rise of this figure is an improvement",

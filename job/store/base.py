@@ -107,7 +107,7 @@ def split_s3(uri: str) -> tuple[str, str]:
 
 
 @contextmanager
-def told(address: str, *vendor: type[BaseException]) -> Iterator[None]:
+def translating_errors(address: str, *vendor: type[BaseException]) -> Iterator[None]:
     """Turn a vendor's exception into the `JobError` it stands for, saying at which address it happened."""
     try:
         yield

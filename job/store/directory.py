@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from job.errors import DISK_FULL, CapacityError, Fault, PolicyError
-from job.store.base import TEMPORARY, Stored, local_path, safe_key, told, within
+from job.store.base import TEMPORARY, Stored, local_path, safe_key, translating_errors, within
 
 # Readable for whoever serves the result, whatever mode the writing library chose; the umask still applies.
 FILE_MODE, FOLDER_MODE = 0o644, 0o755
@@ -28,7 +28,7 @@ class DirectoryStore:
         self.uri = str(self._root)
 
     def list(self, prefix: str = "") -> builtins.list[Stored]:
-        with told(self.uri, OSError):
+        with translating_errors(self.uri, OSError):
             files = [p for folder, _, names in os.walk(self._root) for p in (Path(folder, n) for n in names)]
             keys = {
                 path.relative_to(self._root).as_posix(): path for path in files if not path.name.startswith(TEMPORARY)
@@ -36,23 +36,23 @@ class DirectoryStore:
             return [Stored(safe_key(k), keys[k].lstat().st_size) for k in sorted(keys) if within(k, prefix)]
 
     def read(self, key: str) -> bytes:
-        with told(f"{self.uri}/{key}", OSError):
+        with translating_errors(f"{self.uri}/{key}", OSError):
             return self._existing(key).read_bytes()
 
     def write(self, key: str, data: bytes) -> None:
-        with told(f"{self.uri}/{key}", OSError), self._replacing(key, len(data)) as out:
+        with translating_errors(f"{self.uri}/{key}", OSError), self._replacing(key, len(data)) as out:
             out.write(data)
 
     def upload(self, path: Path, key: str) -> None:
         with (
-            told(f"{self.uri}/{key}", OSError),
+            translating_errors(f"{self.uri}/{key}", OSError),
             self._replacing(key, path.stat().st_size) as out,
             path.open("rb") as source,
         ):
             shutil.copyfileobj(source, out, 1 << 20)
 
     def download(self, key: str, path: Path) -> None:
-        with told(f"{self.uri}/{key}", OSError):
+        with translating_errors(f"{self.uri}/{key}", OSError):
             source = self._existing(key)
             with _room(path, source.stat().st_size):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,17 +60,17 @@ class DirectoryStore:
                     shutil.copyfileobj(stored, out, 1 << 20)
 
     def sha256(self, key: str) -> str:
-        with told(f"{self.uri}/{key}", OSError), self._existing(key).open("rb") as stored:
+        with translating_errors(f"{self.uri}/{key}", OSError), self._existing(key).open("rb") as stored:
             return hashlib.file_digest(stored, "sha256").hexdigest()
 
     def delete(self, key: str) -> None:
-        with told(f"{self.uri}/{key}", OSError):
+        with translating_errors(f"{self.uri}/{key}", OSError):
             path = self._root / safe_key(key)
             self._contained(path.parent, key)
             path.unlink(missing_ok=True)
 
     def abort_stale_uploads(self, prefix: str = "") -> int:
-        with told(self.uri, OSError):
+        with translating_errors(self.uri, OSError):
             left = [
                 path
                 for path in self._root.rglob(f"{TEMPORARY}*")

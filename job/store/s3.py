@@ -14,15 +14,16 @@ import io
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from job.errors import Fault, InputError, JobError, TransientError
 from job.host.time_limits import limit
-from job.store.base import TEMPORARY, Stored, safe_key, split_s3, told, within
+from job.store.base import TEMPORARY, Stored, safe_key, split_s3, within
 from job.store.etag import Digests
+from job.store.s3_errors import is_expired, is_mendable, translating_s3_errors, whole_answers
 from job.store.wire import ATTEMPTS, be_patient
 
 if TYPE_CHECKING:
@@ -34,14 +35,6 @@ THREADS = 8
 READINGS = ATTEMPTS + 1  # four that were damaged, and two that agree
 CONNECT_SECONDS = 10
 ADDRESSING = ("path", "virtual", "auto")
-EXPIRED_CODES = {
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "TokenRefreshRequired",
-}  # a new client reads the credentials anew
-# An upload that the store does not know: it was completed, though the answer was lost, or its name or its parts were
-# damaged.
-UPLOADING, UNKNOWN_CODES = {"UploadPart", "CompleteMultipartUpload"}, {"NoSuchUpload", "404", "InvalidRequest"}
 Value = TypeVar("Value")
 
 
@@ -100,7 +93,7 @@ class S3Store:
             return self._proves(etag, digests), digests.sha256
 
         try:
-            with _told(f"{self.uri}/{key}"):
+            with translating_s3_errors(f"{self.uri}/{key}"):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._settled(f"{self.uri}/{key}", once)
                 temporary.replace(path)
@@ -162,7 +155,7 @@ class S3Store:
         return self._facts(self._full(key))
 
     def _facts(self, key: str) -> tuple[str, Digests]:
-        with _readable():
+        with whole_answers():
             found = self._client.list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1).get("Contents", [])
             if not found or found[0]["Key"] != key:
                 return "", Digests()
@@ -206,16 +199,16 @@ class S3Store:
     def _persist(self, address: str, operation: Callable[[], Value]) -> Value:
         for attempt in range(1, ATTEMPTS):
             try:
-                with _told(address), _readable():
+                with translating_s3_errors(address), whole_answers():
                     return operation()
             except JobError as error:
-                if not _mendable(error):
+                if not is_mendable(error):
                     raise
-                expired = _expired(error)
+                expired = is_expired(error)
             time.sleep(0.05 * 2**attempt)
             if expired:
                 self._client = s3_client()
-        with _told(address), _readable():
+        with translating_s3_errors(address), whole_answers():
             return operation()
 
     def _full(self, key: str) -> str:
@@ -247,7 +240,7 @@ def s3_client() -> S3Client:
         max_pool_connections=2 * THREADS,
     )
     try:
-        with _told("S3"):
+        with translating_s3_errors("S3"):
             client = Session().client("s3", config=config)
         be_patient(client)
     except (
@@ -262,51 +255,3 @@ def _transfer() -> TransferConfig:
     from boto3.s3.transfer import TransferConfig
 
     return TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=THREADS)
-
-
-def _expired(error: JobError) -> bool:
-    """Whether the service said that the credentials have expired."""
-    from botocore.exceptions import ClientError
-
-    cause = error.__cause__
-    return isinstance(cause, ClientError) and cause.response["Error"].get("Code") in EXPIRED_CODES
-
-
-def _mendable(error: JobError) -> bool:
-    """Whether the operation as a whole may well succeed now, as where its bytes were damaged on the way."""
-    from botocore.exceptions import ClientError, FlexibleChecksumError
-    from botocore.parsers import ResponseParserError
-    from urllib3.exceptions import SSLError
-
-    cause = error.__cause__
-    if isinstance(cause, ClientError) and cause.operation_name in UPLOADING:
-        return _expired(error) or cause.response["Error"].get("Code") in UNKNOWN_CODES
-    return _expired(error) or isinstance(cause, FlexibleChecksumError | ResponseParserError | SSLError)
-
-
-@contextmanager
-def _readable() -> Iterator[None]:
-    """One error for what a damaged answer does to botocore's parsers, and to us where a member of it is missing."""
-    from botocore.parsers import ResponseParserError
-
-    try:
-        yield
-    except (KeyError, ValueError) as error:
-        raise ResponseParserError(f"the answer is damaged: {error!r}") from error
-
-
-@contextmanager
-def _told(address: str) -> Iterator[None]:
-    from boto3.exceptions import Boto3Error, S3UploadFailedError
-    from botocore.exceptions import BotoCoreError, ClientError
-    from botocore.parsers import ResponseParserError
-    from s3transfer.exceptions import RetriesExceededError
-    from urllib3.exceptions import SSLError
-
-    with told(address, OSError, BotoCoreError, ClientError, Boto3Error, RetriesExceededError, ResponseParserError):
-        try:
-            yield
-        except S3UploadFailedError as error:  # hides why; the service's answer is its context
-            raise error.__context__ or error from None
-        except SSLError as error:  # of a body's bytes: certificates are looked at before
-            raise TransientError(Fault(f"{address}: {error}")) from error

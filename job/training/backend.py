@@ -7,30 +7,25 @@ Hub id: so the revision holds, offline loading works and a pre-quantised mirror 
 
 from __future__ import annotations
 
-import os
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from job.errors import CapacityError, Fault, InputError, classify
-from job.host.cgroup import usable_cores
-from job.host.device import DEVICE_VARIABLE, choose_device
-from job.host.fork_server import collector_paused
+from job.errors import Fault, InputError, classify
+from job.host.device import choose_device
+from job.host.imports import collector_paused
 from job.spec import LoraSpec, ModelSpec
-from job.training.precision import CPU_ENVIRONMENT, compute_dtype, keep_layout, name_of, quantisation
+from job.training.checks import (
+    check_complete,
+    check_packed_shapes,
+    check_precision,
+    check_targets,
+)
+from job.training.precision import compute_dtype, keep_layout, quantisation
 
 LOADERS_SAY = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
-# Of the environment: settings of accelerate's launcher and of Unsloth, and number types of products behind
-# everybody's back.
-DECIDE_OTHERWISE = (
-    "ACCELERATE_",
-    "UNSLOTH_",
-    "NVIDIA_TF32_OVERRIDE",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
-)
 
 
 class Backend(Protocol):
@@ -60,54 +55,6 @@ def open_backend(name: str) -> Backend:
     return UnslothBackend(device) if name == "unsloth" else PeftBackend(device)
 
 
-def prepare_environment(workdir: Path) -> list[str]:
-    """Sets what must be set before torch and unsloth are imported (`prepared_environment`); the variables that are
-    not honoured.
-    """
-    given = dict(os.environ)
-    prepared = prepared_environment(workdir, given)
-    for name in given.keys() - prepared.keys():
-        del os.environ[name]
-    os.environ.update(prepared)
-    return sorted(name for name in given if name.startswith(DECIDE_OTHERWISE) and prepared.get(name) != given[name])
-
-
-def prepared_environment(workdir: Path, given: Mapping[str, str]) -> dict[str, str]:
-    """`given` with what the engines are told: no telemetry, no installs, caches of our own under `workdir` unless it
-    says where.
-
-    Without what would have them compute otherwise than the spec says.
-    """
-    caches = workdir / "cache"
-    fixed = {
-        "UNSLOTH_DISABLE_STATISTICS": "1",
-        "UNSLOTH_AUTO_INSTALL": "0",
-        "UNSLOTH_LLAMA_CPP_OFFLINE": "1",
-        "UNSLOTH_DISABLE_LLM_COMPRESSOR_AUTOINSTALL": "1",
-        "UNSLOTH_PREWARM_HUB_CACHE": "0",
-        "UNSLOTH_MEGA_CACHE": "0",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "DO_NOT_TRACK": "1",
-        "TRL_EXPERIMENTAL_SILENCE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        # Torch and bitsandbytes bring an OpenMP each; idle threads of one would spin in the other's way
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
-    placed = {
-        "UNSLOTH_COMPILE_LOCATION": caches / "unsloth",
-        "TORCHINDUCTOR_CACHE_DIR": caches / "inductor",
-        "TRITON_CACHE_DIR": caches / "triton",
-        "HF_HOME": caches / "huggingface",
-    }
-    by_device = {
-        "cpu": {"CUDA_VISIBLE_DEVICES": "", "UNSLOTH_FORCE_CPU": "1"},
-        "gpu": {"UNSLOTH_DISABLE_CPU_FALLBACK": "1"},
-    }
-    defaults = {"OMP_NUM_THREADS": str(usable_cores())} | {name: str(folder) for name, folder in placed.items()}
-    kept = {name: value for name, value in given.items() if name in placed or not name.startswith(DECIDE_OTHERWISE)}
-    return defaults | kept | fixed | CPU_ENVIRONMENT | by_device.get(given.get(DEVICE_VARIABLE, ""), {})
-
-
 def adapter_options(lora: LoraSpec) -> dict[str, Any]:
     """`LoraSpec` in PEFT's words; options that switch off fused kernels are named only when asked for."""
     options: dict[str, Any] = {
@@ -121,45 +68,6 @@ def adapter_options(lora: LoraSpec) -> dict[str, Any]:
         "init_lora_weights": True if lora.init == "default" else lora.init,
     }
     return options | ({"use_dora": True} if lora.dora else {})
-
-
-def require_compute_dtype(model: Any, device: str) -> str:
-    """The number type that `model` computes in, read back from it. Raises `CapacityError` if it is not the device's
-    own.
-    """
-    found, wanted = (name_of(dtype) for dtype in (model.get_input_embeddings().weight.dtype, compute_dtype(device)))
-    if device == "cpu" and found != wanted:  # on a GPU, an engine may keep a part of the model in fp32
-        raise CapacityError(
-            Fault(
-                "the engine computes in another number type on this device",
-                where="/model/backend",
-                found=found,
-                expected=wanted,
-            )
-        )
-    return found
-
-
-def check_precision(model: Any, spec: ModelSpec, device: str) -> None:
-    """Compares what was loaded with what was asked: engines fall back to 16-bit with no more than a message."""
-    found = (
-        "4bit"
-        if getattr(model, "is_loaded_in_4bit", False)
-        else "8bit"
-        if getattr(model, "is_loaded_in_8bit", False)
-        else "16bit"
-    )
-    wanted = "16bit" if spec.precision == "full" else spec.precision
-    if found != wanted:
-        raise CapacityError(
-            Fault(
-                f"the model was loaded in another precision on this {device}",
-                where="/model/precision",
-                found=found,
-                expected=wanted,
-                hint="8bit needs a GPU; 4bit needs a base that is not quantised already",
-            )
-        )
 
 
 @contextmanager
@@ -182,69 +90,6 @@ def loading() -> Iterator[None]:
                 hint="Load it with transformers' AutoModelForCausalLM to see more",
             )
         ) from error
-
-
-def check_complete(missing: Iterable[str]) -> None:
-    """Raises `InputError` for tensors that the files lack: the loader makes them up at random, with a warning."""
-    names = sorted(
-        name for name in missing if not name.endswith((".SCB", ".weight_format"))
-    )  # made by 8-bit loading itself
-    if names:
-        found = f"{len(names)} tensors missing, first {names[0]}"
-        raise InputError(
-            Fault(
-                "the weights are not those of this model",
-                where="/model/source",
-                found=found,
-                expected="every tensor that config.json implies",
-            )
-        )
-
-
-def check_packed_shapes(model: Any) -> None:
-    """Raises `InputError` for a matrix of another shape than its layer: bitsandbytes packs it all the same, and the
-    first step fails.
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    for name, module in model.named_modules():
-        state = getattr(module.weight, "quant_state", None) if isinstance(module, Linear4bit) else None
-        if state is not None and tuple(state.shape) != (module.out_features, module.in_features):
-            expected = f"{(module.out_features, module.in_features)}, as config.json implies"
-            raise InputError(
-                Fault(
-                    "a weight has another shape than its layer",
-                    where="/model/source",
-                    found=f"{name}: {tuple(state.shape)}",
-                    expected=expected,
-                )
-            )
-
-
-def check_targets(model: Any, lora: LoraSpec) -> None:
-    """Raises `InputError` for a target or a module to save that the model does not have, naming those it has."""
-    names = [name for name, _ in model.named_modules()]
-    asked = (
-        []
-        if isinstance(lora.targets, str)
-        else [(f"/lora/targets/{i}", target) for i, target in enumerate(lora.targets)]
-    )
-    asked += [(f"/lora/modules_to_save/{i}", module) for i, module in enumerate(lora.modules_to_save)]
-    missing = [
-        (pointer, word) for pointer, word in asked if not any(n == word or n.endswith(f".{word}") for n in names)
-    ]
-    if missing:
-        from torch.nn import Linear
-
-        linear = sorted(
-            {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, Linear)}
-        )
-        raise InputError(
-            *(
-                Fault("the model has no such layer", where=pointer, found=word, expected=f"one of {', '.join(linear)}")
-                for pointer, word in missing
-            )
-        )
 
 
 class UnslothBackend:

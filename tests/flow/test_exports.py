@@ -33,7 +33,7 @@ def test_the_plan_foretold_the_disk_of_another_model(tmp_path: Path) -> None:
         result = run_tiny(tmp_path, {"/export": export}, {"TUNEJOB_WORKDIR": str(work)})
     assert result.exit_code in (0, 14), result.stdout[-2000:]  # random weights may not bear q4_0
     foretold, seen = foretold_and_seen(tmp_path / "out", work, peak[0])
-    assert seen == pytest.approx(foretold, rel=0.1)
+    assert 0.8 * foretold <= seen <= 1.1 * foretold  # a peak of a moment may fall between two looks
 
 
 # ------------------------------------------------------------------------------------------ failures and reruns

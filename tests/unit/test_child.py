@@ -27,7 +27,7 @@ def handle(request):
             print("noise of a vendor")
             return {"doubled": 2 * request["number"], "cwd": os.getcwd(), "token": os.environ.get("HF_TOKEN")}
         case "refuse":
-            raise InputError(Fault("no", "/model/source", "x", "y", "z"), Fault("neither"))
+            raise InputError(Fault("no", where="/model/source", found="x", expected="y", hint="z"), Fault("neither"))
         case "fail":
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
         case "surprise":

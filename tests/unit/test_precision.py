@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from job.training.backend import prepared_environment
+from job.training.environment import prepared_environment
 from job.training.precision import MERGED_SLACK, REOPENED
 from tests.forking import ROOT
 
@@ -31,7 +31,7 @@ def test_what_would_have_the_engines_compute_otherwise_is_not_honoured(tmp_path:
 SET = """
 import json, os, sys
 from pathlib import Path
-from job.training.backend import prepare_environment
+from job.training.environment import prepare_environment
 ignored = prepare_environment(Path(sys.argv[1]))
 print(json.dumps([ignored, {name: os.environ.get(name) for name in ignored}]))
 """

@@ -458,7 +458,7 @@ def test_a_stop_signal_does_not_wait_for_a_download(hub: Hub, tmp_path: Path) ->
         time.sleep(0.01)
     start = time.monotonic()
     job.terminate()
-    assert job.follow.kubernetes(30) == 30
+    assert job.wait(30) == 30
     assert time.monotonic() - start < 5
     job.stdout.close()
 

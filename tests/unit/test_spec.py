@@ -106,7 +106,7 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/evaluation/exact_match_rows": 5}, ["/evaluation/exact_match_rows"], "exact match needs held-out rows"),
     ({"/evaluation/gates": [{"metric": "held_out_loss", "gain_at_least": 0}]}, ["/evaluation/gates/0"], "a gate needs held-out rows"),
     ({"/evaluation/gates": [{"metric": "exact_match", "at_least": 0.5}], **HELD_OUT}, ["/evaluation/gates/0"], "needs exact_match_rows"),
-    ({"/evaluation/gates": [{"metric": "perplexity"}], **HELD_OUT}, ["/evaluation/gates/0"], ""),
+    ({"/evaluation/gates": [{"metric": "perplexity"}], **HELD_OUT}, ["/evaluation/gates/0"], "no bound"),
     ({"/evaluation/gates": {"max_held_out_loss": 1}, **HELD_OUT}, ["/evaluation/gates"], "list"),
     (
         {"/evaluation/gates": [{"metric": "exact_match", "rise_at_most": 0.1}], "/evaluation/exact_match_rows": 4, **HELD_OUT},

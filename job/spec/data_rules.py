@@ -1,0 +1,143 @@
+"""Rules of a spec about where models and rows come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from job.errors import Fault
+from job.spec.wording import printable, show
+
+Json = dict[str, Any]
+
+FORMAT_COLUMNS = {
+    "messages": ("messages", "tools", "system"),
+    "sharegpt": ("conversations", "tools", "system"),
+    "alpaca": ("instruction", "input", "output", "system"),
+    "prompt_completion": ("prompt", "completion", "system"),
+    "text": ("text",),
+    "template": (),
+}
+HUB_WORD = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+HUB = re.compile(rf"{HUB_WORD}/{HUB_WORD}(?:@{HUB_WORD}(?:/{HUB_WORD}){{0,8}})?")
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+-]*):/")
+SPLIT = re.compile(r"[^\[]+(?:\[(-?[0-9]+)?(%?):(-?[0-9]+)?(%?)\])?")
+
+
+def sources_of(document: Json) -> Iterator[tuple[str, Json]]:
+    """Every source of rows with its pointer, as far as the document has that shape."""
+    data = document.get("data")
+    if not isinstance(data, dict):
+        return
+    held_out = data.get("held_out", {}).get("sources", [])
+    for place, sources in (("/data/train", data.get("train")), ("/data/held_out/sources", held_out)):
+        for index, source in enumerate(sources if isinstance(sources, list) else ()):
+            yield f"{place}/{index}", source
+
+
+def address_faults(uri: str, pointer: str, hub: str) -> Iterator[Fault]:
+    """Scheme and shape of an address; `hub` is the Hub's prefix that fits here, or empty where none does."""
+    expected = f"{hub}org/name, s3://bucket/prefix or a path" if hub else "s3://bucket/prefix or a path"
+    scheme, separator, rest = uri.partition("://")
+    if uri.strip() != uri or printable(uri) != uri:
+        yield Fault(
+            "an address has no spaces around it and no control characters",
+            where=pointer,
+            found=show(uri),
+            expected=expected,
+        )
+    elif not separator:
+        if slip := SCHEME.match(uri):
+            hint = f"Write {slip[1].lower()}:// with two slashes, or ./{uri} for a path"
+            yield Fault("not an address the job can read", where=pointer, found=show(uri), expected=expected, hint=hint)
+    elif scheme == "s3":
+        yield from _s3(rest, uri, pointer, expected)
+    elif scheme == "hf" and not hub:
+        yield Fault("a Hub address does not fit here", where=pointer, found=show(uri), expected=expected)
+    elif not uri.startswith(hub or "s3://") or not _hub(uri.removeprefix(hub)):
+        hint = "Write the scheme in lower case" if scheme.lower() in ("hf", "s3") and scheme != scheme.lower() else ""
+        yield Fault("not an address the job can read", where=pointer, found=show(uri), expected=expected, hint=hint)
+
+
+def _s3(rest: str, uri: str, pointer: str, expected: str) -> Iterator[Fault]:
+    bucket, _, key = rest.partition("/")
+    if not BUCKET.fullmatch(bucket):
+        yield Fault(
+            "not an address the job can read",
+            where=pointer,
+            found=show(uri),
+            expected=expected,
+            hint="The bucket's name comes after s3://",
+        )
+    elif any(part in ("", ".", "..") for part in key.rstrip("/").split("/")) and key.rstrip("/"):
+        yield Fault("a key holds no empty part, no . and no ..", where=pointer, found=show(uri), expected=expected)
+
+
+def _hub(name: str) -> bool:
+    return bool(HUB.fullmatch(name)) and "--" not in name.partition("@")[0] and ".." not in name
+
+
+def source_faults(pointer: str, source: Json) -> Iterator[Fault]:
+    yield from address_faults(source["source"], f"{pointer}/source", "hf://datasets/")
+    yield from _split(source.get("split", "train"), f"{pointer}/split")
+    shape = source["format"]
+    if shape == "template" and "template" not in source:
+        yield Fault(
+            "format template needs the Jinja of each turn", where=f"{pointer}/template", expected="user and assistant"
+        )
+    if shape != "template" and "template" in source:
+        yield Fault(
+            "this section belongs to format template",
+            where=f"{pointer}/template",
+            found=f"format {shape}",
+            expected="no template section",
+        )
+    if "subset" in source and not source["source"].startswith("hf://"):
+        yield Fault(
+            "only Hub datasets have subsets",
+            where=f"{pointer}/subset",
+            found=show(source["subset"]),
+            expected="no subset",
+        )
+    for column in source.get("columns", {}):
+        if column not in FORMAT_COLUMNS[shape]:
+            allowed = ", ".join(FORMAT_COLUMNS[shape]) or "no columns section: the template names the columns"
+            yield Fault(
+                f"format {shape} has no such column",
+                where=f"{pointer}/columns/{column}",
+                found=column,
+                expected=allowed,
+            )
+
+
+def _split(split: str, pointer: str) -> Iterator[Fault]:
+    """Slices that the pattern of the schema lets through and that select nothing."""
+    parts = SPLIT.fullmatch(split)
+    start, start_unit, stop, stop_unit = parts.groups() if parts else (None, "", None, "")
+    for bound, unit in ((start, start_unit), (stop, stop_unit)):
+        if bound and unit and abs(int(bound)) > 100:
+            yield Fault("a part of more than 100 %", where=pointer, found=show(split), expected="0 to 100 before %")
+            return
+    low = int(start or 0)
+    same_unit = start is None or (start_unit or "") == (stop_unit or "")
+    if stop is not None and same_unit and (low < 0) == (int(stop) < 0) and low >= int(stop):
+        yield Fault("this slice holds no row", where=pointer, found=show(split), expected="a start before its end")
+
+
+def held_out_is_not_train(document: Json) -> Iterator[Fault]:
+    def rows(source: Json) -> tuple[str, str, str]:
+        return source["source"], source.get("subset", ""), source.get("split", "train")
+
+    trained = {rows(source) for source in document["data"]["train"]}
+    for pointer, source in sources_of(document):
+        if pointer.startswith("/data/held_out/") and rows(source) in trained:
+            expected = "other rows than those of data.train"
+            yield Fault(
+                "held-out rows must not be trained on",
+                where=pointer,
+                found=show(source["source"]),
+                expected=expected,
+                hint="Use another split or slice",
+            )
