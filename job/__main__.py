@@ -138,14 +138,14 @@ def command_report(arguments: argparse.Namespace, log: Log) -> None:
 
 
 def command_wait(arguments: argparse.Namespace, log: Log) -> int:
-    from job.follow.kubernetes import Kubectl, Watch, outcome_of_log, wait
+    from job.follow.kubernetes import JobWatch, Kubectl, outcome_of_log, wait
 
     if arguments.job == "-":
         outcome = outcome_of_log(sys.stdin, "log", log)
     else:
         name = arguments.job.rpartition("/")[2]  # kubectl's own way to write it is job.batch/name
         outcome = wait(
-            Watch(name, Kubectl(arguments.namespace, arguments.poll_seconds, log), log), arguments.poll_seconds
+            JobWatch(name, Kubectl(arguments.namespace, arguments.poll_seconds, log), log), arguments.poll_seconds
         )
     if arguments.summary:
         with Path(arguments.summary).open("a", encoding="utf-8") as summary:

@@ -18,7 +18,7 @@ from job.export.merge.write import require_mergeable
 from job.host.child import run_child
 from job.host.micro_batch import free_memory
 from job.host.stats import arithmetic, gpu_reserved_bytes, training_memory
-from job.ledger.checkpoints import Checkpoints, Origin, abort_uploads, remove_checkpoints
+from job.ledger.checkpoints import Checkpoints, TrainingOrigin, abort_uploads, remove_checkpoints
 from job.plan.require import require_checkpoints, require_embeddings, require_memory
 from job.report.summary import write_answers, write_losses, write_summary
 from job.source import FetchedModel, FetchedSource
@@ -78,8 +78,8 @@ def pin(run: Run, sources: Sequence[FetchedSource], models: Sequence[FetchedMode
         run.receipts.add(PINNED, [], {"revisions": found})
 
 
-def origin_of(run: Run, base: FetchedModel, prepared: Prepared) -> Origin:
-    return Origin(run.spec.run_id, f"{base.public_id}@{base.revision}", prepared.digest)
+def origin_of(run: Run, base: FetchedModel, prepared: Prepared) -> TrainingOrigin:
+    return TrainingOrigin(run.spec.run_id, f"{base.public_id}@{base.revision}", prepared.digest)
 
 
 def open_checkpoints(run: Run, base: FetchedModel, prepared: Prepared) -> Checkpoints:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.data.chat import set_chat_template
+from job.data.figures import DataReport, figures
 from job.data.pool import Pool
-from job.data.probes import Probe, ask_probes
+from job.data.probes import TemplateProbe, ask_probes
 from job.data.questions import Question, ask_prompts, ask_rows
-from job.data.report import DataReport, figures
 from job.data.sources import Selection
 from job.data.split import Part, split
 from job.data.table import Table
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from job.source import FetchedSource
     from job.spec import JobSpec
 
-__all__ = ["DataReport", "Prepared", "Probe", "Question", "build_dataset"]
+__all__ = ["DataReport", "Prepared", "Question", "TemplateProbe", "build_dataset"]
 
 Progress = Callable[[int, int | None], None]
 
@@ -46,7 +46,7 @@ class Prepared:
     held_out: Any | None
     tokenizer: Any
     template: str
-    probes: tuple[Probe, ...]
+    probes: tuple[TemplateProbe, ...]
     questions: list[Question]
     exact_match: list[Question]
     report: DataReport

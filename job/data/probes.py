@@ -26,7 +26,7 @@ TOOL = {
 
 
 @dataclass(frozen=True)
-class Probe:
+class TemplateProbe:
     """A conversation and its text, None where the template fails on it.
 
     With a `prompt` the text ends where the next answer begins. `about` is "" for what every chat does, and otherwise
@@ -59,7 +59,7 @@ ASKED = (
 )
 
 
-def ask_probes(pool: Pool, job: wire.Header) -> tuple[Probe, ...]:
+def ask_probes(pool: Pool, job: wire.Header) -> tuple[TemplateProbe, ...]:
     """The probes through the job's chat template; none where it has no template. Raises what a refused template
     raises.
     """
@@ -73,7 +73,7 @@ def ask_probes(pool: Pool, job: wire.Header) -> tuple[Probe, ...]:
     ]
     texts = pool.ask({"operation": "renderings", "job": job, "conversations": requests})["renderings"]
     found = zip(ASKED, conversations, texts, strict=True)
-    return tuple(Probe(messages, asked.prompt, _whole(text), asked.about) for asked, messages, text in found)
+    return tuple(TemplateProbe(messages, asked.prompt, _whole(text), asked.about) for asked, messages, text in found)
 
 
 def _whole(text: str | None) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from job.errors import Fault, InputError
 from job.source.model_files import read_object
-from job.source.origin import pointed
+from job.source.place import pointed
 
 POINTER = "/model/source"
 

@@ -82,7 +82,7 @@ class Kubectl:
             self._hindrance = hindrance
 
 
-class Watch:
+class JobWatch:
     """One Job from now to its end."""
 
     def __init__(self, name: str, kubectl: Kubectl, log: Log) -> None:
@@ -153,7 +153,7 @@ class Watch:
         return [attempt(pod, self._told.get(name, Told())) for name, pod in self._pods.items()]
 
 
-def wait(watch: Watch, pause_seconds: float) -> Outcome:
+def wait(watch: JobWatch, pause_seconds: float) -> Outcome:
     """The end of the watched Job, however long it takes: its own deadline bounds it."""
     while (outcome := watch.step()) is None:
         time.sleep(pause_seconds)

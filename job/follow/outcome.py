@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from job.errors import TREE, JobError
+from job.report.markdown import figure, table
 from job.store import open_store
 
 REPORT = "report/summary.md"
@@ -100,20 +101,13 @@ class Outcome:
             ("stage", facts.get("stage", "")),
             *((key, facts.get(key, "")) for key in FACTS),
         ]
-        yield "| failure | |"
-        yield "|---|---|"
-        yield from (f"| {key} | {_plain(str(value))} |" for key, value in rows if value)
-        yield ""
+        yield from table(("failure", ""), [(key, _plain(str(value))) for key, value in rows if value])
 
     def _tries(self) -> Iterator[str]:
         if len(self.attempts) < 2:
             return
-        yield "| try | exit code | reason |"
-        yield "|---|---|---|"
-        for attempt in self.attempts:
-            code = "–" if attempt.exit_code is None else attempt.exit_code
-            yield f"| {_plain(attempt.name)} | {code} | {_plain(attempt.reason)} |"
-        yield ""
+        rows = [(_plain(attempt.name), figure(attempt.exit_code), _plain(attempt.reason)) for attempt in self.attempts]
+        yield from table(("try", "exit code", "reason"), rows)
 
 
 def meaning(exit_code: int) -> str:

@@ -108,7 +108,7 @@ class Model:
             room = -count
 
     @contextmanager
-    def context(self, tokens: int, threads: int, lora: Path | None = None, key: str = "") -> Iterator[Context]:
+    def context(self, tokens: int, threads: int, lora: Path | None = None, key: str = "") -> Iterator[LlamaContext]:
         """Room for sequences of up to `tokens`, with the adapter `lora` applied. Raises `GateError` if that fails."""
         from llama_cpp import llama_cpp as native
 
@@ -123,7 +123,7 @@ class Model:
             try:
                 if lora is not None:
                     self._apply(handle, lora, key, log)
-                yield Context(handle, self.tokens)
+                yield LlamaContext(handle, self.tokens)
             finally:
                 native.llama_free(handle)
 
@@ -138,7 +138,7 @@ class Model:
             raise GateError(Fault("llama.cpp cannot apply this adapter", where=key, found=log.complaint()))
 
 
-class Context:
+class LlamaContext:
     """One sequence at a time; what was evaluated stays in the key-value cache until `forget`."""
 
     def __init__(self, handle: Any, tokens: int) -> None:

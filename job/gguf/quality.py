@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from job.gguf.native import CHUNK_TOKENS
 
 if TYPE_CHECKING:
-    from job.gguf.native import Context, Model
+    from job.gguf.native import LlamaContext, Model
 
 SLACK_TOKENS = 16
 
@@ -96,7 +96,7 @@ def measure(model: Model, reference: Reference, threads: int, lora: Path | None,
     )  # fmt: skip
 
 
-def _chunks(context: Context, reference: Reference) -> Iterator[tuple[list[int], Any, Any]]:
+def _chunks(context: LlamaContext, reference: Reference) -> Iterator[tuple[list[int], Any, Any]]:
     """Per chunk of a row: the tokens that come next (one fewer at a row's end), logits, and the reference's logits."""
     import torch
 
@@ -135,7 +135,7 @@ class _Sums:
         return math.exp(min(loss / max(self.predicted, 1), 700.0))
 
 
-def _answer(context: Context, model: Model, reference: Reference) -> list[int]:
+def _answer(context: LlamaContext, model: Model, reference: Reference) -> list[int]:
     """The greedy continuation of the prompt, up to an end token or the limit."""
     context.forget()
     for start in range(0, len(reference.prompt), CHUNK_TOKENS):

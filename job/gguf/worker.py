@@ -72,7 +72,7 @@ def _split(step: Step) -> Step:
 
 
 def _plan(step: Step) -> Step:
-    from job.gguf.plan import plan
+    from job.gguf.sizes import plan
 
     return plan(Path(step["model"]), Path(step["scratch"]), step["types"], step["imatrix"])
 

@@ -57,11 +57,11 @@ class ChildMemory:
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 _SERVERS: list[ForkServer] = []  # none, or the one
-RUNNING: list[Watch] = []  # of children at work
+RUNNING: list[MemoryWatch] = []  # of children at work
 ENDED: list[ChildMemory] = []  # children of this process that have ended, as with getrusage's RUSAGE_CHILDREN
 
 
-class Watch(threading.Thread):
+class MemoryWatch(threading.Thread):
     """Follows the memory of process `pid` until it ends, from outside: what was killed for its memory is known, too."""
 
     def __init__(self, pid: int) -> None:
@@ -116,7 +116,7 @@ class Child:
         self.what = what
         self._process = _process(module, asked, self._answer, folder, environment)
         self._foretold_bytes = foretold_bytes
-        self._watch = Watch(self.pid)
+        self._watch = MemoryWatch(self.pid)
         self._watch.start()
         RUNNING.append(self._watch)
 

@@ -35,7 +35,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Probe:
+class DeviceProbe:
     """What can be known of this machine's GPUs without torch."""
 
     kernel_driver: bool  # the node's NVIDIA kernel module is loaded
@@ -81,20 +81,20 @@ def gpu_capability() -> str | None:
     return _dotted(found[0].capability) if found else None
 
 
-def probe(library: str = LIBRARY, kernel_driver: Path = KERNEL_DRIVER) -> Probe:
+def probe(library: str = LIBRARY, kernel_driver: Path = KERNEL_DRIVER) -> DeviceProbe:
     """Asks the driver's library; loads no CUDA context."""
     loaded, torch_cuda = kernel_driver.exists(), built_for()
     try:
         cuda = ctypes.CDLL(library)
     except OSError:
-        return Probe(loaded, library=False, torch_cuda=torch_cuda)
+        return DeviceProbe(loaded, library=False, torch_cuda=torch_cuda)
     status = cuda.cuInit(0)
     version, count = ctypes.c_int(), ctypes.c_int()
     cuda.cuDriverGetVersion(ctypes.byref(version))
     if status == 0:
         cuda.cuDeviceGetCount(ctypes.byref(count))
     gpus = tuple(_gpu(cuda, number) for number in range(count.value))
-    return Probe(loaded, True, status, (version.value // 1000, version.value % 1000 // 10), gpus, torch_cuda)
+    return DeviceProbe(loaded, True, status, (version.value // 1000, version.value % 1000 // 10), gpus, torch_cuda)
 
 
 def _gpu(cuda: ctypes.CDLL, number: int) -> Gpu:
@@ -115,7 +115,7 @@ def built_for() -> str | None:
     return version
 
 
-def unusable(found: Probe) -> JobError | None:
+def unusable(found: DeviceProbe) -> JobError | None:
     """Why no GPU can be used, or None. The first cause that holds, from the node up to the image."""
     cpu = f"{DEVICE_VARIABLE}=cpu trains on the CPU"
     if not found.kernel_driver and not found.library:

@@ -33,7 +33,7 @@ REMOVE = "Bring back what it was trained on, or remove the checkpoint to begin a
 
 
 @dataclass(frozen=True)
-class Origin:
+class TrainingOrigin:
     """What a checkpoint can continue: the run, the base's public id with its revision, the digest of all training
     sequences.
     """
@@ -71,7 +71,7 @@ class Checkpoints:
     """The checkpoints of one run. At most one is on its way to the store while the training goes on."""
 
     def __init__(
-        self, store: Store, origin: Origin, spec: CheckpointsSpec, log: Log, machine: Mapping[str, str]
+        self, store: Store, origin: TrainingOrigin, spec: CheckpointsSpec, log: Log, machine: Mapping[str, str]
     ) -> None:
         """`machine`: what of it decides the last places of every figure (`stats.arithmetic`)."""
         self._store = store
@@ -240,7 +240,7 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _encode(step: int, origin: Origin, machine: Mapping[str, str], files: list[File]) -> bytes:
+def _encode(step: int, origin: TrainingOrigin, machine: Mapping[str, str], files: list[File]) -> bytes:
     content = {
         "step": step,
         "origin": asdict(origin),
@@ -256,7 +256,7 @@ def _decode(raw: bytes) -> dict[str, Any] | None:
     try:
         content = json.loads(raw)
         digest = content.pop("sha256")
-        Origin(**content["origin"])
+        TrainingOrigin(**content["origin"])
         content["machine"].keys()
         if not all(isinstance(File(**item).key, str) for item in content["files"]):
             return None

@@ -8,17 +8,17 @@ from collections.abc import Callable
 
 from job.render.actions import actions
 from job.render.compose import compose
-from job.render.context import Context, context
 from job.render.docker import docker, podman
 from job.render.dstack import dstack
 from job.render.jobset import jobset
 from job.render.kubernetes import job, kueue
 from job.render.options import Options
+from job.render.rendering import Rendering, context
 from job.render.rented import runpod, vast
 from job.render.skypilot import skypilot
 from job.render.trainjob import trainjob
 
-TARGETS: dict[str, Callable[[Context], str]] = {
+TARGETS: dict[str, Callable[[Rendering], str]] = {
     "docker": docker,
     "podman": podman,
     "compose": compose,

@@ -7,8 +7,8 @@ reviewer sees in the pull request is what is applied.
 
 from __future__ import annotations
 
-from job.render.context import Context
 from job.render.kubernetes import job
+from job.render.rendering import Rendering
 from job.render.shell import SECRETS, SETTINGS
 from job.render.text import Json, documents, word
 
@@ -21,7 +21,7 @@ S3_SECRETS = [name for name in SECRETS if name.startswith("AWS")]
 S3_SETTINGS = [name for name in SETTINGS if name.startswith("AWS")]
 
 
-def actions(task: Context) -> str:
+def actions(task: Rendering) -> str:
     file = f".github/workflows/tunejob-{task.spec.name}.yml"
     header = [
         f"Keep it as {file}. Secrets of the environment {PLACE}: KUBECONFIG (a token that may create Jobs in the namespace)",  # noqa: E501
@@ -39,7 +39,7 @@ def actions(task: Context) -> str:
     return documents(header, workflow)
 
 
-def _validate(task: Context) -> Json:
+def _validate(task: Rendering) -> Json:
     """Without secrets and without a network, as a pull request may come from anybody."""
     check = f"docker run --rm --interactive --network none --read-only {task.options.image} validate -"
     return {
@@ -50,7 +50,7 @@ def _validate(task: Context) -> Json:
     }
 
 
-def _run(task: Context) -> Json:
+def _run(task: Rendering) -> Json:
     keep = f"umask 077\nprintf '%s\\n' \"$TEXT\" > {KUBECONFIG}\n"
     submit = f"printf %s {word(job(task))} |\n  kubectl --kubeconfig {KUBECONFIG} apply -f -\n"
     read = {name: f"${{{{ secrets.{name} }}}}" for name in S3_SECRETS} | {
@@ -71,7 +71,7 @@ def _run(task: Context) -> Json:
     }
 
 
-def _follow(task: Context) -> str:
+def _follow(task: Rendering) -> str:
     """Leaves with the exit code of the run; outcome and report become the summary of the workflow."""
     namespace = f" --namespace {task.options.namespace}" if task.options.namespace else ""
     return f"""\

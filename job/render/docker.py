@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from job.errors import Fault, InputError, SpecError
 from job.plan.machine import GIB
-from job.render.context import Context, local_paths, require_remote
 from job.render.pod import GRACE_SECONDS, STOP_SECONDS, UID
+from job.render.rendering import Rendering, local_paths, require_remote
 from job.render.shell import SHELLCHECK, variables
 from job.render.text import comment, word
 from job.spec.wording import show
@@ -21,15 +21,15 @@ CA_BUNDLE = "/etc/tunejob/ca.pem"
 GPU = {"docker": '--gpus "${TUNEJOB_GPUS:-all}"', "podman": "--device nvidia.com/gpu=all --security-opt label=disable"}
 
 
-def docker(task: Context) -> str:
+def docker(task: Rendering) -> str:
     return _file(task, "docker")
 
 
-def podman(task: Context) -> str:
+def podman(task: Rendering) -> str:
     return _file(task, "podman")
 
 
-def _file(task: Context, engine: str) -> str:
+def _file(task: Rendering, engine: str) -> str:
     header = [
         f"sh FILE        more options of {engine} run may follow; exit status 0, or the code of the failure (README, Exit codes)",  # noqa: E501
         "Credentials are taken from the environment: AWS_..., HF_TOKEN.",
@@ -39,13 +39,13 @@ def _file(task: Context, engine: str) -> str:
     return "#!/bin/sh\n" + comment(header) + script(task, engine)
 
 
-def remote_script(task: Context) -> str:
+def remote_script(task: Rendering) -> str:
     """The same for a machine that has none of this one's files. Raises `SpecError` for paths."""
     require_remote(task.spec)
     return script(task, "docker")
 
 
-def script(task: Context, engine: str) -> str:
+def script(task: Rendering, engine: str) -> str:
     """POSIX shell; ends with the exit code of the job."""
     needs = task.needs
     options = [
@@ -68,7 +68,7 @@ def script(task: Context, engine: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _mounts(task: Context, engine: str) -> Iterator[str]:
+def _mounts(task: Rendering, engine: str) -> Iterator[str]:
     """What is read has to be there; what is written is made, and the container writes as the one who runs the
     script.
     """

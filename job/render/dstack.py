@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from job.plan.machine import GIB
-from job.render.context import Context, require_remote
 from job.render.pod import STOP_SECONDS
+from job.render.rendering import Rendering, require_remote
 from job.render.shell import COMMAND, SPEC_PATH, needed_secrets, write_spec
 from job.render.text import documents
 
@@ -13,7 +13,7 @@ NAME_CHARACTERS = 41  # dstack's limit; the first is a letter
 RETRY_HOURS = 24
 
 
-def dstack(task: Context) -> str:
+def dstack(task: Rendering) -> str:
     """dstack knows no exit codes: it retries where there is no machine or it is taken away, and leaves failures as
     they are.
     """

@@ -4,9 +4,9 @@ spec.
 
 from __future__ import annotations
 
-from job.render.context import Context
 from job.render.kubernetes import manifests, metadata
 from job.render.pod import KEPT_SECONDS, LABELS, job_spec
+from job.render.rendering import Rendering
 from job.render.text import Json
 
 MEMBER = "tune"
@@ -17,7 +17,7 @@ def member(spec: Json) -> Json:
     return {key: value for key, value in spec.items() if key != "ttlSecondsAfterFinished"}
 
 
-def jobset(task: Context) -> str:
+def jobset(task: Rendering) -> str:
     spec = {
         "ttlSecondsAfterFinished": KEPT_SECONDS,
         "failurePolicy": {"maxRestarts": 0},  # pods are retried by the Job's own rules

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from job.render.context import Context, require_remote
 from job.render.pod import APP, LABELS, NAME_LABEL, SPEC_KEY, job_spec
+from job.render.rendering import Rendering, require_remote
 from job.render.text import Json, documents
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -14,11 +14,11 @@ REFUSED_V6 = ["fe80::/10", "fc00::/7", "64:ff9b::a9fe:0/112"]
 APPLY_LIMIT_BYTES = 200_000  # kubectl apply notes the object in an annotation, of which there may be 256 KiB
 
 
-def job(task: Context) -> str:
+def job(task: Rendering) -> str:
     return manifests(task, batch_job(task))
 
 
-def kueue(task: Context) -> str:
+def kueue(task: Rendering) -> str:
     """A Job that waits until Kueue lets it start. `suspend` is Kueue's: written here, a second apply would stop a
     running Job.
     """
@@ -27,7 +27,7 @@ def kueue(task: Context) -> str:
     return manifests(task, waiting)
 
 
-def batch_job(task: Context) -> Json:
+def batch_job(task: Rendering) -> Json:
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -36,7 +36,7 @@ def batch_job(task: Context) -> Json:
     }
 
 
-def config_map(task: Context) -> Json:
+def config_map(task: Rendering) -> Json:
     """The spec, under a name with its hash: another spec is another object."""
     return {
         "apiVersion": "v1",
@@ -47,7 +47,7 @@ def config_map(task: Context) -> Json:
     }
 
 
-def service_account(task: Context) -> Json:
+def service_account(task: Rendering) -> Json:
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -56,7 +56,7 @@ def service_account(task: Context) -> Json:
     }
 
 
-def network_policy(task: Context) -> Json:
+def network_policy(task: Rendering) -> Json:
     """Nothing comes in; out go DNS inside the cluster and HTTPS to public addresses."""
     names = {
         "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}],
@@ -81,12 +81,12 @@ def network_policy(task: Context) -> Json:
     }
 
 
-def metadata(task: Context, name: str, labels: dict[str, str]) -> Json:
+def metadata(task: Rendering, name: str, labels: dict[str, str]) -> Json:
     place = {"namespace": task.options.namespace} if task.options.namespace else {}
     return {"name": name} | place | {"labels": labels}
 
 
-def manifests(task: Context, *work: Json) -> str:
+def manifests(task: Rendering, *work: Json) -> str:
     """The file of everything that `work` needs, and itself. Raises `SpecError` for paths of this machine."""
     require_remote(task.spec)
     large = len(task.text.encode()) > APPLY_LIMIT_BYTES

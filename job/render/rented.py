@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from job.errors import Interrupted
 from job.plan.machine import GB, GIB
-from job.render.context import Context, require_remote
 from job.render.pod import BACKOFF_LIMIT, STOP_SECONDS, hopeless_codes
+from job.render.rendering import Rendering, require_remote
 from job.render.shell import COMMAND, SHELLCHECK, SPEC_PATH, spec_in_base64, variables
 from job.render.text import comment, word
 
@@ -72,7 +72,7 @@ exit $code
 """
 
 
-def runpod(task: Context) -> str:
+def runpod(task: Rendering) -> str:
     require_remote(task.spec)
     needs = task.needs
     body = {
@@ -111,7 +111,7 @@ def runpod(task: Context) -> str:
     )
 
 
-def vast(task: Context) -> str:
+def vast(task: Rendering) -> str:
     require_remote(task.spec)
     needs = task.needs
     disk_gb = (needs.ephemeral_bytes + IMAGE_BYTES) // GB
@@ -137,7 +137,7 @@ def vast(task: Context) -> str:
     )
 
 
-def _file(task: Context, usage: str, lines: list[str]) -> str:
+def _file(task: Rendering, usage: str, lines: list[str]) -> str:
     secrets = "Credentials are taken from the environment: AWS_..., HF_TOKEN; the provider gets to know them."
     watch = "Written by the provider's documents, never tried there: look whether it has ended."
     header = [usage, secrets, watch, *task.needs.words(), SHELLCHECK]

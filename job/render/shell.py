@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 from job.errors import Fault, SpecError
-from job.render.context import Context
+from job.render.rendering import Rendering
 from job.render.text import word
 from job.spec import JobSpec
 
@@ -46,12 +46,12 @@ def needed_secrets(spec: JobSpec) -> list[str]:
     return [*s3, *hub]
 
 
-def write_spec(task: Context) -> str:
+def write_spec(task: Rendering) -> str:
     """A shell command that writes the spec, byte for byte. Raises `SpecError` for one that no argument can hold."""
     return f"printf %s {_argument(word(task.text))} > {SPEC_PATH}"
 
 
-def spec_in_base64(task: Context) -> str:
+def spec_in_base64(task: Rendering) -> str:
     """For places whose own reading of text is not known. Raises `SpecError` for one that no variable can hold."""
     return _argument(base64.b64encode(task.text.encode()).decode())
 

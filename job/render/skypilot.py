@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from job.errors import JobError
 from job.plan.machine import GIB
-from job.render.context import Context
 from job.render.docker import remote_script
 from job.render.pod import retryable_codes
+from job.render.rendering import Rendering
 from job.render.shell import SECRETS, variables
 from job.render.text import documents
 
@@ -29,7 +29,7 @@ SYSTEM_BYTES = 40 * GIB  # the machine's system and the image
 ROOT = 'docker info >/dev/null 2>&1 || docker() { sudo --preserve-env docker "$@"; }\n'
 
 
-def skypilot(task: Context) -> str:
+def skypilot(task: Rendering) -> str:
     needs = task.needs
     own_retries = [code for code in retryable_codes() if code != JobError.exit_code]
     names = variables(task.spec)

@@ -9,11 +9,11 @@ import copy
 from typing import Any
 
 from job.plan.machine import GIB, Resources
-from job.render.context import Context
 from job.render.jobset import member
 from job.render.kubernetes import manifests, metadata
 from job.render.options import IMAGE
 from job.render.pod import APP, LABELS, NAME_LABEL, SPEC_FOLDER, gibibytes, job_spec, requirements
+from job.render.rendering import Rendering
 from job.render.text import Json
 
 API = "trainer.kubeflow.org"
@@ -27,7 +27,7 @@ BASE = Resources(
 )  # fmt: skip
 
 
-def trainjob(task: Context) -> str:
+def trainjob(task: Rendering) -> str:
     return manifests(task, runtime(), train_job(task))
 
 
@@ -51,7 +51,7 @@ def runtime() -> Json:
     }
 
 
-def train_job(task: Context) -> Json:
+def train_job(task: Rendering) -> Json:
     """Which spec, image and resources."""
     pod = job_spec(task.options.image, task.name, task.needs)["template"]["spec"]
     own: Json = {

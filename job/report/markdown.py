@@ -36,11 +36,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {row} |" for row in cells), ""] if cells else []
 
 
-def figure(value: object) -> str:
-    """A number to four digits, anything else that is not text as it is written."""
+def figure(value: object, digits: int = 4) -> str:
+    """A number to so many digits, anything else that is not text as it is written."""
     if value is None:
         return NOTHING
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def _printable(text: str) -> str:

@@ -11,6 +11,7 @@ from job.errors import JobError
 from job.host.log import Log
 from job.host.stats import GIB, Stats
 from job.ledger.manifest import File, store_file
+from job.report.markdown import figure, table
 from job.spec import JobSpec
 from job.store import Store
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from job.data.build import Prepared
     from job.evaluation.assess import Assessment
     from job.training.loop import TrainResult
+
+DIGITS = 6
 
 
 def write_json(path: Path, document: Any) -> Path:
@@ -60,16 +63,16 @@ def write_summary(
         f"Base `{public_id}`, run `{spec.run_id}`, {stats.device.get('name')}, {spec.model.precision}.",
         "",
     ]
-    lines += _table(("Held-out", "base", "tuned"), _measures(stats.evaluation))
-    lines += _table(("Training", "value"), [(key, _figure(value)) for key, value in stats.training.items()])
-    lines += _table(
+    lines += table(("Held-out", "base", "tuned"), _measures(stats.evaluation))
+    lines += table(("Training", "value"), [(key, figure(value, DIGITS)) for key, value in stats.training.items()])
+    lines += table(
         ("Data", "value"),
-        [(key, _figure(value)) for key, value in stats.data["train"].items() if isinstance(value, int)],
+        [(key, figure(value, DIGITS)) for key, value in stats.data["train"].items() if isinstance(value, int)],
     )
-    lines += _table(
+    lines += table(
         ("Export", "MB", "perplexity", "KL (nats a token)", "same top token"), [_export_row(fact) for fact in exports]
     )
-    lines += _table(
+    lines += table(
         ("Stage", "seconds", "peak GPU reserved GiB", "peak RSS GiB"),
         [
             (p.name, f"{p.wall_seconds:.1f}", _gib(p.peak_gpu_reserved_bytes), _gib(p.peak_rss_bytes))
@@ -90,22 +93,11 @@ def _export_row(fact: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _measures(evaluation: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
     base, tuned = evaluation["base"], evaluation["tuned"]
-    return [(name, _figure(base[name]), _figure(tuned[name])) for name in tuned]
+    return [(name, figure(base[name], DIGITS), figure(tuned[name], DIGITS)) for name in tuned]
 
 
 def _gib(size_bytes: int) -> str:
     return f"{size_bytes / GIB:.2f}"
-
-
-def _figure(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    if not rows:
-        return []
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rows), ""]
 
 
 def keep_evidence(store: Store, stats: Stats, log: Log) -> None:

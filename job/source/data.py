@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from job.errors import Fault, InputError
 from job.hub.origin import HubOrigin
-from job.source.origin import LocalOrigin, Origin, S3Origin, at_revision, pointed
+from job.source.place import LocalOrigin, Place, S3Origin, at_revision, pointed
 from job.source.splits import CARD, files_of_split, unknown
 from job.spec import DataSpec, SourceSpec
 
@@ -73,7 +73,7 @@ def _fetch(spec: SourceSpec, pointer: str, folder: Path, revisions: Mapping[str,
     return FetchedSource(spec, pointer, files, origin.revision, fingerprint(folder, chosen))
 
 
-def _origin(source: str) -> Origin:
+def _origin(source: str) -> Place:
     if source.startswith("hf://"):
         return HubOrigin(source, "dataset")
     return S3Origin(source) if source.startswith("s3://") else LocalOrigin(source)

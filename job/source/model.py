@@ -10,7 +10,7 @@ from types import MappingProxyType
 from job.errors import Fault, InputError
 from job.hub.origin import HubOrigin
 from job.source.model_files import CONFIG, check_architecture, check_weights, config_files, read_object, weight_files
-from job.source.origin import LocalOrigin, Origin, S3Origin, at_revision, pointed
+from job.source.place import LocalOrigin, Place, S3Origin, at_revision, pointed
 from job.store.base import local_path
 
 POINTER = "/model/source"
@@ -130,7 +130,7 @@ def check_merge_base(base: FetchedModel, merge_base: FetchedModel) -> None:
         )
 
 
-def _origin(source: str) -> Origin:
+def _origin(source: str) -> Place:
     if source.startswith("hf://"):
         return HubOrigin(source, "model")
     if source.startswith("s3://"):

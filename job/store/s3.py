@@ -1,7 +1,7 @@
 """A store in S3, or in anything that speaks it. Address, credentials and checksum mode come from the environment only.
 
 botocore itself reads `AWS_ENDPOINT_URL[_S3]`, `AWS_CA_BUNDLE`, `AWS_REQUEST_CHECKSUM_CALCULATION`,
-`AWS_RESPONSE_CHECKSUM_VALIDATION` and the credential variables; `job.store.wire` reads the time limits.
+`AWS_RESPONSE_CHECKSUM_VALIDATION` and the credential variables; `job.store.patience` reads the time limits.
 
 TLS proves what comes over it. Over plain HTTP every read is compared with the object's ETag or, where that is no MD5,
 with a second reading, and every write with what the store then has.
@@ -23,8 +23,8 @@ from job.errors import Fault, InputError, JobError, TransientError
 from job.host.time_limits import limit
 from job.store.base import TEMPORARY, Stored, safe_key, split_s3, within
 from job.store.etag import Digests
+from job.store.patience import ATTEMPTS, be_patient
 from job.store.s3_errors import is_expired, is_mendable, translating_s3_errors, whole_answers
-from job.store.wire import ATTEMPTS, be_patient
 
 if TYPE_CHECKING:
     from boto3.s3.transfer import TransferConfig

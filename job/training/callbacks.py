@@ -71,7 +71,7 @@ class Curves(TrainerCallback):  # type: ignore[misc]
         self._writer.close()
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]
+class LossWatch(TrainerCallback):  # type: ignore[misc]
     """Keeps each logged step, shows progress, and ends the run on a loss or gradient that is not finite."""
 
     bar: Bar

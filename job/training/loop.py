@@ -99,7 +99,7 @@ class Loop:
         self, backend: Backend, model: Any, spec: JobSpec, batch: MicroBatch, prepared: Prepared, workdir: Path,
         checkpoints: Checkpoints, log: Log,
     ) -> None:  # fmt: skip
-        from job.training.callbacks import Curves, HeldOut, TokenCounter, Watch
+        from job.training.callbacks import Curves, HeldOut, LossWatch, TokenCounter
         from job.training.saver import Saver
 
         self.backend, self.model, self.spec, self.prepared, self.log = backend, model, spec, prepared, log
@@ -113,7 +113,7 @@ class Loop:
         if backend.device == "cpu":
             compute_in_fp32(model)
         self.watchdog = Watchdog()
-        self.watch = Watch(TokenCounter(self.trainer), self.watchdog)
+        self.watch = LossWatch(TokenCounter(self.trainer), self.watchdog)
         self.held_out = HeldOut(spec.training, self._measure, self._tell)
         folder = workdir / f"checkpoints-{batch.rows}"
         self.saver = Saver(self.trainer, spec.output.checkpoints, checkpoints, self.watch, self.held_out, folder)

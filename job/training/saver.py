@@ -21,7 +21,7 @@ from job.host.signals import stop_requested, stopped
 from job.ledger.checkpoints import Checkpoint, Checkpoints
 from job.plan.require import with_disk_figures
 from job.spec import CheckpointsSpec
-from job.training.callbacks import HeldOut, Watch, restore_weights, trainable_weights
+from job.training.callbacks import HeldOut, LossWatch, restore_weights, trainable_weights
 
 WEIGHTS, BEST, PROGRESS, STATE = "weights.safetensors", "best.safetensors", "progress.json", "trainer_state.json"
 
@@ -36,7 +36,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         trainer: Any,
         spec: CheckpointsSpec,
         checkpoints: Checkpoints,
-        watch: Watch,
+        watch: LossWatch,
         held_out: HeldOut,
         folder: Path,
     ) -> None:

@@ -11,11 +11,11 @@ import pytest
 
 from job.errors import CapacityError, Fault, InputError, TransientError
 from job.host.log import Log
-from job.ledger.checkpoints import Checkpoint, Checkpoints, Origin
+from job.ledger.checkpoints import Checkpoint, Checkpoints, TrainingOrigin
 from job.spec import CheckpointsSpec
 from job.store import DirectoryStore, open_store
 
-ORIGIN = Origin("0123456789abcdef", "hf://org/base@main", "d" * 64)
+ORIGIN = TrainingOrigin("0123456789abcdef", "hf://org/base@main", "d" * 64)
 MACHINE = {"cpu_name": "one", "cpu_threads": "2"}
 FILES = ("optimizer.pt", "progress.json", "weights.safetensors")
 FOLDER = "checkpoints/0123456789abcdef"
@@ -26,7 +26,7 @@ def settings(keep: int = 2, max_failures: int = 3) -> CheckpointsSpec:
     return CheckpointsSpec(uri=None, every_minutes=10, every_steps=None, keep=keep, max_failures=max_failures)
 
 
-def checkpoints(store: Path, origin: Origin = ORIGIN, keep: int = 2, max_failures: int = 3) -> Checkpoints:
+def checkpoints(store: Path, origin: TrainingOrigin = ORIGIN, keep: int = 2, max_failures: int = 3) -> Checkpoints:
     return Checkpoints(open_store(str(store)), origin, settings(keep, max_failures), Log(StringIO()), MACHINE)
 
 
@@ -50,7 +50,7 @@ def stored(tmp_path: Path, *steps: int, keep: int = 2) -> Path:
     return store
 
 
-def newest(store: Path, tmp_path: Path, origin: Origin = ORIGIN) -> Checkpoint | None:
+def newest(store: Path, tmp_path: Path, origin: TrainingOrigin = ORIGIN) -> Checkpoint | None:
     return checkpoints(store, origin).newest(tmp_path / "found")
 
 
@@ -117,7 +117,7 @@ def test_there_are_none(tmp_path: Path) -> None:
 def test_those_of_others_are_refused(key: str, pointer: str, tmp_path: Path) -> None:
     """Whole, but of another run, base or data: somebody has put it there, or changed what it continues."""
     store = stored(tmp_path, 5)
-    other = Origin(**{**vars(ORIGIN), key: "e" * 16})
+    other = TrainingOrigin(**{**vars(ORIGIN), key: "e" * 16})
     if key == "run_id":
         (store / FOLDER).rename(store / "checkpoints" / other.run_id)
         for manifest in store.rglob("checkpoint.json"):

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from job.errors import CapacityError, DeviceError, JobError
-from job.host.device import Gpu, Probe, built_for, probe, unusable
+from job.host.device import DeviceProbe, Gpu, built_for, probe, unusable
 from tests.drivers import libcuda
 
-GOOD = Probe(True, True, 0, (13, 0), (Gpu("NVIDIA H200", (9, 0)),), "13.0")
+GOOD = DeviceProbe(True, True, 0, (13, 0), (Gpu("NVIDIA H200", (9, 0)),), "13.0")
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ GOOD = Probe(True, True, 0, (13, 0), (Gpu("NVIDIA H200", (9, 0)),), "13.0")
         (replace(GOOD, gpus=(Gpu("Tesla V100", (7, 0)),)), CapacityError, "Tesla V100, compute capability 7.0"),
     ],
 )  # fmt: skip
-def test_each_cause_has_its_message(found: Probe, kind: type[JobError], says: str) -> None:
+def test_each_cause_has_its_message(found: DeviceProbe, kind: type[JobError], says: str) -> None:
     error = unusable(found)
     assert type(error) is kind
     assert says in str(error)
@@ -40,7 +40,7 @@ def test_each_cause_has_its_message(found: Probe, kind: type[JobError], says: st
 
 @pytest.mark.parametrize("found", [GOOD, replace(GOOD, kernel_driver=False), replace(GOOD, driver_cuda=(13, 2)),
                                    replace(GOOD, gpus=(Gpu("Tesla T4", (7, 5)), Gpu("old", (6, 1))))])  # fmt: skip
-def test_what_serves_is_not_refused(found: Probe) -> None:
+def test_what_serves_is_not_refused(found: DeviceProbe) -> None:
     """A newer driver, no /proc entry (as under WSL), the oldest generation torch is built for, an older second card."""
     assert unusable(found) is None
 
@@ -54,13 +54,13 @@ def test_the_masks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [
-        ({"count": 2}, Probe(True, True, 0, (13, 0), (Gpu("first", (8, 6)), Gpu("second", (9, 6))))),
-        ({"version": 12080, "count": 0}, Probe(True, True, 0, (12, 8))),
-        ({"status": 100}, Probe(True, True, 100, (13, 0))),
-        ({"status": 999, "version": 13010}, Probe(True, True, 999, (13, 1))),
+        ({"count": 2}, DeviceProbe(True, True, 0, (13, 0), (Gpu("first", (8, 6)), Gpu("second", (9, 6))))),
+        ({"version": 12080, "count": 0}, DeviceProbe(True, True, 0, (12, 8))),
+        ({"status": 100}, DeviceProbe(True, True, 100, (13, 0))),
+        ({"status": 999, "version": 13010}, DeviceProbe(True, True, 999, (13, 1))),
     ],
 )
-def test_the_driver_is_asked(tmp_path: Path, answers: dict[str, int], expected: Probe) -> None:
+def test_the_driver_is_asked(tmp_path: Path, answers: dict[str, int], expected: DeviceProbe) -> None:
     module = tmp_path / "version"
     module.touch()
     assert replace(probe(str(libcuda(tmp_path, **answers)), module), torch_cuda=None) == expected

@@ -16,8 +16,8 @@ import pytest
 from job.errors import CapacityError, GateError, InputError
 from job.gguf.convert import _torch_rounding, convert
 from job.gguf.header import read_header
-from job.gguf.plan import plan
 from job.gguf.quantise import quantise
+from job.gguf.sizes import plan
 from job.gguf.types import TYPES
 from job.host.child import Child, run_child
 from job.host.fork_server import PACKAGE_ROOT

@@ -21,7 +21,7 @@ REFERENCE, IMATRIX = "reference.safetensors", "imatrix.gguf"
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedWeights:
     """Merged weights that have passed their test: the folder, and the figures of it and of its 4-bit form."""
 
     folder: Path
@@ -81,7 +81,7 @@ def merge(artefacts: Artefacts, prepared: Prepared, base: Path, device: str) -> 
     return folder
 
 
-def compare(artefacts: Artefacts, prepared: Prepared, base: Path, folder: Path, device: str) -> Merged:
+def compare(artefacts: Artefacts, prepared: Prepared, base: Path, folder: Path, device: str) -> MergedWeights:
     """Opens the merged weights in a process without the training engine; leaves the logits that GGUFs are held against.
 
     Raises `GateError` if the model is not the one that was trained.
@@ -104,7 +104,7 @@ def compare(artefacts: Artefacts, prepared: Prepared, base: Path, folder: Path, 
         foretold_bytes=foretold_bytes,
     )
     artefacts.run.log("compare", perplexity=found["perplexity"], stopped=found["stopped"], **(found["merged"] or {}))
-    return Merged(folder, four_bit, found)
+    return MergedWeights(folder, four_bit, found)
 
 
 def comparison(

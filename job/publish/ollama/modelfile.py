@@ -15,7 +15,7 @@ from job.errors import Fault, GateError
 from job.publish.ollama.ollama_template import translate
 
 if TYPE_CHECKING:
-    from job.data.build import Probe
+    from job.data.build import TemplateProbe
 
 FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*\.gguf")
 SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
@@ -24,7 +24,7 @@ TEMPLATE_OF_OLLAMA = "# The chat template cannot be said in Ollama's language; O
 
 
 def write_modelfiles(
-    folder: Path, files: Mapping[str, str], probes: Sequence[Probe], begin: str, stop_tokens: Sequence[str],
+    folder: Path, files: Mapping[str, str], probes: Sequence[TemplateProbe], begin: str, stop_tokens: Sequence[str],
     parameters: Mapping[str, float] | None = None,
 ) -> list[Path]:  # fmt: skip
     """Writes `Modelfile.<QUANT>` for each of `files` (quant label → name of its GGUF in `folder`, the best first) and
@@ -58,7 +58,7 @@ def _source(name: str) -> str:
     return f"{joining}FROM ./{whole}\n"
 
 
-def _template(probes: Sequence[Probe], begin: str) -> str:
+def _template(probes: Sequence[TemplateProbe], begin: str) -> str:
     if not probes:
         return f'TEMPLATE """{RAW}"""\n'
     found = translate(probes, begin)

@@ -15,7 +15,7 @@ from job.publish.ollama import go_template
 from job.publish.ollama.go_template import quoted
 
 if TYPE_CHECKING:
-    from job.data.build import Probe
+    from job.data.build import TemplateProbe
 
 ROLES = ("system", "user", "assistant")
 ANSWER = "answer"  # what stands behind the last message, where the model goes on
@@ -32,7 +32,7 @@ class OllamaTemplate:
     differences: tuple[str, ...]
 
 
-def translate(probes: Sequence[Probe], begin: str) -> OllamaTemplate | None:
+def translate(probes: Sequence[TemplateProbe], begin: str) -> OllamaTemplate | None:
     """The template that renders every everyday probe as the Jinja did; None if there is none in our forms.
 
     `begin` is the token that llama.cpp itself puts in front of a prompt, "" where it puts none.
@@ -54,7 +54,7 @@ class _Rendered:
     text: str
 
     @classmethod
-    def of(cls, probe: Probe, begin: str) -> _Rendered:
+    def of(cls, probe: TemplateProbe, begin: str) -> _Rendered:
         contents = tuple(message["content"] for message in probe.messages)
         text = (probe.text or "").removeprefix(begin)
         if not probe.prompt:  # an answer that ends a chat is continued: nothing may follow it
@@ -146,7 +146,7 @@ def _literal(text: str) -> list[str]:
     return [quoted(text)] if text else []
 
 
-def _differences(template: str, probes: Sequence[Probe], begin: str) -> Iterator[str]:
+def _differences(template: str, probes: Sequence[TemplateProbe], begin: str) -> Iterator[str]:
     for probe in probes:
         if begin and probe.text is not None and not probe.text.startswith(begin):
             yield f"the beginning: llama.cpp puts {quoted(begin)} there"

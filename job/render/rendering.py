@@ -13,7 +13,7 @@ from job.spec.wording import show
 
 
 @dataclass(frozen=True)
-class Context:
+class Rendering:
     """`text` is the spec as it was given: it travels byte for byte. `name` is that of the job, with the spec's hash."""
 
     text: str
@@ -23,11 +23,11 @@ class Context:
     name: str
 
 
-def context(raw: bytes, options: Options) -> Context:
+def context(raw: bytes, options: Options) -> Rendering:
     """Raises `SpecError` for a spec that is not valid, `CapacityError` for one that fits no GPU."""
     spec = parse_spec(raw)
     needs = resources(spec, model_size(spec, options.parameters))
-    return Context(raw.decode(), spec, options, needs, job_name(spec, raw, options.name))
+    return Rendering(raw.decode(), spec, options, needs, job_name(spec, raw, options.name))
 
 
 def local_paths(spec: JobSpec) -> dict[str, str]:

@@ -14,7 +14,7 @@ from job.store import S3Store, Stored, safe_key, split_s3
 from job.store.base import local_path, translating_errors
 
 
-class Origin(Protocol):
+class Place(Protocol):
     """A folder somewhere. `stage` makes some of its files appear below a local folder, under the same names."""
 
     public_id: str
