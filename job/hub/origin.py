@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from job.errors import Fault, InputError, JobError, TransientError
 from job.host.parallel import in_parallel
 from job.host.time_limits import limit
-from job.hub.client import SILENCE_SECONDS, limit_waiting, pauses_seconds
+from job.hub.client import SILENCE_SECONDS, TOKENS, Answer, ask, digests, endpoint, is_listed, limit_waiting, token
 from job.store import Stored, safe_key
 from job.store.base import translating_errors
 
@@ -26,10 +24,8 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 ACCESS_HINT = "If it is private or gated, set HF_TOKEN to a token that may read it"
-Answer = TypeVar("Answer")
 
 
 class HubOrigin:
@@ -42,7 +38,7 @@ class HubOrigin:
         _be_quiet()
         limit_waiting()
         self._kind = kind
-        self._token: str | Literal[False] = next((os.environ[t] for t in TOKENS if os.environ.get(t)), False)
+        self._token: str | Literal[False] = token() or False
         read = self._api().model_info if kind == "model" else self._api().dataset_info
         info: ModelInfo | DatasetInfo = self._ask(
             lambda: read(self.public_id, revision=asked or None, timeout=SILENCE_SECONDS)
@@ -86,46 +82,30 @@ class HubOrigin:
                 revision=self.revision,
                 local_dir=folder,
                 token=self._token,
-                endpoint=_endpoint(),
+                endpoint=endpoint(),
             )
         )
-        if not _is_of_commit(path, file):
+        with path.open("rb") as content:
+            _, sha256, blob = digests(content)
+        if not is_listed(file, sha256, blob):
             path.unlink()
             raise TransientError(Fault(f"hf://{self.public_id}: {file.path} was damaged on its way"))
 
     def _api(self) -> HfApi:
         from huggingface_hub import HfApi
 
-        return HfApi(endpoint=_endpoint(), token=self._token)
+        return HfApi(endpoint=endpoint(), token=self._token)
 
     def _ask(self, request: Callable[[], Answer]) -> Answer:
-        patient_until = time.monotonic() + limit("TUNEJOB_HUB_PATIENCE_SECONDS")
-        for pause in (*pauses_seconds(), None):
-            try:
-                with _told(f"hf://{'datasets/' if self._kind == 'dataset' else ''}{self.public_id}"):
-                    return request()
-            except TransientError:
-                if pause is None or time.monotonic() > patient_until:
-                    raise
-                time.sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
+        def translated() -> Answer:
+            with _translating(f"hf://{'datasets/' if self._kind == 'dataset' else ''}{self.public_id}"):
+                return request()
 
-
-def _is_of_commit(path: Path, file: RepoFile) -> bool:
-    with path.open("rb") as content:
-        if file.lfs:
-            return hashlib.file_digest(content, "sha256").hexdigest() == file.lfs.sha256
-        head = f"blob {path.stat().st_size}\0".encode()  # git's name for a file
-        return hashlib.sha1(head + content.read(), usedforsecurity=False).hexdigest() == file.blob_id
-
-
-def _endpoint() -> str | None:
-    """huggingface_hub reads the variable at import; the run may set it later."""
-    return os.environ.get("HF_ENDPOINT")
+        return ask(translated, limit("TUNEJOB_HUB_PATIENCE_SECONDS"))
 
 
 @contextmanager
-def _told(address: str) -> Iterator[None]:
+def _translating(address: str) -> Iterator[None]:
     import httpx
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 

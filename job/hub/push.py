@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.errors import Fault, InputError, TransientError
 from job.host.child import serve
+from job.hub.client import limit_writing
 from job.hub.origin import OFFLINE
 from job.hub.repository import Content, Repository, require
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 MAIN, ACCESS, RECORD = "main", "tunejob-access", "tunejob.sha256"
 RECORD_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
-CONNECT_SECONDS, READ_SECONDS, WRITE_SECONDS = 30, 120, 120  # the Hub takes its time over a commit
 NO_IGNORED = "# a .gitignore in the repository does not hide our files\n"
 
 
@@ -226,7 +226,7 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
 
     `files` are pairs of path and key; `contents`, for `publish`, is what `stage` calls gave.
     """
-    _limit_waiting()
+    limit_writing()
     token = os.environ.get("HF_TOKEN", "")
     match request:
         case {"operation": "check_access", "repository": repository, "private": private}:
@@ -246,15 +246,6 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
         }:
             return asdict(publish([Content(**content) for content in contents], repository, run_id, message, token))
     raise ValueError(f"no such request: {sorted(request)}")
-
-
-def _limit_waiting() -> None:
-    """The client would wait for a silent server for ever."""
-    import httpx
-    from huggingface_hub import set_client_factory
-
-    timeout = httpx.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS, write=WRITE_SECONDS, pool=None)
-    set_client_factory(lambda: httpx.Client(follow_redirects=True, timeout=timeout))
 
 
 if __name__ == "__main__":

@@ -4,17 +4,14 @@ the job.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO
 
 from job.errors import Fault, GateError, InputError, JobError, TransientError, classify
 from job.host.credentials import mask
-from job.hub.client import pauses_seconds
+from job.hub.client import Answer, ask, digests, endpoint, is_listed
 from job.store import safe_key
 
 if TYPE_CHECKING:
@@ -23,8 +20,6 @@ if TYPE_CHECKING:
 
 POINTER = "/output/hub/repository"
 HINT = "Set HF_TOKEN to a token that may write to this repository"
-CHUNK_BYTES = 1 << 20
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -39,20 +34,12 @@ class Content:
     @classmethod
     def of(cls, file: BinaryIO, key: str) -> Content:
         """What an open file holds. Raises `PolicyError` for an unsafe key."""
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-        while chunk := file.read(CHUNK_BYTES):
-            sha256.update(chunk)
-            blob.update(chunk)
-        return cls(safe_key(key), size, sha256.hexdigest(), blob.hexdigest())
+        return cls(safe_key(key), *digests(file))
 
     def lies_in(self, files: Mapping[str, RepoFile]) -> bool:
         """Whether a listing has exactly this under its key."""
         found = files.get(self.key)
-        if found is None or found.size != self.bytes:
-            return False
-        return found.lfs.sha256 == self.sha256 if found.lfs else found.blob_id == self.blob
+        return found is not None and found.size == self.bytes and is_listed(found, self.sha256, self.blob)
 
 
 class Repository:
@@ -64,19 +51,12 @@ class Repository:
         if not token:
             raise InputError(Fault("a push to the Hub needs a token", where=POINTER, found="none", hint=HINT))
         self.name = name
-        self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
+        self._api = HfApi(endpoint=endpoint(), token=token)
         self.endpoint: str = self._api.endpoint
 
     def ask(self, request: Callable[[HfApi], Answer]) -> Answer:
         """The answer to requests that may be made again from the start if they fail in passing."""
-        for pause in (*pauses_seconds(), None):
-            try:
-                return self._told(request)
-            except TransientError:
-                if pause is None:
-                    raise
-                time.sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
+        return ask(lambda: self._translated(request))
 
     def files(self, api: HfApi, revision: str) -> dict[str, RepoFile]:
         from huggingface_hub.hf_api import RepoFile
@@ -84,7 +64,7 @@ class Repository:
         tree = api.list_repo_tree(self.name, revision=revision, recursive=True)
         return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
-    def _told(self, request: Callable[[HfApi], Answer]) -> Answer:
+    def _translated(self, request: Callable[[HfApi], Answer]) -> Answer:
         import httpx
 
         try:

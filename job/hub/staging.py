@@ -4,14 +4,13 @@ else sees.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from job.host.child import run_child
-from job.hub.origin import TOKENS
+from job.hub.client import token
 from job.hub.push import environment
 from job.spec import HubSpec, JobSpec
 
@@ -64,5 +63,4 @@ def open_push(spec: JobSpec, folder: Path) -> Push | None:
     """The push that the spec asks for, if any, with the token of the environment; before the job forgets its tokens."""
     if spec.output.hub is None:
         return None
-    token = next((os.environ[name] for name in TOKENS if os.environ.get(name)), "")
-    return Push(spec, spec.output.hub, folder, token)
+    return Push(spec, spec.output.hub, folder, token())
