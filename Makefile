@@ -139,7 +139,7 @@ format: setup
 fuzz: setup
 	TUNEJOB_FUZZ_EXAMPLES=$${EXAMPLES:-20000} $(BIN)/pytest tests/fuzz
 
-# README's tables from the schema and the error classes.
+# The generated tables of README.md, schemas/README.md and job/export/README.md: exit codes, spec, GGUF types.
 docs: setup
 	$(BIN)/python -m job.reference
 

@@ -1,7 +1,7 @@
-"""README's tables of the spec, the GGUF types and the exit codes, generated from the schema, `job.gguf.types` and
+"""The tables of the spec, the GGUF types and the exit codes, generated from the schema, `job.gguf.types` and
 `job.errors`.
 
-    python -m job.reference        rewrites them in README.md
+    python -m job.reference        rewrites them in the documents that `TABLES` names
 
 Each stands between `<!-- name -->` and `<!-- /name -->`; `tests/contract/test_readme.py` compares.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from job.gguf.types import TYPES
 from job.spec import job_schema
 
 Json = dict[str, Any]
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
 REQUIRED = "**required**"
 
 
@@ -113,24 +113,29 @@ def gguf_table() -> str:
     return "\n".join(rows)
 
 
-TABLES = {"spec table": spec_table, "gguf types": gguf_table, "exit codes": exit_code_table}
+# Name of the block: the document that holds it, and what stands in it.
+TABLES: dict[str, tuple[str, Callable[[], str]]] = {
+    "exit codes": ("README.md", exit_code_table),
+    "spec table": ("schemas/README.md", spec_table),
+    "gguf types": ("job/export/README.md", gguf_table),
+}
 
 
-def replace_block(text: str, name: str, table: str) -> str:
-    """`text` with the block `name` holding `table`. Raises `ValueError` if its markers are missing."""
+def replace_block(text: str, name: str, table: str, document: str) -> str:
+    """`text`, which is that of `document`, with the block `name` holding `table`. Raises `ValueError` if its markers
+    are missing."""
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, found, rest = text.partition(start)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise ValueError(f"README.md has no block {start} … {end}")
+        raise ValueError(f"{document} has no block {start} … {end}")
     return f"{before}{start}\n{table}\n{end}{after}"
 
 
 def main() -> None:
-    text = README.read_text("utf-8")
-    for name, table in TABLES.items():
-        text = replace_block(text, name, table())
-    README.write_text(text, "utf-8")
+    for name, (document, table) in TABLES.items():
+        path = ROOT / document
+        path.write_text(replace_block(path.read_text("utf-8"), name, table(), document), "utf-8")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from job.data.read import Row, count_rows, read_rows
 from job.data.select import row_range
 from job.data.worker import wire
-from job.data.worker.shape import ALPACA_INPUT, REQUIRED_COLUMNS
+from job.data.worker.shape import ALPACA_INPUT, FORMATS
 from job.errors import Fault, InputError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Selection:
         """Raises `InputError` if the first row lacks a needed column. Returns whether rows are conversations."""
         spec = self.source.spec
         row = next(iter(self)).row
-        needed = [spec.columns.get(name, name) for name in REQUIRED_COLUMNS[spec.format]]
+        needed = [spec.columns.get(name, name) for name in FORMATS[spec.format].required]
         missing = [name for name in [*needed, *spec.columns.values()] if name not in row]
         if missing:
             expected = ", ".join(dict.fromkeys([*needed, *spec.columns.values()]))
@@ -88,7 +88,7 @@ class Selection:
             )
         if spec.format == "prompt_completion":
             return not isinstance(row[needed[0]], str)
-        return spec.format != "text"
+        return FORMATS[spec.format].is_chat
 
     def description(self, alpaca_prompt: bool) -> wire.Header:
         """What a worker needs to know of the source."""
@@ -121,7 +121,7 @@ class Selection:
 def _fit(row: Row, missing: list[str]) -> str:
     """The nearest way out: another format whose columns are all there, or a column of a similar name."""
     formats = [
-        name for name, columns in REQUIRED_COLUMNS.items() if columns and all(column in row for column in columns)
+        name for name, kind in FORMATS.items() if kind.required and all(column in row for column in kind.required)
     ]
     if formats:
         return f"The columns fit format {formats[0]}"

@@ -6,19 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from job.data.worker.shape import FORMATS
 from job.errors import Fault
 from job.spec.wording import printable, show
 
 Json = dict[str, Any]
 
-FORMAT_COLUMNS = {
-    "messages": ("messages", "tools", "system"),
-    "sharegpt": ("conversations", "tools", "system"),
-    "alpaca": ("instruction", "input", "output", "system"),
-    "prompt_completion": ("prompt", "completion", "system"),
-    "text": ("text",),
-    "template": (),
-}
 HUB_WORD = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 HUB = re.compile(rf"{HUB_WORD}/{HUB_WORD}(?:@{HUB_WORD}(?:/{HUB_WORD}){{0,8}})?")
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -102,8 +95,8 @@ def source_faults(pointer: str, source: Json) -> Iterator[Fault]:
             expected="no subset",
         )
     for column in source.get("columns", {}):
-        if column not in FORMAT_COLUMNS[shape]:
-            allowed = ", ".join(FORMAT_COLUMNS[shape]) or "no columns section: the template names the columns"
+        if column not in FORMATS[shape].columns:
+            allowed = ", ".join(FORMATS[shape].columns) or "no columns section: the template names the columns"
             yield Fault(
                 f"format {shape} has no such column",
                 where=f"{pointer}/columns/{column}",

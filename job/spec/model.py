@@ -16,7 +16,6 @@ from functools import cache
 from typing import Any, Literal
 
 from job.errors import SpecError
-from job.spec.data_rules import FORMAT_COLUMNS as FORMAT_COLUMNS
 from job.spec.rules import cross_faults
 from job.spec.strict import faults_of_schema, inspect_json, load_schema, natural, one_per_place
 

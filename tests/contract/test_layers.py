@@ -14,8 +14,9 @@ JOB = Path(__file__).parents[2] / "job"
 FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): path for path in sorted(JOB.rglob("*.py"))}
 # Each may import those before it, and none behind it. A package's modules are ordered among themselves by their own rule below.
 ORDER = (
-    "errors", "host", "weights", "gguf", "evaluation.metrics", "spec", "store", "ledger", "hub", "source", "data", "evaluation", "plan",
-    "training", "report", "follow", "context", "export", "publish", "reference", "tuning", "delivery", "run", "render", "__main__",
+    "errors", "host", "weights", "gguf", "evaluation.metrics", "data.worker.shape", "spec", "store", "ledger", "hub", "source", "data",
+    "evaluation", "plan", "training", "report", "follow", "context", "export", "publish", "reference", "tuning", "delivery", "run",
+    "render", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes", "huggingface_hub", "boto3",
          "botocore", "pyarrow", "numpy", "tokenizers", "accelerate", "safetensors", "pandas"}  # fmt: skip

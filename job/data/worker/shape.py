@@ -28,14 +28,6 @@ SHAREGPT_ROLES = {
     "tool": "tool",
 }
 ALPACA_INPUT = "\n\n### Input:\n"
-REQUIRED_COLUMNS = {
-    "messages": ("messages",),
-    "sharegpt": ("conversations",),
-    "alpaca": ("instruction", "output"),
-    "prompt_completion": ("prompt", "completion"),
-    "text": ("text",),
-    "template": (),
-}
 
 
 class RowFault(Exception):
@@ -86,7 +78,10 @@ class Columns:
 
 def shape(kind: str, row: Row, columns: Columns) -> Example:
     """The row as an example. Raises `RowFault`."""
-    return SHAPES[kind](row, columns)
+    example = FORMATS[kind].example
+    if example is None:
+        raise ValueError(f"rows of format {kind} are rendered by the templates of their source")
+    return example(row, columns)
 
 
 def _messages(row: Row, columns: Columns) -> Chat:
@@ -138,12 +133,27 @@ def _text(row: Row, columns: Columns) -> Document:
     return Document(_string(columns.need(row, "text"), "text"))
 
 
-SHAPES: dict[str, Callable[[Row, Columns], Example]] = {
-    "messages": _messages,
-    "sharegpt": _sharegpt,
-    "alpaca": _alpaca,
-    "prompt_completion": _prompt_completion,
-    "text": _text,
+@dataclass(frozen=True)
+class Format:
+    """What rows of one format look like, and what becomes of them. A new format is a line in `FORMATS`."""
+
+    required: tuple[str, ...]  # columns that a row must have
+    optional: tuple[str, ...]  # columns that it may have
+    example: Callable[[Row, Columns], Example] | None  # None where the source's own templates make it
+    is_chat: bool = True  # whether a chat template puts it in words; a prompt that is text decides for itself
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.required + self.optional
+
+
+FORMATS: dict[str, Format] = {
+    "messages": Format(("messages",), ("tools", "system"), _messages),
+    "sharegpt": Format(("conversations",), ("tools", "system"), _sharegpt),
+    "alpaca": Format(("instruction", "output"), ("input", "system"), _alpaca),
+    "prompt_completion": Format(("prompt", "completion"), ("system",), _prompt_completion),
+    "text": Format(("text",), (), _text, is_chat=False),
+    "template": Format((), (), None),
 }
 
 
