@@ -91,7 +91,7 @@ PHI = """\
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|assistant|>\\n' }}{% endif %}"""
 
-# Alpaca rows come with their input behind ALPACA_INPUT in the user turn (job/data/worker/shape.py).
+# Alpaca rows come with their input after ALPACA_INPUT in the user turn (job/data/worker/shape.py).
 ALPACA = """\
 {{- BOS }}
 {%- set first = messages[0] if messages and messages[0].role in ('system', 'developer') else none %}

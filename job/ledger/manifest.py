@@ -71,7 +71,7 @@ def claim(store: Store, spec: JobSpec) -> Manifest | None:
     """Make the output address this run's own. The manifest if this very run has already finished there, else None.
 
     Writes `spec.json`, the resolved spec, before anything else. Of a finished run it removes what its last try,
-    killed behind the publication, could not clear away. Raises `InputError` if the address holds another run,
+    killed after the publication, could not clear away. Raises `InputError` if the address holds another run,
     anything of unknown origin, or a finished run of which a file is missing or has another size.
     """
     sizes = {item.key: item.bytes for item in store.list()}

@@ -107,7 +107,7 @@ def _not_json(error: json.JSONDecodeError) -> NoReturn:
 
 
 def _value_faults(value: Any, at: Pointer) -> Iterator[Fault]:
-    """Raises `SpecError` for nesting: nothing behind this can look at such a document."""
+    """Raises `SpecError` for nesting: nothing after this can look at such a document."""
     if len(at) >= MAX_DEPTH and isinstance(value, dict | list):
         raise SpecError(Fault("nested too deeply", where=pointer_of(at), expected=f"at most {MAX_DEPTH} levels"))
     if isinstance(value, str):

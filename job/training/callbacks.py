@@ -147,13 +147,13 @@ class LossWatch(TrainerCallback):  # type: ignore[misc]
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """What happens within, behind a step and before its loss is logged, is no part of the step."""
+        """What happens within, after a step and before its loss is logged, is no part of the step."""
         start = time.monotonic()
         yield
         self._step_end += time.monotonic() - start
 
     def median_step_seconds(self) -> float | None:
-        """Of this process's steps behind the second: the first two compile kernels. None where a resumed run had no
+        """Of this process's steps after the second: the first two compile kernels. None where a resumed run had no
         step left.
         """
         steps = [*self._step_seconds, *self._not_logged]

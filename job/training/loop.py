@@ -60,7 +60,7 @@ def train(
 
     Where the GPU has no memory for a micro-batch, the step is taken again in smaller ones that make up the same
     batch. Raises `CapacityError` if even one row does not fit, or if packing was asked for and is not effective,
-    `GateError` when the loss is not a number, `TransientError` if checkpoints cannot be stored, `Interrupted` behind
+    `GateError` when the loss is not a number, `TransientError` if checkpoints cannot be stored, `Interrupted` after
     the step of a signal.
     """
     from torch import OutOfMemoryError
@@ -140,7 +140,7 @@ class Loop:
         return self.watch.applying
 
     def stand(self, folder: Path) -> Checkpoint:
-        """The state behind the last whole step, on disk; the trainer is of no use afterwards."""
+        """The state after the last whole step, on disk; the trainer is of no use afterwards."""
         self.model.zero_grad(set_to_none=True)
         free_memory()
         self.saver.write(folder)

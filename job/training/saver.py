@@ -62,7 +62,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         return control
 
     def _save(self, *_: Any) -> None:
-        """Called by the trainer behind a step, when its loss is logged."""
+        """Called by the trainer after a step, when its loss is logged."""
         step = self._trainer.state.global_step
         folder = self._folder / f"{step}"
         try:

@@ -176,7 +176,7 @@ def _messages(turns: dict[str, str]) -> list[Message]:
 
 def _reason(example: Example, sequences: list[Sequence]) -> str:
     if any(sequence.truncated for sequence in sequences):
-        return "the answer lies behind max_seq_length"
+        return "the answer lies beyond max_seq_length"
     if isinstance(example, Chat) and all(message["role"] != "assistant" for message in example.messages):
         return "no assistant turn"
     return "nothing to learn in it"

@@ -83,7 +83,7 @@ def _sequence(ids: list[int], labels: list[int], truncated: bool) -> Sequence:
 
 
 def pieces(tokens: int, longest: int) -> Iterator[Span]:
-    """Bounds of consecutive pieces of at most `longest` tokens, none of which is a single token behind others."""
+    """Bounds of consecutive pieces of at most `longest` tokens, none of which is a single token after others."""
     start = 0
     while start < tokens:
         stop = min(start + longest, tokens)

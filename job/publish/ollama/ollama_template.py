@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from job.data.build import TemplateProbe
 
 ROLES = ("system", "user", "assistant")
-ANSWER = "answer"  # what stands behind the last message, where the model goes on
+ANSWER = "answer"  # what stands after the last message, where the model goes on
 MAX_CHARACTERS = 32_768
 
 Transitions = dict[tuple[str, str], str]  # (role before or "", role) → text in front of the message
@@ -67,7 +67,7 @@ class _Rendered:
         return go_template.render(template, messages) == self.text
 
     def pieces(self) -> list[str] | None:
-        """The texts before, between and behind the contents; None where one is not there, or not in its place."""
+        """The texts before, between and after the contents; None where one is not there, or not in its place."""
         found, rest = [], self.text
         for content in self.contents:
             before, mark, rest = rest.partition(content)
