@@ -15,7 +15,7 @@ from job import __version__
 from job.errors import Fault, JobError, SpecError, classify
 from job.errors.facts import failure_facts
 from job.host.log import Log
-from job.host.signals import hold
+from job.host.signals import defer_forever
 from job.host.streams import LastingStream, reopen_streams, settle_streams
 
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
@@ -232,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return carry_out(argv)
     finally:
-        hold()
+        defer_forever()
         settle_streams()
 
 
@@ -251,7 +251,7 @@ def carry_out(argv: list[str] | None) -> int:
             install(lambda error: report_failure(error, "stop", log))
         exit_code: int | None = globals()[f"command_{arguments.command}"](arguments, log)
     except BaseException as error:
-        hold()
+        defer_forever()
         if isinstance(error, SystemExit):
             raise
         failure = classify(error)

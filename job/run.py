@@ -20,7 +20,7 @@ from job.export.rows import longest_row
 from job.host.child import preload, start_imports
 from job.host.device import choose_device, gpu_capability, require_wanted_device
 from job.host.log import Log
-from job.host.signals import place
+from job.host.signals import report_where
 from job.host.stats import Stats, describe_device
 from job.hub.staging import open_push
 from job.ledger.lease import Lease
@@ -92,7 +92,7 @@ def with_evidence(run: Run) -> Manifest:
     def locate(failure: JobError) -> None:
         failure.stage, failure.run_id = run.stats.current, run.spec.run_id
 
-    place(locate)
+    report_where(locate)
     try:
         return stages(run)
     except BaseException as error:
@@ -230,6 +230,6 @@ def fetch_weights(
     for model in needed:
         fetch_model_weights(model)
     if artefacts.outstanding and merge_base in needed:
-        artefacts.foresee(
+        artefacts.plan(
             merge_base.path, copied_bytes, choose_device(), longest_row(prepared, run.spec.export.check_tokens)
         )

@@ -187,12 +187,12 @@ def check_reload(run: Run, artefacts: Artefacts, base: FetchedModel, folder: Pat
         "precision": run.spec.model.precision,
         "device": device,
     }
-    foretold_bytes = artefacts.foretold(lambda memory: memory.reload(run.spec.model.precision))
+    planned_bytes = artefacts.planned(lambda memory: memory.reload(run.spec.model.precision))
     found = run_child(
         "job.export.reload",
         asked,
         run.children,
         "reloading the weights" if whole else "reloading the adapter",
-        foretold_bytes=foretold_bytes,
+        planned_bytes=planned_bytes,
     )
     run.log("reload", **found)

@@ -16,7 +16,7 @@ from job.host.child import run_child, taken_bytes
 from job.ledger.manifest import File, store_file
 from job.plan.host_memory import Memory
 from job.plan.require import require_disk, require_ram
-from job.plan.steps import Step, foresee_memory, made_early, names, parallel_quants, steps
+from job.plan.steps import Step, made_early, names, parallel_quants, plan_memory, steps
 from job.report.summary import write_json
 from job.store.base import within
 from job.weights.shapes import Shapes, read_shapes
@@ -32,7 +32,7 @@ class Artefacts:
     refused: list[Fault] = field(default_factory=list)
     at_once: int = 1  # quantisers side by side
     early: Sequence[str] = ()  # types that are made before the merge is compared
-    memory: Memory | None = None  # of each process, once it is foreseen
+    memory: Memory | None = None  # of each process, once it is planned
     _steps: dict[str, Step] = field(default_factory=dict)
     _other_bytes: int = 0
 
@@ -113,7 +113,7 @@ class Artefacts:
 
     # ---------------------------------------------------------------------------------------------- capacity
 
-    def foresee(self, model_dir: Path, base_bytes: int, device: str, row_tokens: int) -> None:
+    def plan(self, model_dir: Path, base_bytes: int, device: str, row_tokens: int) -> None:
         """Works out what every step needs, from the 16-bit weights in `model_dir`, and refuses now what cannot work
         later.
 
@@ -130,7 +130,7 @@ class Artefacts:
             self._gguf_bytes(model_dir, shapes) if self.run.spec.export.gguf or self.run.spec.export.lora_gguf else {}
         )
         beside_bytes = sum(p.stat().st_size for p in model_dir.iterdir() if p.is_file() and p.suffix != ".safetensors")
-        self.memory = foresee_memory(self.run.spec, shapes, beside_bytes, on_cpu, row_tokens, available_bytes())
+        self.memory = plan_memory(self.run.spec, shapes, beside_bytes, on_cpu, row_tokens, available_bytes())
         self.at_once = parallel_quants(sizes, shapes) if sizes else 1
         for early in (made_early(self.run.spec, sizes, shapes.gguf_type, self.at_once, on_cpu), []):
             needs = steps(self.run.spec, shapes, base_bytes, self.memory, sizes, self.at_once, early)
@@ -161,7 +161,7 @@ class Artefacts:
     def require(self, name: str) -> None:
         """Raises `CapacityError` if the disk that this step will still take, or its memory, is not there."""
         step = self._steps.get(name)
-        if step is None:  # nothing was foreseen: the weights are stored already
+        if step is None:  # nothing was planned: the weights are stored already
             return
         still_needed = step.disk_bytes - (self._used_bytes() - self._other_bytes)
         require_disk(self.run.workdir, max(0, still_needed), f"step {name} of the exports")
@@ -169,8 +169,8 @@ class Artefacts:
             max(0, step.ram_bytes - taken_bytes()), f"step {name} of the exports"
         )  # of those that are at work already
 
-    def foretold(self, process: Callable[[Memory], int]) -> int | None:
-        """Memory that a process should take, where the exports were foreseen."""
+    def planned(self, process: Callable[[Memory], int]) -> int | None:
+        """Memory that a process should take, where the exports were planned."""
         return process(self.memory) if self.memory else None
 
     def _room_bytes(self) -> int:

@@ -43,14 +43,14 @@ CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.S
 
 @dataclass(frozen=True)
 class ChildMemory:
-    """What one child process took at its peak, and what was foretold, None where nothing was.
+    """What one child process took at its peak, and what was planned, None where nothing was.
 
     `peak_anonymous_bytes` is what a control group cannot take back; the rest of `peak_rss_bytes` is mapped files,
     which give way.
     """
 
     what: str
-    foretold_bytes: int | None
+    planned_bytes: int | None
     peak_anonymous_bytes: int
     peak_rss_bytes: int
 
@@ -97,7 +97,7 @@ class MemoryWatch(threading.Thread):
 class Child:
     """A child process at work on one request. As a context manager it is ended whatever happens.
 
-    What it takes of memory at its peak goes to `ENDED`, beside what was foretold.
+    What it takes of memory at its peak goes to `ENDED`, beside what was planned.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Child:
         folder: Path,
         what: str,
         environment: Mapping[str, str] | None = None,
-        foretold_bytes: int | None = None,
+        planned_bytes: int | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{module.rsplit('.', 1)[-1]}-{uuid.uuid4().hex[:8]}"
@@ -115,7 +115,7 @@ class Child:
         asked.write_text(json.dumps(request), "utf-8")
         self.what = what
         self._process = _process(module, asked, self._answer, folder, environment)
-        self._foretold_bytes = foretold_bytes
+        self._planned_bytes = planned_bytes
         self._watch = MemoryWatch(self.pid)
         self._watch.start()
         RUNNING.append(self._watch)
@@ -145,7 +145,7 @@ class Child:
         if watch.is_alive():
             watch.finish()
             RUNNING.remove(watch)
-            ENDED.append(ChildMemory(self.what, self._foretold_bytes, watch.peak_anonymous_bytes, watch.peak_rss_bytes))
+            ENDED.append(ChildMemory(self.what, self._planned_bytes, watch.peak_anonymous_bytes, watch.peak_rss_bytes))
         return code
 
     def wait(self) -> dict[str, Any]:
@@ -161,13 +161,13 @@ class Child:
 
     def _death(self, code: int) -> JobError:
         if code == -signal.SIGKILL:
-            foretold = "" if self._foretold_bytes is None else f"{self._foretold_bytes} bytes"
+            planned = "" if self._planned_bytes is None else f"{self._planned_bytes} bytes"
             return CapacityError(
                 Fault(
                     f"{self.what}: its process was killed, as happens when memory runs out",
                     where="",
                     found=f"{self._watch.peak_anonymous_bytes} bytes taken",
-                    expected=foretold,
+                    expected=planned,
                     hint="Give the job more memory",
                 )
             )
@@ -199,10 +199,10 @@ def run_child(
     folder: Path,
     what: str,
     environment: Mapping[str, str] | None = None,
-    foretold_bytes: int | None = None,
+    planned_bytes: int | None = None,
 ) -> dict[str, Any]:
     """One request to one child, to its end."""
-    with Child(module, request, folder, what, environment, foretold_bytes) as child:
+    with Child(module, request, folder, what, environment, planned_bytes) as child:
         return child.wait()
 
 

@@ -30,7 +30,7 @@ def install(last_words: Callable[[JobError], object]) -> None:
     _last_words.append(last_words)
 
     def end() -> None:
-        leave(Interrupted("stopped by a signal"))
+        exit_now(Interrupted("stopped by a signal"))
 
     def handle(number: int, frame: FrameType | None) -> None:
         if _stopping.is_set():
@@ -47,12 +47,12 @@ def install(last_words: Callable[[JobError], object]) -> None:
         signal.signal(number, handle)
 
 
-def place(where: Callable[[JobError], object]) -> None:
+def report_where(where: Callable[[JobError], object]) -> None:
     """`where` is called before the last words: it knows in which run and stage the process is."""
     _places[:] = [where]
 
 
-def hold() -> None:
+def defer_forever() -> None:
     """From here on the first signal raises nothing: the process is saying how it ended, and ends within the budget
     all the same.
     """
@@ -80,7 +80,7 @@ def deferred() -> Iterator[None]:
         raise stopped()
 
 
-def leave(error: JobError) -> None:
+def exit_now(error: JobError) -> None:
     """Ends the process at once, from any thread, with the error's exit code and the last words.
 
     They are said in a thread of their own, and not waited for long: whoever was interrupted may hold the log, on a

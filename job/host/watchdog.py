@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from job.errors import Fault, TransientError
-from job.host.signals import leave
+from job.host.signals import exit_now
 from job.host.time_limits import limit
 
 LOOKS_PER_LIMIT = 20
@@ -67,4 +67,4 @@ class Watchdog:
             )
         )
         error.stage = "train"
-        leave(error)
+        exit_now(error)

@@ -14,7 +14,7 @@ from typing import Self
 
 from job.errors import Fault, InputError, JobError, TransientError
 from job.host.log import Log
-from job.host.signals import leave
+from job.host.signals import exit_now
 from job.host.time_limits import limit
 from job.ledger.manifest import CHECKPOINTS
 from job.store import Store
@@ -84,13 +84,13 @@ class Lease:
             began = time.monotonic()
             try:
                 if not self._is_ours():
-                    leave(self._lost())
+                    exit_now(self._lost())
                 self._renew()
             except JobError as error:  # the store is away: nobody else can take the lease there either
                 self._log("lease", note="not renewed", reason=str(error.faults[0]))
             else:
                 if time.monotonic() - began > self._seconds:  # a newcomer may have taken it, and been written over
-                    leave(self._lost())
+                    exit_now(self._lost())
 
     def _renew(self) -> None:
         self._beats += 1

@@ -3,7 +3,7 @@
 What is counted is anonymous memory: a control group cannot take it back, whereas pages of mapped files, llama.cpp's
 weights and the logits on disk among them, give way to what needs room. The terms were found by following `RssAnon`
 through each process's parts, on models of 7 to 478 million weights; `tests/flow/test_export_memory.py` holds them
-against real runs. On a GPU weights pass through host memory a tensor at a time; what was foretold and seen there
+against real runs. On a GPU weights pass through host memory a tensor at a time; what was planned and seen there
 stands in tests/gpu/README.md.
 """
 

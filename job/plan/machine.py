@@ -15,7 +15,7 @@ from job.gguf.types import TYPES
 from job.plan.adapter import ADAPTER_BYTES_PER_WEIGHT, adapter_bytes
 from job.plan.model_size import ModelSize
 from job.plan.require import FULL_TRAINING_BYTES, WEIGHT_BYTES
-from job.plan.steps import Step, foresee_memory, quantiser_bytes, steps
+from job.plan.steps import Step, plan_memory, quantiser_bytes, steps
 from job.spec import JobSpec
 from job.weights.shapes import NF4_BYTES
 
@@ -164,7 +164,7 @@ def _steps(spec: JobSpec, size: ModelSize) -> list[Step]:
         [*spec.export.gguf, *([shapes.gguf_type] if spec.export.gguf or spec.export.lora_gguf else [])]
     )
     sizes = {name: int(size.parameters * TYPES[name].bits_per_weight / 8) for name in names}
-    memory = foresee_memory(spec, shapes, TOKENIZER_BYTES, on_cpu=False)
+    memory = plan_memory(spec, shapes, TOKENIZER_BYTES, on_cpu=False)
     found = steps(spec, shapes, _base_bytes(spec, size), memory, sizes)
     quantise = Step("quantise", adapter_bytes(spec, shapes) + sum(sizes.values()), quantiser_bytes(shapes))
     return [quantise if step.name == quantise.name else step for step in found]

@@ -62,7 +62,7 @@ def steps(
 
     `base_bytes` of the fetched base are a copy in scratch, gone once it is merged. A tokenizer lies beside every set
     of weights. `gguf_bytes`: sizes of the GGUFs by type, that of the weights' own type among them, as llama.cpp
-    foretells them. Memory does not count mapped files, which give way to what needs room; that is so unless scratch
+    plans them. Memory does not count mapped files, which give way to what needs room; that is so unless scratch
     itself lies in memory.
     """
     tokenizer_bytes = memory.tokenizer_bytes
@@ -114,7 +114,7 @@ def weighed(spec: JobSpec, name: str) -> bool:
     return spec.export.imatrix and TYPES[name].uses_imatrix
 
 
-def foresee_memory(
+def plan_memory(
     spec: JobSpec,
     shapes: Shapes,
     tokenizer_bytes: int,

@@ -25,7 +25,7 @@ from job.training.checks import (
 )
 from job.training.precision import compute_dtype, keep_layout, quantisation
 
-LOADERS_SAY = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
+LOADER_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
 
 
 class Backend(Protocol):
@@ -77,7 +77,7 @@ def loading() -> Iterator[None]:
     """
     try:
         yield
-    except LOADERS_SAY as error:
+    except LOADER_ERRORS as error:
         if classify(error).exit_code != 1:
             raise
         traceback.print_exception(error)

@@ -80,7 +80,7 @@ def train(
         else:
             return loop.result(resumed_from, too_large)
         too_large += 1
-        start = loop.stand(workdir / f"out-of-memory-{too_large}")
+        start = loop.snapshot(workdir / f"out-of-memory-{too_large}")
         log(
             "out of memory",
             step=start.step,
@@ -139,7 +139,7 @@ class Loop:
         """Whether a step was being applied when the loop ended: its weights are of no step then."""
         return self.watch.applying
 
-    def stand(self, folder: Path) -> Checkpoint:
+    def snapshot(self, folder: Path) -> Checkpoint:
         """The state after the last whole step, on disk; the trainer is of no use afterwards."""
         self.model.zero_grad(set_to_none=True)
         free_memory()

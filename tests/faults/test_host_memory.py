@@ -51,7 +51,7 @@ def test_a_child_that_the_kernel_kills(group: Path, tmp_path: Path, monkeypatch:
     request = {"group": str(group / "cgroup.procs"), "mib": 32}
     assert run_child("hungry_child", request, tmp_path, "a part") == {"mib": 32}
     with pytest.raises(CapacityError, match="a part: its process was killed") as caught:
-        run_child("hungry_child", {**request, "mib": 256}, tmp_path, "a part", foretold_bytes=40 * MIB)
+        run_child("hungry_child", {**request, "mib": 256}, tmp_path, "a part", planned_bytes=40 * MIB)
     (fault,) = caught.value.faults
     taken = int(fault.found.removesuffix(" bytes taken"))
     assert 32 * MIB <= taken <= 100 * MIB

@@ -45,6 +45,6 @@ def require_all_foretold(taken: Taken, count: int) -> None:
     assert first["what"] == "plan of the GGUFs"  # what foretells
     assert len(others) == count
     for child in others:
-        print(child["what"], child["foretold_bytes"] >> 20, child["peak_anonymous_bytes"] >> 20)
+        print(child["what"], child["planned_bytes"] >> 20, child["peak_anonymous_bytes"] >> 20)
     for child in others:  # a peak of a short life may fall between two looks where the cores are busy
-        assert child["peak_anonymous_bytes"] == pytest.approx(child["foretold_bytes"], rel=0.15), child["what"]
+        assert child["peak_anonymous_bytes"] == pytest.approx(child["planned_bytes"], rel=0.15), child["what"]

@@ -112,11 +112,11 @@ def test_a_child_whose_parent_dies_at_once_does_not_begin(module: str, tmp_path:
 WITHOUT_THREADS = """
 import threading
 from job.errors import Fault, TransientError
-from job.host.signals import leave
+from job.host.signals import exit_now
 def refuse(*_):
     raise RuntimeError("can't start new thread")
 threading.Thread.start = refuse
-leave(TransientError(Fault("lost")))
+exit_now(TransientError(Fault("lost")))
 """
 
 

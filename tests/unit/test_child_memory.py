@@ -45,12 +45,12 @@ def test_a_stage_lists_its_children_with_what_was_foretold_and_seen(request_of_1
     with stats.phase("fetch"):
         pass
     with stats.phase("merge"):
-        found = run_child("given_hungry", request_of_100_and_60_mib, tmp_path, "a part", foretold_bytes=110 * MIB)
+        found = run_child("given_hungry", request_of_100_and_60_mib, tmp_path, "a part", planned_bytes=110 * MIB)
     assert found == {"touched": 60 * MIB // 4096 * ord("y"), "allocator": str(MIB)}
     fetch, merge = stats.phases
     assert fetch.children == []
     (child,) = merge.children
-    assert (child.what, child.foretold_bytes) == ("a part", 110 * MIB)
+    assert (child.what, child.planned_bytes) == ("a part", 110 * MIB)
     assert 100 * MIB <= child.peak_anonymous_bytes <= 130 * MIB  # the mapped file is not in it
     assert child.peak_rss_bytes >= 160 * MIB
     StrictValidator(load_schema("stats")).validate(stats.document())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from job.plan.adapter import adapter_bytes
-from job.plan.steps import foresee_memory, names, quantiser_bytes, steps
+from job.plan.steps import names, plan_memory, quantiser_bytes, steps
 from job.weights.shapes import Shapes
 from tests.specs import parse
 
@@ -25,7 +25,7 @@ SIZES = {"bf16": 16_064_610_048, "q8_0": 8_536_489_728, "q4_k_m": 4_916_453_120}
 
 def found(export: dict[str, Any], on_cpu: bool = False) -> dict[str, Any]:
     spec = parse({"/export": export})
-    memory = foresee_memory(spec, EIGHT_B, 1 << 20, on_cpu)
+    memory = plan_memory(spec, EIGHT_B, 1 << 20, on_cpu)
     return {step.name: step for step in steps(spec, EIGHT_B, 16 * GIB, memory, SIZES if "gguf" in export else {})}
 
 
@@ -52,14 +52,14 @@ def test_a_gpu_run_of_8b_fits_a_pod_of_32_gib() -> None:
 def test_memory_of_a_process_is_that_of_what_it_holds_at_once() -> None:
     """On the CPU; `tests/flow/test_export_memory.py` holds the figures against runs."""
     spec = parse({"/export": {"merged": ["16bit"], "gguf": ["q8_0"]}})
-    memory = foresee_memory(spec, EIGHT_B, 1 << 20, True)
+    memory = plan_memory(spec, EIGHT_B, 1 << 20, True)
     vocabulary, parameters = EIGHT_B.vocabulary, EIGHT_B.parameters
     constant = (260 + 64 + 20) << 20
     assert memory.compare() - constant == pytest.approx(4 * parameters + 7 * 4 * 256 * vocabulary + adapter_bytes(spec, EIGHT_B))
     assert memory.reload("16bit") - memory.reload("4bit") == pytest.approx(3.4 * (parameters - 2 * vocabulary * 4096), rel=1e-3)
     assert quantiser_bytes(EIGHT_B) < GIB  # llama.cpp works slab by slab, however large a tensor is
     assert memory.check("q4_k_m") - memory.check("q8_0") == pytest.approx(0.86 * 4.5 / 8 * (parameters - 2 * vocabulary * 4096), rel=1e-3)
-    short = foresee_memory(spec, EIGHT_B, 1 << 20, True, row_tokens=16)
+    short = plan_memory(spec, EIGHT_B, 1 << 20, True, row_tokens=16)
     assert memory.check("q8_0") - short.check("q8_0") == 9 * 4 * (128 - 16) * vocabulary
 
 
@@ -82,7 +82,7 @@ def test_memory_on_a_gpu_is_what_was_seen_there(shape: tuple[int, int, int]) -> 
     tensors = {f"model.layers.{i}.{name}.weight": ("BF16", size) for i in range(16) for name, size in layer.items()}
     shapes = Shapes(tensors | {"model.embed_tokens.weight": ("BF16", (128_256, hidden))})
     spec = parse({"/lora/r": 16, "/model/max_seq_length": 2048, "/export": {"gguf": ["q8_0"], "imatrix": True, "check_tokens": 128}})
-    memory = foresee_memory(spec, shapes, 3_500_000, on_cpu=False)
+    memory = plan_memory(spec, shapes, 3_500_000, on_cpu=False)
     foretold = {"reload": memory.reload("4bit"), "four_bit": memory.four_bit(), "compare": memory.compare(), "lora": memory.lora(),
                 "q8_0": memory.quant("q8_0"), "q4_k_m": memory.quant("q4_k_m")}  # fmt: skip
     assert {name: size / MIB for name, size in foretold.items()} == pytest.approx(
@@ -92,7 +92,7 @@ def test_memory_on_a_gpu_is_what_was_seen_there(shape: tuple[int, int, int]) -> 
 
 def test_where_fp32_does_not_fit_the_comparison_leaves_its_weights_mapped() -> None:
     spec = parse({"/export": {"merged": ["16bit"]}})
-    tight, ample = (foresee_memory(spec, EIGHT_B, 1 << 20, True, free_bytes=gib * GIB).compare() for gib in (32, 40))
+    tight, ample = (plan_memory(spec, EIGHT_B, 1 << 20, True, free_bytes=gib * GIB).compare() for gib in (32, 40))
     assert ample - tight == 4 * EIGHT_B.parameters
     assert tight < 3 * GIB
 

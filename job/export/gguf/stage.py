@@ -104,13 +104,13 @@ class Quants:
             "threads": usable_cores(),
         }
         kinds = [quant["type"] for quant in quants]
-        foretold_bytes = self.artefacts.foretold(lambda memory: max([memory.convert(), *map(memory.quant, kinds)]))
+        planned_bytes = self.artefacts.planned(lambda memory: max([memory.convert(), *map(memory.quant, kinds)]))
         return Child(
             WORKER,
             {"steps": [step, *quants]},
             self.artefacts.run.children,
             "conversion to GGUF",
-            foretold_bytes=foretold_bytes,
+            planned_bytes=planned_bytes,
         )
 
     def start(self, name: str) -> Made:
@@ -120,11 +120,11 @@ class Quants:
         source = None if name == self._own_type else str(self.own)
         steps.append({"operation": "split", "file": str(path), "max_bytes": GGUF_SPLIT_BYTES})
         steps.append(self._check(name, path, source, f"gguf/{path.name}") | {"limits": self.limits(name)})
-        foretold_bytes = self.artefacts.foretold(
+        planned_bytes = self.artefacts.planned(
             lambda memory: (memory.quant if name != self._own_type else memory.check)(name)
         )
         child = Child(
-            WORKER, {"steps": steps}, self.artefacts.run.children, f"gguf/{path.name}", foretold_bytes=foretold_bytes
+            WORKER, {"steps": steps}, self.artefacts.run.children, f"gguf/{path.name}", planned_bytes=planned_bytes
         )
         return Made(f"gguf-{name}", path, child)
 
@@ -162,13 +162,13 @@ class Quants:
                 "name": self._spec.name}  # fmt: skip
         check = self._check(kind, under, None, f"gguf/{path.name}") | {"lora": str(path), "limits": self.limits("f16")}
         try:
-            foretold_bytes = self.artefacts.foretold(Memory.lora)
+            planned_bytes = self.artefacts.planned(Memory.lora)
             answer = run_child(
                 WORKER,
                 {"steps": [make, check]},
                 self.artefacts.run.children,
                 f"gguf/{path.name}",
-                foretold_bytes=foretold_bytes,
+                planned_bytes=planned_bytes,
             )
             _, found = answer["steps"]
         except GateError as error:

@@ -65,13 +65,13 @@ def merge(artefacts: Artefacts, prepared: Prepared, base: Path, device: str) -> 
     asked = {"base": str(base), "adapter": str(artefacts.recall("adapter")), "target": str(folder),
              "end_ids": prepared.report.stop_token_ids, "device": device}  # fmt: skip
     if device == "cpu":
-        foretold_bytes = artefacts.foretold(Memory.merge)
+        planned_bytes = artefacts.planned(Memory.merge)
         report = run_child(
             "job.export.merge.write",
             asked,
             artefacts.run.children,
             "merging the adapter",
-            foretold_bytes=foretold_bytes,
+            planned_bytes=planned_bytes,
         )
     else:
         # host memory holds a few blocks only, and here the GPU is open already: a process of its own would take 10 s
@@ -91,17 +91,17 @@ def compare(artefacts: Artefacts, prepared: Prepared, base: Path, folder: Path, 
     if four_bit is not None:
         artefacts.require("four_bit")
         asked = {"merged": str(folder), "target": str(four_bit), "device": device}
-        foretold_bytes = artefacts.foretold(Memory.four_bit)
-        run_child("job.export.four_bit", asked, artefacts.run.children, "4-bit weights", foretold_bytes=foretold_bytes)
+        planned_bytes = artefacts.planned(Memory.four_bit)
+        run_child("job.export.four_bit", asked, artefacts.run.children, "4-bit weights", planned_bytes=planned_bytes)
     artefacts.require("compare")
     asked = comparison(artefacts, prepared, base if adapter else None, adapter, folder, four_bit, device)
-    foretold_bytes = artefacts.foretold(Memory.compare)
+    planned_bytes = artefacts.planned(Memory.compare)
     found = run_child(
         "job.export.compare",
         asked,
         artefacts.run.children,
         "comparison of the merged weights",
-        foretold_bytes=foretold_bytes,
+        planned_bytes=planned_bytes,
     )
     artefacts.run.log("compare", perplexity=found["perplexity"], stopped=found["stopped"], **(found["merged"] or {}))
     return MergedWeights(folder, four_bit, found)
