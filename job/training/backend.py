@@ -40,8 +40,8 @@ class Backend(Protocol):
         """
         ...
 
-    def trainer_classes(self) -> tuple[type, type]:
-        """(SFTConfig, SFTTrainer) as this engine patches them."""
+    def adapt(self, trainer_class: type) -> type:
+        """A method's trainer as this engine runs it."""
         ...
 
     def for_training(self, model: Any) -> None: ...
@@ -124,10 +124,8 @@ class UnslothBackend:
             loaded, **adapter_options(lora), random_state=lora.seed, use_gradient_checkpointing=gradient_checkpointing
         )
 
-    def trainer_classes(self) -> tuple[type, type]:
-        from trl import SFTConfig, SFTTrainer
-
-        return SFTConfig, SFTTrainer
+    def adapt(self, trainer_class: type) -> type:
+        return trainer_class  # trl's own classes are patched
 
     def for_training(self, model: Any) -> None:
         from unsloth import FastLanguageModel
@@ -176,14 +174,13 @@ class PeftBackend:
         set_seed(lora.seed)
         return get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **adapter_options(lora)))
 
-    def trainer_classes(self) -> tuple[type, type]:
+    def adapt(self, trainer_class: type) -> type:
+        """TRL's own loss is a Triton kernel, which CPUs do not have."""
         from transformers import Trainer
-        from trl import SFTConfig, SFTTrainer
 
         if self.device == "cuda":
-            return SFTConfig, SFTTrainer
-        # TRL's own loss is a Triton kernel, which CPUs do not have
-        return SFTConfig, type("SFTTrainer", (SFTTrainer,), {"compute_loss": Trainer.compute_loss})
+            return trainer_class
+        return type(trainer_class.__name__, (trainer_class,), {"compute_loss": Trainer.compute_loss})
 
     def for_training(self, model: Any) -> None:
         model.train()

@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.errors import CapacityError, Fault
-from job.evaluation.loss import loss_of
 from job.host.log import Log
 from job.host.micro_batch import MicroBatch, free_memory
 from job.host.signals import deferred
 from job.host.watchdog import Watchdog
 from job.ledger.checkpoints import Checkpoint, Checkpoints
 from job.spec import JobSpec
-from job.spec.optimizers import effective_optimizer
+from job.training.arguments import trainer_arguments
 from job.training.backend import Backend
+from job.training.methods import METHODS
 
 if TYPE_CHECKING:
     from job.data.build import Prepared
+
+
+METHOD = "sft"  # no spec names another yet
 
 
 @dataclass(frozen=True)
@@ -103,13 +106,14 @@ class Loop:
         from job.training.saver import Saver
 
         self.backend, self.model, self.spec, self.prepared, self.log = backend, model, spec, prepared, log
-        self.batch, self.checkpoints = batch, checkpoints
-        config_class, trainer_class = backend.trainer_classes()
-        arguments = config_class(**trainer_arguments(spec, batch, backend.device, workdir))
-        self.trainer = trainer_class(
+        self.batch, self.checkpoints, self.method = batch, checkpoints, METHODS[METHOD]
+        config_class, trainer_class = self.method.trainer_classes()
+        common = trainer_arguments(spec, batch, backend.device, workdir)
+        arguments = config_class(**common, **self.method.arguments(spec))
+        self.trainer = backend.adapt(trainer_class)(
             model=model, args=arguments, train_dataset=prepared.train, processing_class=prepared.tokenizer
         )
-        check_packing(self.trainer, spec.data.packing)
+        self.method.check(self.trainer, spec)
         if backend.device == "cpu":
             compute_in_fp32(model)
         self.watchdog = Watchdog()
@@ -150,7 +154,8 @@ class Loop:
         with self.watchdog.paused(), self.watch.aside():
             self.backend.for_inference(self.model)
             pad = self.prepared.tokenizer.pad_token_id
-            loss = loss_of(self.model, self.prepared.held_out, self.spec.training.eval_batch_size, pad)
+            rows_at_once = self.spec.training.eval_batch_size
+            loss = self.method.held_out_loss(self.model, self.prepared.held_out, rows_at_once, pad)
             self.backend.for_training(self.model)
         return loss
 
@@ -210,78 +215,3 @@ def compute_in_fp32(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-
-
-def check_packing(trainer: Any, wanted: bool) -> None:
-    """Engines switch packing off with a warning; the read-back value decides."""
-    found = bool(getattr(trainer.args, "packing", False))
-    if found != wanted:
-        raise CapacityError(
-            Fault(
-                "the engine did not pack the rows",
-                where="/data/packing",
-                found=str(found).lower(),
-                expected=str(wanted).lower(),
-                hint="This model or device cannot keep packed rows apart: set packing to false",
-            )
-        )
-
-
-def trainer_arguments(spec: JobSpec, batch: MicroBatch, device: str, workdir: Path) -> dict[str, Any]:
-    """Every SFTConfig field that has an effect, set: defaults differ between engines and versions."""
-    training = spec.training
-    bf16 = device == "cuda" and _bf16()
-    return {
-        "output_dir": str(workdir / "trainer"),
-        "run_name": spec.name,
-        "num_train_epochs": training.epochs or 1,
-        "max_steps": training.max_steps or -1,
-        "per_device_train_batch_size": batch.rows,
-        "gradient_accumulation_steps": batch.accumulation_steps,
-        "learning_rate": training.learning_rate,
-        "lr_scheduler_type": training.lr_scheduler,
-        "warmup_steps": training.warmup_steps if training.warmup_steps is not None else training.warmup_ratio or 0,
-        "optim": effective_optimizer(training.optimizer, device),
-        "weight_decay": training.weight_decay,
-        "adam_beta1": training.adam_beta1,
-        "adam_beta2": training.adam_beta2,
-        "adam_epsilon": training.adam_epsilon,
-        "max_grad_norm": training.max_grad_norm,
-        "seed": training.seed,
-        "data_seed": training.seed,
-        "bf16": bf16,
-        "fp16": device == "cuda" and not bf16,
-        "use_cpu": device == "cpu",
-        "gradient_checkpointing": bool(training.gradient_checkpointing),
-        "gradient_checkpointing_kwargs": {"use_reentrant": False} if training.gradient_checkpointing is True else None,
-        "logging_strategy": "steps",
-        "logging_steps": training.logging_steps,
-        "logging_first_step": True,
-        "logging_nan_inf_filter": False,  # a NaN must be seen, not averaged away
-        # It waits for the GPU at each forward pass; callbacks.TokenCounter does not
-        "include_num_input_tokens_seen": "no",
-        "report_to": [name for name in spec.tracking if name != "tensorboard"]
-        or "none",  # callbacks.Curves writes those
-        "disable_tqdm": True,
-        "eval_strategy": "no",  # callbacks.HeldOut evaluates
-        "save_strategy": "no",
-        "dataloader_num_workers": 0,
-        "dataloader_drop_last": False,
-        "train_sampling_strategy": "random" if spec.data.shuffle else "sequential",
-        "shuffle_dataset": False,  # the data stage has shuffled
-        "max_length": spec.model.max_seq_length,
-        "packing": spec.data.packing,
-        "packing_strategy": "bfd",
-        "eval_packing": False,
-        "completion_only_loss": False,  # labels are ours
-        "assistant_only_loss": False,
-        "dataset_num_proc": None,
-        "dataset_kwargs": {"skip_prepare_dataset": not spec.data.packing},  # rows are cut and masked already
-        "push_to_hub": False,
-    }
-
-
-def _bf16() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_bf16_supported())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,13 @@ def that_run(module: ast.Module, in_functions: bool = True) -> Iterator[tuple[as
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield from imports(node)
         stack += ast.iter_child_nodes(node)
+
+
+def test_every_folder_is_installed() -> None:
+    """An editable install finds folders that a wheel, and so the image, would lack."""
+    listed = tomllib.loads((JOB.parent / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
+    found = {".".join(path.parent.relative_to(JOB.parent).parts) for path in JOB.rglob("__init__.py")}
+    assert set(listed) == found | {"job.schemas"}
 
 
 def test_every_module_has_its_layer() -> None:

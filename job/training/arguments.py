@@ -1,0 +1,61 @@
+"""The settings that every method's trainer takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from job.host.micro_batch import MicroBatch
+from job.spec import JobSpec
+from job.spec.optimizers import effective_optimizer
+
+
+def trainer_arguments(spec: JobSpec, batch: MicroBatch, device: str, workdir: Path) -> dict[str, Any]:
+    """Every setting of transformers' trainer that has an effect: defaults differ between engines and versions."""
+    training = spec.training
+    bf16 = device == "cuda" and _bf16()
+    return {
+        "output_dir": str(workdir / "trainer"),
+        "run_name": spec.name,
+        "num_train_epochs": training.epochs or 1,
+        "max_steps": training.max_steps or -1,
+        "per_device_train_batch_size": batch.rows,
+        "gradient_accumulation_steps": batch.accumulation_steps,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": training.lr_scheduler,
+        "warmup_steps": training.warmup_steps if training.warmup_steps is not None else training.warmup_ratio or 0,
+        "optim": effective_optimizer(training.optimizer, device),
+        "weight_decay": training.weight_decay,
+        "adam_beta1": training.adam_beta1,
+        "adam_beta2": training.adam_beta2,
+        "adam_epsilon": training.adam_epsilon,
+        "max_grad_norm": training.max_grad_norm,
+        "seed": training.seed,
+        "data_seed": training.seed,
+        "bf16": bf16,
+        "fp16": device == "cuda" and not bf16,
+        "use_cpu": device == "cpu",
+        "gradient_checkpointing": bool(training.gradient_checkpointing),
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if training.gradient_checkpointing is True else None,
+        "logging_strategy": "steps",
+        "logging_steps": training.logging_steps,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # a NaN must be seen, not averaged away
+        # It waits for the GPU at each forward pass; callbacks.TokenCounter does not
+        "include_num_input_tokens_seen": "no",
+        "report_to": [name for name in spec.tracking if name != "tensorboard"]
+        or "none",  # callbacks.Curves writes those
+        "disable_tqdm": True,
+        "eval_strategy": "no",  # callbacks.HeldOut evaluates
+        "save_strategy": "no",
+        "dataloader_num_workers": 0,
+        "dataloader_drop_last": False,
+        "train_sampling_strategy": "random" if spec.data.shuffle else "sequential",
+        "push_to_hub": False,
+    }
+
+
+def _bf16() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported())

@@ -1,0 +1,8 @@
+"""The training methods by name."""
+
+from job.training.methods.record import Method
+from job.training.methods.sft import SFT
+
+METHODS: dict[str, Method] = {method.name: method for method in (SFT,)}
+
+__all__ = ["METHODS", "Method"]

@@ -1,0 +1,48 @@
+"""Supervised fine-tuning: the next token of the learned parts of each row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from job.errors import CapacityError, Fault
+from job.evaluation.loss import loss_of
+from job.spec import JobSpec
+from job.training.methods.record import Method
+
+
+def _trainer_classes() -> tuple[type, type]:
+    from trl import SFTConfig, SFTTrainer
+
+    return SFTConfig, SFTTrainer
+
+
+def _arguments(spec: JobSpec) -> dict[str, Any]:
+    return {
+        "shuffle_dataset": False,  # the data stage has shuffled
+        "max_length": spec.model.max_seq_length,
+        "packing": spec.data.packing,
+        "packing_strategy": "bfd",
+        "eval_packing": False,
+        "completion_only_loss": False,  # labels are ours
+        "assistant_only_loss": False,
+        "dataset_num_proc": None,
+        "dataset_kwargs": {"skip_prepare_dataset": not spec.data.packing},  # rows are cut and masked already
+    }
+
+
+def _check_packing(trainer: Any, spec: JobSpec) -> None:
+    """Engines switch packing off with a warning; the read-back value decides."""
+    wanted, found = spec.data.packing, bool(getattr(trainer.args, "packing", False))
+    if found != wanted:
+        raise CapacityError(
+            Fault(
+                "the engine did not pack the rows",
+                where="/data/packing",
+                found=str(found).lower(),
+                expected=str(wanted).lower(),
+                hint="This model or device cannot keep packed rows apart: set packing to false",
+            )
+        )
+
+
+SFT = Method("sft", ("input_ids", "labels"), _trainer_classes, _arguments, _check_packing, loss_of)
