@@ -5,6 +5,7 @@ of them all.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from job.render.actions import actions
 from job.render.compose import compose
@@ -13,24 +14,33 @@ from job.render.dstack import dstack
 from job.render.jobset import jobset
 from job.render.kubernetes import job, kueue
 from job.render.options import Options
-from job.render.rendering import Rendering, context
+from job.render.rendering import Rendering, context, require_remote
 from job.render.rented import runpod, vast
 from job.render.skypilot import skypilot
 from job.render.trainjob import trainjob
 
-TARGETS: dict[str, Callable[[Rendering], str]] = {
-    "docker": docker,
-    "podman": podman,
-    "compose": compose,
-    "job": job,
-    "kueue": kueue,
-    "jobset": jobset,
-    "trainjob": trainjob,
-    "skypilot": skypilot,
-    "dstack": dstack,
-    "runpod": runpod,
-    "vast": vast,
-    "actions": actions,
+
+@dataclass(frozen=True)
+class Target:
+    """A place that can run a spec; a new one is a module here and a line in `TARGETS`."""
+
+    render: Callable[[Rendering], str]  # the file that runs it there
+    takes_paths: bool = False  # whether what lies on this machine can be read and written there
+
+
+TARGETS = {
+    "docker": Target(docker, takes_paths=True),
+    "podman": Target(podman, takes_paths=True),
+    "compose": Target(compose),
+    "job": Target(job),
+    "kueue": Target(kueue),
+    "jobset": Target(jobset),
+    "trainjob": Target(trainjob),
+    "skypilot": Target(skypilot),
+    "dstack": Target(dstack),
+    "runpod": Target(runpod),
+    "vast": Target(vast),
+    "actions": Target(actions),
 }
 
 
@@ -40,4 +50,7 @@ def render(raw: bytes, target: str, options: Options) -> str:
     Raises `SpecError` for a spec that is not valid or that the place cannot run, `CapacityError` for one that fits no
     GPU.
     """
-    return TARGETS[target](context(raw, options))
+    place, task = TARGETS[target], context(raw, options)
+    if not place.takes_paths:
+        require_remote(task.spec)
+    return place.render(task)

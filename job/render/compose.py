@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from job.plan.machine import GIB
 from job.render.pod import GRACE_SECONDS, STOP_SECONDS
-from job.render.rendering import Rendering, require_remote
+from job.render.rendering import Rendering
 from job.render.shell import COMMAND, SPEC_PATH, variables, write_spec
 from job.render.text import documents
 
 
 def compose(task: Rendering) -> str:
     """The spec is in the command: compose copies inline `configs` into the container, which is read-only."""
-    require_remote(task.spec)
     needs = task.needs
     command = f"{write_spec(task)} && exec {COMMAND} run {SPEC_PATH}"
     service = {

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from job.errors import Fault, InputError, SpecError
 from job.plan.machine import GIB
 from job.render.pod import GRACE_SECONDS, STOP_SECONDS, UID
-from job.render.rendering import Rendering, local_paths, require_remote
+from job.render.rendering import Rendering, local_paths
 from job.render.shell import SHELLCHECK, variables
 from job.render.text import comment, word
 from job.spec.wording import show
@@ -37,12 +37,6 @@ def _file(task: Rendering, engine: str) -> str:
         SHELLCHECK,
     ]
     return "#!/bin/sh\n" + comment(header) + script(task, engine)
-
-
-def remote_script(task: Rendering) -> str:
-    """The same for a machine that has none of this one's files. Raises `SpecError` for paths."""
-    require_remote(task.spec)
-    return script(task, "docker")
 
 
 def script(task: Rendering, engine: str) -> str:

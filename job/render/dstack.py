@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from job.plan.machine import GIB
 from job.render.pod import STOP_SECONDS
-from job.render.rendering import Rendering, require_remote
+from job.render.rendering import Rendering
 from job.render.shell import COMMAND, SPEC_PATH, needed_secrets, write_spec
 from job.render.text import documents
 
@@ -17,7 +17,6 @@ def dstack(task: Rendering) -> str:
     """dstack knows no exit codes: it retries where there is no machine or it is taken away, and leaves failures as
     they are.
     """
-    require_remote(task.spec)
     needs = task.needs
     header = [
         "dstack apply -f FILE        -e NAME hands on more variables, such as HF_TOKEN or AWS_ENDPOINT_URL",

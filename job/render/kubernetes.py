@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from job.render.pod import APP, LABELS, NAME_LABEL, SPEC_KEY, job_spec
-from job.render.rendering import Rendering, require_remote
+from job.render.rendering import Rendering
 from job.render.text import Json, documents
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -87,8 +87,7 @@ def metadata(task: Rendering, name: str, labels: dict[str, str]) -> Json:
 
 
 def manifests(task: Rendering, *work: Json) -> str:
-    """The file of everything that `work` needs, and itself. Raises `SpecError` for paths of this machine."""
-    require_remote(task.spec)
+    """The file of everything that `work` needs, and itself."""
     large = len(task.text.encode()) > APPLY_LIMIT_BYTES
     header = [
         "kubectl apply --server-side -f FILE (a spec of this size needs it)" if large else "kubectl apply -f FILE",

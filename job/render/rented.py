@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from job.errors import Interrupted
 from job.plan.machine import GB, GIB
 from job.render.pod import BACKOFF_LIMIT, STOP_SECONDS, hopeless_codes
-from job.render.rendering import Rendering, require_remote
+from job.render.rendering import Rendering
 from job.render.shell import COMMAND, SHELLCHECK, SPEC_PATH, spec_in_base64, variables
 from job.render.text import comment, word
 
@@ -73,7 +73,6 @@ exit $code
 
 
 def runpod(task: Rendering) -> str:
-    require_remote(task.spec)
     needs = task.needs
     body = {
         "name": task.name,
@@ -112,7 +111,6 @@ def runpod(task: Rendering) -> str:
 
 
 def vast(task: Rendering) -> str:
-    require_remote(task.spec)
     needs = task.needs
     disk_gb = (needs.ephemeral_bytes + IMAGE_BYTES) // GB
     query = " ".join([

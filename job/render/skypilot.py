@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from job.errors import JobError
 from job.plan.machine import GIB
-from job.render.docker import remote_script
+from job.render.docker import script
 from job.render.pod import retryable_codes
 from job.render.rendering import Rendering
 from job.render.shell import SECRETS, variables
@@ -51,6 +51,6 @@ def skypilot(task: Rendering) -> str:
             },
             "envs": {name: "" for name in names if name not in SECRETS},
             "secrets": {name: "" for name in names if name in SECRETS},
-            "run": ROOT + remote_script(task),
+            "run": ROOT + script(task, "docker"),
         },
     )
