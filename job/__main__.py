@@ -15,7 +15,7 @@ from job import __version__
 from job.errors import Fault, JobError, SpecError, classify
 from job.errors.facts import failure_facts
 from job.host.log import Log
-from job.host.signals import defer_forever
+from job.host.signals import defer_forever, ignore
 from job.host.streams import LastingStream, reopen_streams, settle_streams
 
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
@@ -234,6 +234,7 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         defer_forever()
         settle_streams()
+        ignore()
 
 
 def carry_out(argv: list[str] | None) -> int:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from job.spec.strict import StrictValidator, load_schema
-from tests.flow.running import DEMO, Result, Running, document, run_tiny, tiny, write_spec
+from tests.flow.running import DEMO, ROOT, Result, Running, document, environment, run_tiny, tiny, write_spec
 from tests.flow.stalling import wire
 from tests.servers import S3Server
 
@@ -146,11 +149,40 @@ def test_while_a_failure_is_told(tmp_path: Path) -> None:
     spec.write_text("{}")
     running = Running(("run", str(spec)), tmp_path / "scratch", {"TUNEJOB_TERMINATION_LOG": str(pipe)})
     running.wait_until(lambda r: handles(r.pid, TERM), 10)
-    time.sleep(1)
+    running.wait_until(lambda r: at_rest(r.pid), 60)
     running.signal(TERM)
     time.sleep(0.3)
     facts = json.loads(pipe.read_text())
     assert (running.finish(20).exit_code, facts["class"]) == (10, "SpecError")
+
+
+def at_rest(pid: int) -> bool:
+    """Whether the process waits for something: it sleeps, and has done nothing for a second."""
+    process = psutil.Process(pid)
+    before = process.cpu_times()
+    time.sleep(1)
+    return process.status() == psutil.STATUS_SLEEPING and process.cpu_times() == before
+
+
+# Is told to stop when Python takes its modules apart, and with them `last`.
+STOPPED_LAST = """
+import os, signal, sys
+from job.__main__ import main
+
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGTERM):
+        kill(pid, number)
+
+last = Last()
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_in_its_last_moments(tmp_path: Path) -> None:
+    """The exit code stays what the run has ended with, though Python has put the system's handlers back by then."""
+    command = [sys.executable, "-c", STOPPED_LAST, "run", write_spec(tmp_path / "spec.json", {})]
+    done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, check=False)
+    assert done.returncode == 10, done.stderr[-2000:]
 
 
 def test_a_second_signal_ends_it_at_once(s3: S3Server, tmp_path: Path) -> None:
