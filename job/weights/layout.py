@@ -110,13 +110,18 @@ def read_tensors(path: Path) -> tuple[list[Tensor], dict[str, str]]:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
         if not 0 < length <= size - 8:
             raise InputError(Fault(f"{path.name} is no safetensors file, or cut", found=f"{size} bytes"))
-        header = json.loads(file.read(length))
-    metadata = header.pop("__metadata__", {})
-    tensors = [
-        Tensor(name, entry["dtype"], tuple(entry["shape"]), path, 8 + length + entry["data_offsets"][0],
-               entry["data_offsets"][1] - entry["data_offsets"][0])
-        for name, entry in header.items()
-    ]  # fmt: skip
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        metadata = header.pop("__metadata__", {})
+        tensors = [
+            Tensor(name, entry["dtype"], tuple(map(int, entry["shape"])), path, 8 + length + start, end - start)
+            for name, entry in header.items()
+            for start, end in [entry["data_offsets"]]
+        ]
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        what = f"{path.name} has not the header of a safetensors file"
+        raise InputError(Fault(what, found=f"{type(error).__name__}: {error}")) from error
     tensors.sort(key=lambda tensor: tensor.start)
     end = max((tensor.start + tensor.bytes for tensor in tensors), default=8 + length)
     if end != size:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
 
 from job.errors import InputError, JobError, PolicyError
 from job.source import FetchedModel, fetch_model_config, fetch_model_weights
+from job.weights.layout import read_tensors
 from tests.servers import Hub
 
 LLAMA = b'{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}'
@@ -184,3 +186,26 @@ def test_a_pipe_in_a_model_directory_does_not_hang(tmp_path: Path) -> None:
     source = on_disk(WHOLE, tmp_path / "theirs")
     os.mkfifo(tmp_path / "theirs" / "tokenizer.json")
     assert visible(fetch(source, tmp_path / "work").path) == set(WHOLE)
+
+
+HEADERS = {
+    "a list": b"[]",
+    "no tensor": b'{"a": 1}',
+    "nothing of a tensor": b'{"a": {}}',
+    "no place": b'{"a": {"dtype": "F32", "shape": [1]}}',
+    "half a place": b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}',
+    "a place in words": b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": ["0", "4"]}}',
+    "a shape in words": b'{"a": {"dtype": "F32", "shape": ["x"], "data_offsets": [0, 4]}}',
+    "a shape without end": b'{"a": {"dtype": "F32", "shape": [1e999], "data_offsets": [0, 4]}}',
+    "no text": b"\xff\xfe",
+    "nested": b"[" * 200_000,
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_header_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
+    """Of safetensors, which the job itself reads for shapes and sizes: never an unknown failure, which would be tried again."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(HEADERS[name])) + HEADERS[name] + bytes(4))
+    with pytest.raises(InputError, match="has not the header of a safetensors file"):
+        read_tensors(path)
