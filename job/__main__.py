@@ -265,7 +265,6 @@ def carry_out(argv: list[str] | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.path[0] = str(
-        Path(__file__).parents[1]
-    )  # -m puts the current directory there, and a datasets.py in it would be imported
+    # -m puts the current directory there, and a datasets.py in it would be imported
+    sys.path[0] = str(Path(__file__).parents[1])
     sys.exit(main())

@@ -170,10 +170,11 @@ def stages(run: Run) -> Manifest:
 def engine(run: Run) -> Backend:
     """The training engine on its device; a device that is not there ends the run here."""
     spec = run.spec
-    require_device(spec, choose_device())  # before an engine is imported
+    device = choose_device()
+    require_device(spec, device)  # before an engine is imported
     here = Path.cwd()
     os.chdir(run.workdir)  # engines write things into the current directory
-    backend = open_backend(spec.model.backend)
+    backend = open_backend(spec.model.backend, device)
     os.chdir(here)  # the model's path may be relative to it
     run.stats.device = describe_device(backend.device)
     run.stats.effective = {

@@ -128,9 +128,8 @@ DEVICE_WORDS = re.compile(
     r"|gpu is lost|cuda error|cuda driver error|triton error \[cuda\]|cublas_status|cudnn_status|no cuda-capable device"
     r"|found no nvidia driver"
 )
-PROGRAM_WORDS = re.compile(
-    r"device-side assert triggered"
-)  # torch ends every CUDA error with advice on "device-side assertions"
+# Torch ends every CUDA error with advice on "device-side assertions"
+PROGRAM_WORDS = re.compile(r"device-side assert triggered")
 
 
 # Where classes are defined, against where their users know them.

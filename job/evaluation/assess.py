@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from job.evaluation.generate import answer
 from job.evaluation.loss import loss_of
 from job.evaluation.metrics import METRICS
+from job.evaluation.metrics.record import DIGITS
 
 if TYPE_CHECKING:
     from job.data.build import Prepared, Question
@@ -46,4 +47,4 @@ def figures_of(held_out_loss: float | None, answers: list[str], questions: list[
                 metric.of_answer(given, asked.reference or "") for given, asked in zip(answers, questions, strict=True)
             ]
             found[metric.name] = sum(values) / len(values)
-    return {name: round(value, 6) for name, value in found.items()}
+    return {name: round(value, DIGITS) for name, value in found.items()}

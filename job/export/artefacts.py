@@ -135,9 +135,8 @@ class Artefacts:
         for early in (made_early(self.run.spec, sizes, shapes.gguf_type, self.at_once, on_cpu), []):
             needs = steps(self.run.spec, shapes, base_bytes, self.memory, sizes, self.at_once, early)
             self.early, self._steps = early, {step.name: step for step in needs}
-            if self._room_bytes() >= max(
-                step.disk_bytes for step in needs
-            ):  # else without those that are only sooner there
+            # Else without those that are only sooner there
+            if self._room_bytes() >= max(step.disk_bytes for step in needs):
                 break
         self.run.log("plan", **{f"{step.name}_disk_bytes": step.disk_bytes for step in self._steps.values()})
         for name in self._steps:
@@ -165,9 +164,8 @@ class Artefacts:
             return
         still_needed = step.disk_bytes - (self._used_bytes() - self._other_bytes)
         require_disk(self.run.workdir, max(0, still_needed), f"step {name} of the exports")
-        require_ram(
-            max(0, step.ram_bytes - taken_bytes()), f"step {name} of the exports"
-        )  # of those that are at work already
+        # Of those that are at work already
+        require_ram(max(0, step.ram_bytes - taken_bytes()), f"step {name} of the exports")
 
     def planned(self, process: Callable[[Memory], int]) -> int | None:
         """Memory that a process should take, where the exports were planned."""

@@ -125,9 +125,8 @@ def examine_merged(request: Json, rows: list[list[int]], trained: Any, dtype: An
 
 def merged_limits(request: Json, dtype: Any) -> dict[str, float]:
     """The limits of KL divergence and logits; these are wider where either side was computed in half precision."""
-    computed = (
-        [dtype] if request["base"] is not None else [dtype, compute_dtype(request["device"])]
-    )  # the training's own probe
+    # The training's own probe
+    computed = [dtype] if request["base"] is not None else [dtype, compute_dtype(request["device"])]
     slack = max(MERGED_SLACK[name_of(kind)] for kind in computed)
     return {"kl": request["limits"]["max_kl"], "logits": request["limits"]["max_logit_ratio"] * slack}
 

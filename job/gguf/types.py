@@ -25,9 +25,8 @@ class QuantType:
     max_kl: float
     max_perplexity_rise: float
     needs_imatrix: bool = False
-    repacked_share: float = (
-        0.0  # of the linear layers' weights: llama.cpp for x86 keeps them a second time, in another order
-    )
+    # Of the linear layers' weights: llama.cpp for x86 keeps them a second time, in another order
+    repacked_share: float = 0.0
 
     @property
     def uses_imatrix(self) -> bool:

@@ -86,9 +86,8 @@ class Log:
 
     def say(self, line: str) -> None:
         """One line as it is, secrets masked; lost if it cannot be written."""
-        whole = (
-            self.redact(line).encode("utf-8", "backslashreplace").decode()
-        )  # a vendor's message may hold half a character
+        # A vendor's message may hold half a character
+        whole = self.redact(line).encode("utf-8", "backslashreplace").decode()
         with suppress(*LOST):
             print(whole, file=self.stream, flush=True)
 

@@ -83,9 +83,8 @@ def check_access(repository: str, private: bool, token: str) -> None:
                 hint=hint,
             )
         )
-    hub.ask(
-        lambda api: api.create_branch(repository, branch=ACCESS, exist_ok=True)
-    )  # what a token may do is best seen by doing it
+    # What a token may do is best seen by doing it
+    hub.ask(lambda api: api.create_branch(repository, branch=ACCESS, exist_ok=True))
     hub.ask(lambda api: _delete(repository, api, ACCESS))
 
 

@@ -88,12 +88,10 @@ class Repository:
             status = answer.response.status_code
             if type(error) is ValueError and status == 400:
                 return GateError(Fault(said, where="README.md", expected="a card whose metadata the Hub can read"))
-            from_storage = not str(answer.response.url).startswith(
-                f"{self.endpoint}/"
-            )  # where addresses are signed, and expire
-            moved = (
-                isinstance(answer, (RevisionNotFoundError, EntryNotFoundError)) or status == 412
-            )  # by someone else's commit
+            # Where addresses are signed, and expire
+            from_storage = not str(answer.response.url).startswith(f"{self.endpoint}/")
+            # By someone else's commit
+            moved = isinstance(answer, (RevisionNotFoundError, EntryNotFoundError)) or status == 412
             if from_storage or moved:
                 kind = TransientError
         if kind is InputError and (answer is not None or isinstance(error, ValueError)):

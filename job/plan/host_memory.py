@@ -42,9 +42,8 @@ PACKED_BYTES = 0.6  # per weight in NF4: as in the files, its quantisation state
 SHARD_BYTES = 5 * 10**9  # of a file of 4-bit weights
 ROOM_BYTES = 3 << 30  # of a comparison on a GPU: activations, logits of a batch and the key-value cache
 COMPARED_TOKENS = 256  # whose logits are compared at once
-COMPARED_COPIES = (
-    7  # of the logits that are compared at once: both sides, their differences, log-probabilities, products
-)
+# Of the logits that are compared at once: both sides, their differences, log-probabilities, products
+COMPARED_COPIES = 7
 CHUNK_COPIES = 9  # of a chunk's logits: llama.cpp's two, and those of the comparison
 CONVERTED_BYTES = 6  # per weight in flight: fp32 and rounded
 FEW_THREADS = 4

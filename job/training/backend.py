@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from job.errors import Fault, InputError, classify
-from job.host.device import choose_device
 from job.host.imports import collector_paused
 from job.spec import LoraSpec, ModelSpec
 from job.training.checks import (
@@ -49,9 +48,8 @@ class Backend(Protocol):
     def for_inference(self, model: Any) -> None: ...
 
 
-def open_backend(name: str) -> Backend:
-    """The engine called `name`. Raises `DeviceError` if the device is not there."""
-    device = choose_device()
+def open_backend(name: str, device: str) -> Backend:
+    """The engine called `name` on "cuda" or "cpu"."""
     return UnslothBackend(device) if name == "unsloth" else PeftBackend(device)
 
 

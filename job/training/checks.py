@@ -51,9 +51,8 @@ def check_precision(model: Any, spec: ModelSpec, device: str) -> None:
 
 def check_complete(missing: Iterable[str]) -> None:
     """Raises `InputError` for tensors that the files lack: the loader makes them up at random, with a warning."""
-    names = sorted(
-        name for name in missing if not name.endswith((".SCB", ".weight_format"))
-    )  # made by 8-bit loading itself
+    # Made by 8-bit loading itself
+    names = sorted(name for name in missing if not name.endswith((".SCB", ".weight_format")))
     if names:
         found = f"{len(names)} tensors missing, first {names[0]}"
         raise InputError(

@@ -56,9 +56,8 @@ class Saver(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         due = time.monotonic() - self._last_save >= self._spec.every_minutes * 60
         due |= bool(self._spec.every_steps) and state.global_step % (self._spec.every_steps or 1) == 0
-        control.should_save = stop_requested() or (
-            due and state.global_step < state.max_steps
-        )  # the end is stored itself
+        # The end is stored itself
+        control.should_save = stop_requested() or (due and state.global_step < state.max_steps)
         return control
 
     def _save(self, *_: Any) -> None:

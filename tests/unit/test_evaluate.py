@@ -120,6 +120,11 @@ def test_gates_name_each_figure_that_does_not_hold(gates: list[GateSpec], failin
     assert [fault.where for fault in caught.value.faults] == [f"/evaluation/gates/{name}" for name in failing]
 
 
+def test_a_bound_that_is_just_met_holds() -> None:
+    """0.3 - 0.1 is 0.19999999999999998 to a computer."""
+    check_gates([gate(LOSS, gain_at_least=0.2, rise_at_most=-0.2)], {LOSS: 0.3}, {LOSS: 0.1})
+
+
 def test_a_figure_that_was_not_measured_passes_no_gate() -> None:
     with pytest.raises(GateError, match="not measured"):
         check_gates([gate(MATCH, at_least=0.0)], figures(1.0), figures(1.0))

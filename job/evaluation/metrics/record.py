@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+DIGITS = 6  # of a figure, after the point
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -16,9 +18,8 @@ class Metric:
     title: str  # in what people read
     lower_is_better: bool
     of_loss: Callable[[float], float] | None = None  # of nats a trained token
-    of_answer: Callable[[str, str], float] | None = (
-        None  # of an answer and its reference; the figure is the mean over all
-    )
+    # Of an answer and its reference; the figure is the mean over all
+    of_answer: Callable[[str, str], float] | None = None
 
     @property
     def needs_answers(self) -> bool:
@@ -26,5 +27,5 @@ class Metric:
         return self.of_answer is not None
 
     def gain(self, base: float, tuned: float) -> float:
-        """By how much the tuned model is better; negative where it is worse."""
-        return base - tuned if self.lower_is_better else tuned - base
+        """By how much the tuned model is better; negative where it is worse. As exact as figures are stored."""
+        return round(base - tuned if self.lower_is_better else tuned - base, DIGITS)

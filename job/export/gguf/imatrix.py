@@ -18,9 +18,8 @@ from job.export.logits import batches
 from job.gguf.imatrix import COUNTS, SUMS
 from job.plan.host_memory import IMATRIX_TOKENS
 
-LAYERS = (
-    "blk."  # like llama.cpp's own tool: the output matrix is quantised finely, and worse with a matrix than without
-)
+# Like llama.cpp's own tool: the output matrix is quantised finely, and worse with a matrix than without
+LAYERS = "blk."
 DATASET = "training rows of the job"
 
 
