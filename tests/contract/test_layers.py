@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -81,6 +82,12 @@ def test_every_folder_is_installed() -> None:
     listed = tomllib.loads((JOB.parent / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
     found = {".".join(path.parent.relative_to(JOB.parent).parts) for path in JOB.rglob("__init__.py")}
     assert set(listed) == found | {"job.schemas"}
+
+
+def test_the_map_lists_the_folders_in_their_order() -> None:
+    listed = re.findall(r"^\| `([a-z/]+)/` \|", (JOB / "README.md").read_text("utf-8"), re.MULTILINE)
+    folders = [name for name in ORDER if (JOB / name / "__init__.py").is_file()]
+    assert [name for name in listed if "/" not in name] == folders
 
 
 def test_every_module_has_its_layer() -> None:

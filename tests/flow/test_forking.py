@@ -44,6 +44,10 @@ def test_its_end_is_known(server: ForkServer, code: str, exit_code: int) -> None
     assert forked(server, "builtins:eval", code).wait(20) == exit_code
 
 
+def test_garbage_is_looked_for_again_after_the_imports(server: ForkServer) -> None:
+    assert forked(server, "builtins:eval", "0 if __import__('gc').isenabled() else 5").wait(20) == 0
+
+
 def test_it_can_be_waited_for_and_killed(server: ForkServer) -> None:
     process = forked(server, "time:sleep", 600)
     assert process.poll() is None
