@@ -16,7 +16,7 @@ from job.gguf.encode import ENCODERS, encode, supported
 from job.gguf.gpu_quantise import quantise_on_device
 from job.gguf.header import read_header, tensor_bytes
 from job.gguf.quantise import planned_types, quantise
-from tests.tiny import broken_tiny_dir, tiny_dir, wide_dir
+from tests.tiny import broken_narrow_dir, narrow_dir, wide_dir
 
 ROWS, WIDTH = 35, 4096  # more than one slice on a CPU, the last one shorter
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
@@ -125,7 +125,7 @@ def test_a_file_is_the_one_llama_cpp_writes(wide: Path, type_name: str, device: 
 @pytest.mark.parametrize(("source_type", "type_name", "fallback"), [("f32", "q4_k_m", "Q5_0"), ("f16", "q2_k", "Q4_0")])
 def test_rows_of_other_widths_and_sources_of_other_types(source_type: str, type_name: str, fallback: str, tmp_path: Path) -> None:
     source = tmp_path / "source.gguf"
-    convert(tiny_dir(), source, source_type, "tuned", 2)
+    convert(narrow_dir(), source, source_type, "tuned", 2)
     types = set(planned_types(source, type_name, False).values())
     assert fallback in types  # rows of 128 weights are no block of a k-quant
     assert supported(types)
@@ -141,7 +141,7 @@ def test_a_type_that_needs_llama_cpp_is_told_apart(wide: Path) -> None:
 
 
 def test_a_weight_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    convert(broken_tiny_dir(), tmp_path / "source.gguf", "bf16", "tuned", 2)
+    convert(broken_narrow_dir(), tmp_path / "source.gguf", "bf16", "tuned", 2)
     with pytest.raises(GateError, match="not a finite number"):
         quantise_on_device(tmp_path / "source.gguf", tmp_path / "ours.gguf", "q8_0", "cpu")
 
