@@ -96,7 +96,8 @@ def server(early: tuple[tuple[str, str], ...]) -> ForkServer:
 
 
 def environment_of_imports(scratch: Path, early: Mapping[str, str] | None = None) -> dict[str, str]:
-    return prepared_environment(scratch, environment(scratch, early))
+    plain_https = {"HF_HUB_DISABLE_XET": "1"}  # as pushes go; read at import
+    return prepared_environment(scratch, environment(scratch, plain_https | dict(early or {})))
 
 
 _ADOPTED: list[ForkServer] = []  # none, or the one that was forked from this process before it had threads
