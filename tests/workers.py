@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def fork_workers(scratch: Path) -> None:
 
 def work(bootstrap: str) -> None:
     """In the forked process: what execnet has its processes do, once the fork server is there; threads come later."""
+    tempfile.tempdir = None  # was worked out from another environment
     adopt_server()
     sys.path[0] = str(ROOT)
     exec(bootstrap, {"__name__": "__main__"})

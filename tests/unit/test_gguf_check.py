@@ -47,7 +47,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 
 
 # Searched for so long that others of their kind stand for them in make test.
-LONG = {"iq1_m", "iq1_s", "iq2_s", "iq2_xs", "iq2_m", "iq3_xs"}
+LONG = {"iq1_m", "iq1_s", "iq2_s", "iq2_xs", "iq2_m", "iq3_xs", "iq3_xxs"}  # the last one is in test_everything.py
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in TYPES])

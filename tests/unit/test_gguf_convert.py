@@ -21,20 +21,10 @@ from job.gguf.sizes import plan
 from job.gguf.types import TYPES
 from job.host.child import Child, run_child
 from job.host.fork_server import PACKAGE_ROOT
+from tests.forking import environment, run_forked
 from tests.ggufs import changed_folder, edit_json
 from tests.tiny import narrow_dir, wide_dir
 
-STOCK = """
-import sys, gguf, torch
-from pathlib import Path
-from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
-model, folder = map(Path, sys.argv[1:3])
-with torch.inference_mode():
-    settings = ModelBase.load_hparams(model, False)
-    kind = get_model_class(get_model_architecture(settings, ModelType.TEXT))
-    for file_type in sys.argv[3:]:
-        kind(model, gguf.LlamaFileType[file_type], folder / file_type, model_name="tuned").write()
-"""
 STOCK_TYPES = {"bf16": "MOSTLY_BF16", "f16": "MOSTLY_F16", "f32": "ALL_F32"}
 
 
@@ -42,7 +32,9 @@ STOCK_TYPES = {"bf16": "MOSTLY_BF16", "f16": "MOSTLY_F16", "f32": "ALL_F32"}
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of what the stock converter writes of the wide model."""
     folder = tmp_path_factory.mktemp("stock")
-    subprocess.run([sys.executable, "-c", STOCK, wide_dir(), folder, *STOCK_TYPES.values()], check=True, capture_output=True)
+    arguments = [str(wide_dir()), str(folder), *STOCK_TYPES.values()]
+    code, _, complaint = run_forked("tests.ggufs:write_stock", arguments, folder, environment(folder), 120)
+    assert code == 0, complaint
     return folder
 
 
