@@ -31,8 +31,6 @@ RENDER_TARGETS = (
     "trainjob",
     "skypilot",
     "dstack",
-    "runpod",
-    "vast",
     "actions",
 )
 

@@ -81,7 +81,7 @@ def test_every_folder_is_installed() -> None:
     """An editable install finds folders that a wheel, and so the image, would lack."""
     listed = tomllib.loads((JOB.parent / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
     found = {".".join(path.parent.relative_to(JOB.parent).parts) for path in JOB.rglob("__init__.py")}
-    assert set(listed) == found | {"job.schemas"}
+    assert set(listed) == found | {"job.k8s", "job.schemas"}
 
 
 def test_the_map_lists_the_folders_in_their_order() -> None:
