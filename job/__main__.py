@@ -16,7 +16,7 @@ from job.errors import Fault, JobError, SpecError, classify
 from job.errors.facts import failure_facts
 from job.host.log import Log
 from job.host.signals import defer_forever, ignore
-from job.host.streams import LastingStream, reopen_streams, settle_streams
+from job.host.streams import LastingStream, harmless, reopen_streams, settle_streams
 
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
 TERMINATION_LOG = "/dev/termination-log"
@@ -132,7 +132,7 @@ def command_verify(arguments: argparse.Namespace, log: Log) -> None:
 def command_report(arguments: argparse.Namespace, log: Log) -> None:
     from job.follow.outcome import read_report
 
-    print(log.redact(read_report(arguments.output)), file=log.stream, flush=True)
+    print(harmless(log.redact(read_report(arguments.output))), file=log.stream, flush=True)
 
 
 def command_wait(arguments: argparse.Namespace, log: Log) -> int:
@@ -206,7 +206,7 @@ def say_last_words(facts: dict[str, Any], log: Log) -> None:
     path = os.environ.get(TERMINATION_VARIABLE) or (TERMINATION_LOG if os.path.exists(TERMINATION_LOG) else "")
     if path:
         try:
-            Path(path).write_text(log.redact(json.dumps(facts)), "utf-8")
+            Path(path).write_text(log.redact(json.dumps(facts, ensure_ascii=False)), "utf-8")
         except OSError as error:
             log("termination", note="the termination message could not be written", reason=str(error))
 
