@@ -21,6 +21,8 @@ from job.host.streams import LastingStream, harmless, reopen_streams, settle_str
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
 TERMINATION_LOG = "/dev/termination-log"
 WORKDIR_VARIABLE = "TUNEJOB_WORKDIR"
+LONGEST_SECONDS = 1e6
+STOPPABLE = ("run", "verify", "wait")  # they take long: a signal ends them with 30 and a word
 RENDER_TARGETS = (
     "docker",
     "podman",
@@ -40,6 +42,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         raise SpecError(Fault(message, hint=f"See: {self.prog} --help"))
+
+
+def seconds(text: str) -> float:
+    if not 0 < float(text) <= LONGEST_SECONDS:
+        raise ValueError
+    return float(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,12 +75,20 @@ def parser() -> argparse.ArgumentParser:
     wait = commands.add_parser(
         "wait", help="follow a Kubernetes Job with kubectl, or a log, to its end; leave with its exit code"
     )
-    wait.add_argument("job", metavar="JOB", help="name of the Job, or - for the log of a run on standard input")
+    wait.add_argument(
+        "job", metavar="JOB", help="name of the Job, jobset/NAME, trainjob/NAME, or - for a log on standard input"
+    )
     wait.add_argument("--namespace", help="of the Job (default: the context's)")
     wait.add_argument(
         "--summary", metavar="FILE", help="append outcome and report as Markdown, such as $GITHUB_STEP_SUMMARY"
     )
-    wait.add_argument("--poll-seconds", type=float, default=5.0, help="between two looks at the cluster (default: 5)")
+    wait.add_argument("--poll-seconds", type=seconds, default=5.0, help="between two looks at the cluster (default: 5)")
+    wait.add_argument(
+        "--patience-seconds",
+        type=seconds,
+        default=300.0,
+        help="for how long a cluster that is silent, or refuses what it allowed before, is asked again (default: 300)",
+    )
     commands.add_parser("schema", help="print the JSON Schema of a spec")
     add_render(commands, spec_help)
     return main_parser
@@ -136,18 +152,21 @@ def command_report(arguments: argparse.Namespace, log: Log) -> None:
 
 
 def command_wait(arguments: argparse.Namespace, log: Log) -> int:
-    from job.follow.kubernetes import JobWatch, Kubectl, outcome_of_log, wait
+    from job.follow.kubectl import Kubectl
+    from job.follow.kubernetes import JobWatch
+    from job.follow.outcome import outcome_of_log
 
     if arguments.job == "-":
         outcome = outcome_of_log(sys.stdin, "log", log)
     else:
-        name = arguments.job.rpartition("/")[2]  # kubectl's own way to write it is job.batch/name
-        outcome = wait(
-            JobWatch(name, Kubectl(arguments.namespace, arguments.poll_seconds, log), log), arguments.poll_seconds
-        )
+        kubectl = Kubectl(arguments.namespace, arguments.poll_seconds, arguments.patience_seconds)
+        outcome = JobWatch(arguments.job, kubectl, log, arguments.poll_seconds).wait()
     if arguments.summary:
-        with Path(arguments.summary).open("a", encoding="utf-8") as summary:
-            summary.write(log.redact(outcome.markdown()))
+        try:
+            with Path(arguments.summary).open("a", encoding="utf-8") as summary:
+                summary.write(log.redact(outcome.markdown()))
+        except OSError as error:  # the Job's code is worth more
+            log("summary", note="the summary could not be written", reason=str(error))
     log("ended", name=outcome.name, exit_code=outcome.exit_code, reason=outcome.reason)
     return outcome.exit_code
 
@@ -242,7 +261,7 @@ def carry_out(argv: list[str] | None) -> int:
         arguments = parser().parse_args(argv)
         if getattr(arguments, "log", "auto") != "auto":
             log.json_lines = arguments.log == "json"
-        if arguments.command == "run":
+        if arguments.command in STOPPABLE:
             from job.host.signals import install
             from job.host.time_limits import check_limits
 

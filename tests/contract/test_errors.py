@@ -136,7 +136,9 @@ def test_a_termination_message_never_passes_1024_bytes(text: str) -> None:
 
 
 def test_a_failure_is_told_in_the_letters_of_its_text() -> None:
-    fault = Fault("Zeile 3 ist kein JSON: größer", where="/data/train/0/source", found="données/学習.jsonl", hint="a\x1b[31mb\u2028c\ud800d")
+    fault = Fault(
+        "Zeile 3 ist kein JSON: größer", where="/data/train/0/source", found="données/学習.jsonl", hint="a\x1b[31mb\u2028c\ud800d"
+    )
     facts = failure_facts(InputError(fault), "data")
     assert (facts["message"], facts["found"]) == ("Zeile 3 ist kein JSON: größer", "données/学習.jsonl")
     assert facts["hint"] == "a [31mb c d"
