@@ -71,6 +71,24 @@ def test_the_longest_name_leaves_room_for_pods() -> None:
     assert len(f"{name}-node-0-0-abcde") <= 63
 
 
+@pytest.mark.parametrize("target", ["job", "jobset", "trainjob"])
+def test_a_name_that_begins_with_a_digit_gets_a_letter(target: str) -> None:
+    """Valid in a spec and as a Job's, but not as a JobSet's or a TrainJob's."""
+    parts = objects(rendered(RAW.replace(b'"name": "small"', b'"name": "8b-run"'), target))
+    work = parts[{"job": "Job", "jobset": "JobSet", "trainjob": "TrainJob"}[target]]
+    assert work["metadata"]["name"] == parts["ConfigMap"]["metadata"]["name"]
+    assert work["metadata"]["name"].startswith("t-8b-run-")
+    assert objects(rendered(RAW, target, name="8b"))["ConfigMap"]["metadata"]["name"].startswith("t-8b-")
+
+
+def test_what_the_webhooks_ask_for() -> None:
+    (member,) = objects(rendered(RAW, "jobset"))["JobSet"]["spec"]["replicatedJobs"]
+    assert member["template"]["spec"]["completionMode"] == "Indexed"
+    (patch,) = objects(rendered(RAW, "trainjob"))["TrainJob"]["spec"]["runtimePatches"]
+    assert "." in patch["manager"].partition("/")[0]
+    assert patch["manager"].partition("/")[2]
+
+
 def test_kueue_gets_a_label_and_nothing_that_stops_a_running_job() -> None:
     plain, queued = (objects(rendered(RAW, target, queue="gpus"))["Job"] for target in ("job", "kueue"))
     assert queued["metadata"]["labels"].pop("kueue.x-k8s.io/queue-name") == "gpus"
@@ -82,7 +100,8 @@ def test_a_jobset_holds_the_job() -> None:
     jobset = objects(rendered(RAW, "jobset"))["JobSet"]["spec"]
     (member,) = jobset["replicatedJobs"]
     assert member["replicas"] == 1
-    assert member["template"]["spec"] | {"ttlSecondsAfterFinished": jobset["ttlSecondsAfterFinished"]} == job
+    whole = job | {"completionMode": "Indexed"}
+    assert member["template"]["spec"] | {"ttlSecondsAfterFinished": jobset["ttlSecondsAfterFinished"]} == whole
     assert jobset["failurePolicy"] == {"maxRestarts": 0}
 
 
