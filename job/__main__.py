@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
+import locale
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from job.host.streams import LastingStream, harmless, reopen_streams, settle_str
 
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
 TERMINATION_LOG = "/dev/termination-log"
-WORKDIR_VARIABLE = "TUNEJOB_WORKDIR"
 LONGEST_SECONDS = 1e6
 STOPPABLE = ("run", "verify", "wait")  # they take long: a signal ends them with 30 and a word
 RENDER_TARGETS = (
@@ -59,9 +59,7 @@ def parser() -> argparse.ArgumentParser:
     validate.add_argument("spec", metavar="SPEC", help=spec_help)
     run = commands.add_parser("run", help="run the job: fetch, train, evaluate, publish")
     run.add_argument("spec", metavar="SPEC", help=spec_help)
-    run.add_argument(
-        "--workdir", help=f"scratch directory, kept afterwards (default: {WORKDIR_VARIABLE}, else temporary)"
-    )
+    run.add_argument("--workdir", help="scratch directory, kept afterwards (default: TUNEJOB_WORKDIR, else temporary)")
     run.add_argument(
         "--log",
         choices=("auto", "json", "text"),
@@ -187,16 +185,13 @@ def command_render(arguments: argparse.Namespace, log: Log) -> None:
 
 
 def command_run(arguments: argparse.Namespace, log: Log) -> None:
-    from job.plan.require import require_apart
+    from job.plan.scratch import WORKDIR_VARIABLE, make_scratch
     from job.run import run_job
     from job.spec import parse_spec
 
     spec = parse_spec(read_spec(arguments.spec))
     kept = arguments.workdir or os.environ.get(WORKDIR_VARIABLE)
-    workdir = Path(kept).resolve() / spec.run_id if kept else Path(tempfile.mkdtemp(prefix="tunejob-"))
-    require_apart(workdir, spec.output.uri)
-    shutil.rmtree(workdir, ignore_errors=True)
-    workdir.mkdir(parents=True)
+    workdir = make_scratch(kept, spec)
     divert_vendor_output(log, workdir)
     try:
         run_job(spec, workdir, log)
@@ -218,6 +213,16 @@ def divert_vendor_output(log: Log, workdir: Path) -> None:
     if target != 2:
         os.dup2(target, 2)
     sys.stdout = sys.stderr = LastingStream(sys.stderr, log.redact)
+
+
+def use_utf8() -> None:
+    """Starts the command anew in Python's UTF-8 mode where the locale has another encoding: names of files, and the
+    files that libraries open without a word on it, are UTF-8 all the same.
+    """
+    foreign = not sys.flags.utf8_mode and codecs.lookup(locale.getpreferredencoding(False)).name != "utf-8"
+    if foreign and os.environ.get("PYTHONUTF8") != "1":  # not again: an option of Python's may overrule it
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 
 def say_last_words(facts: dict[str, Any], log: Log) -> None:
@@ -245,6 +250,8 @@ def report_failure(error: JobError, stage: str, log: Log) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    if argv is None:
+        use_utf8()
     reopen_streams()
     try:
         return carry_out(argv)

@@ -28,8 +28,9 @@ IMPORTED_LATE = {
     "training.callbacks": {"transformers"},
     "training.saver": {"transformers", "safetensors"},
 }
-# The last resorts, of the job and of its children, and the one place that keeps the evidence of a failure before it goes on.
-CATCHES_ALL = {"__main__", "run", "host.child"}
+# The last resorts, of the job and of its children, the one place that keeps the evidence of a failure before it goes on, and where a
+# panic in Rust comes out, which is no Exception.
+CATCHES_ALL = {"__main__", "run", "host.child", "data.worker.tokenise"}
 FILE_LINES = 300
 FUNCTION_LINES = 60
 
