@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import yaml
 
 from job.errors import TREE, SpecError
-from job.render.pod import retryable_codes
+from job.render.pod import JOB, JOBSET, RUNTIME, TRAINJOB, retryable_codes
+from job.render.pod import shipped as shipped_file
 from tests.renders import LAYOUTS, objects, rendered
 
 BASE = Path(__file__).parents[2] / "k8s" / "base"
@@ -21,6 +23,16 @@ DIGEST = hashlib.sha256(SMALL).hexdigest()[:10]
 
 def shipped(name: str) -> Any:
     return yaml.safe_load((BASE / f"{name}.yaml").read_text("utf-8"))
+
+
+def test_what_is_patched_is_in_the_package_and_in_the_image() -> None:
+    """In a checkout it lies beside the package, where a wheel would lack it."""
+    root = BASE.parents[1]
+    globs = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]["job.k8s"]
+    for path in (JOB, JOBSET, RUNTIME, TRAINJOB, "base/serviceaccount.yaml", "base/networkpolicy.yaml"):
+        assert shipped_file(path)["kind"]
+        assert any(Path(path).match(glob) for glob in globs)
+    assert "!k8s" in (root / ".dockerignore").read_text("utf-8").splitlines()
 
 
 def test_the_job_is_the_shipped_one() -> None:
