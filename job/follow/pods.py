@@ -67,8 +67,10 @@ def waiting_for(job: Json, pods: Sequence[Json], events: Sequence[Json]) -> str:
     if "Suspended" in held:
         return "queued: the Job is suspended"
     live = [pod for pod in pods if pod["status"].get("phase") not in ("Succeeded", "Failed")]
+    container = container_name(job)
+    if any("running" in container_state(pod, container) and not node_is_lost(pod) for pod in live):
+        return ""
     if live:
-        container = container_name(job)
         return next((words for pod in reversed(live) for words in _hindrances(pod, container)), "")
     newest = max((pod["metadata"]["creationTimestamp"] for pod in pods), default="")
     refused = [event for event in events if event.get("reason") == "FailedCreate" and _time(event) >= newest]
