@@ -95,7 +95,8 @@ class JobWatch:
         """Events that say why no pod is made; asked for only while there is none at work."""
         if any(pod["status"].get("phase") in ("Pending", "Running") for pod in pods):
             return []
-        about = f"involvedObject.kind=Job,involvedObject.name={job['metadata']['name']},type=Warning"
+        kind = job.get("kind", "Job")  # a set's, while it has none
+        about = f"involvedObject.kind={kind},involvedObject.name={job['metadata']['name']},type=Warning"
         return list((self._kubectl.glance("events", "--field-selector", about) or {}).get("items") or ())
 
     # ------------------------------------------------------------------------------------------------ logs

@@ -73,7 +73,7 @@ def waiting_for(job: Json, pods: Sequence[Json], events: Sequence[Json]) -> str:
     if live:
         return next((words for pod in reversed(live) for words in _hindrances(pod, container)), "")
     newest = max((pod["metadata"]["creationTimestamp"] for pod in pods), default="")
-    refused = [event for event in events if event.get("reason") == "FailedCreate" and _time(event) >= newest]
+    refused = [event for event in events if "Creat" in str(event.get("reason")) and _time(event) >= newest]
     if refused:
         return _in_words(max(refused, key=_time))
     return PAUSE if pods else ""

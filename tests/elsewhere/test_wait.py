@@ -271,6 +271,11 @@ def test_pods_that_cannot_be_made_are_told_with_the_reason(tmp_path: Path) -> No
     assert (done.exit_code, done.waiting_for()) == (0, [f"FailedCreate: {QUOTA}"])
 
 
+def test_a_set_whose_job_cannot_be_made_says_so() -> None:
+    made = event("quota for jobs", reason="JobCreationFailed")
+    assert waiting_for({"kind": "JobSet"}, [], [event("else", reason="Other"), made]) == "JobCreationFailed: quota for jobs"
+
+
 def test_the_pause_after_a_failed_pod_is_told(tmp_path: Path) -> None:
     failed = pod(1, ended(20), phase="Failed")
     old = event(QUOTA, at="2026-11-21T09:59:00Z")  # of before that pod was made
