@@ -32,12 +32,14 @@ from job.report.summary import keep_evidence
 from job.source import (
     FetchedModel,
     FetchedSource,
+    check_config,
     check_merge_base,
     fetch_data,
     fetch_model_config,
     fetch_model_weights,
     go_offline,
 )
+from job.source.place import pointed
 from job.spec import JobSpec
 from job.spec.optimizers import effective_optimizer
 from job.store import Store, open_store
@@ -59,7 +61,9 @@ def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
     """Runs `spec` from start to published manifest; `workdir` is scratch, ours alone. Raises a `JobError`."""
     require_trackers(spec.tracking)
     store = open_store(spec.output.uri)
-    if published := claim(store, spec):
+    with pointed("/output/uri"):
+        published = claim(store, spec)
+    if published:
         return finished_before(published, store, log)
     if ignored := prepare_environment(workdir):
         log("note", text=f"not honoured, the spec decides: {', '.join(ignored)}")
@@ -191,9 +195,11 @@ def models(run: Run) -> tuple[FetchedModel, FetchedModel]:
     """Configs of the base and of the 16-bit base that is merged into: the same, unless the spec names another."""
     spec = run.spec
     base = fetch_model_config(spec.model.source, run.workdir, revisions=run.revisions)
+    check_config(base.path, base.pointer)
     if spec.model.merge_base is not None:
         merge_base = fetch_model_config(spec.model.merge_base, run.workdir, "/model/merge_base", run.revisions)
         check_merge_base(base, merge_base)
+        check_config(merge_base.path, merge_base.pointer)
         return base, merge_base
     if base.quantised and spec.export.needs_merge:
         raise InputError(

@@ -82,5 +82,5 @@ def _decoded(raw: bytes) -> Receipt | None:
     try:
         document = json.loads(raw)
         return Receipt(tuple(File(**item) for item in document["files"]), document["facts"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError):
         return None
