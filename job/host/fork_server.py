@@ -140,10 +140,10 @@ def leave(work: Callable[[], None]) -> NoReturn:
         code = 0
     except SystemExit as end:
         code = 0 if end.code is None else end.code
-    except BaseException:
-        traceback.print_exc()
     finally:
         with contextlib.suppress(OSError, ValueError):
+            if sys.exc_info()[0] is not None:
+                traceback.print_exc()
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 1)
