@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from job.data.worker.messages import RowFault
 from job.data.worker.render import ChatTemplate
-from job.data.worker.shape import Chat, RowFault
+from job.data.worker.shape import Chat
 from tests.data_rows import Row, turns
 
 TOKENS = ["<|end|>", "<|endoftext|>", "<|user|>", "<|assistant|>", "</s>", "<|eot_id|>", "<|im_end|>", "<|im_start|>"]
@@ -96,5 +97,5 @@ def test_a_template_that_ignores_answers() -> None:
 
 def test_tools_that_a_template_leaves_out_are_noticed() -> None:
     template = ChatTemplate(LAST_EOS, {"eos_token": "x"}, TOKENS)
-    assert template.conversation(Chat(TALK, [{"name": "f"}])).tools_ignored
-    assert not template.conversation(Chat(TALK)).tools_ignored
+    assert template.conversation(Chat(TALK, [{"name": "f"}])).remarks["tools"] == 1
+    assert not template.conversation(Chat(TALK)).remarks
