@@ -73,7 +73,7 @@ def build_dataset(
     end_ids = own_end_ids(tokenizer, model_dir)
     folder = workdir / "data"
     folder.mkdir(parents=True, exist_ok=True)
-    notes: list[str] = []
+    notes = [remark for selection in selections + own_selections for remark in selection.remarks()]
     with Pool(write_tokenizer(tokenizer, folder / "tokenizer.json"), worker_count()) as pool:
         job = set_chat_template(spec, tokenizer, any(chats), pool, notes)
         done = _Progress(progress, sum(map(len, selections + own_selections)))

@@ -22,9 +22,19 @@ def pack(header: bytes, body: bytes = b"") -> bytes:
     return LENGTHS.pack(len(header), len(body)) + header + body
 
 
+class NotTextError(TypeError):
+    """Bytes that are no text."""
+
+
 def dump(value: Any) -> bytes:
-    """JSON; dates, decimals and the like, which Parquet holds, become text."""
-    return json.dumps(value, default=str, separators=(",", ":")).encode()
+    """JSON; dates, decimals and the like, which Parquet holds, become text. Raises `NotTextError` for bytes."""
+    return json.dumps(value, default=_text, separators=(",", ":")).encode()
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        raise NotTextError
+    return str(value)
 
 
 def unpack(read: Callable[[int], bytes]) -> tuple[Header, bytes] | None:
