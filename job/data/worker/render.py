@@ -7,6 +7,7 @@ turn replaced by one character that occurs nowhere in it, plus the end marker th
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections import Counter
@@ -139,18 +140,17 @@ class ChatTemplate:
         """The turns of the given answers; of many, most are found in two renderings and by comparison with others."""
         places = self._places(chat, learned, full) if len(learned) > FEW_ANSWERS else {}
         known: dict[int, Turn] = {}
-        for role in {chat.messages[index - 1]["role"] for index in places}:
-            alike = [index for index in places if chat.messages[index - 1]["role"] == role]
-            known |= self._alike(chat, alike, places, full)
+        for kind in {_kind(chat, index) for index in places}:
+            known |= self._alike(chat, [index for index in places if _kind(chat, index) == kind], places, full)
         return tuple(known.get(index) or self._turn(chat, index, full) for index in learned)
 
     def _places(self, chat: Chat, learned: Sequence[int], full: str) -> dict[int, tuple[int, int]]:
-        """Where each plain answer's content begins and ends, from one rendering with a mark in place of each.
+        """Where each answer's content begins and ends, from one rendering with a mark in place of each.
 
         What is between the marks must be the full text's, piece by piece; otherwise nothing is found. The first and
         the last message are left to be looked for by themselves.
         """
-        inner = [i for i in learned if 0 < i < len(chat.messages) - 1 and _is_plain(chat.messages[i])]
+        inner = [i for i in learned if 0 < i < len(chat.messages) - 1]
         mark = next(c for c in map(chr, PRIVATE_USE) if c not in full)
         messages = list(chat.messages)
         for index in inner:
@@ -160,11 +160,8 @@ class ChatTemplate:
             return {}
         places, at = {}, len(first)
         for index, after in zip(inner, pairs[1::2], strict=True):
-            content = chat.messages[index]["content"]
-            forms = (content, content.strip(), content.rstrip(), content.lstrip())
-            ends = (at + len(text) for text in forms if full.startswith(text, at))
-            end = next((end for end in ends if full.startswith(after, end)), None)
-            if end is None:
+            end = _end_before(after, full, at, chat.messages[index])
+            if end < 0:
                 return {}
             places[index] = at, end
             at = end + len(after)
@@ -183,10 +180,17 @@ class ChatTemplate:
         if len(around) > 1:
             return {}
         ((opening, closing),) = around
-        return {
+        found = {
             index: Turn(start - len(opening), end, end + len(closing))
             for index, (start, end) in ((index, places[index]) for index in alike)
-            if full.startswith(opening, start - len(opening)) and full.startswith(closing, end)
+        }
+        return {
+            index: turn
+            for index, turn in found.items()
+            if full.startswith(opening, turn.start)
+            and full.startswith(closing, turn.content_end)
+            # What a template rewrites was found by what follows it, which must not be in it.
+            and (_is_plain(message := chat.messages[index]) or (closing and closing not in _texts(message)))
         }
 
     def _turn(self, chat: Chat, index: int, full: str) -> Turn:
@@ -243,6 +247,24 @@ def is_empty(message: Message) -> bool:
 def _is_plain(message: Message) -> bool:
     """Whether a template most likely writes nothing of it but its content, as it is."""
     return message.keys() == {"role", "content"} and not THOUGHT.search(message["content"])
+
+
+def _kind(chat: Chat, index: int) -> tuple[str, bool]:
+    return chat.messages[index - 1]["role"], _is_plain(chat.messages[index])
+
+
+def _end_before(after: str, full: str, at: int, message: Message) -> int:
+    """Where the content that begins at `at` ends and `after` follows; -1 if nowhere."""
+    if not _is_plain(message):
+        return full.find(after, at)
+    content = message["content"]
+    forms = (content, content.strip(), content.rstrip(), content.lstrip())
+    ends = (at + len(text) for text in forms if full.startswith(text, at))
+    return next((end for end in ends if full.startswith(after, end)), -1)
+
+
+def _texts(message: Message) -> str:
+    return json.dumps(message, ensure_ascii=False) + str(message["content"])
 
 
 def _missing(message: Message, shown: str) -> set[str]:
