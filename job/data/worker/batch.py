@@ -21,6 +21,7 @@ from job.data.worker.tokenise import Sequence, Tokeniser
 from job.data.worker.wire import BEYOND, Header
 
 CHAT_TEMPLATE = "/data/chat_template"
+BRACKETED = re.compile(r"<[^<>\s]{1,64}>|\[[^\[\]\s]{1,64}\]")  # what control tokens look like, of which some have 65k
 
 Reply = tuple[Header, bytes]
 Stage = Callable[[str], None]  # told before a template runs, so that the job can name the one that never returns
@@ -44,7 +45,9 @@ class Batch:
         self._learn_all = job["train_on"] == "all"
         self._tokeniser = Tokeniser(tokenizer, job["max_seq_length"], job["prefix_ids"], job["eos_id"])
         self._stage = stage
-        self._control = re.compile("|".join(map(re.escape, job["end_tokens"])) or "(?!)")
+        self._control = frozenset(job["end_tokens"])
+        odd = [re.escape(token) for token in job["end_tokens"] if not BRACKETED.fullmatch(token)]
+        self._control_form = re.compile("|".join([BRACKETED.pattern, *odd]))
 
     @property
     def template(self) -> ChatTemplate:
@@ -151,7 +154,8 @@ class Batch:
                 texts = [prompt, completion]
             case Chat(messages):
                 texts = [message["content"] for message in messages]
-        found = {f"token {token}" for text in texts for token in self._control.findall(text)}
+        written = {token for text in texts for token in self._control_form.findall(text)}
+        found = {f"token {token}" for token in written & self._control}
         return found | {"control"} if found else found
 
     def _examples(self, request: Header, faults: list[list[Any]]) -> Iterator[tuple[int, Example]]:
