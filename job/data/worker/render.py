@@ -51,7 +51,10 @@ class ChatTemplate:
     `end_tokens` are the special tokens of the vocabulary that may close a turn.
     """
 
-    def __init__(self, text: str, variables: dict[str, str], end_tokens: Collection[str]) -> None:
+    def __init__(
+        self, text: str, variables: dict[str, str], end_tokens: Collection[str], long_seconds: float = LONG_SECONDS
+    ) -> None:
+        self._long_seconds = long_seconds
         self._text = text
         self._variables = variables
         self._began = time.process_time()
@@ -60,9 +63,9 @@ class ChatTemplate:
 
     def render(self, messages: list[Message], tools: list[Any] | None = None, prompt: bool = False) -> str:
         """What `apply_chat_template(messages, tools, add_generation_prompt=prompt, tokenize=False)` gives."""
-        if len(messages) > LONG_MESSAGES and time.process_time() - self._began > LONG_SECONDS:
+        if len(messages) > LONG_MESSAGES and time.process_time() - self._began > self._long_seconds:
             raise RowFault(
-                f"its {len(messages)} messages and more take the chat template more than {LONG_SECONDS:.0f} seconds; "
+                f"its {len(messages)} messages and more take the chat template more than {self._long_seconds:g} seconds; "
                 "split the conversation"
             )
         chat = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": prompt}
