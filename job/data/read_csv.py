@@ -30,7 +30,9 @@ class Header:
 def read_csv(file: DataFile) -> Iterator[Row]:
     header = _header(file)
     with file.damage_named(), file.open_text() as opened:
-        for fields in _records(file, opened, header.separator, 1):
+        records = _records(file, opened, header.separator, strict=True)
+        next(records, None)
+        for fields in records:
             row = dict(zip(header.names, (None if field in MISSING else field for field in fields), strict=True))
             if header.has_index:
                 del row[""]
@@ -58,23 +60,22 @@ def _header(file: DataFile) -> Header:
 
 def _first(file: DataFile, separator: str) -> Header:
     with file.damage_named(), file.open_text() as opened:
-        return Header(next(_records(file, opened, separator, 0), []), separator)
+        return Header(next(_records(file, opened, separator, strict=False), []), separator)
 
 
-def _records(file: DataFile, opened: IO[str], separator: str, skipped: int) -> Iterator[list[str]]:
-    """The fields of each record behind the first `skipped`, all as many as the first one's."""
+def _records(file: DataFile, opened: IO[str], separator: str, strict: bool) -> Iterator[list[str]]:
+    """The fields of each record, all as many as the first one's; `strict` refuses what stands behind a quote."""
     csv.field_size_limit(MAX_ROW_BYTES)
     lines = _Lines(file, opened)
-    reader = csv.reader(lines, delimiter=separator, strict=True)
+    reader = csv.reader(lines, delimiter=separator, strict=strict)
     count = 0
     try:
-        for number, fields in enumerate(fields for fields in reader if fields):
+        for fields in filter(None, reader):
             lines.characters = 0
             count = count or len(fields)
             if len(fields) != count:
                 raise file.fault(f"the row does not have {count} fields as the header does", reader.line_num)
-            if number >= skipped:
-                yield fields
+            yield fields
     except csv.Error as error:
         raise file.fault(f"not CSV: {error}", reader.line_num) from None
 

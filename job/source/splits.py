@@ -68,7 +68,8 @@ def _is_about_data(name: str, names: Sequence[str]) -> bool:
     if saved and last == DISK_ORDER:
         hint = "Save it again with flatten_indices()"
         raise InputError(Fault("a saved data set whose rows are in another order", found=ascii(name), hint=hint))
-    return last in ABOUT_DATA or (saved and last == DISK_STATE)
+    is_cache = last.startswith("cache-") and last.endswith(".arrow")  # of a map() over the saved rows
+    return last in ABOUT_DATA or is_cache or (saved and last == DISK_STATE)
 
 
 def _saved_split(names: Sequence[str], spec: SourceSpec, pointer: str) -> list[str]:

@@ -90,6 +90,8 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({f"{TRAIN}/template": {"user": "a", "assistant": "b"}}, [f"{TRAIN}/template"], "this section belongs to format template"),
     ({f"{TRAIN}/subset": "en"}, [f"{TRAIN}/subset"], "only Hub datasets have subsets"),
     ({f"{TRAIN}/columns": {"text": "body"}}, [f"{TRAIN}/columns/text"], "format messages has no such column"),
+    ({f"{TRAIN}/columns": {"messages": "rejected"}}, [f"{TRAIN}/columns/messages"], 'not to be learned (found "rejected"); expected the'),
+    ({f"{TRAIN}/columns": {"messages": "Rejected_talk"}}, [f"{TRAIN}/columns/messages"], "rejected answers of preference data"),
     ({f"{TRAIN}/columns": {"messages": ""}}, [f"{TRAIN}/columns/messages"], "too short"),
     ({"/data/held_out": {"sources": [MINIMAL["data"]["train"][0]]}}, ["/data/held_out/sources/0"], "held-out rows must not be trained on"),
     # one place against another

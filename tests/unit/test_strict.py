@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from job.__main__ import read_spec
 from job.errors import SpecError
 from job.spec.strict import MAX_BYTES, MAX_DEPTH, faults_of_schema, load_schema, read_json
 from job.spec.wording import pointer_of, printable, show
@@ -138,3 +139,8 @@ def test_a_pattern_ends_at_the_end() -> None:
 def test_an_unknown_schema_is_not_found() -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing\.schema\.json"):
         load_schema("nothing")
+
+
+def test_no_more_of_a_spec_is_read_than_it_may_have() -> None:
+    with pytest.raises(SpecError, match="the spec is too large"):
+        read_json(read_spec("/dev/zero"))

@@ -65,8 +65,8 @@ class ChatTemplate:
         """What `apply_chat_template(messages, tools, add_generation_prompt=prompt, tokenize=False)` gives."""
         if len(messages) > LONG_MESSAGES and time.process_time() - self._began > self._long_seconds:
             raise RowFault(
-                f"its {len(messages)} messages and more take the chat template more than {self._long_seconds:g} seconds; "
-                "split the conversation"
+                f"its {len(messages)} messages and more take the chat template more than {self._long_seconds:g} "
+                "seconds; split the conversation"
             )
         chat = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": prompt}
         return render(self._text, self._variables | chat)
