@@ -46,7 +46,7 @@ class Batch:
         self._tokeniser = Tokeniser(tokenizer, job["max_seq_length"], job["prefix_ids"], job["eos_id"])
         self._stage = stage
         self._control = frozenset(job["end_tokens"])
-        odd = [re.escape(token) for token in job["end_tokens"] if not BRACKETED.fullmatch(token)]
+        odd = [re.escape(token) for token in job["end_tokens"] if token and not BRACKETED.fullmatch(token)]
         self._control_form = re.compile("|".join([BRACKETED.pattern, *odd]))
 
     @property
