@@ -108,16 +108,19 @@ def add_render(commands: Any, spec_help: str) -> None:
 
 
 def read_spec(source: str) -> bytes:
-    """The bytes of a spec. Raises `SpecError` if they cannot be had locally."""
+    """The bytes of a spec, no more of a local one than may be. Raises `SpecError` if they cannot be had locally."""
+    from job.spec.strict import MAX_BYTES
+
     if source == "-":
-        return sys.stdin.buffer.read()
+        return sys.stdin.buffer.read(MAX_BYTES + 1)
     if source.startswith("s3://"):
         from job.store import open_store
 
         prefix, _, key = source.rpartition("/")
         return open_store(prefix).read(key)
     try:
-        return Path(source).read_bytes()
+        with Path(source).open("rb") as file:
+            return file.read(MAX_BYTES + 1)
     except OSError as error:
         raise SpecError(Fault(f"the spec cannot be read: {error.strerror}", found=source)) from None
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.data.chat import set_chat_template
 from job.data.figures import DataReport, figures
+from job.data.notes import row_notes
 from job.data.pool import Pool
 from job.data.probes import TemplateProbe, ask_probes
 from job.data.questions import Question, ask_prompts, ask_rows
@@ -72,7 +73,7 @@ def build_dataset(
     end_ids = own_end_ids(tokenizer, model_dir)
     folder = workdir / "data"
     folder.mkdir(parents=True, exist_ok=True)
-    notes: list[str] = []
+    notes = [remark for selection in selections + own_selections for remark in selection.remarks()]
     with Pool(write_tokenizer(tokenizer, folder / "tokenizer.json"), worker_count()) as pool:
         job = set_chat_template(spec, tokenizer, any(chats), pool, notes)
         done = _Progress(progress, sum(map(len, selections + own_selections)))
@@ -87,7 +88,7 @@ def build_dataset(
         training, kept_out = split(spec, table, own, notes)
         count = spec.evaluation.exact_match_rows if kept_out else 0
         exact_match = _exact_match(spec, pool, job, own_selections if held_out else selections, kept_out, count)
-    _note_ignored_tools([table, *([own] if own else [])], notes)
+    notes += row_notes([table, *([own] if own else [])], spec.model.max_seq_length)
     return Prepared(
         digest=hashlib.sha256(table.digests[training.sequences].tobytes()).hexdigest(),
         train=table.dataset(training.sequences),
@@ -146,9 +147,3 @@ def _exact_match(
     if part is None or not count:
         return []
     return ask_rows(pool, job, selections, spec.data.chat_template == "alpaca", part.rows, count)
-
-
-def _note_ignored_tools(tables: list[Table], notes: list[str]) -> None:
-    rows = sum(table.tools_ignored_rows for table in tables)
-    if rows:
-        notes.append(f"the chat template leaves out the tool definitions of {rows} rows")

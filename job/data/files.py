@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,19 @@ class DataFile:
         self._pointer = pointer
         self.zipped = self.name.lower().endswith(".gz")
         self.kind = self.name.lower().removesuffix(".gz").rpartition(".")[2].replace("ndjson", "jsonl")
+
+    @contextmanager
+    def unzipped(self) -> Iterator[IO[bytes]]:
+        """The file's bytes for a reader that begins at their end: a gzipped one is unpacked to a temporary file."""
+        if not self.zipped:
+            with self.open_bytes() as opened:
+                yield opened
+            return
+        with tempfile.TemporaryFile() as plain:
+            with gzip.open(self.path) as packed:
+                shutil.copyfileobj(packed, plain)
+            plain.seek(0)
+            yield plain
 
     def fault(self, message: str, line: int | None = None, found: str = "", expected: str = "") -> InputError:
         where = f"{self.name} line {line}" if line else self.name
@@ -71,7 +86,7 @@ class DataFile:
     def parse(self, text: str, line: int | None = None) -> Any:
         """`text` as JSON; `line` is its place in the file unless it is the whole file."""
         try:
-            return json.loads(text)
+            return json.loads(text, parse_constant=constant)
         except json.JSONDecodeError as error:
             raise self.fault(f"not JSON: {error.msg}", line or error.lineno, f"column {error.colno}") from None
         except RecursionError:
@@ -86,3 +101,8 @@ class DataFile:
                 f"{unit} {number} must be a JSON object", None, type(value).__name__, "an object of columns"
             )
         return value
+
+
+def constant(name: str) -> float | None:
+    """What Python writes into JSON though JSON has no word for it: NaN, a number that is not there, is null."""
+    return None if name == "NaN" else float(name)

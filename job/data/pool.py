@@ -1,4 +1,8 @@
-"""The job's side of its workers: starts them, gives them rows in order, bounds their time, names what broke them."""
+"""The job's side of its workers: starts them, gives them rows in order, bounds their time, names what broke them.
+
+Time is the worker's own on a processor: a container that was frozen, or a machine that does much else, is no reason to
+call a template evil.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,31 +23,42 @@ from typing import IO, Any, Self, cast
 from job.data.worker import wire
 from job.errors import CapacityError, Fault, InputError, JobError, PolicyError
 
-START_SECONDS = 120.0  # a large tokenizer on a busy machine
-ANSWER_SECONDS = 10.0  # for a batch of rows, whatever its templates do
+START_SECONDS = 120.0  # of the processor: a large tokenizer
+ANSWER_SECONDS = 8.0  # for a batch of rows, whatever its templates do
 SECONDS_PER_MIB = 30.0  # and for tokenising
+LOOK_SECONDS = 0.25  # between two looks at how much it has taken
+IDLE_LOOKS = 480  # without any work in between; looks instead of seconds, for a frozen job takes none
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PACKAGE_ROOT = Path(__file__).parents[2]
 
 
 class Worker:
     """One worker process. After an error it is of no use any more."""
 
-    def __init__(self, tokenizer_file: Path) -> None:
+    def __init__(self, tokenizer_file: Path, answer_seconds: float = ANSWER_SECONDS) -> None:
+        self._answer_seconds = answer_seconds
         environment = {"PYTHONPATH": str(PACKAGE_ROOT), "TOKENIZERS_PARALLELISM": "false", "PYTHONUTF8": "1"}
         self._process = subprocess.Popen(  # noqa: S603 - our own module, and no shell
-            [sys.executable, "-P", "-m", "job.data.worker", str(tokenizer_file)],
+            [sys.executable, "-P", "-m", "job.data.worker", str(tokenizer_file), str(os.getpid())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True, cwd="/",
         )  # fmt: skip
         self._requests = cast(IO[bytes], self._process.stdin)
         self._replies = cast(IO[bytes], self._process.stdout)
         self._stage = ""
-        self._deadline = time.monotonic() + START_SECONDS
-        self._receive()
+        self._ready = False
+        self._most_seconds = START_SECONDS
+
+    def wait_until_ready(self) -> None:
+        """Until its tokenizer is loaded."""
+        if not self._ready:
+            self._receive()
+            self._ready = True
 
     def ask(self, request: bytes) -> tuple[wire.Header, bytes]:
         """The reply. Raises `PolicyError` for a template that needs too long, too much, or what is forbidden."""
+        self.wait_until_ready()
         self._stage = ""
-        self._deadline = time.monotonic() + ANSWER_SECONDS + SECONDS_PER_MIB * len(request) / (1 << 20)
+        self._most_seconds = self._seconds() + self._answer_seconds + SECONDS_PER_MIB * len(request) / (1 << 20)
         try:
             self._requests.write(wire.pack(request))
             self._requests.flush()
@@ -69,23 +83,36 @@ class Worker:
             self._stage = message[0]["stage"]
 
     def _read(self, size: int) -> bytes:
-        """Exactly `size` bytes before the deadline; fewer at the end of the stream."""
+        """Exactly `size` bytes; fewer at the end of the stream. Raises where the worker takes more than its time."""
         pipe, parts = self._replies.fileno(), bytearray()
+        before, idle_looks = 0.0, 0
         while len(parts) < size:
-            if not select.select([pipe], [], [], max(0.0, self._deadline - time.monotonic()))[0]:
+            if select.select([pipe], [], [], LOOK_SECONDS)[0]:
+                part = os.read(pipe, min(size - len(parts), 1 << 20))
+                if not part:
+                    break
+                parts += part
+                continue
+            seconds = self._seconds()
+            idle_looks = idle_looks + 1 if seconds == before else 0
+            before = seconds
+            if seconds > self._most_seconds or idle_looks > IDLE_LOOKS:
                 self._process.kill()
                 raise self._too_slow()
-            part = os.read(pipe, min(size - len(parts), 1 << 20))
-            if not part:
-                break
-            parts += part
         return bytes(parts)
+
+    def _seconds(self) -> float:
+        """Processor seconds that the worker has taken so far; none once it has ended."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
     def _too_slow(self) -> JobError:
         if self._stage:
-            return PolicyError(
-                Fault("the template is refused", where=self._stage, found=f"no end after {ANSWER_SECONDS:.0f} seconds")
-            )
+            found = f"no end after {self._answer_seconds:.0f} seconds of the processor"
+            return PolicyError(Fault("the template is refused", where=self._stage, found=found))
         return JobError(Fault("a data worker does not answer"))
 
     def _death(self) -> JobError:
@@ -122,7 +149,10 @@ class Worker:
 
 
 class Pool:
-    """Up to `workers` worker processes, each started when it is first needed."""
+    """Up to `workers` worker processes, each started when it is first needed.
+
+    The thread that asks starts them and must outlive them: the kernel ends a worker with the thread that started it.
+    """
 
     def __init__(self, tokenizer_file: Path, workers: int) -> None:
         self._tokenizer_file = tokenizer_file
@@ -141,6 +171,7 @@ class Pool:
 
     def ask(self, request: wire.Header) -> wire.Header:
         """One request's reply. Raises `InputError` where a template fails."""
+        self._hire()
         return self._ask(wire.dump(request))[0]
 
     def map(self, requests: Iterable[tuple[Any, bytes]]) -> Generator[tuple[Any, wire.Header, bytes]]:
@@ -151,6 +182,7 @@ class Pool:
         with ThreadPoolExecutor(self._workers) as threads:
             try:
                 for label, request in requests:
+                    self._hire()
                     waiting.append((label, threads.submit(self._ask, request)))
                     if len(waiting) > 2 * self._workers:
                         yield self._next(waiting)
@@ -165,15 +197,20 @@ class Pool:
         label, future = waiting.popleft()
         return label, *future.result()
 
-    def _ask(self, request: bytes) -> tuple[wire.Header, bytes]:
-        try:
-            worker = self._idle.get_nowait()
-        except queue.Empty:
+    def _hire(self) -> None:
+        """One worker more, if none is idle and there may be more."""
+        if self._idle.empty() and len(self._all) < self._workers:
             worker = Worker(self._tokenizer_file)
             self._all.append(worker)
-        header, body = worker.ask(request)
-        stage = worker.stage
-        self._idle.put(worker)
+            self._idle.put(worker)
+
+    def _ask(self, request: bytes) -> tuple[wire.Header, bytes]:
+        worker = self._idle.get()
+        try:
+            header, body = worker.ask(request)
+            stage = worker.stage
+        finally:
+            self._idle.put(worker)  # a dead one, too: who waits for it fails at once, and behind this one
         if "failed" in header:
             raise InputError(Fault("the template cannot be used", where=stage, found=header["failed"]))
         return header, body

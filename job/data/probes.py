@@ -12,7 +12,8 @@ from typing import Any
 
 from job.data.pool import Pool
 from job.data.worker import wire
-from job.data.worker.shape import ALPACA_INPUT, Message
+from job.data.worker.messages import Message
+from job.data.worker.shape import ALPACA_INPUT
 
 MARKS = range(0xE000, 0xF8FF)  # Unicode's private use area: characters without meaning
 ROLES = {"s": "system", "u": "user", "a": "assistant"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def _ask(
         "operation": "questions",
         "job": job,
         "source": selection.description(alpaca_prompt),
-        "rows": [selected.row],
+        "rows": [json.loads(selection.dumped(selected))],
     }
     found = [Question(*question) for question in pool.ask(request)["questions"]]
     return [question for question in found if len(question.input_ids) < job["max_seq_length"]]

@@ -1,4 +1,4 @@
-"""Rows of data files, one at a time: JSON Lines, JSON, CSV, Parquet and text, plain or gzipped.
+"""Rows of data files, one at a time: JSON Lines, JSON, CSV, Parquet, Arrow and text, plain or gzipped.
 
 Every reader is a stream, so memory does not grow with the file; only a JSON object that wraps its list of rows is
 read whole. A text file holds one document a line (blank lines are skipped), as public corpora in this form do.
@@ -6,16 +6,13 @@ read whole. A text file holds one document a line (blank lines are skipped), as 
 
 from __future__ import annotations
 
-import csv
-import gzip
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from job.data.files import MAX_ROW_BYTES, DataFile
+from job.data.files import DataFile
+from job.data.read_arrow import count_arrow, count_parquet, read_arrow, read_parquet
+from job.data.read_csv import csv_remarks, read_csv
 from job.data.read_json import read_json, read_jsonl
 
 Row = dict[str, Any]
@@ -26,10 +23,15 @@ def count_rows(path: Path, pointer: str) -> int:
     file = _data_file(path, pointer)
     if file.kind in ("jsonl", "txt"):
         return sum(1 for _ in file.lines())
-    if file.kind == "parquet":
-        with _parquet(file) as opened:
-            return int(opened.metadata.num_rows)
+    if file.kind in COUNTERS:
+        return COUNTERS[file.kind](file)
     return sum(1 for _ in read_rows(path, pointer))
+
+
+def remarks(path: Path, pointer: str) -> list[str]:
+    """What was taken for granted in reading `path`, for people."""
+    file = _data_file(path, pointer)
+    return [f"{file.name}: {remark}" for remark in csv_remarks(file)] if file.kind == "csv" else []
 
 
 def read_rows(path: Path, pointer: str) -> Iterator[Row]:
@@ -44,7 +46,7 @@ def read_rows(path: Path, pointer: str) -> Iterator[Row]:
 def _data_file(path: Path, pointer: str) -> DataFile:
     file = DataFile(path, pointer)
     if file.kind not in READERS:
-        expected = ".jsonl, .ndjson, .json, .csv, .parquet or .txt, each plain or with .gz"
+        expected = ".jsonl, .ndjson, .json, .csv, .parquet, .arrow or .txt, each plain or with .gz"
         raise file.fault("not a kind of file the job reads", expected=expected)
     return file
 
@@ -54,57 +56,12 @@ def _read_txt(file: DataFile) -> Iterator[Row]:
         yield {"text": file.decode(line, number).rstrip("\r\n")}
 
 
-def _read_csv(file: DataFile) -> Iterator[Row]:
-    csv.field_size_limit(MAX_ROW_BYTES)
-    with file.damage_named(), file.open_text() as opened:
-        reader = csv.DictReader(opened, strict=True)
-        try:
-            names = reader.fieldnames or []
-            if len(set(names)) < len(names) or "" in names:
-                raise file.fault("the header needs a different name for each column", 1, ", ".join(names))
-            for row in reader:
-                if None in row or None in row.values():
-                    raise file.fault(f"the row does not have {len(names)} fields as the header does", reader.line_num)
-                yield row
-        except csv.Error as error:
-            raise file.fault(f"not CSV: {error}", reader.line_num) from None
-
-
-@contextmanager
-def _parquet(file: DataFile) -> Iterator[Any]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with file.damage_named(), _unzipped(file) as plain, pyarrow.parquet.ParquetFile(plain) as opened:
-            yield opened
-    except (pyarrow.ArrowException, OSError) as error:
-        raise file.fault(f"not a whole Parquet file: {str(error).splitlines()[0]}") from None
-
-
-@contextmanager
-def _unzipped(file: DataFile) -> Iterator[IO[bytes]]:
-    """Parquet is read from its end, so a gzipped one is unpacked to a temporary file first."""
-    if not file.zipped:
-        with file.open_bytes() as opened:
-            yield opened
-        return
-    with tempfile.TemporaryFile() as plain:
-        with gzip.open(file.path) as packed:
-            shutil.copyfileobj(packed, plain)
-        yield plain
-
-
-def _read_parquet(file: DataFile) -> Iterator[Row]:
-    with _parquet(file) as opened:
-        for batch in opened.iter_batches(batch_size=256):
-            yield from batch.to_pylist()
-
-
 READERS: dict[str, Callable[[DataFile], Iterator[Row]]] = {
     "jsonl": read_jsonl,
     "json": read_json,
-    "csv": _read_csv,
-    "parquet": _read_parquet,
+    "csv": read_csv,
+    "parquet": read_parquet,
+    "arrow": read_arrow,
     "txt": _read_txt,
 }
+COUNTERS: dict[str, Callable[[DataFile], int]] = {"parquet": count_parquet, "arrow": count_arrow}

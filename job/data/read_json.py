@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from job.data.files import BYTE_ORDER_MARK, MAX_ROW_BYTES, DataFile
+from job.data.files import BYTE_ORDER_MARK, MAX_ROW_BYTES, DataFile, constant
 
 Row = dict[str, Any]
 
@@ -74,7 +74,7 @@ def _unwrap(value: Any, file: DataFile) -> Iterator[Row]:
 
 def _read_array(file: DataFile) -> Iterator[Row]:
     """The elements of a top-level array, decoded one by one from a moving window of text."""
-    decoder, number = json.JSONDecoder(), 0
+    decoder, number = json.JSONDecoder(parse_constant=constant), 0
     with file.damage_named(), file.open_text() as opened:
         window = opened.read(CHUNK_CHARACTERS).lstrip().removeprefix("[")
         at = 0

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from job.data.read import Row, count_rows, read_rows
+from job.data.read import Row, count_rows, read_rows, remarks
 from job.data.select import row_range
 from job.data.worker import wire
 from job.data.worker.shape import ALPACA_INPUT, FORMATS
@@ -102,13 +102,34 @@ class Selection:
             "input_joint": ALPACA_INPUT if alpaca_prompt else "\n\n",
         }
 
+    def remarks(self) -> list[str]:
+        """What was taken for granted in reading the files, and what of preference data is not used."""
+        names = self.source.spec.columns.values()
+        found = [remark for path in self.source.files for remark in remarks(path, self.pointer)]
+        if "chosen" in names and "rejected" in next(iter(self)).row:
+            found.append(f"{self.pointer}: column rejected of {len(self)} rows is not used; chosen is learned")
+        return found
+
+    def dumped(self, selected: SelectedRow) -> bytes:
+        """The row as JSON. Bytes that are no text have no place in it: `InputError` where the format reads them."""
+        try:
+            return wire.dump(selected.row)
+        except wire.NotTextError:
+            odd = [name for name, value in selected.row.items() if _holds_bytes(value)]
+        spec = self.source.spec
+        used = {spec.columns.get(name, name) for name in FORMATS[spec.format].columns}
+        if found := used.intersection(odd):
+            message = f"{selected.place}: {min(found)} must be text, not bytes"
+            raise InputError(Fault(message, where=self.pointer, expected="UTF-8"))
+        return wire.dump({name: value for name, value in selected.row.items() if name not in odd})
+
     def batches(self) -> Iterator[tuple[list[SelectedRow], bytes]]:
         """The rows in batches, each with its JSON list."""
         rows: list[SelectedRow] = []
         texts: list[bytes] = []
         size = 0
         for selected in self:
-            text = wire.dump(selected.row)
+            text = self.dumped(selected)
             if rows and (len(rows) == BATCH_ROWS or size + len(text) > BATCH_BYTES):
                 yield rows, b"[" + b",".join(texts) + b"]"
                 rows, texts, size = [], [], 0
@@ -116,6 +137,14 @@ class Selection:
             texts.append(text)
             size += len(text)
         yield rows, b"[" + b",".join(texts) + b"]"
+
+
+def _holds_bytes(value: object) -> bool:
+    try:
+        wire.dump(value)
+    except wire.NotTextError:
+        return True
+    return False
 
 
 def _fit(row: Row, missing: list[str]) -> str:

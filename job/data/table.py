@@ -42,7 +42,8 @@ class Table:
         self.dropped_rows = 0
         self.dropped_reasons: Counter[str] = Counter()
         self.dropped_examples: list[str] = []
-        self.tools_ignored_rows = 0
+        self.remarks: Counter[str] = Counter()  # what was in rows and is not learned as it stood there, by kind
+        self.beyond_tokens = 0  # of the longest row whose answer lies beyond the longest sequence
         self._columns = {
             "rows": array("q"),
             "lengths": array("i"),
@@ -81,11 +82,13 @@ class Table:
             self._faults.append(Fault(f"{batch[index].place}: {reason}", where=where or pointer))
         if len(self._faults) >= MAX_FAULTS:
             self._raise_faults()
-        for index, reason in reply["dropped"]:
+        for index, reason, tokens in reply["dropped"]:
             self.dropped_reasons[reason] += 1
+            if reason == wire.BEYOND:
+                self.beyond_tokens = max(self.beyond_tokens, tokens)
             if len(self.dropped_examples) < SHOWN_DROPPED:
                 self.dropped_examples.append(f"{batch[index].place}: {reason}")
-        self.tools_ignored_rows += reply["tools_ignored_rows"]
+        self.remarks.update(reply["remarks"])
         self.dropped_rows += len(reply["dropped"])
         for index, length, trained, truncated, digest in reply["sequences"]:
             for column, value in zip(
@@ -123,8 +126,10 @@ class Table:
     def require_useful(self, pointer: str, max_untrained_fraction: float, max_seq_length: int) -> None:
         """Raises `InputError` if no row, or too small a part of them, has a token to learn."""
         examples = "; ".join(self.dropped_examples)
+        hint = f"model.max_seq_length is {max_seq_length}"
+        if self.beyond_tokens:
+            hint += f"; {self.beyond_tokens} would hold each of these rows"
         if not len(self.rows):
-            hint = f"model.max_seq_length is {max_seq_length}"
             raise InputError(
                 Fault(
                     f"no row has a token to learn: {examples}",
@@ -142,6 +147,7 @@ class Table:
                     where="/data/max_untrained_fraction",
                     found=f"{self.dropped_rows} of {self.read_rows} rows",
                     expected=f"at most {max_untrained_fraction:g} of them",
+                    hint=hint if self.beyond_tokens else "",
                 )
             )
 

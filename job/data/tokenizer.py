@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,16 @@ from job.source.model_files import read_object
 from job.source.place import pointed
 
 POINTER = "/model/source"
+TOKEN_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+MAX_FILE_BYTES = 256 << 20  # the largest public ones have 35 MB; reading one takes ten times its size
+MAX_TOKEN_BYTES = 4 << 20  # of all added tokens; each byte of them takes more than a hundred
 
 
 def load_tokenizer(model_dir: Path) -> Any:
     """The fast tokenizer of a model folder. Raises `InputError` if there is none; runs no code of the model's."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    require_small_tokens(model_dir)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
@@ -32,6 +39,44 @@ def load_tokenizer(model_dir: Path) -> Any:
             )
         )
     return tokenizer
+
+
+def require_small_tokens(model_dir: Path) -> None:
+    """Raises `InputError` for a tokenizer that would take more memory than a job can spare for it."""
+    for path in (model_dir / name for name in TOKEN_FILES if (model_dir / name).is_file()):
+        file_bytes = path.stat().st_size
+        _require_small(f"{path.name} is too large", file_bytes, MAX_FILE_BYTES)
+        if file_bytes > MAX_TOKEN_BYTES:
+            token_bytes = sum(len(text.encode("utf-8", "replace")) for text in _strings(_added_tokens(path)))
+            _require_small(f"{path.name}: the added tokens are too long", token_bytes, MAX_TOKEN_BYTES)
+
+
+def _require_small(message: str, found: int, most: int) -> None:
+    if found > most:
+        raise InputError(Fault(message, where=POINTER, found=f"{found} bytes", expected=f"at most {most} bytes"))
+
+
+def _added_tokens(path: Path) -> Any:
+    """What holds the texts of added tokens; nothing in a damaged file, of which its own reader will say more."""
+    text = path.read_text("utf-8", "replace")
+    try:
+        if path.name == "tokenizer.json":  # not the whole, whose vocabulary is large
+            found = re.search(r'"added_tokens"\s*:\s*(?=\[)', text)
+            return json.JSONDecoder().raw_decode(text, found.end())[0] if found else []
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    if path.name == "added_tokens.json":
+        return list(value)
+    return [item for key, item in value.items() if key != "chat_template"] if isinstance(value, dict) else value
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
 
 
 def write_tokenizer(tokenizer: Any, path: Path) -> Path:

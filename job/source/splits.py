@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 SCRIPT = ".py"
+DISK_SPLITS = "dataset_dict.json"  # lies above the splits of a `save_to_disk` folder
+# What the `datasets` library and LLaMA-Factory write beside data, and what Spark leaves there.
+ABOUT_DATA = ("dataset_infos.json", "dataset_info.json", DISK_SPLITS, "_SUCCESS", "_metadata", "_common_metadata")
+DISK_STATE, DISK_ORDER = "state.json", "indices.arrow"  # of a folder with Arrow files
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
 
 
@@ -42,9 +46,11 @@ def files_of_split(names: Sequence[str], folder: Path, spec: SourceSpec, pointer
     `{pointer}/subset`, `{pointer}/split`), `PolicyError` for a card that points out of the data set or a data set that
     is a script.
     """
-    usable = [name for name in names if not name.endswith((SCRIPT, *ARCHIVES))]
+    usable = [name for name in names if not name.endswith((SCRIPT, *ARCHIVES)) and not _is_about_data(name, names)]
     if any(name.endswith(SCRIPT) and "/" not in name for name in names) and usable == [n for n in usable if n == CARD]:
         raise PolicyError(Fault("the data set is a script", expected="data files", hint="No code of a data set is run"))
+    if DISK_SPLITS in names:
+        return _saved_split(usable, spec, pointer)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         skeleton = Path(scratch) / "files"
         _copy_names(usable, folder, skeleton)
@@ -53,6 +59,26 @@ def files_of_split(names: Sequence[str], folder: Path, spec: SourceSpec, pointer
     if asked not in splits:
         raise unknown("split", asked, list(splits), f"{pointer}/split")
     return splits[asked]
+
+
+def _is_about_data(name: str, names: Sequence[str]) -> bool:
+    """Whether a file says something of the rows beside it and holds none."""
+    folder, _, last = name.rpartition("/")
+    saved = any(other.endswith(".arrow") and other.rpartition("/")[0] == folder for other in names)
+    if saved and last == DISK_ORDER:
+        hint = "Save it again with flatten_indices()"
+        raise InputError(Fault("a saved data set whose rows are in another order", found=ascii(name), hint=hint))
+    is_cache = last.startswith("cache-") and last.endswith(".arrow")  # of a map() over the saved rows
+    return last in ABOUT_DATA or is_cache or (saved and last == DISK_STATE)
+
+
+def _saved_split(names: Sequence[str], spec: SourceSpec, pointer: str) -> list[str]:
+    """The Arrow files of a split in a folder that `DatasetDict.save_to_disk` wrote: a folder each."""
+    asked = spec.split.partition("[")[0]
+    splits = sorted({name.partition("/")[0] for name in names if name.endswith(".arrow") and "/" in name})
+    if asked not in splits:
+        raise unknown("split", asked, splits, f"{pointer}/split")
+    return [name for name in names if name.startswith(f"{asked}/") and name.endswith(".arrow")]
 
 
 def _copy_names(names: Sequence[str], folder: Path, skeleton: Path) -> None:

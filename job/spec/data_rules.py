@@ -103,6 +103,19 @@ def source_faults(pointer: str, source: Json) -> Iterator[Fault]:
                 found=column,
                 expected=allowed,
             )
+    yield from _rejected(source.get("columns", {}), f"{pointer}/columns")
+
+
+def _rejected(columns: Json, pointer: str) -> Iterator[Fault]:
+    """What the other half of preference data is called: an answer that must not be learned."""
+    for name, column in columns.items():
+        if re.match(r"rejected(?![a-z])", column, re.IGNORECASE):
+            yield Fault(
+                "rejected answers of preference data are not to be learned",
+                where=f"{pointer}/{name}",
+                found=show(column),
+                expected="the column of the good answers, such as chosen",
+            )
 
 
 def _split(split: str, pointer: str) -> Iterator[Fault]:

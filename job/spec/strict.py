@@ -1,8 +1,8 @@
 """JSON as strict as a public API needs it: what `json.loads` and a schema let through is refused here.
 
 Refused before the schema: more than 1 MiB, deeper than 32, bytes that are not UTF-8, duplicate keys, NaN and Infinity
-(also as 1e400), integers of thousands of digits, lone surrogates, values that look like secrets. In the schema: `2.0`
-is no integer and `$` does not match before a trailing newline.
+(also as 1e400), integers of thousands of digits, lone surrogates, values that look like secrets. In the schema `$` does
+not match before a trailing newline, and `2.0` is an integer, as JSON Schema has it; the resolved spec has it as `2`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def inspect_json(raw: bytes) -> tuple[dict[str, Any], list[Fault]]:
     """
     if len(raw) > MAX_BYTES:
         raise SpecError(
-            Fault("the spec is too large", found=f"{len(raw)} bytes", expected=f"at most {MAX_BYTES} bytes")
+            Fault("the spec is too large", found=f"{len(raw)} bytes or more", expected=f"at most {MAX_BYTES} bytes")
         )
     text = _text(raw)
     try:
@@ -169,7 +169,11 @@ def _unique(validator: Any, unique: bool, instance: Any, schema: Any) -> Iterato
         yield ValidationError("an entry is given twice")
 
 
-_types = jsonschema.Draft7Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+def _is_whole(_: Any, value: Any) -> bool:
+    return type(value) is int or (type(value) is float and value.is_integer())
+
+
+_types = jsonschema.Draft7Validator.TYPE_CHECKER.redefine("integer", _is_whole)
 _keywords = {"pattern": _pattern, "items": _items, "uniqueItems": _unique}
 StrictValidator = jsonschema.validators.extend(jsonschema.Draft7Validator, _keywords, type_checker=_types)  # type: ignore[no-untyped-call]
 # At one place the first of these is said: who wrote text for a number need not hear that it is also too small.

@@ -203,8 +203,6 @@ def _form(option: dict[str, Any]) -> str:
 def _hint(rule: str, limit: Any, value: Any, schema: dict[str, Any]) -> str:
     if rule == "pattern":
         return str(schema.get("description", ""))
-    if rule == "type" and limit == "integer" and type(value) is float and value.is_integer():
-        return f"Write {value:.0f}"
     if rule == "type" and isinstance(value, str) and limit in ("integer", "number", "boolean"):
         return "Leave the quotes away"
     if rule == "enum":

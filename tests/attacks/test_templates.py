@@ -1,21 +1,29 @@
-"""25 hostile templates: each is refused (exit 12) at its pointer within 15 seconds, and the job's own memory stays put."""
+"""29 hostile templates: each is refused (exit 12) at its pointer after at most 8 seconds of its worker's processor time, and the
+job's own memory stays put."""
 
 from __future__ import annotations
 
+import os
+import resource
+import subprocess
+import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from job.data.build import build_dataset
+from job.data.pool import Worker
+from job.data.tokenizer import load_tokenizer, write_tokenizer
+from job.data.worker import wire
 from job.errors import JobError, PolicyError
 from tests.data_rows import byte_tokenizer_dir, fetched, job_spec, turns, write_rows
 
 ANSWERS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-SECONDS = 15.0
+SECONDS = 8.0 + 4.0  # of the processor: the limit, and a worker's start
 GROWTH_BYTES = 50 << 20
 
 CHAT_TEMPLATES = {
@@ -57,6 +65,11 @@ BOMBS = ("output bomb", "string bomb", "list bomb", "doubling bomb", "padding bo
 Outcome = tuple[JobError | None, float]
 
 
+def children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def attempt(folder: Path, chat_template: str | None, user: str | None) -> Outcome:
     folder.mkdir()
     if user is None:
@@ -65,12 +78,12 @@ def attempt(folder: Path, chat_template: str | None, user: str | None) -> Outcom
         rows, source, data = [{"question": "a"}], {"format": "template", "template": {"user": user, "assistant": "b"}}, {}
     path = write_rows(folder / "rows.jsonl", rows)
     spec = job_spec([{"source": str(path), **source}], **data)
-    start = time.monotonic()
+    start = children_seconds()
     try:
         build_dataset(spec, fetched(spec, [path]), None, byte_tokenizer_dir(), folder, lambda done, total: None)
     except JobError as error:
-        return error, time.monotonic() - start
-    return None, time.monotonic() - start
+        return error, children_seconds() - start
+    return None, children_seconds() - start
 
 
 class Watch(threading.Thread):
@@ -88,7 +101,7 @@ class Watch(threading.Thread):
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[tuple[str, str], Outcome], Watch]:
-    """All attacks: the bombs one after another under watch, behind harmless jobs that load what every job loads."""
+    """All attacks, one after another: the bombs under watch, behind harmless jobs that load what every job loads."""
     folder = tmp_path_factory.mktemp("templates")
     for number in range(3):
         assert attempt(folder / f"harmless {number}", "", None)[0] is None
@@ -98,15 +111,13 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[tuple[str, 
     watch.done.set()
     watch.join()
     attacks = [("chat", name) for name in CHAT_TEMPLATES if name not in BOMBS] + [("row", name) for name in ROW_TEMPLATES]
-    attacks.sort(key=lambda attack: not attack[1].startswith("endless"))  # those wait for their deadline; the rest run meanwhile
 
     def one(attack: tuple[str, str]) -> Outcome:
         where, name = attack
         text = CHAT_TEMPLATES[name] if where == "chat" else ROW_TEMPLATES[name]
         return attempt(folder / f"{where} {name}", text if where == "chat" else None, text if where == "row" else None)
 
-    with ThreadPoolExecutor(2) as threads:
-        found |= dict(zip(attacks, threads.map(one, attacks), strict=True))
+    found |= {attack: one(attack) for attack in attacks}
     return found, watch
 
 
@@ -132,19 +143,71 @@ def test_the_job_itself_does_not_grow(outcomes: tuple[dict[tuple[str, str], Outc
     assert watch.peak_bytes - watch.start_bytes < GROWTH_BYTES
 
 
-def test_a_worker_sees_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from job.data.pool import Worker
-    from job.data.tokenizer import load_tokenizer, write_tokenizer
+def workers_of(pid: int) -> list[psutil.Process]:
+    living = [process for process in psutil.Process(pid).children() if process.status() != psutil.STATUS_ZOMBIE]
+    return [process for process in living if "job.data.worker" in process.cmdline()]
 
+
+def test_a_worker_sees_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_canary_canary_canary")
     worker = Worker(write_tokenizer(load_tokenizer(byte_tokenizer_dir()), tmp_path / "tokenizer.json"))
     try:
-        living = [process for process in psutil.Process().children() if process.status() != psutil.STATUS_ZOMBIE]
-        (child,) = [process for process in living if "job.data.worker" in process.cmdline()]
+        worker.wait_until_ready()
+        (child,) = workers_of(os.getpid())
         assert "HF_TOKEN" not in child.environ()
         maps = Path(f"/proc/{child.pid}/maps").read_text()
         assert "tokenizers" in maps
         assert "torch" not in maps
         assert "numpy" not in maps
+    finally:
+        worker.close()
+
+
+LATE = """
+import sys, time
+from pathlib import Path
+from job.data.pool import Pool
+from tests.attacks.test_templates import endless_request
+
+with Pool(Path(sys.argv[1]), 1) as pool:
+    pool.ask(endless_request())
+"""
+
+
+def endless_request() -> dict[str, Any]:
+    """One that no worker ends, and whose Jinja never lets another thread of the worker run."""
+    job = {"chat_template": "{{ (10 ** (10 ** 10)) % 7 }}", "variables": {}, "end_tokens": [], "train_on": "responses",
+           "max_seq_length": 64, "prefix_ids": [], "eos_id": None}  # fmt: skip
+    return {"operation": "turn_end", "job": job}
+
+
+@pytest.fixture
+def tokenizer_json(tmp_path: Path) -> Path:
+    return write_tokenizer(load_tokenizer(byte_tokenizer_dir()), tmp_path / "tokenizer.json")
+
+
+def test_a_worker_dies_with_its_killed_parent(tokenizer_json: Path) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", LATE, str(tokenizer_json)])
+    while not (workers := workers_of(parent.pid)) or workers[0].cpu_times().user < 0.5:
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    for worker in alive:
+        worker.kill()
+    assert alive == []
+
+
+def test_a_frozen_container_is_no_hostile_template(tokenizer_json: Path) -> None:
+    """Its worker stands still for longer than the limit, as with SIGSTOP of a container; then the answer comes."""
+    request = endless_request()
+    request["job"]["chat_template"] = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    worker = Worker(tokenizer_json, answer_seconds=0.5)
+    try:
+        worker.wait_until_ready()
+        (process,) = workers_of(os.getpid())
+        process.suspend()
+        threading.Timer(1.5, process.resume).start()
+        assert worker.ask(wire.dump(request)) == ({"turn_end": "<|im_end|>"}, b"")
     finally:
         worker.close()

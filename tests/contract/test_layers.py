@@ -16,9 +16,9 @@ JOB = Path(__file__).parents[2] / "job"
 FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): path for path in sorted(JOB.rglob("*.py"))}
 # Each may import those before it, and none behind it. A package's modules are ordered among themselves by their own rule below.
 ORDER = (
-    "errors", "host", "weights", "gguf", "evaluation.metrics", "data.worker.shape", "spec", "store", "ledger", "hub", "source", "data",
-    "evaluation", "plan", "training", "report", "follow", "context", "export", "publish", "reference", "tuning", "delivery", "run",
-    "render", "__main__",
+    "errors", "host", "weights", "gguf", "evaluation.metrics", "data.worker.messages", "data.worker.shape", "spec", "store", "ledger",
+    "hub", "source", "data", "evaluation", "plan", "training", "report", "follow", "context", "export", "publish", "reference", "tuning",
+    "delivery", "run", "render", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes", "huggingface_hub", "boto3",
          "botocore", "pyarrow", "numpy", "tokenizers", "accelerate", "safetensors", "pandas"}  # fmt: skip
@@ -122,7 +122,7 @@ def test_only_the_backend_knows_unsloth(module: str) -> None:
 
 
 # What is outside the processes that see a stranger's template may know of them: how messages and rows look.
-BEFORE_THE_BOUNDARY = {"data.worker.wire", "data.worker.shape"}
+BEFORE_THE_BOUNDARY = {"data.worker.wire", "data.worker.shape", "data.worker.messages"}
 
 
 @pytest.mark.parametrize("module", FILES)

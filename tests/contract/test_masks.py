@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from job.data.tokenizer import end_tokens, load_tokenizer, write_tokenizer
 from job.data.worker.batch import answer
-from tests.data_rows import SHARED, Row, prepare, turns
+from tests.data_rows import SHARED, Row, byte_tokenizer_dir, prepare, turns
 from tests.smollm2 import model_dir
 
 END = "<|im_end|>"
@@ -227,6 +227,42 @@ def test_tool_calls(tmp_path: Path) -> None:
 def test_train_on_all_learns_everything_behind_the_first_token(tmp_path: Path) -> None:
     row = prepare(tmp_path, [{"messages": turns("a", "b")}], "messages", train_on="all").train[0]
     assert row["labels"] == [-100, *row["input_ids"][1:]]
+
+
+MARKED = TAGGED.replace("m.role == 'assistant'", "m.role == 'assistant' and m.weight != 0").replace(
+    "{%- else %}", "{%- elif m.role == 'assistant' %}{{ open_answer + m.content + close + after }}{%- else %}"
+)
+
+
+@pytest.mark.parametrize("kind", ["messages", "sharegpt"])
+def test_answers_that_are_marked_are_context_only(kind: str, tmp_path: Path) -> None:
+    """Against transformers with generation tags around the others."""
+    talk = turns("one", "bad", "no", "good", "go on", "also bad")
+    marks: list[Row] = [{}, {"weight": 0}, {}, {"weight": 1}, {}, {"train": False}]
+    marked = [message | mark for message, mark in zip(talk, marks, strict=True)]
+    speakers = {"user": "human", "assistant": "gpt"}
+    said = [{"from": speakers[m["role"]], "value": m["content"]} | mark for m, mark in zip(talk, marks, strict=True)]
+    row = {"messages": marked} if kind == "messages" else {"conversations": said}
+    prepared = prepare(tmp_path, [row], kind, chat_template="chatml")
+    reference_marks = [
+        message | ({"weight": 0} if mark and not mark.get("weight") else {}) for message, mark in zip(talk, marks, strict=True)
+    ]
+    found = prepared.tokenizer.apply_chat_template(
+        reference_marks, chat_template=MARKED, return_assistant_tokens_mask=True, return_dict=True, bos="", **CHATML
+    )  # fmt: skip
+    assert prepared.train[0]["input_ids"] == found["input_ids"]
+    assert prepared.train[0]["labels"] == masked(found["input_ids"], found["assistant_masks"])
+    assert prepared.tokenizer.decode([label for label in prepared.train[0]["labels"] if label != -100]) == f"good{END}"
+
+
+def test_marked_turns_are_hidden_where_all_is_learned(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "one", "weight": 0}, {"role": "assistant", "content": "bad", "weight": 0}, *turns("no", "good")]
+    prepared = prepare(tmp_path, [{"messages": talk}], "messages", byte_tokenizer_dir(), train_on="all")
+    labels = prepared.train[0]["labels"]
+    shown = "".join("_" if label == -100 else prepared.tokenizer.decode([label]) for label in labels)
+    assert shown == (
+        "_user\n___<|im_end|>\n<|im_start|>assistant\n____\n<|im_start|>user\nno<|im_end|>\n<|im_start|>assistant\ngood<|im_end|>\n"
+    )
 
 
 def test_truncation_is_on_the_right(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def breaking(rule: str, limit: Any) -> list[Any]:
     """Values just outside one constraint, or of another kind."""
     return {
         "type": lambda: {
-            "integer": [1.0, True, "1", None],
+            "integer": [1.5, True, "1", None],
             "number": [True, "1", None],
             "string": [1, None, []],
             "boolean": [0, 1, "true", None],

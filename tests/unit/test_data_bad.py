@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
+import tracemalloc
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from job.data.read import count_rows
+from job.data.tokenizer import MAX_TOKEN_BYTES, load_tokenizer
 from job.errors import InputError
 from tests.data_rows import Row, byte_tokenizer_dir, prepare, turns
 
@@ -95,7 +99,24 @@ CASES = {
     "no assistant anywhere": Bad([{"messages": turns("a")}] * 3, "no row has a token to learn", pointer="/data/train"),
     "empty answers": Bad([{"messages": turns("a", " ")}], "nothing to learn in it", pointer="/data/train"),
     "zero turns": Bad(sharegpt(), "no assistant turn", "sharegpt", "/data/train"),
-    "all answers cut off": Bad([{"messages": turns("word " * 99, "b")}], "max_seq_length", pointer="/data/train", spec={"length": 32}),
+    "all answers cut off": Bad(
+        [{"messages": turns("word " * 99, "b")}, {"messages": turns("word " * 9, "b")}],
+        "model.max_seq_length is 32; 517 would hold each of these rows", pointer="/data/train", spec={"length": 32},
+    ),
+    "too many answers cut off": Bad(
+        [{"messages": turns("word " * 9, "b")}, GOOD], "expected at most 0.05 of them. model.max_seq_length is 64; 67 would hold",
+        pointer="/data/max_untrained_fraction", spec={"length": 64},
+    ),
+    "all answers marked": Bad(
+        message(role="assistant", content="x", weight=0)[1:], "its answers are marked not to be", pointer="/data/train"
+    ),
+    "weight between": Bad(message(role="assistant", content="x", weight=0.5), "row 2: message 2: weight must be 0 or 1"),
+    "a bad KTO row": Bad([{"prompt": "a", "completion": "b", "label": False}], "label is False: preference", "prompt_completion"),
+    "tools nested too deeply": Bad(
+        [{"messages": turns("a", "b"), "tools": "[" * 5000 + "]" * 5000}], "row 1: tools is text but not JSON"
+    ),
+    "CSV of one record without end": Bad(b'text\n"' + b"x\n" * (3 << 20), "the row is too long", "text", name="rows.csv"),
+    "CSV row too long for its header": Bad(b"a;b\n1;2\n1;2;3\n", "line 3: the row does not have 2 fields", "text", name="rows.csv"),
     "too many rows without an answer": Bad(
         [GOOD, {"messages": turns("a")}], "found 1 of 2 rows); expected at most 0.05", pointer="/data/max_untrained_fraction"
     ),
@@ -139,7 +160,6 @@ def test_ten_faulty_rows_are_named_and_counted(tmp_path: Path) -> None:
 
 
 def test_a_model_without_a_template_needs_one_chosen(tmp_path: Path) -> None:
-    from job.data.tokenizer import load_tokenizer
     from tests.smollm2 import model_dir
 
     tokenizer = load_tokenizer(model_dir())
@@ -156,4 +176,37 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError) as caught:
         prepare(tmp_path, [GOOD], "messages", tmp_path / "empty")
+    assert caught.value.faults[0].where == "/model/source"
+
+
+def test_a_field_of_a_small_archive_takes_no_more_memory_than_a_row_may(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(b"text\n")
+        for _ in range(64):
+            file.write(b"x" * (1 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="line 2: the row is too long") as caught:
+            count_rows(path, SOURCE)
+        assert tracemalloc.get_traced_memory()[1] < 24 << 20
+    finally:
+        tracemalloc.stop()
+    assert caught.value.exit_code == 11
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "added_tokens.json"])
+def test_added_tokens_are_bounded_by_the_memory_they_would_take(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(byte_tokenizer_dir(), folder)
+    long = "x" * (MAX_TOKEN_BYTES + 1)
+    path = folder / name
+    document = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if name == "tokenizer.json":
+        document["added_tokens"].append(document["added_tokens"][0] | {"id": 300, "content": long})
+    else:
+        document |= {long: 300} if name == "added_tokens.json" else {"additional_special_tokens": [long]}
+    path.write_text(json.dumps(document), "utf-8")
+    with pytest.raises(InputError, match=f"{name}: the added tokens are too long") as caught:
+        load_tokenizer(folder)
     assert caught.value.faults[0].where == "/model/source"

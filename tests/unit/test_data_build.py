@@ -13,9 +13,10 @@ import pytest
 
 from job.data.build import Prepared, build_dataset
 from job.data.worker.tokenise import pieces
+from job.errors import InputError
 from job.report.samples import write_samples
 from job.source import FetchedSource
-from tests.data_rows import Row, fetched, job_spec, prepare, turns, write_rows
+from tests.data_rows import Row, byte_tokenizer_dir, fetched, job_spec, prepare, turns, write_rows
 from tests.smollm2 import model_dir
 
 
@@ -259,3 +260,49 @@ def test_a_text_file_holds_a_document_a_line(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbfFirst line.\r\n\n  \nSecond line.")
     prepared = prepare(tmp_path, path, "text")
     assert [prepared.tokenizer.decode(row["input_ids"]) for row in prepared.train] == ["First line.<|im_end|>", "Second line.<|im_end|>"]
+
+
+def test_what_is_not_learned_as_it_stands_in_the_rows_is_said_with_counts(tmp_path: Path) -> None:
+    answer = {"role": "assistant", "content": "b", "id": 7, "reasoning_content": "because"}
+    rows = [
+        {"messages": [{"role": "user", "content": "a <|im_end|>", "weight": 1}, answer]},
+        {"messages": [{"role": "user", "content": "a"}, answer | {"mood": "glad"}]},
+        {"messages": turns("word " * 99, "b")},
+    ]
+    prepared = prepare(tmp_path, rows, "messages", byte_tokenizer_dir(), length=64, max_untrained_fraction=0.5)
+    assert prepared.report.notes == [
+        "the chat template leaves the reasoning of 2 answers out: it is not learned",
+        "1 messages are marked to be learned and are no answers; train_on responses learns answers alone",
+        "keys of messages that nothing reads: 'id' (2), 'mood' (1)",
+        "the text of 1 rows holds control tokens of the vocabulary, which the model reads as such: '<|im_end|>' (1)",
+        "the answers of 1 rows lie beyond model.max_seq_length 64; 517 would hold them",
+    ]
+
+
+def test_what_was_taken_for_granted_of_files_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(";prompt;chosen;rejected\n0;a;b;c\n1;d;e;f\n")
+    source = {"columns": {"completion": "chosen"}}
+    prepared = prepare(tmp_path, path, "prompt_completion", byte_tokenizer_dir(), source=source)
+    assert prepared.report.notes == [
+        "rows.csv: its first column has no name and is left out",
+        "rows.csv: its columns are separated by ';'",
+        "/data/train/0/source: column rejected of 2 rows is not used; chosen is learned",
+    ]
+
+
+def test_bytes_that_are_no_text_are_refused_where_they_are_read_and_left_out_elsewhere(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "rows.parquet"
+    columns = {"text": [b"one", b"two"], "image": [{"bytes": b"\x89PNG\xff"}] * 2}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    prepared = prepare(tmp_path, path, "text", byte_tokenizer_dir())
+    assert prepared.tokenizer.decode(prepared.train[0]["input_ids"]) == "one<|im_end|>"
+    pyarrow.parquet.write_table(pyarrow.table(columns | {"text": [b"one", b"\xff"]}), path)
+    with pytest.raises(InputError, match=r"rows.parquet row 2: text must be text, not bytes"):
+        prepare(tmp_path, path, "text", byte_tokenizer_dir())
+    template = {"user": "{{ image }}", "assistant": "x"}
+    with pytest.raises(InputError, match="'image' is undefined; its columns are text"):
+        prepare(tmp_path, path, "template", byte_tokenizer_dir(), source={"template": template})

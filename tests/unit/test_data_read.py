@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
+from job.data import read
 from job.data.read import count_rows, read_rows
+from job.errors import InputError
 from tests.data_rows import Row, write_rows
 
 
@@ -28,9 +33,6 @@ def write(path: Path, rows: list[Row]) -> None:
             writer.writeheader()
             writer.writerows(rows)
     elif path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     elif path.suffix == ".json":
         path.write_text(json.dumps(rows, indent=2), "utf-8")
@@ -57,3 +59,98 @@ def test_a_large_array_is_streamed_across_its_chunks(tmp_path: Path) -> None:
     assert path.stat().st_size > 4 << 20
     assert count_rows(path, "") == 1500
     assert list(read_rows(path, "")) == rows
+
+
+@pytest.mark.parametrize(
+    ("raw", "remarks"),
+    [
+        (b",q,a\n0,x,y\n1,z,w\n", ["its first column has no name and is left out"]),
+        (b"\xef\xbb\xbfq;a\r\nx;y\r\nz;w\r\n", ["its columns are separated by ';'"]),
+        (b"q\ta\nx\ty\nz\tw\n", ["its columns are separated by '\\t'"]),
+        (b'"q";"a"\n"x";"y"\n\nz;w\n', ["its columns are separated by ';'"]),
+        (b";q;a\n0;x;y\n1;z;w\n", ["its first column has no name and is left out", "its columns are separated by ';'"]),
+        (b"q,a\nx,y\nz,w\n", []),
+    ],
+)
+def test_csv_as_others_write_it(raw: bytes, remarks: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(raw)
+    assert list(read_rows(path, "")) == [{"q": "x", "a": "y"}, {"q": "z", "a": "w"}]
+    assert count_rows(path, "") == 2
+    assert read.remarks(path, "") == [f"rows.csv: {remark}" for remark in remarks]
+
+
+def test_a_column_alone_may_hold_any_sign(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"text\na;b\tc|d\n")
+    assert list(read_rows(path, "")) == [{"text": "a;b\tc|d"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rows.csv", "q,a\nNaN,x\n"),
+        ("rows.jsonl", '{"q": NaN, "a": "x"}\n'),
+        ("rows.json", '[{"q": NaN, "a": "x"}]'),
+        ("rows.json", '{"rows": [{"q": NaN, "a": "x"}]}'),
+    ],
+)
+def test_what_pandas_writes_for_a_missing_value_is_null(name: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    assert list(read_rows(path, "")) == [{"q": None, "a": "x"}]
+
+
+PADDED = [
+    {"tools": [{"name": "f", "parameters": {"properties": {"a": {"type": "string"}}}}], "args": '{"a": null}', "q": float("nan")},
+    {"tools": [{"name": "g", "parameters": {"properties": {"b": {"type": "integer", "minimum": 1}}}}], "args": None, "q": 1.0},
+]
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.arrow", "stream.arrow", "rows.arrow.gz"])
+def test_what_was_absent_stays_absent(name: str, tmp_path: Path) -> None:
+    """Arrow gives all structs of a column the same keys; a null inside JSON text is the author's and stays."""
+    path = tmp_path / name
+    write_arrow(path, pyarrow.Table.from_pylist(PADDED))
+    assert list(read_rows(path, "")) == [PADDED[0] | {"q": None}, PADDED[1]]
+    assert count_rows(path, "") == 2
+
+
+def write_arrow(path: Path, table: pyarrow.Table) -> None:
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(table, path)
+        return
+    sink = pyarrow.BufferOutputStream()
+    with (pyarrow.ipc.new_stream if "stream" in path.name else pyarrow.ipc.new_file)(sink, table.schema) as writer:
+        writer.write_table(table)
+    raw = sink.getvalue().to_pybytes()
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+
+
+def test_bytes_are_text_where_they_are_utf_8(tmp_path: Path) -> None:
+    values = ["größer".encode(), b"\xff\xfe"]
+    nested = pyarrow.list_(pyarrow.struct({"t": pyarrow.binary()}))
+    columns = {
+        "plain": pyarrow.array(values, pyarrow.binary()),
+        "large": pyarrow.array(values, pyarrow.large_binary()),
+        "parts": pyarrow.array([[{"t": value}] for value in values], nested),
+    }
+    path = tmp_path / "rows.parquet"
+    write_arrow(path, pyarrow.table(columns))
+    first, second = read_rows(path, "")
+    assert first == {"plain": "größer", "large": "größer", "parts": [{"t": "größer"}]}
+    assert second == {"plain": b"\xff\xfe", "large": b"\xff\xfe", "parts": [{"t": b"\xff\xfe"}]}
+
+
+def test_maps_are_objects_whose_nulls_stay(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    write_arrow(path, pyarrow.table({"m": pyarrow.array([[("a", None), ("b", "x")]], pyarrow.map_(pyarrow.string(), pyarrow.string()))}))
+    assert list(read_rows(path, "")) == [{"m": {"a": None, "b": "x"}}]
+
+
+def test_an_arrow_file_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "stream.arrow"
+    write_arrow(path, pyarrow.table({"text": ["a"] * 100}))
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(InputError, match="not a whole Arrow file"):
+        count_rows(path, "")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import pytest
 
-from job.data.worker.render import ChatTemplate
-from job.data.worker.shape import Chat, RowFault
+from job.data import templates
+from job.data.worker.messages import RowFault
+from job.data.worker.render import FEW_ANSWERS, LONG_SECONDS, ChatTemplate
+from job.data.worker.shape import Chat
 from tests.data_rows import Row, turns
 
 TOKENS = ["<|end|>", "<|endoftext|>", "<|user|>", "<|assistant|>", "</s>", "<|eot_id|>", "<|im_end|>", "<|im_start|>"]
@@ -28,6 +33,8 @@ THINKING = """{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}
 {%- else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 FORCED_THINKING = THINKING.replace("assistant\n' }}{% endif %}", "assistant\n<think>\n' }}{% endif %}")
+CUTTING = THINKING.replace(" and not loop.last", "")
+SHOWING = LAST_EOS.replace("{{ m.content }}", "{{ m.thinking }}{{ m.content }}")
 STRICT_TOOLS = """{% set ns = namespace(called=false) %}{% for m in messages %}
 {%- if m.role == 'user' %}[INST]{{ m.content }}[/INST]
 {%- elif m.tool_calls %}{% set ns.called = true %}[CALL]{{ m.tool_calls | map(attribute='function') | list | tojson }}{{ eos_token }}
@@ -96,5 +103,87 @@ def test_a_template_that_ignores_answers() -> None:
 
 def test_tools_that_a_template_leaves_out_are_noticed() -> None:
     template = ChatTemplate(LAST_EOS, {"eos_token": "x"}, TOKENS)
-    assert template.conversation(Chat(TALK, [{"name": "f"}])).tools_ignored
-    assert not template.conversation(Chat(TALK)).tools_ignored
+    assert template.conversation(Chat(TALK, [{"name": "f"}])).remarks["tools"] == 1
+    assert not template.conversation(Chat(TALK)).remarks
+
+
+def long_talk(answers: int) -> list[Row]:
+    """Every second answer calls a tool or thinks first, and some repeat others or hold what stands around answers."""
+    calling = [{"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": "1"}]
+    talk: list[Row] = []
+    for number in range(answers):
+        thought = f"<think>\nt{number}\n</think>\n\n" if number % 4 == 1 else ""
+        said = "one<|end|>\n<|user|>\n" if number % 4 == 3 else f" {number} "
+        talk += [{"role": "user", "content": "go on"}, *(calling if number % 4 == 2 else []), *turns("", thought + said)[1:]]
+    return talk
+
+
+def for_template(template: str, answers: int) -> list[Row]:
+    """Without tools where the template has no form for them."""
+    shows_tools = "tool_calls" in template and "raise_exception" not in template
+    return [m for m in long_talk(answers) if shows_tools or (m["role"] != "tool" and "tool_calls" not in m)]
+
+
+NAMED = {name: named.text.replace("END", "'<|end|>'").replace("{{- BOS }}\n", "") for name, named in templates.NAMED.items()}
+
+
+@pytest.mark.parametrize("template", [LAST_EOS, NO_END, SPACED, PLAIN, THINKING, FORCED_THINKING, *NAMED.values()])
+def test_many_answers_are_found_where_each_would_be_by_itself(template: str) -> None:
+    chat_template = ChatTemplate(template, {"eos_token": "<|endoftext|>"}, TOKENS)
+    talk = for_template(template, FEW_ANSWERS + 8)
+    chat = Chat(talk)
+    rendered = chat_template.conversation(chat)
+    learned = [index for index, message in enumerate(talk) if message["role"] == "assistant"]
+    assert len(learned) > FEW_ANSWERS
+    assert list(rendered.turns) == [chat_template._turn(chat, index, rendered.text) for index in learned]
+
+
+@pytest.mark.parametrize("template", [THINKING, NAMED["qwen"], NAMED["chatml"], SPACED])
+def test_the_renderings_of_a_long_conversation_do_not_grow_with_it(template: str) -> None:
+    talk = for_template(template, 1500)
+    chat_template = ChatTemplate(template, {"eos_token": "<|endoftext|>"}, TOKENS)
+    start = time.process_time()
+    assert len(chat_template.conversation(Chat(talk)).turns) >= 1500
+    assert time.process_time() - start < LONG_SECONDS
+
+
+def test_a_long_conversation_that_takes_too_long_is_told_from_an_evil_template() -> None:
+    """What stands before each answer is another here, so that they are looked for one by one."""
+    numbering = "{% for m in messages %}{{ loop.index ~ ': ' ~ m.content ~ '<|end|>' }}{% endfor %}"
+    with pytest.raises(RowFault, match=r"its \d+ messages and more take the chat template more than 0.2 seconds; split"):
+        ChatTemplate(numbering, {}, TOKENS, long_seconds=0.2).conversation(Chat(turns(*map(str, range(3000)))))
+
+
+def remarks(template: str, *messages: Row, **chat: Any) -> dict[str, int]:
+    return dict(ChatTemplate(template, {"eos_token": "x"}, TOKENS).conversation(Chat(list(messages), **chat)).remarks)
+
+
+def test_reasoning_that_a_template_leaves_out_is_counted() -> None:
+    thought = turns("q", "<think>\na\n</think>\n\none", "r", "<think>\nb\n</think>\n\ntwo")
+    assert remarks(THINKING, *thought) == {"reasoning": 1}
+    assert remarks(LAST_EOS, *thought) == {}
+    assert remarks(CUTTING, *thought) == {"reasoning": 2}
+    assert remarks(CUTTING, *turns("q", "because\n</think>\n\none")) == {"reasoning": 1}  # opened in the prompt
+    assert remarks(CUTTING, *turns("q", "say <think> aloud", "r", "two")) == {}
+    assert remarks(CUTTING, *thought, unlearned=frozenset({1})) == {"reasoning": 1}
+    beside = {"role": "assistant", "content": "one", "reasoning_content": "a", "reasoning": "a", "thinking": "a"}
+    assert remarks(LAST_EOS, *turns("q"), beside) == {"reasoning": 1}
+    assert remarks(SHOWING, *turns("q"), beside) == {}
+
+
+def test_text_that_a_template_changes_is_counted() -> None:
+    assert remarks("{% for m in messages %}{{ m.content | upper }}</s>{% endfor %}", *turns("q", "one", "r", "2")) == {"text": 1}
+
+
+def test_keys_that_a_template_does_not_read_are_counted() -> None:
+    talk = [message | {"id": "7", "mood": "glad"} for message in turns("q", "one")]
+    assert remarks(LAST_EOS, *talk) == {"key id": 2, "key mood": 2}
+    assert remarks(LAST_EOS.replace("{{ m.content }}", "{{ m.mood }}{{ m.content }}"), *talk) == {"key id": 2}
+    assert remarks(LAST_EOS, *turns("q", "one"), ignored=("tool_calls[].index",), wished=1) == {"key tool_calls[].index": 1, "wished": 1}
+
+
+def test_what_is_marked_is_hidden_where_all_is_learned() -> None:
+    template = ChatTemplate(LAST_EOS, {"eos_token": "x"}, TOKENS)
+    chat = Chat(TALK, unlearned=frozenset({1, 2}))
+    full = template.render(TALK)
+    assert [full[start:end] for start, end in template.hidden(chat, full)] == ["one<|end|>", "r"]

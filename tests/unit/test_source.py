@@ -297,6 +297,15 @@ BY_NAME = {
     "LICENSE": b"MIT",
     "notes.md": b"x",
 }
+SAVED = {
+    "data-00000-of-00002.arrow": ROW,
+    "data-00001-of-00002.arrow": ROW,
+    "cache-0123456789abcdef.arrow": ROW,
+    "state.json": b"{}",
+    "dataset_info.json": b"{}",
+}
+SAVED_SPLITS = {"dataset_dict.json": b"{}"} | {f"{split}/{name}": raw for split in ("train", "odd") for name, raw in SAVED.items()}
+SHARDS = ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
 
 
 @pytest.mark.parametrize("place", ["local", "s3", "hub"])
@@ -312,6 +321,12 @@ BY_NAME = {
         ({"a.csv": b"x\n1\n", "b.csv": b"x\n2\n"}, "train", None, ["a.csv", "b.csv"]),
         ({"train.jsonl.gz": gzip.compress(ROW), "valid.jsonl.gz": gzip.compress(ROW)}, "validation", None, ["valid.jsonl.gz"]),
         ({"only.txt": b"text"}, "train", None, ["only.txt"]),
+        (SAVED, "train", None, SHARDS),
+        (SAVED_SPLITS, "odd[:1]", None, [f"odd/{name}" for name in SHARDS]),
+        ({"train.jsonl": ROW, "dataset_infos.json": b"{}"}, "train", None, ["train.jsonl"]),
+        ({"rows.json": b"[]", "dataset_info.json": b"{}"}, "train", None, ["rows.json"]),
+        ({"part-0.parquet": b"x", "_SUCCESS": b"", "_metadata": b"x"}, "train", None, ["part-0.parquet"]),
+        ({"state.json": b"[]"}, "train", None, ["state.json"]),
     ],
 )
 def test_the_files_of_a_split(
@@ -379,6 +394,8 @@ BAD_DATA: dict[str, tuple[type[JobError], str, str, dict[str, bytes], dict[str, 
     "a script": (PolicyError, "/source", "script", {"rows.py": b"x", "README.md": b"x"}, {}),
     "split misspelt": (InputError, "/split", "Did you mean train", BY_CARD, {"split": "trian"}),
     "split of another subset": (InputError, "/split", "one of train", BY_CARD, {"split": "test", "subset": "de"}),
+    "split of a saved data set": (InputError, "/split", "one of odd, train", SAVED_SPLITS, {"split": "test"}),
+    "a saved data set in another order": (InputError, "/source", "flatten_indices", SAVED | {"indices.arrow": b"x"}, {}),
     "subset misspelt": (InputError, "/subset", "Did you mean en", BY_CARD, {"subset": "enn"}),
     "subset where there is none": (InputError, "/subset", "one of default", BY_NAME, {"subset": "en"}),
     "subset needed": (

@@ -30,10 +30,12 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/data/held_out/fracton": 0.1}, ["/data/held_out/fracton"], 'Did you mean "fraction"?'),
     ({"/a~b/c": 1}, ["/a~0b"], "unknown key"),
     # types
-    ({"/version": 1.0}, ["/version"], "wrong type (found 1.0); expected a whole number. Write 1"),
+    ({"/version": 1.5}, ["/version"], "wrong type (found 1.5); expected a whole number"),
+    ({"/version": 2.0}, ["/version"], "not the allowed value (found 2.0); expected 1"),
     ({"/version": True}, ["/version"], "wrong type (found true); expected a whole number"),
     ({"/version": 2}, ["/version"], "not the allowed value (found 2); expected 1"),
-    ({"/training/max_steps": 2.0}, ["/training/max_steps"], "expected a whole number. Write 2"),
+    ({"/training/max_steps": 0.0}, ["/training/max_steps"], "too small (found 0.0); expected at least 1"),
+    ({"/training/max_steps": 1e300}, ["/training/max_steps"], "too large (found 1e+300)"),
     ({"/training/max_steps": True}, ["/training/max_steps"], "wrong type (found true); expected a whole number"),
     ({"/training/max_steps": "60"}, ["/training/max_steps"], "Leave the quotes away"),
     ({"/training/learning_rate": False}, ["/training/learning_rate"], "wrong type (found false); expected a number"),
@@ -88,6 +90,8 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({f"{TRAIN}/template": {"user": "a", "assistant": "b"}}, [f"{TRAIN}/template"], "this section belongs to format template"),
     ({f"{TRAIN}/subset": "en"}, [f"{TRAIN}/subset"], "only Hub datasets have subsets"),
     ({f"{TRAIN}/columns": {"text": "body"}}, [f"{TRAIN}/columns/text"], "format messages has no such column"),
+    ({f"{TRAIN}/columns": {"messages": "rejected"}}, [f"{TRAIN}/columns/messages"], 'not to be learned (found "rejected"); expected the'),
+    ({f"{TRAIN}/columns": {"messages": "Rejected_talk"}}, [f"{TRAIN}/columns/messages"], "rejected answers of preference data"),
     ({f"{TRAIN}/columns": {"messages": ""}}, [f"{TRAIN}/columns/messages"], "too short"),
     ({"/data/held_out": {"sources": [MINIMAL["data"]["train"][0]]}}, ["/data/held_out/sources/0"], "held-out rows must not be trained on"),
     # one place against another
@@ -132,7 +136,7 @@ def test_all_faults_are_said_at_once_in_the_order_of_their_places() -> None:
     document["data"]["train"][10]["source"] = "hf://bad"
     document["training"] = {"epochs": 1, "max_steps": 2}
     document["evaluation"] = {"max_new_tokens": float("nan")}
-    document["lora"] = {"r": 2.0, "alpha": -1}
+    document["lora"] = {"r": 2.5, "alpha": -1}
     document["output"] = {"uri": "hf://org/name"}
     del document["name"]
     raw = json.dumps(document).replace('"version": 1', '"version": 1, "version": 1').encode()
@@ -142,6 +146,16 @@ def test_all_faults_are_said_at_once_in_the_order_of_their_places() -> None:
         "/data/train/2/limit", "/data/train/10/source", "/evaluation/max_new_tokens", "/lora/alpha", "/lora/r",
         "/name", "/output/uri", "/training/max_steps", "/version",
     ]  # fmt: skip
+
+
+def test_whole_numbers_may_have_a_point_as_json_schema_has_it() -> None:
+    """As editors and writers of other languages have them; the job sees integers, and the run is the same one."""
+    written = changed({"/training/max_steps": 20.0, "/lora/r": 8.0, "/version": 1.0, "/data/held_out": {"rows": 1e1}})
+    plain = changed({"/training/max_steps": 20, "/lora/r": 8, "/version": 1, "/data/held_out": {"rows": 10}})
+    spec = parse_spec(json.dumps(written).encode())
+    assert "20.0" in json.dumps(written)
+    assert json.dumps(spec.resolved) == json.dumps(parse_spec(json.dumps(plain).encode()).resolved)
+    assert [type(value) for value in (spec.training.max_steps, spec.lora.r, spec.version)] == [int] * 3  # type: ignore[union-attr]
 
 
 def test_a_misspelt_section_brings_no_wrong_advice_elsewhere() -> None:

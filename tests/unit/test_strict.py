@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from job.__main__ import read_spec
 from job.errors import SpecError
 from job.spec.strict import MAX_BYTES, MAX_DEPTH, faults_of_schema, load_schema, read_json
 from job.spec.wording import pointer_of, printable, show
@@ -29,7 +30,7 @@ NOT_READ = [
     (b"\xef\xbb\xbf{}", "begins with a byte order mark. Save the file as UTF-8 without one"),
     (b"\xff\xfe{\x00}\x00", "not UTF-8 (found byte 0xff at offset 0)"),
     (b'{"a": "\xc3("}', "not UTF-8 (found byte 0xc3 at offset 7)"),
-    (b"{" + b" " * MAX_BYTES + b"}", f"too large (found {MAX_BYTES + 2} bytes); expected at most 1048576 bytes"),
+    (b"{" + b" " * MAX_BYTES + b"}", f"too large (found {MAX_BYTES + 2} bytes or more); expected at most 1048576 bytes"),
     (b'{"a":' * 100_000, "nested too deeply; expected at most 32 levels"),
     (b'{"a":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}", "nested too deeply; expected at most 32 levels"),
     (b'{"a":' + b"9" * 5000 + b"}", "a number is too long"),
@@ -138,3 +139,8 @@ def test_a_pattern_ends_at_the_end() -> None:
 def test_an_unknown_schema_is_not_found() -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing\.schema\.json"):
         load_schema("nothing")
+
+
+def test_no_more_of_a_spec_is_read_than_it_may_have() -> None:
+    with pytest.raises(SpecError, match="the spec is too large"):
+        read_json(read_spec("/dev/zero"))

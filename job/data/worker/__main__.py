@@ -1,9 +1,10 @@
 """A worker process: rows in, token ids and labels out. All Jinja of a job runs here and nowhere else.
 
-    python -m job.data.worker TOKENIZER_JSON
+    python -m job.data.worker TOKENIZER_JSON PARENT_PID
 
 It holds no secret (the job gives it an empty environment), writes no file, gets 1 GiB of memory beyond its tokenizer,
-and imports neither torch nor transformers. The job bounds its time and kills it. Messages: `job/data/worker/wire.py`.
+and imports neither torch nor transformers. The job bounds its time and kills it, and the kernel ends it with the job.
+Messages: `job/data/worker/wire.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from job.data.worker import wire
 from job.data.worker.batch import answer
+from job.host.fork_server import die_with
 
 EXTRA_BYTES = 1 << 30
 
@@ -28,6 +30,7 @@ def bound_resources() -> None:
 
 
 def main() -> None:
+    die_with(int(sys.argv[2]))
     from tokenizers import Tokenizer
 
     source, output = sys.stdin.buffer, sys.stdout.buffer

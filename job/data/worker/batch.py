@@ -7,27 +7,21 @@ Replies: the operation's own, or {"refused": reason} / {"failed": reason} where 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 from job.data.worker import sandbox
+from job.data.worker.messages import Message, RowFault
 from job.data.worker.render import ChatTemplate, turn_end
-from job.data.worker.shape import (
-    Chat,
-    Columns,
-    Document,
-    Example,
-    Message,
-    Pair,
-    Row,
-    RowFault,
-    question_and_answer,
-    shape,
-)
+from job.data.worker.shape import Chat, Columns, Document, Example, Pair, Row, question_and_answer, shape
 from job.data.worker.tokenise import Sequence, Tokeniser
-from job.data.worker.wire import Header
+from job.data.worker.wire import BEYOND, Header
 
 CHAT_TEMPLATE = "/data/chat_template"
+BRACKETED = re.compile(r"<[^<>\s]{1,64}>|\[[^\[\]\s]{1,64}\]")  # what control tokens look like, of which some have 65k
 
 Reply = tuple[Header, bytes]
 Stage = Callable[[str], None]  # told before a template runs, so that the job can name the one that never returns
@@ -51,6 +45,9 @@ class Batch:
         self._learn_all = job["train_on"] == "all"
         self._tokeniser = Tokeniser(tokenizer, job["max_seq_length"], job["prefix_ids"], job["eos_id"])
         self._stage = stage
+        self._control = frozenset(job["end_tokens"])
+        odd = [re.escape(token) for token in job["end_tokens"] if token and not BRACKETED.fullmatch(token)]
+        self._control_form = re.compile("|".join([BRACKETED.pattern, *odd]))
 
     @property
     def template(self) -> ChatTemplate:
@@ -69,23 +66,27 @@ class Batch:
     def rows(self, request: Header) -> Reply:
         """Sequences of the rows: [row, tokens, trained tokens, truncated, digest] each, and in the body ids and labels.
 
-        A row that cannot be used is a fault, one that teaches nothing is dropped; both with their reason.
+        A row that cannot be used is a fault, one that teaches nothing is dropped; both with their reason, the latter
+        with its tokens as well. `remarks` counts what was in the rows and is not learned as it stood there, by kind.
         """
-        reply: Header = {"sequences": [], "faults": [], "dropped": [], "tools_ignored_rows": 0}
+        remarks: Counter[str] = Counter()
+        reply: Header = {"sequences": [], "faults": [], "dropped": [], "remarks": remarks}
         body = bytearray()
         for index, example in self._examples(request, reply["faults"]):
             try:
-                sequences, tools_ignored = self._sequences(example)
+                sequences, found = self._sequences(example)
             except RowFault as error:
                 reply["faults"].append([index, str(error), ""])
                 continue
             except sandbox.TemplateFailedError as error:
                 reply["faults"].append([index, str(error), CHAT_TEMPLATE])
                 continue
-            reply["tools_ignored_rows"] += tools_ignored
+            remarks.update(found)
+            remarks.update(self._control_tokens(example))
             kept = [sequence for sequence in sequences if sequence.trained_tokens]
             if not kept:
-                reply["dropped"].append([index, _reason(example, sequences)])
+                tokens = sum(sequence.whole_tokens for sequence in sequences)
+                reply["dropped"].append([index, _reason(example, sequences), tokens])
             for sequence in kept:
                 data = sequence.input_ids.tobytes() + sequence.labels.tobytes()
                 digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
@@ -127,17 +128,35 @@ class Batch:
         prompt = rendered.text[: last.start]
         return [prompt, self._tokeniser.encode(prompt).ids, rendered.text[last.start : last.content_end]]
 
-    def _sequences(self, example: Example) -> tuple[list[Sequence], bool]:
+    def _sequences(self, example: Example) -> tuple[list[Sequence], Counter[str]]:
+        nothing: Counter[str] = Counter()
         if isinstance(example, Document):
-            return list(self._tokeniser.document(example.text)), False
+            return list(self._tokeniser.document(example.text)), nothing
         if isinstance(example, Pair):
             useful = self._learn_all or example.completion.strip()
-            return (
-                [self._tokeniser.pair(example.prompt, example.completion, self._learn_all)] if useful else []
-            ), False
+            pair = self._tokeniser.pair(example.prompt, example.completion, self._learn_all)
+            return [pair] if useful else [], nothing
         rendered = self.template.conversation(example)
-        spans = [(0, len(rendered.text))] if self._learn_all else [(turn.start, turn.end) for turn in rendered.turns]
-        return [self._tokeniser.chat(rendered.text, spans)], rendered.tools_ignored
+        spans = [(turn.start, turn.end) for turn in rendered.turns]
+        if self._learn_all:
+            hidden = self.template.hidden(example, rendered.text)
+            bounds = [0, *(bound for span in hidden for bound in span), len(rendered.text)]
+            spans = list(pairwise(bounds))[::2]
+            del rendered.remarks["wished"]
+        return [self._tokeniser.chat(rendered.text, spans)], rendered.remarks
+
+    def _control_tokens(self, example: Example) -> set[str]:
+        """`control`, and each token of the vocabulary's that is none of text and stands in the row's text."""
+        match example:
+            case Document(text):
+                texts = [text]
+            case Pair(prompt, completion):
+                texts = [prompt, completion]
+            case Chat(messages):
+                texts = [message["content"] for message in messages]
+        written = {token for text in texts for token in self._control_form.findall(text)}
+        found = {f"token {token}" for token in written & self._control}
+        return found | {"control"} if found else found
 
     def _examples(self, request: Header, faults: list[list[Any]]) -> Iterator[tuple[int, Example]]:
         source, rows = request["source"], list(enumerate(request["rows"]))
@@ -175,11 +194,19 @@ def _messages(turns: dict[str, str]) -> list[Message]:
 
 
 def _reason(example: Example, sequences: list[Sequence]) -> str:
+    if isinstance(example, Chat) and _all_marked(example):
+        return "its answers are marked not to be learned"
     if any(sequence.truncated for sequence in sequences):
-        return "the answer lies beyond max_seq_length"
+        return BEYOND
     if isinstance(example, Chat) and all(message["role"] != "assistant" for message in example.messages):
         return "no assistant turn"
     return "nothing to learn in it"
+
+
+def _all_marked(chat: Chat) -> bool:
+    """Whether each answer that would be learned is marked not to be, and there is one."""
+    answers = {i for i, message in enumerate(chat.messages) if message["role"] == "assistant"}
+    return bool(answers) and answers - set(range(chat.first_trained)) <= chat.unlearned
 
 
 OPERATIONS: dict[str, Callable[[Batch, Header], Reply]] = {

@@ -7,15 +7,24 @@ turn replaced by one character that occurs nowhere in it, plus the end marker th
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection
+import time
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from job.data.worker.messages import READ, REASONING, Message, RowFault
 from job.data.worker.sandbox import TemplateFailedError, render
-from job.data.worker.shape import Chat, Message, RowFault
+from job.data.worker.shape import Chat
 
 PRIVATE_USE = range(0xE000, 0xF8FF)  # Unicode's private use area: characters without meaning
+FEW_ANSWERS = 32  # up to here each answer is looked for by itself, which takes three renderings of what is before it
+MAX_KEYS = 16  # of a row, beyond those that are known, each is tried by itself
+LONG_MESSAGES = 200  # from here on much time is more likely the conversation's than an evil template's
+LONG_SECONDS = 5.0  # of the processor, for all renderings of a long conversation; less than a worker's request gets
+THOUGHT = re.compile(r"</?(?:think|thinking|thought|reasoning)>|\[/?THINK\]")
 
 
 @dataclass(frozen=True)
@@ -29,9 +38,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Rendered:
+    """A conversation's text, its learned turns, and how often what was in the row is not in the text, by kind."""
+
     text: str
     turns: tuple[Turn, ...]
-    tools_ignored: bool = False
+    remarks: Counter[str]
 
 
 class ChatTemplate:
@@ -40,14 +51,23 @@ class ChatTemplate:
     `end_tokens` are the special tokens of the vocabulary that may close a turn.
     """
 
-    def __init__(self, text: str, variables: dict[str, str], end_tokens: Collection[str]) -> None:
+    def __init__(
+        self, text: str, variables: dict[str, str], end_tokens: Collection[str], long_seconds: float = LONG_SECONDS
+    ) -> None:
+        self._long_seconds = long_seconds
         self._text = text
         self._variables = variables
+        self._began = time.process_time()
         self._end_tokens = tuple(sorted(end_tokens, key=len, reverse=True))
         self._end_token = re.compile(r"\s*(?:" + ("|".join(map(re.escape, self._end_tokens)) or "(?!)") + ")")
 
     def render(self, messages: list[Message], tools: list[Any] | None = None, prompt: bool = False) -> str:
         """What `apply_chat_template(messages, tools, add_generation_prompt=prompt, tokenize=False)` gives."""
+        if len(messages) > LONG_MESSAGES and time.process_time() - self._began > self._long_seconds:
+            raise RowFault(
+                f"its {len(messages)} messages and more take the chat template more than {self._long_seconds:g} "
+                "seconds; split the conversation"
+            )
         chat = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": prompt}
         return render(self._text, self._variables | chat)
 
@@ -56,12 +76,50 @@ class ChatTemplate:
 
         Raises `RowFault` where the template drops or hides a turn, and what `sandbox.render` raises.
         """
+        self._began = time.process_time()
         full = self.render(chat.messages, chat.tools)
         self._require_tool_calls(chat, full)
-        ignored = chat.tools is not None and self.render(chat.messages) == full
-        learned = [i for i, m in enumerate(chat.messages) if m["role"] == "assistant" and i >= chat.first_trained]
-        turns = tuple(self._turn(chat, i, full) for i in learned if not is_empty(chat.messages[i]))
-        return Rendered(full, turns, ignored)
+        answers = [i for i, m in enumerate(chat.messages) if m["role"] == "assistant" and i >= chat.first_trained]
+        learned = [i for i in answers if i not in chat.unlearned and not is_empty(chat.messages[i])]
+        turns = self._turns(chat, learned, full)
+        remarks = Counter({f"key {key}": chat.ignored.count(key) for key in set(chat.ignored)})
+        remarks += self._unread_keys(chat, full)
+        remarks["wished"] = chat.wished
+        remarks["tools"] = int(chat.tools is not None and self.render(chat.messages) == full)
+        for index, turn in zip(learned, turns, strict=True):
+            remarks.update(_missing(chat.messages[index], full[turn.start : turn.end]))
+        return Rendered(full, turns, +remarks)
+
+    def hidden(self, chat: Chat, full: str) -> list[tuple[int, int]]:
+        """Spans of what is marked not to be learned, where all else is: whole answers, and others' contents.
+
+        Raises `RowFault` where the template hides one.
+        """
+        spans = []
+        for index in sorted(chat.unlearned):
+            message = chat.messages[index]
+            if message["role"] == "assistant" and not is_empty(message):
+                turn = self._turn(chat, index, full)
+                spans.append((turn.start, turn.end))
+            elif message["content"].strip():
+                start, end = self._around(chat, index, full)
+                if start is None or end is None:
+                    raise RowFault(f"the chat template hides message {index + 1}, which is marked not to be learned")
+                spans.append((start, end))
+        return spans
+
+    def _unread_keys(self, chat: Chat, full: str) -> Counter[str]:
+        """Keys of messages without which the text is the same, with the number of messages that have them."""
+        further = Counter(key for message in chat.messages for key in message if key not in READ)
+
+        def unread(keys: Collection[str]) -> bool:
+            without = [{key: value for key, value in m.items() if key not in keys} for m in chat.messages]
+            return self.attempt(without, chat.tools) == full
+
+        if not further:
+            return further
+        ignored = further if unread(further) else [key for key in list(further)[:MAX_KEYS] if unread([key])]
+        return Counter({f"key {key}": further[key] for key in ignored})
 
     def _require_tool_calls(self, chat: Chat, full: str) -> None:
         if not any("tool_calls" in message for message in chat.messages):
@@ -81,6 +139,63 @@ class ChatTemplate:
         except TemplateFailedError:
             return None
 
+    def _turns(self, chat: Chat, learned: Sequence[int], full: str) -> tuple[Turn, ...]:
+        """The turns of the given answers; of many, most are found in two renderings and by comparison with others."""
+        places = self._places(chat, learned, full) if len(learned) > FEW_ANSWERS else {}
+        known: dict[int, Turn] = {}
+        for kind in {_kind(chat, index) for index in places}:
+            known |= self._alike(chat, [index for index in places if _kind(chat, index) == kind], places, full)
+        return tuple(known.get(index) or self._turn(chat, index, full) for index in learned)
+
+    def _places(self, chat: Chat, learned: Sequence[int], full: str) -> dict[int, tuple[int, int]]:
+        """Where each answer's content begins and ends, from one rendering with a mark in place of each.
+
+        What is between the marks must be the full text's, piece by piece; otherwise nothing is found. The first and
+        the last message are left to be looked for by themselves.
+        """
+        inner = [i for i in learned if 0 < i < len(chat.messages) - 1]
+        mark = next(c for c in map(chr, PRIVATE_USE) if c not in full)
+        messages = list(chat.messages)
+        for index in inner:
+            messages[index] = {"role": "assistant", "content": f"{mark}{index}{mark}"}
+        first, *pairs = re.split(f"{mark}(\\d+){mark}", self.attempt(messages, chat.tools) or "")
+        if [int(number) for number in pairs[::2]] != inner or not full.startswith(first):
+            return {}
+        places, at = {}, len(first)
+        for index, after in zip(inner, pairs[1::2], strict=True):
+            end = _end_before(after, full, at, chat.messages[index])
+            if end < 0:
+                return {}
+            places[index] = at, end
+            at = end + len(after)
+        return places if at == len(full) else {}
+
+    def _alike(
+        self, chat: Chat, alike: Sequence[int], places: dict[int, tuple[int, int]], full: str
+    ) -> dict[int, Turn]:
+        """Turns of answers to messages of one role: what stands around their contents is that of a few of them."""
+        around = set()
+        for index in {alike[0], alike[len(alike) // 2], alike[-1]}:
+            turn, (start, end) = self._turn(chat, index, full), places[index]
+            if turn.start > start or turn.content_end != end:
+                return {}
+            around.add((full[turn.start : start], full[end : turn.end]))
+        if len(around) > 1:
+            return {}
+        ((opening, closing),) = around
+        found = {
+            index: Turn(start - len(opening), end, end + len(closing))
+            for index, (start, end) in ((index, places[index]) for index in alike)
+        }
+        return {
+            index: turn
+            for index, turn in found.items()
+            if full.startswith(opening, turn.start)
+            and full.startswith(closing, turn.content_end)
+            # What a template rewrites was found by what follows it, which must not be in it.
+            and (_is_plain(message := chat.messages[index]) or (closing and closing not in _texts(message)))
+        }
+
     def _turn(self, chat: Chat, index: int, full: str) -> Turn:
         head, tail = self._around(chat, index, full)
         prompt = self.attempt(chat.messages[:index], chat.tools, prompt=True)
@@ -94,7 +209,8 @@ class ChatTemplate:
     def _around(self, chat: Chat, index: int, full: str) -> tuple[int | None, int | None]:
         """Lengths of the text before and up to the end of a turn's content, as far as they do not depend on it."""
         mark = next(c for c in map(chr, PRIVATE_USE) if c not in full)
-        changed = [*chat.messages[:index], {"role": "assistant", "content": mark}, *chat.messages[index + 1 :]]
+        marked = {"role": chat.messages[index]["role"], "content": mark}
+        changed = [*chat.messages[:index], marked, *chat.messages[index + 1 :]]
         before, found, after = (self.attempt(changed, chat.tools) or "").partition(mark)
         if not found or mark in after or len(before) + len(after) > len(full):
             return None, None
@@ -128,7 +244,38 @@ class ChatTemplate:
 
 
 def is_empty(message: Message) -> bool:
-    return not message["content"].strip() and not message.get("tool_calls")
+    return not message["content"].strip() and not message.get("tool_calls") and not message.get(REASONING[0])
+
+
+def _is_plain(message: Message) -> bool:
+    """Whether a template most likely writes nothing of it but its content, as it is."""
+    return message.keys() == {"role", "content"} and not THOUGHT.search(message["content"])
+
+
+def _kind(chat: Chat, index: int) -> tuple[str, bool]:
+    return chat.messages[index - 1]["role"], _is_plain(chat.messages[index])
+
+
+def _end_before(after: str, full: str, at: int, message: Message) -> int:
+    """Where the content that begins at `at` ends and `after` follows; -1 if nowhere."""
+    if not _is_plain(message):
+        return full.find(after, at)
+    content = message["content"]
+    forms = (content, content.strip(), content.rstrip(), content.lstrip())
+    ends = (at + len(text) for text in forms if full.startswith(text, at))
+    return next((end for end in ends if full.startswith(after, end)), -1)
+
+
+def _texts(message: Message) -> str:
+    return json.dumps(message, ensure_ascii=False) + str(message["content"])
+
+
+def _missing(message: Message, shown: str) -> set[str]:
+    """What of an answer is not in its turn: its reasoning, or a part of its text."""
+    *thoughts, said = THOUGHT.split(message["content"])
+    thoughts.append(message.get(REASONING[0], ""))
+    reasoning = {"reasoning"} if any(thought.strip() not in shown for thought in thoughts) else set()
+    return reasoning | ({"text"} if said.strip() not in shown else set())
 
 
 def turn_end(template: ChatTemplate) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from job.data.worker.shape import RowFault
+from job.data.worker.messages import RowFault
 from job.data.worker.wire import IGNORED
 
 Span = tuple[int, int]
@@ -17,11 +17,18 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Sequence:
-    """Token ids and labels of one training sequence, both int32; label 0 is never learned, having no context."""
+    """Token ids and labels of one training sequence, both int32; label 0 is never learned, having no context.
+
+    `whole_tokens`: how many it would have if nothing had been cut off.
+    """
 
     input_ids: array[int]
     labels: array[int]
-    truncated: bool
+    whole_tokens: int
+
+    @property
+    def truncated(self) -> bool:
+        return self.whole_tokens > len(self.input_ids)
 
     @property
     def trained_tokens(self) -> int:
@@ -75,18 +82,18 @@ class Tokeniser:
         ids = [*self.raw_ids(text), *self._eos_ids]
         for start, stop in pieces(len(ids), self._max_seq_length):
             piece = ids[start:stop]
-            yield _sequence(piece, piece, False)
+            yield _sequence(piece, piece, len(piece))
 
     def _cut(self, ids: list[int], labels: list[int]) -> Sequence:
         most = self._max_seq_length
-        return _sequence(ids[:most], labels[:most], len(ids) > most)
+        return _sequence(ids[:most], labels[:most], len(ids))
 
 
-def _sequence(ids: list[int], labels: list[int], truncated: bool) -> Sequence:
+def _sequence(ids: list[int], labels: list[int], whole_tokens: int) -> Sequence:
     learned = array("i", labels)
     if learned:
         learned[0] = IGNORED
-    return Sequence(array("i", ids), learned, truncated)
+    return Sequence(array("i", ids), learned, whole_tokens)
 
 
 def pieces(tokens: int, longest: int) -> Iterator[Span]:

@@ -13,6 +13,7 @@ from typing import Any
 LENGTHS = struct.Struct(">II")
 MAX_BYTES = 1 << 30
 IGNORED = -100  # the label of a token that is not learned, as PyTorch's cross entropy has it
+BEYOND = "the answer lies beyond max_seq_length"  # why a row teaches nothing; a longer sequence would hold it
 
 Header = dict[str, Any]
 
@@ -21,9 +22,19 @@ def pack(header: bytes, body: bytes = b"") -> bytes:
     return LENGTHS.pack(len(header), len(body)) + header + body
 
 
+class NotTextError(TypeError):
+    """Bytes that are no text."""
+
+
 def dump(value: Any) -> bytes:
-    """JSON; dates, decimals and the like, which Parquet holds, become text."""
-    return json.dumps(value, default=str, separators=(",", ":")).encode()
+    """JSON; dates, decimals and the like, which Parquet holds, become text. Raises `NotTextError` for bytes."""
+    return json.dumps(value, default=_text, separators=(",", ":")).encode()
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        raise NotTextError
+    return str(value)
 
 
 def unpack(read: Callable[[int], bytes]) -> tuple[Header, bytes] | None:

@@ -1,0 +1,43 @@
+"""What people are told of rows of which something was left out, in sentences with counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from job.data.table import Table
+from job.data.worker import wire
+
+SHOWN = 10  # names of keys and tokens, the most frequent first
+SENTENCES = {
+    "tools": "the chat template leaves out the tool definitions of {} rows",
+    "reasoning": "the chat template leaves the reasoning of {} answers out: it is not learned",
+    "text": "the chat template changes the text of {} answers, or leaves a part of it out",
+    "wished": "{} messages are marked to be learned and are no answers; train_on responses learns answers alone",
+}
+
+
+def row_notes(tables: Sequence[Table], max_seq_length: int) -> list[str]:
+    """The remarks on all tables' rows."""
+    remarks = sum((table.remarks for table in tables), Counter[str]())
+    notes = [sentence.format(remarks[kind]) for kind, sentence in SENTENCES.items() if remarks[kind]]
+    if keys := _names(remarks, "key "):
+        notes.append(f"keys of messages that nothing reads: {keys}")
+    if tokens := _names(remarks, "token "):
+        notes.append(
+            f"the text of {remarks['control']} rows holds control tokens of the vocabulary, which the model reads as "
+            f"such: {tokens}"
+        )
+    if rows := sum(table.dropped_reasons[wire.BEYOND] for table in tables):
+        longest = max(table.beyond_tokens for table in tables)
+        notes.append(
+            f"the answers of {rows} rows lie beyond model.max_seq_length {max_seq_length}; {longest} would hold them"
+        )
+    return notes
+
+
+def _names(remarks: Counter[str], prefix: str) -> str:
+    found = Counter({name.removeprefix(prefix): count for name, count in remarks.items() if name.startswith(prefix)})
+    shown = [f"{name!a} ({count})" for name, count in sorted(found.most_common(), key=lambda pair: (-pair[1], pair[0]))]
+    more = [f"and {len(shown) - SHOWN} more"] if len(shown) > SHOWN else []
+    return ", ".join(shown[:SHOWN] + more)

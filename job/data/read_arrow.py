@@ -1,0 +1,125 @@
+"""Rows of Parquet and Arrow files as plain values.
+
+Arrow gives every struct of a column the same keys and fills up with nulls: they are taken out again, so that what was
+absent stays absent. A null that an author wrote inside JSON text is text here and stays. Bytes become text where they
+are UTF-8, as writers without a text type leave it; NaN becomes null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from job.data.files import DataFile
+
+Row = dict[str, Any]
+Convert = Callable[[Any], Any]
+
+ROWS_AT_ONCE = 256
+ARROW_FILE = b"ARROW1"  # how the form with an index begins; `save_to_disk` writes the one without
+
+
+def read_parquet(file: DataFile) -> Iterator[Row]:
+    with _parquet(file) as opened:
+        yield from _rows(opened.schema_arrow, opened.iter_batches(batch_size=ROWS_AT_ONCE))
+
+
+def count_parquet(file: DataFile) -> int:
+    with _parquet(file) as opened:
+        return int(opened.metadata.num_rows)
+
+
+def read_arrow(file: DataFile) -> Iterator[Row]:
+    with _arrow(file) as (schema, batches):
+        yield from _rows(schema, batches)
+
+
+def count_arrow(file: DataFile) -> int:
+    with _arrow(file) as (_, batches):
+        return sum(batch.num_rows for batch in batches)
+
+
+@contextmanager
+def _parquet(file: DataFile) -> Iterator[Any]:
+    import pyarrow.parquet
+
+    with _whole(file, "Parquet"), file.unzipped() as plain, pyarrow.parquet.ParquetFile(plain) as opened:
+        yield opened
+
+
+@contextmanager
+def _arrow(file: DataFile) -> Iterator[tuple[Any, Iterable[Any]]]:
+    import pyarrow as pa
+
+    with _whole(file, "Arrow"), file.unzipped() as plain:
+        begins = plain.read(len(ARROW_FILE))
+        plain.seek(0)
+        opened = pa.ipc.open_file(plain) if begins == ARROW_FILE else pa.ipc.open_stream(plain)
+        batches = map(opened.get_batch, range(opened.num_record_batches)) if begins == ARROW_FILE else opened
+        yield opened.schema, batches
+
+
+@contextmanager
+def _whole(file: DataFile, kind: str) -> Iterator[None]:
+    import pyarrow
+
+    try:
+        with file.damage_named():
+            yield
+    except (pyarrow.ArrowException, OSError) as error:
+        raise file.fault(f"not a whole {kind} file: {str(error).splitlines()[0]}") from None
+
+
+def _rows(schema: Any, batches: Iterable[Any]) -> Iterator[Row]:
+    converts = {field.name: convert for field in schema if (convert := _convert(field.type))}
+    for batch in batches:
+        for start in range(0, batch.num_rows, ROWS_AT_ONCE):
+            for row in batch.slice(start, ROWS_AT_ONCE).to_pylist():
+                yield row | {name: convert(row[name]) for name, convert in converts.items()}
+
+
+def _convert(kind: Any) -> Convert | None:
+    """How a value of this Arrow type becomes a plain one; None where it is one already."""
+    import pyarrow.types as types
+
+    if hasattr(kind, "storage_type"):  # an extension
+        return _convert(kind.storage_type)
+    if types.is_dictionary(kind):
+        return _convert(kind.value_type)
+    if types.is_struct(kind):
+        return _of_struct({field.name: _convert(field.type) for field in kind})
+    if types.is_map(kind):
+        return _of_map(_convert(kind.item_type))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        item = _convert(kind.value_type)
+        return None if item is None else lambda value: None if value is None else [item(part) for part in value]
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+        return _text
+    if types.is_floating(kind):
+        return lambda value: None if value != value else value  # NaN is not itself
+    return None
+
+
+def _of_struct(fields: dict[str, Convert | None]) -> Convert:
+    def convert(value: Any) -> Any:
+        if value is None:
+            return None
+        plain = ((name, fields[name](part) if fields[name] else part) for name, part in value.items())  # type: ignore[misc]
+        return {name: part for name, part in plain if part is not None}
+
+    return convert
+
+
+def _of_map(item: Convert | None) -> Convert:
+    return lambda value: None if value is None else {key: item(part) if item else part for key, part in value}
+
+
+def _text(value: Any) -> Any:
+    """The text of UTF-8 bytes; other bytes as they are, such as a picture's."""
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value

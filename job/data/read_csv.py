@@ -1,0 +1,98 @@
+"""Rows of CSV files: separated by commas, or by what the header shows; an index that pandas wrote is left out."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from job.data.files import MAX_ROW_BYTES, DataFile
+
+Row = dict[str, Any]
+
+COMMA, OTHERS = ",", (";", "\t", "|")
+MISSING = ("NaN", "nan")  # what Python writes for a number that is not there
+
+
+@dataclass(frozen=True)
+class Header:
+    """`has_index`: the first column has no name, as when pandas writes its index."""
+
+    names: list[str]
+    separator: str
+
+    @property
+    def has_index(self) -> bool:
+        return len(self.names) > 1 and self.names[0] == ""
+
+
+def read_csv(file: DataFile) -> Iterator[Row]:
+    header = _header(file)
+    with file.damage_named(), file.open_text() as opened:
+        records = _records(file, opened, header.separator, strict=True)
+        next(records, None)
+        for fields in records:
+            row = dict(zip(header.names, (None if field in MISSING else field for field in fields), strict=True))
+            if header.has_index:
+                del row[""]
+            yield row
+
+
+def csv_remarks(file: DataFile) -> list[str]:
+    """What was taken for granted about the file's form."""
+    header = _header(file)
+    remarks = ["its first column has no name and is left out"] if header.has_index else []
+    if header.separator != COMMA:
+        remarks.append(f"its columns are separated by {header.separator!r}")
+    return remarks
+
+
+def _header(file: DataFile) -> Header:
+    header = _first(file, COMMA)
+    if len(header.names) == 1:
+        header = max(header, *(_first(file, separator) for separator in OTHERS), key=lambda found: len(found.names))
+    names = header.names[1:] if header.has_index else header.names
+    if len(set(names)) < len(names) or "" in names:
+        raise file.fault("the header needs a different name for each column", 1, ", ".join(header.names))
+    return header
+
+
+def _first(file: DataFile, separator: str) -> Header:
+    with file.damage_named(), file.open_text() as opened:
+        return Header(next(_records(file, opened, separator, strict=False), []), separator)
+
+
+def _records(file: DataFile, opened: IO[str], separator: str, strict: bool) -> Iterator[list[str]]:
+    """The fields of each record, all as many as the first one's; `strict` refuses what stands behind a quote."""
+    csv.field_size_limit(MAX_ROW_BYTES)
+    lines = _Lines(file, opened)
+    reader = csv.reader(lines, delimiter=separator, strict=strict)
+    count = 0
+    try:
+        for fields in filter(None, reader):
+            lines.characters = 0
+            count = count or len(fields)
+            if len(fields) != count:
+                raise file.fault(f"the row does not have {count} fields as the header does", reader.line_num)
+            yield fields
+    except csv.Error as error:
+        raise file.fault(f"not CSV: {error}", reader.line_num) from None
+
+
+class _Lines:
+    """Lines with their ends; those of one record hold no more characters together than a row may."""
+
+    def __init__(self, file: DataFile, opened: IO[str]) -> None:
+        self._file = file
+        self._opened = opened
+        self.characters = 0
+
+    def __iter__(self) -> Iterator[str]:
+        number = 0
+        while line := self._opened.readline(MAX_ROW_BYTES + 1):
+            number += 1
+            self.characters += len(line)
+            if self.characters > MAX_ROW_BYTES:
+                raise self._file.fault("the row is too long", number, f"more than {MAX_ROW_BYTES} characters")
+            yield line

@@ -1,0 +1,214 @@
+"""One message or turn of a row as chat templates expect it.
+
+Pure Python on plain values. Each key is honoured, refused by its name (`RowFault`), or counted: what the template
+might read stays in the message, and what nothing can read is named in `Conversation.ignored`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+Message = dict[str, Any]
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+SHAREGPT_ROLES = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+    "function": "tool",
+    "function_response": "tool",
+    "tool_response": "tool",
+}
+CALLERS = ("function_call", "tool_call")  # speakers whose text is the JSON of a call
+
+REASONING = ("reasoning_content", "reasoning", "thinking")  # one thing under the names that templates ask for
+READ = ("role", "content", "name", "tool_calls", "tool_call_id", *REASONING)
+LEARNED_WHERE_TRUE = ("weight", "train", "training", "trainable", "loss", "loss_weight", "loss_mask", "learn")
+LEARNED_WHERE_FALSE = ("masked",)
+REFUSED = {
+    "mask": "it does not say which value is learned; weight and train do",
+    "train_detail": "parts of an answer cannot be chosen; weight and train choose whole ones",
+    "refusal": "write a refusal that is to be learned as content",
+    "audio": "only text is trained on",
+    "image": "only text is trained on",
+    "images": "only text is trained on",
+    "video": "only text is trained on",
+    "videos": "only text is trained on",
+}
+TEXT_PARTS = ("text", "input_text", "output_text")
+
+
+class RowFault(Exception):
+    """Why a row cannot be used; the caller knows which row it is."""
+
+
+def kind_of(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def string(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise RowFault(f"{name} must be text, not {kind_of(value)}")
+    return value
+
+
+def parsed(value: Any, name: str) -> Any:
+    """Lists in CSV and some Parquet files are JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise RowFault(f"{name} is text but not JSON") from None
+
+
+def listed(value: Any, name: str) -> list[Any]:
+    value = parsed(value, name)
+    if not isinstance(value, list):
+        raise RowFault(f"{name} must be a list, not {kind_of(value)}")
+    return value
+
+
+@dataclass
+class Conversation:
+    """Messages in the order they are added.
+
+    `unlearned`: numbers of those marked not to be learned, of any role. `wished`: how many are marked to be learned
+    though they are no answers. `ignored`: names of keys, one for each time, that no template can see.
+    """
+
+    messages: list[Message] = field(default_factory=list)
+    unlearned: set[int] = field(default_factory=set)
+    wished: int = 0
+    ignored: list[str] = field(default_factory=list)
+
+    def add_message(self, item: Any, where: str) -> None:
+        """One message in OpenAI's form; keys without a value are left out, as Parquet fills them with null."""
+        if not isinstance(item, dict) or item.get("role") is None:
+            raise RowFault(f"{where} must be an object with role and content")
+        if item["role"] not in ROLES:
+            raise RowFault(f"{where} has the unknown role {item['role']!r}; known are {', '.join(ROLES)}")
+        self._add(item | {"role": "tool"} if item["role"] == "function" else item, where, "content")
+
+    def add_turn(self, item: Any, where: str) -> None:
+        """One ShareGPT turn, with keys from/value or role/content."""
+        given = {key: value for key, value in item.items() if value is not None} if isinstance(item, dict) else {}
+        said, named = {"from", "value"} & given.keys(), {"role", "content"} & given.keys()
+        if said and named:
+            raise RowFault(f"{where} has both from/value and role/content")
+        who, what = ("from", "value") if said else ("role", "content")
+        if who not in given:
+            raise RowFault(f"{where} must be an object with from and value")
+        speaker, content = given.pop(who), given.pop(what, None)
+        if not isinstance(speaker, str) or speaker not in SHAREGPT_ROLES:
+            raise RowFault(f"{where} has the unknown speaker {speaker!r}; known are {', '.join(SHAREGPT_ROLES)}")
+        if speaker in CALLERS:
+            calls = parsed(string(content, f"{where}: the value"), f"{where}: the function call")
+            given["tool_calls"], content = calls if isinstance(calls, list) else [calls], ""
+        self._add(given | {"role": SHAREGPT_ROLES[speaker], "content": content}, where, "the value")
+
+    def _add(self, item: Message, where: str, text: str) -> None:
+        message = {key: value for key, value in item.items() if value is not None}
+        marked = _mark(message, where)
+        is_answer = message["role"] == "assistant"
+        if marked is False:
+            self.unlearned.add(len(self.messages))
+        self.wished += marked is True and not is_answer
+        for key in REFUSED:
+            if message.pop(key, None):
+                raise RowFault(f"{where}: the key {key} cannot be used: {REFUSED[key]}")
+        calls = self._calls(message, where)
+        reasoning = _reasoning(message, where)
+        content = self._content(item.get("content"), where, text, bool(calls or reasoning))
+        message["content"] = content
+        if calls:
+            message["tool_calls"] = calls
+        if reasoning:
+            message |= dict.fromkeys(REASONING, reasoning)
+        self.messages.append(message)
+
+    def _calls(self, message: Message, where: str) -> list[Message]:
+        """The tool calls, taken out of the message; the older `function_call` is the only one there is."""
+        calls = listed(message.pop("tool_calls", None) or [], f"{where}: tool_calls")
+        older = parsed(message.pop("function_call", None) or None, f"{where}: function_call")
+        if older and calls:
+            raise RowFault(f"{where} has both tool_calls and function_call")
+        return [self._call(call, where) for call in ([older] if older else calls)]
+
+    def _call(self, call: Any, where: str) -> Message:
+        """A tool call with its arguments as an object, which chat templates expect; data sets often hold JSON text."""
+        flat = isinstance(call, dict) and not isinstance(call.get("function"), dict)
+        function = call if flat else call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise RowFault(f"{where}: a tool call needs a function with a name")
+        if call.get("type") not in (None, "function"):
+            raise RowFault(f"{where}: a tool call of type {call['type']!r}; only functions can be used")
+        name = f"{where}: arguments of {function['name']}"
+        given = [function[key] for key in ("arguments", "parameters") if function.get(key) not in (None, "")]
+        if len(given) > 1:
+            raise RowFault(f"{name} are given twice, as arguments and as parameters")
+        arguments = parsed(given[0], name) if given else None
+        arguments = {} if arguments is None else arguments
+        if not isinstance(arguments, dict):
+            raise RowFault(f"{name} must be an object, not {kind_of(arguments)}")
+        inner = ("name", "arguments", "parameters")
+        self._ignore(call, ("id", "type", *(inner if flat else ("function",))), "tool_calls[]")
+        self._ignore({} if flat else function, inner, "tool_calls[].function")
+        known = {"id": call["id"]} if call.get("id") else {}
+        return known | {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+    def _content(self, value: Any, where: str, name: str, may_be_absent: bool) -> str:
+        if isinstance(value, str):
+            return value
+        if value is None and may_be_absent:
+            return ""
+        if not isinstance(value, list):
+            raise RowFault(f"{where}: {name} must be text, not {kind_of(value)}")
+        return "".join(self._part(part, where) for part in value)
+
+    def _part(self, part: Any, where: str) -> str:
+        """The text of a content part, which some writers call its value."""
+        kind = part.get("type") if isinstance(part, dict) else kind_of(part)
+        if kind not in TEXT_PARTS:
+            raise RowFault(f"{where}: content part of type {kind!r}; only text parts can be used")
+        given = [part[key] for key in ("text", "value") if part.get(key) is not None]
+        if len(given) != 1:
+            raise RowFault(f"{where}: a text part needs text, and has {', '.join(map(str, part))}")
+        self._ignore(part, ("type", "text", "value"), "content[]")
+        return string(given[0], f"{where}: the text of a content part")
+
+    def _ignore(self, item: Message, known: tuple[str, ...], where: str) -> None:
+        self.ignored += [f"{where}.{key}" for key, value in item.items() if key not in known and value is not None]
+
+
+def _mark(message: Message, where: str) -> bool | None:
+    """Whether the message says that it is learned, taken out of it; None where it says nothing."""
+    said: dict[str, bool] = {}
+    for key in (*LEARNED_WHERE_TRUE, *LEARNED_WHERE_FALSE):
+        if key in message:
+            value = message.pop(key)
+            if not isinstance(value, bool | int | float) or value not in (0, 1):
+                raise RowFault(f"{where}: {key} must be 0 or 1, false or true, not {value!r:.40}")
+            said[key] = bool(value) != (key in LEARNED_WHERE_FALSE)
+    if len(set(said.values())) > 1:
+        raise RowFault(f"{where}: {' and '.join(said)} contradict each other")
+    return next(iter(said.values()), None)
+
+
+def _reasoning(message: Message, where: str) -> str:
+    """What the message was thought over with, taken out of it."""
+    texts = {string(message.pop(key), f"{where}: {key}") for key in REASONING if key in message}
+    if len(texts - {""}) > 1:
+        raise RowFault(f"{where}: {', '.join(REASONING)} are one thing, and differ here")
+    return "".join(texts)
