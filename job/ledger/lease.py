@@ -50,7 +50,7 @@ class Lease:
         self._thread.join()
         try:
             if self._is_ours():
-                self._store.delete(KEY)
+                self._give_back()
         except JobError as error:
             self._log("lease", note="not given back; it dies by itself", reason=str(error.faults[0]))
 
@@ -96,12 +96,19 @@ class Lease:
         self._beats += 1
         self._store.write(KEY, f"{self._holder} {self._beats}".encode())
 
+    def _give_back(self) -> None:
+        """An empty one is nobody's: for a store that allows no deletion."""
+        try:
+            self._store.delete(KEY)
+        except InputError:
+            self._store.write(KEY, b"")
+
     def _is_ours(self) -> bool:
         return (self._read() or b"").startswith(self._holder.encode())
 
     def _read(self) -> bytes | None:
         try:
-            return self._store.read(KEY)
+            return self._store.read(KEY) or None
         except InputError:
             return None
 
