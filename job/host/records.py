@@ -23,13 +23,17 @@ def _path(value: Any) -> str:
 
 
 def build(kind: Any, value: Any) -> Any:
-    """`value`, as JSON gives it, in the form that the annotation `kind` asks for; an absent optional becomes None."""
+    """`value`, as JSON gives it, in the form that the annotation `kind` asks for; what is absent gets the field's
+    default, or None.
+    """
     if value is None:
         return None
     if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        parts = {field.name: build(hints[field.name], value.get(field.name)) for field in dataclasses.fields(kind)}
-        return kind(**parts)  # type: ignore[operator]
+        hints, given = typing.get_type_hints(kind), dict[str, Any](value)
+        for field in dataclasses.fields(kind):
+            if field.name in given or field.default is dataclasses.MISSING:
+                given[field.name] = build(hints[field.name], given.get(field.name))
+        return kind(**given)  # type: ignore[operator]
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return build(next((option for option in inner if _fits(option, value)), None), value)
