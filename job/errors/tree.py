@@ -19,8 +19,8 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import ClassVar, Self
 
 from job.errors.vendors import MEANINGS
 
@@ -61,6 +61,10 @@ class JobError(Exception):
     def __init__(self, *faults: Fault | str) -> None:
         self.faults = tuple(Fault(f) if isinstance(f, str) else f for f in faults)
         super().__init__("\n".join(self.lines()))
+
+    def at(self, where: str) -> Self:
+        """The same failure; `where` is the place of those faults that name none."""
+        return type(self)(*(replace(fault, where=fault.where or where) for fault in self.faults))
 
     def lines(self) -> list[str]:
         """A line for each fault, up to `SHOWN_FAULTS`, and one that counts the others."""

@@ -40,8 +40,11 @@ class Lease:
 
     def __enter__(self) -> Self:
         """Raises `TransientError` if another process is at work; waits for one that has died to be known as dead."""
-        self._wait_for_the_dead()
-        self._renew()
+        try:
+            self._wait_for_the_dead()
+            self._renew()
+        except JobError as error:
+            raise error.at("/output/uri") from error
         self._thread.start()
         return self
 

@@ -95,6 +95,14 @@ def test_what_may_not_be_written_is_told_at_the_claim(proxy: Proxy, bucket: str,
     assert (fault.where, fault.expected) == ("/output/uri", "the right s3:PutObject")
 
 
+def test_a_lease_that_may_not_be_written_is_told_with_its_place(proxy: Proxy, bucket: str) -> None:
+    proxy.order(Trouble(Kind.DENIED, "PUT .*", ENDLESS))
+    with pytest.raises(InputError) as refusal, Lease(S3Store(f"s3://{bucket}/runs"), Log(StringIO())):
+        pass
+    (fault,) = refusal.value.faults
+    assert (fault.where, fault.expected) == ("/output/uri", "the right s3:PutObject")
+
+
 # ---------------------------------------------------------------------------------------------- the policy of k8s/README.md
 
 
