@@ -82,7 +82,10 @@ def claim(store: Store, spec: JobSpec) -> Manifest | None:
         _same_run(store, manifest.run_id, spec)
         damaged = _size_faults(manifest, sizes)
         if damaged:
-            raise InputError(*damaged, Fault(f"{store.uri}: the finished run is damaged", hint=VERIFY_HINT))
+            count = f"{len(damaged)} files missing or changed"
+            raise InputError(
+                Fault(f"{store.uri}: the finished run is damaged", found=count, hint=VERIFY_HINT), *damaged
+            )
         return manifest
     if SPEC in sizes:
         _same_run(store, _stored_run_id(store, spec), spec)
