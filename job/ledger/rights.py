@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from job.errors import Fault, InputError, TransientError
 from job.host.log import Log
@@ -12,7 +11,6 @@ from job.store import Store
 
 CONTENT = b"Written and removed by tunejob to see what it may do here.\n"
 WORK = f"checkpoints, receipts and the lease, all below {CHECKPOINTS}/,"
-HINT = "k8s/README.md has a policy with the rights that a run needs"
 
 
 def require_rights(store: Store, run_id: str, where: str, log: Log) -> None:
@@ -29,7 +27,7 @@ def require_rights(store: Store, run_id: str, where: str, log: Log) -> None:
     kept_uploads = _refused(lambda: store.abort_upload(probe, uploads[0])) if uploads else []
     kept_objects = [] if unwritten else _refused(lambda: store.delete(probe))
     if missing:
-        raise InputError(*(replace(fault, where=where, hint=fault.hint or HINT) for fault in missing))
+        raise InputError(*missing).at(where)
     for refused, what in ((kept_uploads, "uploads that are cut short"), (kept_objects, WORK)):
         if refused:
             log("rights", note=f"{what} will stay at {store.uri}", where=where, reason=str(refused[0]))

@@ -33,6 +33,7 @@ RIGHTS = {
     "AbortMultipartUpload": "s3:AbortMultipartUpload",
     "ListMultipartUploads": "s3:ListBucketMultipartUploads",
 }
+RIGHTS_HINT = "k8s/README.md has a policy with the rights that a run needs"
 # How servers refuse the checksum behind a body, which boto3 sends over TLS unless it is told not to: Ceph up to 16
 # misses the length, others say that they do not know it.
 CHECKSUM_CODES, CHECKSUM_VARIABLE = {"MissingContentLength", "NotImplemented"}, "AWS_REQUEST_CHECKSUM_CALCULATION"
@@ -50,7 +51,7 @@ def advice(error: BaseException) -> dict[str, str]:
         return {}
     code, operation = error.response["Error"].get("Code"), error.operation_name
     if code in DENIED_CODES and operation in RIGHTS:
-        return {"expected": f"the right {RIGHTS[operation]}"}
+        return {"expected": f"the right {RIGHTS[operation]}", "hint": RIGHTS_HINT}
     writes = RIGHTS.get(operation) == "s3:PutObject"
     return CHECKSUM_ADVICE if writes and code in CHECKSUM_CODES and not _checksums_are_off() else {}
 
