@@ -11,12 +11,13 @@ from typing import Any
 
 
 def encode(record: Any) -> bytes:
-    """A record, or plain JSON, as bytes. Raises `TypeError` for a value that `build` would not bring back."""
-    plain = dataclasses.asdict(record) if dataclasses.is_dataclass(record) else record  # type: ignore[arg-type]
-    return json.dumps(plain, default=_path).encode()
+    """A record, or plain JSON with records in it, as bytes. Raises `TypeError` for what `build` cannot bring back."""
+    return json.dumps(record, default=_plain).encode()
 
 
-def _path(value: Any) -> str:
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"no value of a record: {value!r}")
