@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
+import locale
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from job.errors import Fault, JobError, SpecError, classify
 from job.errors.facts import failure_facts
 from job.host.log import Log
 from job.host.signals import defer_forever, ignore
-from job.host.streams import LastingStream, reopen_streams, settle_streams
+from job.host.streams import LastingStream, harmless, reopen_streams, settle_streams
 
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
 TERMINATION_LOG = "/dev/termination-log"
-WORKDIR_VARIABLE = "TUNEJOB_WORKDIR"
+LONGEST_SECONDS = 1e6
+STOPPABLE = ("run", "verify", "wait")  # they take long: a signal ends them with 30 and a word
 RENDER_TARGETS = (
     "docker",
     "podman",
@@ -31,8 +33,6 @@ RENDER_TARGETS = (
     "trainjob",
     "skypilot",
     "dstack",
-    "runpod",
-    "vast",
     "actions",
 )
 
@@ -44,6 +44,12 @@ class Parser(argparse.ArgumentParser):
         raise SpecError(Fault(message, hint=f"See: {self.prog} --help"))
 
 
+def seconds(text: str) -> float:
+    if not 0 < float(text) <= LONGEST_SECONDS:
+        raise ValueError
+    return float(text)
+
+
 def parser() -> argparse.ArgumentParser:
     main_parser = Parser(prog="tunejob", description="One JSON spec in, a proven fine-tuned model out.")
     main_parser.add_argument("--version", action="version", version=f"tunejob {__version__}")
@@ -53,9 +59,7 @@ def parser() -> argparse.ArgumentParser:
     validate.add_argument("spec", metavar="SPEC", help=spec_help)
     run = commands.add_parser("run", help="run the job: fetch, train, evaluate, publish")
     run.add_argument("spec", metavar="SPEC", help=spec_help)
-    run.add_argument(
-        "--workdir", help=f"scratch directory, kept afterwards (default: {WORKDIR_VARIABLE}, else temporary)"
-    )
+    run.add_argument("--workdir", help="scratch directory, kept afterwards (default: TUNEJOB_WORKDIR, else temporary)")
     run.add_argument(
         "--log",
         choices=("auto", "json", "text"),
@@ -69,12 +73,20 @@ def parser() -> argparse.ArgumentParser:
     wait = commands.add_parser(
         "wait", help="follow a Kubernetes Job with kubectl, or a log, to its end; leave with its exit code"
     )
-    wait.add_argument("job", metavar="JOB", help="name of the Job, or - for the log of a run on standard input")
+    wait.add_argument(
+        "job", metavar="JOB", help="name of the Job, jobset/NAME, trainjob/NAME, or - for a log on standard input"
+    )
     wait.add_argument("--namespace", help="of the Job (default: the context's)")
     wait.add_argument(
         "--summary", metavar="FILE", help="append outcome and report as Markdown, such as $GITHUB_STEP_SUMMARY"
     )
-    wait.add_argument("--poll-seconds", type=float, default=5.0, help="between two looks at the cluster (default: 5)")
+    wait.add_argument("--poll-seconds", type=seconds, default=5.0, help="between two looks at the cluster (default: 5)")
+    wait.add_argument(
+        "--patience-seconds",
+        type=seconds,
+        default=300.0,
+        help="for how long a cluster that is silent, or refuses what it allowed before, is asked again (default: 300)",
+    )
     commands.add_parser("schema", help="print the JSON Schema of a spec")
     add_render(commands, spec_help)
     return main_parser
@@ -134,22 +146,25 @@ def command_verify(arguments: argparse.Namespace, log: Log) -> None:
 def command_report(arguments: argparse.Namespace, log: Log) -> None:
     from job.follow.outcome import read_report
 
-    print(log.redact(read_report(arguments.output)), file=log.stream, flush=True)
+    print(harmless(log.redact(read_report(arguments.output))), file=log.stream, flush=True)
 
 
 def command_wait(arguments: argparse.Namespace, log: Log) -> int:
-    from job.follow.kubernetes import JobWatch, Kubectl, outcome_of_log, wait
+    from job.follow.kubectl import Kubectl
+    from job.follow.kubernetes import JobWatch
+    from job.follow.outcome import outcome_of_log
 
     if arguments.job == "-":
         outcome = outcome_of_log(sys.stdin, "log", log)
     else:
-        name = arguments.job.rpartition("/")[2]  # kubectl's own way to write it is job.batch/name
-        outcome = wait(
-            JobWatch(name, Kubectl(arguments.namespace, arguments.poll_seconds, log), log), arguments.poll_seconds
-        )
+        kubectl = Kubectl(arguments.namespace, arguments.poll_seconds, arguments.patience_seconds)
+        outcome = JobWatch(arguments.job, kubectl, log, arguments.poll_seconds).wait()
     if arguments.summary:
-        with Path(arguments.summary).open("a", encoding="utf-8") as summary:
-            summary.write(log.redact(outcome.markdown()))
+        try:
+            with Path(arguments.summary).open("a", encoding="utf-8") as summary:
+                summary.write(log.redact(outcome.markdown()))
+        except OSError as error:  # the Job's code is worth more
+            log("summary", note="the summary could not be written", reason=str(error))
     log("ended", name=outcome.name, exit_code=outcome.exit_code, reason=outcome.reason)
     return outcome.exit_code
 
@@ -170,16 +185,13 @@ def command_render(arguments: argparse.Namespace, log: Log) -> None:
 
 
 def command_run(arguments: argparse.Namespace, log: Log) -> None:
-    from job.plan.require import require_apart
+    from job.plan.scratch import WORKDIR_VARIABLE, make_scratch
     from job.run import run_job
     from job.spec import parse_spec
 
     spec = parse_spec(read_spec(arguments.spec))
     kept = arguments.workdir or os.environ.get(WORKDIR_VARIABLE)
-    workdir = Path(kept).resolve() / spec.run_id if kept else Path(tempfile.mkdtemp(prefix="tunejob-"))
-    require_apart(workdir, spec.output.uri)
-    shutil.rmtree(workdir, ignore_errors=True)
-    workdir.mkdir(parents=True)
+    workdir = make_scratch(kept, spec)
     divert_vendor_output(log, workdir)
     try:
         run_job(spec, workdir, log)
@@ -203,12 +215,22 @@ def divert_vendor_output(log: Log, workdir: Path) -> None:
     sys.stdout = sys.stderr = LastingStream(sys.stderr, log.redact)
 
 
+def use_utf8() -> None:
+    """Starts the command anew in Python's UTF-8 mode where the locale has another encoding: names of files, and the
+    files that libraries open without a word on it, are UTF-8 all the same.
+    """
+    foreign = not sys.flags.utf8_mode and codecs.lookup(locale.getpreferredencoding(False)).name != "utf-8"
+    if foreign and os.environ.get("PYTHONUTF8") != "1":  # not again: an option of Python's may overrule it
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+
+
 def say_last_words(facts: dict[str, Any], log: Log) -> None:
     """The termination message where Kubernetes reads it, if that file is there."""
     path = os.environ.get(TERMINATION_VARIABLE) or (TERMINATION_LOG if os.path.exists(TERMINATION_LOG) else "")
     if path:
         try:
-            Path(path).write_text(log.redact(json.dumps(facts)), "utf-8")
+            Path(path).write_text(log.redact(json.dumps(facts, ensure_ascii=False)), "utf-8")
         except OSError as error:
             log("termination", note="the termination message could not be written", reason=str(error))
 
@@ -228,6 +250,8 @@ def report_failure(error: JobError, stage: str, log: Log) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    if argv is None:
+        use_utf8()
     reopen_streams()
     try:
         return carry_out(argv)
@@ -244,7 +268,7 @@ def carry_out(argv: list[str] | None) -> int:
         arguments = parser().parse_args(argv)
         if getattr(arguments, "log", "auto") != "auto":
             log.json_lines = arguments.log == "json"
-        if arguments.command == "run":
+        if arguments.command in STOPPABLE:
             from job.host.signals import install
             from job.host.time_limits import check_limits
 

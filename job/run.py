@@ -34,6 +34,7 @@ from job.report.summary import keep_evidence
 from job.source import (
     FetchedModel,
     FetchedSource,
+    check_config,
     check_merge_base,
     fetch_data,
     fetch_model_config,
@@ -206,9 +207,11 @@ def models(run: Run) -> tuple[FetchedModel, FetchedModel]:
     """Configs of the base and of the 16-bit base that is merged into: the same, unless the spec names another."""
     spec = run.spec
     base = fetch_model_config(spec.model.source, run.workdir, revisions=run.revisions)
+    check_config(base.path, base.pointer)
     if spec.model.merge_base is not None:
         merge_base = fetch_model_config(spec.model.merge_base, run.workdir, "/model/merge_base", run.revisions)
         check_merge_base(base, merge_base)
+        check_config(merge_base.path, merge_base.pointer)
         return base, merge_base
     if base.quantised and spec.export.needs_merge:
         raise InputError(

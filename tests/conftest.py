@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.budget import Budget
 from tests.servers import Hub, S3Server, hub_server, s3_server
+from tests.workers import fork_workers
 
 PERSONAL = ("AWS_", "HF_", "HUGGING_FACE_", "TUNEJOB_S3")
 
@@ -16,6 +19,8 @@ PERSONAL = ("AWS_", "HF_", "HUGGING_FACE_", "TUNEJOB_S3")
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests that run beside each other share the cores
     config.pluginmanager.register(Budget(config), "budget")
+    if config.getoption("tx", None) and not hasattr(config, "workerinput"):
+        fork_workers(Path(tempfile.mkdtemp(prefix="workers-")))
 
 
 @pytest.fixture

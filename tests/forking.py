@@ -90,8 +90,22 @@ def run_forked(
 @cache
 def server(early: tuple[tuple[str, str], ...]) -> ForkServer:
     """The one of this process whose imports see these variables; it ends with it."""
-    scratch = Path(tempfile.mkdtemp(prefix="fork-server-"))
-    return ForkServer(IMPORTED, prepared_environment(scratch, environment(scratch, dict(early))))
+    if not early and _ADOPTED:
+        return _ADOPTED[0]
+    return ForkServer(IMPORTED, environment_of_imports(Path(tempfile.mkdtemp(prefix="fork-server-")), dict(early)))
+
+
+def environment_of_imports(scratch: Path, early: Mapping[str, str] | None = None) -> dict[str, str]:
+    plain_https = {"HF_HUB_DISABLE_XET": "1"}  # as pushes go; read at import
+    return prepared_environment(scratch, environment(scratch, plain_https | dict(early or {})))
+
+
+_ADOPTED: list[ForkServer] = []  # none, or the one that was forked from this process before it had threads
+
+
+def adopt_server() -> None:
+    """This process has imported everything: a fork of it is what `server` gives from here on."""
+    _ADOPTED[:] = [ForkServer(IMPORTED, os.environ)]
 
 
 def run(call: str, *arguments: Any) -> Any:

@@ -104,3 +104,16 @@ def edit_text(source: Path, target: Path, old: str, new: str) -> Path:
     assert content.count(old.encode()) == 1
     target.write_bytes(content.replace(old.encode(), new.encode()))
     return target
+
+
+def write_stock(model: str, folder: str, *file_types: str) -> None:
+    """What llama.cpp's own converter makes of `model`, a file named after each of its types."""
+    import gguf
+    import torch
+    from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+
+    with torch.inference_mode():
+        settings = ModelBase.load_hparams(Path(model), False)
+        kind = get_model_class(get_model_architecture(settings, ModelType.TEXT))
+        for file_type in file_types:
+            kind(Path(model), gguf.LlamaFileType[file_type], Path(folder) / file_type, model_name="tuned").write()

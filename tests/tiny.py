@@ -1,4 +1,4 @@
-"""Llamas so small that a whole job on them takes seconds, with SmolLM2's tokenizer.
+"""Llamas so small that a whole job on them takes seconds, with SmolLM2's tokenizer or the first of its tokens.
 
 python -m tests.tiny        prints their folders; half a minute the first time: one is trained, so that perplexities mean something
 """
@@ -22,6 +22,7 @@ WEIGHT_SPREAD = 0.3  # wide enough for the untrained model to have opinions: its
 NARROW = {"hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 2, "initializer_range": WEIGHT_SPREAD}
 WIDE = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 3}
 VOCABULARY = 49_152
+FEW_TOKENS = 2048  # a run with all of them takes twice the processor time
 BYTE_VOCABULARY = 260
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 TRAIN_STEPS = 120
@@ -30,11 +31,16 @@ OTHER_TOKENS = 256  # sampled in a step from those that the rows do not use
 
 
 def tiny_dir() -> Path:
-    """The folder, made on first use; absent or whole."""
+    """The folder, made on first use; absent or whole. llama.cpp does not know its tokenizer."""
+    return _made("tiny-llama-2048", lambda model: None, vocabulary=FEW_TOKENS)
+
+
+def narrow_dir() -> Path:
+    """The same with every token, which llama.cpp knows."""
     return _made("tiny-llama", lambda model: None)
 
 
-def broken_tiny_dir() -> Path:
+def broken_narrow_dir() -> Path:
     """The same with one weight that is not a number."""
 
     def spoil(model: Any) -> None:
@@ -48,12 +54,12 @@ def wide_dir() -> Path:
     return _made("wide-llama", train_wide, WIDE)
 
 
-def _made(name: str, change: Callable[[Any], None], widths: dict[str, Any] = NARROW) -> Path:
+def _made(name: str, change: Callable[[Any], None], widths: dict[str, Any] = NARROW, vocabulary: int = VOCABULARY) -> Path:
     target = CACHE / name
     if not (target / "config.json").is_file():
         scratch = Path(tempfile.mkdtemp(dir=CACHE))
         try:
-            build(scratch, change, widths)
+            build(scratch, change, widths, vocabulary)
             scratch.chmod(0o755)
             os.rename(scratch, target)
         except OSError:  # another process was quicker
@@ -63,13 +69,13 @@ def _made(name: str, change: Callable[[Any], None], widths: dict[str, Any] = NAR
     return target
 
 
-def build(folder: Path, change: Callable[[Any], None], widths: dict[str, Any]) -> None:
+def build(folder: Path, change: Callable[[Any], None], widths: dict[str, Any], vocabulary: int) -> None:
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(SEED)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True,
+        vocab_size=vocabulary, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True,
         bos_token_id=1, eos_token_id=2, pad_token_id=2, dtype="bfloat16", **widths,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
@@ -79,8 +85,19 @@ def build(folder: Path, change: Callable[[Any], None], widths: dict[str, Any]) -
     model.save_pretrained(folder)
     for file in TOKENIZER_FILES:
         shutil.copyfile(model_dir() / file, folder / file)
+    if vocabulary < VOCABULARY:
+        keep_first_tokens(folder / "tokenizer.json", vocabulary)
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors writes 0600
+
+
+def keep_first_tokens(tokenizer_file: Path, count: int) -> None:
+    """Those of the first ids, which a BPE has merged first: special tokens, bytes, frequent pieces."""
+    tokenizer = json.loads(tokenizer_file.read_text("utf-8"))
+    kept = {word: i for word, i in tokenizer["model"]["vocab"].items() if i < count}
+    merges = [(left, right) for left, right in tokenizer["model"]["merges"] if {left, right, left + right} <= kept.keys()]
+    tokenizer["model"] |= {"vocab": kept, "merges": merges}
+    tokenizer_file.write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
 
 
 def train_wide(model: Any) -> None:
@@ -174,5 +191,5 @@ def random_adapter(base: Path, folder: Path, **settings: Any) -> Path:
 
 
 if __name__ == "__main__":
-    for folder in (tiny_dir(), broken_tiny_dir(), wide_dir()):
+    for folder in (tiny_dir(), narrow_dir(), broken_narrow_dir(), wide_dir()):
         print(folder)

@@ -7,7 +7,7 @@ from typing import Any
 
 from job.errors import JobError
 
-MESSAGE_BYTES = 320  # with the fields below: at most 1,024 bytes as JSON, whatever the text
+MESSAGE_BYTES = 320  # with the fields below: at most 1,024 bytes as JSON in UTF-8, whatever the text
 FIELD_BYTES = 96
 
 
@@ -30,9 +30,8 @@ def failure_facts(error: JobError, stage: str, run_id: str = "") -> dict[str, An
 
 
 def _short(text: str, limit_bytes: int) -> str:
-    """`text` as printable ASCII on one line, at most so many bytes once escaped as JSON."""
-    flat = "".join(c if c.isprintable() else " " for c in text.encode("ascii", "replace").decode())
-    flat = " ".join(flat.split())
+    """`text` as printable characters on one line, at most so many bytes as UTF-8 once escaped as JSON."""
+    flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if _escaped_bytes(flat) <= limit_bytes:
         return flat
     while _escaped_bytes(flat) > limit_bytes - 3:
@@ -41,4 +40,4 @@ def _short(text: str, limit_bytes: int) -> str:
 
 
 def _escaped_bytes(text: str) -> int:
-    return len(json.dumps(text)) - 2
+    return len(json.dumps(text, ensure_ascii=False).encode()) - 2

@@ -124,7 +124,7 @@ REFUSED_CODES = {
 }  # fmt: skip
 FULL_CODES = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}  # Ceph, MinIO
 PASSING_STATUS = {408, 409, 425, 429}  # client errors of HTTP that a later try may not meet
-WRONG_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
+WRONG_PATH = {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # The same from those who lose the number on the way: Rust, torch.save, numpy's tofile.
 DISK_WORDS = re.compile(

@@ -94,6 +94,7 @@ MEANINGS: dict[str, tuple[str, ...]] = {
         "gzip.BadGzipFile",
         "zlib.error",
         "builtins.FileNotFoundError",
+        "builtins.RecursionError",  # what is nested too deeply is so with every try
         "builtins.PermissionError",
         "builtins.IsADirectoryError",
         "builtins.NotADirectoryError",

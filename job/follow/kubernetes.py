@@ -4,129 +4,169 @@ submitted one.
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
+import re
 import time
-from collections.abc import Iterable
-from typing import Any
+from queue import Empty, Queue
 
-from job.errors import Fault, InputError, Interrupted, TransientError
+from job.errors import Fault, InputError, Interrupted, JobError, SpecError
+from job.follow.kubectl import LINES_AHEAD, Json, Kubectl, Line, LogReader
 from job.follow.outcome import UNKNOWN, Attempt, Outcome, Told
+from job.follow.pods import ENDS, attempt, conditions, container_name, container_state, node_is_lost, waiting_for
 from job.host.log import Log
+from job.host.signals import deferred
 
-Json = dict[str, Any]
-CONTAINER = "tunejob"
 JOB_LABEL = "batch.kubernetes.io/job-name"
-PATIENCE = 12  # failed requests in a row before the cluster counts as gone
-REFUSALS = (
-    "Forbidden",
-    "Unauthorized",
-    "You must be logged in",
-    "no configuration has been provided",
-    "doesn't have a resource type",
-)
-QUEUED = {"Suspended": "queued: the Job is suspended"}
-ENDS = {"Complete": 0, "Failed": UNKNOWN}
+SET_LABEL = "jobset.sigs.k8s.io/jobset-name"  # on the Jobs of a set; Kubeflow Trainer gives a set its TrainJob's name
+# What can be waited for, as kubectl names it, and for a set of Jobs the kind to ask for while it has none.
+KINDS = {"job": "", "jobset": "jobsets.jobset.x-k8s.io", "trainjob": "trainjobs.trainer.kubeflow.org"}
 DEADLINE = "DeadlineExceeded"
-FOLLOW_SECONDS = 600  # then the connection is made anew: that of a node which is gone would hang
-CUT = "Client.Timeout"  # how kubectl says that it was
-
-
-class Kubectl:
-    """Reads from one namespace; None stands for the context's own. What hinders reading a log is told once, and no
-    failure.
-    """
-
-    def __init__(self, namespace: str | None, pause_seconds: float, log: Log) -> None:
-        if shutil.which("kubectl") is None:
-            raise InputError(Fault("kubectl is not installed", expected="kubectl on PATH, with access to the cluster"))
-        self._command = ["kubectl", *(["--namespace", namespace] if namespace else [])]
-        self._pause_seconds = pause_seconds
-        self._log = log
-        self._hindrance = ""
-
-    def get(self, *arguments: str) -> Json | None:
-        """The parsed answer of `kubectl get`; None if it is not there. Raises `InputError` or, in the end,
-        `TransientError`.
-        """
-        said = ""
-        for _ in range(PATIENCE):
-            command = [*self._command, "get", *arguments, "--output", "json"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-            if done.returncode == 0:
-                return dict(json.loads(done.stdout))
-            said = done.stderr.strip()
-            if "NotFound" in said:
-                return None
-            if any(word in said for word in REFUSALS):
-                raise InputError(Fault("the cluster refuses", found=said))
-            time.sleep(self._pause_seconds)
-        raise TransientError(Fault(f"the cluster did not answer {PATIENCE} times", found=said))
-
-    def logs(self, pod: str, since: str) -> Iterable[tuple[str, str]]:
-        """Time and text of each line that the container has said after `since`, until it ends or the connection
-        does.
-        """
-        command = [*self._command, "logs", pod, "--container", CONTAINER, "--follow", "--timestamps"]
-        command += ["--request-timeout", f"{FOLLOW_SECONDS}s", *(["--since-time", since] if since else [])]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, errors="replace") as process:  # noqa: S603
-            for line in process.stdout or ():
-                said_at, _, text = line.rstrip("\n").partition(" ")
-                if said_at > since:
-                    yield said_at, text
-            hindrance = process.stderr.read().strip() if process.stderr else ""
-        if process.returncode and CUT not in hindrance and hindrance != self._hindrance:
-            self._log("job", note="the log cannot be read", reason=hindrance)
-            self._hindrance = hindrance
+EXIT_CODE = re.compile(r"exit code (\d{1,3})\b")  # in the words of a pod failure policy
+LAST_WORDS_SECONDS = 30.0  # for the rest of the logs once the Job has ended
+LAST_READS = 2
 
 
 class JobWatch:
-    """One Job from now to its end."""
+    """One Job from now to its end. `target`: a name, or kind/name as `kubectl apply -o name` prints it."""
 
-    def __init__(self, name: str, kubectl: Kubectl, log: Log) -> None:
-        self.name = name
+    def __init__(self, target: str, kubectl: Kubectl, log: Log, pause_seconds: float) -> None:
+        kind, _, self.name = target.rpartition("/")
+        self._kind = kind.partition(".")[0].lower().removesuffix("s") or "job"
+        if self._kind not in KINDS or not self.name:
+            expected = "the name of a Job, or job/NAME, jobset/NAME, trainjob/NAME"
+            raise SpecError(Fault("this cannot be waited for", where="JOB", found=ascii(target), expected=expected))
         self._kubectl = kubectl
         self._log = log
-        self._pods: dict[str, Json] = {}
+        self._pause_seconds = pause_seconds
+        self._container = ""
+        self._pods: dict[str, Json] = {}  # the oldest first
         self._told: dict[str, Told] = {}
         self._heard: dict[str, str] = {}  # time of each pod's last line
+        self._readers: dict[str, LogReader] = {}
+        self._lines: Queue[Line] = Queue(LINES_AHEAD)
+        self._said: set[str] = set()
         self._state = ""
         self._seen = False
 
-    def step(self) -> Outcome | None:
+    def wait(self) -> Outcome:
+        """The end of the Job, however long it takes: its own deadline bounds it. Raises `InputError` and
+        `TransientError` for a cluster that never showed it.
+        """
+        try:
+            while (outcome := self._look()) is None:
+                self._listen(self._pause_seconds)
+            return outcome
+        except JobError as error:
+            if not self._seen and not isinstance(error, Interrupted):
+                raise
+            return self._outcome(error.exit_code, f"the Job may go on; {error.faults[0].message}", final=False)
+        finally:
+            for reader in self._readers.values():
+                reader.close()
+
+    def _look(self) -> Outcome | None:
         """Looks once and follows what runs. The pods are read after the Job, so those of an ended Job are final."""
-        job = self._kubectl.get("job", self.name)
+        job = self._find()
         if job is None:
             return self._gone()
         self._seen = True
-        answer = self._kubectl.get("pods", "--selector", f"{JOB_LABEL}={self.name}") or {"items": []}
-        for pod in sorted(answer["items"], key=lambda pod: str(pod["metadata"]["creationTimestamp"])):
-            self._pods[pod["metadata"]["name"]] = pod
-            if started(pod):
-                self._follow(pod["metadata"]["name"])
-        self._tell(waiting_for(job, answer["items"]))
-        return self._ended(job)
+        self._container = container_name(job)
+        selector = f"{JOB_LABEL}={job['metadata']['name']}"
+        pods = (self._kubectl.get("pods", "--selector", selector) or {}).get("items") or []
+        pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+        self._pods |= {pod["metadata"]["name"]: pod for pod in pods}
+        self._follow(pods)
+        self._tell(waiting_for(job, pods, self._warnings(job, pods)))
+        ended = next((c for c in conditions(job) if c["type"] in ENDS), None)
+        if ended is None:
+            return None
+        self._read_to_the_end(pods)
+        return self._ended(ended)
 
-    def _follow(self, pod: str) -> None:
-        told = self._told.setdefault(pod, Told())
-        for said_at, line in self._kubectl.logs(pod, self._heard.get(pod, "")):
-            self._log.say(line)
-            told.hear(line)
-            self._heard[pod] = said_at
+    def _find(self) -> Json | None:
+        """The Job; for a set that has none yet the set itself, which has conditions of the same names."""
+        if self._kind == "job":
+            return self._kubectl.get("job", self.name)
+        jobs = (self._kubectl.get("jobs", "--selector", f"{SET_LABEL}={self.name}") or {}).get("items")
+        if jobs:
+            return dict(max(jobs, key=lambda job: str(job["metadata"].get("creationTimestamp"))))
+        return self._kubectl.get(KINDS[self._kind], self.name)
+
+    def _warnings(self, job: Json, pods: list[Json]) -> list[Json]:
+        """Events that say why no pod is made; asked for only while there is none at work."""
+        if any(pod["status"].get("phase") in ("Pending", "Running") for pod in pods):
+            return []
+        kind = job.get("kind", "Job")  # a set's, while it has none
+        about = f"involvedObject.kind={kind},involvedObject.name={job['metadata']['name']},type=Warning"
+        return list((self._kubectl.glance("events", "--field-selector", about) or {}).get("items") or ())
+
+    # ------------------------------------------------------------------------------------------------ logs
+
+    def _follow(self, pods: list[Json]) -> None:
+        """Has a reader at every log that is not read to its end; readers of several pods work side by side."""
+        for pod in pods:
+            name, state = pod["metadata"]["name"], container_state(pod, self._container)
+            reader = self._readers.get(name)
+            if state.keys().isdisjoint({"running", "terminated"}):
+                continue
+            if reader and (reader.is_alive() or reader.has_read_all):
+                continue
+            if reader:
+                self._note(reader.hindrance)
+            since = self._heard.get(name, "")
+            with deferred():  # a reader that nobody knows of would outlive us
+                final = "terminated" in state
+                self._readers[name] = self._kubectl.follow(name, self._container, since, self._lines, final)
+
+    def _note(self, hindrance: str) -> None:
+        """What hinders reading a log is told once, and is no failure."""
+        if hindrance and hindrance not in self._said:
+            self._log("job", note="the log cannot be read", reason=hindrance)
+        self._said.add(hindrance)
+
+    def _listen(self, seconds: float) -> None:
+        """Passes on what the logs say within this time."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            try:
+                pod, said_at, line = self._lines.get(timeout=left)
+            except Empty:
+                return
+            if said_at > self._heard.get(pod, ""):
+                self._log.say(line)
+                self._told.setdefault(pod, Told()).hear(line)
+                self._heard[pod] = said_at
+
+    def _read_to_the_end(self, pods: list[Json]) -> None:
+        reachable = [pod for pod in pods if not node_is_lost(pod)]
+        for _ in range(LAST_READS):
+            self._follow(reachable)
+            readers = [self._readers[name] for pod in reachable if (name := pod["metadata"]["name"]) in self._readers]
+            self._drain(readers, LAST_WORDS_SECONDS / LAST_READS)
+        for reader in readers:
+            self._note(reader.hindrance)
+
+    def _drain(self, readers: list[LogReader], seconds: float) -> None:
+        """Passes on what these readers find until they end, or the time does."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and any(reader.is_alive() for reader in readers):
+            self._listen(0.05)
+        while not self._lines.empty():
+            self._listen(0.05)
 
     def _tell(self, state: str) -> None:
         if state and state != self._state:
             self._log("job", name=self.name, waiting_for=state)
         self._state = state
 
+    # ------------------------------------------------------------------------------------------------- end
+
     def _gone(self) -> Outcome:
         """Not there: never was, or deleted in between (a person, a time to live). A run that said it is done is
         done.
         """
         if not self._seen:
-            raise InputError(Fault("there is no such Job", found=self.name, hint="Is the namespace right?"))
+            raise InputError(Fault(f"there is no such {self._kind}", found=self.name, hint="Is the namespace right?"))
+        self._drain(list(self._readers.values()), LAST_WORDS_SECONDS)
         attempts = self._attempts()
         ended = bool(attempts) and attempts[-1].exit_code == 0
         code = 0 if ended else Interrupted.exit_code
@@ -134,97 +174,20 @@ class JobWatch:
             code, "the Job was deleted" + (" after it had finished" if ended else " before it had finished")
         )
 
-    def _ended(self, job: Json) -> Outcome | None:
-        condition = next((c for c in conditions(job) if c["type"] in ENDS), None)
-        if condition is None:
-            return None
+    def _ended(self, condition: Json) -> Outcome:
         code = ENDS[condition["type"]]
-        if code:
-            known = [attempt.exit_code for attempt in self._attempts() if attempt.exit_code]
-            code = known[-1] if known else Interrupted.exit_code if condition.get("reason") == DEADLINE else UNKNOWN
         reason = ": ".join(condition[key] for key in ("reason", "message") if condition.get(key))
+        if code and condition.get("reason") == DEADLINE:
+            code = Interrupted.exit_code
+        elif code:
+            known = [attempt.exit_code for attempt in self._attempts() if attempt.exit_code]
+            named = EXIT_CODE.search(reason)  # where the pod is gone already
+            code = known[-1] if known else (named and int(named[1])) or UNKNOWN
         return self._outcome(code, reason or condition["type"])
 
-    def _outcome(self, code: int, reason: str) -> Outcome:
+    def _outcome(self, code: int, reason: str, final: bool = True) -> Outcome:
         told = next((told for told in reversed(self._told.values()) if told.last), Told())
-        return Outcome(self.name, code, reason, self._attempts(), told)
+        return Outcome(self.name, code, reason, self._attempts(), told, final)
 
     def _attempts(self) -> list[Attempt]:
-        return [attempt(pod, self._told.get(name, Told())) for name, pod in self._pods.items()]
-
-
-def wait(watch: JobWatch, pause_seconds: float) -> Outcome:
-    """The end of the watched Job, however long it takes: its own deadline bounds it."""
-    while (outcome := watch.step()) is None:
-        time.sleep(pause_seconds)
-    return outcome
-
-
-def conditions(resource: Json) -> list[Json]:
-    """Those that hold."""
-    return [c for c in resource.get("status", {}).get("conditions") or () if c["status"] == "True"]
-
-
-def container_state(pod: Json) -> Json:
-    """State of our container among those of the pod: `waiting`, `running` or `terminated`; empty before there
-    is one.
-    """
-    statuses = pod.get("status", {}).get("containerStatuses") or ()
-    return next((dict(status.get("state") or {}) for status in statuses if status["name"] == CONTAINER), {})
-
-
-def started(pod: Json) -> bool:
-    return not container_state(pod).keys().isdisjoint({"running", "terminated"})
-
-
-def attempt(pod: Json, told: Told) -> Attempt:
-    """What became of a pod, from its container's end; where that is missing, from what its log said last."""
-    end = container_state(pod).get("terminated")
-    disrupted = next(
-        (f"{c['reason']}: {c.get('message', '')}" for c in conditions(pod) if c["type"] == "DisruptionTarget"), ""
-    )
-    facts = termination_facts(end or {}) or (told.last if told.exit_code else {})
-    code = end["exitCode"] if end else told.exit_code
-    reason = disrupted or pod.get("status", {}).get("reason") or (end or {}).get("reason") or "no end was seen"
-    return Attempt(pod["metadata"]["name"], code, str(reason), facts)
-
-
-def termination_facts(end: Json) -> Json:
-    """The termination message, if it is ours (schemas/failure.schema.json)."""
-    try:
-        facts = json.loads(end.get("message") or "")
-    except ValueError:
-        return {}
-    return facts if isinstance(facts, dict) and "exit_code" in facts else {}
-
-
-def waiting_for(job: Json, pods: list[Json]) -> str:
-    """Why nothing runs, in the cluster's words; empty while something does or all is over."""
-    held = {c["type"] for c in conditions(job)}
-    if held & ENDS.keys():
-        return ""
-    for kind, words in QUEUED.items():
-        if kind in held:
-            return words
-    for pod in pods:
-        waiting = container_state(pod).get("waiting") or {}
-        unplaced: Json = next(
-            (c for c in pod.get("status", {}).get("conditions") or () if c.get("reason") == "Unschedulable"), {}
-        )
-        for what in (waiting, unplaced):
-            if what.get("reason"):
-                return ": ".join(str(what[key]) for key in ("reason", "message") if what.get(key))
-    return ""
-
-
-def outcome_of_log(lines: Iterable[str], name: str, log: Log) -> Outcome:
-    """The same for a run that no cluster knows of: its log is passed on, and its last word counts."""
-    told = Told()
-    for line in lines:
-        log.say(line.rstrip("\n"))
-        told.hear(line)
-    code = UNKNOWN if told.exit_code is None else told.exit_code
-    reason = (
-        "the log ended before the run did" if told.exit_code is None else f"the log ended with: {told.last['event']}"
-    )
-    return Outcome(name, code, reason, [], told)
+        return [attempt(pod, self._container, self._told.get(name, Told())) for name, pod in self._pods.items()]

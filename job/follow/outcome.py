@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from job.errors import TREE, JobError
+from job.errors import TREE, Interrupted, JobError
+from job.host.log import Log
 from job.report.markdown import figure, table
 from job.store import open_store
 
@@ -17,6 +18,7 @@ REPORT = "report/summary.md"
 FACTS = ("message", "pointer", "found", "expected", "hint")
 DONE = ("published", "done")  # the two events that a run says only once its manifest is there
 UNKNOWN = JobError.exit_code
+LARGEST = 255  # exit code
 SIGNAL_BASE = 128  # a shell's way to say that a process died of a signal
 
 
@@ -33,17 +35,18 @@ class Told:
         lines too.
         """
         event = _event(line)
-        self.output = event.get("output") or self.output
-        self.run_id = event.get("run_id") or self.run_id
+        self.output = _text(event.get("output")) or self.output
+        self.run_id = _text(event.get("run_id")) or self.run_id
         if event.get("event") in ("start", "failed", *DONE):
             self.last = event
 
     @property
     def exit_code(self) -> int | None:
-        """0 for done, the code of a failure, None while nothing has been said."""
-        if self.last.get("event") in DONE:
-            return 0
-        return self.last["exit_code"] if self.last.get("event") == "failed" else None
+        """0 for done, the code of a failure, None while nothing has been said. No failure has 0."""
+        if self.last.get("event") != "failed":
+            return 0 if self.last.get("event") in DONE else None
+        code = self.last.get("exit_code")
+        return code if type(code) is int and 0 < code <= LARGEST else UNKNOWN
 
 
 def _event(line: str) -> dict[str, Any]:
@@ -54,10 +57,11 @@ def _event(line: str) -> dict[str, Any]:
         event, _ = json.JSONDecoder().raw_decode(line, brace)
     except (ValueError, RecursionError):
         return {}
-    well_formed = isinstance(event, dict) and (
-        event.get("event") != "failed" or isinstance(event.get("exit_code"), int)
-    )
-    return event if well_formed else {}
+    return event if isinstance(event, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True)
@@ -72,20 +76,23 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a job: the code to leave with, why, and each try."""
+    """The end of a job: the code to leave with, why, and each try. Not `final`: only the waiting has ended."""
 
     name: str
     exit_code: int
     reason: str
     attempts: Sequence[Attempt]
     told: Told
+    final: bool = True
 
     def markdown(self) -> str:
         """The summary; a report that cannot be read from here is named instead."""
-        return "\n".join([*self._head(), *self._failure(), *self._tries(), *_report(self.told.output), ""])
+        report = _report(self.told.output) if self.final else ()
+        return "\n".join([*self._head(), *self._failure(), *self._tries(), *report, ""])
 
     def _head(self) -> Iterator[str]:
-        yield f"## {_plain(self.name)}: {'done' if self.exit_code == 0 else f'failed with exit code {self.exit_code}'}"
+        ended = "done" if self.exit_code == 0 else f"failed with exit code {self.exit_code}"
+        yield f"## {_plain(self.name)}: {ended if self.final else f'left with exit code {self.exit_code}'}"
         yield ""
         yield f"{_plain(self.reason)}."
         if self.told.output:
@@ -108,6 +115,20 @@ class Outcome:
             return
         rows = [(_plain(attempt.name), figure(attempt.exit_code), _plain(attempt.reason)) for attempt in self.attempts]
         yield from table(("try", "exit code", "reason"), rows)
+
+
+def outcome_of_log(lines: Iterable[str], name: str, log: Log) -> Outcome:
+    """The end of a run that no cluster knows of: its log is passed on, and its last word counts."""
+    told = Told()
+    try:
+        for line in lines:
+            log.say(line.rstrip("\n"))
+            told.hear(line)
+    except Interrupted as stop:
+        return Outcome(name, stop.exit_code, f"the run may go on; {stop.faults[0].message}", [], told, final=False)
+    if told.exit_code is None:
+        return Outcome(name, UNKNOWN, "the log ended before the run did", [], told)
+    return Outcome(name, told.exit_code, f"the log ended with: {told.last['event']}", [], told)
 
 
 def meaning(exit_code: int) -> str:

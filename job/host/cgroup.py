@@ -22,6 +22,12 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc
     return math.ceil(min([float(len(os.sched_getaffinity(0))), *_quotas(cgroup, proc)]))
 
 
+def native_threads() -> int:
+    """Threads for native code that computes: as many as the usable cores, unless OMP_NUM_THREADS says how many."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdigit() and int(wanted) > 0 else usable_cores()
+
+
 def available_bytes(cgroup: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int:
     """Memory this process may still take: the least of what the host and each of its control groups has free."""
     return min([_host_available_bytes(proc), *_free_bytes(cgroup, proc)])

@@ -21,7 +21,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -126,16 +127,26 @@ class ForkServer:
         if pid := os.fork():
             self._server = Forked(pid)
             return
-        code: Any = 1
-        try:
-            self._control.close()
-            os.setsid()
-            if theirs.recv(1):
-                serve(theirs, owner)
-        except SystemExit as end:  # of a forked process; what called this function is not its own
-            code = end.code
-        finally:
-            os._exit(code if isinstance(code, int) else 1)
+        self._control.close()
+        os.setsid()
+        leave(lambda: serve(theirs, owner) if theirs.recv(1) else None)
+
+
+def leave(work: Callable[[], None]) -> NoReturn:
+    """Ends this forked process after `work` as the interpreter would, for what called us is not its own."""
+    code: Any = 1
+    try:
+        work()
+        code = 0
+    except SystemExit as end:
+        code = 0 if end.code is None else end.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
 
 
 def search_path(environment: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import IO, Any, cast
 from urllib.parse import quote
 
-from job.host.streams import LOST, LastingStream
+from job.host.streams import LOST, LastingStream, harmless
 
 # Whose values must never be printed or stored, whatever prints them.
 SECRET_VARIABLES = (
@@ -85,9 +85,9 @@ class Log:
         self.say(line)
 
     def say(self, line: str) -> None:
-        """One line as it is, secrets masked; lost if it cannot be written."""
+        """One line, secrets masked and nothing in it that a terminal obeys; lost if it cannot be written."""
         # A vendor's message may hold half a character
-        whole = self.redact(line).encode("utf-8", "backslashreplace").decode()
+        whole = harmless(self.redact(line)).encode("utf-8", "backslashreplace").decode()
         with suppress(*LOST):
             print(whole, file=self.stream, flush=True)
 

@@ -16,6 +16,7 @@ LAST_WORDS_SECONDS = 1.0
 
 _stopping = threading.Event()
 _deferred = threading.Event()
+_by = ["a signal"]  # which one it was, once it has come
 _last_words: list[Callable[[JobError], object]] = []
 _places: list[Callable[[JobError], object]] = []
 
@@ -35,13 +36,14 @@ def install(last_words: Callable[[JobError], object]) -> None:
     def handle(number: int, frame: FrameType | None) -> None:
         if _stopping.is_set():
             end()
+        _by[:] = [signal.Signals(number).name]
         _stopping.set()
         timer = threading.Timer(budget_seconds, end)
         timer.daemon = True
         with suppress(RuntimeError):  # where no thread can begin any more, the exception alone has to do
             timer.start()
         if not _deferred.is_set():
-            raise stopped(signal.Signals(number).name)
+            raise stopped()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
@@ -68,8 +70,8 @@ def ignore() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def stopped(by: str = "a signal") -> Interrupted:
-    return Interrupted(Fault(f"stopped by {by}", hint="Run the same spec again"))
+def stopped() -> Interrupted:
+    return Interrupted(Fault(f"stopped by {_by[0]}", hint="Run the same spec again"))
 
 
 def stop_requested() -> bool:

@@ -5,6 +5,7 @@ paid for.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -12,6 +13,16 @@ from io import TextIOWrapper
 from typing import IO, Any
 
 LOST = (OSError, ValueError)  # a pipe without a reader, a full disk, a terminal that hung up; a stream that is closed
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
+
+
+def harmless(text: str) -> str:
+    """`text` without what a terminal would obey, which may come from a stranger's data: colours go, other control
+    characters are shown as JSON escapes them.
+    """
+    return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", COLOURS.sub("", text))
 
 
 class LastingStream:

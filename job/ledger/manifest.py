@@ -193,7 +193,7 @@ def _stored_run_id(store: Store, spec: JobSpec) -> str:
     """The id of the run whose spec is stored, whatever defaults this version would add to it."""
     try:
         stored = json.loads(store.read(SPEC))
-    except ValueError:
+    except (ValueError, RecursionError):
         stored = None
     if not isinstance(stored, dict):
         raise _foreign(store, f"a {SPEC} that cannot be read", spec)

@@ -84,6 +84,6 @@ def _decoded(raw: bytes, name: str) -> Receipt | None:
     try:
         document = json.loads(raw)
         receipt = Receipt(tuple(File(**item) for item in document["files"]), document["facts"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError):
         return None
     return receipt if receipt.files or name == PINNED else None

@@ -16,7 +16,7 @@ from job.gguf.convert import BATCH_BYTES
 from job.gguf.native import CHUNK_TOKENS
 from job.gguf.quantise import BUFFER_BYTES
 from job.gguf.types import TYPES
-from job.host.cgroup import usable_cores
+from job.host.cgroup import native_threads
 from job.weights.layout import BLOCK_BYTES, merging_threads
 from job.weights.shapes import NF4_BYTES, Shapes
 
@@ -111,7 +111,7 @@ class Memory:
 
         With many threads the others of its batch are done while the largest, the vocabulary's, is still at work.
         """
-        sizes, threads = sorted(self.shapes.sizes(), reverse=True), usable_cores()
+        sizes, threads = sorted(self.shapes.sizes(), reverse=True), native_threads()
         together = max(sum(sizes[: min(threads, FEW_THREADS)]), sum(sizes[1 : threads + 1]))
         in_flight = min(together, max(sizes[0], BATCH_BYTES // FP32_BYTES))
         return CONVERTER_BYTES + self._cuda + TOKENIZER_FACTOR * self.tokenizer_bytes + CONVERTED_BYTES * in_flight

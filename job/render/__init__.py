@@ -15,7 +15,6 @@ from job.render.jobset import jobset
 from job.render.kubernetes import job, kueue
 from job.render.options import Options
 from job.render.rendering import Rendering, context, require_remote
-from job.render.rented import runpod, vast
 from job.render.skypilot import skypilot
 from job.render.trainjob import trainjob
 
@@ -38,8 +37,6 @@ TARGETS = {
     "trainjob": Target(trainjob),
     "skypilot": Target(skypilot),
     "dstack": Target(dstack),
-    "runpod": Target(runpod),
-    "vast": Target(vast),
     "actions": Target(actions),
 }
 

@@ -9,7 +9,7 @@ from job.render.shell import COMMAND, SPEC_PATH, needed_secrets, write_spec
 from job.render.text import documents
 
 IMAGE_BYTES = 20 * GIB  # it lies on the same disk
-NAME_CHARACTERS = 41  # dstack's limit; the first is a letter
+NAME_CHARACTERS = 41  # dstack's limit
 RETRY_HOURS = 24
 
 
@@ -50,7 +50,5 @@ def dstack(task: Rendering) -> str:
 
 def _name(name: str) -> str:
     """The hash at the end stays."""
-    if not name[0].isalpha():
-        name = f"t-{name}"
     head, _, tail = name.rpartition("-")
     return name if len(name) <= NAME_CHARACTERS else f"{head[: NAME_CHARACTERS - len(tail) - 1].rstrip('-')}-{tail}"

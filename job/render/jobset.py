@@ -4,12 +4,10 @@ spec.
 
 from __future__ import annotations
 
-from job.render.kubernetes import manifests, metadata
-from job.render.pod import KEPT_SECONDS, LABELS, job_spec
+from job.render.kubernetes import manifests
+from job.render.pod import JOBSET, batch_job, shipped
 from job.render.rendering import Rendering
 from job.render.text import Json
-
-MEMBER = "tune"
 
 
 def member(spec: Json) -> Json:
@@ -18,17 +16,7 @@ def member(spec: Json) -> Json:
 
 
 def jobset(task: Rendering) -> str:
-    spec = {
-        "ttlSecondsAfterFinished": KEPT_SECONDS,
-        "failurePolicy": {"maxRestarts": 0},  # pods are retried by the Job's own rules
-        "network": {"enableDNSHostnames": False},
-        "replicatedJobs": [
-            {
-                "name": MEMBER,
-                "replicas": 1,
-                "template": {"spec": member(job_spec(task.options.image, task.name, task.needs))},
-            },
-        ],
-    }
-    head = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet"}
-    return manifests(task, head | {"metadata": metadata(task, task.name, LABELS), "spec": spec})
+    job, made = batch_job(task), shipped(JOBSET)
+    made["metadata"] = job["metadata"]
+    made["spec"]["replicatedJobs"][0]["template"]["spec"] |= member(job["spec"])
+    return manifests(task, made)

@@ -76,6 +76,10 @@ def digest(raw: bytes) -> str:
 
 
 def job_name(spec: JobSpec, raw: bytes, chosen: str | None) -> str:
-    """Name of the job and of what holds its spec: the one chosen, else the spec's, with the spec's hash."""
+    """Name of the job and of what holds its spec: the one chosen, else the spec's, with the spec's hash.
+
+    It begins with a letter, as the names of JobSets, TrainJobs and dstack's tasks have to.
+    """
     name = chosen or spec.name
+    name = name if name[0].isalpha() else f"t-{name}"
     return f"{name[: NAME_CHARACTERS - DIGEST_DIGITS - 1].rstrip('-')}-{digest(raw)}"

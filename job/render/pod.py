@@ -1,126 +1,69 @@
-"""The pod: `k8s/base/job.yaml` with the resources of a spec (tests/unit/test_render_kubernetes.py compares the two)."""
+"""The pod: the packaged `k8s/base` with the name, image and resources of a spec. What is not patched here is there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 
-from job.errors import tree as errors
+import yaml
+
+from job.errors import TREE
 from job.plan.machine import GIB, Resources
+from job.render.options import Options
+from job.render.rendering import Rendering
 from job.render.text import Json
 
-APP = "tunejob"
-CONTAINER = "tunejob"
-NAME_LABEL = {"app.kubernetes.io/name": APP}
-LABELS = NAME_LABEL | {"app.kubernetes.io/component": "job"}
-SPEC_KEY = "spec.json"
-SPEC_FOLDER = "/etc/tunejob"
-SECRETS = ("tunejob-s3", "tunejob-hub")
-UID = 10001
-GRACE_SECONDS = 120
-STOP_SECONDS = 100  # less than the grace period: the last words are said before the kill
-BACKOFF_LIMIT = 2
-KEPT_SECONDS = 7 * 86_400
-MOUNTS = {"spec": SPEC_FOLDER, "scratch": "/scratch", "tmp": "/tmp", "dshm": "/dev/shm"}  # noqa: S108 (the pod's, not ours)
+JOB, JOBSET = "base/job.yaml", "components/jobset/copy/jobset.yaml"
+RUNTIME, TRAINJOB = "components/trainer/copy/runtime.yaml", "components/trainer/copy/trainjob.yaml"
 
 
-def gibibytes(size: int) -> str:
-    return f"{size // GIB}Gi"
+def shipped(path: str) -> Json:
+    """A manifest of `k8s/`, in the package or, in a checkout, beside it; read anew, so that it can be changed."""
+    here = Path(__file__).parents[1]
+    file = next(file for file in (here / "k8s" / path, here.parent / "k8s" / path) if file.is_file())
+    return dict(yaml.safe_load(file.read_text("utf-8")))
 
 
-def exit_codes(chosen: Callable[[type[errors.JobError]], bool]) -> list[int]:
-    return sorted(kind.exit_code for kind in errors.TREE if chosen(kind))
-
-
-def hopeless_codes() -> list[int]:
-    """Exit codes of failures that a retry would meet again."""
-    return exit_codes(lambda kind: not kind.retryable)
+_POD = shipped(JOB)["spec"]["template"]["spec"]
+# What other places than Kubernetes take from it.
+UID: int = _POD["securityContext"]["runAsUser"]
+GRACE_SECONDS: int = _POD["terminationGracePeriodSeconds"]
+STOP_SECONDS = next(int(e["value"]) for e in _POD["containers"][0]["env"] if e["name"] == "TUNEJOB_STOP_SECONDS")
 
 
 def retryable_codes() -> list[int]:
     """Exit codes of failures that a retry may not meet, the stop by a signal among them."""
-    return exit_codes(lambda kind: kind.retryable)
+    return sorted(kind.exit_code for kind in TREE if kind.retryable)
 
 
-def failure_policy() -> Json:
-    """In order, the first match decides; what matches none counts against the backoff limit."""
-    disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-    stopped = exit_codes(lambda kind: kind is errors.Interrupted)
-    return {"rules": [disrupted, _on_codes("FailJob", hopeless_codes()), _on_codes("Ignore", stopped)]}
+def batch_job(task: Rendering) -> Json:
+    """The shipped Job for a spec."""
+    job = placed(shipped(JOB), task.options)
+    job["metadata"]["name"] = task.name
+    job["spec"]["activeDeadlineSeconds"] = task.needs.deadline_seconds
+    pod = job["spec"]["template"]["spec"]
+    pod["containers"][0] |= {"image": task.options.image, "resources": _requirements(task.needs)}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    volumes["spec"]["configMap"]["name"] = task.name
+    sizes = {"scratch": task.needs.scratch_bytes, "tmp": task.needs.tmp_bytes, "dshm": task.needs.shm_bytes}
+    for name, size in sizes.items():
+        volumes[name]["emptyDir"]["sizeLimit"] = _gibibytes(size)
+    return job
 
 
-def _on_codes(action: str, codes: list[int]) -> Json:
-    return {"action": action, "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": codes}}
+def placed(manifest: Json, options: Options) -> Json:
+    """`manifest` in the namespace that was asked for, if one was."""
+    place = {"namespace": options.namespace} if options.namespace else {}
+    return manifest | {"metadata": {"name": manifest["metadata"]["name"]} | place | manifest["metadata"]}
 
 
-def job_spec(image: str, config_map: str, needs: Resources) -> Json:
-    """`spec` of a batch/v1 Job."""
-    return {
-        "backoffLimit": BACKOFF_LIMIT,
-        "activeDeadlineSeconds": needs.deadline_seconds,
-        "ttlSecondsAfterFinished": KEPT_SECONDS,
-        "podReplacementPolicy": "Failed",
-        "podFailurePolicy": failure_policy(),
-        "template": {"metadata": {"labels": LABELS}, "spec": pod_spec(image, config_map, needs)},
-    }
-
-
-def pod_spec(image: str, config_map: str, needs: Resources) -> Json:
-    return {
-        "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "serviceAccountName": APP,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "nodeSelector": {"kubernetes.io/arch": "amd64"},
-        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": UID,
-            "runAsGroup": 0,
-            "fsGroup": 0,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [container(image, needs)],
-        "volumes": [
-            {"name": "spec", "configMap": {"name": config_map}},
-            {"name": "scratch", "emptyDir": {"sizeLimit": gibibytes(needs.scratch_bytes)}},
-            {"name": "tmp", "emptyDir": {"sizeLimit": gibibytes(needs.tmp_bytes)}},
-            {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": gibibytes(needs.shm_bytes)}},
-        ],
-    }
-
-
-def container(image: str, needs: Resources) -> Json:
-    return {
-        "name": CONTAINER,
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "args": ["run", f"{SPEC_FOLDER}/{SPEC_KEY}"],
-        "env": [
-            {"name": "AWS_EC2_METADATA_DISABLED", "value": "true"},
-            {"name": "TUNEJOB_STOP_SECONDS", "value": str(STOP_SECONDS)},
-        ],
-        "envFrom": [{"secretRef": {"name": name, "optional": True}} for name in SECRETS],
-        "resources": requirements(needs),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "terminationMessagePath": "/dev/termination-log",
-        "terminationMessagePolicy": "File",
-        "volumeMounts": [
-            {"name": name, "mountPath": path} | ({"readOnly": True} if name == "spec" else {})
-            for name, path in MOUNTS.items()
-        ],
-    }
-
-
-def requirements(needs: Resources) -> Json:
+def _requirements(needs: Resources) -> Json:
     held = {
-        "memory": gibibytes(needs.memory_bytes),
-        "ephemeral-storage": gibibytes(needs.ephemeral_bytes),
+        "memory": _gibibytes(needs.memory_bytes),
+        "ephemeral-storage": _gibibytes(needs.ephemeral_bytes),
         "nvidia.com/gpu": "1",
     }
     return {"requests": {"cpu": str(needs.cpu_request)} | held, "limits": {"cpu": str(needs.cpu_limit)} | held}
+
+
+def _gibibytes(size: int) -> str:
+    return f"{size // GIB}Gi"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-
 from job.errors import Fault, SpecError
 from job.render.rendering import Rendering
 from job.render.text import word
@@ -49,11 +47,6 @@ def needed_secrets(spec: JobSpec) -> list[str]:
 def write_spec(task: Rendering) -> str:
     """A shell command that writes the spec, byte for byte. Raises `SpecError` for one that no argument can hold."""
     return f"printf %s {_argument(word(task.text))} > {SPEC_PATH}"
-
-
-def spec_in_base64(task: Rendering) -> str:
-    """For places whose own reading of text is not known. Raises `SpecError` for one that no variable can hold."""
-    return _argument(base64.b64encode(task.text.encode()).decode())
 
 
 def _argument(text: str) -> str:

@@ -5,26 +5,13 @@ The runtime is the cluster's and the same for every spec; image, resources and s
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
-from job.plan.machine import GIB, Resources
 from job.render.jobset import member
-from job.render.kubernetes import manifests, metadata
-from job.render.options import IMAGE
-from job.render.pod import APP, LABELS, NAME_LABEL, SPEC_FOLDER, gibibytes, job_spec, requirements
+from job.render.kubernetes import manifests
+from job.render.pod import JOB, RUNTIME, TRAINJOB, batch_job, shipped
 from job.render.rendering import Rendering
 from job.render.text import Json
 
-API = "trainer.kubeflow.org"
-VERSION = f"{API}/v1alpha1"
-# Kubeflow Trainer knows the training step by this name of the Job and of the container, and by the label below
-NODE = "node"
-STEP_LABEL = {f"{API}/trainjob-ancestor-step": "trainer"}
-# Of the base manifests, enough for a model of one thousand million weights; every TrainJob says its own.
-BASE = Resources(
-    gpu_gb=24, gpu_needed_bytes=0, memory_bytes=12 * GIB, scratch_bytes=32 * GIB, cpu_request=3, cpu_limit=8, origin="",
-)  # fmt: skip
+OF_THE_SPEC = ("spec", "scratch")  # volumes that the runtime cannot know
 
 
 def trainjob(task: Rendering) -> str:
@@ -33,51 +20,32 @@ def trainjob(task: Rendering) -> str:
 
 def runtime() -> Json:
     """How tunejob runs in this cluster, without a spec."""
-    spec = copy.deepcopy(member(job_spec(IMAGE, "", BASE)))
-    pod = spec["template"]["spec"]
-    pod["volumes"] = _without_spec(pod["volumes"])
-    pod["containers"][0]["volumeMounts"] = _without_spec(pod["containers"][0]["volumeMounts"])
-    pod["containers"][0]["name"] = NODE
+    made = shipped(RUNTIME)
+    (node,) = made["spec"]["template"]["spec"]["replicatedJobs"]
+    spec = member(shipped(JOB)["spec"])
     for rule in spec["podFailurePolicy"]["rules"]:
         if "onExitCodes" in rule:
-            rule["onExitCodes"]["containerName"] = NODE
-    node = {"name": NODE, "replicas": 1, "template": {"metadata": {"labels": STEP_LABEL}, "spec": spec}}
-    job_set = {"failurePolicy": {"maxRestarts": 0}, "network": {"enableDNSHostnames": False}, "replicatedJobs": [node]}
-    return {
-        "apiVersion": VERSION,
-        "kind": "ClusterTrainingRuntime",
-        "metadata": {"name": APP, "labels": NAME_LABEL},
-        "spec": {"mlPolicy": {"numNodes": 1}, "template": {"spec": job_set}},
-    }
+            rule["onExitCodes"]["containerName"] = node["name"]
+    pod = spec["template"]["spec"]
+    pod["containers"][0]["name"] = node["name"]
+    for holder, key in (pod, "volumes"), (pod["containers"][0], "volumeMounts"):
+        holder[key] = [item for item in holder[key] if item["name"] != "spec"]
+    node["template"]["spec"] |= spec
+    return made
 
 
 def train_job(task: Rendering) -> Json:
     """Which spec, image and resources."""
-    pod = job_spec(task.options.image, task.name, task.needs)["template"]["spec"]
-    own: Json = {
-        "volumes": [
-            {"name": "spec", "configMap": {"name": task.name}},
-            {"name": "scratch", "emptyDir": {"sizeLimit": gibibytes(task.needs.scratch_bytes)}},
-        ],
-        "containers": [{"name": NODE, "volumeMounts": [{"name": "spec", "mountPath": SPEC_FOLDER, "readOnly": True}]}],
+    job, made = batch_job(task), shipped(TRAINJOB)
+    made["metadata"] = job["metadata"]
+    pod = job["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    made["spec"]["trainer"] |= {
+        "image": container["image"],
+        "args": container["args"],
+        "resourcesPerNode": container["resources"],
     }
-    patch = {"spec": {"replicatedJobs": [{"name": NODE, "template": {"spec": {"template": {"spec": own}}}}]}}
-    return {
-        "apiVersion": VERSION,
-        "kind": "TrainJob",
-        "metadata": metadata(task, task.name, LABELS),
-        "spec": {
-            "runtimeRef": {"apiGroup": API, "kind": "ClusterTrainingRuntime", "name": APP},
-            "trainer": {
-                "numNodes": 1,
-                "image": task.options.image,
-                "args": pod["containers"][0]["args"],
-                "resourcesPerNode": requirements(task.needs),
-            },
-            "runtimePatches": [{"manager": APP, "trainingRuntimeSpec": {"template": patch}}],
-        },
-    }
-
-
-def _without_spec(named: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [item for item in named if item["name"] != "spec"]
+    patch = made["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]
+    own = patch["template"]["spec"]["template"]["spec"]
+    own["volumes"] = [volume for volume in pod["volumes"] if volume["name"] in OF_THE_SPEC]
+    return made

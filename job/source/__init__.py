@@ -3,10 +3,12 @@
 from job.hub.origin import go_offline
 from job.source.data import FetchedSource, fetch_data
 from job.source.model import FetchedModel, check_merge_base, fetch_model_config, fetch_model_weights
+from job.source.model_config import check_config
 
 __all__ = [
     "FetchedModel",
     "FetchedSource",
+    "check_config",
     "check_merge_base",
     "fetch_data",
     "fetch_model_config",

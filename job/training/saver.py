@@ -104,7 +104,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
             progress = json.loads((checkpoint.folder / PROGRESS).read_text())
             self._watch.restore(progress["watch"])
             self._held_out.restore(progress["held_out"], load_file(best) if best.exists() else None)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
             found = f"{type(error).__name__}: {error}"
             raise InputError(
                 Fault(

@@ -12,7 +12,7 @@ import pytest
 
 from tests.flow.running import DEMO, Result, tiny, tunejob, write_spec
 from tests.servers import ACCESS_KEY, SECRET_KEY, Hub, S3Server, closed_port, hub_server
-from tests.tiny import broken_tiny_dir, tiny_dir
+from tests.tiny import broken_narrow_dir, tiny_dir
 
 CANARIES = {
     "AWS_ACCESS_KEY_ID": "CANARYACCESSKEY0001X",
@@ -108,7 +108,7 @@ FAILURES: dict[str, tuple[int, dict[str, object]]] = {
 def test_a_failure_tells_no_secret(name: str, s3: S3Server, hub: Hub, tmp_path: Path) -> None:
     exit_code, changes = FAILURES[name]
     if changes.get("/model/source") == "broken":
-        changes = {"/model/source": str(broken_tiny_dir())}
+        changes = {"/model/source": str(broken_narrow_dir())}
     hub.repo("org/private", private=True).commit({"config.json": b"{}"})
     hub.repo("org/open").commit({"config.json": b"{}"})
     hub.repo("org/pickled").commit({"config.json": b"{}", "pytorch_model.bin": b"x"})

@@ -16,12 +16,15 @@ from job.ledger.manifest import MANIFEST, verify
 from job.store import open_store
 from tests.flow.running import Running, tiny, write_spec
 from tests.flow.test_signals import handles
+from tests.tiny import narrow_dir
 
 STOPS = int(os.environ.get("TUNEJOB_CHAOS_STOPS", "3"))
 LIMIT_SECONDS = 12
 LATEST_SECONDS = 40
 ENDLESS: dict[str, Any] = {"/training/max_steps": 100_000, "/output/checkpoints": {"every_steps": 20}}
-EXPORTED: dict[str, Any] = {"/export": {"merged": ["16bit"], "gguf": ["q8_0"]}, "/output/checkpoints": {"every_steps": 2}}
+EXPORTED: dict[str, Any] = {
+    "/model/source": str(narrow_dir()), "/export": {"merged": ["16bit"], "gguf": ["q8_0"]}, "/output/checkpoints": {"every_steps": 2},
+}  # fmt: skip
 
 
 def test_at_random_times(tmp_path: Path) -> None:

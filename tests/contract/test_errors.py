@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from job.errors import TREE, VENDOR, Fault, JobError, SpecError
+from job.errors import TREE, VENDOR, Fault, InputError, JobError, SpecError
 from job.errors import tree as errors
 from job.errors.facts import failure_facts
 
@@ -132,4 +132,13 @@ def test_every_exception_of_torch_is_mapped_or_a_programs() -> None:
 def test_a_termination_message_never_passes_1024_bytes(text: str) -> None:
     long = text * 5000
     facts = failure_facts(SpecError(Fault(long, where=long, found=long, expected=long, hint=long)), "validate", "0123456789abcdef")
-    assert len(json.dumps(facts).encode()) <= 1024
+    assert len(json.dumps(facts, ensure_ascii=False).encode()) <= 1024
+
+
+def test_a_failure_is_told_in_the_letters_of_its_text() -> None:
+    fault = Fault(
+        "Zeile 3 ist kein JSON: größer", where="/data/train/0/source", found="données/学習.jsonl", hint="a\x1b[31mb\u2028c\ud800d"
+    )
+    facts = failure_facts(InputError(fault), "data")
+    assert (facts["message"], facts["found"]) == ("Zeile 3 ist kein JSON: größer", "données/学習.jsonl")
+    assert facts["hint"] == "a [31mb c d"

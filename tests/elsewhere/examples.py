@@ -21,8 +21,6 @@ EXAMPLES = {
     "trainjob.yaml": ("finetome-llama31-8b", "trainjob"),
     "skypilot.yaml": ("finetome-llama31-8b", "skypilot"),
     "tunejob.dstack.yml": ("finetome-llama31-8b", "dstack"),
-    "runpod.sh": ("finetome-llama31-8b", "runpod"),
-    "vast.sh": ("finetome-llama31-8b", "vast"),
     "actions.yml": ("finetome-llama31-8b", "actions"),
 }
 BY_HAND = {"object-store.yaml", "cpu.yaml"}  # parts that are laid over compose.yaml

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import jsonschema
 import pytest
 
-from job.errors import TREE, Fault, GateError, Interrupted, SpecError, TransientError
+from job.__main__ import command_wait, parser
+from job.errors import TREE, Fault, GateError, Interrupted, PolicyError, SpecError, TransientError
 from job.errors.facts import failure_facts
+from job.follow.outcome import outcome_of_log
+from job.follow.pods import waiting_for
+from job.host.log import Log
 from job.spec.strict import load_schema
-from tests.elsewhere.cluster import NAME, NOT_FOUND, RUNNING, Step, condition, ended, job, line, pod, wait
+from tests.elsewhere.cluster import NAME, NOT_FOUND, RUNNING, Step, command, condition, ended, event, job, line, pod, replay, wait
 
 RUN = "b3401d8000c1359f"
 COMPLETE = condition("Complete", "CompletionsReached", "Reached expected number of succeeded pods")
@@ -129,7 +138,6 @@ def test_a_failure_that_passes(tmp_path: Path) -> None:
     assert f"| {NAME}-1 | 20 | Error |" in done.summary
     assert f"| {NAME}-2 | 0 | Completed |" in done.summary
     assert "| failure |" not in done.summary
-    assert sum(command.startswith("--namespace tuning logs") for command in done.commands) == 6
 
 
 def test_retries_that_are_used_up(tmp_path: Path) -> None:
@@ -151,9 +159,8 @@ def test_the_deadline(tmp_path: Path) -> None:
     assert silent.exit_code == Interrupted.exit_code
     assert "DeadlineExceeded: Job was active longer than specified deadline." in silent.summary
     last = failure_facts(Interrupted("stopped by a signal"), "train", RUN)
-    (tmp_path / "step").unlink()
-    (tmp_path / "summary.md").unlink()
-    told = wait(tmp_path, [Step(job(), [pod(1, RUNNING)], {f"{NAME}-1": [*log, line("failed", **last)]}), Step(job(over))])
+    (tmp_path / "again").mkdir()
+    told = wait(tmp_path / "again", [Step(job(), [pod(1, RUNNING)], {f"{NAME}-1": [*log, line("failed", **last)]}), Step(job(over))])
     assert told.exit_code == Interrupted.exit_code
     assert "| stage | train |" in told.summary
 
@@ -194,37 +201,220 @@ def test_a_job_that_is_deleted_before_it_has_a_pod(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_read_is_told_once_and_fails_nothing(tmp_path: Path) -> None:
+    noise = "E1128 10:00:00.000000 7 memcache.go:265] couldn't get current server API group list\n"
     refusal = 'Error from server (Forbidden): pods "x" is forbidden: User "ci" cannot get resource "pods/log"'
-    cut = "error: net/http: request canceled (Client.Timeout or context cancellation while reading body)"
-    running = [pod(1, RUNNING)]
-    steps = [Step(job(), running, {}, text) for text in (refusal, refusal, cut)]
-    done = wait(tmp_path, [*steps, Step(job(COMPLETE), [pod(1, ended(0), phase="Succeeded")])])
+    steps = [Step(job(), [pod(1, RUNNING)], {}, noise + refusal)] * 5
+    done = wait(tmp_path, [*steps, Step(job(COMPLETE), [pod(1, ended(0), phase="Succeeded")], {}, noise + refusal)])
     assert done.exit_code == 0
     assert [event["reason"] for event in done.events if event["event"] == "job"] == [refusal]
+
+
+@pytest.mark.parametrize("cut", ["context deadline exceeded", "Client.Timeout or context cancellation while reading body"])
+def test_a_log_whose_connection_was_cut_is_read_on(cut: str, tmp_path: Path) -> None:
+    """As kubectl says it when the time for one request is over."""
+    log = [line("published", run_id=RUN, output="")]
+    steps = [Step(job(), [pod(1, RUNNING)], {}, f"error: {cut}")] * 3
+    done = wait(tmp_path, [*steps, Step(job(COMPLETE), [pod(1, ended(0), phase="Succeeded")], {f"{NAME}-1": log})])
+    assert [event["event"] for event in done.events] == ["published", "ended"]
 
 
 def test_a_job_that_never_was(tmp_path: Path) -> None:
     done = wait(tmp_path, [Step(NOT_FOUND)])
     assert done.exit_code == 11
-    assert done.events[-1]["message"] == "there is no such Job"
+    assert done.events[-1]["message"] == "there is no such job"
 
 
-def test_a_cluster_that_refuses(tmp_path: Path) -> None:
-    refusal = 'Error from server (Forbidden): jobs.batch is forbidden: User "ci" cannot get resource "jobs"'
+FORBIDDEN = 'Error from server (Forbidden): jobs.batch is forbidden: User "ci" cannot get resource "jobs"'
+LOGGED_OUT = "error: You must be logged in to the server (Unauthorized)"
+
+
+@pytest.mark.parametrize("refusal", [FORBIDDEN, LOGGED_OUT])
+def test_a_cluster_that_refuses(refusal: str, tmp_path: Path) -> None:
     done = wait(tmp_path, [Step(refusal)])
     assert done.exit_code == 11
-    assert "Forbidden" in done.events[-1]["found"]
+    assert done.events[-1]["message"] == f"the cluster refuses: {refusal}"
     assert len(done.commands) == 1
 
 
-def test_a_cluster_that_is_away_for_a_while(tmp_path: Path) -> None:
-    lost = "Unable to connect to the server: net/http: TLS handshake timeout"
+@pytest.mark.parametrize("refusal", [FORBIDDEN, LOGGED_OUT])
+def test_a_refusal_after_an_answer_is_that_of_a_starting_api_server(refusal: str, tmp_path: Path) -> None:
     back = Step(job(COMPLETE), [pod(1, ended(0), phase="Succeeded")])
-    assert wait(tmp_path, [*[Step(lost)] * 11, back]).exit_code == 0
-    (tmp_path / "step").unlink()
-    gone = wait(tmp_path, [Step(lost)])
+    assert wait(tmp_path, [Step(job()), *[Step(refusal)] * 8, back], patience="60").exit_code == 0
+    (tmp_path / "stays").mkdir()
+    stays = wait(tmp_path / "stays", [Step(job(), [pod(1, RUNNING)], {f"{NAME}-1": [line("start", run_id=RUN)]}), Step(refusal)])
+    assert stays.exit_code == 11
+    assert "the cluster refused for 0.3 s" in stays.events[-1]["reason"]
+    assert "left with exit code 11" in stays.summary, "the Job was seen: its summary is written all the same"
+
+
+def test_a_cluster_that_is_away_for_a_while(tmp_path: Path) -> None:
+    noise = "E1128 10:00:00.000000 7 memcache.go:265] couldn't get current server API group list\n" * 5
+    lost = "The connection to the server 10.0.0.1:6443 was refused - did you specify the right host or port?"
+    back = Step(job(COMPLETE), [pod(1, ended(0), phase="Succeeded")])
+    assert wait(tmp_path, [*[Step(noise + lost)] * 11, back], patience="60").exit_code == 0
+    (tmp_path / "gone").mkdir()
+    gone = wait(tmp_path / "gone", [Step(noise + lost)])
     assert gone.exit_code == 20
-    assert gone.events[-1]["message"] == "the cluster did not answer 12 times"
+    assert gone.events[-1]["message"] == f"the cluster did not answer for 0.3 s: {lost}"
+
+
+# ------------------------------------------------------------------------------------------ why nothing runs
+
+
+QUOTA = 'Error creating: pods "x" is forbidden: exceeded quota: gpus, requested: nvidia.com/gpu=1, used: 4, limited: 4'
+
+
+def test_pods_that_cannot_be_made_are_told_with_the_reason(tmp_path: Path) -> None:
+    """A quota, a LimitRange, PodSecurity, no ServiceAccount: only events say so."""
+    steps = [Step(job(), events=[event("older", at="2026-11-21T10:00:01Z"), event(QUOTA)]), Step(job(), events="Forbidden")]
+    done = wait(tmp_path, [*steps, Step(job(COMPLETE), [pod(1, ended(0), phase="Succeeded")])])
+    assert (done.exit_code, done.waiting_for()) == (0, [f"FailedCreate: {QUOTA}"])
+
+
+def test_a_set_whose_job_cannot_be_made_says_so() -> None:
+    made = event("quota for jobs", reason="JobCreationFailed")
+    assert waiting_for({"kind": "JobSet"}, [], [event("else", reason="Other"), made]) == "JobCreationFailed: quota for jobs"
+
+
+def test_the_pause_after_a_failed_pod_is_told(tmp_path: Path) -> None:
+    failed = pod(1, ended(20), phase="Failed")
+    old = event(QUOTA, at="2026-11-21T09:59:00Z")  # of before that pod was made
+    back = [failed, pod(2, ended(0), phase="Succeeded")]
+    done = wait(tmp_path, [Step(job(), [failed], events=[old]), Step(job(), [failed]), Step(job(COMPLETE), back)])
+    (told,) = done.waiting_for()
+    assert told.startswith("a pause before the next try")
+
+
+def test_a_node_that_is_gone_is_told_and_holds_up_nothing(tmp_path: Path) -> None:
+    """Its log hangs; the next pod's is passed on beside it."""
+    lost = (condition("ContainersReady"), condition("Ready") | {"status": "False"})
+    dead = pod(1, RUNNING, *lost, node="gpu-7")
+    one, two = [line("start", run_id=RUN)], [line("published", run_id=RUN, output="")]
+    hangs = (f"{NAME}-1",)
+    steps = [
+        Step(job(), [pod(1, RUNNING, condition("ContainersReady"), condition("Ready"))], {f"{NAME}-1": one}),
+        *[Step(job(), [dead], hangs=hangs)] * 2,
+        *[Step(job(), [dead, pod(2, RUNNING)], {f"{NAME}-2": two}, hangs=hangs)] * 2,
+        Step(job(COMPLETE), [dead, pod(2, ended(0), phase="Succeeded")], {f"{NAME}-2": two}, hangs=hangs),
+    ]
+    began = time.monotonic()
+    done = wait(tmp_path, steps)
+    assert time.monotonic() - began < 20
+    assert done.exit_code == 0
+    assert two[0] in done.lines
+    assert [told.partition(";")[0] for told in done.waiting_for()] == ["node gpu-7 does not answer"]
+
+
+def test_nothing_is_waited_for_while_a_pod_is_at_work() -> None:
+    lost = (condition("ContainersReady"), condition("Ready") | {"status": "False"})
+    dead, works = pod(1, RUNNING, *lost, node="gpu-7"), pod(2, RUNNING, *(c | {"status": "True"} for c in lost))
+    assert waiting_for(job(), [dead, works], []) == ""
+    assert waiting_for(job(), [dead], [])
+
+
+def test_a_pod_that_its_node_never_starts_is_told(tmp_path: Path) -> None:
+    bound = pod(1, {}, phase="Pending", node="gpu-7")
+    done = wait(tmp_path, [Step(job(), [bound]), Step(job(COMPLETE), [pod(1, ended(0), phase="Succeeded")])])
+    assert done.waiting_for() == ["node gpu-7 has not started the pod yet"]
+
+
+# -------------------------------------------------------------------------------------------- sets of Jobs
+
+
+@pytest.mark.parametrize(("kind", "member", "container"), [
+    ("jobset.jobset.x-k8s.io", "tune-0", "tunejob"), ("trainjob.trainer.kubeflow.org", "node-0", "node"), ("trainjob", "node-0", "node"),
+])  # fmt: skip
+def test_the_job_of_a_set_is_found_and_followed(kind: str, member: str, container: str, tmp_path: Path) -> None:
+    inner = f"{NAME}-{member}"
+    facts = failure_facts(PolicyError(Fault("pickles")), "fetch", RUN)
+    log = [line("start", run_id=RUN), line("failed", **facts)]
+    over = condition("Failed", "PodFailurePolicy", "failed with exit code 12 matching FailJob rule")
+    running, dead = (
+        pod(1, state, phase=phase, job=inner, name=container)
+        for state, phase in ((RUNNING, "Running"), (ended(12, json.dumps(facts)), "Failed"))
+    )
+    steps = [
+        Step({}, owner={"metadata": {"name": inner}, "status": {"conditions": [condition("Suspended")]}}),
+        Step(job(name=inner, container=container), [running], {f"{inner}-1": log}),
+        Step(job(over, name=inner, container=container), [dead], {f"{inner}-1": log}),
+    ]
+    done = wait(tmp_path, steps, f"{kind}/{NAME}", job=inner, container=container)
+    assert done.exit_code == 12
+    assert done.waiting_for() == ["queued: the Job is suspended"]
+    assert [text for text in done.lines if text in log] == log
+    assert "| message | pickles |" in done.summary
+
+
+def test_a_set_that_is_not_there(tmp_path: Path) -> None:
+    done = wait(tmp_path, [Step({}, owner=NOT_FOUND)], f"trainjob/{NAME}", job=f"{NAME}-node-0", container="node")
+    assert done.exit_code == 11
+    assert done.events[-1]["message"] == "there is no such trainjob"
+
+
+@pytest.mark.parametrize("target", ["configmap/x", "deployment.apps/x", "job.batch/", "trainjob/"])
+def test_what_cannot_be_waited_for_is_refused(target: str, tmp_path: Path) -> None:
+    done = wait(tmp_path, [Step(job())], target)
+    assert (done.exit_code, done.commands) == (10, [])
+    assert "trainjob/NAME" in done.events[-1]["expected"]
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "soon"])
+def test_a_pause_that_is_none_is_refused(seconds: str) -> None:
+    for option in ("--poll-seconds", "--patience-seconds"):
+        with pytest.raises(SpecError, match=option):
+            parser().parse_args(["wait", "x", option, seconds])
+
+
+# ------------------------------------------------------------------------------------------------- its end
+
+
+def test_a_deadline_after_a_failure_that_passes_is_a_deadline(tmp_path: Path) -> None:
+    over = condition("Failed", "DeadlineExceeded", "Job was active longer than specified deadline")
+    assert wait(tmp_path, [Step(job(over), [pod(1, ended(20), phase="Failed")])]).exit_code == Interrupted.exit_code
+
+
+def test_the_code_of_a_pod_that_is_gone_is_in_the_words_of_the_policy(tmp_path: Path) -> None:
+    assert wait(tmp_path, [Step(job(policy(13)))]).exit_code == 13
+
+
+def test_a_summary_that_cannot_be_written_leaves_the_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "summary.md").mkdir()
+    (tmp_path / "cluster").mkdir()
+    replay(tmp_path / "cluster", [Step(job(policy(14)))])
+    with mock.patch.dict(os.environ, PATH=f"{tmp_path / 'cluster'}:{os.environ['PATH']}"):
+        log = Log(io.StringIO(), json_lines=True)
+        assert command_wait(parser().parse_args(command(tmp_path)), log) == 14
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_leaves_a_summary_and_no_child(number: signal.Signals, tmp_path: Path) -> None:
+    replay(tmp_path, [Step(job(), [pod(1, RUNNING)], hangs=(f"{NAME}-1",))])
+    variables = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    line_of = [sys.executable, "-m", "job", *command(tmp_path)]
+    process = subprocess.Popen(line_of, env=variables, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    while " logs " not in ((tmp_path / "commands").read_text() if (tmp_path / "commands").exists() else ""):
+        time.sleep(0.05)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=20)
+    assert process.returncode == Interrupted.exit_code
+    last = json.loads(said.splitlines()[-1])
+    assert (last["event"], last["reason"]) == ("ended", f"the Job may go on; stopped by {number.name}")
+    assert "left with exit code 30" in (tmp_path / "summary.md").read_text()
+    until = time.monotonic() + 5  # the replaying shell's own children may need a moment
+    while (left := living(process.pid)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert left == []
+
+
+def living(group: int) -> list[str]:
+    """Processes of that group."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            name, _, rest = stat.read_text().rpartition(")")
+            state, _, its_group, *_ = rest.split()
+            found += [name] if state != "Z" and int(its_group) == group else []
+    return found
 
 
 def test_kubectl_is_missing(tmp_path: Path) -> None:
@@ -246,7 +436,7 @@ def test_the_log_of_a_rented_machine(tmp_path: Path) -> None:
     lines = [f"\x1b[36m(tunejob, pid=2345)\x1b[0m {text}\x1b[0m" for text in ("Setting up", line("failed", **facts))]
     code, said, summary = from_log("\n".join([*lines, "Managed job finished: 1 (status: FAILED)."]) + "\n", tmp_path)
     assert code == 10
-    assert lines[1] in said
+    assert "(tunejob, pid=2345) " + line("failed", **facts) in said, "colours are for the terminal that asked for them"
     assert "| pointer | /model/sorce |" in summary
 
 
@@ -259,17 +449,27 @@ def test_a_log_whose_last_try_succeeds(tmp_path: Path) -> None:
     assert "| loss | 2.1 | 0.4 |" in summary
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", '{"event": "failed"}', '{"event": "failed", "exit_code": "0"}', line("start", run_id=RUN), "[" * 9999 + "{"]
-)
-def test_a_log_without_an_end_is_no_success(text: str, tmp_path: Path) -> None:
-    assert from_log(text, tmp_path)[0] == 1
+NO_END = [
+    "", "{", '{"event": "failed"}', '{"event": "failed", "exit_code": "0"}', line("start", run_id=RUN), "[" * 9999 + "{",
+    '{"exit_code": 0, "event": "failed"}', '{"event": "failed", "exit_code": true}', '{"event": "failed", "exit_code": -1}',
+    line("published") + '\n{"exit_code": 0, "event": "failed"}', '{"event": "start", "output": 5, "run_id": ["x"]}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NO_END)
+def test_a_log_without_an_end_is_no_success(text: str) -> None:
+    assert outcome_of_log(text.splitlines(), "log", Log(io.StringIO())).exit_code == 1
 
 
 def test_the_report_of_a_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "job", "report"]
-    done = subprocess.run([*command, store(tmp_path)], capture_output=True, text=True, check=False)
+    output = store(tmp_path)
+    with Path(output, "report", "summary.md").open("a") as report:
+        report.write("an answer: \x1b]52;c;cm0gLXJmIC8=\x07 \x1b[2J \x9b2J é\n")
+    done = subprocess.run([*command, output], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stdout.startswith("# my-run\n")
+    assert not set(done.stdout) & {"\x1b", "\x07", "\x9b"}
+    assert done.stdout.rstrip().endswith("é")
     missing = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False)
     assert missing.returncode == 11

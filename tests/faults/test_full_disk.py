@@ -32,7 +32,7 @@ from job.weights.layout import reserve
 from tests.flow.running import DEMO, Result, Running, document, tiny, tunejob, write_spec
 from tests.hub_server import Hub
 from tests.servers import S3Server
-from tests.tiny import tiny_dir
+from tests.tiny import narrow_dir
 
 pytestmark = pytest.mark.slow
 KIB, MIB = 1 << 10, 1 << 20
@@ -111,7 +111,7 @@ class Job:
 
 
 def job(folder: Path, changes: Mapping[str, Any], extra: Mapping[str, str] | None = None) -> Job:
-    return Job(folder, write_spec(folder / "spec.json", tiny(folder / "out", changes)), extra or {})
+    return Job(folder, write_spec(folder / "spec.json", tiny(folder / "out", {"/model/source": str(narrow_dir()), **changes})), extra or {})
 
 
 def require_refusal(result: Result, output: Path) -> dict[str, Any]:
@@ -164,8 +164,8 @@ QUICK_SCRATCH = [16 * KIB, 2 * MIB, 60 * MIB]
 def remote(s3: S3Server, tmp_path: Path) -> Job:
     """A job that has to copy everything."""
     bucket, client = s3.new_bucket(), s3.client()
-    for path in (*tiny_dir().iterdir(), DEMO / "train.jsonl"):
-        client.upload_file(str(path), bucket, f"model/{path.name}" if path.parent == tiny_dir() else path.name)
+    for path in (*narrow_dir().iterdir(), DEMO / "train.jsonl"):
+        client.upload_file(str(path), bucket, f"model/{path.name}" if path.parent == narrow_dir() else path.name)
     rows = {"source": f"s3://{bucket}/train.jsonl", "format": "messages", "limit": 32}
     changes = {"/model/source": f"s3://{bucket}/model", "/data/train/0": rows, "/export": EXPORT}
     return job(tmp_path, changes, s3.environment())
@@ -188,7 +188,7 @@ HUB_SCRATCH = {16 * KIB: "fetch", 2 * MIB: "data", 12 * MIB: "weights"}
 
 
 def test_scratch_too_small_for_what_the_hub_sends(hub: Hub, tmp_path: Path) -> None:
-    hub.repo("org/tiny-llama").commit({path.name: path.read_bytes() for path in tiny_dir().iterdir()})
+    hub.repo("org/tiny-llama").commit({path.name: path.read_bytes() for path in narrow_dir().iterdir()})
     hub.repo("datasets/org/rooms").commit({"data/train.jsonl": (DEMO / "train.jsonl").read_bytes()})
     rows = {"source": "hf://datasets/org/rooms", "format": "messages", "split": "train[:32]"}
     tried = job(tmp_path, {"/model/source": "hf://org/tiny-llama", "/data/train/0": rows}, {"HF_ENDPOINT": hub.endpoint})
@@ -373,7 +373,7 @@ def text_file(folder: Path) -> None:
 
 
 def converted_gguf(folder: Path) -> None:
-    convert(tiny_dir(), folder / "a.gguf", "bf16", "a", 2)
+    convert(narrow_dir(), folder / "a.gguf", "bf16", "a", 2)
 
 
 WRITERS = [torch_file, safetensors_file, arrow_stream, numpy_array, mapped_file, text_file, converted_gguf]
@@ -393,7 +393,7 @@ def test_every_writer_is_understood(write: Callable[[Path], None], tmp_path: Pat
 @pytest.mark.parametrize("on_device", [False, True], ids=["llama.cpp", "torch"])
 def test_every_quantiser_is_understood(on_device: bool, size_bytes: int, tmp_path: Path) -> None:
     source = tmp_path / "bf16.gguf"
-    convert(tiny_dir(), source, "bf16", "a", 2)
+    convert(narrow_dir(), source, "bf16", "a", 2)
     with disk(tmp_path / "disk", size_bytes) as small:
         target = small.folder / "q8_0.gguf"
         with pytest.raises((CapacityError, OSError)) as caught:

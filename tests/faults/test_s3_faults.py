@@ -127,11 +127,12 @@ def test_endless_faults_are_told_within_a_bound(
     for name, value in LIMITS.items():
         clean_environment.setenv(name, value)
     took: dict[str, float] = {}
+    operation = uses(S3Store(address), large)
 
     def fail(name: str) -> int:
         begun = time.monotonic()
         with pytest.raises(TransientError) as failure:
-            uses(S3Store(address), large)[name]()
+            operation[name]()
         took[name] = time.monotonic() - begun
         return failure.value.exit_code
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.flow.export_memory import STEPS, Taken, require_all_foretold, require_foretold, taken_by
 from tests.flow.running import run_tiny
+from tests.tiny import narrow_dir
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 MAX_SEQ_LENGTH = 128  # more than any row has: what counts is how long the compared ones are
@@ -15,11 +18,13 @@ EXPORT = {
                                    "gguf": [{"type": name, "kl": 100, "perplexity_rise": 1000} for name in ("bf16", "q8_0", "q4_0")]},
 }  # fmt: skip
 
+CHANGES: dict[str, Any] = {"/model/source": str(narrow_dir()), "/model/max_seq_length": MAX_SEQ_LENGTH, "/export": EXPORT}
+
 
 @pytest.fixture(scope="module")
 def taken(tmp_path_factory: pytest.TempPathFactory) -> Taken:
     folder = tmp_path_factory.mktemp("narrow")
-    result = run_tiny(folder, {"/model/max_seq_length": MAX_SEQ_LENGTH, "/export": EXPORT}, forked=False)
+    result = run_tiny(folder, CHANGES, forked=False)
     assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
     return taken_by(folder)
 

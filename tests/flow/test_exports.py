@@ -16,7 +16,7 @@ from job.ledger.manifest import read_manifest, verify
 from job.store import open_store
 from tests.flow.running import Result, Running, document, foretold_and_seen, run_tiny, tiny, tunejob, valid_stats, watched, write_spec
 from tests.servers import Hub
-from tests.tiny import wide_dir
+from tests.tiny import narrow_dir, tiny_dir, wide_dir
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def test_the_plan_foretold_the_disk_of_another_model(tmp_path: Path) -> None:
     work = tmp_path / "work"
     export = {"merged": ["16bit"], "gguf": ["q8_0", "q4_0"], "check_tokens": 256, "limits": {"merged_logits": 1, "merged_kl": 1}}
     with watched(work) as peak:
-        result = run_tiny(tmp_path, {"/export": export}, {"TUNEJOB_WORKDIR": str(work)})
+        result = run_tiny(tmp_path, {"/model/source": str(narrow_dir()), "/export": export}, {"TUNEJOB_WORKDIR": str(work)})
     assert result.exit_code in (0, 14), result.stdout[-2000:]  # random weights may not bear q4_0
     foretold, seen = foretold_and_seen(tmp_path / "out", work, peak[0])
     assert 0.8 * foretold <= seen <= 1.1 * foretold  # a peak of a moment may fall between two looks
@@ -131,8 +131,6 @@ def quantised_base(folder: Path) -> Path:
 
 @pytest.mark.parametrize("case", ["no merge base", "another merge base", "merge base of no use"])
 def test_a_base_that_cannot_be_merged_is_refused_before_training(case: str, tmp_path: Path) -> None:
-    from tests.tiny import tiny_dir
-
     quantised = quantised_base(tmp_path / "packed")
     source, merge_base = {
         "no merge base": (quantised, None),

@@ -44,6 +44,17 @@ def test_its_end_is_known(server: ForkServer, code: str, exit_code: int) -> None
     assert forked(server, "builtins:eval", code).wait(20) == exit_code
 
 
+@pytest.mark.parametrize(("code", "exit_code", "out"), [("print('said')", 0, "said\n"), ("exit(3)", 3, ""), ("1 / 0", 1, "")])
+def test_a_server_that_is_a_fork_itself_gives_the_same(code: str, exit_code: int, out: str, tmp_path: Path) -> None:
+    """Of a process with one thread that has imported everything already."""
+    asked = "import os, sys\nfrom pathlib import Path\nfrom job.host.fork_server import ForkServer\nhere = ForkServer(['sys'], {})\n"
+    asked += f"process = here.fork('builtins:exec', [{code!r}], Path('/'), {{}}, [0, 1, 2])\nassert here._server.pid and process.pid\n"
+    asked += "sys.exit(process.wait(20))"
+    done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (exit_code, out), done.stderr
+    assert ("ZeroDivisionError" in done.stderr) == ("/" in code)
+
+
 def test_garbage_is_looked_for_again_after_the_imports(server: ForkServer) -> None:
     assert forked(server, "builtins:eval", "0 if __import__('gc').isenabled() else 5").wait(20) == 0
 

@@ -121,18 +121,6 @@ def test_it_computes_in_fp32_and_its_files_answer_as_it_did(base: Run) -> None:
     assert len(base.curve) == STEPS + STEPS // 8
 
 
-def test_instructions_settings_and_what_others_left_decide_nothing_with_unsloth(base: Run, tmp_path: Path) -> None:
-    """Where the CPU has AVX512-BF16, bitsandbytes sees it and offers to compute with it; no variable can claim it where it has not.
-
-    Unsloth's sums are in another order than those of the other engine: hence the limit.
-    """
-    found = run(tmp_path, {"/model/backend": "unsloth"}, lived_in(tmp_path), forked=False)
-    in_fp32(found)
-    assert found.stats["effective"]["backend"] == "unsloth"
-    assert distance(base, found) <= ROUNDING
-    assert (found.output / "report" / "answers.json").read_bytes() == (base.output / "report" / "answers.json").read_bytes()
-
-
 def test_home_time_zone_and_directory_decide_nothing_and_are_no_other_machine(base: Run, killed: Path, tmp_path: Path) -> None:
     """Gone on with behind a checkpoint, and yet equal bit for bit."""
     shutil.copytree(killed / "out", tmp_path / "out")

@@ -11,7 +11,7 @@ import pytest
 from job.spec.strict import StrictValidator, load_schema
 from tests.flow.running import Result, document, run_tiny, valid_stats
 from tests.specs import LEFT_OUT
-from tests.tiny import broken_tiny_dir, tiny_dir
+from tests.tiny import broken_narrow_dir, tiny_dir
 
 
 def refused(result: Result, exit_code: int, pointer: str = "") -> dict[str, object]:
@@ -78,7 +78,7 @@ def test_a_broken_row_is_found_before_weights_are_fetched(tmp_path: Path) -> Non
     ids=["held-out rows", "no held-out rows"],
 )
 def test_weights_that_are_not_numbers(changes: dict[str, object], stage: str, pointer: str, tmp_path: Path) -> None:
-    facts = refused(run_tiny(tmp_path, {"/model/source": str(broken_tiny_dir())} | changes), 14, pointer)
+    facts = refused(run_tiny(tmp_path, {"/model/source": str(broken_narrow_dir())} | changes), 14, pointer)
     assert "diverged" in str(facts["message"])
     assert facts["stage"] == stage
     left(tmp_path)

@@ -17,6 +17,8 @@ VOLUMES = {"configMap", "emptyDir", "projected", "secret", "downwardAPI", "csi",
 CLUSTER_KINDS = {"Namespace", "ClusterQueue", "ResourceFlavor", "ClusterTrainingRuntime"}
 HASHED = re.compile(r"[a-z0-9-]+-[a-z0-9]{10}")
 TAGGED = re.compile(r"(?P<name>[a-z0-9.:/_-]+?)(?::(?P<tag>[\w.-]+)|@sha256:[0-9a-f]{64})")
+SERVICE_NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+DOMAIN_PATH = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+/[A-Za-z0-9._/-]+")
 WRITABLE = {"/scratch", "/tmp", "/dev/shm", "/models", "/data"}
 
 
@@ -196,6 +198,28 @@ def names(documents: list[Document]) -> Faults:
         yield f"the pod mounts {mounted or 'no spec'}, not {spec}"
 
 
+def controllers(documents: list[Document]) -> Faults:
+    """What the webhooks of JobSet and Kubeflow Trainer refuse though their schemas take it: seen on a real control plane."""
+    for document in documents:
+        where = f"{document['kind']}/{document['metadata']['name']}"
+        if document["kind"] in ("JobSet", "TrainJob") and not SERVICE_NAME.fullmatch(document["metadata"]["name"]):
+            yield f"{where}: no name of a JobSet: it must begin with a letter"
+        if document["kind"] == "JobSet":
+            for job in document["spec"]["replicatedJobs"]:
+                if job["template"]["spec"].get("completionMode") != "Indexed":
+                    yield f"{where}/{job['name']}: a second apply is refused: the webhook adds completionMode: Indexed"
+        for patch in document.get("spec", {}).get("runtimePatches", []) if document["kind"] == "TrainJob" else ():
+            if not DOMAIN_PATH.fullmatch(patch["manager"]):
+                yield f"{where}: manager {patch['manager']} does not begin with a domain"
+
+
+def deletions(documents: list[Document]) -> Faults:
+    """`kubectl replace --force -k` and `delete -k` delete all there is in an overlay, and with a namespace what lies in it."""
+    for document in documents:
+        if document["kind"] == "Namespace":
+            yield f"Namespace/{document['metadata']['name']}: would be deleted with its Secrets when the overlay is"
+
+
 def queues(documents: list[Document]) -> Faults:
     """Kueue admits a pod only if its queue covers every resource that the pod asks for."""
     for queue in (document for document in documents if document["kind"] == "ClusterQueue"):
@@ -207,7 +231,7 @@ def queues(documents: list[Document]) -> Faults:
 
 
 RULES: tuple[Callable[[list[Document]], Faults], ...] = (
-    jobs, restricted, images, one_gpu, resources, secrets, names, queues, network,
+    jobs, restricted, images, one_gpu, resources, secrets, names, queues, controllers, deletions, network,
 )  # fmt: skip
 
 

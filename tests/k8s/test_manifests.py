@@ -93,6 +93,13 @@ def test_the_readme_names_every_component_and_overlay() -> None:
     assert set(re.findall(r"`([a-z-]+)`", text.split("Overlays: ")[1].split("All but")[0])) == set(names("overlays"))
 
 
+def test_what_the_readme_would_have_written_into_an_overlay_is_text(tmp_path: Any) -> None:
+    """YAML takes -2 for a number, and kustomize refuses it."""
+    (suffix,) = re.findall(r"`(nameSuffix: [^`]*)`", (K8S / "README.md").read_text("utf-8"))
+    job = only(render(overlay(tmp_path, **yaml.safe_load(suffix))), "Job")
+    assert job["metadata"]["name"].startswith("tunejob-spec-2-")
+
+
 # ---------------------------------------------------------------------------------------------- what apply does
 
 

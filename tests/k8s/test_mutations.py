@@ -113,6 +113,25 @@ def test_a_queue_that_would_never_admit_is_refused(manifests: dict[str, list[Doc
     assert "ephemeral-storage not covered" in "".join(rules.faults(documents))
 
 
+WEBHOOKS: list[tuple[str, str, Break, str]] = [
+    ("overlays/jobset", "JobSet", lambda d: d["spec"]["replicatedJobs"][0]["template"]["spec"].pop("completionMode"), "second apply"),
+    ("overlays/jobset", "JobSet", lambda d: d["metadata"].update(name="8b-0123456789"), "begin with a letter"),
+    ("overlays/trainer", "TrainJob", lambda d: d["metadata"].update(name="8b-0123456789"), "begin with a letter"),
+    ("overlays/trainer", "TrainJob", lambda d: d["spec"]["runtimePatches"][0].update(manager="tunejob"), "does not begin with a domain"),
+    ("overlays/example", "Job", lambda d: d.update(kind="Namespace", spec={}), "deleted with its Secrets"),
+]
+
+
+@pytest.mark.parametrize(("overlay", "kind", "change", "reason"), WEBHOOKS)
+def test_what_a_webhook_would_refuse_is_refused(
+    manifests: dict[str, list[Document]], overlay: str, kind: str, change: Break, reason: str
+) -> None:
+    documents = copy.deepcopy(manifests[overlay])
+    assert reason not in "".join(rules.faults(documents))
+    change(only(documents, kind))  # type: ignore[arg-type]
+    assert reason in "".join(fault for rule in (rules.controllers, rules.deletions) for fault in rule(documents))
+
+
 def test_a_namespace_on_the_clusters_objects_is_refused(manifests: dict[str, list[Document]]) -> None:
     documents = copy.deepcopy(manifests["overlays/trainer"])
     only(documents, "ClusterTrainingRuntime")["metadata"]["namespace"] = "tunejob"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from job.host.cgroup import WORKER_BYTES, worker_count
+from job.host.cgroup import WORKER_BYTES, native_threads, worker_count
 
 GIB = 1 << 30
 HERE = len(os.sched_getaffinity(0))
@@ -70,3 +70,9 @@ def test_a_small_machine_still_gets_one_worker(tmp_path: Path) -> None:
 
 def test_this_machine() -> None:
     assert 1 <= worker_count() <= HERE
+
+
+@pytest.mark.parametrize(("said", "threads"), [("3", 3), ("", HERE), ("0", HERE), ("many", HERE), ("2,1", HERE)])
+def test_native_code_has_the_threads_that_omp_num_threads_says(said: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert native_threads() == threads

@@ -27,7 +27,7 @@ class Parts:
     def __init__(self, model: Path, folder: Path, rows: int) -> None:
         self.model, self.folder = model, folder
         self.sixteen = folder / "bf16.gguf"
-        convert(model, self.sixteen, "bf16", "tuned", 2)
+        convert(model, self.sixteen, "bf16", "tuned", 1)
         self.reference = write_reference(model, folder / "reference", rows)
         self.imatrix = measure_imatrix(model, folder / "imatrix.gguf")
         self.expected = describe(model)
@@ -36,9 +36,9 @@ class Parts:
         source = None if name == "bf16" else self.sixteen
         target = self.sixteen if source is None else self.folder / f"{name}-{with_imatrix}.gguf"
         if not target.exists():
-            quantise(self.sixteen, target, name, self.imatrix if with_imatrix else None, 2)
+            quantise(self.sixteen, target, name, self.imatrix if with_imatrix else None, 1)
         limits = limits or {"max_kl": TYPES[name].max_kl, "max_perplexity_rise": TYPES[name].max_perplexity_rise}
-        return check(target, f"gguf/{name}.gguf", name, source, self.reference, self.expected, limits, 2)
+        return check(target, f"gguf/{name}.gguf", name, source, self.reference, self.expected, limits, 1)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 
 
 # Searched for so long that others of their kind stand for them in make test.
-LONG = {"iq1_m", "iq1_s", "iq2_s", "iq2_xs", "iq2_m", "iq3_xs"}
+LONG = {"iq1_m", "iq1_s", "iq2_s", "iq2_xs", "iq2_m", "iq3_xs", "iq3_xxs"}  # the last one is in test_everything.py
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in TYPES])
@@ -78,7 +78,7 @@ def test_an_imatrix_of_the_jobs_rows_helps(wide: Parts) -> None:
 def test_a_type_that_needs_an_imatrix_says_so(wide: Parts) -> None:
     words = "iq2_xxs.gguf: llama.cpp cannot quantise to IQ2_XXS (found ERROR: this quantization requires an importance matrix!; "
     with pytest.raises(GateError, match=re.escape(words)) as failure:
-        quantise(wide.sixteen, wide.folder / "iq2_xxs.gguf", "iq2_xxs", None, 2)
+        quantise(wide.sixteen, wide.folder / "iq2_xxs.gguf", "iq2_xxs", None, 1)
     assert failure.value.exit_code == 14
 
 
@@ -93,7 +93,7 @@ def test_limits_are_those_that_were_asked_for(wide: Parts) -> None:
 
 
 def test_the_plan_of_llama_cpp_is_what_it_writes(wide: Parts) -> None:
-    quantise(wide.sixteen, wide.folder / "plan.gguf", "iq3_m", wide.imatrix, 2)
+    quantise(wide.sixteen, wide.folder / "plan.gguf", "iq3_m", wide.imatrix, 1)
     written = {name: tensor.type for name, tensor in read_header(wide.folder / "plan.gguf", "k").tensors.items()}
     assert planned_types(wide.sixteen, "iq3_m", with_imatrix=True) == written
     assert len(set(written.values())) >= 4
@@ -118,7 +118,7 @@ def test_figures_are_those_of_torch(wide: Parts) -> None:
 def test_an_answer_that_does_not_end_is_refused(wide: Parts) -> None:
     known = read_reference(wide.reference)
     with opened(wide.sixteen, "k") as model:
-        quality = measure(model, known, 2, None, "k")
+        quality = measure(model, known, 1, None, "k")
     assert list(quality_faults(quality, known, "k", NO_LIMITS)) == []
     (fault,) = quality_faults(replace(quality, stopped=False, answer_tokens=known.answer_limit), known, "k", NO_LIMITS)
     assert fault.found == f"{2 * len(known.answer) + 16} tokens without an end"
@@ -129,7 +129,7 @@ def test_an_answer_that_does_not_end_is_refused(wide: Parts) -> None:
 def test_rows_longer_than_a_chunk_are_one_sequence(wide: Parts) -> None:
     """Logits do not depend on where a long row is cut into evaluations."""
     row = read_reference(wide.reference).rows[0]
-    with opened(wide.sixteen, "k") as model, model.context(256, 2) as context:
+    with opened(wide.sixteen, "k") as model, model.context(256, 1) as context:
         whole = context.evaluate(row, 0)
         context.forget()
         halves = [context.evaluate(row[:20], 0), context.evaluate(row[20:], 20)]

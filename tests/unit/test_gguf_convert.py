@@ -21,20 +21,10 @@ from job.gguf.sizes import plan
 from job.gguf.types import TYPES
 from job.host.child import Child, run_child
 from job.host.fork_server import PACKAGE_ROOT
+from tests.forking import environment, run_forked
 from tests.ggufs import changed_folder, edit_json
-from tests.tiny import tiny_dir, wide_dir
+from tests.tiny import narrow_dir, wide_dir
 
-STOCK = """
-import sys, gguf, torch
-from pathlib import Path
-from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
-model, folder = map(Path, sys.argv[1:3])
-with torch.inference_mode():
-    settings = ModelBase.load_hparams(model, False)
-    kind = get_model_class(get_model_architecture(settings, ModelType.TEXT))
-    for file_type in sys.argv[3:]:
-        kind(model, gguf.LlamaFileType[file_type], folder / file_type, model_name="tuned").write()
-"""
 STOCK_TYPES = {"bf16": "MOSTLY_BF16", "f16": "MOSTLY_F16", "f32": "ALL_F32"}
 
 
@@ -42,7 +32,9 @@ STOCK_TYPES = {"bf16": "MOSTLY_BF16", "f16": "MOSTLY_F16", "f32": "ALL_F32"}
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of what the stock converter writes of the wide model."""
     folder = tmp_path_factory.mktemp("stock")
-    subprocess.run([sys.executable, "-c", STOCK, wide_dir(), folder, *STOCK_TYPES.values()], check=True, capture_output=True)
+    arguments = [str(wide_dir()), str(folder), *STOCK_TYPES.values()]
+    code, _, complaint = run_forked("tests.ggufs:write_stock", arguments, folder, environment(folder), 120)
+    assert code == 0, complaint
     return folder
 
 
@@ -67,14 +59,14 @@ def test_rounding_is_the_stock_one_for_every_kind_of_number() -> None:
 
 
 def test_nothing_of_the_machine_gets_into_the_file(tmp_path: Path) -> None:
-    convert(tiny_dir(), tmp_path / "bf16.gguf", "bf16", "tuned", 1)
+    convert(narrow_dir(), tmp_path / "bf16.gguf", "bf16", "tuned", 1)
     metadata = read_header(tmp_path / "bf16.gguf", "k").metadata
     assert metadata["general.name"] == "tuned"
     assert not [value for value in metadata.values() if isinstance(value, str) and (str(tmp_path) in value or ".cache" in value)]
 
 
 def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
-    folder = changed_folder(tiny_dir(), tmp_path / "model", lambda f: edit_json(f / "config.json", architectures=["NovelForCausalLM"]))
+    folder = changed_folder(narrow_dir(), tmp_path / "model", lambda f: edit_json(f / "config.json", architectures=["NovelForCausalLM"]))
     with pytest.raises(InputError, match=r"/model/source: .*NovelForCausalLM") as failure:
         plan(folder, tmp_path, ["q8_0"], False)
     assert failure.value.exit_code == 11
@@ -86,7 +78,7 @@ def test_an_unknown_tokenizer_is_refused(tmp_path: Path) -> None:
         document["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
         (folder / "tokenizer.json").write_text(json.dumps(document))
 
-    folder = changed_folder(tiny_dir(), tmp_path / "model", other_words)
+    folder = changed_folder(narrow_dir(), tmp_path / "model", other_words)
     with pytest.raises(InputError, match="BPE pre-tokenizer was not recognized"):
         plan(folder, tmp_path, ["q8_0"], False)
 
@@ -97,7 +89,7 @@ def test_a_missing_shard_is_an_artefact_that_failed(tmp_path: Path) -> None:
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
         (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
 
-    folder = changed_folder(tiny_dir(), tmp_path / "model", index)
+    folder = changed_folder(narrow_dir(), tmp_path / "model", index)
     with pytest.raises((GateError, FileNotFoundError)):
         convert(folder, tmp_path / "bf16.gguf", "bf16", "tuned", 1)
 
@@ -113,7 +105,7 @@ def test_the_plan_foresees_every_size_to_the_page(tmp_path: Path) -> None:
 
 
 def _convert_step(target: Path) -> dict[str, object]:
-    return {"operation": "convert", "model": str(tiny_dir()), "target": str(target), "type": "bf16", "name": "tuned", "threads": 1}
+    return {"operation": "convert", "model": str(narrow_dir()), "target": str(target), "type": "bf16", "name": "tuned", "threads": 1}
 
 
 def _quantise_step(source: Path, target: Path) -> dict[str, object]:
@@ -153,7 +145,7 @@ def test_it_works_without_home_network_or_writable_folder() -> None:
 
 def test_a_disk_that_ends_is_not_a_quantised_file(tmp_path: Path) -> None:
     """llama.cpp swallows the error of its stream: the length tells."""
-    convert(tiny_dir(), tmp_path / "bf16.gguf", "bf16", "tuned", 1)
+    convert(narrow_dir(), tmp_path / "bf16.gguf", "bf16", "tuned", 1)
     step = _quantise_step(tmp_path / "bf16.gguf", tmp_path / "q8_0.gguf")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, before[1]))
@@ -168,7 +160,7 @@ def test_a_disk_that_ends_is_not_a_quantised_file(tmp_path: Path) -> None:
 
 def test_steps_are_answered_in_order(tmp_path: Path) -> None:
     steps = [
-        {"operation": "plan", "model": str(tiny_dir()), "scratch": str(tmp_path), "types": [name], "imatrix": False}
+        {"operation": "plan", "model": str(narrow_dir()), "scratch": str(tmp_path), "types": [name], "imatrix": False}
         for name in ("q8_0", "f32")
     ]
     answer = run_child("job.gguf.worker", {"steps": steps}, tmp_path / "child", "plan")

@@ -16,7 +16,7 @@ from job.gguf.encode import ENCODERS, encode, supported
 from job.gguf.gpu_quantise import quantise_on_device
 from job.gguf.header import read_header, tensor_bytes
 from job.gguf.quantise import planned_types, quantise
-from tests.tiny import broken_tiny_dir, tiny_dir, wide_dir
+from tests.tiny import broken_narrow_dir, narrow_dir, wide_dir
 
 ROWS, WIDTH = 35, 4096  # more than one slice on a CPU, the last one shorter
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
@@ -108,7 +108,7 @@ def test_fp32_stays_as_it_is() -> None:
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("wide") / "bf16.gguf"
-    convert(wide_dir(), path, "bf16", "tuned", 2)
+    convert(wide_dir(), path, "bf16", "tuned", 1)
     return path
 
 
@@ -117,7 +117,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_file_is_the_one_llama_cpp_writes(wide: Path, type_name: str, device: str, tmp_path: Path) -> None:
     assert supported(planned_types(wide, type_name, False).values())
     report = quantise_on_device(wide, tmp_path / "ours.gguf", type_name, device)
-    expected = quantise(wide, tmp_path / "theirs.gguf", type_name, None, 2)
+    expected = quantise(wide, tmp_path / "theirs.gguf", type_name, None, 1)
     assert same_content(tmp_path / "ours.gguf", tmp_path / "theirs.gguf")
     assert without_seconds(report) == without_seconds(expected)
 
@@ -125,12 +125,12 @@ def test_a_file_is_the_one_llama_cpp_writes(wide: Path, type_name: str, device: 
 @pytest.mark.parametrize(("source_type", "type_name", "fallback"), [("f32", "q4_k_m", "Q5_0"), ("f16", "q2_k", "Q4_0")])
 def test_rows_of_other_widths_and_sources_of_other_types(source_type: str, type_name: str, fallback: str, tmp_path: Path) -> None:
     source = tmp_path / "source.gguf"
-    convert(tiny_dir(), source, source_type, "tuned", 2)
+    convert(narrow_dir(), source, source_type, "tuned", 1)
     types = set(planned_types(source, type_name, False).values())
     assert fallback in types  # rows of 128 weights are no block of a k-quant
     assert supported(types)
     quantise_on_device(source, tmp_path / "ours.gguf", type_name, "cpu")
-    quantise(source, tmp_path / "theirs.gguf", type_name, None, 2)
+    quantise(source, tmp_path / "theirs.gguf", type_name, None, 1)
     assert same_content(tmp_path / "ours.gguf", tmp_path / "theirs.gguf")
 
 
@@ -141,7 +141,7 @@ def test_a_type_that_needs_llama_cpp_is_told_apart(wide: Path) -> None:
 
 
 def test_a_weight_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    convert(broken_tiny_dir(), tmp_path / "source.gguf", "bf16", "tuned", 2)
+    convert(broken_narrow_dir(), tmp_path / "source.gguf", "bf16", "tuned", 1)
     with pytest.raises(GateError, match="not a finite number"):
         quantise_on_device(tmp_path / "source.gguf", tmp_path / "ours.gguf", "q8_0", "cpu")
 

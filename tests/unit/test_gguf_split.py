@@ -15,7 +15,7 @@ from job.gguf.convert import convert
 from job.gguf.header import read_header, read_model_header
 from job.gguf.native import opened
 from job.gguf.split import split
-from tests.tiny import tiny_dir
+from tests.tiny import narrow_dir
 
 LIMIT = 300_000
 
@@ -23,7 +23,7 @@ LIMIT = 300_000
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("whole") / "bf16.gguf"
-    convert(tiny_dir(), path, "bf16", "tuned", 1)
+    convert(narrow_dir(), path, "bf16", "tuned", 1)
     return path
 
 

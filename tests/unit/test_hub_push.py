@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from job.errors import GateError, InputError, PolicyError, TransientError
+from job.host import child
 from job.host.child import run_child
 from job.hub.push import PushAnswer, PushRequest, Sent, environment
 from job.hub.repository import Content
+from tests.forking import server
 from tests.hub_server import HubFault
 from tests.hub_writes import Large
 from tests.servers import Hub, closed_port
@@ -38,15 +40,21 @@ SENT = r"PUT /storage/org/tuned/.*"
 
 
 class Pusher:
-    """Runs operations of `job.hub.push` as the job does: in a child that alone has the token."""
+    """Runs operations of `job.hub.push` in a child that alone has the token: forked, or, as in the job, `started`."""
 
     def __init__(self, hub: Hub, folder: Path) -> None:
         self.hub, self.folder, self.token = hub, folder, hub.token
         self.extra: dict[str, str] = {}
+        self.started = False
 
     def ask(self, operation: Any, repository: str = NAME, **request: Any) -> PushAnswer:
-        asked = PushRequest(operation, repository, **request)
-        return run_child("job.hub.push", asked, self.folder / "child", "push", environment(self.token) | self.extra, answer=PushAnswer)
+        asked, variables = PushRequest(operation, repository, **request), environment(self.token) | self.extra
+        if self.started:
+            return run_child("job.hub.push", asked, self.folder / "child", "push", variables, answer=PushAnswer)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(child, "_SERVERS", [server(())])
+            patch.setattr(os, "environ", variables)
+            return run_child("job.hub.push", asked, self.folder / "child", "push", answer=PushAnswer)
 
     def write(self, tree: dict[str, bytes]) -> tuple[Sent, ...]:
         """Local files of a tree with their keys, under names that say nothing."""
@@ -73,6 +81,12 @@ def pusher(hub: Hub, tmp_path: Path) -> Pusher:
 
 
 @pytest.fixture
+def started(ready: Pusher) -> Pusher:
+    ready.started = True
+    return ready
+
+
+@pytest.fixture
 def ready(pusher: Pusher) -> Iterator[Pusher]:
     """With its repository there: one commit, of somebody else's files."""
     pusher.hub.repo(NAME).commit({".gitattributes": b"*.gguf filter=lfs\n", "notes/mine.md": b"keep"})
@@ -96,7 +110,8 @@ def ours(hub: Hub, revision: str = "main") -> dict[str, bytes]:
 # ------------------------------------------------------------------------------------------------ a push
 
 
-def test_all_files_come_to_main_in_one_commit(ready: Pusher) -> None:
+def test_all_files_come_to_main_in_one_commit(started: Pusher) -> None:
+    ready = started
     repo = ready.hub.repos[NAME]
     report = ready.push(TREE)
     assert ours(ready.hub) == TREE
@@ -378,6 +393,7 @@ def test_a_token_that_may_not_write_is_refused_early(pusher: Pusher, token: str,
 def test_a_strangers_namespace_is_refused_early(pusher: Pusher, there: bool) -> None:
     if there:
         pusher.hub.repo("stranger/model").commit({"a": b""})
+    pusher.started = True  # the client reads HF_ENDPOINT at import, to make sense of the answer
     with pytest.raises(InputError, match="don't have the rights") as failure:
         pusher.ask("check_access", repository="stranger/model", private=False)
     assert failure.value.faults[0].where == "/output/hub/repository"
@@ -396,9 +412,10 @@ def test_a_name_that_no_hub_takes(pusher: Pusher, name: str) -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_token_is_left_nowhere(
-    ready: Pusher, clean_environment: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], fails: bool
+    started: Pusher, clean_environment: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], fails: bool
 ) -> None:
     """With everything talkative, in a home of its own, also as JSON of the child's request and answer."""
+    ready = started
     clean_environment.setenv("HF_HUB_OFFLINE", "1")  # as the job is by then
     for name, value in {"HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug", "PYTHONWARNINGS": "always", "TMPDIR": str(ready.folder)}.items():
         clean_environment.setenv(name, value)
@@ -417,7 +434,8 @@ def test_the_token_is_left_nowhere(
     assert "HF_TOKEN" not in os.environ
 
 
-def test_a_home_that_cannot_be_written_to(ready: Pusher) -> None:
+def test_a_home_that_cannot_be_written_to(started: Pusher) -> None:
+    ready = started
     ready.extra = {"HOME": "/proc/none", "HF_HOME": "/proc/none/hf"}
     ready.push(TREE)
     ready.push(TREE | {"README.md": CARD + b"more"})  # reads the record, too

@@ -52,3 +52,18 @@ def test_a_bar_elsewhere_than_on_a_terminal_tells_the_end() -> None:
     told = [json.loads(line)["done"] for line in stream.getvalue().splitlines()]
     assert told[-1] == 100
     assert len(told) <= 2
+
+
+@pytest.mark.parametrize("json_lines", [True, False])
+def test_nothing_in_a_line_is_obeyed_by_a_terminal(json_lines: bool) -> None:
+    stream = io.StringIO()
+    log = Log(stream, json_lines=json_lines)
+    log("note", text="\x1b]0;title\x07 \x1b[2J \x9b2J \x7f \r \x1b[31mred\x1b[0m é")
+    log.say("\x1b]52;c;cm0gLXJmIC8=\x07 passed on")
+    said = stream.getvalue()
+    assert not set(said) & {*map(chr, range(32)), *map(chr, range(127, 160))} - {"\n"}
+    assert said.count("\n") == 2
+    assert "title" in said
+    assert "é" in said
+    if json_lines:
+        assert json.loads(said.splitlines()[0])["text"].startswith("\x1b]0;title")

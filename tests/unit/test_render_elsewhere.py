@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ import yaml
 
 from job.errors import SpecError
 from job.render import TARGETS
-from job.render.rented import RUNPOD, VAST, supervisor
 from job.render.skypilot import ACCELERATORS
 from tests.renders import LAYOUTS, ran, rendered
 
@@ -121,7 +118,7 @@ def test_output_is_the_same_every_time_and_plain_text(target: str) -> None:
     assert not [line for line in first.splitlines() if line.startswith("#") and not line.isascii()]
 
 
-@pytest.mark.parametrize("target", ["docker", "podman", "runpod", "vast"])
+@pytest.mark.parametrize("target", ["docker", "podman"])
 def test_scripts_are_shell(target: str, tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text(rendered(RAW, target), "utf-8")
@@ -160,63 +157,12 @@ def test_dstack_gets_a_name_it_takes_and_ranges_of_resources() -> None:
     assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= set(task["env"])
 
 
-@pytest.mark.parametrize("target", ["dstack", "compose", "runpod", "vast"])
+@pytest.mark.parametrize("target", ["dstack", "compose"])
 def test_a_spec_that_no_argument_can_hold_is_refused(target: str) -> None:
     raw = RAW.replace(b'"name"', b" " * (130 << 10) + b'"name"')
     with pytest.raises(SpecError, match="too large for this target"):
         rendered(raw, target)
     assert len(rendered(raw, "docker")) > 130 << 10
-
-
-@pytest.mark.parametrize("codes", [[0], [10], [14], [30], [20, 0], [1, 21, 20], [20, 11], [137, 137, 137]])
-@pytest.mark.parametrize("shell", SHELLS)
-def test_a_rented_machine_retries_as_kubernetes_does_and_ends(codes: list[int], shell: str, tmp_path: Path) -> None:
-    """`codes` are those of one run after another; three are the most."""
-    code, runs, ended = supervised(shell, tmp_path, codes)
-    assert code == codes[-1]
-    assert runs == len(codes)
-    assert ended == (codes[-1] != 30)
-
-
-def test_a_signal_reaches_the_job_of_a_rented_machine(tmp_path: Path) -> None:
-    for shell in SHELLS:
-        folder = tmp_path / shell
-        folder.mkdir()
-        assert supervised(shell, folder, [30], stop=True) == (30, 1, False)
-
-
-def supervised(shell: str, folder: Path, codes: list[int], stop: bool = False) -> tuple[int, int, bool]:
-    """Exit code, number of runs, and whether the machine was ended, of the supervisor with another program in the job's place."""
-    program = folder / "tunejob"
-    wait = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(code)); open(f'{folder}/ready', 'w').close(); time.sleep(60)" if stop else ""
-    program.write_text(
-        f"#!{sys.executable}\nimport os, pathlib, signal, sys, time\nfolder = {str(folder)!r}\ncount = pathlib.Path(folder, 'count')\n"
-        f"ran = int(count.read_text()) if count.exists() else 0\ncount.write_text(str(ran + 1))\ncode = {codes!r}[ran]\n"
-        f"assert open(sys.argv[2]).read() == 'the spec'\n{wait}\n"
-        "os.kill(os.getpid(), signal.SIGKILL) if code == 137 else sys.exit(code)\n"
-    )
-    program.chmod(0o755)
-    python = folder / "python"
-    python.write_text(f"#!/bin/sh\ntouch {folder}/ended\n")
-    python.chmod(0o755)
-    script = supervisor(RUNPOD).replace("/opt/tunejob/bin", str(folder)).replace("/tmp/spec.json", f"{folder}/spec.json")
-    process = subprocess.Popen(
-        [shell, "-c", script], env={"PATH": "/usr/bin:/bin", "TUNEJOB_SPEC": "dGhlIHNwZWM="}, stderr=subprocess.DEVNULL
-    )
-    if stop:
-        while not (folder / "ready").exists():
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-    return process.wait(30), int((folder / "count").read_text()), (folder / "ended").exists()
-
-
-@pytest.mark.parametrize("ending", [RUNPOD, VAST])
-def test_the_end_of_a_rented_machine_is_asked_for_in_python(ending: object) -> None:
-    command = ending.command()  # type: ignore[attr-defined]
-    program = subprocess.run(
-        ["sh", "-c", command.replace("/opt/tunejob/bin/python -c", "printf %s")], capture_output=True, check=True
-    ).stdout
-    compile(program, "ending", "exec")
 
 
 def command(*arguments: str, **given: bytes) -> subprocess.CompletedProcess[bytes]:

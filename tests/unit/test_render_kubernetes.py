@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import yaml
 
 from job.errors import TREE, SpecError
-from job.render.pod import hopeless_codes, retryable_codes
+from job.render.pod import JOB, JOBSET, RUNTIME, TRAINJOB, retryable_codes
+from job.render.pod import shipped as shipped_file
 from tests.renders import LAYOUTS, objects, rendered
 
 BASE = Path(__file__).parents[2] / "k8s" / "base"
@@ -21,6 +23,16 @@ DIGEST = hashlib.sha256(SMALL).hexdigest()[:10]
 
 def shipped(name: str) -> Any:
     return yaml.safe_load((BASE / f"{name}.yaml").read_text("utf-8"))
+
+
+def test_what_is_patched_is_in_the_package_and_in_the_image() -> None:
+    """In a checkout it lies beside the package, where a wheel would lack it."""
+    root = BASE.parents[1]
+    globs = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]["job.k8s"]
+    for path in (JOB, JOBSET, RUNTIME, TRAINJOB, "base/serviceaccount.yaml", "base/networkpolicy.yaml"):
+        assert shipped_file(path)["kind"]
+        assert any(Path(path).match(glob) for glob in globs)
+    assert "!k8s" in (root / ".dockerignore").read_text("utf-8").splitlines()
 
 
 def test_the_job_is_the_shipped_one() -> None:
@@ -43,7 +55,7 @@ def test_the_policy_knows_every_exit_code() -> None:
     assert rules[0]["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     assert rules[1]["onExitCodes"]["values"] == [10, 11, 12, 13, 14]
     assert rules[2]["onExitCodes"]["values"] == [30]
-    assert sorted(hopeless_codes() + retryable_codes()) == sorted(kind.exit_code for kind in TREE)
+    assert sorted([*rules[1]["onExitCodes"]["values"], *retryable_codes()]) == sorted(kind.exit_code for kind in TREE)
 
 
 @pytest.mark.parametrize("target", ["job", "kueue", "jobset", "trainjob"])
@@ -71,6 +83,24 @@ def test_the_longest_name_leaves_room_for_pods() -> None:
     assert len(f"{name}-node-0-0-abcde") <= 63
 
 
+@pytest.mark.parametrize("target", ["job", "jobset", "trainjob"])
+def test_a_name_that_begins_with_a_digit_gets_a_letter(target: str) -> None:
+    """Valid in a spec and as a Job's, but not as a JobSet's or a TrainJob's."""
+    parts = objects(rendered(RAW.replace(b'"name": "small"', b'"name": "8b-run"'), target))
+    work = parts[{"job": "Job", "jobset": "JobSet", "trainjob": "TrainJob"}[target]]
+    assert work["metadata"]["name"] == parts["ConfigMap"]["metadata"]["name"]
+    assert work["metadata"]["name"].startswith("t-8b-run-")
+    assert objects(rendered(RAW, target, name="8b"))["ConfigMap"]["metadata"]["name"].startswith("t-8b-")
+
+
+def test_what_the_webhooks_ask_for() -> None:
+    (member,) = objects(rendered(RAW, "jobset"))["JobSet"]["spec"]["replicatedJobs"]
+    assert member["template"]["spec"]["completionMode"] == "Indexed"
+    (patch,) = objects(rendered(RAW, "trainjob"))["TrainJob"]["spec"]["runtimePatches"]
+    assert "." in patch["manager"].partition("/")[0]
+    assert patch["manager"].partition("/")[2]
+
+
 def test_kueue_gets_a_label_and_nothing_that_stops_a_running_job() -> None:
     plain, queued = (objects(rendered(RAW, target, queue="gpus"))["Job"] for target in ("job", "kueue"))
     assert queued["metadata"]["labels"].pop("kueue.x-k8s.io/queue-name") == "gpus"
@@ -82,7 +112,8 @@ def test_a_jobset_holds_the_job() -> None:
     jobset = objects(rendered(RAW, "jobset"))["JobSet"]["spec"]
     (member,) = jobset["replicatedJobs"]
     assert member["replicas"] == 1
-    assert member["template"]["spec"] | {"ttlSecondsAfterFinished": jobset["ttlSecondsAfterFinished"]} == job
+    whole = job | {"completionMode": "Indexed"}
+    assert member["template"]["spec"] | {"ttlSecondsAfterFinished": jobset["ttlSecondsAfterFinished"]} == whole
     assert jobset["failurePolicy"] == {"maxRestarts": 0}
 
 
@@ -110,7 +141,7 @@ def test_a_runtime_is_the_same_for_every_spec() -> None:
     assert first == other
 
 
-@pytest.mark.parametrize("target", ["job", "kueue", "jobset", "trainjob", "skypilot", "dstack", "runpod", "vast", "compose", "actions"])
+@pytest.mark.parametrize("target", ["job", "kueue", "jobset", "trainjob", "skypilot", "dstack", "compose", "actions"])
 def test_paths_of_this_machine_are_refused_all_at_once(target: str) -> None:
     demo = (BASE.parents[1] / "schemas" / "examples" / "demo.json").read_bytes()
     with pytest.raises(SpecError) as refused:

@@ -19,7 +19,7 @@ from job.export.merge.stage import IMATRIX, REFERENCE
 from job.export.rows import check_rows
 from job.gguf.expected import describe_tokenizer
 from job.gguf.types import TYPES
-from job.host.cgroup import usable_cores
+from job.host.cgroup import native_threads
 from job.host.child import Child, run_child
 from job.plan.host_memory import Memory
 from job.plan.steps import GGUF_SPLIT_BYTES, weighed
@@ -74,7 +74,7 @@ class Quants:
         self._expected = describe_tokenizer(prepared.tokenizer, prepared.template, texts)
         self._own_type = read_shapes(merged).gguf_type
         self.own = artefacts.run.workdir / f"{self._spec.name}-{TYPES[self._own_type].label}.gguf"
-        self._threads = max(1, usable_cores() // artefacts.at_once)
+        self._threads = max(1, native_threads() // artefacts.at_once)
 
     def __enter__(self) -> Self:
         if any(self.order()):
@@ -101,7 +101,7 @@ class Quants:
             "target": str(target),
             "type": self._own_type,
             "name": self._spec.name,
-            "threads": usable_cores(),
+            "threads": native_threads(),
         }
         kinds = [quant["type"] for quant in quants]
         planned_bytes = self.artefacts.planned(lambda memory: max([memory.convert(), *map(memory.quant, kinds)]))

@@ -1,0 +1,76 @@
+"""Whether transformers can build the model that a config.json describes: tried before its weights are paid for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from job.errors import Fault, InputError
+from job.source.model_files import CONFIG, read_object
+
+ATTENTION = ("_attn_implementation", "attn_implementation", "_attn_implementation_internal")
+OWN_ATTENTION = ("eager", "sdpa", "flex_attention")  # what transformers has without other packages
+COUNTED = re.compile(r"(?:^|_)(?:layers?|experts)$")
+MOST = 5000  # of what is built one by one
+POSITIVE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+
+
+def check_config(folder: Path, where: str) -> None:
+    """Raises `InputError` for a config.json with values that no model can be made of: wrong types, sizes that do not
+    divide, names that transformers does not know, an attention kernel that it would have to fetch. `where`: its
+    model's place in the spec. Imports torch.
+    """
+    config = read_object(folder / CONFIG)
+    faults = [*_attention(config, ""), *_sizes(config)]
+    if not faults:
+        faults = _refusal(folder)
+    if faults:
+        hint = f"Correct {CONFIG}, or take another copy of the model"
+        raise InputError(
+            *(Fault(f"{CONFIG}: {what}", where=where, found=found, expected=e, hint=hint) for what, found, e in faults)
+        )
+
+
+def _attention(section: Any, path: str) -> Iterator[tuple[str, str, str]]:
+    """Anywhere in it, for models of several parts have a config in their config."""
+    if not isinstance(section, dict):
+        return
+    for key, value in section.items():
+        if key in ATTENTION and value is not None and value not in OWN_ATTENTION:
+            yield f"{path}{key} is not an attention of transformers' own", ascii(value), " or ".join(OWN_ATTENTION)
+        yield from _attention(value, f"{path}{key}.")
+
+
+def _sizes(config: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What transformers takes and then builds something else of."""
+    text = config.get("text_config")
+    section = text if isinstance(text, dict) else config
+    for key in POSITIVE:
+        if type(section.get(key)) is int and section[key] <= 0:
+            yield f"{key} is no size", str(section[key]), "a number above zero"
+    for key, value in section.items():
+        if type(value) is int and value > MOST and COUNTED.search(key):
+            yield f"{key} is beyond any model", str(value), f"at most {MOST}"
+    heads, shared = section.get("num_attention_heads"), section.get("num_key_value_heads")
+    if type(heads) is int and type(shared) is int and (shared <= 0 or heads % shared):
+        yield "num_key_value_heads does not divide num_attention_heads", f"{shared} and {heads}", "a divisor"
+
+
+def _refusal(folder: Path) -> list[tuple[str, str, str]]:
+    """What transformers says when it builds the model without memory for its weights; nothing if it can."""
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    wrong = (StrictDataclassError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (*wrong, RuntimeError, OSError, ImportError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = lines[1] if isinstance(error, StrictDataclassError) and len(lines) > 1 else (lines or [""])[0]
+        return [("transformers can make no model of it", f"{type(error).__name__}: {said}", "values that it takes")]
+    return []
