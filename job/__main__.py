@@ -241,13 +241,13 @@ def say_last_words(facts: dict[str, Any], log: Log) -> None:
 def report_failure(error: JobError, stage: str, log: Log) -> int:
     facts = failure_facts(error, error.stage or stage, error.run_id)
     if not log.json_lines:
-        for fault in error.faults:
-            log.say(f"  {fault}")
+        for line in error.lines():
+            log.say(f"  {line}")
     say_last_words(facts, log)
     log(
         "failed",
         **facts,
-        **({"all": [str(f) for f in error.faults]} if len(error.faults) > 1 and log.json_lines else {}),
+        **({"all": error.lines()} if len(error.faults) > 1 and log.json_lines else {}),
     )
     return error.exit_code
 

@@ -10,11 +10,10 @@ from job.host.log import Log
 from job.host.stats import Stats
 from job.hub.staging import Push
 from job.ledger.lease import Lease
-from job.ledger.receipts import Receipts
+from job.ledger.receipts import PINNED, Receipts
 from job.spec import JobSpec
 from job.store import Store
 
-PINNED = "pinned"  # the receipt of the Hub's commits that were read, by place in the spec
 TRAINED = "trained"  # the receipt of the adapter, or whole weights, and the report
 
 

@@ -76,7 +76,7 @@ def show_on_hub(run: Run) -> None:
         }
         staged += run.push.stage({key: path for key, path in documents.items() if path.exists()})
         shown = run.push.publish(staged)
-        run.log("pushed", commit=shown["commit"], url=shown["url"], files=shown["files"], bytes=shown["bytes"])
+        run.log("pushed", commit=shown.commit, url=shown.url, files=shown.files, bytes=shown.bytes)
 
 
 def store_statistics(run: Run) -> File:

@@ -24,8 +24,10 @@ from job.host.signals import report_where
 from job.host.stats import Stats, describe_device
 from job.hub.staging import open_push
 from job.ledger.lease import Lease
+from job.ledger.leftovers import remove_run_folder
 from job.ledger.manifest import Manifest, claim, publish
 from job.ledger.receipts import Receipts
+from job.ledger.rights import require_rights
 from job.plan.require import require_device, require_disk, require_trackers, with_disk_figures
 from job.report.samples import write_samples
 from job.report.summary import keep_evidence
@@ -45,7 +47,7 @@ from job.spec.optimizers import effective_optimizer
 from job.store import Store, open_store
 from job.training.backend import Backend, open_backend
 from job.training.environment import prepare_environment
-from job.tuning import pin, recall, require_same_origin, train_and_store
+from job.tuning import checkpoint_store, pin, recall, require_same_origin, train_and_store
 
 CHILDREN_IMPORT = (
     "torch",
@@ -71,6 +73,7 @@ def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
     with Lease(store, log) as lease:
         if published := claim(store, spec):  # by the holder that was waited for
             return finished_before(published, store, log)
+        require_rights_of(spec, store, log)
         push = open_push(spec, workdir / "children")
         run = Run(
             spec,
@@ -86,8 +89,17 @@ def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
 
 
 def finished_before(published: Manifest, store: Store, log: Log) -> Manifest:
+    remove_run_folder(store, published.run_id, log)  # killed after the publication, a try could not clear it away
     log("done", run_id=published.run_id, output=store.uri, note="already published; nothing was written")
     return published
+
+
+def require_rights_of(spec: JobSpec, store: Store, log: Log) -> None:
+    """What the run may do at its output, and where its checkpoints go if that is elsewhere."""
+    require_rights(store, spec.run_id, "/output/uri", log)
+    checkpoints, where = checkpoint_store(spec, store)
+    if checkpoints is not store:
+        require_rights(checkpoints, spec.run_id, where, log)
 
 
 def with_evidence(run: Run) -> Manifest:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from job.context import PINNED, TRAINED, Run
+from job.context import TRAINED, Run
 from job.data.build import Prepared
 from job.evaluation.assess import Assessment, assess
 from job.evaluation.probe import write_probe
@@ -18,10 +18,13 @@ from job.export.merge.write import require_mergeable
 from job.host.child import run_child
 from job.host.micro_batch import free_memory
 from job.host.stats import arithmetic, gpu_reserved_bytes, training_memory
-from job.ledger.checkpoints import Checkpoints, TrainingOrigin, abort_uploads, remove_checkpoints
+from job.ledger.checkpoints import Checkpoints, TrainingOrigin, remove_checkpoints
+from job.ledger.leftovers import abort_uploads
+from job.ledger.receipts import PINNED
 from job.plan.require import require_checkpoints, require_embeddings, require_memory
 from job.report.summary import write_answers, write_losses, write_summary
 from job.source import FetchedModel, FetchedSource
+from job.spec import JobSpec
 from job.spec.optimizers import effective_optimizer
 from job.store import Store, open_store
 from job.training.backend import Backend, loading
@@ -85,7 +88,7 @@ def origin_of(run: Run, base: FetchedModel, prepared: Prepared) -> TrainingOrigi
 def open_checkpoints(run: Run, base: FetchedModel, prepared: Prepared) -> Checkpoints:
     """Those of this run on this base and these rows, where the environment, the spec or the output says."""
     return Checkpoints(
-        checkpoint_store(run),
+        checkpoint_store(run.spec, run.store)[0],
         origin_of(run, base, prepared),
         run.spec.output.checkpoints,
         run.log,
@@ -93,9 +96,13 @@ def open_checkpoints(run: Run, base: FetchedModel, prepared: Prepared) -> Checkp
     )
 
 
-def checkpoint_store(run: Run) -> Store:
-    address = os.environ.get(CHECKPOINTS_VARIABLE) or run.spec.output.checkpoints.uri
-    return open_store(address) if address else run.store
+def checkpoint_store(spec: JobSpec, output: Store) -> tuple[Store, str]:
+    """Where checkpoints go, `output` unless something else is named, and what names it."""
+    if address := os.environ.get(CHECKPOINTS_VARIABLE):
+        return open_store(address), CHECKPOINTS_VARIABLE
+    if address := spec.output.checkpoints.uri:
+        return open_store(address), "/output/checkpoints/uri"
+    return output, "/output/uri"
 
 
 def clear_away(run: Run) -> None:
@@ -117,7 +124,7 @@ def require_same_origin(run: Run, base: FetchedModel, prepared: Prepared) -> Non
 def recall(run: Run) -> None:
     """What an earlier try found out; it has stored the adapter and the report, and may have left checkpoints."""
     clear_away(run)
-    remove_checkpoints(checkpoint_store(run), run.spec.run_id, run.log)
+    remove_checkpoints(checkpoint_store(run.spec, run.store)[0], run.spec.run_id, run.log)
     facts = run.receipts[TRAINED].facts
     for name in KEPT_STATS:
         setattr(run.stats, name, facts[name])

@@ -26,6 +26,8 @@ from tests.hub_server import Hub, Repo, hub_server, serving
 __all__ = ["Hub", "Repo", "S3Server", "closed_port", "hub_server", "listing_server", "s3_server"]
 
 ACCESS_KEY, SECRET_KEY = "tunejob-test-access", "tunejob-test-secret"
+# Identities with the policy of k8s/README.md, and with that but for one right.
+LIMITED_BUCKET, LIMITED, WITHOUT_DELETE = "my-bucket", "tunejob-test-limited", "tunejob-test-without-delete"
 READY_SECONDS = 60
 STARTS = 3
 GRPC_OFFSET = 10_000  # SeaweedFS listens there too
@@ -37,10 +39,10 @@ class S3Server:
     https: str
     ca: Path
 
-    def environment(self, secure: bool = False, secret: str = SECRET_KEY) -> dict[str, str]:
-        """What a job needs to reach the server."""
+    def environment(self, secure: bool = False, secret: str = SECRET_KEY, access: str = ACCESS_KEY) -> dict[str, str]:
+        """What a job needs to reach the server, by the identity that `access` is the key of."""
         return {
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_ACCESS_KEY_ID": access,
             "AWS_SECRET_ACCESS_KEY": secret,
             "AWS_ENDPOINT_URL": self.https if secure else self.http,
             "AWS_CA_BUNDLE": str(self.ca),
@@ -100,9 +102,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     authority.cert_pem.write_to_path(folder / "ca.pem")
     certificate.private_key_pem.write_to_path(folder / "key.pem")
     certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    keys = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
-    (folder / "s3.json").write_text(json.dumps({"identities": [{"name": "test", "credentials": keys, "actions": actions}]}))
+    (folder / "s3.json").write_text(json.dumps(_identities()))
     (folder / "data").mkdir()
     server, process = _started(folder)
     try:
@@ -110,6 +110,34 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     finally:
         process.kill()  # it takes half a minute to say goodbye, and its data goes with the folder
         process.wait()
+
+
+def _identities() -> dict[str, list[dict[str, object]]]:
+    """Who may do what: one identity everything, the others what a policy says."""
+
+    def identity(access: str, **allowed: list[str]) -> dict[str, object]:
+        return {"name": access, "credentials": [{"accessKey": access, "secretKey": SECRET_KEY}], **allowed}
+
+    policy = run_policy()
+    return {
+        "identities": [
+            identity(ACCESS_KEY, actions=["Admin", "Read", "Write", "List", "Tagging"]),
+            identity(LIMITED, policyNames=["run"]),
+            identity(WITHOUT_DELETE, policyNames=["run-without-delete"]),
+        ],
+        "policies": [
+            {"name": "run", "content": policy},
+            {"name": "run-without-delete", "content": policy.replace('"s3:DeleteObject", ', "")},
+        ],
+    }
+
+
+def run_policy() -> str:
+    """The rights of a run at `LIMITED_BUCKET`/runs, as k8s/README.md gives them to users."""
+    text = (Path(__file__).parents[1] / "k8s" / "README.md").read_text("utf-8")
+    policy = text.partition("<!-- rights -->\n```json\n")[2].partition("```\n<!-- /rights -->")[0]
+    assert json.loads(policy)["Version"] == "2012-10-17"
+    return policy
 
 
 def _started(folder: Path) -> tuple[S3Server, subprocess.Popen[bytes]]:
@@ -128,6 +156,7 @@ def _started(folder: Path) -> tuple[S3Server, subprocess.Popen[bytes]]:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
         server = S3Server(f"http://127.0.0.1:{s3}", f"https://127.0.0.1:{s3_tls}", folder / "ca.pem")
         if _is_ready(server, process):
+            server.client().create_bucket(Bucket=LIMITED_BUCKET)
             return server, process
         process.kill()
         process.wait()

@@ -19,8 +19,8 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import ClassVar, Self
 
 from job.errors.vendors import MEANINGS
 
@@ -47,6 +47,9 @@ class Fault:
         return f"{where}{self.message}{found}{expected}{hint}"
 
 
+SHOWN_FAULTS = 100  # nobody reads more, and a line of log has to fit into a collector
+
+
 class JobError(Exception):
     """A failure of the job; `faults` names every place, not only the first."""
 
@@ -57,7 +60,16 @@ class JobError(Exception):
 
     def __init__(self, *faults: Fault | str) -> None:
         self.faults = tuple(Fault(f) if isinstance(f, str) else f for f in faults)
-        super().__init__("\n".join(map(str, self.faults)))
+        super().__init__("\n".join(self.lines()))
+
+    def at(self, where: str) -> Self:
+        """The same failure; `where` is the place of those faults that name none."""
+        return type(self)(*(replace(fault, where=fault.where or where) for fault in self.faults))
+
+    def lines(self) -> list[str]:
+        """A line for each fault, up to `SHOWN_FAULTS`, and one that counts the others."""
+        more = len(self.faults) - SHOWN_FAULTS
+        return [*map(str, self.faults[:SHOWN_FAULTS]), *([f"and {more} more"] if more > 0 else [])]
 
 
 class SpecError(JobError):
@@ -108,6 +120,7 @@ REFUSED_CODES = {
     "NoSuchBucket", "NoSuchKey", "NoSuchVersion", "NotFound", "404", "InvalidBucketName", "InvalidObjectState",
     "PermanentRedirect", "AuthorizationHeaderMalformed", "AuthorizationQueryParametersError",
     "IllegalLocationConstraintException", "RequestTimeTooSkewed",
+    "MissingContentLength", "NotImplemented", "MethodNotAllowed",  # what this server never does
 }  # fmt: skip
 FULL_CODES = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}  # Ceph, MinIO
 PASSING_STATUS = {408, 409, 425, 429}  # client errors of HTTP that a later try may not meet

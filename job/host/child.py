@@ -2,7 +2,9 @@
 
     python -m job.export.compare REQUEST_JSON RESULT_JSON
 
-The child writes `{"result": …}`, or the `JobError` it ended with, which the job raises again as if it were its own.
+A request is a record (`job.host.records`) of the kind that the annotation of the module's `handle(request)` names, or
+plain JSON. The child writes `{"result": …}`, or the `JobError` it ended with, which the job raises again as if it were
+its own.
 """
 
 from __future__ import annotations
@@ -14,23 +16,24 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+import typing
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar, overload
 
 from job.errors import TREE, CapacityError, Fault, GateError, JobError, TransientError, classify
 from job.host.credentials import names_secret
 from job.host.fork_server import CAPABILITY, ForkServer, die_with, search_path
 from job.host.forked import Forked
 from job.host.log import SECRET_VARIABLES
+from job.host.memory import MemorySampler
+from job.host.records import build, encode
 from job.host.streams import LastingStream
 
 PARENT = "TUNEJOB_PARENT"  # the process that a child must not outlive
 SAMPLE_SECONDS = 0.02
-MEMORY_LINES = {"VmHWM", "VmRSS", "RssAnon", "RssShmem"}  # of /proc/PID/status, in kB
 # Blocks of this size and more go back to the system as soon as they are free: the C library would otherwise raise its
 # own limit to 32 MiB, keep what tensors leave behind and take a third more, or not, as it happens.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
@@ -56,43 +59,11 @@ class ChildMemory:
     peak_rss_bytes: int
 
 
-Handler = Callable[[dict[str, Any]], dict[str, Any]]
+Handler = Callable[[Any], Any]  # of a request, whose annotation says its form
+Answer = TypeVar("Answer")
 _SERVERS: list[ForkServer] = []  # none, or the one
-RUNNING: list[MemoryWatch] = []  # of children at work
+RUNNING: list[MemorySampler] = []  # of children at work
 ENDED: list[ChildMemory] = []  # children of this process that have ended, as with getrusage's RUSAGE_CHILDREN
-
-
-class MemoryWatch(threading.Thread):
-    """Follows the memory of process `pid` until it ends, from outside: what was killed for its memory is known, too."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(name=f"memory of {pid}", daemon=True)
-        self._status = Path(f"/proc/{pid}/status")
-        self._ended = threading.Event()
-        self.anonymous_bytes = self.peak_anonymous_bytes = self.peak_rss_bytes = 0
-
-    def run(self) -> None:
-        while not self._ended.wait(SAMPLE_SECONDS):
-            self._sample()
-
-    def finish(self) -> None:
-        self._ended.set()
-        self.join()
-
-    def _sample(self) -> None:
-        try:
-            lines = self._status.read_text().splitlines()
-        except (FileNotFoundError, ProcessLookupError):
-            return
-        held = {
-            name: int(rest.split()[0]) << 10
-            for name, _, rest in (line.partition(":") for line in lines)
-            if name in MEMORY_LINES
-        }
-        # A kernel that does not tell the two apart (before 4.5) has all of it counted.
-        self.anonymous_bytes = held.get("RssAnon", held.get("VmRSS", 0)) + held.get("RssShmem", 0)
-        self.peak_anonymous_bytes = max(self.peak_anonymous_bytes, self.anonymous_bytes)
-        self.peak_rss_bytes = max(self.peak_rss_bytes, held.get("VmHWM", held.get("VmRSS", 0)))
 
 
 class Child:
@@ -104,20 +75,21 @@ class Child:
     def __init__(
         self,
         module: str,
-        request: Mapping[str, Any],
+        request: Any,
         folder: Path,
         what: str,
         environment: Mapping[str, str] | None = None,
         planned_bytes: int | None = None,
     ) -> None:
+        """`request`: a record, or plain JSON."""
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{module.rsplit('.', 1)[-1]}-{uuid.uuid4().hex[:8]}"
         asked, self._answer = folder / f"{stem}.request.json", folder / f"{stem}.result.json"
-        asked.write_text(json.dumps(request), "utf-8")
+        asked.write_bytes(encode(request))
         self.what = what
         self._process = _process(module, asked, self._answer, folder, environment)
         self._planned_bytes = planned_bytes
-        self._watch = MemoryWatch(self.pid)
+        self._watch = MemorySampler(self.pid, SAMPLE_SECONDS)
         self._watch.start()
         RUNNING.append(self._watch)
 
@@ -146,7 +118,8 @@ class Child:
         if watch.is_alive():
             watch.finish()
             RUNNING.remove(watch)
-            ENDED.append(ChildMemory(self.what, self._planned_bytes, watch.peak_anonymous_bytes, watch.peak_rss_bytes))
+            peaks = (watch.peak_anonymous_bytes, watch.highest_rss_bytes)
+            ENDED.append(ChildMemory(self.what, self._planned_bytes, *peaks))
         return code
 
     def wait(self) -> dict[str, Any]:
@@ -194,17 +167,43 @@ def taken_bytes() -> int:
     return sum(watch.anonymous_bytes for watch in RUNNING)
 
 
+@overload
 def run_child(
     module: str,
-    request: Mapping[str, Any],
+    request: Any,
     folder: Path,
     what: str,
     environment: Mapping[str, str] | None = None,
     planned_bytes: int | None = None,
-) -> dict[str, Any]:
-    """One request to one child, to its end."""
+) -> dict[str, Any]: ...
+
+
+@overload
+def run_child(
+    module: str,
+    request: Any,
+    folder: Path,
+    what: str,
+    environment: Mapping[str, str] | None = None,
+    planned_bytes: int | None = None,
+    *,
+    answer: type[Answer],
+) -> Answer: ...
+
+
+def run_child(
+    module: str,
+    request: Any,
+    folder: Path,
+    what: str,
+    environment: Mapping[str, str] | None = None,
+    planned_bytes: int | None = None,
+    *,
+    answer: Any = dict,
+) -> Any:
+    """One request to one child, to its end; its result as a record of the kind `answer`."""
     with Child(module, request, folder, what, environment, planned_bytes) as child:
-        return child.wait()
+        return build(answer, child.wait())
 
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
@@ -267,7 +266,8 @@ def answer_request(handle: Handler, asked: Path, answered: Path) -> NoReturn:
     """Writes the result of `handle`, or the `JobError` it ended with, and ends the process."""
     sys.stdout, sys.stderr = LastingStream(sys.stdout), LastingStream(sys.stderr)
     try:
-        answer = {"result": handle(json.loads(asked.read_bytes()))}
+        request = build(typing.get_type_hints(handle).get("request"), json.loads(asked.read_bytes()))
+        answer = b'{"result": ' + encode(handle(request)) + b"}"
         code = 0
     except Exception as error:
         failure = classify(error)
@@ -276,10 +276,11 @@ def answer_request(handle: Handler, asked: Path, answered: Path) -> NoReturn:
             import traceback
 
             traceback.print_exc()
-        answer = {"error": {"class": type(failure).__name__, "faults": [asdict(fault) for fault in failure.faults]}}
+        faults = [asdict(fault) for fault in failure.faults]
+        answer = encode({"error": {"class": type(failure).__name__, "faults": faults}})
     written = answered.with_suffix(".part")
     try:
-        written.write_text(json.dumps(answer), "utf-8")
+        written.write_bytes(answer)
         written.replace(answered)
     except OSError as error:
         sys.stderr.write(f"no answer could be written: {error}\n")

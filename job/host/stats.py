@@ -9,7 +9,6 @@ import importlib.metadata
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Any
 import psutil
 
 from job.host.child import ENDED, ChildMemory
+from job.host.memory import MemorySampler
 
 SAMPLE_SECONDS = 0.5
 GIB = 1 << 30
@@ -42,43 +42,16 @@ class Phase:
     children: list[ChildMemory] = field(default_factory=list)
 
 
-class Sampler(threading.Thread):
-    """Watches resident memory and the disk under `folder`; with `children`, which costs a look at every process,
-    theirs too.
-    """
+class DiskUse:
+    """How much more the disk under `folder` holds than at the beginning, at most."""
 
-    def __init__(self, folder: Path, children: bool) -> None:
-        super().__init__(name="stats", daemon=True)
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._children = children
-        self._start_disk = shutil.disk_usage(folder).used
-        self._process = psutil.Process()
-        self._finished = threading.Event()
-        self.peak_rss_bytes = 0
-        self.peak_disk_bytes = 0
+        self._start_bytes = shutil.disk_usage(folder).used
+        self.peak_bytes = 0
 
     def sample(self) -> None:
-        self.peak_rss_bytes = max(self.peak_rss_bytes, resident_bytes(self._process, self._children))
-        self.peak_disk_bytes = max(self.peak_disk_bytes, shutil.disk_usage(self._folder).used - self._start_disk)
-
-    def run(self) -> None:
-        while not self._finished.wait(SAMPLE_SECONDS):
-            self.sample()
-
-    def finish(self) -> None:
-        self._finished.set()
-        self.join()
-
-
-def resident_bytes(process: psutil.Process, children: bool) -> int:
-    """Resident memory of a process, with its children if wanted; a child that ends meanwhile counts as nothing."""
-    total = int(process.memory_info().rss)
-    for child in process.children(recursive=True) if children else ():
-        try:
-            total += int(child.memory_info().rss)
-        except psutil.NoSuchProcess:
-            continue
-    return total
+        self.peak_bytes = max(self.peak_bytes, shutil.disk_usage(self._folder).used - self._start_bytes)
 
 
 @dataclass
@@ -103,15 +76,15 @@ class Stats:
     def phase(self, name: str, children: bool = False) -> Iterator[None]:
         """Measures one stage, with worker processes if it has `children`; its figures are kept also when it fails."""
         self.current = name
-        start, sampler, cuda, ended = time.monotonic(), Sampler(self.workdir, children), _cuda(), len(ENDED)
+        start, cuda, ended, disk = time.monotonic(), _cuda(), len(ENDED), DiskUse(self.workdir)
+        memory = MemorySampler(os.getpid(), SAMPLE_SECONDS, children, disk.sample)
         if cuda:
             cuda.reset_peak_memory_stats()
-        sampler.start()
+        memory.start()
         try:
             yield
         finally:
-            sampler.finish()
-            sampler.sample()
+            memory.finish()
             cuda = _cuda()
             self.phases.append(
                 Phase(
@@ -119,8 +92,8 @@ class Stats:
                     round(time.monotonic() - start, 3),
                     cuda.max_memory_allocated() if cuda else 0,
                     cuda.max_memory_reserved() if cuda else 0,
-                    sampler.peak_rss_bytes,
-                    sampler.peak_disk_bytes,
+                    memory.peak_rss_bytes,
+                    disk.peak_bytes,
                     ENDED[ended:],
                 )
             )

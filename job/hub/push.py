@@ -14,9 +14,9 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from job.errors import Fault, InputError, TransientError
 from job.host.child import serve
@@ -46,6 +46,35 @@ class PushReport:
     files: int
     bytes: int
     removed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A local file and the key that it gets."""
+
+    path: Path
+    key: str
+
+
+@dataclass(frozen=True)
+class PushRequest:
+    """One operation of this module; each takes what it needs of the rest. `contents` are what `stage` answered."""
+
+    operation: Literal["check_access", "stage", "publish", "push"]
+    repository: str
+    run_id: str = ""
+    message: str = ""
+    private: bool = False
+    files: tuple[Sent, ...] = ()
+    contents: tuple[Content, ...] = ()
+
+
+@dataclass(frozen=True)
+class PushAnswer:
+    """`contents` of `stage`, `report` of `publish` and `push`."""
+
+    contents: tuple[Content, ...] = ()
+    report: PushReport | None = None
 
 
 def environment(token: str) -> dict[str, str]:
@@ -219,32 +248,21 @@ def _delete(name: str, api: HfApi, branch: str) -> None:
 # ------------------------------------------------------------------------------------------------ the child
 
 
-def handle(request: dict[str, Any]) -> dict[str, Any]:
-    """`operation` is the name of one of the functions above, the rest are its arguments; the token is in the
-    environment.
-
-    `files` are pairs of path and key; `contents`, for `publish`, is what `stage` calls gave.
-    """
+def handle(request: PushRequest) -> PushAnswer:
+    """What `request.operation` names of the functions above; the token is in the environment."""
     limit_writing()
-    token = os.environ.get("HF_TOKEN", "")
-    match request:
-        case {"operation": "check_access", "repository": repository, "private": private}:
-            check_access(repository, private, token)
-            return {}
-        case {"operation": "push", "files": files, "repository": repository, "run_id": run_id, "message": message}:
-            return asdict(push([(Path(path), key) for path, key in files], repository, run_id, message, token))
-        case {"operation": "stage", "files": files, "repository": repository, "run_id": run_id}:
-            staged = stage([(Path(path), key) for path, key in files], repository, run_id, token)
-            return {"contents": [asdict(content) for content in staged]}
-        case {
-            "operation": "publish",
-            "contents": contents,
-            "repository": repository,
-            "run_id": run_id,
-            "message": message,
-        }:
-            return asdict(publish([Content(**content) for content in contents], repository, run_id, message, token))
-    raise ValueError(f"no such request: {sorted(request)}")
+    token, files = os.environ.get("HF_TOKEN", ""), [(file.path, file.key) for file in request.files]
+    name, run_id = request.repository, request.run_id
+    match request.operation:
+        case "check_access":
+            check_access(name, request.private, token)
+            return PushAnswer()
+        case "stage":
+            return PushAnswer(contents=tuple(stage(files, name, run_id, token)))
+        case "publish":
+            return PushAnswer(report=publish(request.contents, name, run_id, request.message, token))
+        case "push":
+            return PushAnswer(report=push(files, name, run_id, request.message, token))
 
 
 if __name__ == "__main__":

@@ -5,15 +5,17 @@ else sees.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from job.host.child import run_child
 from job.hub.client import token
-from job.hub.push import environment
+from job.hub.push import PushAnswer, PushReport, PushRequest, Sent, environment
+from job.hub.repository import Content
 from job.spec import HubSpec, JobSpec
 
+MODULE = "job.hub.push"
 PUSHED = (
     "adapter",
     "merged",
@@ -34,29 +36,26 @@ class Push:
 
     def require_access(self) -> None:
         """Raises `InputError` now if the token could not write there later."""
-        self._ask({"operation": "check_access", "private": self.hub.private})
+        self._ask(PushRequest("check_access", self.hub.repository, private=self.hub.private))
 
     def stage(self, files: Mapping[str, Path]) -> list[dict[str, Any]]:
         """Sends files (manifest key → path) to the run's branch; returns what `publish` needs to show them."""
-        taken = [[str(path), key] for key, path in files.items() if key.split("/")[0] in PUSHED]
+        taken = tuple(Sent(path, key) for key, path in files.items() if key.split("/")[0] in PUSHED)
         if not taken:
             return []
-        contents: list[dict[str, Any]] = self._ask({"operation": "stage", "files": taken, "run_id": self.spec.run_id})[
-            "contents"
-        ]
-        return contents
+        staged = self._ask(PushRequest("stage", self.hub.repository, self.spec.run_id, files=taken))
+        return [asdict(content) for content in staged.contents]
 
-    def publish(self, contents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def publish(self, contents: Sequence[dict[str, Any]]) -> PushReport:
         """One commit on main with everything that was staged; its address."""
-        message = f"{self.spec.name}, run {self.spec.run_id}"
-        asked = {"operation": "publish", "contents": list(contents), "run_id": self.spec.run_id, "message": message}
-        return self._ask(asked)
+        run_id, shown = self.spec.run_id, tuple(Content(**content) for content in contents)
+        message = f"{self.spec.name}, run {run_id}"
+        report = self._ask(PushRequest("publish", self.hub.repository, run_id, message, contents=shown)).report
+        return cast("PushReport", report)
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        request |= {"repository": self.hub.repository}
-        return run_child(
-            "job.hub.push", request, self.folder, f"push to {self.hub.repository}", environment(self.token)
-        )
+    def _ask(self, request: PushRequest) -> PushAnswer:
+        what = f"push to {self.hub.repository}"
+        return run_child(MODULE, request, self.folder, what, environment(self.token), answer=PushAnswer)
 
 
 def open_push(spec: JobSpec, folder: Path) -> Push | None:

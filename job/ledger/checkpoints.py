@@ -21,6 +21,7 @@ from typing import Any
 from job import __version__
 from job.errors import CapacityError, Fault, InputError, JobError, TransientError
 from job.host.log import Log
+from job.ledger.leftovers import abort_uploads, discard, optional
 from job.ledger.manifest import CHECKPOINTS, File, store_file
 from job.spec import CheckpointsSpec
 from job.store import Store
@@ -160,19 +161,21 @@ class Checkpoints:
             self._store.write(f"{self._key(step)}/{MANIFEST}", _encode(step, self._origin, self._machine, files))
             self.stored += 1
             self._log("checkpoint", step=step, bytes=sum(file.bytes for file in files), note="stored")
-            self._forget_older()
         except JobError as error:
             self._log("checkpoint", step=step, note="could not be stored", reason=str(error.faults[0]))
             return error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        self._forget_older()
         return None
 
     def _forget_older(self) -> None:
         """Keeps the newest whole ones; parts of uploads that a kill cut short go too."""
-        keys = self._keys()
-        kept = sorted(self._steps(keys))[-self._spec.keep :]
-        _delete(self._store, [key for key in keys if not any(key.startswith(f"{self._key(step)}/") for step in kept)])
+        with optional(self._log, "older checkpoints could not be looked for"):
+            keys = _keys(self._store, self._folder)
+            kept = sorted(self._steps(keys))[-self._spec.keep :]
+            old = [key for key in keys if not any(key.startswith(f"{self._key(step)}/") for step in kept)]
+            _discard(self._store, old, self._log)
 
     def _fetch(self, step: int, sizes: Mapping[str, int], folder: Path) -> Checkpoint | str:
         """Brings a checkpoint here, or says what is wrong with it."""
@@ -197,9 +200,6 @@ class Checkpoints:
         elsewhere = {name: [str(made_on.get(name, "")), self._machine.get(name, "")] for name in names}
         return Checkpoint(step, folder / _name(step), elsewhere)
 
-    def _keys(self) -> list[str]:
-        return _keys(self._store, self._folder)
-
     def _steps(self, keys: Mapping[str, int] | list[str]) -> list[int]:
         """Of those that have a manifest."""
         found = (STEP.fullmatch(key.split("/")[-2]) for key in keys if key.endswith(f"/{MANIFEST}"))
@@ -213,27 +213,17 @@ def remove_checkpoints(store: Store, run_id: str, log: Log) -> None:
     """Every checkpoint of a run, whole or not."""
     folder = f"{CHECKPOINTS}/{run_id}"
     abort_uploads(store, folder, log)
-    _delete(store, _keys(store, folder))
-
-
-def abort_uploads(store: Store, prefix: str, log: Log) -> None:
-    """Unfinished uploads of tries that were killed; a store that does not allow it is told of, and keeps them."""
-    try:
-        aborted = store.abort_stale_uploads(prefix)
-    except JobError as error:
-        log("leftovers", note="unfinished uploads could not be removed", reason=str(error.faults[0]))
-        return
-    if aborted:
-        log("leftovers", note="unfinished uploads of an earlier try are removed", uploads=aborted)
+    with optional(log, "checkpoints could not be looked for"):
+        _discard(store, _keys(store, folder), log)
 
 
 def _keys(store: Store, folder: str) -> list[str]:
     return [item.key for item in store.list(folder) if STEP.search(item.key)]
 
 
-def _delete(store: Store, keys: list[str]) -> None:
-    for key in sorted(keys, key=lambda key: not key.endswith(MANIFEST)):  # what has lost its manifest is no checkpoint
-        store.delete(key)
+def _discard(store: Store, keys: list[str], log: Log) -> None:
+    """Manifests first: what has lost its own is no checkpoint."""
+    discard(store, sorted(keys, key=lambda key: not key.endswith(MANIFEST)), log)
 
 
 def _name(step: int) -> str:
@@ -258,7 +248,8 @@ def _decode(raw: bytes) -> dict[str, Any] | None:
         digest = content.pop("sha256")
         TrainingOrigin(**content["origin"])
         content["machine"].keys()
-        if not all(isinstance(File(**item).key, str) for item in content["files"]):
+        keys = [File(**item).key for item in content["files"]]
+        if not keys or not all(isinstance(key, str) for key in keys):
             return None
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
         return None

@@ -40,8 +40,11 @@ class Lease:
 
     def __enter__(self) -> Self:
         """Raises `TransientError` if another process is at work; waits for one that has died to be known as dead."""
-        self._wait_for_the_dead()
-        self._renew()
+        try:
+            self._wait_for_the_dead()
+            self._renew()
+        except JobError as error:
+            raise error.at("/output/uri") from error
         self._thread.start()
         return self
 
@@ -50,7 +53,7 @@ class Lease:
         self._thread.join()
         try:
             if self._is_ours():
-                self._store.delete(KEY)
+                self._give_back()
         except JobError as error:
             self._log("lease", note="not given back; it dies by itself", reason=str(error.faults[0]))
 
@@ -96,12 +99,19 @@ class Lease:
         self._beats += 1
         self._store.write(KEY, f"{self._holder} {self._beats}".encode())
 
+    def _give_back(self) -> None:
+        """An empty one is nobody's: for a store that allows no deletion."""
+        try:
+            self._store.delete(KEY)
+        except InputError:
+            self._store.write(KEY, b"")
+
     def _is_ours(self) -> bool:
         return (self._read() or b"").startswith(self._holder.encode())
 
     def _read(self) -> bytes | None:
         try:
-            return self._store.read(KEY)
+            return self._store.read(KEY) or None
         except InputError:
             return None
 

@@ -70,8 +70,7 @@ class Manifest:
 def claim(store: Store, spec: JobSpec) -> Manifest | None:
     """Make the output address this run's own. The manifest if this very run has already finished there, else None.
 
-    Writes `spec.json`, the resolved spec, before anything else. Of a finished run it removes what its last try,
-    killed after the publication, could not clear away. Raises `InputError` if the address holds another run,
+    Writes `spec.json`, the resolved spec, before anything else. Raises `InputError` if the address holds another run,
     anything of unknown origin, or a finished run of which a file is missing or has another size.
     """
     sizes = {item.key: item.bytes for item in store.list()}
@@ -83,10 +82,10 @@ def claim(store: Store, spec: JobSpec) -> Manifest | None:
         _same_run(store, manifest.run_id, spec)
         damaged = _size_faults(manifest, sizes)
         if damaged:
-            raise InputError(*damaged, Fault(f"{store.uri}: the finished run is damaged", hint=VERIFY_HINT))
-        for key in sizes:
-            if within(key, f"{CHECKPOINTS}/{spec.run_id}"):
-                store.delete(key)
+            count = f"{len(damaged)} files missing or changed"
+            raise InputError(
+                Fault(f"{store.uri}: the finished run is damaged", found=count, hint=VERIFY_HINT), *damaged
+            )
         return manifest
     if SPEC in sizes:
         _same_run(store, _stored_run_id(store, spec), spec)
@@ -229,6 +228,7 @@ def _decode(raw: bytes) -> Manifest:
     manifest = Manifest(**document | {"files": tuple(File(**item) for item in document["files"])})
     if manifest.encode() != raw:
         raise GateError(Fault(f"{MANIFEST} is damaged: its digest is not that of its contents"))
-    for file in manifest.files:
-        safe_key(file.key)
+    keys = [safe_key(file.key) for file in manifest.files]
+    if len(set(keys)) < len(keys):
+        raise GateError(Fault(f"{MANIFEST} is damaged: it lists a file twice"))
     return manifest

@@ -13,8 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from job.host.log import Log
+from job.ledger.leftovers import discard
 from job.ledger.manifest import CHECKPOINTS, File
 from job.store import Store
+
+PINNED = "pinned"  # the receipt of the Hub's commits that were read, by place in the spec; the only one without files
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,14 @@ class Receipts:
     """The receipts of one run, by the name of the artefact; each is re-hashed once before it is believed."""
 
     def __init__(self, store: Store, run_id: str, log: Log) -> None:
-        self._store = store
+        self._store, self._log = store, log
         self._folder = f"{CHECKPOINTS}/{run_id}/done"
         self._found: dict[str, Receipt] = {}
         stored = {item.key: item.bytes for item in store.list()}
         for key in stored:
             if key.startswith(f"{self._folder}/"):
                 name = key.removeprefix(f"{self._folder}/").removesuffix(".json")
-                receipt = _decoded(store.read(key))
+                receipt = _decoded(store.read(key), name)
                 lost = (
                     next((file.key for file in receipt.files if not self._holds(file, stored)), None)
                     if receipt
@@ -73,14 +76,14 @@ class Receipts:
 
     def clear(self) -> None:
         """After publication: the manifest says the same from now on."""
-        for name in self.names():
-            self._store.delete(f"{self._folder}/{name}.json")
+        discard(self._store, [f"{self._folder}/{name}.json" for name in self.names()], self._log)
 
 
-def _decoded(raw: bytes) -> Receipt | None:
-    """None for a receipt that is damaged: its artefact is then made again."""
+def _decoded(raw: bytes, name: str) -> Receipt | None:
+    """None for a receipt that is damaged, or lists no file of an artefact, which is then made again."""
     try:
         document = json.loads(raw)
-        return Receipt(tuple(File(**item) for item in document["files"]), document["facts"])
+        receipt = Receipt(tuple(File(**item) for item in document["files"]), document["facts"])
     except (ValueError, RecursionError, KeyError, TypeError):
         return None
+    return receipt if receipt.files or name == PINNED else None

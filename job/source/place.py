@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -110,4 +109,4 @@ def pointed(pointer: str) -> Iterator[None]:
     try:
         yield
     except JobError as error:
-        raise type(error)(*(replace(fault, where=fault.where or pointer) for fault in error.faults)) from error
+        raise error.at(pointer) from error

@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import types
 import typing
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 from job.errors import SpecError
+from job.host.records import build
 from job.spec.rules import cross_faults
 from job.spec.strict import faults_of_schema, inspect_json, load_schema, natural, one_per_place
 
@@ -225,7 +225,7 @@ def parse_spec(raw: bytes) -> JobSpec:
     if faults:
         raise SpecError(*faults)
     resolved = resolve(document)
-    return typing.cast(JobSpec, _build(JobSpec, resolved | {"resolved": resolved}))
+    return typing.cast(JobSpec, build(JobSpec, resolved | {"resolved": resolved}))
 
 
 def resolve(document: Json) -> Json:
@@ -263,21 +263,3 @@ def _with_defaults(value: Any, schema: Json) -> Any:
         elif "$ref" in sub:  # a whole section left out is a section of defaults
             filled[key] = _with_defaults({}, sub)
     return filled
-
-
-def _build(cls: Any, value: Any) -> Any:
-    """`value` as `cls`, following the dataclasses' annotations; an absent optional becomes None."""
-    if dataclasses.is_dataclass(cls):
-        hints = typing.get_type_hints(cls)
-        return cls(**{f.name: _build(hints[f.name], value.get(f.name)) for f in dataclasses.fields(cls)})  # type: ignore[operator]
-    if value is None:
-        return None
-    options = (
-        typing.get_args(cls) if isinstance(cls, types.UnionType) or typing.get_origin(cls) is typing.Union else (cls,)
-    )
-    for option in options:
-        if dataclasses.is_dataclass(option):
-            return _build(option, value)
-        if typing.get_origin(option) is tuple and isinstance(value, list):
-            return tuple(_build(typing.get_args(option)[0], item) for item in value)
-    return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,12 @@ class Store(Protocol):
         Only for who alone writes there: an upload that goes on is aborted like any other.
         """
 
+    def begin_upload(self, key: str) -> str:
+        """Begin a write in parts; its id, for `abort_upload`. `upload` does this by itself: for the test of rights."""
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        """Remove what was begun."""
+
 
 def safe_key(key: str) -> str:
     """`key` if it is a plain relative path. Raises `PolicyError` otherwise: keys come from servers and indexes."""
@@ -107,15 +113,21 @@ def split_s3(uri: str) -> tuple[str, str]:
 
 
 @contextmanager
-def translating_errors(address: str, *vendor: type[BaseException]) -> Iterator[None]:
-    """Turn a vendor's exception into the `JobError` it stands for, saying at which address it happened."""
+def translating_errors(
+    address: str, *vendor: type[BaseException], advice: Callable[[BaseException], Mapping[str, str]] = lambda _: {}
+) -> Iterator[None]:
+    """Turn a vendor's exception into the `JobError` it stands for, saying at which address it happened.
+
+    `advice`: what else the fault should say, `expected` and `hint`, where the vendor's words do not help.
+    """
     try:
         yield
     except JobError:
         raise
     except vendor as error:
         said = " ".join(str(error).split())
-        raise type(classify(error))(Fault(f"{address}: {type(error).__name__}: {said}")) from error
+        fault = Fault(f"{address}: {type(error).__name__}: {said}", **advice(error))
+        raise type(classify(error))(fault) from error
 
 
 def check_size(address: str, found: int, expected: int) -> None:

@@ -29,7 +29,7 @@ class DirectoryStore:
 
     def list(self, prefix: str = "") -> builtins.list[Stored]:
         with translating_errors(self.uri, OSError):
-            files = [p for folder, _, names in os.walk(self._root) for p in (Path(folder, n) for n in names)]
+            files = [path for folder, *names in os.walk(self._root) for path in _listed(Path(folder), *names)]
             keys = {
                 path.relative_to(self._root).as_posix(): path for path in files if not path.name.startswith(TEMPORARY)
             }
@@ -80,6 +80,12 @@ class DirectoryStore:
                 path.unlink(missing_ok=True)
             return len(left)
 
+    def begin_upload(self, key: str) -> str:
+        return safe_key(key)
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        """Nothing was begun: a directory has no writes in parts."""
+
     def _existing(self, key: str) -> Path:
         return self._contained(self._root / safe_key(key), key)
 
@@ -101,6 +107,12 @@ class DirectoryStore:
             with _whole(path) as out:
                 yield out
         _sync_folder(path.parent)
+
+
+def _listed(folder: Path, folders: builtins.list[str], files: builtins.list[str]) -> Iterator[Path]:
+    """Everything in `folder` that is not itself a folder; a link to one counts, for nobody walks behind it."""
+    yield from (folder / name for name in files)
+    yield from (path for name in folders if (path := folder / name).is_symlink())
 
 
 @contextmanager

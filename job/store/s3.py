@@ -114,6 +114,12 @@ class S3Store:
     def abort_stale_uploads(self, prefix: str = "") -> int:
         return self._persist(self.uri, lambda: self._abort_uploads(prefix))
 
+    def begin_upload(self, key: str) -> str:
+        return self._persist(f"{self.uri}/{key}", lambda: self._begin(self._full(key)))
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        self._persist(f"{self.uri}/{key}", lambda: self._abort(self._full(key), upload_id))
+
     # ------------------------------------------------------------------------------------------ one try
 
     def _listing(self, prefix: str) -> dict[str, int]:
@@ -133,14 +139,19 @@ class S3Store:
         )
         for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
             if within(upload["Key"].removeprefix(self._root), prefix):
-                try:
-                    self._client.abort_multipart_upload(
-                        Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                    )
-                except self._client.exceptions.NoSuchUpload:  # it ended meanwhile, or an answer was lost
-                    continue
-                aborted += 1
+                aborted += self._abort(upload["Key"], upload["UploadId"])
         return aborted
+
+    def _begin(self, full_key: str) -> str:
+        return self._client.create_multipart_upload(Bucket=self._bucket, Key=full_key)["UploadId"]
+
+    def _abort(self, full_key: str, upload_id: str) -> bool:
+        """Whether there was something to abort: it may have ended meanwhile, or an answer was lost."""
+        try:
+            self._client.abort_multipart_upload(Bucket=self._bucket, Key=full_key, UploadId=upload_id)
+        except self._client.exceptions.NoSuchUpload:
+            return False
+        return True
 
     def _expected(self, key: str) -> tuple[str, Digests]:
         """The ETag of an object, empty if there is none, and empty digests for the parts it was stored in.

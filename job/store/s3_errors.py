@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,46 @@ EXPIRED_CODES = {
     "ExpiredTokenException",
     "TokenRefreshRequired",
 }
+
+DENIED_CODES = {"AccessDenied", "AllAccessDisabled", "UnauthorizedAccess", "403"}
+# The right that each operation needs, as policies call it.
+RIGHTS = {
+    "ListObjectsV2": "s3:ListBucket",
+    "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "DeleteObject": "s3:DeleteObject",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+}
+RIGHTS_HINT = "k8s/README.md has a policy with the rights that a run needs"
+# How servers refuse the checksum behind a body, which boto3 sends over TLS unless it is told not to: Ceph up to 16
+# misses the length, others say that they do not know it.
+CHECKSUM_CODES, CHECKSUM_VARIABLE = {"MissingContentLength", "NotImplemented"}, "AWS_REQUEST_CHECKSUM_CALCULATION"
+CHECKSUM_ADVICE = {
+    "expected": f"{CHECKSUM_VARIABLE}=when_required in the job's environment",
+    "hint": "This server does not take the checksums that boto3 sends by default",
+}
+
+
+def advice(error: BaseException) -> dict[str, str]:
+    """The right that is missing, or the setting that mends it."""
+    from botocore.exceptions import ClientError
+
+    if not isinstance(error, ClientError):
+        return {}
+    code, operation = error.response["Error"].get("Code"), error.operation_name
+    if code in DENIED_CODES and operation in RIGHTS:
+        return {"expected": f"the right {RIGHTS[operation]}", "hint": RIGHTS_HINT}
+    writes = RIGHTS.get(operation) == "s3:PutObject"
+    return CHECKSUM_ADVICE if writes and code in CHECKSUM_CODES and not _checksums_are_off() else {}
+
+
+def _checksums_are_off() -> bool:
+    return os.environ.get(CHECKSUM_VARIABLE, "").lower() == "when_required"
 
 
 def is_expired(error: JobError) -> bool:
@@ -59,8 +100,9 @@ def translating_s3_errors(address: str) -> Iterator[None]:
     from urllib3.exceptions import SSLError
 
     with translating_errors(
-        address, OSError, BotoCoreError, ClientError, Boto3Error, RetriesExceededError, ResponseParserError
-    ):
+        address, OSError, BotoCoreError, ClientError, Boto3Error, RetriesExceededError, ResponseParserError,
+        advice=advice,
+    ):  # fmt: skip
         try:
             yield
         except S3UploadFailedError as error:  # hides why; the service's answer is its context

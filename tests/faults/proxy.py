@@ -16,6 +16,7 @@ from threading import Event, Lock, Thread
 from urllib.parse import urlsplit
 
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
 ENDLESS = 1 << 30
 AT_ONCE = struct.pack("ii", 1, 0)  # a close then resets the connection
@@ -26,6 +27,7 @@ LIMIT_BYTES = 1 << 20
 class Kind(Enum):
     SLOW_DOWN = auto()  # 503, without asking the server
     EXPIRED = auto()  # 403 ExpiredToken, likewise
+    DENIED = auto()  # 403 AccessDenied, likewise
     RESET = auto()  # the connection is reset before the server sees the request
     LOST = auto()  # the server does it, then the connection is reset
     TRUNCATE = auto()  # half of the answer's body, then the end
@@ -38,6 +40,13 @@ class Kind(Enum):
     DRIP = auto()  # the answer comes byte by byte, head and all
     DRIP_BODY = auto()  # its head comes at once, its body byte by byte
     DRIP_UP = auto()  # the request is taken byte by byte
+
+
+REFUSALS = {
+    Kind.SLOW_DOWN: (b"503 Slow Down", SLOW_DOWN),
+    Kind.EXPIRED: (b"403 Forbidden", EXPIRED),
+    Kind.DENIED: (b"403 Forbidden", DENIED),
+}
 
 
 @dataclass
@@ -159,7 +168,7 @@ class Proxy(_Server):
             await reader.read()  # until the client has had enough
         elif kind is Kind.RESET:
             _reset(writer)
-        elif kind in (Kind.SLOW_DOWN, Kind.EXPIRED):
+        elif kind in REFUSALS:
             await _refuse(kind, request, writer)
         else:
             if kind is Kind.CORRUPT_UP:
@@ -169,7 +178,7 @@ class Proxy(_Server):
 
 
 async def _refuse(kind: Kind, request: Message, writer: asyncio.StreamWriter) -> None:
-    status, body = (b"503 Slow Down", SLOW_DOWN) if kind is Kind.SLOW_DOWN else (b"403 Forbidden", EXPIRED)
+    status, body = REFUSALS[kind]
     sent = b"" if request.asked.startswith("HEAD") else body
     writer.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (status, len(body), sent))
     await writer.drain()

@@ -10,10 +10,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
+from job.host.log import Log
+from job.ledger.rights import require_rights
 from job.store import S3Store, Store, Stored, split_s3
 from job.store.s3 import PART_BYTES
 from tests.unit.test_store import (  # noqa: F401 - pytest runs what it finds here, on the store of this module
@@ -51,6 +54,12 @@ def test_a_killed_uploads_parts_are_aborted_and_a_neighbours_are_not(store: S3St
         for whose in ("ours", "neighbours"):
             with suppress(store._client.exceptions.NoSuchUpload):
                 store._client.abort_multipart_upload(Bucket=bucket, Key=keys[whose], UploadId=uploads[whose])
+
+
+def test_the_keys_have_every_right_that_a_run_needs(store: Store) -> None:
+    said = StringIO()
+    require_rights(store, "0123456789abcdef", "/output/uri", Log(said))
+    assert (said.getvalue(), store.list()) == ("", [])
 
 
 def test_a_listing_of_several_pages_is_whole(store: Store) -> None:

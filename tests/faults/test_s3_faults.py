@@ -118,7 +118,7 @@ def test_four_faults_in_a_row_at_every_request_are_survived(
     assert (store.sha256("up"), store.read("written")) == (EXPECTED["sha256"], SMALL)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.LOST])
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in (Kind.LOST, Kind.DENIED)])
 def test_endless_faults_are_told_within_a_bound(
     proxy: Proxy, address: str, large: Path, kind: Kind, clean_environment: pytest.MonkeyPatch
 ) -> None:

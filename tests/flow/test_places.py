@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.flow.running import DEMO, Result, document, tiny, tunejob, write_spec
-from tests.servers import Hub, S3Server, closed_port, hub_server
+from tests.servers import LIMITED, LIMITED_BUCKET, WITHOUT_DELETE, Hub, S3Server, closed_port, hub_server
 from tests.tiny import tiny_dir
+
+FOLDER = "runs/places"  # where the policy of k8s/README.md allows something
 
 
 @dataclass(frozen=True)
@@ -23,35 +25,38 @@ class S3Job:
     first: Result
 
     def environment(self, **changes: str) -> dict[str, str]:
-        return self.server.environment(secure=True) | changes
+        return self.server.environment(secure=True, access=LIMITED) | changes
 
     def run(self, *arguments: str, **changes: str) -> Result:
         return tunejob(*arguments, scratch=self.folder / "again", extra=self.environment(**changes))
 
     @property
     def spec(self) -> str:
-        return f"s3://{self.bucket}/specs/job.json"
+        return f"s3://{self.bucket}/{FOLDER}/specs/job.json"
 
     def stored(self) -> dict[str, tuple[str, str]]:
         """Key -> (digest, time of change) of every object of the run."""
-        found = self.server.client().list_objects_v2(Bucket=self.bucket, Prefix="run/")["Contents"]
-        return {item["Key"].removeprefix("run/"): (item["ETag"], str(item["LastModified"])) for item in found}
+        found = self.server.client().list_objects_v2(Bucket=self.bucket, Prefix=f"{FOLDER}/run/")["Contents"]
+        return {item["Key"].removeprefix(f"{FOLDER}/run/"): (item["ETag"], str(item["LastModified"])) for item in found}
 
 
 @pytest.fixture(scope="module")
 def s3_job(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> S3Job:
-    bucket, folder, client = s3.new_bucket(), tmp_path_factory.mktemp("s3"), s3.client()
+    """By an identity that has the policy of k8s/README.md."""
+    bucket, folder, client = LIMITED_BUCKET, tmp_path_factory.mktemp("s3"), s3.client()
     for path in tiny_dir().iterdir():
-        client.upload_file(str(path), bucket, f"base/tiny-llama/{path.name}")
-    client.upload_file(str(DEMO / "train.jsonl"), bucket, "data/train.jsonl")
+        client.upload_file(str(path), bucket, f"{FOLDER}/base/tiny-llama/{path.name}")
+    client.upload_file(str(DEMO / "train.jsonl"), bucket, f"{FOLDER}/data/train.jsonl")
+    rows = {"source": f"s3://{bucket}/{FOLDER}/data/train.jsonl", "format": "messages"}
     changes = {
-        "/model/source": f"s3://{bucket}/base/tiny-llama",
-        "/data/train/0": {"source": f"s3://{bucket}/data/train.jsonl", "format": "messages", "split": "train[:32]"},
-        "/data/held_out/sources": [{"source": f"s3://{bucket}/data/train.jsonl", "format": "messages", "split": "train[-8:]"}],
+        "/model/source": f"s3://{bucket}/{FOLDER}/base/tiny-llama",
+        "/data/train/0": {**rows, "split": "train[:32]"},
+        "/data/held_out/sources": [{**rows, "split": "train[-8:]"}],
     }
-    spec = tiny(f"s3://{bucket}/run", changes)
-    client.put_object(Bucket=bucket, Key="specs/job.json", Body=json.dumps(spec).encode())
-    first = tunejob("run", f"s3://{bucket}/specs/job.json", scratch=folder / "scratch", extra=s3.environment(secure=True), forked=True)
+    spec = tiny(f"s3://{bucket}/{FOLDER}/run", changes)
+    client.put_object(Bucket=bucket, Key=f"{FOLDER}/specs/job.json", Body=json.dumps(spec).encode())
+    environment = s3.environment(secure=True, access=LIMITED)
+    first = tunejob("run", f"s3://{bucket}/{FOLDER}/specs/job.json", scratch=folder / "scratch", extra=environment, forked=True)
     return S3Job(s3, bucket, folder, first)
 
 
@@ -59,10 +64,28 @@ def test_everything_over_s3_and_https(s3_job: S3Job) -> None:
     assert s3_job.first.exit_code == 0, s3_job.first.stdout + s3_job.first.stderr
     stored = s3_job.stored()
     assert {"manifest.json", "spec.json", "stats.json", "adapter/adapter_model.safetensors", "report/losses.jsonl"} <= stored.keys()
-    manifest = json.loads(s3_job.server.client().get_object(Bucket=s3_job.bucket, Key="run/manifest.json")["Body"].read())
-    assert manifest["base"]["public_id"] == f"s3://{s3_job.bucket}/base/tiny-llama"
+    manifest = json.loads(s3_job.server.client().get_object(Bucket=s3_job.bucket, Key=f"{FOLDER}/run/manifest.json")["Body"].read())
+    assert manifest["base"]["public_id"] == f"s3://{s3_job.bucket}/{FOLDER}/base/tiny-llama"
     assert {file["key"] for file in manifest["files"]} == stored.keys() - {"manifest.json"}
     assert s3_job.server.open_uploads(s3_job.bucket) == []
+    assert not s3_job.first.named("rights") + s3_job.first.named("leftovers"), "the policy of the docs is enough"
+
+
+def test_without_the_right_to_delete_a_run_works_and_says_what_it_leaves(s3: S3Server, tmp_path: Path) -> None:
+    """Seven checkpoints, of which two would be kept; three in a row that could not be stored would end the training."""
+    uri, extra = f"s3://{LIMITED_BUCKET}/{FOLDER}/kept", s3.environment(access=WITHOUT_DELETE)
+    settings = {"every_minutes": 60, "every_steps": 1, "keep": 2, "max_failures": 3}
+    spec = write_spec(tmp_path / "spec.json", tiny(uri, {"/training/max_steps": 8, "/output/checkpoints": settings}))
+    result = tunejob("run", spec, scratch=tmp_path / "scratch", extra=extra)
+    assert result.exit_code == 0, result.stdout + result.stderr
+    (said,) = result.named("rights")
+    assert "s3:DeleteObject" in said["reason"]
+    assert [(event["step"], event["note"]) for event in result.named("checkpoint")] == [(step, "stored") for step in range(1, 8)]
+    listed = s3.client().list_objects_v2(Bucket=LIMITED_BUCKET, Prefix=f"{FOLDER}/kept/checkpoints/")["Contents"]
+    assert max(event["objects"] for event in result.named("leftovers")) == sum("/step-" in item["Key"] for item in listed)
+    assert tunejob("verify", uri, scratch=tmp_path, extra=extra).exit_code == 0
+    again = tunejob("run", spec, scratch=tmp_path / "scratch", extra=extra)
+    assert (again.exit_code, again.named("done")[0]["note"][:17]) == (0, "already published")
 
 
 def test_again_writes_nothing(s3_job: S3Job) -> None:
@@ -74,7 +97,7 @@ def test_again_writes_nothing(s3_job: S3Job) -> None:
 
 
 def test_verify_reads_it_all_again(s3_job: S3Job) -> None:
-    result = s3_job.run("verify", f"s3://{s3_job.bucket}/run")
+    result = s3_job.run("verify", f"s3://{s3_job.bucket}/{FOLDER}/run")
     assert result.exit_code == 0
     assert result.events[-1]["files"] == len(s3_job.stored()) - 1
 

@@ -7,9 +7,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tests.flow.running import DEMO, Result, Running, document, run_tiny, tiny, valid_stats, write_spec
+from tests.forking import environment, run_forked
 from tests.servers import Hub
 from tests.tiny import tiny_dir
 
@@ -33,10 +36,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
+def losses(output: Path) -> list[dict[str, Any]]:
+    return list(map(json.loads, (output / "report" / "losses.jsonl").read_text().splitlines()))
+
+
 def curve(output: Path) -> list[tuple[Any, ...]]:
     """Everything of a step that is no time."""
-    lines = map(json.loads, (output / "report" / "losses.jsonl").read_text().splitlines())
-    return [tuple(line.get(key) for key in ("step", "loss", "grad_norm", "learning_rate", "held_out_loss")) for line in lines]
+    return [tuple(line.get(key) for key in ("step", "loss", "grad_norm", "learning_rate", "held_out_loss")) for line in losses(output)]
 
 
 def start(folder: Path) -> Running:
@@ -60,6 +66,22 @@ def finished(folder: Path, at_least: int) -> Result:
     assert valid_stats(folder / "out" / "stats.json")["training"]["resumed_from_step"] == event["step"]
     assert not list((folder / "out").rglob("checkpoints/**/*.*")), "checkpoints are of no use once the adapter is stored"
     return result
+
+
+def test_a_process_of_its_own_trains_the_same_adapter(whole: Path, tmp_path: Path) -> None:
+    """From rows that it opens again, stopped by a signal on its way: every loss and every bit of the adapter."""
+    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", CHANGES))
+    code, said, complaint = run_forked("tests.flow.train_in_process:main", [spec, str(tmp_path)], tmp_path, environment(tmp_path), 300)
+    assert code == 0, complaint
+    result = json.loads(said.splitlines()[-1])
+    logged = [{key: row[key] for key in ("step", "loss", "grad_norm", "learning_rate")} for row in result["history"]]
+    assert logged == [{key: row[key] for key in logged[0]} for row in losses(whole) if "loss" in row]
+    assert result["held_out_history"] == [row for row in losses(whole) if "held_out_loss" in row]
+    assert result["resumed_from_step"] >= 4
+    found, wanted = load_file(tmp_path / "work" / "weights.safetensors"), load_file(whole / "adapter" / "adapter_model.safetensors")
+    found = {name.replace(".default.", "."): weight for name, weight in found.items()}
+    assert found.keys() == wanted.keys()
+    assert all(bytes(found[name].view(np.uint8)) == bytes(wanted[name].view(np.uint8)) for name in wanted)
 
 
 def test_after_kills(whole: Path, tmp_path: Path) -> None:

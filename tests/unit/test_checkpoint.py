@@ -175,7 +175,8 @@ def test_removal_takes_all_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"origin": None}, {"origin": {}}, {"files": None}, {"files": [{}]}, {"files": [{"key": [], "bytes": 0, "sha256": ""}]}]
+    "changes",
+    [{"origin": None}, {"origin": {}}, {"files": None}, {"files": []}, {"files": [{}]}, {"files": [{"key": [], "bytes": 0, "sha256": ""}]}],
 )
 def test_a_signed_manifest_of_another_shape_is_passed_over(changes: dict[str, object], tmp_path: Path) -> None:
     """Whoever can write the prefix can sign anything; what is no checkpoint does not stop the run."""

@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 from job.errors import GateError, InputError, PolicyError, TransientError
 from job.host import child
 from job.host.child import run_child
-from job.hub.push import environment
+from job.hub.push import PushAnswer, PushRequest, Sent, environment
+from job.hub.repository import Content
 from tests.forking import server
 from tests.hub_server import HubFault
 from tests.hub_writes import Large
@@ -45,31 +47,32 @@ class Pusher:
         self.extra: dict[str, str] = {}
         self.started = False
 
-    def ask(self, operation: str, **request: Any) -> dict[str, Any]:
-        request = {"operation": operation, "repository": NAME, **request}
-        variables = environment(self.token) | self.extra
+    def ask(self, operation: Any, repository: str = NAME, **request: Any) -> PushAnswer:
+        asked, variables = PushRequest(operation, repository, **request), environment(self.token) | self.extra
         if self.started:
-            return run_child("job.hub.push", request, self.folder / "child", "push", variables)
+            return run_child("job.hub.push", asked, self.folder / "child", "push", variables, answer=PushAnswer)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(child, "_SERVERS", [server(())])
             patch.setattr(os, "environ", variables)
-            return run_child("job.hub.push", request, self.folder / "child", "push")
+            return run_child("job.hub.push", asked, self.folder / "child", "push", answer=PushAnswer)
 
-    def write(self, tree: dict[str, bytes]) -> list[tuple[str, str]]:
+    def write(self, tree: dict[str, bytes]) -> tuple[Sent, ...]:
         """Local files of a tree with their keys, under names that say nothing."""
         pairs = []
         for key, content in tree.items():
             path = self.folder / "files" / hashlib.sha256(key.encode()).hexdigest()[:8]
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
-            pairs.append((str(path), key))
-        return pairs
+            pairs.append(Sent(path, key))
+        return tuple(pairs)
 
     def check(self, private: bool = False) -> None:
         self.ask("check_access", private=private)
 
     def push(self, tree: dict[str, bytes], run: str = RUN) -> dict[str, Any]:
-        return self.ask("push", files=self.write(tree), run_id=run, message=f"Run {run}")
+        report = self.ask("push", files=self.write(tree), run_id=run, message=f"Run {run}").report
+        assert report is not None
+        return asdict(report)
 
 
 @pytest.fixture
@@ -120,7 +123,7 @@ def test_all_files_come_to_main_in_one_commit(started: Pusher) -> None:
         "url": f"{ready.hub.endpoint}/{NAME}/tree/{repo.refs['main']}",
         "files": 5,
         "bytes": sum(map(len, TREE.values())),
-        "removed": [],
+        "removed": (),
     }
     assert list(repo.refs) == ["main"]
     assert ready.hub.asked(SENT) == 2
@@ -180,14 +183,15 @@ def test_a_second_push_of_the_same_changes_nothing(ready: Pusher) -> None:
 
 
 def test_files_staged_one_by_one_need_not_be_kept(ready: Pusher) -> None:
-    contents = []
-    for path, key in ready.write(TREE):
-        contents += ready.ask("stage", files=[(path, key)], run_id=RUN)["contents"]
-        Path(path).unlink()
+    contents: tuple[Content, ...] = ()
+    for file in ready.write(TREE):
+        contents += ready.ask("stage", files=(file,), run_id=RUN).contents
+        file.path.unlink()
         assert ours(ready.hub) == {}
-    report = ready.ask("publish", contents=contents, run_id=RUN, message="All")
-    assert (report["files"], ours(ready.hub)) == (5, TREE)
-    assert ready.ask("publish", contents=contents, run_id=RUN, message="All") == report  # a run that did not live to hear it
+    shown = ready.ask("publish", contents=contents, run_id=RUN, message="All")
+    assert shown.report is not None
+    assert (shown.report.files, ours(ready.hub)) == (5, TREE)
+    assert ready.ask("publish", contents=contents, run_id=RUN, message="All") == shown  # a run that did not live to hear it
     assert [branch for branch, _ in ready.hub.repos[NAME].pushes].count("main") == 1
 
 
@@ -213,7 +217,7 @@ def test_an_earlier_push_leaves_nothing_and_nobody_loses_anything(ready: Pusher)
     theirs = {"gguf/theirs.gguf": b"made by hand", "gguf/tuned-Q3_K.gguf": Large(b"another" * 1000)}
     repo.commit(repo.files() | theirs)
     report = ready.push(TREE, run="fedcba9876543210")
-    assert report["removed"] == ["gguf/tuned-Q2_K.gguf", "report/old.json"]
+    assert report["removed"] == ("gguf/tuned-Q2_K.gguf", "report/old.json")
     assert ours(ready.hub) == TREE | theirs
     assert [branch for branch, _ in repo.pushes].count("main") == 2
 
@@ -222,7 +226,7 @@ def test_an_earlier_push_leaves_nothing_and_nobody_loses_anything(ready: Pusher)
 def test_a_record_that_says_nothing_useful_removes_nothing(ready: Pusher, record: bytes) -> None:
     repo = ready.hub.repos[NAME]
     repo.commit(repo.files() | {"tunejob.sha256": record})
-    assert ready.push(TREE)["removed"] == []
+    assert ready.push(TREE)["removed"] == ()
     assert repo.files()["notes/mine.md"] == b"keep"
 
 
@@ -303,11 +307,11 @@ def test_main_is_read_back_too(ready: Pusher) -> None:
 
 
 def test_what_was_not_staged_is_not_published(ready: Pusher) -> None:
-    contents = ready.ask("stage", files=ready.write(TREE), run_id=RUN)["contents"]
-    contents[2]["sha256"] = "0" * 64
+    first, second, third, *others = ready.ask("stage", files=ready.write(TREE), run_id=RUN).contents
+    contents = (first, second, replace(third, sha256="0" * 64), *others)
     with pytest.raises(TransientError) as failure:
         ready.ask("publish", contents=contents, run_id=RUN, message="All")
-    assert [fault.where for fault in failure.value.faults] == [contents[2]["key"]]
+    assert [fault.where for fault in failure.value.faults] == [third.key]
     del ready.hub.repos[NAME].refs[BRANCH]
     with pytest.raises(TransientError, match=f"the branch {BRANCH} is gone"):
         ready.ask("publish", contents=contents, run_id=RUN, message="All")

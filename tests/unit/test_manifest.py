@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from job.__main__ import main
 from job.errors import GateError, InputError, JobError, TransientError
 from job.ledger.manifest import MANIFEST, SPEC, File, Manifest, claim, publish, read_manifest, spec_bytes, store_file, stored_file, verify
 from job.spec import JobSpec, parse_spec
@@ -45,11 +46,14 @@ def a_manifest(spec: JobSpec, files: list[File]) -> Manifest:
     )
 
 
+ALWAYS = {"adapter/adapter_model.safetensors": random.Random(0).randbytes(300), "stats.json": b"{}\n"}
+
+
 def finished(store: Store, spec: JobSpec, tmp_path: Path, contents: dict[str, bytes]) -> Manifest:
     """A whole run's worth of objects, published."""
     assert claim(store, spec) is None
     files = [stored_file(store, SPEC)]
-    for key, data in contents.items():
+    for key, data in (ALWAYS | contents).items():
         local = tmp_path / "local"
         local.write_bytes(data)
         files.append(store_file(store, local, key))
@@ -180,6 +184,67 @@ def test_verify_names_every_fault_at_once(store: Store, tmp_path: Path) -> None:
         ("report/samples.md", "changed"),
         ("adapter/extra.bin", "not listed in the manifest"),
     ]
+
+
+@pytest.mark.parametrize("left_out", ["all", SPEC, "stats.json", "adapter/adapter_model.safetensors"])
+def test_a_manifest_that_lists_no_result_is_damaged_whatever_its_digest(store: Store, tmp_path: Path, left_out: str) -> None:
+    """Spec, statistics and weights are in every result; a rerun would otherwise end with 0 and nothing to show."""
+    whole = finished(store, a_spec(), tmp_path, {})
+    rest = [] if left_out == "all" else [file for file in whole.files if file.key != left_out]
+    store.write(MANIFEST, dataclasses.replace(whole, files=rest).encode())
+    with pytest.raises(GateError, match="damaged"):
+        verify(store)
+    with pytest.raises(InputError, match="damaged"):
+        claim(store, a_spec())
+
+
+def test_a_manifest_that_lists_a_file_twice_is_damaged(store: Store, tmp_path: Path) -> None:
+    whole = finished(store, a_spec(), tmp_path, {})
+    store.write(MANIFEST, dataclasses.replace(whole, files=[*whole.files, whole.files[0]]).encode())
+    with pytest.raises(GateError, match="twice"):
+        verify(store)
+
+
+def test_added_folders_that_are_links_are_found(tmp_path: Path) -> None:
+    store, elsewhere = DirectoryStore(tmp_path / "out"), tmp_path / "elsewhere"
+    finished(store, a_spec(), tmp_path, CONTENTS)
+    elsewhere.mkdir()
+    (elsewhere / "file").write_bytes(b"x")
+    (tmp_path / "out" / "adapter" / "more").symlink_to(elsewhere)
+    (tmp_path / "out" / "round").symlink_to(tmp_path / "out")
+    (tmp_path / "out" / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(GateError) as failure:
+        verify(store)
+    assert [(f.where, f.message) for f in failure.value.faults] == [
+        (key, "not listed in the manifest") for key in ("adapter/more", "dangling", "round")
+    ]
+
+
+def test_a_folder_replaced_by_a_link_is_found(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "out")
+    finished(store, a_spec(), tmp_path, CONTENTS)
+    (tmp_path / "out" / "adapter").rename(tmp_path / "elsewhere")
+    (tmp_path / "out" / "adapter").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(GateError) as failure:
+        verify(store)
+    assert {(f.where, f.message) for f in failure.value.faults} == {
+        ("adapter/adapter_config.json", "missing"),
+        ("adapter/adapter_model.safetensors", "missing"),
+        ("adapter", "not listed in the manifest"),
+    }
+
+
+def test_thousands_of_missing_files_are_counted_and_the_first_hundred_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = DirectoryStore(tmp_path / "out")
+    whole = finished(store, a_spec(), tmp_path, {})
+    lost = [File(f"gguf/{number:05}", 1, SHA) for number in range(3000)]
+    store.write(MANIFEST, dataclasses.replace(whole, files=[*whole.files, *lost]).encode())
+    assert main(["verify", str(tmp_path / "out")]) == 14
+    said = capsys.readouterr().out
+    failure = json.loads(said.splitlines()[-1])
+    assert (failure["faults"], len(failure["all"]), failure["all"][-1]) == (3000, 101, "and 2900 more")
+    assert failure["all"][99] == "gguf/00099: missing; expected 1 bytes"
+    assert len(said) < 20_000
 
 
 def test_checkpoints_are_not_part_of_the_result(store: Store, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_later_try_finds_what_an_earlier_one_stored(store: DirectoryStore, tmp
     assert Receipts(store, "f" * 16, Silent()).names() == []
 
 
-@pytest.mark.parametrize("damage", ["changed", "longer", "gone", "receipt cut", "receipt no object", "receipt empty"])
+@pytest.mark.parametrize("damage", ["changed", "longer", "gone", "receipt cut", "receipt no object", "receipt empty", "no files"])
 def test_what_is_damaged_is_made_again(store: DirectoryStore, tmp_path: Path, damage: str) -> None:
     stored(store, tmp_path, {"a": b"one", "b": b"two"})
     receipt = f"checkpoints/{RUN_ID}/done/a.json"
@@ -62,6 +62,7 @@ def test_what_is_damaged_is_made_again(store: DirectoryStore, tmp_path: Path, da
         "receipt cut": lambda: store.write(receipt, store.read(receipt)[:-3]),
         "receipt no object": lambda: store.write(receipt, json.dumps([1]).encode()),
         "receipt empty": lambda: store.write(receipt, b""),
+        "no files": lambda: store.write(receipt, json.dumps({"files": [], "facts": FACTS}).encode()),
     }
     changes[damage]()
     log = Silent()
