@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from job.data.worker.shape import RowFault
+from job.data.worker.messages import RowFault
 from job.data.worker.tokenise import Tokeniser
 from job.errors import GateError, InputError, classify
 from job.ledger.manifest import MANIFEST, SPEC, claim, verify
