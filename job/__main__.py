@@ -9,11 +9,12 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from job import __version__
 from job.errors import Fault, JobError, SpecError, classify
 from job.errors.facts import failure_facts
+from job.host.credentials import settle_credentials
 from job.host.log import Log
 from job.host.signals import defer_forever, ignore
 from job.host.streams import LastingStream, reopen_streams, settle_streams
@@ -214,7 +215,7 @@ def say_last_words(facts: dict[str, Any], log: Log) -> None:
 
 
 def report_failure(error: JobError, stage: str, log: Log) -> int:
-    facts = failure_facts(error, error.stage or stage, error.run_id)
+    facts = failure_facts(log.clean(error), error.stage or stage, error.run_id)
     if not log.json_lines:
         for fault in error.faults:
             log.say(f"  {fault}")
@@ -240,8 +241,10 @@ def main(argv: list[str] | None = None) -> int:
 def carry_out(argv: list[str] | None) -> int:
     """The command that is asked for; its exit code, or that of its failure."""
     log = Log()
+    sys.stderr = cast("TextIO", LastingStream(sys.stderr, log.redact))
     try:
         arguments = parser().parse_args(argv)
+        settle_credentials()
         if getattr(arguments, "log", "auto") != "auto":
             log.json_lines = arguments.log == "json"
         if arguments.command == "run":

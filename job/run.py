@@ -96,7 +96,7 @@ def with_evidence(run: Run) -> Manifest:
     try:
         return stages(run)
     except BaseException as error:
-        failure = with_disk_figures(classify(error), run.workdir, run.store.uri)
+        failure = run.log.clean(with_disk_figures(classify(error), run.workdir, run.store.uri))
         locate(failure)
         run.stats.failure = failure_facts(failure, failure.stage, run.spec.run_id)
         keep_evidence(run.store, run.stats, run.log)

@@ -20,7 +20,7 @@ from job.host.micro_batch import free_memory
 from job.host.stats import arithmetic, gpu_reserved_bytes, training_memory
 from job.ledger.checkpoints import Checkpoints, TrainingOrigin, abort_uploads, remove_checkpoints
 from job.plan.require import require_checkpoints, require_embeddings, require_memory
-from job.report.summary import write_answers, write_losses, write_summary
+from job.report.summary import mask_secrets, write_answers, write_losses, write_summary
 from job.source import FetchedModel, FetchedSource
 from job.spec.optimizers import effective_optimizer
 from job.store import Store, open_store
@@ -168,6 +168,7 @@ def write_report(
     write_probe(model, (prepared.held_out or prepared.train)[0], run.report / "probe.safetensors")
     write_losses(result, run.report)
     write_answers(prepared, before, after, run.report)
+    mask_secrets(run.report.rglob("*"), run.log)
 
 
 def samples(prepared: Prepared, before: Assessment, after: Assessment) -> list[dict[str, str]]:
