@@ -49,7 +49,7 @@ def modelfiles(run: Run, prepared: Prepared, facts: Sequence[dict[str, Any]]) ->
     folder.mkdir()
     names = {TYPES[kind].label: Path(files[0]).name for kind, files in made.items()}
     tokenizer = prepared.tokenizer
-    begin = tokenizer.bos_token if describe_tokenizer(tokenizer, "", [])["adds_bos"] else ""
+    begin = tokenizer.bos_token if describe_tokenizer(tokenizer, [])["adds_bos"] else ""
     stops = [tokenizer.convert_ids_to_tokens(token) for token in prepared.report.stop_token_ids]
     paths = write_modelfiles(folder, names, prepared.probes, begin, stops)
     return {f"gguf/{path.name}": path for path in paths}

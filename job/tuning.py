@@ -15,6 +15,7 @@ from job.evaluation.probe import write_probe
 from job.export import adapter
 from job.export.artefacts import Artefacts
 from job.export.merge.write import require_mergeable
+from job.export.tokenizer import require_tokenizer
 from job.host.child import run_child
 from job.host.micro_batch import free_memory
 from job.host.stats import arithmetic, gpu_reserved_bytes, training_memory
@@ -59,7 +60,7 @@ def train_and_store(
         write_report(run, model, prepared, result, before, after)
         del model
         free_memory()
-        check_reload(run, artefacts, base, folder, backend.device)
+        check_reload(run, artefacts, base, prepared, folder, backend.device)
         stored += artefacts.store_files(adapter.files_by_key(run.report))
     kept = {name: getattr(stats, name) for name in KEPT_STATS}
     facts = {**kept, "origin": asdict(origin_of(run, base, prepared)), "samples": samples(prepared, before, after)}
@@ -155,9 +156,9 @@ def export_weights(
     backend.for_inference(model)
     if run.spec.lora is None:
         folder = run.workdir / "merged"
-        return folder, adapter.export_full(model, prepared.tokenizer, prepared.report.stop_token_ids, folder)
+        return folder, adapter.export_full(model, prepared.tokenizer, prepared.report.stop_token_ids, base, folder)
     folder = run.workdir / "adapter"
-    return folder, adapter.export_adapter(model, prepared.tokenizer, base.public_id, base.revision, folder)
+    return folder, adapter.export_adapter(model, prepared.tokenizer, base, folder)
 
 
 def write_report(
@@ -177,9 +178,12 @@ def samples(prepared: Prepared, before: Assessment, after: Assessment) -> list[d
     return [{"prompt": question.text, "base": base, "tuned": tuned} for question, base, tuned in asked]
 
 
-def check_reload(run: Run, artefacts: Artefacts, base: FetchedModel, folder: Path, device: str) -> None:
+def check_reload(
+    run: Run, artefacts: Artefacts, base: FetchedModel, prepared: Prepared, folder: Path, device: str
+) -> None:
     """Opens what was stored, adapter or whole weights, in a process that never saw the training."""
     artefacts.require("reload")
+    require_tokenizer(folder, prepared)
     whole = run.spec.lora is None
     asked = {
         "base": str(folder if whole else base.path),

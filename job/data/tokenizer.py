@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,11 @@ from job.source.model_files import read_object
 from job.source.place import pointed
 
 POINTER = "/model/source"
+# Special tokens that fill rows, and those that stand for nothing yet; not those that fill pictures or sound.
+PADDING = (
+    re.compile(r"^(?!.*(?:image|vision|video|audio|fim)).*pad", re.IGNORECASE),
+    re.compile("reserved|unused", re.IGNORECASE),
+)
 
 
 def load_tokenizer(model_dir: Path) -> Any:
@@ -32,6 +38,34 @@ def load_tokenizer(model_dir: Path) -> Any:
             )
         )
     return tokenizer
+
+
+def set_pad_token(tokenizer: Any, model_dir: Path, notes: list[str]) -> None:
+    """Gives a tokenizer without a `pad_token`, as Llama's and Mistral's are, one of the tokens it has.
+
+    Nothing is learned of padding, whatever token it is: its labels are masked and nobody attends to it. Yet who trains
+    the published model elsewhere may mask that token everywhere. So a token that fills rows by its name is taken
+    first, then a reserved one, the unknown one, and the end token last; each must have a row in the embedding.
+    """
+    if tokenizer.pad_token_id is not None:
+        return
+    rows = embedding_rows(model_dir)
+    special = [str(token) for _, token in sorted(tokenizer.added_tokens_decoder.items()) if token.special]
+    named = [token for form in PADDING for token in special if form.search(token)]
+    for token in (*named, tokenizer.unk_token, tokenizer.eos_token, tokenizer.convert_ids_to_tokens(0)):
+        if token is not None and (rows is None or tokenizer.convert_tokens_to_ids(token) < rows):
+            tokenizer.pad_token = token
+            notes.append(f"pad_token is {token}: the tokenizer has none of its own; nothing is learned of padding")
+            return
+
+
+def embedding_rows(model_dir: Path) -> int | None:
+    """How many tokens have a row in the embedding, as the model's config says; None where it does not."""
+    with pointed(POINTER):
+        config = read_object(model_dir / "config.json")
+    sections = (config, config.get("text_config"))
+    sizes = [section.get("vocab_size") for section in sections if isinstance(section, dict)]
+    return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def write_tokenizer(tokenizer: Any, path: Path) -> Path:

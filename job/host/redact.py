@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from job.host.credentials import MASK, names_secret
 
 SHORTEST = 6  # a shorter value would be found in every other word
-HALVED = 2 * SHORTEST  # from this length on each half is a secret, too: whoever cuts a line leaves one of them
+HALVED = 16  # from this length on each half is a secret, too: whoever cuts a line leaves one of them
 SPELLING = re.compile(
     r"\\+u00([0-9a-fA-F]{2})|\\+x([0-9a-fA-F]{2})|%(?:25)*([0-9a-fA-F]{2})|&#x([0-9a-fA-F]{1,4});"
     r"|&(amp|lt|gt|quot);|\\+[nrt]|\\+|\s+"

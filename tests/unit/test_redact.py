@@ -26,9 +26,9 @@ SECRETS = {
     "HF_TOKEN": PLAIN,
     "AWS_SECRET_ACCESS_KEY": ODD,
     "TUNEJOB_WEBHOOK_KEY": "canary-hook-0007-hook",
-    "HTTPS_PROXY": "http://me:canary%2Fproxy08@p:1",
+    "HTTPS_PROXY": "http://me:canary%2Fproxy08proxy@p:1",
 }
-VALUES = {**SECRETS, "HTTPS_PROXY": "canary/proxy08"}
+VALUES = {**SECRETS, "HTTPS_PROXY": "canary/proxy08proxy"}
 MAY_SHOW = 7  # characters in a row: less than half of the shortest canary
 
 
