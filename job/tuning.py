@@ -44,27 +44,28 @@ def train_and_store(
         model = load(run, backend, base, merge_base, prepared)
     with stats.phase("baseline"):
         before = measure(run, backend, model, prepared)
-    with stats.phase("train"):
-        start_reserved_bytes = gpu_reserved_bytes()
-        result = train(backend, model, spec, prepared, run.workdir, checkpoints, run.log)
-        stats.training = result.summary()
-    stats.memory = training_memory(
-        start_reserved_bytes, stats.phases[-1].peak_gpu_reserved_bytes, stats.device["total_memory_bytes"]
-    )
-    with stats.phase("adapter"):
-        folder, weights = export_weights(run, backend, model, prepared, base)
-        stored = artefacts.store_files(weights)
-        run.log(folder.name, files=len(stored), bytes=sum(file.bytes for file in stored))
-    with stats.phase("evaluate", children=True):
-        after = measure(run, backend, model, prepared)
-        write_report(run, model, prepared, result, before, after)
-        del model
-        free_memory()
-        check_reload(run, artefacts, base, prepared, folder, backend.device)
-        stored += artefacts.store_files(adapter.files_by_key(run.report))
-    kept = {name: getattr(stats, name) for name in KEPT_STATS}
-    facts = {**kept, "origin": asdict(origin_of(run, base, prepared)), "samples": samples(prepared, before, after)}
-    artefacts.keep_stored(TRAINED, stored, weights, facts)
+    with checkpoints.until_stored():
+        with stats.phase("train"):
+            start_reserved_bytes = gpu_reserved_bytes()
+            result = train(backend, model, spec, prepared, run.workdir, checkpoints, run.log)
+            stats.training = result.summary()
+        stats.memory = training_memory(
+            start_reserved_bytes, stats.phases[-1].peak_gpu_reserved_bytes, stats.device["total_memory_bytes"]
+        )
+        with stats.phase("adapter"):
+            folder, weights = export_weights(run, backend, model, prepared, base)
+            stored = artefacts.store_files(weights)
+            run.log(folder.name, files=len(stored), bytes=sum(file.bytes for file in stored))
+        with stats.phase("evaluate", children=True):
+            after = measure(run, backend, model, prepared)
+            write_report(run, model, prepared, result, before, after)
+            del model
+            free_memory()
+            check_reload(run, artefacts, base, prepared, folder, backend.device)
+            stored += artefacts.store_files(adapter.files_by_key(run.report))
+        kept = {name: getattr(stats, name) for name in KEPT_STATS}
+        facts = {**kept, "origin": asdict(origin_of(run, base, prepared)), "samples": samples(prepared, before, after)}
+        artefacts.keep_stored(TRAINED, stored, weights, facts)
     checkpoints.remove()
     write_summary(spec, base.public_id, stats, [], run.report)  # not in the receipt: it is written again at the end
 

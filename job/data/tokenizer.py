@@ -13,7 +13,7 @@ from job.source.place import pointed
 POINTER = "/model/source"
 # Special tokens that fill rows, and those that stand for nothing yet; not those that fill pictures or sound.
 PADDING = (
-    re.compile(r"^(?!.*(?:image|vision|video|audio|fim)).*pad", re.IGNORECASE),
+    re.compile(r"^(?!.*(?:image|vision|video|audio|fim))(?:.*[^a-z])?pad", re.IGNORECASE),
     re.compile("reserved|unused", re.IGNORECASE),
 )
 

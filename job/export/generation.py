@@ -15,8 +15,15 @@ GENERATION = "generation_config.json"
 
 
 def generation_settings(base: Path, ids: Mapping[str, Any]) -> dict[str, Any]:
-    """The base's own settings as its file has them, with the trained special `ids`."""
-    return (read_object(base / GENERATION) if (base / GENERATION).is_file() else {}) | dict(ids)
+    """The base's own settings as its file has them, or its config where it has no such file, with the trained special
+    `ids`.
+    """
+    from transformers import GenerationConfig
+
+    if (base / GENERATION).is_file():
+        return read_object(base / GENERATION) | dict(ids)
+    known = GenerationConfig._get_default_generation_params().keys() - {"use_cache"}
+    return {key: value for key, value in read_object(base / CONFIG).items() if key in known} | dict(ids)
 
 
 def unwritable_settings(base: Path, scratch: Path) -> str:
