@@ -16,6 +16,7 @@ from job.errors import Fault, JobError, SpecError, classify
 from job.errors.facts import failure_facts
 from job.host.credentials import settle_credentials
 from job.host.log import Log
+from job.host.proxies import settle_bypass
 from job.host.signals import defer_forever, ignore
 from job.host.streams import LastingStream, reopen_streams, settle_streams
 
@@ -245,6 +246,7 @@ def carry_out(argv: list[str] | None) -> int:
     try:
         arguments = parser().parse_args(argv)
         settle_credentials()
+        settle_bypass()
         if getattr(arguments, "log", "auto") != "auto":
             log.json_lines = arguments.log == "json"
         if arguments.command == "run":

@@ -68,7 +68,7 @@ def settle_credentials() -> None:
         if not name.startswith(SENT):
             continue
         plain = ENDS.sub("", value)
-        if not plain:
+        if not plain and (value or name.startswith("HF_")):
             del os.environ[name]
         elif plain != value:
             os.environ[name] = plain

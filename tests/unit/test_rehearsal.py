@@ -27,14 +27,33 @@ from tests.tiny import small_base
 
 CONVERSATION = [{"role": "user", "content": "say 3"}, {"role": "assistant", "content": "number 3"}] * 2
 SPECIALS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else ' ' + m.content + eos_token }}{% endfor %}"
+TEMPLATE = """{{ bos_token }}{% for m in messages -%}
+{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else ' ' + m.content + eos_token }}{% endfor %}"""
 
 
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SentencePiece vocabulary as Llama's first were, without a tokenizer.json, and the config of a model for it."""
     folder = tmp_path_factory.mktemp("pieces")
-    words = "say number one two three four five six seven eight nine ten the lamp is on and not off".split()
+    words = [
+        "say",
+        "number",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "the",
+        "lamp",
+        "is",
+        "on",
+        "and",
+        "not",
+        "off",
+    ]
     (folder / "corpus").write_text("\n".join(f"{' '.join(words[i:] + words[:i])} {i}." for i in range(len(words)) for _ in range(20)))
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "corpus"), model_prefix=str(folder / "tokenizer"), vocab_size=340, model_type="bpe", byte_fallback=True,
@@ -112,7 +131,7 @@ def test_facts_of_a_published_tokenizer_that_differ_are_named(pieces: Path, tmp_
     rows, folder = published(model_of(pieces, tmp_path / "model", legacy=True), tmp_path / "adapter")
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": "<unk>"}))
-    assert [fault.message for fault in tokenizer_faults(folder, expected_tokenizer(rows))][0].endswith("eos_token_id")
+    assert next(tokenizer_faults(folder, expected_tokenizer(rows))).message.endswith("eos_token_id")
     (folder / "tokenizer.json").write_text("{")
     (folder / "tokenizer.model").unlink()
     assert "cannot be opened" in next(tokenizer_faults(folder, expected_tokenizer(rows))).message
