@@ -86,7 +86,7 @@ def measure(model: Model, reference: Reference, threads: int, lora: Path | None,
             sums.add(ids, logits, expected)
         seconds = time.monotonic() - started
         answer = _answer(context, model, reference)
-        stopped = model.ends(answer[-1]) or _ends_alike(context, model, reference)
+        stopped = model.ends(answer[-1]) or ends_alike(context, model, reference)
     same = next(
         (i for i, (a, b) in enumerate(zip(answer, reference.answer, strict=False)) if a != b),
         min(len(answer), len(reference.answer)),
@@ -151,7 +151,7 @@ def _answer(context: LlamaContext, model: Model, reference: Reference) -> list[i
     return answer
 
 
-def _ends_alike(context: LlamaContext, model: Model, reference: Reference) -> bool:
+def ends_alike(context: LlamaContext, model: Model, reference: Reference) -> bool:
     """Whether an end is among the likeliest tokens where the 16-bit model ended, given that one's answer: of its own
     accord it may have taken another turn long before, and then has no reason to end there.
     """

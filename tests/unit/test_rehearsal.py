@@ -74,15 +74,12 @@ def model_of(pieces: Path, folder: Path, **settings: Any) -> Path:
     return folder
 
 
-def prepared(model: Path, *texts: str) -> Any:
-    """What of the data the tokenizer's tests look at."""
+def prepared(model: Path, text: str = "") -> Any:
+    """What of the data the tokenizer's tests look at: one row, raw text or a conversation."""
     tokenizer = load_tokenizer(model)
     set_pad_token(tokenizer, model, [])
-    rows = [
-        tokenizer(text, add_special_tokens=False).input_ids
-        for text in (*texts, tokenizer.apply_chat_template(CONVERSATION, tokenize=False))
-    ]
-    return SimpleNamespace(tokenizer=tokenizer, train=[{"input_ids": ids} for ids in rows], held_out=None)
+    row = tokenizer(text or tokenizer.apply_chat_template(CONVERSATION, tokenize=False), add_special_tokens=False).input_ids
+    return SimpleNamespace(tokenizer=tokenizer, train=[{"input_ids": row}], held_out=None)
 
 
 def published(model: Path, folder: Path) -> tuple[Any, Path]:
@@ -117,6 +114,21 @@ def test_llama_cpp_reads_behind_special_tokens_as_the_legacy_setting_does(pieces
             with pytest.raises(InputError, match="other tokens than in training") as refused:
                 rehearse(folder, tmp_path / "v.gguf", expected_tokenizer(rows))
             assert {fault.where for fault in refused.value.faults} == {"/export/gguf"}
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, None, {"default": TEMPLATE, "tool_use": "{{ tools }}"}])
+def test_raw_text_publishes_the_models_own_template(template: Any, pieces: Path, tmp_path: Path) -> None:
+    """Rows without a conversation use none: that is no reason to refuse the GGUF of a model that has one."""
+    named = [{"name": name, "template": text} for name, text in template.items()] if isinstance(template, dict) else template
+    model = model_of(pieces, tmp_path / "model", legacy=True, chat_template=named)
+    rows, folder = prepared(model, "the lamp is on"), tmp_path / "adapter"
+    save_tokenizer(rows.tokenizer, model, folder)
+    shutil.copyfile(model / "config.json", folder / "config.json")
+    expected = expected_tokenizer(rows)
+    assert expected["chat_template"] == (None if template is None else TEMPLATE)
+    assert rehearse(folder, tmp_path / "v.gguf", expected) == {"skipped": None}
+    with pytest.raises(InputError, match="the chat template is not the trained one"):
+        rehearse(folder, tmp_path / "v.gguf", expected | {"chat_template": "another" if template is None else None})
 
 
 def test_a_vocabulary_that_llama_cpp_does_not_know_is_refused_without_weights(tmp_path: Path) -> None:
