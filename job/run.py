@@ -129,8 +129,7 @@ def stages(run: Run) -> Manifest:
         prepared = prepare(run, train_sources, held_out_sources, base)
         if trained_before:
             require_same_origin(run, base, prepared)
-        else:
-            rehearse(run, base, merge_base, prepared)
+        rehearse(run, base, merge_base, prepared)
     with stats.phase("weights"):
         fetch_weights(run, artefacts, base, merge_base, prepared)
         go_offline()
