@@ -30,7 +30,7 @@ def save_tokenizer(tokenizer: Any, base: Path, folder: Path) -> None:
     and its settings.
     """
     tokenizer.save_pretrained(folder)
-    for path in base.glob(f"*{SENTENCEPIECE}"):
+    for path in filter(_is_sentencepiece, base.glob(f"*{SENTENCEPIECE}")):
         shutil.copyfile(path, folder / path.name)
     given = read_object(base / CONFIG) if (base / CONFIG).is_file() else {}
     written = read_object(folder / CONFIG)
@@ -38,6 +38,17 @@ def save_tokenizer(tokenizer: Any, base: Path, folder: Path) -> None:
     if kept:
         text = json.dumps(written | kept, indent=2, ensure_ascii=False)
         (folder / CONFIG).write_text(text + "\n", "utf-8")
+
+
+def _is_sentencepiece(path: Path) -> bool:
+    """Whether readers of SentencePiece take it: Llama 3's file of that name is of another kind and misleads them."""
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        SentencePieceProcessor(model_file=str(path))
+    except (RuntimeError, OSError):
+        return False
+    return True
 
 
 def expected_tokenizer(prepared: Prepared) -> dict[str, Any]:

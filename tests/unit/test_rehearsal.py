@@ -103,6 +103,13 @@ def test_a_sentencepiece_tokenizer_is_published_as_it_was_trained(legacy: bool, 
         require_tokenizer(folder, rows)
 
 
+def test_a_file_of_that_name_that_is_no_sentencepiece_model_stays_behind(tmp_path: Path) -> None:
+    base = small_base(tmp_path / "base")
+    (base / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")  # as Llama 3 has it
+    save_tokenizer(load_tokenizer(base), base, tmp_path / "adapter")
+    assert not (tmp_path / "adapter" / "tokenizer.model").exists()
+
+
 def test_llama_cpp_reads_behind_special_tokens_as_the_legacy_setting_does(pieces: Path, tmp_path: Path) -> None:
     for legacy in (True, False):
         model = model_of(pieces, tmp_path / f"model-{legacy}", legacy=legacy)
