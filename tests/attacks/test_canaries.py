@@ -121,8 +121,7 @@ def test_a_failure_tells_no_secret(name: str, s3: S3Server, hub: Hub, tmp_path: 
     assert leaks(CANARIES, result, tmp_path) == []
 
 
-@pytest.mark.parametrize("name", CANARIES)
-@pytest.mark.parametrize("inside", [" ", "\n"])
+@pytest.mark.parametrize(("name", "inside"), [("HF_TOKEN", "\n"), ("AWS_SECRET_ACCESS_KEY", " ")])  # all names: test_redact.py
 def test_a_credential_that_cannot_be_sent_is_named_and_not_shown(name: str, inside: str, s3: S3Server, hub: Hub, tmp_path: Path) -> None:
     value = CANARIES[name][:12] + inside + CANARIES[name][12:]
     changes = {"/model/source": "hf://org/private", "/output/uri": "s3://somewhere/run"}
