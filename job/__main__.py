@@ -10,14 +10,19 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from job import __version__
 from job.errors import Fault, JobError, SpecError, classify
 from job.errors.facts import failure_facts
+from job.host.credentials import settle_credentials
 from job.host.log import Log
+from job.host.proxies import settle_bypass
 from job.host.signals import defer_forever, ignore
 from job.host.streams import LastingStream, harmless, reopen_streams, settle_streams
+
+if TYPE_CHECKING:
+    from job.spec import JobSpec
 
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
 TERMINATION_LOG = "/dev/termination-log"
@@ -129,7 +134,20 @@ def command_validate(arguments: argparse.Namespace, log: Log) -> None:
     from job.spec import parse_spec
 
     spec = parse_spec(read_spec(arguments.spec))
+    note_trackers(spec, log)
     log("valid", name=spec.name, run_id=spec.run_id)
+
+
+def note_trackers(spec: JobSpec, log: Log) -> None:
+    """Says what a run in the image will refuse: a machine with its own packages may have them."""
+    from job.spec.model import TRACKERS_IN_IMAGE
+
+    absent = [name for name in spec.tracking if name not in TRACKERS_IN_IMAGE]
+    if absent:
+        text = (
+            f"the image of this version has no package for {', '.join(absent)}: there a run ends at once with exit 11"
+        )
+        log("note", pointer="/tracking", text=text)
 
 
 def command_schema(arguments: argparse.Namespace, log: Log) -> None:
@@ -175,12 +193,15 @@ def command_wait(arguments: argparse.Namespace, log: Log) -> int:
 def command_render(arguments: argparse.Namespace, log: Log) -> None:
     from job.render import render
     from job.render.options import options
+    from job.spec import parse_spec
 
     out, log.stream = log.stream, sys.stderr  # a file for a pipe: nothing else may come out of it
     chosen = options(
         arguments.image, arguments.name, arguments.namespace, arguments.queue, arguments.parameters, arguments.gpus
     )
-    text = render(read_spec(arguments.spec), arguments.to, chosen)
+    raw = read_spec(arguments.spec)
+    text = render(raw, arguments.to, chosen)
+    note_trackers(parse_spec(raw), log)
     if arguments.output:
         Path(arguments.output).write_text(text, "utf-8", newline="")
     else:
@@ -239,7 +260,7 @@ def say_last_words(facts: dict[str, Any], log: Log) -> None:
 
 
 def report_failure(error: JobError, stage: str, log: Log) -> int:
-    facts = failure_facts(error, error.stage or stage, error.run_id)
+    facts = failure_facts(log.clean(error), error.stage or stage, error.run_id)
     if not log.json_lines:
         for line in error.lines():
             log.say(f"  {line}")
@@ -267,8 +288,11 @@ def main(argv: list[str] | None = None) -> int:
 def carry_out(argv: list[str] | None) -> int:
     """The command that is asked for; its exit code, or that of its failure."""
     log = Log()
+    sys.stderr = cast("TextIO", LastingStream(sys.stderr, log.redact))
     try:
         arguments = parser().parse_args(argv)
+        settle_credentials()
+        settle_bypass()
         if getattr(arguments, "log", "auto") != "auto":
             log.json_lines = arguments.log == "json"
         if arguments.command in STOPPABLE:

@@ -17,7 +17,7 @@ from job.host.stats import package_versions
 from job.ledger.manifest import File, Manifest, stored_file
 from job.publish.card.card import Sample, card_facts, write_card
 from job.publish.ollama.modelfile import write_modelfiles
-from job.report.summary import store_document, write_summary
+from job.report.summary import mask_secrets, store_document, write_summary
 from job.source import FetchedModel, FetchedSource
 
 README = "README.md"
@@ -34,6 +34,7 @@ def store_documents(
     written = files_by_key(run.report)
     written |= modelfiles(run, prepared, facts)
     written |= card(run, prepared, base, sources, facts)
+    mask_secrets(written.values(), run.log)
     files = {file.key: file for file in run.receipts.files()}
     files |= {file.key: file for file in artefacts.store_files(written)}
     return list(files.values())
@@ -48,7 +49,7 @@ def modelfiles(run: Run, prepared: Prepared, facts: Sequence[dict[str, Any]]) ->
     folder.mkdir()
     names = {TYPES[kind].label: Path(files[0]).name for kind, files in made.items()}
     tokenizer = prepared.tokenizer
-    begin = tokenizer.bos_token if describe_tokenizer(tokenizer, "", [])["adds_bos"] else ""
+    begin = tokenizer.bos_token if describe_tokenizer(tokenizer, [])["adds_bos"] else ""
     stops = [tokenizer.convert_ids_to_tokens(token) for token in prepared.report.stop_token_ids]
     paths = write_modelfiles(folder, names, prepared.probes, begin, stops)
     return {f"gguf/{path.name}": path for path in paths}

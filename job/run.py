@@ -16,6 +16,7 @@ from job.evaluation.gates import check_gates
 from job.export.artefacts import Artefacts
 from job.export.gguf.stage import Quants, make_quants
 from job.export.merge.stage import compare, merge
+from job.export.rehearsal import rehearse
 from job.export.rows import longest_row
 from job.host.child import preload, start_imports
 from job.host.device import choose_device, gpu_capability, require_wanted_device
@@ -112,7 +113,7 @@ def with_evidence(run: Run) -> Manifest:
     try:
         return stages(run)
     except BaseException as error:
-        failure = with_disk_figures(classify(error), run.workdir, run.store.uri)
+        failure = run.log.clean(with_disk_figures(classify(error), run.workdir, run.store.uri))
         locate(failure)
         run.stats.failure = failure_facts(failure, failure.stage, run.spec.run_id)
         keep_evidence(run.store, run.stats, run.log)
@@ -144,6 +145,7 @@ def stages(run: Run) -> Manifest:
         prepared = prepare(run, train_sources, held_out_sources, base)
         if trained_before:
             require_same_origin(run, base, prepared)
+        rehearse(run, base, merge_base, prepared)
     with stats.phase("weights"):
         fetch_weights(run, artefacts, base, merge_base, prepared)
         go_offline()

@@ -15,6 +15,7 @@ from job.evaluation.probe import write_probe
 from job.export import adapter
 from job.export.artefacts import Artefacts
 from job.export.merge.write import require_mergeable
+from job.export.tokenizer import require_tokenizer
 from job.host.child import run_child
 from job.host.micro_batch import free_memory
 from job.host.stats import arithmetic, gpu_reserved_bytes, training_memory
@@ -22,7 +23,7 @@ from job.ledger.checkpoints import Checkpoints, TrainingOrigin, remove_checkpoin
 from job.ledger.leftovers import abort_uploads
 from job.ledger.receipts import PINNED
 from job.plan.require import require_checkpoints, require_embeddings, require_memory
-from job.report.summary import write_answers, write_losses, write_summary
+from job.report.summary import mask_secrets, write_answers, write_losses, write_summary
 from job.source import FetchedModel, FetchedSource
 from job.spec import JobSpec
 from job.spec.optimizers import effective_optimizer
@@ -46,27 +47,28 @@ def train_and_store(
         model = load(run, backend, base, merge_base, prepared)
     with stats.phase("baseline"):
         before = measure(run, backend, model, prepared)
-    with stats.phase("train"):
-        start_reserved_bytes = gpu_reserved_bytes()
-        result = train(backend, model, spec, prepared, run.workdir, checkpoints, run.log)
-        stats.training = result.summary()
-    stats.memory = training_memory(
-        start_reserved_bytes, stats.phases[-1].peak_gpu_reserved_bytes, stats.device["total_memory_bytes"]
-    )
-    with stats.phase("adapter"):
-        folder, weights = export_weights(run, backend, model, prepared, base)
-        stored = artefacts.store_files(weights)
-        run.log(folder.name, files=len(stored), bytes=sum(file.bytes for file in stored))
-    with stats.phase("evaluate", children=True):
-        after = measure(run, backend, model, prepared)
-        write_report(run, model, prepared, result, before, after)
-        del model
-        free_memory()
-        check_reload(run, artefacts, base, folder, backend.device)
-        stored += artefacts.store_files(adapter.files_by_key(run.report))
-    kept = {name: getattr(stats, name) for name in KEPT_STATS}
-    facts = {**kept, "origin": asdict(origin_of(run, base, prepared)), "samples": samples(prepared, before, after)}
-    artefacts.keep_stored(TRAINED, stored, weights, facts)
+    with checkpoints.until_stored():
+        with stats.phase("train"):
+            start_reserved_bytes = gpu_reserved_bytes()
+            result = train(backend, model, spec, prepared, run.workdir, checkpoints, run.log)
+            stats.training = result.summary()
+        stats.memory = training_memory(
+            start_reserved_bytes, stats.phases[-1].peak_gpu_reserved_bytes, stats.device["total_memory_bytes"]
+        )
+        with stats.phase("adapter"):
+            folder, weights = export_weights(run, backend, model, prepared, base)
+            stored = artefacts.store_files(weights)
+            run.log(folder.name, files=len(stored), bytes=sum(file.bytes for file in stored))
+        with stats.phase("evaluate", children=True):
+            after = measure(run, backend, model, prepared)
+            write_report(run, model, prepared, result, before, after)
+            del model
+            free_memory()
+            check_reload(run, artefacts, base, prepared, folder, backend.device)
+            stored += artefacts.store_files(adapter.files_by_key(run.report))
+        kept = {name: getattr(stats, name) for name in KEPT_STATS}
+        facts = {**kept, "origin": asdict(origin_of(run, base, prepared)), "samples": samples(prepared, before, after)}
+        artefacts.keep_stored(TRAINED, stored, weights, facts)
     checkpoints.remove()
     write_summary(spec, base.public_id, stats, [], run.report)  # not in the receipt: it is written again at the end
 
@@ -162,9 +164,9 @@ def export_weights(
     backend.for_inference(model)
     if run.spec.lora is None:
         folder = run.workdir / "merged"
-        return folder, adapter.export_full(model, prepared.tokenizer, prepared.report.stop_token_ids, folder)
+        return folder, adapter.export_full(model, prepared.tokenizer, prepared.report.stop_token_ids, base, folder)
     folder = run.workdir / "adapter"
-    return folder, adapter.export_adapter(model, prepared.tokenizer, base.public_id, base.revision, folder)
+    return folder, adapter.export_adapter(model, prepared.tokenizer, base, folder)
 
 
 def write_report(
@@ -175,6 +177,7 @@ def write_report(
     write_probe(model, (prepared.held_out or prepared.train)[0], run.report / "probe.safetensors")
     write_losses(result, run.report)
     write_answers(prepared, before, after, run.report)
+    mask_secrets(run.report.rglob("*"), run.log)
 
 
 def samples(prepared: Prepared, before: Assessment, after: Assessment) -> list[dict[str, str]]:
@@ -183,9 +186,12 @@ def samples(prepared: Prepared, before: Assessment, after: Assessment) -> list[d
     return [{"prompt": question.text, "base": base, "tuned": tuned} for question, base, tuned in asked]
 
 
-def check_reload(run: Run, artefacts: Artefacts, base: FetchedModel, folder: Path, device: str) -> None:
+def check_reload(
+    run: Run, artefacts: Artefacts, base: FetchedModel, prepared: Prepared, folder: Path, device: str
+) -> None:
     """Opens what was stored, adapter or whole weights, in a process that never saw the training."""
     artefacts.require("reload")
+    require_tokenizer(folder, prepared)
     whole = run.spec.lora is None
     asked = {
         "base": str(folder if whole else base.path),

@@ -35,7 +35,7 @@ def tokenizer_of(folder: Path) -> Any:
 def describe(folder: Path, rows: int = 4) -> dict[str, Any]:
     tokenizer = tokenizer_of(folder)
     texts = [tokenizer.apply_chat_template(row, tokenize=False) for row in conversations(rows)]
-    return describe_tokenizer(tokenizer, tokenizer.chat_template, texts)
+    return describe_tokenizer(tokenizer, texts)
 
 
 def write_reference(folder: Path, path: Path, rows: int = 8) -> Path:

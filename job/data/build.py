@@ -18,7 +18,7 @@ from job.data.questions import Question, ask_prompts, ask_rows
 from job.data.sources import Selection
 from job.data.split import Part, split
 from job.data.table import Table
-from job.data.tokenizer import load_tokenizer, own_end_ids, write_tokenizer
+from job.data.tokenizer import load_tokenizer, own_end_ids, set_pad_token, write_tokenizer
 from job.data.worker import wire
 from job.host.cgroup import worker_count
 
@@ -74,6 +74,7 @@ def build_dataset(
     folder = workdir / "data"
     folder.mkdir(parents=True, exist_ok=True)
     notes = [remark for selection in selections + own_selections for remark in selection.remarks()]
+    set_pad_token(tokenizer, model_dir, notes)
     with Pool(write_tokenizer(tokenizer, folder / "tokenizer.json"), worker_count()) as pool:
         job = set_chat_template(spec, tokenizer, any(chats), pool, notes)
         done = _Progress(progress, sum(map(len, selections + own_selections)))

@@ -16,6 +16,11 @@ POINTER = "/model/source"
 TOKEN_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 MAX_FILE_BYTES = 256 << 20  # the largest public ones have 35 MB; reading one takes ten times its size
 MAX_TOKEN_BYTES = 4 << 20  # of all added tokens; each byte of them takes more than a hundred
+# Special tokens that fill rows, and those that stand for nothing yet; not those that fill pictures or sound.
+PADDING = (
+    re.compile(r"^(?!.*(?:image|vision|video|audio|fim))(?:.*[^a-z])?pad", re.IGNORECASE),
+    re.compile("reserved|unused", re.IGNORECASE),
+)
 
 
 def load_tokenizer(model_dir: Path) -> Any:
@@ -77,6 +82,34 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _strings(item)
+
+
+def set_pad_token(tokenizer: Any, model_dir: Path, notes: list[str]) -> None:
+    """Gives a tokenizer without a `pad_token`, as Llama's and Mistral's are, one of the tokens it has.
+
+    Nothing is learned of padding, whatever token it is: its labels are masked and nobody attends to it. Yet who trains
+    the published model elsewhere may mask that token everywhere. So a token that fills rows by its name is taken
+    first, then a reserved one, the unknown one, and the end token last; each must have a row in the embedding.
+    """
+    if tokenizer.pad_token_id is not None:
+        return
+    rows = embedding_rows(model_dir)
+    special = [str(token) for _, token in sorted(tokenizer.added_tokens_decoder.items()) if token.special]
+    named = [token for form in PADDING for token in special if form.search(token)]
+    for token in (*named, tokenizer.unk_token, tokenizer.eos_token, tokenizer.convert_ids_to_tokens(0)):
+        if token is not None and (rows is None or tokenizer.convert_tokens_to_ids(token) < rows):
+            tokenizer.pad_token = token
+            notes.append(f"pad_token is {token}: the tokenizer has none of its own; nothing is learned of padding")
+            return
+
+
+def embedding_rows(model_dir: Path) -> int | None:
+    """How many tokens have a row in the embedding, as the model's config says; None where it does not."""
+    with pointed(POINTER):
+        config = read_object(model_dir / "config.json")
+    sections = (config, config.get("text_config"))
+    sizes = [section.get("vocab_size") for section in sections if isinstance(section, dict)]
+    return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def write_tokenizer(tokenizer: Any, path: Path) -> Path:

@@ -131,7 +131,12 @@ DISK_WORDS = re.compile(
     r"no space left on device|disk quota exceeded|file too large|the disk is full"
     r"|\bunexpected pos \d+ vs \d+|pytorchstreamwriter failed writing|iostream error|\d requested and \d+ written"
 )
-DISK_WRITERS = {"builtins.OSError", "builtins.RuntimeError", "safetensors.SafetensorError"}
+DISK_WRITERS = {
+    "builtins.Exception",  # tokenizers has no class of its own
+    "builtins.OSError",
+    "builtins.RuntimeError",
+    "safetensors.SafetensorError",
+}
 TRANSIENT_ERRNO = {errno.EIO, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE, errno.ESTALE}
 MEMORY_WORDS = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|cublas_status_alloc_failed")
 # What the driver prints when the card, not the program, is at fault. A device-side assert is an index out of range:

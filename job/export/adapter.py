@@ -7,35 +7,37 @@ from pathlib import Path
 from typing import Any
 
 from job.errors import Fault, GateError
+from job.export.generation import GENERATION, generation_settings, writable, write_document
+from job.export.tokenizer import save_tokenizer
+from job.source import FetchedModel
 
 WEIGHTS = "adapter_model.safetensors"
 
 
-def export_adapter(model: Any, tokenizer: Any, public_id: str, revision: str | None, folder: Path) -> dict[str, Path]:
+def export_adapter(model: Any, tokenizer: Any, base: FetchedModel, folder: Path) -> dict[str, Path]:
     """Writes the PEFT adapter with tokenizer and chat template to `folder`; returns its files by key.
 
     Raises `GateError` if what lies on disk is not what was trained.
     """
     folder.mkdir(parents=True)
     model.save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, base.path, folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's card names the path the base was loaded from
-    name_base(folder / "adapter_config.json", public_id, revision)
+    name_base(folder / "adapter_config.json", base.public_id, base.revision)
     check_adapter(model, folder)
     return files_by_key(folder)
 
 
-def export_full(model: Any, tokenizer: Any, end_ids: list[int], folder: Path) -> dict[str, Path]:
+def export_full(model: Any, tokenizer: Any, end_ids: list[int], base: FetchedModel, folder: Path) -> dict[str, Path]:
     """Writes every weight of a fully trained model with its tokenizer to `folder`; `end_ids` end an answer. Returns
     its files by key.
     """
     folder.mkdir(parents=True)
-    model.save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
-    path = folder / "generation_config.json"
-    settings = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    settings |= {"eos_token_id": end_ids[0] if len(end_ids) == 1 else end_ids, "pad_token_id": tokenizer.pad_token_id}
-    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
+    with writable(model, folder):
+        model.save_pretrained(folder, safe_serialization=True)
+    save_tokenizer(tokenizer, base.path, folder)
+    ids = {"eos_token_id": end_ids[0] if len(end_ids) == 1 else end_ids, "pad_token_id": tokenizer.pad_token_id}
+    write_document(folder / GENERATION, generation_settings(base.path, ids))
     return files_by_key(folder)
 
 

@@ -39,12 +39,12 @@ def check(
     """
     started = time.monotonic()
     header, known = read_model_header(file, key), read_reference(reference)
-    faults = [*_type_faults(header, key, TYPES[type_name], source), *_special_faults(header, key, expected)]
+    faults = [*_type_faults(header, key, TYPES[type_name], source), *special_faults(header, key, expected)]
     if source is not None:
         faults += _shape_faults(header, read_header(source, source.name), key)
     with opened(file, key) as model:
         faults += _vocabulary_faults(model, key, expected, known)
-        faults += _text_faults(model, key, expected["texts"])
+        faults += text_faults(model, key, expected["texts"])
         quality = measure(model, known, threads, None, key) if model.tokens == known.vocabulary else None
     if quality is not None:
         faults += quality_faults(quality, known, key, limits)
@@ -155,7 +155,7 @@ def _shape_faults(header: Header, source: Header, key: str) -> Iterator[Fault]:
             )
 
 
-def _special_faults(header: Header, key: str, expected: dict[str, Any]) -> Iterator[Fault]:
+def special_faults(header: Header, key: str, expected: dict[str, Any]) -> Iterator[Fault]:
     for word, name in SPECIAL.items():
         found, wanted = header.metadata.get(f"tokenizer.ggml.{word}_token_id"), expected[name]
         if wanted is not None and found != wanted:
@@ -166,13 +166,17 @@ def _special_faults(header: Header, key: str, expected: dict[str, Any]) -> Itera
             "the chat template is not the trained one",
             where=key,
             found=_difference(found, wanted),
-            expected=f"{len(wanted.encode())} bytes, the same",
+            expected=_size(wanted),
         )
 
 
-def _difference(found: str | None, wanted: str) -> str:
-    if found is None:
-        return "none"
+def _size(template: str | None) -> str:
+    return "none" if template is None else f"{len(template.encode())} bytes, the same"
+
+
+def _difference(found: str | None, wanted: str | None) -> str:
+    if found is None or wanted is None:
+        return "none" if found is None else f"{len(found.encode())} bytes"
     same = next(
         (i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted))
     )
@@ -190,6 +194,11 @@ def _vocabulary_faults(model: Model, key: str, expected: dict[str, Any], known: 
             found=str(model.tokens),
             expected=str(known.vocabulary),
         )
+    yield from token_faults(model, key, expected)
+
+
+def token_faults(model: Model, key: str, expected: dict[str, Any]) -> Iterator[Fault]:
+    """Every fault of the vocabulary that shows without weights."""
     if model.tokens < expected["tokens"]:
         yield Fault(
             "the vocabulary lacks tokens of the tokenizer",
@@ -222,7 +231,7 @@ def _vocabulary_faults(model: Model, key: str, expected: dict[str, Any], known: 
         )
 
 
-def _text_faults(model: Model, key: str, texts: list[dict[str, Any]]) -> Iterator[Fault]:
+def text_faults(model: Model, key: str, texts: list[dict[str, Any]]) -> Iterator[Fault]:
     """Texts must become the trained tokenizer's ids, and ids its text."""
     split, joined = [], []
     for number, text in enumerate(texts):

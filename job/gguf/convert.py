@@ -50,6 +50,14 @@ def outline(model: Path, target: Path) -> None:
             file.truncate(padded(start, alignment) + sum(padded(tensor.nbytes, alignment) for tensor in tensors))
 
 
+def write_vocabulary(model: Path, target: Path) -> None:
+    """Metadata and vocabulary of a folder that has no weights yet, as GGUF. Raises as `convert` does."""
+    with loaded_converter(model, target, "bf16", "vocabulary") as converter:
+        converter.write_vocab()
+        # Readers expect the place where weights begin
+        os.truncate(target, padded(target.stat().st_size, converter.gguf_writer.data_alignment))
+
+
 @contextmanager
 def loaded_converter(model: Path, target: Path, type_name: str, name: str) -> Iterator[Any]:
     """llama.cpp's model class for the folder. Raises what `convert` raises, for its user's block as well."""

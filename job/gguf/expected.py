@@ -12,10 +12,13 @@ SAMPLES = (
 )
 
 
-def describe_tokenizer(tokenizer: Any, template: str, texts: list[str]) -> dict[str, Any]:
+def describe_tokenizer(tokenizer: Any, texts: list[str]) -> dict[str, Any]:
     """The tokenizer's facts for `check`, as JSON; `tokenizer` is a fast one of transformers, `texts` are rendered
     rows.
+
+    Its chat template is the one that is published: also where the rows are raw text, which use none.
     """
+    template = tokenizer.chat_template
     first = tokenizer("a").input_ids[:1]
     return {
         "tokens": len(tokenizer),
@@ -23,7 +26,7 @@ def describe_tokenizer(tokenizer: Any, template: str, texts: list[str]) -> dict[
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         "adds_bos": bool(first) and first[0] == tokenizer.bos_token_id,
-        "chat_template": template,
+        "chat_template": template.get("default") if isinstance(template, dict) else template,
         "texts": [_tokenised(tokenizer, text) for text in (*SAMPLES, *texts)],
     }
 

@@ -171,7 +171,7 @@ class LlamaContext:
 
 
 @contextmanager
-def opened(path: Path, key: str) -> Iterator[Model]:
+def opened(path: Path, key: str, vocabulary_only: bool = False) -> Iterator[Model]:
     """The file (or the first of several) in llama.cpp, every block of weights validated. Raises `GateError` if it
     refuses.
     """
@@ -179,6 +179,7 @@ def opened(path: Path, key: str) -> Iterator[Model]:
 
     settings = native.llama_model_default_params()
     settings.check_tensors = True
+    settings.vocab_only = vocabulary_only
     with native_log() as log:
         handle = native.llama_model_load_from_file(str(path).encode(), settings)
     if not handle:

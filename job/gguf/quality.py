@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from job.gguf.native import LlamaContext, Model
 
 SLACK_TOKENS = 16
+LIKELIEST = 5  # tokens at the place where the 16-bit model ends its answer
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def measure(model: Model, reference: Reference, threads: int, lora: Path | None,
             sums.add(ids, logits, expected)
         seconds = time.monotonic() - started
         answer = _answer(context, model, reference)
+        stopped = model.ends(answer[-1]) or ends_alike(context, model, reference)
     same = next(
         (i for i, (a, b) in enumerate(zip(answer, reference.answer, strict=False)) if a != b),
         min(len(answer), len(reference.answer)),
@@ -92,7 +94,7 @@ def measure(model: Model, reference: Reference, threads: int, lora: Path | None,
     return Quality(
         perplexity=sums.perplexity(sums.loss), reference_perplexity=sums.perplexity(sums.reference_loss),
         kl=sums.kl / sums.tokens, same_top_token=sums.same / sums.tokens, tokens_per_second=sums.tokens / seconds,
-        stopped=model.ends(answer[-1]), answer_tokens=len(answer), same_answer_tokens=same,
+        stopped=stopped, answer_tokens=len(answer), same_answer_tokens=same,
     )  # fmt: skip
 
 
@@ -147,3 +149,16 @@ def _answer(context: LlamaContext, model: Model, reference: Reference) -> list[i
             break
         logits = context.evaluate(answer[-1:], len(reference.prompt) + len(answer) - 1)
     return answer
+
+
+def ends_alike(context: LlamaContext, model: Model, reference: Reference) -> bool:
+    """Whether an end is among the likeliest tokens where the 16-bit model ended, given that one's answer: of its own
+    accord it may have taken another turn long before, and then has no reason to end there.
+    """
+    if not reference.stopped:
+        return False
+    context.forget()
+    said = [*reference.prompt, *reference.answer[:-1]]
+    for start in range(0, len(said), CHUNK_TOKENS):
+        logits = context.evaluate(said[start : start + CHUNK_TOKENS], start)
+    return any(model.ends(int(token)) for token in logits[-1].argsort()[-LIKELIEST:])

@@ -77,6 +77,12 @@ def _plan(step: Step) -> Step:
     return plan(Path(step["model"]), Path(step["scratch"]), step["types"], step["imatrix"])
 
 
+def _rehearse(step: Step) -> Step:
+    from job.gguf.vocabulary import rehearse
+
+    return rehearse(Path(step["model"]), Path(step["target"]), step["expected"])
+
+
 def _first_part(file: Path) -> Path:
     """The file, or the first of those that it was split into: it opens the others."""
     return file if file.exists() else min(file.parent.glob(f"{file.stem}-00001-of-*.gguf"), default=file)
@@ -88,6 +94,7 @@ def _path(value: str | None) -> Path | None:
 
 OPERATIONS: dict[str, Callable[[Step], Step]] = {
     "convert": _convert, "quantise": _quantise, "check": _check, "lora": _lora, "split": _split, "plan": _plan,
+    "rehearse": _rehearse,
 }  # fmt: skip
 
 if __name__ == "__main__":

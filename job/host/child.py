@@ -27,9 +27,9 @@ from job.errors import TREE, CapacityError, Fault, GateError, JobError, Transien
 from job.host.credentials import names_secret
 from job.host.fork_server import CAPABILITY, ForkServer, die_with, search_path
 from job.host.forked import Forked
-from job.host.log import SECRET_VARIABLES
 from job.host.memory import MemorySampler
 from job.host.records import build, encode
+from job.host.redact import Redactor
 from job.host.streams import LastingStream
 
 PARENT = "TUNEJOB_PARENT"  # the process that a child must not outlive
@@ -208,9 +208,7 @@ def run_child(
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """What a process that reaches no server needs of an environment."""
-    return {
-        name: value for name, value in environment.items() if name not in SECRET_VARIABLES and not names_secret(name)
-    }
+    return {name: value for name, value in environment.items() if not names_secret(name)}
 
 
 def preload(modules: Sequence[str], capability: str | None = None) -> None:
@@ -232,13 +230,17 @@ def start_imports() -> None:
 def _process(
     module: str, asked: Path, answered: Path, folder: Path, environment: Mapping[str, str] | None
 ) -> Forked | subprocess.Popen[bytes]:
-    """The child's process: forked, or, with an `environment` of its own or where there is no fork server, started."""
+    """The child's process: forked, or, with an `environment` of its own or where there is no fork server, started.
+
+    Without an environment of its own it reaches no server, and gets no credentials.
+    """
+    plain = without_secrets(os.environ)
     if _SERVERS and environment is None:
         with open(os.devnull) as nothing:
             streams = [nothing.fileno(), 1, 2]
             try:
                 return _SERVERS[0].fork(
-                    "job.host.child:serve_forked", [module, str(asked), str(answered)], folder, os.environ, streams
+                    "job.host.child:serve_forked", [module, str(asked), str(answered)], folder, plain, streams
                 )
             except ConnectionError as refusal:
                 LastingStream(sys.stderr).write(f"children are started, not forked, from here on: {refusal}\n")
@@ -246,7 +248,7 @@ def _process(
     return subprocess.Popen(  # noqa: S603 - our own module, and no shell
         [sys.executable, "-P", "-m", module, str(asked), str(answered)],
         stdin=subprocess.DEVNULL, cwd=folder, start_new_session=True,
-        env={**ALLOCATOR, **(os.environ if environment is None else environment), "PYTHONPATH": search_path(os.environ),
+        env={**ALLOCATOR, **(plain if environment is None else environment), "PYTHONPATH": search_path(os.environ),
              PARENT: str(os.getpid())},
     )  # fmt: skip
 
@@ -264,7 +266,8 @@ def serve_forked(module: str, asked: str, answered: str) -> None:
 
 def answer_request(handle: Handler, asked: Path, answered: Path) -> NoReturn:
     """Writes the result of `handle`, or the `JobError` it ended with, and ends the process."""
-    sys.stdout, sys.stderr = LastingStream(sys.stdout), LastingStream(sys.stderr)
+    redact = Redactor()
+    sys.stdout, sys.stderr = LastingStream(sys.stdout, redact), LastingStream(sys.stderr, redact)
     try:
         request = build(typing.get_type_hints(handle).get("request"), json.loads(asked.read_bytes()))
         answer = b'{"result": ' + encode(handle(request)) + b"}"
@@ -280,7 +283,7 @@ def answer_request(handle: Handler, asked: Path, answered: Path) -> NoReturn:
         answer = encode({"error": {"class": type(failure).__name__, "faults": faults}})
     written = answered.with_suffix(".part")
     try:
-        written.write_bytes(answer)
+        written.write_text(redact(answer.decode()), "utf-8")
         written.replace(answered)
     except OSError as error:
         sys.stderr.write(f"no answer could be written: {error}\n")

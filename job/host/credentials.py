@@ -1,4 +1,5 @@
-"""What looks like a credential, so that none comes in through a spec or goes out in a message.
+"""What looks like a credential, so that none comes in through a spec or goes out in a message; and those of the
+environment, made fit to be sent.
 
 Forms are the issuers' documented prefixes; an AWS secret key has none and is known by its 40 mixed characters. A git
 commit (40 hex digits) is no credential. Every pattern runs in linear time: a spec may hold a mebibyte of anything.
@@ -6,11 +7,13 @@ commit (40 hex digits) is no credential. Every pattern runs in linear time: a sp
 
 from __future__ import annotations
 
+import os
 import re
 from itertools import pairwise
 
-from job.host.log import MASK
+from job.errors import Fault, InputError
 
+MASK = "[secret]"
 FORMS = re.compile(
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"  # AWS access key
     r"|\b(?:IQoJb3JpZ2lu|FwoGZXIvYXdz)[A-Za-z0-9/+=]{50,}"  # AWS session token
@@ -27,9 +30,13 @@ FORMS = re.compile(
 )
 FORTY = re.compile(r"(?<![A-Za-z0-9/+=])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])")
 NAMES = re.compile(
-    r"(?:^|[_-])(?:token|secret|password|passwd|credentials?|(?:api|access|secret|private)[_-]?key(?:[_-]?id)?)$",
+    r"(?:^|[_-])(?:token|secret|password|passwd|passphrase|credentials?|webhook(?:[_-]?url)?"
+    r"|(?:api|access|secret|private|webhook)[_-]?key(?:[_-]?id)?)$",
     re.IGNORECASE,
 )
+SENT = ("AWS_", "HF_", "HUGGING_FACE_", "WANDB_", "MLFLOW_", "TRACKIO_", "TUNEJOB_")  # variables that go to servers
+BLANK = r"[\s\ufeff\u200b-\u200d\u2060]+"  # white space, and what looks like none: byte order marks, joiners
+ENDS = re.compile(rf"^{BLANK}|{BLANK}$")
 # Random base64 changes between upper case, lower case and digits some 25 times in 40 characters; paths and words
 # seldom do.
 RANDOM_CHANGES = 15
@@ -47,6 +54,36 @@ def looks_secret(text: str) -> bool:
 def names_secret(key: str) -> bool:
     """Whether a key's name says that its value is a credential, as in `hf_token` or `secretKey`."""
     return bool(NAMES.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key)))
+
+
+def settle_credentials() -> None:
+    """Takes white space off the ends of the variables that servers are sent, as files and editors leave it there; a
+    variable that holds nothing else is unset.
+
+    Raises `InputError` naming every credential that cannot be sent as it is: with white space or a control character
+    inside, or a letter that no header can hold.
+    """
+    faults = []
+    for name, value in list(os.environ.items()):
+        if not name.startswith(SENT):
+            continue
+        plain = ENDS.sub("", value)
+        if not plain and (value or name.startswith("HF_")):
+            del os.environ[name]
+        elif plain != value:
+            os.environ[name] = plain
+        if names_secret(name) and not (plain.isascii() and plain.isprintable() and " " not in plain):
+            faults.append(
+                Fault(
+                    "this credential has characters in it that cannot be sent",
+                    where=name,
+                    found="white space, a line break or a letter beyond ASCII",
+                    expected="printable ASCII without white space",
+                    hint="Copy it again; a Secret is best made with --from-literal, or with printf rather than echo",
+                )
+            )
+    if faults:
+        raise InputError(*faults)
 
 
 def _is_random(text: str) -> bool:

@@ -48,7 +48,7 @@ class DeviceProbe:
 
 def wanted_device() -> str:
     """auto, cpu or gpu. Raises `CapacityError` for anything else."""
-    wanted = os.environ.get(DEVICE_VARIABLE, "auto")
+    wanted = os.environ.get(DEVICE_VARIABLE) or "auto"
     if wanted not in ("auto", "cpu", "gpu"):
         raise CapacityError(Fault("unknown device", where=DEVICE_VARIABLE, found=wanted, expected="auto, cpu or gpu"))
     return wanted

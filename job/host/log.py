@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
-import re
 import sys
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from typing import IO, Any, cast
-from urllib.parse import quote
 
+from job.errors import Fault, JobError
+from job.host.credentials import MASK
+from job.host.redact import Redactor
 from job.host.streams import LOST, LastingStream, harmless
 
-# Whose values must never be printed or stored, whatever prints them.
-SECRET_VARIABLES = (
-    "HF_TOKEN",
-    "HUGGING_FACE_HUB_TOKEN",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "WANDB_API_KEY",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-)
-MASK = "[secret]"
 LIVE = {"loss": "loss", "tokens_per_second": "tokens/s"}  # what a live bar has room for
 
 
@@ -45,25 +33,6 @@ class Secret:
 
     def __bool__(self) -> bool:
         return bool(self._value)
-
-
-def _pattern() -> re.Pattern[str] | None:
-    forms: set[str] = set()
-    for name in SECRET_VARIABLES:
-        value = os.environ.get(name, "")
-        if len(value) >= 6:
-            forms |= {value, quote(value, safe=""), base64.b64encode(value.encode()).decode().rstrip("=")}
-    return re.compile("|".join(re.escape(f) for f in sorted(forms, key=len, reverse=True))) if forms else None
-
-
-class Redactor:
-    """Replaces every known secret in text: raw, URL-coded and base64. Built once, before variables are dropped."""
-
-    def __init__(self) -> None:
-        self._known = _pattern()
-
-    def __call__(self, text: str) -> str:
-        return self._known.sub(MASK, text) if self._known else text
 
 
 class Log:
@@ -90,6 +59,13 @@ class Log:
         whole = harmless(self.redact(line)).encode("utf-8", "backslashreplace").decode()
         with suppress(*LOST):
             print(whole, file=self.stream, flush=True)
+
+    def clean(self, error: JobError) -> JobError:
+        """`error` with every secret masked: before it is shortened, or the first part of one would be left."""
+        error.faults = tuple(
+            Fault(**{name: self.redact(text) for name, text in asdict(fault).items()}) for fault in error.faults
+        )
+        return error
 
     def bar(self, stage: str, total: int | None = None, every_seconds: float = 5.0) -> Bar:
         """A progress display for `stage`; use as a context manager."""

@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from job.errors import TransientError
+from job.host.proxies import require_address, require_proxies
 from job.host.time_limits import limit
 
 if TYPE_CHECKING:
@@ -40,8 +41,11 @@ def token() -> str:
 
 
 def endpoint() -> str | None:
-    """huggingface_hub reads the variable at import; the run may set it later."""
-    return os.environ.get("HF_ENDPOINT")
+    """huggingface_hub reads the variable at import; the run may set it later. Raises `InputError` for what is no
+    address, and for proxies that its client cannot speak to.
+    """
+    require_proxies("http", "https", "all", socks=True)
+    return require_address("HF_ENDPOINT")
 
 
 def ask(request: Callable[[], Answer], patience_seconds: float = math.inf) -> Answer:

@@ -12,8 +12,9 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ class Checkpoints:
         self._uploader = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[JobError | None] | None = None
         self._failures = 0
+        self._held: tuple[int, Path] | None = None
         self.stored = 0
 
     def newest(self, folder: Path) -> Checkpoint | None:
@@ -148,6 +150,26 @@ class Checkpoints:
                 hint="The same spec continues the training",
             )
         ) from error
+
+    def hold(self, step: int, folder: Path) -> None:
+        """The end of the training, kept here: `until_stored` sends it where the weights come to no other place."""
+        self._held = step, folder
+
+    @contextmanager
+    def until_stored(self) -> Iterator[None]:
+        """Within, there is training, and what was trained is stored. Where that fails or is stopped once training has
+        ended, its end goes to the store as a checkpoint, and a rerun begins behind it.
+        """
+        stored = False
+        try:
+            yield
+            stored = True
+        finally:
+            held, self._held = self._held, None
+            if held and not stored:
+                self._upload(*held)
+            elif held:
+                shutil.rmtree(held[1], ignore_errors=True)
 
     def remove(self) -> None:
         """All of them, once what was trained is stored itself."""

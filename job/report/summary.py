@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from job.training.loop import TrainResult
 
 DIGITS = 6
+TEXTS = {".md", ".json", ".jsonl"}
 
 
 def write_json(path: Path, document: Any) -> Path:
@@ -100,6 +101,15 @@ def _gib(size_bytes: int) -> str:
     return f"{size_bytes / GIB:.2f}"
 
 
+def mask_secrets(paths: Iterable[Path], log: Log) -> None:
+    """Takes secrets of the environment out of documents before they are stored: rows and answers may quote one."""
+    for path in paths:
+        if path.suffix in TEXTS and path.is_file():
+            text = path.read_text("utf-8")
+            if (masked := log.redact(text)) != text:
+                path.write_text(masked, "utf-8")
+
+
 def keep_evidence(store: Store, stats: Stats, log: Log) -> None:
     """After a failure: stores stats.json, which a full scratch disk does not prevent, and whatever the report holds
     so far.
@@ -108,7 +118,8 @@ def keep_evidence(store: Store, stats: Stats, log: Log) -> None:
     """
     folder = stats.workdir / "report"
     try:
-        store.write("stats.json", _encode(stats.document()))
+        store.write("stats.json", log.redact(_encode(stats.document()).decode()).encode())
+        mask_secrets(folder.rglob("*"), log)
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 store_file(store, path, f"report/{path.relative_to(folder)}")

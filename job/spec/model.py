@@ -19,6 +19,9 @@ from job.host.records import build
 from job.spec.rules import cross_faults
 from job.spec.strict import faults_of_schema, inspect_json, load_schema, natural, one_per_place
 
+FULL_LEARNING_RATE = 2e-5  # where every weight is trained; the schema's default is an adapter's
+TRACKERS_IN_IMAGE = ("tensorboard",)  # whose packages are in the locks
+
 Json = dict[str, Any]
 
 
@@ -231,10 +234,12 @@ def parse_spec(raw: bytes) -> JobSpec:
 def resolve(document: Json) -> Json:
     """The spec with every default of the schema filled in; `lora` stays away where every weight is trained."""
     resolved: Json = _with_defaults(document, job_schema())
+    training = resolved["training"]
     if document["model"].get("precision") == "full":
         del resolved["lora"]
+        if "learning_rate" not in document.get("training", {}):
+            training["learning_rate"] = FULL_LEARNING_RATE
     resolved.pop("$schema", None)
-    training = resolved["training"]
     if document["model"].get("backend") == "peft" and "gradient_checkpointing" not in document.get("training", {}):
         training["gradient_checkpointing"] = True
     if "epochs" not in training and "max_steps" not in training:

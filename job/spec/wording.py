@@ -12,8 +12,7 @@ from typing import Any
 from jsonschema.exceptions import ValidationError
 
 from job.errors import Fault
-from job.host.credentials import looks_secret, mask, names_secret
-from job.host.log import MASK
+from job.host.credentials import MASK, looks_secret, mask, names_secret
 
 SHOWN_CHARACTERS = 120
 SHOWN_KEYS = 8

@@ -83,7 +83,7 @@ class LossWatch(TrainerCallback):  # type: ignore[misc]
         self.history: list[dict[str, float]] = []
         self.seconds_before = 0.0
         self.first_step = 0
-        self._start = self._step_start = self._step_end = 0.0
+        self._start = self._step_start = self._step_end = time.monotonic()
         self._step_seconds: list[float] = []
         self._not_logged: list[float] = []  # seconds of the steps since the last one that was logged
 

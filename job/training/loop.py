@@ -134,7 +134,9 @@ class Loop:
             self.saver.restore(start)
         with self.log.bar("train", every_seconds=0.0) as bar, self.watchdog, deferred():
             self.watch.bar = bar
-            self.trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
+            if not (start and self.saver.restore_end(start)):
+                self.trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
+                self.saver.keep_last()
         self.checkpoints.wait()
         if self.held_out.best_weights is not None:
             restore_weights(self.model, self.held_out.best_weights)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
-from job.errors import Fault, InputError, classify, disk_is_full
+from job.errors import Fault, InputError, JobError, classify, disk_is_full
 from job.host.signals import stop_requested, stopped
 from job.ledger.checkpoints import Checkpoint, Checkpoints
 from job.plan.require import with_disk_figures
@@ -64,6 +64,25 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         """Called by the trainer after a step, when its loss is logged."""
         step = self._trainer.state.global_step
         folder = self._folder / f"{step}"
+        if failure := self._write_or_full(folder):
+            self._checkpoints.miss(step, failure)
+        else:
+            self._checkpoints.send(step, folder)
+        self._last_save = time.monotonic()
+        if stop_requested():
+            self._checkpoints.wait()
+            raise stopped()
+
+    def keep_last(self) -> None:
+        """The state after the last step, for the case that what was trained cannot be stored; nothing where there is
+        no room for it. A training that stopped early would go on from it: that one's checkpoints have to do.
+        """
+        state = self._trainer.state
+        if state.global_step == state.max_steps and not self._write_or_full(self._folder / "last"):
+            self._checkpoints.hold(state.global_step, self._folder / "last")
+
+    def _write_or_full(self, folder: Path) -> JobError | None:
+        """Writes the state to `folder`; where the disk is full, nothing is left of it and the failure is returned."""
         try:
             self.write(folder)
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -71,13 +90,8 @@ class Saver(TrainerCallback):  # type: ignore[misc]
             if not disk_is_full(failure):
                 raise
             shutil.rmtree(folder, ignore_errors=True)
-            self._checkpoints.miss(step, with_disk_figures(failure, self._folder.parent))
-        else:
-            self._checkpoints.send(step, folder)
-        self._last_save = time.monotonic()
-        if stop_requested():
-            self._checkpoints.wait()
-            raise stopped()
+            return with_disk_figures(failure, self._folder.parent)
+        return None
 
     def write(self, folder: Path) -> None:
         """The state between two steps, as files."""
@@ -115,6 +129,17 @@ class Saver(TrainerCallback):  # type: ignore[misc]
                     hint="Remove the checkpoint to begin anew",
                 )
             ) from error
+
+    def restore_end(self, checkpoint: Checkpoint) -> bool:
+        """Whether this is the end of a training, now the model's and the trainer's: the trainer would take one more
+        step before it looks.
+        """
+        state = TrainerState.load_from_json(str(checkpoint.folder / STATE))
+        if state.global_step < state.max_steps:
+            return False
+        self._trainer.state = state
+        self._load_weights(str(checkpoint.folder))
+        return True
 
     def _load_weights(self, folder: str, *_: Any) -> None:
         """Raises `InputError` if the checkpoint's weights are not those that are trained now."""

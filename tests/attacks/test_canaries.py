@@ -27,9 +27,11 @@ NOISY = {"PYTHONWARNINGS": "always", "HF_DEBUG": "1"} | dict.fromkeys(LOUD, "deb
 
 
 def forms(secret: str) -> set[bytes]:
-    """A secret as it stands, URL-coded, in base64 and in JSON."""
-    coded = base64.b64encode(secret.encode()).decode().rstrip("=")
-    return {text.encode() for text in (secret, quote(secret), quote(secret, safe=""), json.dumps(secret)[1:-1], coded)}
+    """A secret as it stands, its first and last part, URL-coded, in JSON, and in base64 as it may stand behind a user's name."""
+    plain = (secret, quote(secret), quote(secret, safe=""), json.dumps(secret)[1:-1], json.dumps(repr(secret))[2:-2])
+    parts = (secret.split()[0], secret.split()[-1], secret[: len(secret) // 2], secret[-len(secret) // 2 :])
+    coded = (base64.b64encode(b"u" * before + secret.encode()).decode()[4 if before else 0 :].rstrip("=")[:-2] for before in range(3))
+    return {text.encode() for text in (*plain, *parts, *coded)}
 
 
 def leaks(secrets: dict[str, str], result: Result, *folders: Path) -> list[str]:
@@ -66,7 +68,8 @@ def test_a_run_that_uses_its_secrets_tells_none(s3: S3Server, hub: Hub, tmp_path
     s3.client().upload_file(str(DEMO / "train.jsonl"), bucket, "train.jsonl")
     hub.repo("org/private", private=True).commit({path.name: path.read_bytes() for path in tiny_dir().iterdir()})
     secrets = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "HF_TOKEN": hub.token}
-    extra = CANARIES | NOISY | s3.environment() | {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token}
+    pasted = {name: f" {value}\r\n" for name, value in secrets.items()}  # as editors and files leave them
+    extra = CANARIES | NOISY | s3.environment() | {"HF_ENDPOINT": f"{hub.endpoint}\n"} | pasted
     del extra["AWS_SESSION_TOKEN"]
     changes = {
         "/model/source": "hf://org/private",
@@ -116,6 +119,17 @@ def test_a_failure_tells_no_secret(name: str, s3: S3Server, hub: Hub, tmp_path: 
     assert result.exit_code == exit_code, result.stdout + result.stderr
     (tmp_path / "spec.json").unlink()  # ours, and it may name one on purpose
     assert leaks(CANARIES, result, tmp_path) == []
+
+
+@pytest.mark.parametrize(("name", "inside"), [("HF_TOKEN", "\n"), ("AWS_SECRET_ACCESS_KEY", " ")])  # all names: test_redact.py
+def test_a_credential_that_cannot_be_sent_is_named_and_not_shown(name: str, inside: str, s3: S3Server, hub: Hub, tmp_path: Path) -> None:
+    value = CANARIES[name][:12] + inside + CANARIES[name][12:]
+    changes = {"/model/source": "hf://org/private", "/output/uri": "s3://somewhere/run"}
+    result = run(tmp_path, changes, s3.environment() | {"HF_ENDPOINT": hub.endpoint} | CANARIES | NOISY | {name: value})
+    assert (result.exit_code, result.failure["pointer"]) == (11, name)
+    assert json.loads(result.last_words)["pointer"] == name
+    assert leaks(CANARIES | {name: value}, result, tmp_path) == []
+    assert hub.seen == []
 
 
 def test_servers_that_are_down_are_told_no_secret(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import jinja2
 import pytest
 
 from job.spec import JobSpec, job_schema, parse_spec
+from job.spec.model import TRACKERS_IN_IMAGE
 from tests.contract.test_schema import NAMED
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +117,16 @@ def test_everything_sets_every_key_but_those_that_exclude_another() -> None:
     wanted = {pointer.replace("/data/held_out/sources/0/", "/data/train/0/") for pointer in NAMED} - ALTERNATIVES
     assert wanted <= given
     assert given & ALTERNATIVES == set()
+
+
+def test_what_can_be_known_of_everything_without_its_places_would_run() -> None:
+    """Packed weights with the model they were made from, trackers that are in the locks, columns that the data set has."""
+    spec = example("everything")
+    locked = {line.partition("==")[0] for line in (ROOT / "locks" / "cuda.txt").read_text().splitlines() if "==" in line}
+    assert set(TRACKERS_IN_IMAGE) == {"tensorboard", "wandb", "mlflow", "trackio"} & locked
+    assert set(spec.tracking) <= set(TRACKERS_IN_IMAGE)
+    assert spec.model.source.partition("@")[0] == f"{spec.model.merge_base}-bnb-4bit"
+    assert [source.columns for source in spec.data.train if source.source.startswith("hf://")] == [{}]
 
 
 def pointers(value: Any, at: str = "") -> list[str]:

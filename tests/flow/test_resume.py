@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from tests.flow.running import DEMO, Result, Running, document, run_tiny, tiny, valid_stats, write_spec
 from tests.forking import environment, run_forked
 from tests.servers import Hub
+from tests.specs import LEFT_OUT
 from tests.tiny import tiny_dir
 
 STEPS = 32
@@ -184,3 +185,21 @@ def test_a_training_that_stands_still_is_ended(tmp_path: Path) -> None:
     assert "in train" in result.stderr
     assert "Thread 0x" in result.stderr
     assert json.loads(result.last_words)["message"] == result.failure["message"] == "the training stands still"
+
+
+def test_what_cannot_be_stored_after_training_is_not_trained_again(tmp_path: Path) -> None:
+    """A file where the folder of the weights has to be: found only once there are weights, and long before a checkpoint is due."""
+    changes = {"/model/precision": "full", "/lora": LEFT_OUT}
+    assert run_tiny(tmp_path, changes, {"TUNEJOB_DEVICE": "gpu"}).exit_code != 0  # the output is this run's from here on
+    (tmp_path / "out" / "merged").write_text("in the way")
+    first = run_tiny(tmp_path, changes)
+    assert (first.exit_code, first.failure["stage"]) == (11, "adapter")
+    (tmp_path / "out" / "merged").unlink()
+    second = run_tiny(tmp_path, changes)
+    assert second.exit_code == 0, second.stdout[-2000:]
+    assert [event["step"] for event in second.named("resume")] == [4]
+    trained = valid_stats(tmp_path / "out" / "stats.json")["training"]
+    assert (trained["steps"], trained["resumed_from_step"]) == (4, 4)
+    told = [[event["loss"] for event in result.named("train") if "loss" in event] for result in (first, second)]
+    assert [len(losses) for losses in told] == [4, 0]
+    assert not list((tmp_path / "out").rglob("checkpoints/**/*.*"))

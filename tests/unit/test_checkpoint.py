@@ -195,3 +195,21 @@ def test_what_says_nothing_of_its_origin_is_anothers() -> None:
     with pytest.raises(InputError) as refused:
         ORIGIN.require({}, "what is stored was trained on", "")
     assert [fault.where for fault in refused.value.faults] == ["/output/checkpoints", "/model/source", "/data/train"]
+
+
+def test_the_end_of_a_training_is_sent_only_where_its_weights_were_not_stored(tmp_path: Path) -> None:
+    for held in (True, False):
+        mine = checkpoints(tmp_path / f"store-{held}")
+        with mine.until_stored():
+            if held:
+                mine.hold(20, made(tmp_path / "good", 20))
+        assert newest(tmp_path / f"store-{held}", tmp_path) is None
+        assert not (tmp_path / "good" / "made-20").exists()
+    mine = checkpoints(tmp_path / "store")
+    for error in (ValueError("a library's"), KeyboardInterrupt()):
+        mine.hold(20, made(tmp_path / "bad", 20))
+        with pytest.raises(type(error)), mine.until_stored():
+            raise error
+    found = newest(tmp_path / "store", tmp_path)
+    assert found is not None
+    assert found.step == 20

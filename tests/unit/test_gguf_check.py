@@ -14,7 +14,7 @@ from job.gguf.check import check, quality_faults
 from job.gguf.convert import convert
 from job.gguf.header import read_header
 from job.gguf.native import opened
-from job.gguf.quality import measure, read_reference
+from job.gguf.quality import ends_alike, measure, read_reference
 from job.gguf.quantise import IMATRIX_ENTRIES, planned_types, quantise
 from job.gguf.types import TYPES
 from tests.ggufs import NO_LIMITS, describe, measure_imatrix, write_reference
@@ -134,3 +134,11 @@ def test_rows_longer_than_a_chunk_are_one_sequence(wide: Parts) -> None:
         context.forget()
         halves = [context.evaluate(row[:20], 0), context.evaluate(row[20:], 20)]
     assert abs(torch.cat([torch.from_numpy(half) for half in halves]) - torch.from_numpy(whole)).max() < 0.05
+
+
+def test_an_answer_that_took_another_turn_is_asked_at_the_place_where_the_reference_ends(wide: Parts) -> None:
+    known = read_reference(wide.reference)
+    with opened(wide.sixteen, "k") as model, model.context(known.context_tokens, 2) as context:
+        assert ends_alike(context, model, known)
+        assert not ends_alike(context, model, replace(known, answer=known.answer[:1])), "where an answer begins"
+        assert not ends_alike(context, model, replace(known, stopped=False))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import resource
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from job.__main__ import command_render, command_validate, parser
 from job.errors import SpecError
+from job.host.log import Log
 from job.spec import parse_spec
 from tests.specs import LEFT_OUT, MINIMAL, changed, faults_with, parse
 
@@ -192,8 +196,11 @@ def test_defaults_of_the_smallest_spec() -> None:
     assert (spec.evaluation.prompts, spec.tracking) == ((), ("tensorboard",))
 
 
-def test_full_precision_has_no_adapter() -> None:
-    assert parse({"/model/precision": "full"}).lora is None
+def test_full_precision_has_no_adapter_and_not_its_learning_rate() -> None:
+    spec = parse({"/model/precision": "full"})
+    assert (spec.lora, spec.training.learning_rate) == (None, 2e-5)
+    assert parse({"/model/precision": "full", "/training": {"learning_rate": 2e-4}}).training.learning_rate == 2e-4
+    assert parse({"/model/precision": "full", "/training": {"learning_rate": 2e-5}}).run_id == spec.run_id
 
 
 def test_max_steps_takes_the_place_of_epochs() -> None:
@@ -281,3 +288,15 @@ def test_a_spec_is_read_in_under_a_second_without_heavy_imports() -> None:
         seconds.append(cpu_seconds() - start)
         assert done.stdout.strip() == b"[]"
     assert min(seconds) < 1.0
+
+
+def test_trackers_that_are_not_in_the_image_are_told_by_validate_and_render(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "spec.json"
+    for tracking, told in (["tensorboard"], ""), (["wandb", "tensorboard", "trackio"], "no package for wandb, trackio"):
+        path.write_text(json.dumps(changed({"/tracking": tracking})))
+        stream = io.StringIO()
+        command_validate(parser().parse_args(["validate", str(path)]), Log(stream, json_lines=True))
+        command_render(parser().parse_args(["render", str(path), "--to", "docker", "-o", str(tmp_path / "run.sh")]), Log(json_lines=True))
+        for said in (stream.getvalue(), capsys.readouterr().err):
+            assert told in said
+            assert ("no package" in said) == bool(told)

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from job.errors import GateError
 from job.export.artefacts import Artefacts
 from job.export.merge.stage import IMATRIX, REFERENCE
-from job.export.rows import check_rows
-from job.gguf.expected import describe_tokenizer
+from job.export.tokenizer import expected_tokenizer
 from job.gguf.types import TYPES
 from job.host.cgroup import native_threads
 from job.host.child import Child, run_child
@@ -40,7 +39,6 @@ FIGURES = (
     "fallback_tensors",
     "tokens_per_second",
 )
-COMPARED_TEXTS = 8
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,7 @@ class Quants:
         self._converting: Child | None = None
         self._made: list[str] = []
         self._spec = artefacts.run.spec
-        texts = [
-            prepared.tokenizer.decode(ids)
-            for ids in check_rows(prepared, self._spec.export.check_tokens)[:COMPARED_TEXTS]
-        ]
-        self._expected = describe_tokenizer(prepared.tokenizer, prepared.template, texts)
+        self._expected = expected_tokenizer(prepared)
         self._own_type = read_shapes(merged).gguf_type
         self.own = artefacts.run.workdir / f"{self._spec.name}-{TYPES[self._own_type].label}.gguf"
         self._threads = max(1, native_threads() // artefacts.at_once)

@@ -11,6 +11,7 @@ from job.export.adapter import files_by_key
 from job.export.artefacts import Artefacts
 from job.export.merge.write import handle as merge_in_process
 from job.export.rows import calibration_rows, check_prompt, check_rows
+from job.export.tokenizer import require_tokenizer
 from job.host.child import run_child
 from job.plan.host_memory import Memory
 
@@ -77,6 +78,7 @@ def merge(artefacts: Artefacts, prepared: Prepared, base: Path, device: str) -> 
         # host memory holds a few blocks only, and here the GPU is open already: a process of its own would take 10 s
         # to get there
         report = merge_in_process(asked)
+    require_tokenizer(folder, prepared)
     artefacts.run.log("merge", **report)
     return folder
 

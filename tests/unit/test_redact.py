@@ -1,0 +1,158 @@
+"""No spelling of a secret passes the redactor, and nothing else is taken out; a credential that cannot be sent is refused by name."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import textwrap
+import urllib.parse
+from collections.abc import Callable
+from email.message import Message
+
+import pytest
+
+from job.errors import InputError
+from job.errors.facts import failure_facts
+from job.host.child import without_secrets
+from job.host.credentials import settle_credentials
+from job.host.log import Log
+from job.host.redact import Redactor
+
+PLAIN = "hf_canary0004canary0004canary0004"
+ODD = "canary/secret+key=0002%&\"q\\b'<x>n7"
+SECRETS = {
+    "HF_TOKEN": PLAIN,
+    "AWS_SECRET_ACCESS_KEY": ODD,
+    "TUNEJOB_WEBHOOK_KEY": "canary-hook-0007-hook",
+    "HTTPS_PROXY": "http://me:canary%2Fproxy08proxy@p:1",
+}
+VALUES = {**SECRETS, "HTTPS_PROXY": "canary/proxy08proxy"}
+MAY_SHOW = 7  # characters in a row: less than half of the shortest canary
+
+
+def wrapped(text: str, width: int = 20) -> str:
+    return "\n    ".join(textwrap.wrap(text, width, break_on_hyphens=False))
+
+
+def header(value: str) -> str:
+    message = Message()
+    message["Authorization"] = f"Bearer {value}"
+    return str(message)
+
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "itself": str,
+    "repr": repr,
+    "repr of bytes": lambda v: repr(v.encode()),
+    "repr with its line break": lambda v: repr(f"Bearer {v}\n"),
+    "repr in JSON in JSON": lambda v: json.dumps({"message": json.dumps([f"Illegal header value {v + chr(10)!r}"])}),
+    "JSON": json.dumps,
+    "JSON as a browser's": lambda v: json.dumps(v).replace("&", "\\u0026").replace("<", "\\u003c").replace("+", "\\u002B"),
+    "URL-coded": urllib.parse.quote,
+    "URL-coded, all": lambda v: urllib.parse.quote(v, safe=""),
+    "URL-coded, lower case": lambda v: urllib.parse.quote(v, safe="").replace("%2F", "%2f").replace("%2B", "%2b"),
+    "URL-coded twice": lambda v: urllib.parse.quote(urllib.parse.quote(v, safe=""), safe=""),
+    "every byte URL-coded": lambda v: "".join(f"%{byte:02X}" for byte in v.encode()),
+    "base64": lambda v: base64.b64encode(v.encode()).decode(),
+    "base64 for addresses": lambda v: base64.urlsafe_b64encode(v.encode()).decode(),
+    "base64 with its line break": lambda v: base64.b64encode(f"{v}\n".encode()).decode(),
+    "basic header": lambda v: "Authorization: Basic " + base64.b64encode(f"user:{v}".encode()).decode(),
+    "basic header, no name": lambda v: "Basic " + base64.b64encode(f":{v}".encode()).decode(),
+    "basic header, another length": lambda v: repr({"authorization": b"Basic " + base64.b64encode(f"me:{v}".encode())}),
+    "basic header in an address": lambda v: urllib.parse.quote(base64.b64encode(f"x:{v}".encode()).decode(), safe=""),
+    "base64 in lines": lambda v: base64.encodebytes(f"{'u' * 60}:{v}".encode()).decode(),
+    "hexadecimal": lambda v: v.encode().hex(),
+    "header dump": header,
+    "raw request": lambda v: repr(f"GET / HTTP/1.1\r\nX-Api-Key: {v}\r\n".encode()),
+    "HTML": lambda v: v.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;"),
+    "wrapped": wrapped,
+    "wrapped, then repr": lambda v: repr(wrapped(v)),
+    "cut behind": lambda v: v[: len(v) * 2 // 3] + "...",
+    "cut before": lambda v: "..." + v[len(v) // 3 :],
+}
+
+
+def shown(text: str, value: str) -> int:
+    """Most characters of `value` in a row that `text` holds."""
+    return max((end - start for end in range(len(value) + 1) for start in range(end) if value[start:end] in text), default=0)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_no_spelling_of_a_secret_is_left(spelling: str) -> None:
+    redact = Redactor(SECRETS)
+    for value in VALUES.values():
+        text = SPELLINGS[spelling](value)
+        told = redact(f"before {text} after")
+        assert "[secret]" in told
+        assert (told[:7], told[-6:]) == ("before ", " after")
+        if spelling not in ("cut behind", "cut before"):  # there a third may stay
+            coded = base64.b64encode(value.encode()).decode()
+            assert max(shown(told, value), shown(told, coded), shown(told, value.encode().hex())) < MAY_SHOW, told
+
+
+def test_json_stays_json() -> None:
+    redact = Redactor(SECRETS)
+    for value in VALUES.values():
+        for text in (value, repr(value), f"\\{value}", f'"{value}"', json.dumps(value), f"{value}\\"):
+            assert "[secret]" in json.loads(redact(json.dumps({"message": text})))["message"]
+
+
+IN_TWO = ["canary01 canary02", "canary01\ncanary02", "canary01\r\n\tcanary02\n", " canary01canary02\n", "canary01%0Acanary02"]
+
+
+@pytest.mark.parametrize("value", IN_TWO)
+def test_both_parts_of_a_credential_with_white_space_are_secret(value: str) -> None:
+    redact = Redactor({"HF_TOKEN": value})
+    for text in (value, repr(value), json.dumps(repr(value)), urllib.parse.quote(value), value.split()[0], value.split()[-1]):
+        told = redact(f"<{text}>")
+        assert "canary0" not in told
+
+
+def test_nothing_else_is_taken_out() -> None:
+    text = "step 4 %41 \\u0041 C:\\new\\table a&amp;b 100 % of canary " + "".join(map(chr, range(32, 1000)))
+    assert Redactor(SECRETS)(text) == text
+    harmless = {"HF_TOKEN": "", "AWS_SECRET_ACCESS_KEY": "abc", "PATH": "/usr/bin", "A_CREDENTIALS": "/usr/bin"}
+    assert Redactor(harmless)("/usr/bin abc") == "/usr/bin abc"
+
+
+def test_a_failure_is_masked_before_it_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cut in the middle of a secret is not the secret that is looked for any more."""
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    log = Log(io.StringIO(), json_lines=True)
+    for before in range(60, 96):
+        error = InputError(f"{'x' * (before + 224)}{PLAIN}")
+        error.faults = (type(error.faults[0])("m", found="x" * before + PLAIN, hint="y" * before + ODD), *error.faults)
+        facts = [*failure_facts(log.clean(error), "fetch").values(), *failure_facts(InputError(*error.faults[1:]), "fetch").values()]
+        assert all(shown(str(text), value) < MAY_SHOW for text in facts for value in (PLAIN, ODD)), facts
+
+
+def test_a_child_that_reaches_no_server_has_no_credential() -> None:
+    assert without_secrets({**SECRETS, "AWS_REGION": "x", "WANDB_API_KEY": "k"}).keys() == {"AWS_REGION", "HTTPS_PROXY"}
+
+
+SENT = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "WANDB_API_KEY",
+        "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "TUNEJOB_WEBHOOK_KEY")  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", " ", "\t", "\u00a0", "\ufeff", "\u200b\n"])
+def test_white_space_at_the_ends_is_taken_off(ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*SENT, "AWS_REGION", "HF_ENDPOINT"):
+        monkeypatch.setenv(name, f"{ending}canary0001{ending}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", ending)
+    settle_credentials()
+    assert {os.environ[name] for name in (*SENT, "AWS_REGION", "HF_ENDPOINT")} == {"canary0001"}
+    assert "AWS_ENDPOINT_URL" not in os.environ
+
+
+@pytest.mark.parametrize("inside", [" ", "\n", "\r\n", "\t", "\u00a0", "\u200b", "\x1b", "ä", "\udc80"])
+def test_a_credential_that_cannot_be_sent_is_refused_by_its_name(inside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SENT:
+        monkeypatch.setenv(name, f"canary01{inside}canary02")
+    monkeypatch.setenv("SOMEBODY_ELSES_PASSWORD", "may be anything")
+    with pytest.raises(InputError) as refused:
+        settle_credentials()
+    assert [fault.where for fault in refused.value.faults] == sorted(SENT, key=list(os.environ).index)
+    assert "canary" not in str(refused.value)
