@@ -44,6 +44,8 @@ ROOM_BYTES = 3 << 30  # of a comparison on a GPU: activations, logits of a batch
 COMPARED_TOKENS = 256  # whose logits are compared at once
 # Of the logits that are compared at once: both sides, their differences, log-probabilities, products
 COMPARED_COPIES = 7
+LOSS_COPIES = 3  # of those of which the loss is taken at once
+BATCH_TOKENS = 1024  # of one forward pass whose logits are wanted: 0.5 GiB with a vocabulary of 128k
 CHUNK_COPIES = 9  # of a chunk's logits: llama.cpp's two, and those of the comparison
 CONVERTED_BYTES = 6  # per weight in flight: fp32 and rounded
 FEW_THREADS = 4
@@ -53,6 +55,7 @@ IMATRIX_TOKENS = 4096  # of one forward pass
 IMATRIX_COPIES = 5  # of the widest layer's inputs
 GPU_BLOCK_COPIES = 3  # of it on the host: as read, and as it comes back
 BLOCK_COPIES = 12  # of a block that a merging thread holds at most: as stored, in fp32, and what the test compares
+DEQUANTISED_BYTES = 11  # per weight of a matrix: as stored, in fp32, packed, and in fp32 again
 REPACKED_BYTES = 4.5 / 8  # a weight that llama.cpp keeps in another order
 SUPER_BLOCK = 256  # weights of a row that k-quants pack together
 
@@ -76,11 +79,14 @@ class Memory:
     free_bytes: int | None = None
 
     def reload(self, precision: str) -> int:
-        """The adapter on its base, in the precision of the training, and the comparison with the probe."""
+        """The adapter on its base, in the precision of the training, the comparison with the probe, and its logits."""
         packed = self._linear if precision in ("4bit", "8bit") else 0
         weights = int(PACKED_BYTES * packed) + FP32_BYTES * (self.shapes.parameters - packed)
-        probe = self._compared(min(PROBE_TOKENS, self.row_tokens))
-        return self._torch(PEFT_BYTES) + self._opened(weights, packed > 0) + 2 * self.adapter_bytes + probe
+        probe = COMPARED_COPIES * min(PROBE_TOKENS, self.row_tokens)
+        batch = min(BATCH_TOKENS, self.check_tokens) if self.on_cpu else 0
+        logits = FP32_BYTES * self.shapes.vocabulary * max(probe, batch, LOSS_COPIES * self._at_once)
+        more = PEFT_BYTES + FIRST_USE_BYTES
+        return self._torch(more) + self._opened(weights, packed > 0) + 2 * self.adapter_bytes + logits
 
     def four_bit(self) -> int:
         """NF4 from the merged files; a matrix passes through as fp32. From a GPU, a shard comes back to be written."""
@@ -102,7 +108,7 @@ class Memory:
             weights = 0
         inputs = max(shape[1] for _, shape in self.shapes.matrices())
         imatrix = IMATRIX_COPIES * FP32_BYTES * inputs * min(IMATRIX_TOKENS, self.imatrix_tokens)
-        logits = self._compared(min(COMPARED_TOKENS, self.check_tokens))
+        logits = self._compared(self._at_once)
         work = max(logits, imatrix) if self.on_cpu else logits + imatrix
         return self._torch(PEFT_BYTES + FIRST_USE_BYTES) + self._opened(weights, False) + self.adapter_bytes + work
 
@@ -134,15 +140,19 @@ class Memory:
         """The adapter as GGUF, then its test on the base's."""
         return CONVERTER_BYTES + self._cuda + 2 * self.adapter_bytes + self._evaluated()
 
-    def merge(self) -> int:
-        """Base and adapter to merged files, then their test by PEFT: a few blocks, whatever the model's size.
+    def merge(self, dequantised: bool) -> int:
+        """Base and adapter to merged files, then their test by PEFT: a few blocks, whatever the model's size, and,
+        where 4-bit weights are `dequantised`, the largest matrices whole.
 
         On a GPU this happens in the job's own process, and comes on top of what that holds.
         """
         block = (BLOCK_COPIES if self.on_cpu else GPU_BLOCK_COPIES) * min(
             BLOCK_BYTES, self._largest_matrix * WEIGHT_BYTES
         )
+        if dequantised:
+            block += (DEQUANTISED_BYTES if self.on_cpu else WEIGHT_BYTES) * self._largest_matrix
         beside = TOKENIZER_FACTOR * self.tokenizer_bytes + (0 if self.on_cpu else GPU_MERGE_BYTES)
+        beside += BITSANDBYTES_BYTES if dequantised else 0
         return self._torch(PEFT_BYTES) + beside + merging_threads(self.on_cpu) * block
 
     def _torch(self, more: int) -> int:
@@ -157,6 +167,10 @@ class Memory:
         if self.on_cpu:
             return weights
         return CONTEXT_BYTES + FORWARD_BYTES + (BITSANDBYTES_BYTES if packed else 0)
+
+    @property
+    def _at_once(self) -> int:
+        return min(COMPARED_TOKENS, self.check_tokens)
 
     def _compared(self, tokens: int) -> int:
         return COMPARED_COPIES * FP32_BYTES * tokens * self.shapes.vocabulary

@@ -60,9 +60,9 @@ def test_it_succeeds_and_says_so_last(demo: Demo) -> None:
 def test_the_model_learned_the_task(demo: Demo) -> None:
     results = demo.read("manifest.json")["results"]
     assert results["base"]["exact_match"] <= 0.05
-    assert results["tuned"]["exact_match"] >= 0.8
+    assert results["trained"]["exact_match"] >= 0.8
     assert results["base"]["held_out_loss"] == pytest.approx(3.6028, abs=0.02)
-    assert results["tuned"]["held_out_loss"] < 0.3
+    assert results["trained"]["held_out_loss"] < 0.3
 
 
 def test_losses_fall(demo: Demo) -> None:
@@ -75,9 +75,9 @@ def test_losses_fall(demo: Demo) -> None:
 def test_the_answers_are_stored_before_and_after(demo: Demo) -> None:
     answers = demo.read("report/answers.json")
     assert len(answers) == 3 + 20
-    tuned = json.loads(answers[0]["tuned"])
+    tuned = json.loads(answers[0]["trained"])
     assert (tuned["device"], tuned["room"]) == ("lamp", "bathroom")
-    assert sum(row["tuned"] == row["reference"] for row in answers[3:]) >= 16
+    assert sum(row["trained"] == row["reference"] for row in answers[3:]) >= 16
     assert not any(row["base"] == row["reference"] for row in answers[3:6])
 
 

@@ -27,19 +27,19 @@ class SourceFacts:
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt, and what the base and the tuned model answered."""
+    """A prompt, and what the base and the trained model answered."""
 
     prompt: str
     base: str
-    tuned: str
+    trained: str
 
 
 @dataclass(frozen=True)
 class CardFacts:
     """What the card tells. `stats` is the document of stats.json.
 
-    `exports`: artefacts as in report/exports.json (name, files, bytes, figures, limits). `chat`: whether the model was
-    trained on conversations.
+    `exports`: artefacts as in report/exports.json (name, files, bytes, figures, limits). `answers`: of each artefact,
+    by its name, to the first prompts of `samples`. `chat`: whether the model was trained on conversations.
     """
 
     run_id: str
@@ -51,6 +51,7 @@ class CardFacts:
     stats: Mapping[str, Any]
     exports: tuple[Mapping[str, Any], ...]
     samples: tuple[Sample, ...]
+    answers: Mapping[str, Sequence[str]]
     chat: bool
 
     @property
@@ -67,7 +68,7 @@ class CardFacts:
 
 def card_facts(
     spec: JobSpec, base: FetchedModel, sources: Sequence[FetchedSource], stats: Mapping[str, Any],
-    exports: Sequence[Mapping[str, Any]], samples: Sequence[Sample], chat: bool,
+    exports: Sequence[Mapping[str, Any]], samples: Sequence[Sample], answers: Mapping[str, Sequence[str]], chat: bool,
 ) -> CardFacts:  # fmt: skip
     """The facts of a run; `stats` is `Stats.document()`."""
     described = [
@@ -90,5 +91,6 @@ def card_facts(
         stats,
         tuple(exports),
         tuple(samples),
+        answers,
         chat,
     )
