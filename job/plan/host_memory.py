@@ -64,15 +64,16 @@ SUPER_BLOCK = 256  # weights of a row that k-quants pack together
 class Memory:
     """Bytes of anonymous memory that each process of the exports takes at its peak.
 
-    `adapter_bytes` and `tokenizer_bytes` on disk, `check_tokens` compared and `imatrix_tokens` weighed in all; the
-    longest compared row has `row_tokens`. With less than fp32 weights need of `free_bytes`, the comparison leaves
-    them mapped, in 16 bits.
+    `adapter_bytes` and `tokenizer_bytes` on disk, `check_tokens` compared, `learned_tokens` of them learned, and
+    `imatrix_tokens` weighed in all; the longest compared row has `row_tokens`. With less than fp32 weights need of
+    `free_bytes`, the comparison leaves them mapped, in 16 bits.
     """
 
     shapes: Shapes
     adapter_bytes: int
     tokenizer_bytes: int
     check_tokens: int
+    learned_tokens: int
     imatrix_tokens: int
     row_tokens: int
     on_cpu: bool
@@ -83,8 +84,8 @@ class Memory:
         packed = self._linear if precision in ("4bit", "8bit") else 0
         weights = int(PACKED_BYTES * packed) + FP32_BYTES * (self.shapes.parameters - packed)
         probe = COMPARED_COPIES * min(PROBE_TOKENS, self.row_tokens)
-        batch = min(BATCH_TOKENS, self.check_tokens) if self.on_cpu else 0
-        logits = FP32_BYTES * self.shapes.vocabulary * max(probe, batch, LOSS_COPIES * self._at_once)
+        learned = LOSS_COPIES * min(COMPARED_TOKENS, self.learned_tokens)
+        logits = self._logits(max(probe, learned, self._batch))
         more = PEFT_BYTES + FIRST_USE_BYTES
         return self._torch(more) + self._opened(weights, packed > 0) + 2 * self.adapter_bytes + logits
 
@@ -99,16 +100,21 @@ class Memory:
         stored = int(NF4_BYTES * self._linear) + WEIGHT_BYTES * (self.shapes.parameters - self._linear)
         return self._torch(BITSANDBYTES_BYTES) + CONTEXT_BYTES + min(SHARD_BYTES, stored)
 
+    def adapted(self) -> int:
+        """Base and adapter in fp32, and the comparison of logits on the learned tokens."""
+        learned = COMPARED_COPIES * min(COMPARED_TOKENS, self.learned_tokens)
+        logits = self._logits(max(learned, self._batch))
+        more = PEFT_BYTES + FIRST_USE_BYTES
+        return self._torch(more) + self._opened(self._in_fp32(), False) + self.adapter_bytes + logits
+
     def compare(self) -> int:
         """One model in fp32 beside the comparison of logits or the weighing of channels; on a GPU, what of either
         stays behind.
         """
-        weights = FP32_BYTES * self.shapes.parameters
-        if self.free_bytes is not None and weights + ROOM_BYTES > self.free_bytes:
-            weights = 0
+        weights = self._in_fp32()
         inputs = max(shape[1] for _, shape in self.shapes.matrices())
         imatrix = IMATRIX_COPIES * FP32_BYTES * inputs * min(IMATRIX_TOKENS, self.imatrix_tokens)
-        logits = self._compared(self._at_once)
+        logits = self._logits(COMPARED_COPIES * min(COMPARED_TOKENS, self.check_tokens))
         work = max(logits, imatrix) if self.on_cpu else logits + imatrix
         return self._torch(PEFT_BYTES + FIRST_USE_BYTES) + self._opened(weights, False) + self.adapter_bytes + work
 
@@ -168,12 +174,18 @@ class Memory:
             return weights
         return CONTEXT_BYTES + FORWARD_BYTES + (BITSANDBYTES_BYTES if packed else 0)
 
-    @property
-    def _at_once(self) -> int:
-        return min(COMPARED_TOKENS, self.check_tokens)
+    def _in_fp32(self) -> int:
+        """Weights of a comparison, mapped in 16 bits where they have no room."""
+        weights = FP32_BYTES * self.shapes.parameters
+        return 0 if self.free_bytes is not None and weights + ROOM_BYTES > self.free_bytes else weights
 
-    def _compared(self, tokens: int) -> int:
-        return COMPARED_COPIES * FP32_BYTES * tokens * self.shapes.vocabulary
+    @property
+    def _batch(self) -> int:
+        """Tokens whose logits a forward pass leaves in host memory."""
+        return min(BATCH_TOKENS, self.check_tokens) if self.on_cpu else 0
+
+    def _logits(self, tokens: int) -> int:
+        return FP32_BYTES * tokens * self.shapes.vocabulary
 
     def _evaluated(self) -> int:
         return CHUNK_COPIES * FP32_BYTES * min(CHUNK_TOKENS, self.row_tokens) * self.shapes.vocabulary

@@ -80,7 +80,7 @@ def steps(
     beside_ram = max([converter, *map(memory.quant, early)])  # one after the other
     found = [Step("reload", there, memory.reload(spec.model.precision))]
     if original:
-        found.append(Step("adapted", there + original, memory.compare()))
+        found.append(Step("adapted", there + original, memory.adapted()))
     found.append(Step("merge", there + original + merged, memory.merge(may_dequantise(spec))))
     beside_merge = there + original + merged + four_bit + beside
     if four_bit:
@@ -140,9 +140,10 @@ def plan_memory(
     row_tokens: int = CHUNK_TOKENS,
     free_bytes: int | None = None,
     compared_tokens: int | None = None,
+    learned_tokens: int | None = None,
 ) -> Memory:
     """Peak memory of each process that the exports start; `row_tokens`: the longest row that is compared,
-    `compared_tokens` those of all rows, at most as many as the spec says.
+    `compared_tokens` those of all rows, at most as many as the spec says, of which `learned_tokens` are learned.
     """
     export = spec.export
     return Memory(
@@ -150,6 +151,7 @@ def plan_memory(
         adapter_bytes(spec, shapes),
         tokenizer_bytes,
         compared_tokens or export.check_tokens,
+        learned_tokens or export.check_tokens,
         export.imatrix_tokens if export.imatrix else 0,
         min(row_tokens, spec.model.max_seq_length, export.check_tokens),
         on_cpu,
@@ -159,7 +161,7 @@ def plan_memory(
 
 def quantiser_bytes(shapes: Shapes) -> int:
     """Memory of one quantiser and the test of what it makes, at most, packed weights aside."""
-    return Memory(shapes, 0, 0, 0, 0, CHUNK_TOKENS, True).quant("q8_0")
+    return Memory(shapes, 0, 0, 0, 0, 0, CHUNK_TOKENS, True).quant("q8_0")
 
 
 def parallel_quants(gguf_bytes: Mapping[str, int], shapes: Shapes) -> int:

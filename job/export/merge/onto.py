@@ -54,7 +54,7 @@ def measure_adapted(artefacts: Artefacts, merge_base: Path, device: str) -> dict
     asked = {**artefacts.delivered.request(), "base": str(merge_base), "adapter": str(artefacts.recall("adapter")),
              "device": device, "trained": str(run.workdir / TRAINED_LOGITS),
              "adapted": str(run.workdir / ADAPTED)}  # fmt: skip
-    planned_bytes, what = artefacts.planned(Memory.compare), "the adapter on its original base"
+    planned_bytes, what = artefacts.planned(Memory.adapted), "the adapter on its original base"
     found = run_child("job.export.adapted", asked, run.children, what, planned_bytes=planned_bytes)
     run.log("adapted", **found)
     return found
