@@ -190,7 +190,7 @@ def samples(prepared: Prepared, before: Assessment, after: Assessment) -> list[d
     return [{"prompt": question.text, "base": base, "trained": trained} for question, base, trained in asked]
 
 
-def check_reload(artefacts: Artefacts, base: FetchedModel, device: str) -> list[str]:
+def check_reload(artefacts: Artefacts, base: FetchedModel, device: str) -> list[str | None]:
     """Proves that what was stored is what was trained, and measures it like everything that is made of it; returns
     its answers.
     """

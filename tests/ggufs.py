@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in job/gguf/worker.py:
 HELD_OUT = Path(__file__).parent / "demo" / "held_out.jsonl"
 TRAIN = HELD_OUT.with_name("train.jsonl")
 END = 2  # <|im_end|>
-NOTHING_ASKED = Asked([], 1)
+NOTHING_ASKED = Asked([], [])
 NO_LIMITS = {"max_kl": 1e9, "max_perplexity_rise": 1e9}
 
 

@@ -30,7 +30,7 @@ class Measured:
     """What a child has measured of an artefact: loss and step from the trained model, and its answers' texts."""
 
     figures: Mapping[str, float]
-    texts: list[str]
+    texts: list[str | None]  # None: not asked
 
 
 @dataclass
@@ -39,7 +39,9 @@ class Artefacts:
 
     run: Run
     delivered: Delivered
-    packed: Sequence[str] = ()  # modules that the training held in 4 bits, once the trained model was reopened
+    # Once the trained model was reopened: modules that the training held in 4 bits, and the length of its answers
+    packed: Sequence[str] = ()
+    answer_tokens: Sequence[int | None] = ()
     refused: list[Fault] = field(default_factory=list)
     at_once: int = 1  # quantisers side by side
     early: Sequence[str] = ()  # types that are made before the merge is compared

@@ -60,15 +60,15 @@ class Delivered:
         prompts, rows = asked_questions(self.prepared)
         return [*prompts, *(rows if known else [])]
 
-    def texts(self, ids: list[list[int]]) -> list[str]:
-        return spoken(self.prepared.tokenizer, ids) if ids else []
+    def texts(self, ids: list[list[int]]) -> list[str | None]:
+        return list(spoken(self.prepared.tokenizer, ids)) if ids else []
 
-    def figures(self, measured: Mapping[str, float], texts: Sequence[str]) -> Figures:
+    def figures(self, measured: Mapping[str, float], texts: Sequence[str | None]) -> Figures:
         """Of an artefact: the spec's metrics, from what a child has `measured` and the answers' `texts`, and the step
         from the trained model.
         """
         prompts, rows = asked_questions(self.prepared)
-        answers = list(texts[len(prompts) :])
+        answers = [text or "" for text in texts[len(prompts) :]]
         step = {name: measured[name] for name in STEP if name in measured}
         return self._metrics(measured["loss"], answers, rows if answers else []) | step
 

@@ -34,7 +34,13 @@ def reopen(artefacts: Artefacts, base: Path, device: str, probe: Path | None) ->
     what = "reloading the weights" if whole else "reloading the adapter"
     found = run_child("job.export.reload", asked, run.children, what, planned_bytes=planned_bytes)
     artefacts.packed = found["packed"]
+    artefacts.answer_tokens = [_until_end(ids, asked["stop_token_ids"]) for ids in found["answers"]]
     return found
+
+
+def _until_end(ids: list[int], stops: list[int]) -> int | None:
+    """Tokens of an answer, its end with them; None if it came to none."""
+    return next((count for count, token in enumerate(ids, 1) if token in stops), None)
 
 
 def require_reopened(artefacts: Artefacts, base: Path, device: str) -> None:

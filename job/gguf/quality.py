@@ -93,10 +93,14 @@ class Quality:
 
 @dataclass(frozen=True)
 class Asked:
-    """Prompts in token ids, each answered with at most so many tokens."""
+    """Prompts in token ids, each answered with at most so many tokens; one of 0 is left out."""
 
     questions: list[list[int]]
-    max_new_tokens: int
+    max_new_tokens: list[int]
+
+    @property
+    def context_tokens(self) -> int:
+        return max((len(ids) + most for ids, most in zip(self.questions, self.max_new_tokens, strict=True)), default=0)
 
 
 def measure(
@@ -106,8 +110,7 @@ def measure(
 
     `trained` has the same rows as `reference`, with what the model said as it was trained.
     """
-    longest = max([0, *map(len, asked.questions)]) + asked.max_new_tokens if asked.questions else 0
-    with model.context(max(reference.context_tokens, longest), threads, lora, key) as context:
+    with model.context(max(reference.context_tokens, asked.context_tokens), threads, lora, key) as context:
         started = time.monotonic()
         sums, step = _Sums(), _Sums()
         for first, following, logits in _chunks(context, reference):
@@ -118,7 +121,8 @@ def measure(
                 step.add([following[i] for i in learned], logits[learned], wanted)
         seconds = time.monotonic() - started
         answer = _answer(context, model, reference.prompt, reference.answer_limit)
-        answers = [_answer(context, model, question, asked.max_new_tokens) for question in asked.questions]
+        pairs = zip(asked.questions, asked.max_new_tokens, strict=True)
+        answers = [_answer(context, model, question, most) if most else [] for question, most in pairs]
     same = next(
         (i for i, (a, b) in enumerate(zip(answer, reference.answer, strict=False)) if a != b),
         min(len(answer), len(reference.answer)),
@@ -128,7 +132,7 @@ def measure(
         kl=sums.kl / sums.tokens, same_top_token=sums.same / sums.tokens, tokens_per_second=sums.tokens / seconds,
         stopped=model.ends(answer[-1]), answer_tokens=len(answer), same_answer_tokens=same,
         step=Step(step.loss / step.predicted, step.kl / step.tokens, step.same / step.tokens),
-        answers=[ids[:-1] if model.ends(ids[-1]) else ids for ids in answers],
+        answers=[ids[:-1] if ids and model.ends(ids[-1]) else ids for ids in answers],
     )  # fmt: skip
 
 

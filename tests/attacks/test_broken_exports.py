@@ -123,7 +123,7 @@ def test_a_tokenizer_that_kills_llama_cpp_is_caught(good: Good, tmp_path: Path) 
     convert(model, tmp_path / "bf16.gguf", "bf16", "wide", 2)
     step = {
         "operation": "check", "file": str(tmp_path / "bf16.gguf"), "key": KEY, "type": "bf16", "source": None,
-        "reference": str(good.reference), "trained": str(good.reference), "questions": [], "max_new_tokens": 1,
+        "reference": str(good.reference), "trained": str(good.reference), "questions": [], "max_new_tokens": [],
         "expected": good.expected, "limits": LIMITS, "threads": 2, "lora": None,
     }  # fmt: skip
     with pytest.raises(GateError, match=f"{KEY}: native code crashed .found SIG(SEGV|ABRT)"):

@@ -20,6 +20,7 @@ from job.export.merge.onto import ADAPTED
 from job.export.merge.stage import IMATRIX, REFERENCE
 from job.export.trained import TRAINED_LOGITS
 from job.gguf.expected import describe_tokenizer
+from job.gguf.quality import SLACK_TOKENS
 from job.gguf.types import TYPES
 from job.host.cgroup import usable_cores
 from job.host.child import Child, run_child
@@ -143,7 +144,8 @@ class Quants:
 
     def keep(self, name: str, files: dict[str, Path], check: dict[str, Any], limits: dict[str, float]) -> None:
         """Stores a file that has passed its test, or notes that a gate of the spec refuses it."""
-        measured = Measured(check["step"], self.artefacts.delivered.texts(check["answers"]))
+        asked = zip(check["answers"], self.artefacts.delivered.texts(check["answers"]), strict=True)
+        measured = Measured(check["step"], [text if ids else None for ids, text in asked])
         try:
             self.artefacts.keep(name, files, _shown(check), limits, measured)
         except GateError as error:
@@ -214,10 +216,22 @@ class Quants:
             "imatrix": str(imatrix) if with_imatrix else None, "threads": self._threads, "device": self._device,
         }  # fmt: skip
 
-    def _check(self, name: str, kind: str, path: Path, source: str | None, key: str) -> dict[str, Any]:
-        """Answers are dear on a CPU: questions are asked where a gate of theirs is to hold for the artefact `name`."""
+    def _asked(self, name: str) -> tuple[list[list[int]], list[int]]:
+        """Questions to the artefact `name`, and the most tokens of each answer: few, for they are dear on a CPU.
+
+        Those with a known answer where a gate on answers is to hold for it; of the prompts, which are for show, those
+        whose answer by the trained model has an end, and quantised models may take a little longer.
+        """
+        most, delivered = self._spec.evaluation.max_new_tokens, self.artefacts.delivered
         gates = self._spec.evaluation.gates
         known = any(METRICS[gate.metric].needs_answers and gate.holds_for(name) for gate in gates)
+        prompts, questions = delivered.questions(False), delivered.questions(known)
+        lengths = self.artefacts.answer_tokens[: len(prompts)]
+        shown = [0 if length is None else min(most, 2 * length + SLACK_TOKENS) for length in lengths]
+        return [question.input_ids for question in questions], shown + [most] * (len(questions) - len(prompts))
+
+    def _check(self, name: str, kind: str, path: Path, source: str | None, key: str) -> dict[str, Any]:
+        questions, max_new_tokens = self._asked(name)
         return {
             "operation": "check",
             "file": str(path),
@@ -226,8 +240,8 @@ class Quants:
             "source": source,
             "reference": str(self.artefacts.run.workdir / REFERENCE),
             "trained": str(self.artefacts.run.workdir / TRAINED_LOGITS),
-            "questions": [question.input_ids for question in self.artefacts.delivered.questions(known)],
-            "max_new_tokens": self._spec.evaluation.max_new_tokens,
+            "questions": questions,
+            "max_new_tokens": max_new_tokens,
             "expected": self._expected,
             "threads": self._threads,
             "lora": None,

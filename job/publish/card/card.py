@@ -247,7 +247,12 @@ def _samples(facts: CardFacts) -> list[str]:
     for number, sample in enumerate(facts.samples):
         for words, text in (("Prompt", sample.prompt), ("Base", sample.base), ("As trained", sample.trained)):
             lines += _said(words, text)
-        given = {name: texts[number] for name, texts in facts.answers.items() if number < len(texts)}
+        given = {
+            name: text
+            for name, texts in facts.answers.items()
+            for text in texts[number : number + 1]
+            if text is not None
+        }
         same = [code(name) for name, text in given.items() if text == sample.trained]
         lines += [f"The same: {', '.join(same)}.", ""] if same else []
         for name, text in given.items():

@@ -39,7 +39,8 @@ class CardFacts:
     """What the card tells. `stats` is the document of stats.json.
 
     `exports`: artefacts as in report/exports.json (name, files, bytes, figures, limits). `answers`: of each artefact,
-    by its name, to the first prompts of `samples`. `chat`: whether the model was trained on conversations.
+    by its name, to the first prompts of `samples`, None where it was not asked. `chat`: whether it was trained on
+    conversations.
     """
 
     run_id: str
@@ -51,7 +52,7 @@ class CardFacts:
     stats: Mapping[str, Any]
     exports: tuple[Mapping[str, Any], ...]
     samples: tuple[Sample, ...]
-    answers: Mapping[str, Sequence[str]]
+    answers: Mapping[str, Sequence[str | None]]
     chat: bool
 
     @property
@@ -68,7 +69,8 @@ class CardFacts:
 
 def card_facts(
     spec: JobSpec, base: FetchedModel, sources: Sequence[FetchedSource], stats: Mapping[str, Any],
-    exports: Sequence[Mapping[str, Any]], samples: Sequence[Sample], answers: Mapping[str, Sequence[str]], chat: bool,
+    exports: Sequence[Mapping[str, Any]], samples: Sequence[Sample],
+    answers: Mapping[str, Sequence[str | None]], chat: bool,
 ) -> CardFacts:  # fmt: skip
     """The facts of a run; `stats` is `Stats.document()`."""
     described = [
