@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from job.errors import GateError
-from job.evaluation.metrics import METRICS
 from job.export.artefacts import Artefacts, Measured
+from job.export.gguf.questions import asked_of
 from job.export.merge.onto import ADAPTED
 from job.export.merge.stage import IMATRIX, REFERENCE
 from job.export.trained import TRAINED_LOGITS
 from job.gguf.expected import describe_tokenizer
-from job.gguf.quality import SLACK_TOKENS
 from job.gguf.types import TYPES
 from job.host.cgroup import usable_cores
 from job.host.child import Child, run_child
@@ -216,22 +215,8 @@ class Quants:
             "imatrix": str(imatrix) if with_imatrix else None, "threads": self._threads, "device": self._device,
         }  # fmt: skip
 
-    def _asked(self, name: str) -> tuple[list[list[int]], list[int]]:
-        """Questions to the artefact `name`, and the most tokens of each answer: few, for they are dear on a CPU.
-
-        Those with a known answer where a gate on answers is to hold for it; of the prompts, which are for show, those
-        whose answer by the trained model has an end, and quantised models may take a little longer.
-        """
-        most, delivered = self._spec.evaluation.max_new_tokens, self.artefacts.delivered
-        gates = self._spec.evaluation.gates
-        known = any(METRICS[gate.metric].needs_answers and gate.holds_for(name) for gate in gates)
-        prompts, questions = delivered.questions(False), delivered.questions(known)
-        lengths = self.artefacts.answer_tokens[: len(prompts)]
-        shown = [0 if length is None else min(most, 2 * length + SLACK_TOKENS) for length in lengths]
-        return [question.input_ids for question in questions], shown + [most] * (len(questions) - len(prompts))
-
     def _check(self, name: str, kind: str, path: Path, source: str | None, key: str) -> dict[str, Any]:
-        questions, max_new_tokens = self._asked(name)
+        questions, max_new_tokens = asked_of(self.artefacts, name)
         return {
             "operation": "check",
             "file": str(path),
