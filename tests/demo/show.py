@@ -19,9 +19,9 @@ def main() -> None:
     print(f"held-out loss:        {base['held_out_loss']:.3f} before, {trained['held_out_loss']:.4f} after")
     exports = json.loads((output / "report" / "exports.json").read_text())["artefacts"]
     for artefact in exports:
-        figures = artefact["figures"]
-        size, quality = f"{artefact['bytes'] / 1e6:.0f} MB", f"perplexity {figures['perplexity']:.2f}, KL {figures['kl']:.2g} nats a token"
-        print(f"{artefact['name']:<22}{size}, {quality}")
+        known, size = artefact["delivered"], f"{artefact['bytes'] / 1e6:.0f} MB"
+        match = f"exact match {known['exact_match']:.0%}, KL {known['kl']:.2g} nats a token"
+        print(f"{artefact['name']:<22}{size}, {match}")
     print(f"whole run:            {stats['wall_seconds']:.0f} s on {stats['device']['name']}; everything is in {output}/")
 
 

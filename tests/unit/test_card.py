@@ -230,6 +230,17 @@ def test_only_ways_for_which_there_is_something(tmp_path: Path) -> None:
     assert programs(exports=(Q4,), spec=job(export={"modelfile": False})) == ["PEFT", "vLLM", "llama.cpp", "LM Studio"]
 
 
+def test_an_adapter_of_4_bit_weights_is_shown_on_them(tmp_path: Path) -> None:
+    """On the 16-bit base it is another model, which the commands that use it so say."""
+    text = write_card(facts(tmp_path), tmp_path / "README.md").read_text("utf-8")
+    assert "quantization_config=nf4" in text
+    assert "# The adapter on the 16-bit base: another model" in text
+    plain = job(model={"source": "hf://org/Base-1B", "precision": "16bit"})
+    text = write_card(facts(tmp_path, spec=plain), tmp_path / "README.md").read_text("utf-8")
+    assert "nf4" not in text
+    assert "another model" not in text
+
+
 def test_vllm_is_told_a_rank_that_it_knows(tmp_path: Path) -> None:
     text = write_card(facts(tmp_path), tmp_path / "README.md").read_text("utf-8")
     assert f"vllm serve org/Base-1B --revision {REVISION} --enable-lora --max-lora-rank 32 --lora-modules demo=adapter\n" in text
@@ -267,7 +278,8 @@ def test_the_python_it_shows_answers(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "merged").symlink_to(tiny_dir())
     (tmp_path / "path" / "to" / "the").mkdir(parents=True)
     (tmp_path / "path" / "to" / "the" / "base").symlink_to(tiny_dir())
-    card = write_card(facts(tmp_path, base_id="base", base_revision=None), tmp_path / "README.md")
+    model = {"source": "base", "precision": "16bit"}
+    card = write_card(facts(tmp_path, spec=job(model=model), base_id="base", base_revision=None), tmp_path / "README.md")
     monkeypatch.chdir(tmp_path)
     answers = []
     for program in blocks(parsed(card), "python"):

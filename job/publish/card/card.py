@@ -174,6 +174,7 @@ def _usage(facts: CardFacts) -> Usage:
         gguf=ggufs[0] if ggufs else None,
         lora_gguf=adapters[0] if adapters else None,
         modelfile=spec.export.modelfile,
+        in_4_bits=lora is not None and spec.model.precision == "4bit",
         served_rank=lora.r if lora and not (lora.dora or lora.modules_to_save or lora.bias != "none") else None,
         prompt=prompts[0] if prompts else "Hello!",
         chat=facts.chat,
