@@ -168,10 +168,8 @@ class Artefacts:
             self._gguf_bytes(model_dir, shapes) if self.run.spec.export.gguf or self.run.spec.export.lora_gguf else {}
         )
         beside_bytes = sum(p.stat().st_size for p in model_dir.iterdir() if p.is_file() and p.suffix != ".safetensors")
-        rows = self.delivered.compared
-        longest = max(map(len, rows.ids))
         self.memory = plan_memory(
-            self.run.spec, shapes, beside_bytes, on_cpu, longest, available_bytes(), rows.tokens, len(rows.learned)
+            self.run.spec, shapes, beside_bytes, on_cpu, self.delivered.sizes(), available_bytes()
         )
         self.at_once = parallel_quants(sizes, shapes) if sizes else 1
         for early in (made_early(self.run.spec, sizes, shapes.gguf_type, self.at_once, on_cpu), []):

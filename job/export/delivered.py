@@ -16,6 +16,7 @@ from job.evaluation.metrics import METRICS
 from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.evaluation.metrics.record import DIGITS
 from job.export.rows import Compared, asked_questions, check_prompt, compared_rows
+from job.plan.steps import Sizes
 
 if TYPE_CHECKING:
     from job.data.build import Prepared, Question
@@ -59,6 +60,13 @@ class Delivered:
         """The spec's first prompts and, if wanted, questions whose answer is `known`."""
         prompts, rows = asked_questions(self.prepared)
         return [*prompts, *(rows if known else [])]
+
+    def sizes(self) -> Sizes:
+        """What the exports' memory is planned by."""
+        compared, most = self.compared, self.run.spec.evaluation.max_new_tokens
+        asked = [len(question.input_ids) + most for question in self.questions()]
+        rows = max(map(len, compared.ids))
+        return Sizes(compared.tokens, len(compared.learned), rows, max(asked, default=0), sum(asked))
 
     def texts(self, ids: list[list[int]]) -> list[str | None]:
         return list(spoken(self.prepared.tokenizer, ids)) if ids else []

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from job.evaluation.generate import GENERATION_BATCH_TOKENS
 from job.evaluation.probe import PROBE_TOKENS
 from job.gguf.convert import BATCH_BYTES
 from job.gguf.native import CHUNK_TOKENS
@@ -44,6 +45,7 @@ ROOM_BYTES = 3 << 30  # of a comparison on a GPU: activations, logits of a batch
 COMPARED_TOKENS = 256  # whose logits are compared at once
 # Of the logits that are compared at once: both sides, their differences, log-probabilities, products
 COMPARED_COPIES = 7
+CACHED = ("k_proj", "v_proj", "qkv", "c_attn", "query_key_value")  # layers whose outputs are kept for later tokens
 LOSS_COPIES = 3  # of those of which the loss is taken at once
 BATCH_TOKENS = 1024  # of one forward pass whose logits are wanted: 0.5 GiB with a vocabulary of 128k
 CHUNK_COPIES = 9  # of a chunk's logits: llama.cpp's two, and those of the comparison
@@ -65,8 +67,9 @@ class Memory:
     """Bytes of anonymous memory that each process of the exports takes at its peak.
 
     `adapter_bytes` and `tokenizer_bytes` on disk, `check_tokens` compared, `learned_tokens` of them learned, and
-    `imatrix_tokens` weighed in all; the longest compared row has `row_tokens`. With less than fp32 weights need of
-    `free_bytes`, the comparison leaves them mapped, in 16 bits.
+    `imatrix_tokens` weighed in all; the longest compared row has `row_tokens`. The longest question with its answer
+    has `question_tokens`, all of them `asked_tokens`. With less than fp32 weights need of `free_bytes`, the comparison
+    leaves them mapped, in 16 bits.
     """
 
     shapes: Shapes
@@ -76,6 +79,8 @@ class Memory:
     learned_tokens: int
     imatrix_tokens: int
     row_tokens: int
+    question_tokens: int
+    asked_tokens: int
     on_cpu: bool
     free_bytes: int | None = None
 
@@ -87,7 +92,8 @@ class Memory:
         learned = LOSS_COPIES * min(COMPARED_TOKENS, self.learned_tokens)
         logits = self._logits(max(probe, learned, self._batch))
         more = PEFT_BYTES + FIRST_USE_BYTES
-        return self._torch(more) + self._opened(weights, packed > 0) + 2 * self.adapter_bytes + logits
+        beside = max(logits, self._answering)
+        return self._torch(more) + self._opened(weights, packed > 0) + 2 * self.adapter_bytes + beside
 
     def four_bit(self) -> int:
         """NF4 from the merged files; a matrix passes through as fp32. From a GPU, a shard comes back to be written."""
@@ -115,7 +121,7 @@ class Memory:
         inputs = max(shape[1] for _, shape in self.shapes.matrices())
         imatrix = IMATRIX_COPIES * FP32_BYTES * inputs * min(IMATRIX_TOKENS, self.imatrix_tokens)
         logits = self._logits(COMPARED_COPIES * min(COMPARED_TOKENS, self.check_tokens))
-        work = max(logits, imatrix) if self.on_cpu else logits + imatrix
+        work = max(logits, imatrix, self._answering) if self.on_cpu else logits + imatrix
         return self._torch(PEFT_BYTES + FIRST_USE_BYTES) + self._opened(weights, False) + self.adapter_bytes + work
 
     def convert(self) -> int:
@@ -139,12 +145,14 @@ class Memory:
             CHECK_BYTES
             + self._cuda
             + self._evaluated()
+            + self._cache(self.question_tokens, WEIGHT_BYTES)
             + int(TYPES[name].repacked_share * REPACKED_BYTES * self._packable(name))
         )
 
     def lora(self) -> int:
         """The adapter as GGUF, then its test on the base's."""
-        return CONVERTER_BYTES + self._cuda + 2 * self.adapter_bytes + self._evaluated()
+        cache = self._cache(self.question_tokens, WEIGHT_BYTES)
+        return CONVERTER_BYTES + self._cuda + 2 * self.adapter_bytes + self._evaluated() + cache
 
     def merge(self, dequantised: bool) -> int:
         """Base and adapter to merged files, then their test by PEFT: a few blocks, whatever the model's size, and,
@@ -183,6 +191,16 @@ class Memory:
     def _batch(self) -> int:
         """Tokens whose logits a forward pass leaves in host memory."""
         return min(BATCH_TOKENS, self.check_tokens) if self.on_cpu else 0
+
+    @property
+    def _answering(self) -> int:
+        """Keys and values of a batch of answers in host memory."""
+        return self._cache(min(GENERATION_BATCH_TOKENS, self.asked_tokens), FP32_BYTES) if self.on_cpu else 0
+
+    def _cache(self, tokens: int, number_bytes: int) -> int:
+        """Keys and values of so many tokens; of layers that hold both in one matrix, as many as it has outputs."""
+        outputs = sum(rows for name, (rows, _) in self.shapes.matrices() if any(word in name for word in CACHED))
+        return tokens * number_bytes * outputs
 
     def _logits(self, tokens: int) -> int:
         return FP32_BYTES * tokens * self.shapes.vocabulary

@@ -132,28 +132,43 @@ def weighed(spec: JobSpec, name: str) -> bool:
     return spec.export.imatrix and TYPES[name].uses_imatrix
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Tokens of what everything is measured on: in all, learned, in the longest row; in the longest question with its
+    answer, and in all questions with theirs.
+    """
+
+    compared: int
+    learned: int
+    longest_row: int
+    longest_question: int
+    asked: int
+
+
 def plan_memory(
     spec: JobSpec,
     shapes: Shapes,
     tokenizer_bytes: int,
     on_cpu: bool,
-    row_tokens: int = CHUNK_TOKENS,
+    measured_on: Sizes | None = None,
     free_bytes: int | None = None,
-    compared_tokens: int | None = None,
-    learned_tokens: int | None = None,
 ) -> Memory:
-    """Peak memory of each process that the exports start; `row_tokens`: the longest row that is compared,
-    `compared_tokens` those of all rows, at most as many as the spec says, of which `learned_tokens` are learned.
+    """Peak memory of each process that the exports start; where it is not known what they are `measured_on`, as much
+    as the spec lets in.
     """
     export = spec.export
+    most = Sizes(export.check_tokens, export.check_tokens, CHUNK_TOKENS, CHUNK_TOKENS, CHUNK_TOKENS)
+    found = measured_on or most
     return Memory(
         shapes,
         adapter_bytes(spec, shapes),
         tokenizer_bytes,
-        compared_tokens or export.check_tokens,
-        learned_tokens or export.check_tokens,
+        found.compared,
+        found.learned,
         export.imatrix_tokens if export.imatrix else 0,
-        min(row_tokens, spec.model.max_seq_length, export.check_tokens),
+        min(found.longest_row, spec.model.max_seq_length, export.check_tokens),
+        found.longest_question,
+        found.asked,
         on_cpu,
         free_bytes,
     )
@@ -161,7 +176,7 @@ def plan_memory(
 
 def quantiser_bytes(shapes: Shapes) -> int:
     """Memory of one quantiser and the test of what it makes, at most, packed weights aside."""
-    return Memory(shapes, 0, 0, 0, 0, 0, CHUNK_TOKENS, True).quant("q8_0")
+    return Memory(shapes, 0, 0, 0, 0, 0, CHUNK_TOKENS, 0, 0, True).quant("q8_0")
 
 
 def parallel_quants(gguf_bytes: Mapping[str, int], shapes: Shapes) -> int:
