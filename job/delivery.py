@@ -11,6 +11,7 @@ from job.context import TRAINED, Run
 from job.data.build import Prepared
 from job.export.adapter import files_by_key
 from job.export.artefacts import Artefacts
+from job.export.rows import ASKED_PROMPTS
 from job.gguf.expected import describe_tokenizer
 from job.gguf.types import TYPES
 from job.host.stats import package_versions
@@ -61,8 +62,11 @@ def card(
     """The model card, by key."""
     if not run.spec.export.card:
         return {}
-    samples = [Sample(**sample) for sample in run.receipts[TRAINED].facts["samples"]]
-    told = card_facts(run.spec, base, sources, run.stats.document(), facts, samples, bool(prepared.template))
+    trained = run.receipts[TRAINED].facts
+    samples = [Sample(**sample) for sample in trained["samples"]]
+    texts = {trained["reopened"]: trained["answers"]} | {f["name"]: f["answers"] for f in facts if "answers" in f}
+    answers = {name: given[:ASKED_PROMPTS] for name, given in texts.items()}
+    told = card_facts(run.spec, base, sources, run.stats.document(), facts, samples, answers, bool(prepared.template))
     return {README: write_card(told, run.workdir / README)}
 
 
@@ -96,7 +100,12 @@ def manifest_of(
     """The manifest of this run, which lists `files` and the spec."""
     spec = run.spec
     results: dict[str, Any] = dict(run.stats.evaluation)
-    results |= {fact["name"]: _numbers(fact["figures"]) for fact in artefacts.facts() if _numbers(fact["figures"])}
+    for name, figures in run.stats.delivered["artefacts"].items():
+        if name not in results:
+            results[name] = dict(figures)
+    for fact in artefacts.facts():
+        if tested := _numbers(fact["figures"]):
+            results[fact["name"]] = results.get(fact["name"], {}) | {f"test_{key}": v for key, v in tested.items()}
     return Manifest(
         run_id=spec.run_id,
         name=spec.name,

@@ -12,12 +12,11 @@ from job.data.build import Prepared, build_dataset
 from job.delivery import manifest_of, show_on_hub, store_documents, store_statistics
 from job.errors import Fault, InputError, JobError, classify
 from job.errors.facts import failure_facts
-from job.evaluation.gates import check_gates
 from job.export.artefacts import Artefacts
+from job.export.delivered import Delivered
 from job.export.gguf.stage import Quants, make_quants
 from job.export.merge.stage import compare, merge
 from job.export.rehearsal import rehearse
-from job.export.rows import longest_row
 from job.host.child import preload, start_imports
 from job.host.device import choose_device, gpu_capability, require_wanted_device
 from job.host.log import Log
@@ -48,7 +47,7 @@ from job.spec.optimizers import effective_optimizer
 from job.store import Store, open_store
 from job.training.backend import Backend, open_backend
 from job.training.environment import prepare_environment
-from job.tuning import checkpoint_store, pin, recall, require_same_origin, train_and_store
+from job.tuning import checkpoint_store, pin, recall, require_gates, require_same_origin, train_and_store
 
 CHILDREN_IMPORT = (
     "torch",
@@ -129,7 +128,6 @@ def stages(run: Run) -> Manifest:
     spec, stats = run.spec, run.stats
     require_wanted_device()
     trained_before = TRAINED in run.receipts
-    artefacts = Artefacts(run)
     run.log("start", name=spec.name, run_id=spec.run_id, output=run.store.uri, stored_before=run.receipts.names())
     with stats.phase("fetch"):
         if run.push:
@@ -143,27 +141,28 @@ def stages(run: Run) -> Manifest:
     with stats.phase("data", children=True):
         base, merge_base = models(run)
         prepared = prepare(run, train_sources, held_out_sources, base)
+        artefacts = Artefacts(run, Delivered.of(run, prepared))
         if trained_before:
             require_same_origin(run, base, prepared)
         rehearse(run, base, merge_base, prepared)
     with stats.phase("weights"):
-        fetch_weights(run, artefacts, base, merge_base, prepared)
+        fetch_weights(artefacts, base, merge_base)
         go_offline()
     if backend:
         pin(run, sources, [base, merge_base])
         train_and_store(run, backend, artefacts, base, merge_base, prepared)
     else:
-        recall(run)
-    check_gates(spec.evaluation.gates, **stats.evaluation)
+        recall(artefacts)
+    require_gates(artefacts)
     if artefacts.outstanding:
         device = choose_device()
         with stats.phase("merge", children=True):
-            folder = merge(artefacts, prepared, merge_base.path, device)
-        with Quants(artefacts, prepared, folder, device) as quants:
+            folder = merge(artefacts, base.path, merge_base.path, device)
+        with Quants(artefacts, folder, device) as quants:
             with stats.phase("compare", children=True):
-                compare(artefacts, prepared, merge_base.path, folder, device).store(artefacts)
+                compare(artefacts, folder, device).store(artefacts)
             with stats.phase("gguf", children=True):
-                make_quants(quants, merge_base.path)
+                make_quants(quants, base.path, merge_base.path)
     with stats.phase("publish"):
         files = store_documents(run, artefacts, prepared, base, sources)
         show_on_hub(run)
@@ -239,18 +238,14 @@ def prepare(run: Run, train: list[FetchedSource], held_out: list[FetchedSource] 
     return prepared
 
 
-def fetch_weights(
-    run: Run, artefacts: Artefacts, base: FetchedModel, merge_base: FetchedModel, prepared: Prepared
-) -> None:
+def fetch_weights(artefacts: Artefacts, base: FetchedModel, merge_base: FetchedModel) -> None:
     """The weights that are still needed, and what the exports will need beside them."""
-    needed = [] if TRAINED in run.receipts else [base]
+    needed = [base] if artefacts.needs_trained else []
     if artefacts.needs_base and merge_base not in needed:
         needed.append(merge_base)
     copied_bytes = sum(model.copied_bytes for model in needed)
-    require_disk(run.workdir, copied_bytes, "the model's weights")
+    require_disk(artefacts.run.workdir, copied_bytes, "the model's weights")
     for model in needed:
         fetch_model_weights(model)
     if artefacts.outstanding and merge_base in needed:
-        artefacts.plan(
-            merge_base.path, copied_bytes, choose_device(), longest_row(prepared, run.spec.export.check_tokens)
-        )
+        artefacts.plan(merge_base.path, copied_bytes, choose_device())

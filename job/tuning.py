@@ -11,12 +11,16 @@ from typing import Any
 from job.context import TRAINED, Run
 from job.data.build import Prepared
 from job.evaluation.assess import Assessment, assess
+from job.evaluation.gates import check_gates
+from job.evaluation.loss import loss_of
+from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.evaluation.probe import write_probe
 from job.export import adapter
 from job.export.artefacts import Artefacts
+from job.export.delivered import BASE, STEP, TRAINED_MODEL
 from job.export.merge.write import require_mergeable
 from job.export.tokenizer import require_tokenizer
-from job.host.child import run_child
+from job.export.trained import reopen, reopened_name
 from job.host.micro_batch import free_memory
 from job.host.stats import arithmetic, gpu_reserved_bytes, training_memory
 from job.ledger.checkpoints import Checkpoints, TrainingOrigin, remove_checkpoints
@@ -33,7 +37,7 @@ from job.training.checks import require_compute_dtype
 from job.training.loop import TrainResult, train
 
 CHECKPOINTS_VARIABLE = "TUNEJOB_CHECKPOINTS"
-KEPT_STATS = ("device", "memory", "data", "training", "evaluation", "effective")
+KEPT_STATS = ("device", "memory", "data", "training", "evaluation", "delivered", "effective")
 
 
 def train_and_store(
@@ -46,7 +50,7 @@ def train_and_store(
     with stats.phase("load"):
         model = load(run, backend, base, merge_base, prepared)
     with stats.phase("baseline"):
-        before = measure(run, backend, model, prepared)
+        before = measure(artefacts, backend, model, BASE)
     with checkpoints.until_stored():
         with stats.phase("train"):
             start_reserved_bytes = gpu_reserved_bytes()
@@ -60,14 +64,16 @@ def train_and_store(
             stored = artefacts.store_files(weights)
             run.log(folder.name, files=len(stored), bytes=sum(file.bytes for file in stored))
         with stats.phase("evaluate", children=True):
-            after = measure(run, backend, model, prepared)
+            after = measure(artefacts, backend, model, TRAINED_MODEL)
             write_report(run, model, prepared, result, before, after)
             del model
             free_memory()
-            check_reload(run, artefacts, base, prepared, folder, backend.device)
+            require_tokenizer(folder, prepared)
+            answers = check_reload(artefacts, base, backend.device)
             stored += artefacts.store_files(adapter.files_by_key(run.report))
         kept = {name: getattr(stats, name) for name in KEPT_STATS}
-        facts = {**kept, "origin": asdict(origin_of(run, base, prepared)), "samples": samples(prepared, before, after)}
+        facts = {**kept, "origin": asdict(origin_of(run, base, prepared)), "samples": samples(prepared, before, after),
+                 "answers": answers, "reopened": reopened_name(artefacts)}  # fmt: skip
         artefacts.keep_stored(TRAINED, stored, weights, facts)
     checkpoints.remove()
     write_summary(spec, base.public_id, stats, [], run.report)  # not in the receipt: it is written again at the end
@@ -123,13 +129,15 @@ def require_same_origin(run: Run, base: FetchedModel, prepared: Prepared) -> Non
     )
 
 
-def recall(run: Run) -> None:
+def recall(artefacts: Artefacts) -> None:
     """What an earlier try found out; it has stored the adapter and the report, and may have left checkpoints."""
+    run = artefacts.run
     clear_away(run)
     remove_checkpoints(checkpoint_store(run.spec, run.store)[0], run.spec.run_id, run.log)
     facts = run.receipts[TRAINED].facts
     for name in KEPT_STATS:
         setattr(run.stats, name, facts[name])
+    artefacts.recall_figures()
     run.log("trained before", files=len(run.receipts[TRAINED].files))
 
 
@@ -149,11 +157,18 @@ def load(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedMode
     return model
 
 
-def measure(run: Run, backend: Backend, model: Any, prepared: Prepared) -> Assessment:
-    """Held-out loss, exact match and answers of the model as it is now."""
+def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> Assessment:
+    """Held-out loss, exact match and answers of the model as it is now, and its figures on the compared rows."""
+    run, delivered = artefacts.run, artefacts.delivered
     backend.for_inference(model)
-    found = assess(model, prepared, run.spec.evaluation.max_new_tokens, run.spec.training.eval_batch_size)
+    batch_rows = run.spec.training.eval_batch_size
+    found = assess(model, delivered.prepared, run.spec.evaluation.max_new_tokens, batch_rows)
     run.log(run.stats.current, **found.figures)
+    if delivered.compared.whole:
+        loss = found.figures[HELD_OUT_LOSS.name]
+    else:
+        loss = loss_of(model, delivered.compared.rows, batch_rows, delivered.prepared.tokenizer.pad_token_id)
+    delivered.note(name, delivered.beside(found, loss))
     return found
 
 
@@ -173,7 +188,7 @@ def write_report(
     run: Run, model: Any, prepared: Prepared, result: TrainResult, before: Assessment, after: Assessment
 ) -> None:
     """Curves, answers and probe under report/."""
-    run.stats.evaluation = {"base": before.figures, "tuned": after.figures}
+    run.stats.evaluation = {BASE: before.figures, TRAINED_MODEL: after.figures}
     write_probe(model, (prepared.held_out or prepared.train)[0], run.report / "probe.safetensors")
     write_losses(result, run.report)
     write_answers(prepared, before, after, run.report)
@@ -183,29 +198,27 @@ def write_report(
 def samples(prepared: Prepared, before: Assessment, after: Assessment) -> list[dict[str, str]]:
     """The spec's prompts with both answers, for the card; no row of the data is among them."""
     asked = zip(prepared.questions, before.answers, after.answers, strict=True)
-    return [{"prompt": question.text, "base": base, "tuned": tuned} for question, base, tuned in asked]
+    return [{"prompt": question.text, "base": base, "trained": trained} for question, base, trained in asked]
 
 
-def check_reload(
-    run: Run, artefacts: Artefacts, base: FetchedModel, prepared: Prepared, folder: Path, device: str
-) -> None:
-    """Opens what was stored, adapter or whole weights, in a process that never saw the training."""
-    artefacts.require("reload")
-    require_tokenizer(folder, prepared)
-    whole = run.spec.lora is None
-    asked = {
-        "base": str(folder if whole else base.path),
-        "adapter": None if whole else str(folder),
-        "probe": str(run.report / "probe.safetensors"),
-        "precision": run.spec.model.precision,
-        "device": device,
-    }
-    planned_bytes = artefacts.planned(lambda memory: memory.reload(run.spec.model.precision))
-    found = run_child(
-        "job.export.reload",
-        asked,
-        run.children,
-        "reloading the weights" if whole else "reloading the adapter",
-        planned_bytes=planned_bytes,
+def check_reload(artefacts: Artefacts, base: FetchedModel, device: str) -> list[str | None]:
+    """Proves that what was stored is what was trained, and measures it like everything that is made of it; returns
+    its answers.
+    """
+    found = reopen(artefacts, base.path, device, artefacts.run.report / "probe.safetensors")
+    artefacts.run.log("reload", **found["probe"])
+    texts = artefacts.delivered.texts(found["answers"])
+    step = {name: found["probe"][name] for name in STEP}
+    name, known = reopened_name(artefacts), artefacts.delivered.figures({**found["measured"], **step}, texts)
+    artefacts.delivered.note(name, known)
+    artefacts.run.log("delivered", artefact=name, **known)
+    return texts
+
+
+def require_gates(artefacts: Artefacts) -> None:
+    """Raises `GateError` for each gate that does not hold for the trained model, or for what was stored of it."""
+    run, known = artefacts.run, artefacts.run.stats.delivered["artefacts"]
+    check_gates(
+        run.spec.evaluation.gates, TRAINED_MODEL, run.stats.evaluation[BASE], run.stats.evaluation[TRAINED_MODEL]
     )
-    run.log("reload", **found)
+    artefacts.delivered.require(reopened_name(artefacts), known[reopened_name(artefacts)])

@@ -13,12 +13,14 @@ from typing import Any
 
 from job.export.gguf.imatrix import write_imatrix
 from job.gguf.expected import describe_tokenizer
+from job.gguf.quality import Asked
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in job/gguf/worker.py: tests share their cores
 
 HELD_OUT = Path(__file__).parent / "demo" / "held_out.jsonl"
 TRAIN = HELD_OUT.with_name("train.jsonl")
 END = 2  # <|im_end|>
+NOTHING_ASKED = Asked([], [])
 NO_LIMITS = {"max_kl": 1e9, "max_perplexity_rise": 1e9}
 
 
@@ -52,11 +54,14 @@ def write_reference(folder: Path, path: Path, rows: int = 8) -> Path:
         logits = torch.cat([model(input_ids=torch.tensor([row])).logits[0] for row in ids])
         output = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=32, eos_token_id=END, pad_token_id=END)
     answer = output[0, len(prompt) :]
+    starts = [sum(map(len, ids[:i])) for i in range(len(ids))]
+    learned = [start + i for start, row in zip(starts, ids, strict=True) for i in range(len(row) - 1)]
     tensors = {
         "input_ids": torch.tensor([*chain(*ids)], dtype=torch.int32), "row_lengths": torch.tensor([*map(len, ids)], dtype=torch.int32),
+        "learned": torch.tensor(learned, dtype=torch.int32),
         "logits": logits, "prompt_ids": torch.tensor(prompt, dtype=torch.int32), "answer_ids": answer.to(torch.int32).contiguous(),
     }  # fmt: skip
-    save_file(tensors, path, {"stopped": "true" if int(answer[-1]) == END else "false"})
+    save_file(tensors, path, {"dtype": "float32", "stopped": "true" if int(answer[-1]) == END else "false"})
     return path
 
 

@@ -16,11 +16,25 @@ GENERATION_BATCH_TOKENS = 16_384  # prompts and answers of one batch: bounds the
 def answer(
     model: Any, questions: list[Question], tokenizer: Any, stop_token_ids: list[int], max_new_tokens: int
 ) -> list[str]:
-    """Greedy answers, without special tokens, in the order of `questions`; generated in batches padded on the left."""
+    """Greedy answers, without special tokens, in the order of `questions`."""
+    prompts = [question.input_ids for question in questions]
+    return spoken(tokenizer, answer_ids(model, prompts, tokenizer.pad_token_id, stop_token_ids, max_new_tokens))
+
+
+def spoken(tokenizer: Any, answers: list[list[int]]) -> list[str]:
+    """The texts of generated ids, without special tokens and white space at the ends."""
+    return [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+
+
+def answer_ids(
+    model: Any, prompts: list[list[int]], pad: int, stop_token_ids: list[int], max_new_tokens: int
+) -> list[list[int]]:
+    """The ids of greedy answers in the order of `prompts`, their end and padding with them; generated in batches
+    padded on the left.
+    """
     import torch
     from transformers import GenerationConfig
 
-    pad = tokenizer.pad_token_id
     greedy = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
@@ -29,16 +43,17 @@ def answer(
         use_cache=True,
     )
 
-    def answered(batch: list[list[int]]) -> list[str]:
+    def answered(batch: list[list[int]]) -> list[list[int]]:
         width = max(map(len, batch))
         ids = torch.tensor([[pad] * (width - len(q)) + q for q in batch], device=model.device)
         mask = torch.tensor([[0] * (width - len(q)) + [1] * len(q) for q in batch], device=model.device)
         with torch.no_grad():
             output = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
-        return list(tokenizer.batch_decode(output[:, width:], skip_special_tokens=True))
+        answers: list[list[int]] = output[:, width:].tolist()
+        return answers
 
-    batches = _generation_batches([q.input_ids for q in questions], max_new_tokens)
-    return [text.strip() for batch in batches for text in in_halves(batch, answered)]
+    batches = _generation_batches(prompts, max_new_tokens)
+    return [ids for batch in batches for ids in in_halves(batch, answered)]
 
 
 def _generation_batches(prompts: list[list[int]], max_new_tokens: int) -> Iterator[list[list[int]]]:

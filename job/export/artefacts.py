@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from job.context import Run
+from job.context import TRAINED, Run
 from job.errors import Fault, GateError
+from job.export.delivered import MERGED_ONTO, Delivered
 from job.host.cgroup import available_bytes
 from job.host.child import run_child, taken_bytes
 from job.ledger.manifest import File, store_file
@@ -24,11 +25,23 @@ from job.weights.shapes import Shapes, read_shapes
 Figures = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a child has measured of an artefact: loss and step from the trained model, and its answers' texts."""
+
+    figures: Mapping[str, float]
+    texts: list[str | None]  # None: not asked
+
+
 @dataclass
 class Artefacts:
     """Artefacts by name (`names`). Each is stored as soon as it has passed its test, and its receipt written."""
 
     run: Run
+    delivered: Delivered
+    # Once the trained model was reopened: modules that the training held in 4 bits, and the length of its answers
+    packed: Sequence[str] = ()
+    answer_tokens: Sequence[int | None] = ()
     refused: list[Fault] = field(default_factory=list)
     at_once: int = 1  # quantisers side by side
     early: Sequence[str] = ()  # types that are made before the merge is compared
@@ -47,6 +60,11 @@ class Artefacts:
         return self.run.spec.lora is not None and "merged" not in self.run.receipts
 
     @property
+    def needs_trained(self) -> bool:
+        """Whether the model is trained, or reopened as the measure of what is still to be made of it."""
+        return TRAINED not in self.run.receipts or (bool(self.outstanding) and self.run.spec.lora is not None)
+
+    @property
     def needs_base(self) -> bool:
         """Whether anything that is still to be made needs the 16-bit base."""
         return bool(self.outstanding) and (self.merges or "lora_gguf" in self.outstanding)
@@ -60,14 +78,35 @@ class Artefacts:
                     self.run.store.download(file.key, self.run.workdir / file.key)
         return folder
 
-    def keep(self, name: str, files: Mapping[str, Path], figures: Figures, limits: Figures) -> None:
-        """Stores the files (key → path) of an artefact that has passed its test."""
+    def keep(
+        self, name: str, files: Mapping[str, Path], figures: Figures, limits: Figures, measured: Measured | None
+    ) -> None:
+        """Stores the files (key → path) of an artefact that has passed its test, with what it was `measured` to know.
+
+        Raises `GateError` before that where a gate of the spec is to hold for it and does not.
+        """
+        known = measured and self.delivered.figures(measured.figures, measured.texts)
+        if known:
+            self.delivered.note(name, known)
+            self.delivered.require(name, known)
         stored = self.store_files(files)
         size = sum(file.bytes for file in stored)
         facts = {"name": name, "files": sorted(files), "bytes": size, "figures": dict(figures), "limits": dict(limits)}
+        if known and measured:
+            facts |= {"delivered": known, "answers": measured.texts}
         self.keep_stored(name, stored, files, {"exports": facts})
         self.run.log("export", artefact=name, bytes=size, **figures)
+        if known:
+            self.run.log("delivered", artefact=name, **known)
         self.write_report()
+
+    def recall_figures(self) -> None:
+        """To the statistics, what earlier tries have found of what they stored."""
+        if MERGED_ONTO in self.run.receipts:
+            self.run.stats.delivered[MERGED_ONTO] = dict(self.run.receipts[MERGED_ONTO].facts)
+        for fact in self.facts():
+            if "delivered" in fact:
+                self.delivered.note(fact["name"], fact["delivered"])
 
     def store_files(self, files: Mapping[str, Path]) -> list[File]:
         """Stores local files under their keys."""
@@ -113,13 +152,12 @@ class Artefacts:
 
     # ---------------------------------------------------------------------------------------------- capacity
 
-    def plan(self, model_dir: Path, base_bytes: int, device: str, row_tokens: int) -> None:
+    def plan(self, model_dir: Path, base_bytes: int, device: str) -> None:
         """Works out what every step needs, from the 16-bit weights in `model_dir`, and refuses now what cannot work
         later.
 
-        `base_bytes` of them are a copy in the scratch directory; `row_tokens`: the longest row that is compared.
-        Raises `InputError` where llama.cpp does not know the architecture or the tokenizer, `CapacityError` where
-        disk or memory will not do.
+        `base_bytes` of them are a copy in the scratch directory. Raises `InputError` where llama.cpp does not know the
+        architecture or the tokenizer, `CapacityError` where disk or memory will not do.
         """
         self._other_bytes = self._used_bytes() - base_bytes
         on_cpu = device == "cpu"
@@ -130,7 +168,9 @@ class Artefacts:
             self._gguf_bytes(model_dir, shapes) if self.run.spec.export.gguf or self.run.spec.export.lora_gguf else {}
         )
         beside_bytes = sum(p.stat().st_size for p in model_dir.iterdir() if p.is_file() and p.suffix != ".safetensors")
-        self.memory = plan_memory(self.run.spec, shapes, beside_bytes, on_cpu, row_tokens, available_bytes())
+        self.memory = plan_memory(
+            self.run.spec, shapes, beside_bytes, on_cpu, self.delivered.sizes(), available_bytes()
+        )
         self.at_once = parallel_quants(sizes, shapes) if sizes else 1
         for early in (made_early(self.run.spec, sizes, shapes.gguf_type, self.at_once, on_cpu), []):
             needs = steps(self.run.spec, shapes, base_bytes, self.memory, sizes, self.at_once, early)

@@ -16,22 +16,10 @@ from typing import Any
 
 from job.errors import Fault, GateError
 from job.export.gguf.imatrix import write_imatrix
-from job.export.logits import (
-    Comparison,
-    compare,
-    comparison_dtype,
-    continue_greedily,
-    logits_of,
-    logits_on_disk,
-    open_adapted,
-    open_model,
-    perplexity,
-    vocabulary,
-    write_logits,
-)
+from job.export.logits import Comparison, compare, comparison_dtype, logits_on_disk, open_model, perplexity
+from job.export.reference import answers, logits_in, measured, write_reference
 from job.host.child import serve
-from job.training.precision import MERGED_SLACK, compute_dtype, name_of
-from job.weights.layout import fill, lay_out, reserve
+from job.training.precision import MERGED_SLACK, name_of
 
 Json = dict[str, Any]
 
@@ -52,43 +40,26 @@ class Clock:
 def handle(request: Json) -> Json:
     """Compares, writes `reference` and, where asked, `imatrix`; returns the figures.
 
-    The request's keys: `base`, `adapter` (folders; both None where every weight was trained, then the file `probe`
-    may hold `input_ids` and `logits` of the trained model), `merged`, `merged_4bit` (folder or None), `rows` and
-    `calibration` (token ids), `prompt`, `stop_token_ids`, `max_new_tokens`, `device`, `reference`, `imatrix` (path or
-    None), `limits`. Raises `GateError` with figure and limit where an export is not the trained model.
+    The request's keys: `merged`, `merged_4bit` (folder or None), `against` (file of the logits that the merge must
+    have, None for weights that are stored already), `trained` (file of those of the trained model), `calibration`
+    (token ids), `device`, `reference`, `imatrix` (path or None), `limits`, and those of `write_reference` and
+    `answers`. Raises `GateError` with figure and limit where an export is not the trained model.
     """
     reference = Path(request["reference"])
     scratch = reference.with_suffix(".scratch")
     clock = Clock()
     dtype = comparison_dtype(Path(request["merged"]), request["device"])
+    trained, _ = logits_in(Path(request["trained"]))
     try:
-        with clock("trained"):
-            rows, trained = trained_logits(request, dtype, scratch)
-        merged, logits = examine_merged(request, rows, trained, dtype, clock)
-        del trained  # its file is written anew
+        merged, logits = examine_merged(request, trained, dtype, clock)
         four_bit = None
         if request["merged_4bit"] is not None:
             with clock("merged_4bit"):
-                four_bit = examine_four_bit(request, logits, scratch)
+                four_bit = examine_four_bit(request, logits, trained, scratch)
     finally:
         for path in (scratch, unproven(reference)):
             path.unlink(missing_ok=True)
     return {**merged, "merged_4bit": four_bit, "dtype": name_of(dtype), "seconds": clock.seconds}
-
-
-def trained_logits(request: Json, dtype: Any, scratch: Path) -> tuple[list[list[int]], Any]:
-    """The rows to compare on, and the logits of what was trained: base and adapter, the trainer's own probe, or
-    nothing.
-    """
-    if request["base"] is None and request["probe"] is None:
-        return [], None
-    if request["base"] is None:
-        from safetensors.numpy import load_file
-
-        probe = load_file(request["probe"])
-        return [probe["input_ids"][0].tolist()], probe["logits"]
-    model = open_adapted(Path(request["base"]), Path(request["adapter"]), dtype, request["device"])
-    return request["rows"], logits_on_disk(model, request["rows"], scratch)
 
 
 def unproven(reference: Path) -> Path:
@@ -96,9 +67,8 @@ def unproven(reference: Path) -> Path:
     return reference.with_suffix(".part")
 
 
-def examine_merged(request: Json, rows: list[list[int]], trained: Any, dtype: Any, clock: Clock) -> tuple[Json, Any]:
-    """Compares the merged model with the `trained` logits of `rows`; returns figures and its logits of the request's
-    rows.
+def examine_merged(request: Json, trained: Any, dtype: Any, clock: Clock) -> tuple[Json, Any]:
+    """Compares the merged model with what it must be and with the `trained` one; returns figures and its logits.
 
     Writes `reference` when it has passed, then `imatrix`.
     """
@@ -106,64 +76,41 @@ def examine_merged(request: Json, rows: list[list[int]], trained: Any, dtype: An
     part = unproven(reference)
     with clock("merged"):
         model = open_model(merged, dtype, request["device"])
-        answer, stopped = continue_greedily(
-            model, request["prompt"], request["stop_token_ids"], request["max_new_tokens"]
-        )
-        logits = write_reference(model, request, answer, stopped, part)
-        comparison = (
-            None if trained is None else compare(trained, logits if rows is request["rows"] else logits_of(model, rows))
-        )
-        if comparison is not None:
-            check(comparison, merged.name, "the trained model", merged_limits(request, dtype))
+        asked = answers(model, request)
+        logits, answer = write_reference(model, request, part)
+        comparison = None
+        if request["against"] is not None:
+            wanted, computed = logits_in(Path(request["against"]))
+            comparison = compare(wanted, logits)
+            check(comparison, merged.name, "base and adapter", merged_limits(request, name_of(dtype), computed))
+        found = measured(logits, request, trained)
         part.replace(reference)
     if request["imatrix"] is not None:
         with clock("imatrix"):
             write_imatrix(model, merged, request["calibration"], Path(request["imatrix"]))
-    figures = {"perplexity": perplexity(logits, request["rows"]), "stopped": stopped, "answer_tokens": len(answer)}
+    figures = {"perplexity": perplexity(logits, request["rows"]), **answer, "measured": found, "answers": asked}
     return figures | {"merged": comparison and asdict(comparison)}, logits
 
 
-def merged_limits(request: Json, dtype: Any) -> dict[str, float]:
+def merged_limits(request: Json, *dtypes: str) -> dict[str, float]:
     """The limits of KL divergence and logits; these are wider where either side was computed in half precision."""
-    # The training's own probe
-    computed = [dtype] if request["base"] is not None else [dtype, compute_dtype(request["device"])]
-    slack = max(MERGED_SLACK[name_of(kind)] for kind in computed)
+    slack = max(MERGED_SLACK[dtype] for dtype in dtypes)
     return {"kl": request["limits"]["max_kl"], "logits": request["limits"]["max_logit_ratio"] * slack}
 
 
-def write_reference(model: Any, request: Json, answer: list[int], stopped: bool, path: Path) -> Any:
-    """Writes what other exports are compared with; returns the logits, fp32 (tokens, vocabulary), which stay in that
-    file.
-    """
-    import numpy
-
-    rows = request["rows"]
-    lists = {"input_ids": [token for row in rows for token in row], "row_lengths": [len(row) for row in rows],
-             "prompt_ids": request["prompt"], "answer_ids": answer}  # fmt: skip
-    shape = (len(lists["input_ids"]), vocabulary(model))
-    forms: list[tuple[str, str, tuple[int, ...], int]] = [("logits", "F32", shape, 4 * shape[0] * shape[1])]
-    forms += [(name, "I32", (len(values),), 4 * len(values)) for name, values in lists.items()]
-    placed = {tensor.name: tensor for tensor in lay_out(path, forms, {"stopped": "true" if stopped else "false"})}
-    reserve(path, path.stat().st_size)
-    for name, values in lists.items():
-        fill(placed[name], [numpy.array(values, numpy.int32)])
-    logits = numpy.memmap(path, dtype=numpy.float32, mode="r+", offset=placed["logits"].start, shape=shape)
-    write_logits(model, rows, logits)
-    logits.flush()
-    return logits
-
-
-def examine_four_bit(request: Json, logits: Any, scratch: Path) -> Json:
+def examine_four_bit(request: Json, logits: Any, trained: Any, scratch: Path) -> Json:
     """Figures of the 4-bit model against the merged one's `logits`. Raises `GateError` if it is not 4-bit or too far
     away.
     """
     folder, rows = Path(request["merged_4bit"]), request["rows"]
     model = open_model(folder, "auto", request["device"])
     require_four_bit(model, folder.name)
+    asked = answers(model, request)
     found = logits_on_disk(model, rows, scratch)
     comparison = compare(logits, found)
     check(comparison, folder.name, "the 16-bit merge", {"kl": request["limits"]["max_kl_4bit"]})
-    return asdict(comparison) | {"perplexity": perplexity(found, rows)}
+    figures = asdict(comparison) | {"perplexity": perplexity(found, rows)}
+    return {"figures": figures, "measured": measured(found, request, trained), "answers": asked}
 
 
 def require_four_bit(model: Any, name: str) -> None:

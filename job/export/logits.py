@@ -10,12 +10,11 @@ from typing import Any
 
 from job.errors import Fault, GateError
 from job.host.cgroup import available_bytes
-from job.plan.host_memory import COMPARED_TOKENS, ROOM_BYTES
+from job.plan.host_memory import BATCH_TOKENS, COMPARED_TOKENS, ROOM_BYTES
 from job.plan.require import parameters
 from job.training.precision import half_precision, keep_layout
 from job.weights.layout import reserve
 
-BATCH_TOKENS = 1024  # of one forward pass whose logits are wanted: 0.5 GiB with a vocabulary of 128k
 FP32_BYTES, HALF_BYTES = 4, 2
 
 
@@ -141,19 +140,36 @@ def logits_on_disk(model: Any, rows: list[list[int]], path: Path) -> Any:
     return target
 
 
-def compare(trained: Any, found: Any) -> Comparison:
-    """`found` against `trained`, both fp32 arrays (tokens, vocabulary); a NaN on either side makes figures NaN."""
+def compare(trained: Any, found: Any, tokens: list[int] | None = None) -> Comparison:
+    """`found` against `trained`, both fp32 arrays (tokens, vocabulary), at these numbers of `tokens`, or at all; a NaN
+    on either side makes figures NaN.
+    """
     import torch
 
+    places = list(range(len(trained))) if tokens is None else tokens
     difference, largest, divergence, same = torch.tensor(0.0), torch.tensor(0.0), 0.0, 0
-    for start in range(0, len(trained), COMPARED_TOKENS):
-        a, b = (torch.tensor(logits[start : start + COMPARED_TOKENS]) for logits in (trained, found))
+    for start in range(0, len(places), COMPARED_TOKENS):
+        at = places[start : start + COMPARED_TOKENS]
+        a, b = (torch.tensor(logits[at]) for logits in (trained, found))
         difference = torch.maximum(difference, (a - b).abs().max())
         largest = torch.maximum(largest, a.abs().max())
         log_a, log_b = a.log_softmax(-1), b.log_softmax(-1)
         divergence += float((log_a.exp() * (log_a - log_b)).sum(dtype=torch.float64))
         same += int((a.argmax(-1) == b.argmax(-1)).sum())
-    return Comparison(float(difference), float(largest), divergence / len(trained), same / len(trained))
+    return Comparison(float(difference), float(largest), divergence / len(places), same / len(places))
+
+
+def loss_at(logits: Any, rows: list[list[int]], tokens: list[int]) -> float:
+    """Mean cross-entropy in nats of the tokens behind those numbered `tokens`; fp32 logits (tokens, vocabulary)."""
+    import torch
+
+    ids, total = [token for row in rows for token in row], 0.0
+    for start in range(0, len(tokens), COMPARED_TOKENS):
+        at = tokens[start : start + COMPARED_TOKENS]
+        predicted = torch.tensor(logits[at]).log_softmax(-1)
+        following = torch.tensor([ids[place + 1] for place in at]).unsqueeze(1)
+        total -= float(predicted.gather(1, following).sum(dtype=torch.float64))
+    return total / len(tokens)
 
 
 def perplexity(logits: Any, rows: list[list[int]]) -> float:

@@ -2,7 +2,8 @@
 
     python -m job.export.reload REQUEST_JSON RESULT_JSON
 
-The logits of one row are compared with those of the trained model (`report/probe.safetensors`).
+The logits of one row are compared with those of the trained model (`report/probe.safetensors`). What it says of the
+compared rows is then, to every export, what the trained model says.
 """
 
 from __future__ import annotations
@@ -13,18 +14,16 @@ from typing import Any
 
 from job.errors import Fault, GateError
 from job.export import logits as merge_logits
+from job.export.reference import answers, measured, write_reference
 from job.host.child import serve
 from job.training.precision import REOPENED, compute_dtype, keep_layout, name_of, quantisation
 
+Json = dict[str, Any]
 
-def compare(base: Path, adapter: Path | None, probe: Path, precision: str, device: str) -> dict[str, float]:
-    """Loads base and adapter, or the whole weights in `base`, in the precision of the training.
 
-    Returns the figures of `merge_logits.Comparison`. Raises `GateError` if the logits are others.
-    """
-    import torch
+def open_trained(base: Path, adapter: Path | None, precision: str, device: str) -> Any:
+    """Base and adapter, or the whole weights in `base`, in the precision of the training."""
     from peft import PeftModel
-    from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
     dtype = compute_dtype(device)
@@ -35,11 +34,18 @@ def compare(base: Path, adapter: Path | None, probe: Path, precision: str, devic
         device_map={"": device},
         local_files_only=True,
     )
-    model = keep_layout(PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
-    limits = REOPENED[name_of(dtype)]
+    return keep_layout(PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
+
+
+def compare(model: Any, adapter: Path | None, probe: Path) -> Json:
+    """The figures of `merge_logits.Comparison` with the logits in `probe`. Raises `GateError` if they are others."""
+    import torch
+    from safetensors.torch import load_file
+
     stored = load_file(probe)
+    limits = REOPENED[name_of(compute_dtype(model.device.type))]
     with torch.no_grad():
-        logits = model(input_ids=stored["input_ids"].to(device)).logits[0].float().cpu()
+        logits = model(input_ids=stored["input_ids"].to(model.device)).logits[0].float().cpu()
     found = merge_logits.compare(stored["logits"].numpy(), logits.numpy())
     for name, figure, limit in (
         ("logits differ by", found.max_logit_difference, limits.logit_ratio * found.largest_logit),
@@ -52,9 +58,30 @@ def compare(base: Path, adapter: Path | None, probe: Path, precision: str, devic
     return asdict(found)
 
 
-def handle(request: dict[str, Any]) -> dict[str, Any]:
+def packed_modules(model: Any) -> list[str]:
+    """Modules whose weights are held in 4 bits, named as without PEFT."""
+    from bitsandbytes.nn import Linear4bit
+
+    names = [name for name, module in model.named_modules() if isinstance(module, Linear4bit)]
+    return [name.removeprefix("base_model.model.").removesuffix(".base_layer") for name in names]
+
+
+def handle(request: Json) -> Json:
+    """The figures of `compare` and `measured`, the `answers`, and which modules are `packed`.
+
+    The request's keys: `base`, `adapter` (folder or None), `precision`, `device`; `probe` (None in a later try, which
+    has proven it before); `trained`, the file to write; those of `write_reference` and `answers`.
+    """
     adapter = request["adapter"] and Path(request["adapter"])
-    return compare(Path(request["base"]), adapter, Path(request["probe"]), request["precision"], request["device"])
+    model = open_trained(Path(request["base"]), adapter, request["precision"], request["device"])
+    probed = None if request["probe"] is None else compare(model, adapter, Path(request["probe"]))
+    asked = answers(model, request)
+    path = Path(request["trained"])
+    part = path.with_suffix(".part")
+    logits, _ = write_reference(model, request, part)
+    part.replace(path)
+    found = {"packed": packed_modules(model), "measured": measured(logits, request, None), "answers": asked}
+    return found | {"probe": probed}
 
 
 if __name__ == "__main__":

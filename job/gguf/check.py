@@ -13,7 +13,7 @@ from typing import Any
 from job.errors import Fault, GateError
 from job.gguf.header import Header, read_header, read_model_header
 from job.gguf.native import Model, opened
-from job.gguf.quality import Quality, Reference, measure, read_reference
+from job.gguf.quality import Asked, Quality, Reference, measure, read_reference
 from job.gguf.quantise import IMATRIX_ENTRIES, planned_types
 from job.gguf.types import TYPES, QuantType
 
@@ -27,15 +27,18 @@ def check(
     type_name: str,
     source: Path | None,
     reference: Path,
+    trained: Path,
+    asked: Asked,
     expected: dict[str, Any],
     limits: dict[str, float],
     threads: int,
 ) -> dict[str, Any]:
     """The figures of a good file; `file` is the first of several if it was split.
 
-    `source` is the 16-bit GGUF it was made from, None if it is one itself; `expected` is `describe_tokenizer`'s,
-    `limits` holds max_kl and max_perplexity_rise. Raises one `GateError` with every fault (pointer `key`, figure,
-    limit).
+    `source` is the 16-bit GGUF it was made from, None if it is one itself; `reference` and `trained` are files of
+    `job.export.reference`: of the 16-bit model, which the limits are about, and of the model as it was trained;
+    `expected` is `describe_tokenizer`'s, `limits` holds max_kl and max_perplexity_rise. Raises one `GateError` with
+    every fault (pointer `key`, figure, limit).
     """
     started = time.monotonic()
     header, known = read_model_header(file, key), read_reference(reference)
@@ -45,7 +48,8 @@ def check(
     with opened(file, key) as model:
         faults += _vocabulary_faults(model, key, expected, known)
         faults += text_faults(model, key, expected["texts"])
-        quality = measure(model, known, threads, None, key) if model.tokens == known.vocabulary else None
+        fits = model.tokens == known.vocabulary
+        quality = measure(model, known, read_reference(trained), asked, threads, None, key) if fits else None
     if quality is not None:
         faults += quality_faults(quality, known, key, limits)
     if faults or quality is None:
@@ -60,16 +64,17 @@ def check(
 
 
 def check_lora(
-    base: Path, lora: Path, key: str, type_name: str, reference: Path, limits: dict[str, float], threads: int
-) -> dict[str, Any]:
-    """The same for a LoRA file (`key` is its key) on top of the 16-bit GGUF of its base; `reference` is the merged
-    model's.
+    base: Path, lora: Path, key: str, type_name: str, reference: Path, trained: Path, asked: Asked,
+    limits: dict[str, float], threads: int,
+) -> dict[str, Any]:  # fmt: skip
+    """The same for a LoRA file (`key` is its key) on top of the 16-bit GGUF of its base; `reference` is that of
+    adapter and base.
     """
     started = time.monotonic()
     header, known = read_header(lora, key), read_reference(reference)
     faults = list(_lora_faults(header, read_model_header(base, base.name), key, TYPES[type_name]))
     with opened(base, base.name) as model:
-        quality = measure(model, known, threads, lora, key)
+        quality = measure(model, known, read_reference(trained), asked, threads, lora, key)
     faults += quality_faults(quality, known, key, limits)
     if faults:
         raise GateError(*faults)

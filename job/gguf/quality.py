@@ -22,9 +22,10 @@ LIKELIEST = 5  # tokens at the place where the 16-bit model ends its answer
 
 @dataclass(frozen=True)
 class Reference:
-    """What the 16-bit model says: rows of tokens with its logits, and its greedy answer to one prompt."""
+    """What a model says: rows of tokens with its logits, and its greedy answer to one prompt."""
 
     rows: list[list[int]]
+    learned: frozenset[int]  # numbers, over the tokens of all rows, of those behind which a learned token comes
     prompt: list[int]
     answer: list[int]  # the end token included, if it came to one
     stopped: bool
@@ -47,7 +48,7 @@ class Reference:
 
 
 def read_reference(path: Path) -> Reference:
-    """The file that `job.export.compare` writes; its logits stay on disk."""
+    """The file that `job.export.reference` writes; its logits stay on disk."""
     from safetensors import safe_open
 
     file: Any = safe_open(path, framework="pt")
@@ -56,8 +57,20 @@ def read_reference(path: Path) -> Reference:
     for length in file.get_tensor("row_lengths").tolist():
         rows.append(ids[start : start + length])
         start += length
+    learned = frozenset(file.get_tensor("learned").tolist())
     prompt, answer = file.get_tensor("prompt_ids").tolist(), file.get_tensor("answer_ids").tolist()
-    return Reference(rows, prompt, answer, file.metadata()["stopped"] == "true", file.get_slice("logits"))
+    return Reference(rows, learned, prompt, answer, file.metadata()["stopped"] == "true", file.get_slice("logits"))
+
+
+@dataclass(frozen=True)
+class Step:
+    """What became of the trained model on the learned tokens: `loss` and `kl` (of the trained model from this one) in
+    nats a token, the share of places with the `same_top_token`.
+    """
+
+    loss: float
+    kl: float
+    same_top_token: float
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,8 @@ class Quality:
     stopped: bool
     answer_tokens: int
     same_answer_tokens: int  # from the start, before the answers part
+    step: Step
+    answers: list[list[int]]  # to `questions`, without their ends
 
     @property
     def perplexity_rise(self) -> float:
@@ -77,16 +92,39 @@ class Quality:
         return self.perplexity / self.reference_perplexity - 1
 
 
-def measure(model: Model, reference: Reference, threads: int, lora: Path | None, key: str) -> Quality:
-    """Evaluates all rows and one answer; memory holds the logits of 128 tokens at a time."""
-    with model.context(reference.context_tokens, threads, lora, key) as context:
+@dataclass(frozen=True)
+class Asked:
+    """Prompts in token ids, each answered with at most so many tokens; one of 0 is left out."""
+
+    questions: list[list[int]]
+    max_new_tokens: list[int]
+
+    @property
+    def context_tokens(self) -> int:
+        return max((len(ids) + most for ids, most in zip(self.questions, self.max_new_tokens, strict=True)), default=0)
+
+
+def measure(
+    model: Model, reference: Reference, trained: Reference, asked: Asked, threads: int, lora: Path | None, key: str
+) -> Quality:
+    """Evaluates all rows and the answers; memory holds the logits of 128 tokens at a time.
+
+    `trained` has the same rows as `reference`, with what the model said as it was trained.
+    """
+    with model.context(max(reference.context_tokens, asked.context_tokens), threads, lora, key) as context:
         started = time.monotonic()
-        sums = _Sums()
-        for ids, logits, expected in _chunks(context, reference):
-            sums.add(ids, logits, expected)
+        sums, step = _Sums(), _Sums()
+        for first, following, logits in _chunks(context, reference):
+            sums.add(following, logits, reference.logits[first : first + len(logits)])
+            learned = [i for i in range(len(following)) if first + i in trained.learned]
+            if learned:
+                wanted = trained.logits[first : first + len(logits)][learned]
+                step.add([following[i] for i in learned], logits[learned], wanted)
         seconds = time.monotonic() - started
-        answer = _answer(context, model, reference)
+        answer = _answer(context, model, reference.prompt, reference.answer_limit)
         stopped = model.ends(answer[-1]) or ends_alike(context, model, reference)
+        pairs = zip(asked.questions, asked.max_new_tokens, strict=True)
+        answers = [_answer(context, model, question, most) if most else [] for question, most in pairs]
     same = next(
         (i for i, (a, b) in enumerate(zip(answer, reference.answer, strict=False)) if a != b),
         min(len(answer), len(reference.answer)),
@@ -95,21 +133,23 @@ def measure(model: Model, reference: Reference, threads: int, lora: Path | None,
         perplexity=sums.perplexity(sums.loss), reference_perplexity=sums.perplexity(sums.reference_loss),
         kl=sums.kl / sums.tokens, same_top_token=sums.same / sums.tokens, tokens_per_second=sums.tokens / seconds,
         stopped=stopped, answer_tokens=len(answer), same_answer_tokens=same,
+        step=Step(step.loss / step.predicted, step.kl / step.tokens, step.same / step.tokens),
+        answers=[ids[:-1] if ids and model.ends(ids[-1]) else ids for ids in answers],
     )  # fmt: skip
 
 
-def _chunks(context: LlamaContext, reference: Reference) -> Iterator[tuple[list[int], Any, Any]]:
-    """Per chunk of a row: the tokens that come next (one fewer at a row's end), logits, and the reference's logits."""
+def _chunks(context: LlamaContext, reference: Reference) -> Iterator[tuple[int, list[int], Any]]:
+    """Per chunk of a row: the number of its first token over all rows, the tokens that come next (one fewer at a
+    row's end), and logits.
+    """
     import torch
 
     offset = 0
     for row in reference.rows:
         context.forget()
         for start in range(0, len(row), CHUNK_TOKENS):
-            chunk = row[start : start + CHUNK_TOKENS]
-            logits = torch.from_numpy(context.evaluate(chunk, start))
-            expected = reference.logits[offset + start : offset + start + len(chunk)]
-            yield row[start + 1 : start + 1 + len(chunk)], logits, expected
+            logits = torch.from_numpy(context.evaluate(row[start : start + CHUNK_TOKENS], start))
+            yield offset + start, row[start + 1 : start + 1 + len(logits)], logits
         offset += len(row)
 
 
@@ -137,17 +177,17 @@ class _Sums:
         return math.exp(min(loss / max(self.predicted, 1), 700.0))
 
 
-def _answer(context: LlamaContext, model: Model, reference: Reference) -> list[int]:
+def _answer(context: LlamaContext, model: Model, prompt: list[int], limit: int) -> list[int]:
     """The greedy continuation of the prompt, up to an end token or the limit."""
     context.forget()
-    for start in range(0, len(reference.prompt), CHUNK_TOKENS):
-        logits = context.evaluate(reference.prompt[start : start + CHUNK_TOKENS], start)
+    for start in range(0, len(prompt), CHUNK_TOKENS):
+        logits = context.evaluate(prompt[start : start + CHUNK_TOKENS], start)
     answer: list[int] = []
-    while len(answer) < reference.answer_limit:
+    while len(answer) < limit:
         answer.append(int(logits[-1].argmax()))
         if model.ends(answer[-1]):
             break
-        logits = context.evaluate(answer[-1:], len(reference.prompt) + len(answer) - 1)
+        logits = context.evaluate(answer[-1:], len(prompt) + len(answer) - 1)
     return answer
 
 

@@ -49,14 +49,17 @@ def _quantise(step: Step) -> Step:
 
 def _check(step: Step) -> Step:
     from job.gguf.check import check, check_lora
+    from job.gguf.quality import Asked
 
-    file, reference = _first_part(Path(step["file"])), Path(step["reference"])
+    file, key, kind, limits, threads = (
+        _first_part(Path(step["file"])), step["key"], step["type"], step["limits"], step["threads"],
+    )  # fmt: skip
+    reference, trained = Path(step["reference"]), Path(step["trained"])
+    asked = Asked(step["questions"], step["max_new_tokens"])
     if step["lora"] is not None:
-        return check_lora(
-            file, Path(step["lora"]), step["key"], step["type"], reference, step["limits"], step["threads"]
-        )
+        return check_lora(file, Path(step["lora"]), key, kind, reference, trained, asked, limits, threads)
     source = _path(step["source"])
-    return check(file, step["key"], step["type"], source, reference, step["expected"], step["limits"], step["threads"])
+    return check(file, key, kind, source, reference, trained, asked, step["expected"], limits, threads)
 
 
 def _lora(step: Step) -> Step:

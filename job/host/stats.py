@@ -67,6 +67,7 @@ class Stats:
     data: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
+    delivered: dict[str, Any] = field(default_factory=dict)
     effective: dict[str, Any] = field(default_factory=dict)
     failure: dict[str, Any] | None = None
     current: str = "start"
@@ -112,6 +113,7 @@ class Stats:
             "data": self.data,
             "training": self.training,
             "evaluation": self.evaluation,
+            "delivered": self.delivered,
             "effective": self.effective,
             "packages": package_versions(),
         }

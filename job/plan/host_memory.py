@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from job.evaluation.generate import GENERATION_BATCH_TOKENS
 from job.evaluation.probe import PROBE_TOKENS
 from job.gguf.convert import BATCH_BYTES
 from job.gguf.native import CHUNK_TOKENS
@@ -44,6 +45,9 @@ ROOM_BYTES = 3 << 30  # of a comparison on a GPU: activations, logits of a batch
 COMPARED_TOKENS = 256  # whose logits are compared at once
 # Of the logits that are compared at once: both sides, their differences, log-probabilities, products
 COMPARED_COPIES = 7
+CACHED = ("k_proj", "v_proj", "qkv", "c_attn", "query_key_value")  # layers whose outputs are kept for later tokens
+LOSS_COPIES = 3  # of those of which the loss is taken at once
+BATCH_TOKENS = 1024  # of one forward pass whose logits are wanted: 0.5 GiB with a vocabulary of 128k
 CHUNK_COPIES = 9  # of a chunk's logits: llama.cpp's two, and those of the comparison
 CONVERTED_BYTES = 6  # per weight in flight: fp32 and rounded
 FEW_THREADS = 4
@@ -53,6 +57,7 @@ IMATRIX_TOKENS = 4096  # of one forward pass
 IMATRIX_COPIES = 5  # of the widest layer's inputs
 GPU_BLOCK_COPIES = 3  # of it on the host: as read, and as it comes back
 BLOCK_COPIES = 12  # of a block that a merging thread holds at most: as stored, in fp32, and what the test compares
+DEQUANTISED_BYTES = 11  # per weight of a matrix: as stored, in fp32, packed, and in fp32 again
 REPACKED_BYTES = 4.5 / 8  # a weight that llama.cpp keeps in another order
 SUPER_BLOCK = 256  # weights of a row that k-quants pack together
 
@@ -61,26 +66,34 @@ SUPER_BLOCK = 256  # weights of a row that k-quants pack together
 class Memory:
     """Bytes of anonymous memory that each process of the exports takes at its peak.
 
-    `adapter_bytes` and `tokenizer_bytes` on disk, `check_tokens` compared and `imatrix_tokens` weighed in all; the
-    longest compared row has `row_tokens`. With less than fp32 weights need of `free_bytes`, the comparison leaves
-    them mapped, in 16 bits.
+    `adapter_bytes` and `tokenizer_bytes` on disk, `check_tokens` compared, `learned_tokens` of them learned, and
+    `imatrix_tokens` weighed in all; the longest compared row has `row_tokens`. The longest question with its answer
+    has `question_tokens`, all of them `asked_tokens`. With less than fp32 weights need of `free_bytes`, the comparison
+    leaves them mapped, in 16 bits.
     """
 
     shapes: Shapes
     adapter_bytes: int
     tokenizer_bytes: int
     check_tokens: int
+    learned_tokens: int
     imatrix_tokens: int
     row_tokens: int
+    question_tokens: int
+    asked_tokens: int
     on_cpu: bool
     free_bytes: int | None = None
 
     def reload(self, precision: str) -> int:
-        """The adapter on its base, in the precision of the training, and the comparison with the probe."""
+        """The adapter on its base, in the precision of the training, the comparison with the probe, and its logits."""
         packed = self._linear if precision in ("4bit", "8bit") else 0
         weights = int(PACKED_BYTES * packed) + FP32_BYTES * (self.shapes.parameters - packed)
-        probe = self._compared(min(PROBE_TOKENS, self.row_tokens))
-        return self._torch(PEFT_BYTES) + self._opened(weights, packed > 0) + 2 * self.adapter_bytes + probe
+        probe = COMPARED_COPIES * min(PROBE_TOKENS, self.row_tokens)
+        learned = LOSS_COPIES * min(COMPARED_TOKENS, self.learned_tokens)
+        logits = self._logits(max(probe, learned, self._batch))
+        more = PEFT_BYTES + FIRST_USE_BYTES
+        beside = max(logits, self._answering)
+        return self._torch(more) + self._opened(weights, packed > 0) + 2 * self.adapter_bytes + beside
 
     def four_bit(self) -> int:
         """NF4 from the merged files; a matrix passes through as fp32. From a GPU, a shard comes back to be written."""
@@ -93,17 +106,22 @@ class Memory:
         stored = int(NF4_BYTES * self._linear) + WEIGHT_BYTES * (self.shapes.parameters - self._linear)
         return self._torch(BITSANDBYTES_BYTES) + CONTEXT_BYTES + min(SHARD_BYTES, stored)
 
+    def adapted(self) -> int:
+        """Base and adapter in fp32, and the comparison of logits on the learned tokens."""
+        learned = COMPARED_COPIES * min(COMPARED_TOKENS, self.learned_tokens)
+        logits = self._logits(max(learned, self._batch))
+        more = PEFT_BYTES + FIRST_USE_BYTES
+        return self._torch(more) + self._opened(self._in_fp32(), False) + self.adapter_bytes + logits
+
     def compare(self) -> int:
         """One model in fp32 beside the comparison of logits or the weighing of channels; on a GPU, what of either
         stays behind.
         """
-        weights = FP32_BYTES * self.shapes.parameters
-        if self.free_bytes is not None and weights + ROOM_BYTES > self.free_bytes:
-            weights = 0
+        weights = self._in_fp32()
         inputs = max(shape[1] for _, shape in self.shapes.matrices())
         imatrix = IMATRIX_COPIES * FP32_BYTES * inputs * min(IMATRIX_TOKENS, self.imatrix_tokens)
-        logits = self._compared(min(COMPARED_TOKENS, self.check_tokens))
-        work = max(logits, imatrix) if self.on_cpu else logits + imatrix
+        logits = self._logits(COMPARED_COPIES * min(COMPARED_TOKENS, self.check_tokens))
+        work = max(logits, imatrix, self._answering) if self.on_cpu else logits + imatrix
         return self._torch(PEFT_BYTES + FIRST_USE_BYTES) + self._opened(weights, False) + self.adapter_bytes + work
 
     def convert(self) -> int:
@@ -127,22 +145,28 @@ class Memory:
             CHECK_BYTES
             + self._cuda
             + self._evaluated()
+            + self._cache(self.question_tokens, WEIGHT_BYTES)
             + int(TYPES[name].repacked_share * REPACKED_BYTES * self._packable(name))
         )
 
     def lora(self) -> int:
         """The adapter as GGUF, then its test on the base's."""
-        return CONVERTER_BYTES + self._cuda + 2 * self.adapter_bytes + self._evaluated()
+        cache = self._cache(self.question_tokens, WEIGHT_BYTES)
+        return CONVERTER_BYTES + self._cuda + 2 * self.adapter_bytes + self._evaluated() + cache
 
-    def merge(self) -> int:
-        """Base and adapter to merged files, then their test by PEFT: a few blocks, whatever the model's size.
+    def merge(self, dequantised: bool) -> int:
+        """Base and adapter to merged files, then their test by PEFT: a few blocks, whatever the model's size, and,
+        where 4-bit weights are `dequantised`, the largest matrices whole.
 
         On a GPU this happens in the job's own process, and comes on top of what that holds.
         """
         block = (BLOCK_COPIES if self.on_cpu else GPU_BLOCK_COPIES) * min(
             BLOCK_BYTES, self._largest_matrix * WEIGHT_BYTES
         )
+        if dequantised:
+            block += (DEQUANTISED_BYTES if self.on_cpu else WEIGHT_BYTES) * self._largest_matrix
         beside = TOKENIZER_FACTOR * self.tokenizer_bytes + (0 if self.on_cpu else GPU_MERGE_BYTES)
+        beside += BITSANDBYTES_BYTES if dequantised else 0
         return self._torch(PEFT_BYTES) + beside + merging_threads(self.on_cpu) * block
 
     def _torch(self, more: int) -> int:
@@ -158,8 +182,28 @@ class Memory:
             return weights
         return CONTEXT_BYTES + FORWARD_BYTES + (BITSANDBYTES_BYTES if packed else 0)
 
-    def _compared(self, tokens: int) -> int:
-        return COMPARED_COPIES * FP32_BYTES * tokens * self.shapes.vocabulary
+    def _in_fp32(self) -> int:
+        """Weights of a comparison, mapped in 16 bits where they have no room."""
+        weights = FP32_BYTES * self.shapes.parameters
+        return 0 if self.free_bytes is not None and weights + ROOM_BYTES > self.free_bytes else weights
+
+    @property
+    def _batch(self) -> int:
+        """Tokens whose logits a forward pass leaves in host memory."""
+        return min(BATCH_TOKENS, self.check_tokens) if self.on_cpu else 0
+
+    @property
+    def _answering(self) -> int:
+        """Keys and values of a batch of answers in host memory."""
+        return self._cache(min(GENERATION_BATCH_TOKENS, self.asked_tokens), FP32_BYTES) if self.on_cpu else 0
+
+    def _cache(self, tokens: int, number_bytes: int) -> int:
+        """Keys and values of so many tokens; of layers that hold both in one matrix, as many as it has outputs."""
+        outputs = sum(rows for name, (rows, _) in self.shapes.matrices() if any(word in name for word in CACHED))
+        return tokens * number_bytes * outputs
+
+    def _logits(self, tokens: int) -> int:
+        return FP32_BYTES * tokens * self.shapes.vocabulary
 
     def _evaluated(self) -> int:
         return CHUNK_COPIES * FP32_BYTES * min(CHUNK_TOKENS, self.row_tokens) * self.shapes.vocabulary

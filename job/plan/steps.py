@@ -69,9 +69,9 @@ def steps(
     export, merged = spec.export, shapes.bytes + tokenizer_bytes
     adapter = adapter_bytes(spec, shapes) + tokenizer_bytes + PROBE_BYTES * shapes.vocabulary
     four_bit = _four_bit_bytes(shapes) + tokenizer_bytes if "4bit" in export.merged else 0
-    compared = 4 * export.check_tokens * shapes.vocabulary
-    there = base_bytes + adapter
-    two_sides = 2 * compared  # the logits of what was trained lie beside those of the merge
+    compared = 4 * memory.check_tokens * shapes.vocabulary  # logits of one model
+    there = base_bytes + adapter + compared  # those of the trained model lie there to the end
+    original = compared if compares_original(spec) else 0  # of the adapter on its 16-bit base, until the merge's are
     own = gguf_bytes.get(shapes.gguf_type, 0)  # made beside the comparison
     converter = memory.convert() if own else 0
     sizes = {name: gguf_bytes[name] for name in export.gguf if name != shapes.gguf_type}
@@ -79,24 +79,42 @@ def steps(
     beside = own + sum(sizes[name] for name in early)
     beside_ram = max([converter, *map(memory.quant, early)])  # one after the other
     found = [Step("reload", there, memory.reload(spec.model.precision))]
-    found.append(Step("merge", there + merged, memory.merge()))
+    if original:
+        found.append(Step("adapted", there + original, memory.adapted()))
+    found.append(Step("merge", there + original + merged, memory.merge(may_dequantise(spec))))
+    beside_merge = there + original + merged + four_bit + beside
     if four_bit:
-        found.append(Step("four_bit", there + merged + four_bit + beside, memory.four_bit() + beside_ram))
-    found.append(Step("compare", there + merged + four_bit + two_sides + beside, memory.compare() + beside_ram))
+        found.append(Step("four_bit", beside_merge, memory.four_bit() + beside_ram))
+    sides = 2 * compared if four_bit else compared  # the merge's logits, and those of its 4-bit form
+    found.append(Step("compare", beside_merge + sides, memory.compare() + beside_ram))
     if own:
-        found.append(Step("convert", there + merged + beside, converter))
+        found.append(Step("convert", there + compared + merged + beside, converter))
         on_disk = sum(sizes[name] for name in largest_first[: at_once + 1])  # one more is being uploaded
         largest = max(map(memory.quant, sizes), default=memory.check(shapes.gguf_type))
-        found.append(Step("quantise", adapter + compared + own + on_disk, at_once * largest))
+        found.append(Step("quantise", adapter + 2 * compared + own + on_disk, at_once * largest))
     if export.lora_gguf:
         found.append(
             Step(
                 "adapter",
-                there + merged + compared + 2 * own + adapter // 2,
+                there + original + merged + compared + 2 * own + adapter // 2,
                 beside_ram + max(memory.lora(), memory.convert()),
             )
         )
     return found
+
+
+def compares_original(spec: JobSpec) -> bool:
+    """Whether the adapter is measured on its original 16-bit base, which is another one than it was trained on: to
+    choose, or as what the merge, or the adapter alone as GGUF, must say.
+    """
+    only_trained = spec.model.precision == "4bit" and spec.export.merge_onto == "trained"
+    packed = spec.lora is not None and spec.model.precision in ("4bit", "8bit")
+    return packed and (not only_trained or spec.export.lora_gguf is not None)
+
+
+def may_dequantise(spec: JobSpec) -> bool:
+    """Whether the adapter may be merged onto the weights that the training held in 4 bits."""
+    return spec.lora is not None and spec.model.precision == "4bit" and spec.export.merge_onto != "original"
 
 
 def made_early(spec: JobSpec, gguf_bytes: Mapping[str, int], own_type: str, at_once: int, on_cpu: bool) -> list[str]:
@@ -114,23 +132,43 @@ def weighed(spec: JobSpec, name: str) -> bool:
     return spec.export.imatrix and TYPES[name].uses_imatrix
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Tokens of what everything is measured on: in all, learned, in the longest row; in the longest question with its
+    answer, and in all questions with theirs.
+    """
+
+    compared: int
+    learned: int
+    longest_row: int
+    longest_question: int
+    asked: int
+
+
 def plan_memory(
     spec: JobSpec,
     shapes: Shapes,
     tokenizer_bytes: int,
     on_cpu: bool,
-    row_tokens: int = CHUNK_TOKENS,
+    measured_on: Sizes | None = None,
     free_bytes: int | None = None,
 ) -> Memory:
-    """Peak memory of each process that the exports start; `row_tokens`: the longest row that is compared."""
+    """Peak memory of each process that the exports start; where it is not known what they are `measured_on`, as much
+    as the spec lets in.
+    """
     export = spec.export
+    most = Sizes(export.check_tokens, export.check_tokens, CHUNK_TOKENS, CHUNK_TOKENS, CHUNK_TOKENS)
+    found = measured_on or most
     return Memory(
         shapes,
         adapter_bytes(spec, shapes),
         tokenizer_bytes,
-        export.check_tokens,
+        found.compared,
+        found.learned,
         export.imatrix_tokens if export.imatrix else 0,
-        min(row_tokens, spec.model.max_seq_length, export.check_tokens),
+        min(found.longest_row, spec.model.max_seq_length, export.check_tokens),
+        found.longest_question,
+        found.asked,
         on_cpu,
         free_bytes,
     )
@@ -138,7 +176,7 @@ def plan_memory(
 
 def quantiser_bytes(shapes: Shapes) -> int:
     """Memory of one quantiser and the test of what it makes, at most, packed weights aside."""
-    return Memory(shapes, 0, 0, 0, 0, CHUNK_TOKENS, True).quant("q8_0")
+    return Memory(shapes, 0, 0, 0, 0, 0, CHUNK_TOKENS, 0, 0, True).quant("q8_0")
 
 
 def parallel_quants(gguf_bytes: Mapping[str, int], shapes: Shapes) -> int:

@@ -47,10 +47,12 @@ def write_losses(result: TrainResult, folder: Path) -> None:
 
 
 def write_answers(prepared: Prepared, before: Assessment, after: Assessment, folder: Path) -> None:
-    """`answers.json`: prompts, references, and what the base and the tuned model said."""
+    """`answers.json`: prompts, references, and what the base and the trained model said."""
     asked = zip(prepared.questions + prepared.exact_match, before.answers + before.exact_match_answers,
                 after.answers + after.exact_match_answers, strict=True)  # fmt: skip
-    rows = [{"prompt": q.text, "reference": q.reference, "base": base, "tuned": tuned} for q, base, tuned in asked]
+    rows = [
+        {"prompt": q.text, "reference": q.reference, "base": base, "trained": trained} for q, base, trained in asked
+    ]
     write_json(folder / "answers.json", rows)
 
 
@@ -64,14 +66,16 @@ def write_summary(
         f"Base `{public_id}`, run `{spec.run_id}`, {stats.device.get('name')}, {spec.model.precision}.",
         "",
     ]
-    lines += table(("Held-out", "base", "tuned"), _measures(stats.evaluation))
+    lines += table(("All held-out rows", "base", "trained"), _measures(stats.evaluation))
+    lines += _delivered(stats.delivered)
     lines += table(("Training", "value"), [(key, figure(value, DIGITS)) for key, value in stats.training.items()])
     lines += table(
         ("Data", "value"),
         [(key, figure(value, DIGITS)) for key, value in stats.data["train"].items() if isinstance(value, int)],
     )
     lines += table(
-        ("Export", "MB", "perplexity", "KL (nats a token)", "same top token"), [_export_row(fact) for fact in exports]
+        ("Test of each export, against what it is made of", "MB", "perplexity", "KL (nats a token)", "same top token"),
+        [_export_row(fact) for fact in exports],
     )
     lines += table(
         ("Stage", "seconds", "peak GPU reserved GiB", "peak RSS GiB"),
@@ -81,6 +85,18 @@ def write_summary(
         ],
     )
     (folder / "summary.md").write_text("\n".join(lines), "utf-8")
+
+
+def _delivered(delivered: Mapping[str, Any]) -> list[str]:
+    """Everything that is delivered beside the trained model, on the compared rows; which base was merged onto."""
+    names = list(dict.fromkeys(name for figures in delivered["artefacts"].values() for name in figures))
+    head = (f"On {delivered['rows']['rows']} compared rows", *(name.replace("_", " ") for name in names))
+    rows = [
+        (artefact, *(figure(figures.get(name), DIGITS) for name in names))
+        for artefact, figures in delivered["artefacts"].items()
+    ]
+    onto = delivered["merged_onto"]
+    return [*table(head, rows), *([f"Merged onto the {onto['onto']} base.", ""] if onto else [])]
 
 
 def _export_row(fact: Mapping[str, Any]) -> tuple[str, ...]:
@@ -93,8 +109,8 @@ def _export_row(fact: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _measures(evaluation: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
-    base, tuned = evaluation["base"], evaluation["tuned"]
-    return [(name, figure(base[name], DIGITS), figure(tuned[name], DIGITS)) for name in tuned]
+    base, trained = evaluation["base"], evaluation["trained"]
+    return [(name, figure(base[name], DIGITS), figure(trained[name], DIGITS)) for name in trained]
 
 
 def _gib(size_bytes: int) -> str:

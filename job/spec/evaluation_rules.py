@@ -56,10 +56,33 @@ def exact_match(document: Json) -> Iterator[Fault]:
         )
 
 
+def gates_of_what_is_delivered(document: Json) -> Iterator[Fault]:
+    delivered = _delivered(document)
+    for index, gate in enumerate(document.get("evaluation", {}).get("gates", [])):
+        for place, name in enumerate(gate.get("of", [])):
+            if name not in delivered:
+                yield Fault(
+                    "a gate of what is not made",
+                    where=f"/evaluation/gates/{index}/of/{place}",
+                    found=show(name),
+                    expected=f"one of {', '.join(delivered)}",
+                    hint="Ask for it in export, or take it out of the gate",
+                )
+
+
+def _delivered(document: Json) -> list[str]:
+    """What a gate may be about: the trained model, and the names of what the spec asks for."""
+    export, full = document.get("export", {}), document["model"].get("precision") == "full"
+    merged, types = export.get("merged", []), export.get("gguf", [])
+    asked = [("adapter", not full), ("merged", full or "16bit" in merged), ("merged_4bit", "4bit" in merged),
+             ("lora_gguf", "lora_gguf" in export), ("gguf", bool(types))]  # fmt: skip
+    return ["trained", *(name for name, there in asked if there), *(f"gguf-{name}" for name in types)]
+
+
 def gate_bounds(document: Json) -> Iterator[Fault]:
     for index, gate in enumerate(document.get("evaluation", {}).get("gates", [])):
         pointer = f"/evaluation/gates/{index}"
-        if len(gate) == 1:
+        if not gate.keys() - {"metric", "of"}:
             expected = "at_least, at_most, gain_at_least or rise_at_most"
             yield Fault(
                 "this gate has no bound", where=pointer, found=f"metric {show(gate['metric'])} alone", expected=expected

@@ -118,13 +118,20 @@ class TrainingSpec:
 
 @dataclass(frozen=True)
 class GateSpec:
-    """Bounds on one metric of the tuned model; the last two compare it with the base model's."""
+    """Bounds on one metric; the last two compare it with the base model's. `of` names what they are to hold for,
+    None: the trained model and everything that is delivered.
+    """
 
     metric: str
+    of: tuple[str, ...] | None
     at_least: float | None
     at_most: float | None
     gain_at_least: float | None
     rise_at_most: float | None
+
+    def holds_for(self, name: str) -> bool:
+        """Whether it is about `name`: "trained", "adapter" or the name of an export."""
+        return self.of is None or name in self.of or (name.startswith("gguf-") and "gguf" in self.of)
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,7 @@ class ExportLimitsSpec:
 @dataclass(frozen=True)
 class ExportSpec:
     merged: tuple[Literal["16bit", "4bit"], ...]
+    merge_onto: Literal["auto", "trained", "original"]
     gguf: tuple[str, ...]
     lora_gguf: Literal["f32", "f16", "bf16", "q8_0"] | None
     imatrix: bool

@@ -9,7 +9,12 @@ from typing import Any
 from job.errors import Fault
 from job.gguf.types import TYPES
 from job.spec.data_rules import address_faults, held_out_is_not_train, source_faults, sources_of
-from job.spec.evaluation_rules import exact_match, gate_bounds, needs_held_out
+from job.spec.evaluation_rules import (
+    exact_match,
+    gate_bounds,
+    gates_of_what_is_delivered,
+    needs_held_out,
+)
 from job.spec.wording import show
 
 Json = dict[str, Any]
@@ -153,6 +158,18 @@ def _exports_without_adapter(document: Json) -> Iterator[Fault]:
         )
 
 
+def _merge_onto(document: Json) -> Iterator[Fault]:
+    precision, onto = document["model"].get("precision"), document.get("export", {}).get("merge_onto", "auto")
+    if onto == "auto":
+        return
+    if precision == "full":
+        yield Fault("nothing is merged when every weight is trained", where="/export/merge_onto", found=show(onto),
+                    expected="no merge_onto")  # fmt: skip
+    if precision == "8bit" and onto == "trained":
+        yield Fault("adapters of 8-bit weights are merged onto the 16-bit ones", where="/export/merge_onto",
+                    found=show(onto), expected='"original" or "auto"')  # fmt: skip
+
+
 def _imatrix(document: Json) -> Iterator[Fault]:
     export = document.get("export", {})
     if export.get("imatrix"):
@@ -208,7 +225,9 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (needs_held_out, ("/data", "/training", "/evaluation")),
     (exact_match, ("/data", "/evaluation")),
     (gate_bounds, ("/evaluation/gates",)),
+    (gates_of_what_is_delivered, ("/evaluation/gates", "/model/precision", "/export")),
     (_exports_without_adapter, ("/model", "/export/lora_gguf")),
+    (_merge_onto, ("/model/precision", "/export/merge_onto")),
     (_imatrix, ("/export/gguf", "/export/imatrix")),
     (_lora_gguf, ("/lora", "/export/lora_gguf")),
     (_gguf_limits, ("/export/gguf", "/export/limits")),

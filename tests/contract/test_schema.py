@@ -110,7 +110,7 @@ def breaking(rule: str, limit: Any) -> list[Any]:
         "maxLength": lambda: ["{{" + "x" * (limit - 1), "x" * (limit + 1)],
         "minItems": lambda: [[]],
         "maxItems": lambda: [[f"x{i}" for i in range(limit + 1)]],
-        "uniqueItems": lambda: [["wandb", "wandb"], ["lm_head", "lm_head"]],
+        "uniqueItems": lambda: [["wandb", "wandb"], ["lm_head", "lm_head"], ["merged", "merged"]],
         "minProperties": lambda: [{}],
         "maxProperties": lambda: [{"fraction": 0.5, "rows": 5}],
         "pattern": lambda: ["", " ", "é\n", "a b!"],

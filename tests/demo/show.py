@@ -1,4 +1,4 @@
-"""Prints what the demo's base and tuned model answered: `python -m tests.demo.show OUTPUT`."""
+"""Prints what the demo's base and trained model answered: `python -m tests.demo.show OUTPUT`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ def main() -> None:
     stats = json.loads((output / "stats.json").read_text())
     prompts = json.loads((output / "spec.json").read_text())["evaluation"]["prompts"]
     for prompt, row in zip(prompts, answers, strict=False):  # the prompts' answers come first
-        print(f"\n{prompt}\n  before: {' '.join(row['base'].split())[:100]}\n  after:  {row['tuned']}")
-    base, tuned = stats["evaluation"]["base"], stats["evaluation"]["tuned"]
-    print(f"\nheld-out exact match: {base['exact_match']:.0%} before, {tuned['exact_match']:.0%} after")
-    print(f"held-out loss:        {base['held_out_loss']:.3f} before, {tuned['held_out_loss']:.4f} after")
+        print(f"\n{prompt}\n  before: {' '.join(row['base'].split())[:100]}\n  after:  {row['trained']}")
+    base, trained = stats["evaluation"]["base"], stats["evaluation"]["trained"]
+    print(f"\nheld-out exact match: {base['exact_match']:.0%} before, {trained['exact_match']:.0%} after")
+    print(f"held-out loss:        {base['held_out_loss']:.3f} before, {trained['held_out_loss']:.4f} after")
     exports = json.loads((output / "report" / "exports.json").read_text())["artefacts"]
     for artefact in exports:
-        figures = artefact["figures"]
-        size, quality = f"{artefact['bytes'] / 1e6:.0f} MB", f"perplexity {figures['perplexity']:.2f}, KL {figures['kl']:.2g} nats a token"
-        print(f"{artefact['name']:<22}{size}, {quality}")
+        known, size = artefact["delivered"], f"{artefact['bytes'] / 1e6:.0f} MB"
+        match = f"exact match {known['exact_match']:.0%}, KL {known['kl']:.2g} nats a token"
+        print(f"{artefact['name']:<22}{size}, {match}")
     print(f"whole run:            {stats['wall_seconds']:.0f} s on {stats['device']['name']}; everything is in {output}/")
 
 

@@ -11,7 +11,8 @@ import pytest
 from tests.flow.running import document, valid_stats
 
 STEPS = {
-    "reload": "reloading the adapter", "merge": "merging the adapter", "four_bit": "4-bit weights",
+    "reload": "reloading the adapter", "adapted": "the adapter on its original base", "merge": "merging the adapter",
+    "four_bit": "4-bit weights",
     "compare": "comparison of the merged weights", "convert": "conversion to GGUF", "quantise": "gguf/tiny-Q",
 }  # fmt: skip
 BESIDE = ("four_bit", "compare")  # the conversion is at work meanwhile

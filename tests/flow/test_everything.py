@@ -62,7 +62,9 @@ def test_every_artefact_is_stored_and_listed_with_its_figures(exported: Exported
     listed = {file.key: file.bytes for file in manifest.files}
     for name, artefact in artefacts.items():
         assert artefact["bytes"] == sum(listed[key] for key in artefact["files"])
-        assert name == "imatrix" or manifest.results[name]["kl"] == artefact["figures"]["kl"]
+        if name != "imatrix":
+            assert manifest.results[name]["test_kl"] == artefact["figures"]["kl"]
+            assert manifest.results[name]["kl"] == artefact["delivered"]["kl"]
     assert not [key for key in listed if key.startswith("checkpoints/")]
     assert not (exported.output / "checkpoints").exists() or not list((exported.output / "checkpoints").rglob("*.json"))
 
@@ -108,6 +110,9 @@ def test_what_people_read_is_there(exported: Exported) -> None:
     assert 'PARAMETER stop "<|im_end|>"' in modelfile
     summary = (exported.output / "report" / "summary.md").read_text("utf-8")
     assert "gguf-q4_k_m" in summary
+    delivered = valid_stats(exported.output / "stats.json")["delivered"]
+    assert delivered["artefacts"].keys() == (NAMES - {"imatrix"}) | {"base", "trained", "adapter"}
+    assert delivered["merged_onto"]["losses"].keys() == {"trained", "original"}
     stages = [phase["name"] for phase in valid_stats(exported.output / "stats.json")["phases"]]
     assert stages[-4:] == ["merge", "compare", "gguf", "publish"]
 
@@ -133,7 +138,7 @@ def test_the_plan_foretold_the_memory(taken: Taken, step: str) -> None:
 
 
 def test_every_process_was_foretold(taken: Taken) -> None:
-    require_all_foretold(taken, 11)  # reload, merge, 4-bit, comparison, two conversions, four types, LoRA
+    require_all_foretold(taken, 12)  # reload, adapter on the original base, merge, 4-bit, comparison, two conversions, four types, LoRA
 
 
 def steady(value: Any) -> Any:

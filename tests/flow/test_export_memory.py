@@ -35,4 +35,4 @@ def test_the_plan_foretold_the_memory(taken: Taken, step: str) -> None:
 
 
 def test_every_process_was_foretold(taken: Taken) -> None:
-    require_all_foretold(taken, 10)  # reload, merge, 4-bit, comparison, two conversions, three types, LoRA
+    require_all_foretold(taken, 11)  # reload, adapter on the original base, merge, 4-bit, comparison, two conversions, three types, LoRA

@@ -69,7 +69,7 @@ def test_a_rerun_tries_only_what_is_missing(refused: tuple[Path, Result]) -> Non
     again = tunejob("run", str(folder / "spec.json"), scratch=folder / "again")
     assert again.exit_code == 14
     assert again.named("train") == []
-    assert again.named("start")[0]["stored_before"] == ["gguf-q2_k", "gguf-q8_0", "trained"]
+    assert again.named("start")[0]["stored_before"] == ["gguf-q2_k", "gguf-q8_0", "merged_onto", "trained"]
     assert good.stat().st_mtime_ns == before
 
 
@@ -84,9 +84,9 @@ def test_a_killed_run_goes_on_behind_the_last_stored_artefact(tmp_path: Path) ->
     assert again.exit_code == 0, again.stdout[-2000:] + again.stderr[-3000:]
     assert again.named("train") == []
     assert again.named("merge") == []
-    assert again.named("start")[0]["stored_before"] == ["merged", "trained"]
+    assert again.named("start")[0]["stored_before"] == ["merged", "merged_onto", "trained"]
     manifest = verify(open_store(str(tmp_path / "out")))
-    assert {"merged", "gguf-q8_0", "gguf-q4_k_m", "base", "tuned"} == set(manifest.results)
+    assert {"base", "trained", "adapter", "merged", "gguf-q8_0", "gguf-q4_k_m"} == set(manifest.results)
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").read_bytes() == trained
     stats = valid_stats(tmp_path / "out" / "stats.json")
     assert stats["training"]["steps"] == 4  # of the first try
@@ -148,7 +148,7 @@ def test_a_quantised_base_is_merged_into_its_16_bit_model(tmp_path: Path) -> Non
     given = {"/model/source": str(quantised_base(tmp_path / "packed")), "/model/merge_base": str(wide_dir())}
     result = run_tiny(tmp_path, given | {"/export": {"merged": ["16bit"], "check_tokens": 128}})
     assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
-    assert read_manifest(open_store(str(tmp_path / "out"))).results["merged"]["kl"] < 1e-3
+    assert read_manifest(open_store(str(tmp_path / "out"))).results["merged"]["test_kl"] < 1e-3
 
 
 def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused_before_training(tmp_path: Path) -> None:

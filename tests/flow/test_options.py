@@ -79,4 +79,4 @@ def test_the_best_weights_are_published_and_training_stops_early(folder: Path) -
     assert 0 < training["best_step"] < training["steps"]
     assert training["steps"] - training["best_step"] == 2 * 2, "two evaluations without improvement"
     assert len(curve) == training["steps"] // 2
-    assert losses["tuned"]["held_out_loss"] == pytest.approx(training["best_held_out_loss"], abs=1e-5)
+    assert losses["trained"]["held_out_loss"] == pytest.approx(training["best_held_out_loss"], abs=1e-5)

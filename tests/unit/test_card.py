@@ -30,6 +30,7 @@ MERGED = {"name": "merged", "files": ["merged/config.json", "merged/model.safete
 Q4 = {"name": "gguf-q4_k_m", "files": ["gguf/demo-Q4_K_M.gguf"], "bytes": 105 << 20, "limits": {"max_kl": 0.4, "max_perplexity_rise": 0.1},
       "figures": {"perplexity": 1.3, "perplexity_rise": 0.04, "kl": 0.0321, "same_top_token": 0.975, "types": {"Q4_K": 3}}}  # fmt: skip
 LORA = {"name": "lora_gguf", "files": ["gguf/demo-LoRA-F16.gguf"], "bytes": 1 << 20, "figures": {"kl": 1e-6}, "limits": {"max_kl": 0.01}}
+ANSWERS = {"adapter": ['{"lamp": "on"}'], "merged": ['{"lamp": "on"}'], "gguf-q4_k_m": ['{"lamp": "off"}']}
 SAMPLE = Sample("Turn on the lamp.", "I cannot do that.", '{"lamp": "on"}')
 
 
@@ -61,7 +62,17 @@ def stats(spec: JobSpec, workdir: Path) -> dict[str, Any]:
     }
     kept.data = {"train": counts, "held_out": counts | {"rows": 60}}
     kept.training = {"steps": 30, "first_loss": 3.6148, "final_loss": 0.21345, "best_step": None}
-    kept.evaluation = {"base": {"held_out_loss": 3.5, "perplexity": 33.1154}, "tuned": {"held_out_loss": 0.2, "perplexity": 1.2214}}
+    kept.evaluation = {"base": {"held_out_loss": 3.5, "perplexity": 33.1154}, "trained": {"held_out_loss": 0.2, "perplexity": 1.2214}}
+    kept.delivered = {
+        "rows": {"of": "held_out", "rows": 9, "tokens": 400, "learned_tokens": 150, "all": False},
+        "merged_onto": {"onto": "trained", "losses": {"trained": 0.21, "original": 0.3}},
+        "artefacts": {
+            "base": {"held_out_loss": 3.4, "perplexity": 29.9641},
+            "trained": {"held_out_loss": 0.21, "perplexity": 1.2337},
+            "merged": {"held_out_loss": 0.211, "perplexity": 1.2349, "kl": 0.0001, "same_top_token": 1.0},
+            "gguf-q4_k_m": {"held_out_loss": 0.25, "perplexity": 1.284, "kl": 0.0321, "same_top_token": 0.975},
+        },
+    }
     kept.effective = {"optimizer": "adamw_8bit"}
     return kept.document()
 
@@ -72,7 +83,7 @@ def facts(
     spec = spec or job()
     base = FetchedModel(spec.model.source, "/model/source", Path("model"), "org/Base-1B", REVISION, "llama3.2", (), (), 0)
     sources = [FetchedSource(s, f"/data/train/{i}", (), REVISION if i == 0 else None, "ab" * 32) for i, s in enumerate(spec.data.train)]
-    found = card_facts(spec, base, sources, stats(spec, workdir), exports, [SAMPLE], True)
+    found = card_facts(spec, base, sources, stats(spec, workdir), exports, [SAMPLE], ANSWERS, True)
     return dataclasses.replace(found, **changes)
 
 
@@ -170,11 +181,41 @@ def test_the_runs_own_figures(tmp_path: Path) -> None:
     assert "Exact match" not in text
 
 
-def test_without_held_out_rows_there_are_no_results(tmp_path: Path) -> None:
+def test_without_held_out_rows_the_training_rows_are_named_as_such(tmp_path: Path) -> None:
     known = facts(tmp_path)
-    bare = known.stats | {"evaluation": {"base": {}, "tuned": {}}, "data": {**known.stats["data"], "held_out": None}}
+    rows = {**known.stats["delivered"]["rows"], "of": "train"}
+    artefacts = {"trained": {"train_loss": 0.2}, "adapter": {"train_loss": 0.2, "kl": 0.0, "same_top_token": 1.0}}
+    delivered = {"rows": rows, "merged_onto": None, "artefacts": artefacts}
+    bare = known.stats | {"evaluation": {"base": {}, "trained": {}}, "delivered": delivered}
+    bare["data"] = {**known.stats["data"], "held_out": None}
     path = write_card(dataclasses.replace(known, stats=bare, samples=(), exports=()), tmp_path / "README.md")
-    assert headings(parsed(path)) == [name for name in SECTIONS if name not in ("Results", "Files", "Answers")]
+    assert headings(parsed(path)) == [name for name in SECTIONS if name not in ("Files", "Answers")]
+    text = path.read_text("utf-8")
+    assert "| Model | Loss, nats a token | KL from the trained | same first choice |" in text
+    assert "measured on the same rows: 9 training rows (none are held out), 150 learned tokens" in text
+    assert "eld-out loss" not in text
+
+
+def test_every_figure_names_its_artefact(tmp_path: Path) -> None:
+    """A row for each that is delivered, with the figures that were measured on it; answers that differ stand under its name."""
+    text = write_card(facts(tmp_path), tmp_path / "README.md").read_text("utf-8")
+    for line in [
+        "| On all held-out rows | base | as trained |",
+        "| Model | Held-out loss, nats a token | Held-out perplexity | KL from the trained | same first choice |",
+        "| the base | 3.4 | 29.96 | – | – |",
+        "| as trained | 0.21 | 1.234 | – | – |",
+        "| `merged/` | 0.211 | 1.235 | 0.0001 | 100.00 % |",
+        "| `gguf/demo-Q4_K_M.gguf` | 0.25 | 1.284 | 0.0321 | 97.50 % |",
+        "The same: `adapter`, `merged`.",
+        "`gguf-q4_k_m`:",
+        '{"lamp": "off"}',
+    ]:
+        assert line in text.splitlines(), line
+    assert "measured on the same rows: 9 held-out rows, 150 learned tokens" in text
+    assert (
+        "Merged onto the 4-bit base that was trained on, dequantised: before the merge, the adapter had a loss of 0.21 on the 4-bit" in text
+    )
+    assert "and 0.3 on the original 16-bit base." in text
 
 
 def test_only_ways_for_which_there_is_something(tmp_path: Path) -> None:
@@ -187,6 +228,17 @@ def test_only_ways_for_which_there_is_something(tmp_path: Path) -> None:
     assert programs(exports=(LORA,)) == ["PEFT", "vLLM", "llama.cpp"]
     assert programs(exports=(), spec=job(lora={"r": 8, "dora": True})) == ["PEFT"]
     assert programs(exports=(Q4,), spec=job(export={"modelfile": False})) == ["PEFT", "vLLM", "llama.cpp", "LM Studio"]
+
+
+def test_an_adapter_of_4_bit_weights_is_shown_on_them(tmp_path: Path) -> None:
+    """On the 16-bit base it is another model, which the commands that use it so say."""
+    text = write_card(facts(tmp_path), tmp_path / "README.md").read_text("utf-8")
+    assert "quantization_config=nf4" in text
+    assert "# The adapter on the 16-bit base: another model" in text
+    plain = job(model={"source": "hf://org/Base-1B", "precision": "16bit"})
+    text = write_card(facts(tmp_path, spec=plain), tmp_path / "README.md").read_text("utf-8")
+    assert "nf4" not in text
+    assert "another model" not in text
 
 
 def test_vllm_is_told_a_rank_that_it_knows(tmp_path: Path) -> None:
@@ -226,7 +278,8 @@ def test_the_python_it_shows_answers(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "merged").symlink_to(tiny_dir())
     (tmp_path / "path" / "to" / "the").mkdir(parents=True)
     (tmp_path / "path" / "to" / "the" / "base").symlink_to(tiny_dir())
-    card = write_card(facts(tmp_path, base_id="base", base_revision=None), tmp_path / "README.md")
+    model = {"source": "base", "precision": "16bit"}
+    card = write_card(facts(tmp_path, spec=job(model=model), base_id="base", base_revision=None), tmp_path / "README.md")
     monkeypatch.chdir(tmp_path)
     answers = []
     for program in blocks(parsed(card), "python"):

@@ -15,6 +15,7 @@ from job.evaluation.assess import figures_of
 from job.evaluation.gates import check_gates
 from job.evaluation.generate import GENERATION_BATCH_TOKENS, _generation_batches
 from job.evaluation.loss import loss_of
+from job.export.delivered import judged
 from job.spec import GateSpec
 
 VOCABULARY = 50
@@ -91,7 +92,7 @@ LOSS, MATCH = "held_out_loss", "exact_match"
 
 
 def gate(metric: str, **bounds: float) -> GateSpec:
-    return GateSpec(metric, *(bounds.get(name) for name in ("at_least", "at_most", "gain_at_least", "rise_at_most")))
+    return GateSpec(metric, None, *(bounds.get(name) for name in ("at_least", "at_most", "gain_at_least", "rise_at_most")))
 
 
 @pytest.mark.parametrize(
@@ -111,27 +112,56 @@ def gate(metric: str, **bounds: float) -> GateSpec:
     ],
 )
 def test_gates_name_each_figure_that_does_not_hold(gates: list[GateSpec], failing: list[str]) -> None:
-    base, tuned = figures(1.5, 0.0), figures(1.0, 0.8)
+    base, trained = figures(1.5, 0.0), figures(1.0, 0.8)
     if not failing:
-        check_gates(gates, base, tuned)
+        check_gates(gates, "trained", base, trained)
         return
     with pytest.raises(GateError) as caught:
-        check_gates(gates, base, tuned)
+        check_gates(gates, "trained", base, trained)
     assert [fault.where for fault in caught.value.faults] == [f"/evaluation/gates/{name}" for name in failing]
 
 
 def test_a_bound_that_is_just_met_holds() -> None:
     """0.3 - 0.1 is 0.19999999999999998 to a computer."""
-    check_gates([gate(LOSS, gain_at_least=0.2, rise_at_most=-0.2)], {LOSS: 0.3}, {LOSS: 0.1})
+    check_gates([gate(LOSS, gain_at_least=0.2, rise_at_most=-0.2)], "trained", {LOSS: 0.3}, {LOSS: 0.1})
 
 
 def test_a_figure_that_was_not_measured_passes_no_gate() -> None:
     with pytest.raises(GateError, match="not measured"):
-        check_gates([gate(MATCH, at_least=0.0)], figures(1.0), figures(1.0))
+        check_gates([gate(MATCH, at_least=0.0)], "trained", figures(1.0), figures(1.0))
     with pytest.raises(GateError, match="not measured"):
-        check_gates([gate(LOSS, gain_at_least=0.0)], {}, figures(1.0))
+        check_gates([gate(LOSS, gain_at_least=0.0)], "trained", {}, figures(1.0))
 
 
 def test_figures_leave_out_what_was_not_measured() -> None:
     assert figures(None) == {}
     assert figures(0.5, 1.0) == {"held_out_loss": 0.5, "exact_match": 1.0, "perplexity": round(math.exp(0.5), 6)}
+
+
+@pytest.mark.parametrize(
+    ("of", "holds_for"),
+    [
+        (None, {"trained", "adapter", "merged", "lora_gguf", "gguf-q8_0", "gguf-q4_k_m"}),
+        (("trained",), {"trained"}),
+        (("merged", "gguf"), {"merged", "gguf-q8_0", "gguf-q4_k_m"}),
+        (("gguf-q8_0",), {"gguf-q8_0"}),
+    ],
+)
+def test_a_gate_is_about_everything_that_is_delivered_unless_it_says_which(of: tuple[str, ...] | None, holds_for: set[str]) -> None:
+    failing = GateSpec(LOSS, of, None, 0.5, None, None)
+    for name in ("trained", "adapter", "merged", "lora_gguf", "gguf-q8_0", "gguf-q4_k_m"):
+        if name not in holds_for:
+            check_gates([failing], name, figures(1.5), figures(1.0))
+            continue
+        with pytest.raises(GateError, match=f"{name} does not pass this gate on held_out_loss"):
+            check_gates([failing], name, figures(1.5), figures(1.0))
+
+
+def test_an_artefact_is_judged_by_what_it_changes_of_all_held_out_rows() -> None:
+    """The compared rows are easier than all rows here; a model that is the trained one gets the trained one's verdict."""
+    everywhere, here = figures(1.0, 0.8), figures(0.6, 0.5)
+    assert judged(everywhere, here, here) == everywhere
+    worse = judged(everywhere, here, figures(0.9, 0.4))
+    assert worse == {LOSS: 1.3, "perplexity": pytest.approx(math.exp(1.3), abs=1e-6), MATCH: 0.7}
+    assert judged(everywhere, here, figures(0.6)) == {LOSS: 1.0, "perplexity": everywhere["perplexity"]}, "what was not measured"
+    assert judged(everywhere, here, {"train_loss": 0.5}) == {}

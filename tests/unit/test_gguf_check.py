@@ -17,7 +17,7 @@ from job.gguf.native import opened
 from job.gguf.quality import ends_alike, measure, read_reference
 from job.gguf.quantise import IMATRIX_ENTRIES, planned_types, quantise
 from job.gguf.types import TYPES
-from tests.ggufs import NO_LIMITS, describe, measure_imatrix, write_reference
+from tests.ggufs import NO_LIMITS, NOTHING_ASKED, describe, measure_imatrix, write_reference
 from tests.tiny import wide_dir
 
 
@@ -38,7 +38,7 @@ class Parts:
         if not target.exists():
             quantise(self.sixteen, target, name, self.imatrix if with_imatrix else None, 1)
         limits = limits or {"max_kl": TYPES[name].max_kl, "max_perplexity_rise": TYPES[name].max_perplexity_rise}
-        return check(target, f"gguf/{name}.gguf", name, source, self.reference, self.expected, limits, 1)
+        return check(target, f"gguf/{name}.gguf", name, source, self.reference, self.reference, NOTHING_ASKED, self.expected, limits, 1)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_figures_are_those_of_torch(wide: Parts) -> None:
 def test_an_answer_that_does_not_end_is_refused(wide: Parts) -> None:
     known = read_reference(wide.reference)
     with opened(wide.sixteen, "k") as model:
-        quality = measure(model, known, 1, None, "k")
+        quality = measure(model, known, known, NOTHING_ASKED, 1, None, "k")
     assert list(quality_faults(quality, known, "k", NO_LIMITS)) == []
     (fault,) = quality_faults(replace(quality, stopped=False, answer_tokens=known.answer_limit), known, "k", NO_LIMITS)
     assert fault.found == f"{2 * len(known.answer) + 16} tokens without an end"

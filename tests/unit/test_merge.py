@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from job.errors import GateError, InputError
 from job.export.merge.check import sampled, steps_apart
-from job.export.merge.write import check_merged, merge_adapter, plan_of, unmergeable
-from tests.tiny import BYTE_VOCABULARY, byte_tokenizer, random_adapter, small_base
+from job.export.merge.write import TrainedBase, check_merged, merge_adapter, plan_of, unmergeable
+from tests.tiny import BYTE_VOCABULARY, byte_tokenizer, random_adapter, small_base, tiny_dir
 
 END_IDS = [2, 0]
 TIED, UNTIED = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
@@ -341,3 +341,64 @@ def test_memory_stays_below_a_shard(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MEASURED, *(str(tmp_path / name) for name in ("base", "adapter", "merged"))]
     added = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert 0 < added < max(sizes)
+
+
+# ----------------------------------------------------------------------------------------- onto the base as it was trained
+
+
+@pytest.fixture(scope="module")
+def in_4_bits() -> Any:
+    """The tiny model as a training in 4 bits holds it."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
+    )
+    return AutoModelForCausalLM.from_pretrained(tiny_dir(), dtype=torch.float32, quantization_config=nf4)
+
+
+def linear_4_bit(model: Any) -> dict[str, Any]:
+    from bitsandbytes.nn import Linear4bit
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+
+
+@pytest.mark.parametrize("case", ["every layer adapted", "some layers adapted", "packed in its files"])
+def test_onto_the_trained_base_a_layer_is_what_its_4_bits_say_and_what_the_adapter_adds(case: str, in_4_bits: Any, tmp_path: Path) -> None:
+    from bitsandbytes.functional import dequantize_4bit
+
+    targets: Any = "all-linear" if case == "every layer adapted" else ["q_proj", "down_proj"]
+    adapter, folder = random_adapter(tiny_dir(), tmp_path / "adapter", target_modules=targets), tiny_dir()
+    if case == "packed in its files":
+        folder = tmp_path / "packed"
+        in_4_bits.save_pretrained(folder)
+    packed = linear_4_bit(in_4_bits)
+    merge_adapter(tiny_dir(), adapter, tmp_path / "merged", END_IDS, "cpu", TrainedBase(folder, list(packed)))
+    stored, base, update = tensors(tmp_path / "merged"), tensors(tiny_dir()), load_file(adapter / "adapter_model.safetensors")
+    assert len(packed) == 14
+    for name, module in packed.items():
+        exact = dequantize_4bit(module.weight.data, module.weight.quant_state)
+        if (key := f"base_model.model.{name}.lora_A.weight") in update:
+            exact = exact + 12 / 4 * update[key.replace("lora_A", "lora_B")] @ update[key]
+        found = stored.pop(f"{name}.weight")
+        assert steps_apart(found, exact) <= 1, name
+        assert steps_apart(found, base[f"{name}.weight"].float()) > 10, f"{name} is the original"
+    assert all(torch.equal(tensor, base[name]) for name, tensor in stored.items())
+
+
+def test_a_merge_onto_another_base_than_was_trained_is_caught(in_4_bits: Any, tmp_path: Path) -> None:
+    """Weights of the original base and its adapter are no merge onto the trained one; nor is a layer that was left out."""
+    adapter = random_adapter(tiny_dir(), tmp_path / "adapter", target_modules=["q_proj"])
+    merge_adapter(tiny_dir(), adapter, tmp_path / "merged", END_IDS, "cpu")
+    plan = plan_of(tiny_dir(), adapter, "cpu", TrainedBase(tiny_dir(), list(linear_4_bit(in_4_bits))))
+    with pytest.raises(GateError) as error:
+        check_merged(tiny_dir(), adapter, tmp_path / "merged", END_IDS, plan, "cpu")
+    messages = [fault.message for fault in error.value.faults]
+    assert sum("is not what PEFT merges" in message for message in messages) == 1  # a sample of each kind of layer
+    assert sum("is not as it should be" in message for message in messages) == 12
+
+
+def test_a_packed_layer_that_the_files_do_not_name_is_refused(tmp_path: Path) -> None:
+    adapter = random_adapter(tiny_dir(), tmp_path / "adapter", target_modules=["q_proj"])
+    with pytest.raises(InputError, match=r"model\.layers\.0\.other\.weight.*merge_onto original"):
+        plan_of(tiny_dir(), adapter, "cpu", TrainedBase(tiny_dir(), ["model.layers.0.other"]))

@@ -18,14 +18,16 @@ from job.errors import GateError
 from job.export.compare import handle
 from job.export.four_bit import quantise_merged
 from job.export.gguf.imatrix import write_imatrix
-from job.export.logits import batches, compare, continue_greedily, open_model, perplexity
+from job.export.logits import batches, compare, continue_greedily, open_adapted, open_model, perplexity
 from job.export.merge.write import merge_adapter
+from job.export.reference import write_reference
 from job.gguf.imatrix import load_imatrix
 from job.host.child import run_child
 from tests.tiny import random_adapter, wide_dir
 
 ROWS = [list(range(100, 140)), [1, 520, 198, 28120, 30, 2], list(range(7000, 7090, 3))]
 IDS = [token for row in ROWS for token in row]
+LEARNED = [30, 31, 32, 43, 44, 60, 74]  # 39 and 45 would be the last tokens of their rows, which nothing follows
 PROMPT = [1, 4093, 198, 504]
 LIMITS = {"max_logit_ratio": 0.02, "max_kl": 0.01, "max_kl_4bit": 1.0}
 Json = dict[str, Any]
@@ -42,11 +44,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def request_of(trained: Path, tmp_path: Path) -> Json:
-    return {
-        "base": str(wide_dir()), "adapter": str(trained / "adapter"), "probe": None, "merged": str(trained / "merged"), "merged_4bit": None,
-        "rows": ROWS, "prompt": PROMPT, "stop_token_ids": [2], "max_new_tokens": 8, "calibration": ROWS, "device": "cpu",
+    """With what adapter and base say written beside it."""
+    asked: Json = {
+        "base": str(wide_dir()), "adapter": str(trained / "adapter"), "merged": str(trained / "merged"), "merged_4bit": None,
+        "rows": ROWS, "learned": LEARNED, "prompt": PROMPT, "questions": [PROMPT, PROMPT[:2]], "pad": 2, "stop_token_ids": [2],
+        "max_new_tokens": 8, "calibration": ROWS, "device": "cpu",
+        "against": str(tmp_path / "against"), "trained": str(tmp_path / "against"),
         "reference": str(tmp_path / "reference.safetensors"), "imatrix": None, "limits": LIMITS,
     }  # fmt: skip
+    write_reference(open_adapted(wide_dir(), trained / "adapter", torch.float32, "cpu"), asked, tmp_path / "against")
+    return asked
 
 
 def plain_logits(folder: Path, row: list[int]) -> Any:
@@ -61,15 +68,16 @@ def test_the_merge_passes_and_the_reference_is_its_logits(request_of: Json, trai
     assert found["merged"]["same_top_token"] > 0.95
     assert found["dtype"] == "float32"
     assert found["merged_4bit"] is None
-    assert set(found["seconds"]) == {"trained", "merged", "imatrix"}
+    assert set(found["seconds"]) == {"merged", "imatrix"}
     with safe_open(request_of["reference"], "pt") as file:
         held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-        assert file.metadata() == {"stopped": "true" if found["stopped"] else "false"}
+        assert file.metadata() == {"stopped": "true" if found["stopped"] else "false", "dtype": "float32"}
     assert held["input_ids"].tolist() == IDS
     assert held["row_lengths"].tolist() == list(map(len, ROWS))
     assert held["prompt_ids"].tolist() == PROMPT
+    assert held["learned"].tolist() == LEARNED
     assert len(held["answer_ids"]) == found["answer_tokens"]
-    assert {held[name].dtype for name in ("input_ids", "row_lengths", "prompt_ids", "answer_ids")} == {torch.int32}
+    assert {held[name].dtype for name in ("input_ids", "row_lengths", "learned", "prompt_ids", "answer_ids")} == {torch.int32}
     start, losses = 0, []
     for row in ROWS:
         direct = plain_logits(trained / "merged", row)
@@ -77,7 +85,7 @@ def test_the_merge_passes_and_the_reference_is_its_logits(request_of: Json, trai
         losses.append(torch.nn.functional.cross_entropy(direct[:-1], torch.tensor(row[1:]), reduction="none"))
         start += len(row)
     assert found["perplexity"] == pytest.approx(float(torch.cat(losses).mean().exp()), rel=1e-4)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["child", "imatrix.gguf", "reference.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["against", "child", "imatrix.gguf", "reference.safetensors"]
     assert (tmp_path / "imatrix.gguf").stat().st_size > 0
 
 
@@ -113,15 +121,32 @@ def test_numbers_that_are_none_are_caught(request_of: Json, trained: Path, tmp_p
         handle(request_of | {"merged": str(merged)})
 
 
-def test_fully_trained_weights_are_held_against_the_probe(request_of: Json, trained: Path, tmp_path: Path) -> None:
-    probe = tmp_path / "probe.safetensors"
-    save_file({"input_ids": torch.tensor([ROWS[0]]), "logits": plain_logits(trained / "merged", ROWS[0]).contiguous()}, probe)
-    asked = request_of | {"base": None, "adapter": None, "probe": str(probe)}
-    assert handle(asked)["merged"]["kl"] < 1e-6
-    save_file({"input_ids": torch.tensor([ROWS[0]]), "logits": plain_logits(wide_dir(), ROWS[0]).contiguous()}, probe)
-    with pytest.raises(GateError, match="KL divergence"):
-        handle(asked)
-    assert handle(asked | {"probe": None})["merged"] is None
+def test_what_was_measured_is_what_torch_says(request_of: Json, trained: Path, tmp_path: Path) -> None:
+    """Loss on the learned tokens, divergence from the trained model on them, and answers, each computed again."""
+    from transformers import AutoModelForCausalLM
+
+    write_reference(open_model(wide_dir(), torch.float32, "cpu"), request_of, tmp_path / "base")
+    found = handle(request_of | {"trained": str(tmp_path / "base")})
+    model = AutoModelForCausalLM.from_pretrained(trained / "merged", dtype=torch.float32).eval()
+    told, wanted = ([], [])
+    for row in ROWS:
+        told.append(model(torch.tensor([row])).logits[0].detach().log_softmax(-1))
+        wanted.append(plain_logits(wide_dir(), row).log_softmax(-1))
+    told, wanted = torch.cat(told)[LEARNED], torch.cat(wanted)[LEARNED]
+    following = torch.tensor([IDS[at + 1] for at in LEARNED])
+    assert found["measured"]["loss"] == pytest.approx(float(torch.nn.functional.nll_loss(told, following)), rel=1e-4)
+    assert found["measured"]["kl"] == pytest.approx(float((wanted.exp() * (wanted - told)).sum(-1).mean()), rel=1e-3)
+    assert found["measured"]["same_top_token"] == pytest.approx(float((told.argmax(-1) == wanted.argmax(-1)).float().mean()))
+    assert found["measured"]["kl"] > 1e-4
+    for prompt, answer in zip(request_of["questions"], found["answers"], strict=True):
+        said = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=8, eos_token_id=2, pad_token_id=2)[0, len(prompt) :]
+        assert answer[: len(said)] == said.tolist()
+
+
+def test_stored_weights_are_measured_and_held_against_nothing(request_of: Json) -> None:
+    found = handle(request_of | {"against": None})
+    assert found["merged"] is None
+    assert found["measured"]["kl"] < 1e-3
 
 
 # -------------------------------------------------------------------------------------------------------- 4-bit
@@ -129,9 +154,12 @@ def test_fully_trained_weights_are_held_against_the_probe(request_of: Json, trai
 
 def test_the_4_bit_export_is_4_bit_and_near(request_of: Json, trained: Path, tmp_path: Path) -> None:
     quantise_merged(trained / "merged", tmp_path / "merged_4bit", "cpu")
-    found = handle(request_of | {"merged_4bit": str(tmp_path / "merged_4bit")})["merged_4bit"]
-    assert 1e-3 < found["kl"] < 1.0
-    assert found["perplexity"] > 0
+    whole = handle(request_of | {"merged_4bit": str(tmp_path / "merged_4bit")})
+    found = whole["merged_4bit"]
+    assert 1e-3 < found["figures"]["kl"] < 1.0
+    assert found["figures"]["perplexity"] > 0
+    assert found["measured"]["kl"] > 10 * whole["measured"]["kl"]
+    assert len(found["answers"]) == 2
     config = json.loads((tmp_path / "merged_4bit/config.json").read_text())["quantization_config"]
     assert (config["bnb_4bit_quant_type"], config["bnb_4bit_use_double_quant"]) == ("nf4", True)
     for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):

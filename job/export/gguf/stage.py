@@ -11,21 +11,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from job.errors import GateError
-from job.export.artefacts import Artefacts
+from job.export.artefacts import Artefacts, Measured
+from job.export.gguf.questions import asked_of
+from job.export.merge.onto import ADAPTED
 from job.export.merge.stage import IMATRIX, REFERENCE
 from job.export.tokenizer import expected_tokenizer
+from job.export.trained import TRAINED_LOGITS
 from job.gguf.types import TYPES
 from job.host.cgroup import native_threads
 from job.host.child import Child, run_child
 from job.plan.host_memory import Memory
 from job.plan.steps import GGUF_SPLIT_BYTES, weighed
 from job.weights.shapes import read_shapes
-
-if TYPE_CHECKING:
-    from job.data.build import Prepared
 
 WORKER = "job.gguf.worker"
 POLL_SECONDS = 0.05
@@ -58,7 +58,8 @@ class Quants:
     is compared.
     """
 
-    def __init__(self, artefacts: Artefacts, prepared: Prepared, merged: Path, device: str) -> None:
+    def __init__(self, artefacts: Artefacts, merged: Path, device: str) -> None:
+        prepared = artefacts.delivered.prepared
         self.artefacts = artefacts
         self._merged = merged
         self._device = device
@@ -113,7 +114,8 @@ class Quants:
         steps = [] if name in (self._own_type, *self._made) else [self._quantise(name, path)]
         source = None if name == self._own_type else str(self.own)
         steps.append({"operation": "split", "file": str(path), "max_bytes": GGUF_SPLIT_BYTES})
-        steps.append(self._check(name, path, source, f"gguf/{path.name}") | {"limits": self.limits(name)})
+        check = self._check(f"gguf-{name}", name, path, source, f"gguf/{path.name}")
+        steps.append(check | {"limits": self.limits(name)})
         planned_bytes = self.artefacts.planned(
             lambda memory: (memory.quant if name != self._own_type else memory.check)(name)
         )
@@ -132,9 +134,19 @@ class Quants:
             files = {f"gguf/{name}": made.path.with_name(name) for name in split["files"]}
             for path in files.values():
                 path.chmod(0o644)
-            self.artefacts.keep(made.name, files, _shown(check), self.limits(made.name.removeprefix("gguf-")))
+            limits = self.limits(made.name.removeprefix("gguf-"))
+            self.keep(made.name, files, check, limits)
         if made.path != self.own:
             self.artefacts.forget(*made.path.parent.glob(f"{made.path.stem}*.gguf"))
+
+    def keep(self, name: str, files: dict[str, Path], check: dict[str, Any], limits: dict[str, float]) -> None:
+        """Stores a file that has passed its test, or notes that a gate of the spec refuses it."""
+        asked = zip(check["answers"], self.artefacts.delivered.texts(check["answers"]), strict=True)
+        measured = Measured(check["step"], [text if ids else None for ids, text in asked])
+        try:
+            self.artefacts.keep(name, files, _shown(check), limits, measured)
+        except GateError as error:
+            self.artefacts.refuse(error)
 
     def order(self) -> tuple[list[str], list[str]]:
         """Outstanding types, largest first; apart from them the one they are made of: its test may take the file
@@ -154,7 +166,10 @@ class Quants:
             child.wait()
         make = {"operation": "lora", "adapter": str(adapter), "model": str(base), "target": str(path), "type": kind,
                 "name": self._spec.name}  # fmt: skip
-        check = self._check(kind, under, None, f"gguf/{path.name}") | {"lora": str(path), "limits": self.limits("f16")}
+        check = self._check("lora_gguf", kind, under, None, f"gguf/{path.name}")
+        adapted = self.artefacts.run.workdir / ADAPTED
+        check |= {"lora": str(path), "limits": self.limits("f16")}
+        check |= {"reference": str(adapted)} if adapted.exists() else {}  # it is run on the original base
         try:
             planned_bytes = self.artefacts.planned(Memory.lora)
             answer = run_child(
@@ -169,7 +184,7 @@ class Quants:
             self.artefacts.refuse(error)
         else:
             path.chmod(0o644)
-            self.artefacts.keep("lora_gguf", {f"gguf/{path.name}": path}, _shown(found), self.limits("f16"))
+            self.keep("lora_gguf", {f"gguf/{path.name}": path}, found, self.limits("f16"))
         self.artefacts.forget(under)
 
     def path(self, name: str) -> Path:
@@ -185,7 +200,10 @@ class Quants:
         return found
 
     def forget_sources(self) -> None:
-        self.artefacts.forget(self.artefacts.run.workdir / REFERENCE, *self.own.parent.glob(f"{self.own.stem}*.gguf"))
+        workdir = self.artefacts.run.workdir
+        self.artefacts.forget(
+            workdir / REFERENCE, workdir / TRAINED_LOGITS, *self.own.parent.glob(f"{self.own.stem}*.gguf")
+        )
 
     def _quantise(self, name: str, path: Path) -> dict[str, Any]:
         imatrix = self.artefacts.run.workdir / IMATRIX
@@ -195,27 +213,33 @@ class Quants:
             "imatrix": str(imatrix) if with_imatrix else None, "threads": self._threads, "device": self._device,
         }  # fmt: skip
 
-    def _check(self, name: str, path: Path, source: str | None, key: str) -> dict[str, Any]:
+    def _check(self, name: str, kind: str, path: Path, source: str | None, key: str) -> dict[str, Any]:
+        questions, max_new_tokens = asked_of(self.artefacts, name)
         return {
             "operation": "check",
             "file": str(path),
             "key": key,
-            "type": name,
+            "type": kind,
             "source": source,
             "reference": str(self.artefacts.run.workdir / REFERENCE),
+            "trained": str(self.artefacts.run.workdir / TRAINED_LOGITS),
+            "questions": questions,
+            "max_new_tokens": max_new_tokens,
             "expected": self._expected,
             "threads": self._threads,
             "lora": None,
         }
 
 
-def make_quants(quants: Quants, base: Path) -> None:
+def make_quants(quants: Quants, base: Path, merge_base: Path) -> None:
     """Every GGUF that is asked for and not stored yet. Raises `GateError` naming each file that failed its test."""
     artefacts = quants.artefacts
     if "lora_gguf" in artefacts.outstanding:
         artefacts.require("adapter")
-        quants.lora(base, artefacts.recall("adapter"))
-    artefacts.forget(*base.glob("*.safetensors"))  # a copy, or links: the merge has all of it
+        quants.lora(merge_base, artefacts.recall("adapter"))
+    for model in (base, merge_base):
+        artefacts.forget(*model.glob("*.safetensors"))  # copies, or links: the merge has all of it
+    artefacts.forget(artefacts.run.workdir / ADAPTED)
     quants.converted()
     artefacts.forget(artefacts.run.workdir / "merged")
     artefacts.require("quantise")

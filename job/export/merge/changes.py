@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from job.errors import Fault, GateError, InputError
@@ -33,6 +34,17 @@ class Change(Protocol):
         ...
 
 
+class Weights(Protocol):
+    """Where the values of a tensor come from: a file's tensor, or one that was packed in 4 bits."""
+
+    @property
+    def name(self) -> str: ...
+
+    def blocks(self, rows: int | None = None) -> Iterator[tuple[int, Any]]:
+        """Its rows as torch tensors, each with the number of its first row."""
+        ...
+
+
 @dataclass(frozen=True)
 class Copied:
     """A tensor of the base as it is."""
@@ -45,10 +57,10 @@ class Copied:
 
 @dataclass(frozen=True)
 class Replaced:
-    """A tensor that was trained whole, in the type of the base's."""
+    """A tensor that was trained whole, or held in 4 bits while others were trained, in the type of the base's."""
 
     base: Tensor
-    trained: Tensor
+    trained: Weights
 
     def blocks(self, device: str) -> Iterator[Any]:
         for _, block in self.trained.blocks():
@@ -59,11 +71,12 @@ class Replaced:
 class Merged:
     """W + scale·B·A, or with DoRA magnitude·(W + scale·B·A)/‖W + scale·B·A‖ over each output; computed in fp32.
 
-    `a` is (rank, inputs), `b` (outputs, rank), `magnitude` (outputs); W is (outputs, inputs), or the other way round
-    with `fan_in_fan_out`.
+    `a` is (rank, inputs), `b` (outputs, rank), `magnitude` (outputs); W, whose values `weight` has, is (outputs,
+    inputs), or the other way round with `fan_in_fan_out`.
     """
 
     base: Tensor
+    weight: Weights
     a: Tensor
     b: Tensor
     magnitude: Tensor | None
@@ -74,14 +87,14 @@ class Merged:
         a, b = self.a.load().to(device).float(), self.b.load().to(device).float()
         magnitude = self.magnitude.load().to(device).float() if self.magnitude else None
         rows_at_once = self.base.shape[0] if self.fan_in_fan_out else None  # an output's norm needs all its inputs
-        for first, block in self.base.blocks(rows_at_once):
+        for first, block in self.weight.blocks(rows_at_once):
             stored = block.to(device)
             weight = (stored.T if self.fan_in_fan_out else stored).float()
             rows = slice(first, first + len(weight))
             weight.addmm_(b[rows], a, alpha=self.scale)
             if magnitude is not None:
                 weight *= (magnitude[rows] / weight.norm(dim=1)).unsqueeze(1)
-            yield to_buffer((weight.T if self.fan_in_fan_out else weight).to(stored.dtype), self.base.name)
+            yield to_buffer((weight.T if self.fan_in_fan_out else weight).to(self.base.torch_dtype), self.base.name)
 
 
 def to_buffer(values: Any, name: str) -> Any:
@@ -137,8 +150,11 @@ class Adapter:
             )
         return rest
 
-    def merged(self, module: str, base: Tensor) -> Merged:
-        """The low-rank update of `module`. Raises `InputError` if its matrices do not fit the base's."""
+    def merged(self, module: str, base: Tensor, weight: Weights) -> Merged:
+        """The low-rank update of `module`, whose values are those of `weight`.
+
+        Raises `InputError` if its matrices do not fit the base's.
+        """
         a, b = self.tensors[module + LORA_A], self.tensors[module + LORA_B]
         turned = bool(self.config.get("fan_in_fan_out"))
         expected = (a.shape[1], b.shape[0]) if turned else (b.shape[0], a.shape[1])
@@ -154,7 +170,7 @@ class Adapter:
             )
         rank = a.shape[0]
         scale = self.config["lora_alpha"] / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
-        return Merged(base, a, b, self.tensors.get(module + MAGNITUDE), scale, turned)
+        return Merged(base, weight, a, b, self.tensors.get(module + MAGNITUDE), scale, turned)
 
 
 @dataclass(frozen=True)
@@ -171,27 +187,38 @@ class Plan:
         return [(file, name, change) for file, changes in self.files.items() for name, change in changes.items()]
 
 
-def plan_merge(base: Mapping[str, tuple[list[Tensor], dict[str, str]]], adapter: Adapter, tied: bool) -> Plan:
+def plan_merge(
+    base: Mapping[str, tuple[list[Tensor], dict[str, str]]],
+    adapter: Adapter,
+    tied: bool,
+    values: Mapping[str, Weights] = MappingProxyType({}),
+) -> Plan:
     """What becomes of every tensor of `base` (file name → tensors, metadata), whose embeddings are `tied` or not.
 
-    Raises `InputError` for an adapter that is not one of this base.
+    `values`: those of the base, by name, where they are not the ones of its files. Raises `InputError` for an adapter
+    that is not one of this base.
     """
     placed = {t.name: t for tensors, _ in base.values() for t in tensors}
     whole = adapter.whole
     tied = tied and any(name == HEAD or _is_embedding(name) for name in whole)
     untied = tied and _separates(whole)
     trained_head = whole.pop(HEAD, None) if tied else None
-    changes: dict[str, Change] = {
-        f"{module}.weight": adapter.merged(module, _of(placed, f"{module}.weight")) for module in adapter.modules
-    }
+
+    def kept(tensor: Tensor) -> Change:
+        return Replaced(tensor, values[tensor.name]) if tensor.name in values else Copied(tensor)
+
+    changes: dict[str, Change] = {}
+    for module in adapter.modules:
+        tensor = _of(placed, f"{module}.weight")
+        changes[tensor.name] = adapter.merged(module, tensor, values.get(tensor.name, tensor))
     changes |= {name: Replaced(_fitting(_of(placed, name), trained), trained) for name, trained in whole.items()}
     files: dict[str, dict[str, Change]] = {}
     for file, (tensors, _) in base.items():
-        files[file] = {t.name: changes.get(t.name, Copied(t)) for t in tensors if not (tied and t.name == HEAD)}
+        files[file] = {t.name: changes.get(t.name, kept(t)) for t in tensors if not (tied and t.name == HEAD)}
         shared = next((t for t in tensors if _is_embedding(t.name)), None)
         if untied and shared is not None:
             files[file][HEAD] = (
-                Copied(shared) if trained_head is None else Replaced(_fitting(shared, trained_head), trained_head)
+                kept(shared) if trained_head is None else Replaced(_fitting(shared, trained_head), trained_head)
             )
     return Plan(files, {file: metadata for file, (_, metadata) in base.items()}, untied)
 

@@ -23,8 +23,9 @@ SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 def check_merged(base: Path, adapter: Path, target: Path, end_ids: list[int], plan: Plan, device: str) -> None:
     """Raises `GateError` with every file and tensor of `target` that is not what `plan` and the training make it.
 
-    Untouched tensors equal the base's byte for byte, wholly trained ones the adapter's; of the merged ones a sample,
-    one of each kind of layer, is computed again by PEFT and must agree to one step of its type.
+    Untouched tensors equal the base's byte for byte (where they were held in 4 bits, what these say), wholly trained
+    ones the adapter's; of the merged ones a sample, one of each kind of layer, is computed again by PEFT and must agree
+    to one step of its type.
     """
     faults = [*weight_faults(adapter, target, plan, device), *document_faults(base, adapter, target, end_ids, plan)]
     if faults:
@@ -91,7 +92,7 @@ def sampled(plan: Plan) -> list[str]:
 
 def _merge_faults(file: str, found: Tensor, change: Merged, settings: dict[str, Any], device: str) -> Iterator[Fault]:
     rows = change.base.shape[0] if change.fan_in_fan_out else None
-    pairs = zip(found.blocks(rows), change.base.blocks(rows), strict=True)
+    pairs = zip(found.blocks(rows), change.weight.blocks(rows), strict=True)
     steps = max(
         steps_apart(new.to(device), merged_by_peft(change, old, first, settings, device))
         for (first, new), (_, old) in pairs

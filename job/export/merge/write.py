@@ -6,7 +6,7 @@ Measured against PEFT's `merge_and_unload` + `save_pretrained`: tests/unit/test_
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from job.errors import Fault, InputError
 from job.export.merge.changes import HEAD, POINTER, Adapter, Change, Copied, Plan, plan_merge
 from job.export.merge.check import check_merged
+from job.export.merge.dequantised import weights_as_trained
 from job.export.merge.documents import tied_embeddings, write_documents
 from job.host.child import serve
 from job.source.model_files import read_object, weight_files
@@ -32,16 +33,26 @@ class MergeReport:
     check_seconds: float
 
 
-def merge_adapter(base: Path, adapter: Path, target: Path, end_ids: list[int], device: str) -> MergeReport:
+@dataclass(frozen=True)
+class TrainedBase:
+    """A base whose `packed` modules the training held in 4 bits, in `folder`."""
+
+    folder: Path
+    packed: Sequence[str]
+
+
+def merge_adapter(
+    base: Path, adapter: Path, target: Path, end_ids: list[int], device: str, onto: TrainedBase | None = None
+) -> MergeReport:
     """Writes the model that `adapter` makes of `base` to `target`, a new folder, in the base's types and files, and
     checks it.
 
-    Each tensor is computed on `device` in fp32. `end_ids` end an answer. Tokenizer and chat template are the
-    adapter's. Raises `InputError` for a base that is quantised or not the adapter's, `GateError` if what lies in
-    `target` is wrong.
+    Each tensor is computed on `device` in fp32; with `onto`, from the values that this has. `end_ids` end an answer.
+    Tokenizer and chat template are the adapter's. Raises `InputError` for a base that is quantised or not the
+    adapter's, `GateError` if what lies in `target` is wrong.
     """
     started = time.monotonic()
-    plan = plan_of(base, adapter)
+    plan = plan_of(base, adapter, device, onto)
     target.mkdir(parents=True)
     write_weights(plan, target, device)
     write_documents(base, adapter, target, end_ids, plan)
@@ -56,7 +67,7 @@ def merge_adapter(base: Path, adapter: Path, target: Path, end_ids: list[int], d
     )
 
 
-def plan_of(base: Path, adapter: Path) -> Plan:
+def plan_of(base: Path, adapter: Path, device: str = "cpu", onto: TrainedBase | None = None) -> Plan:
     """What becomes of every tensor of `base`. Raises `InputError` for a quantised base or an adapter of another
     model.
     """
@@ -69,7 +80,10 @@ def plan_of(base: Path, adapter: Path) -> Plan:
                 expected="the model's 16-bit weights",
             )
         )
-    return plan_merge(read_base(base), Adapter.open(adapter), tied_embeddings(base))
+    files = read_base(base)
+    placed = {tensor.name: tensor for tensors, _ in files.values() for tensor in tensors}
+    values = weights_as_trained(onto.folder, placed, onto.packed, device) if onto else {}
+    return plan_merge(files, Adapter.open(adapter), tied_embeddings(base), values)
 
 
 def read_base(base: Path) -> dict[str, tuple[list[Tensor], dict[str, str]]]:
@@ -86,17 +100,18 @@ def unmergeable(base: Path, modules: Iterable[str]) -> list[str]:
 
 
 def require_mergeable(model: Any, base: Path) -> None:
-    """Raises `InputError` for adapted layers whose weights the base's files hold in another form: they could not be
-    merged.
+    """Raises `InputError` for layers, adapted or held in 4 bits, whose weights the base's files hold in another form:
+    they could not be merged.
     """
+    from bitsandbytes.nn import Linear4bit
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    adapted = [
-        name.removeprefix("base_model.model.")
+    changed = {
+        name.removeprefix("base_model.model.").removesuffix(".base_layer")
         for name, module in model.named_modules()
-        if isinstance(module, BaseTunerLayer)
-    ]
-    wrong = unmergeable(base, adapted)
+        if isinstance(module, BaseTunerLayer | Linear4bit)
+    }
+    wrong = unmergeable(base, sorted(changed))
     if wrong:
         raise InputError(
             Fault(
@@ -126,9 +141,12 @@ def write_weights(plan: Plan, target: Path, device: str) -> None:
 
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:
-    """In a process of its own: {"base", "adapter", "target": folders, "end_ids", "device"} → `MergeReport`."""
+    """In a process of its own: {"base", "adapter", "target": folders, "end_ids", "device", "trained": folder or None,
+    "packed"} → `MergeReport`.
+    """
     base, adapter, target = (Path(request[name]) for name in ("base", "adapter", "target"))
-    return vars(merge_adapter(base, adapter, target, request["end_ids"], request["device"]))
+    onto = TrainedBase(Path(request["trained"]), request["packed"]) if request["trained"] else None
+    return vars(merge_adapter(base, adapter, target, request["end_ids"], request["device"], onto))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from job import __version__
 from job.evaluation.metrics import METRICS
+from job.export.delivered import TRAIN_LOSS
 from job.publish.card.facts import CardFacts, Sample, SourceFacts, card_facts
 from job.publish.card.metadata import metadata
 from job.publish.card.use import Usage, how_to_use, shell_verify
@@ -25,6 +26,12 @@ MIB = 1 << 20
 SAMPLE_CHARACTERS = 2000
 SETTINGS = ("model", "data", "lora", "training")  # sections of the spec that decide what is learned
 NOT_SETTINGS = {"source", "merge_base", "train", "held_out"}
+WORDS = {
+    "base": "the base",
+    "trained": "as trained",
+    "adapter": "`adapter/` on its training base",
+    "merged": "`merged/`",
+}
 DATA_FIGURES = ("rows", "sequences", "tokens", "trained_tokens", "truncated_rows", "dropped_rows", "duplicate_rows")
 
 
@@ -64,13 +71,55 @@ def _method(spec: JobSpec) -> str:
 
 
 def _results(facts: CardFacts) -> list[str]:
-    base, tuned = (facts.stats["evaluation"].get(who, {}) for who in ("base", "tuned"))
+    """The trained model on all held-out rows, then everything that is delivered on the compared ones, a row each."""
+    base, trained = (facts.stats["evaluation"].get(who, {}) for who in ("base", "trained"))
     rows = [
-        (metric.title, figure(base.get(name)), figure(tuned.get(name)))
+        (metric.title, figure(base.get(name)), figure(trained.get(name)))
         for name, metric in METRICS.items()
-        if name in tuned
+        if name in trained
     ]
-    return ["## Results", "", *table(("On held-out rows", "base", "tuned"), rows)] if rows else []
+    lines = table(("On all held-out rows", "base", "as trained"), rows)
+    found = [*lines, *_delivered(facts)]
+    return ["## Results", "", *found] if found else []
+
+
+def _delivered(facts: CardFacts) -> list[str]:
+    delivered = facts.stats["delivered"]
+    if not delivered:
+        return []
+    artefacts, compared = delivered["artefacts"], delivered["rows"]
+    known = {TRAIN_LOSS: "Loss, nats a token"} | {name: metric.title for name, metric in METRICS.items()}
+    shown = [name for name in known if any(name in figures for figures in artefacts.values())]
+    keys = {artefact["name"]: _files(artefact["files"]) for artefact in facts.exports}
+    rows = [
+        (
+            keys.get(name, WORDS.get(name, code(name))),
+            *(figure(figures.get(metric)) for metric in shown),
+            figure(figures.get("kl")),
+            _percent(figures.get("same_top_token")),
+        )
+        for name, figures in artefacts.items()
+    ]
+    what = "held-out rows" if compared["of"] == "held_out" else "training rows (none are held out)"
+    which = "all" if compared["all"] else f"{compared['rows']}"
+    note = f"Each was opened as its reader opens it and measured on the same rows: {which} {what}, "
+    note += f"{compared['learned_tokens']} learned tokens. KL is the mean divergence of the trained model from it, in "
+    note += "nats a learned token (of the adapter: a token of one row); same first choice the share of places with the "
+    note += "same likeliest token."
+    head = ("Model", *(known[name] for name in shown), "KL from the trained", "same first choice")
+    return [*table(head, rows), note, *_onto(delivered["merged_onto"]), ""]
+
+
+def _onto(choice: Mapping[str, Any] | None) -> list[str]:
+    """Which base the adapter was merged onto, and the figures that decided."""
+    if choice is None:
+        return []
+    words = {"trained": "the 4-bit base that was trained on, dequantised", "original": "the original 16-bit base"}
+    line = f"Merged onto {words[choice['onto']]}"
+    if choice["losses"]:
+        losses = " and ".join(f"{figure(loss)} on {words[name]}" for name, loss in choice["losses"].items())
+        line += f": before the merge, the adapter had a loss of {losses}"
+    return ["", f"{line}."]
 
 
 def _exports(facts: CardFacts) -> list[str]:
@@ -78,9 +127,9 @@ def _exports(facts: CardFacts) -> list[str]:
     if not rows:
         return []
     head = ("Files", "MiB", "perplexity", "rise", "limit", "KL", "limit", "same first choice")
-    note = "Each was reopened and compared with the trained model on the run's own rows before it was stored: merged weights with the "  # noqa: E501
-    note += "adapter on its base, all else with the merged weights. KL is the mean divergence in nats a token; same first choice is the "  # noqa: E501
-    note += "share of positions with the same likeliest token."
+    note = "The test that each has passed: on every token of the compared rows, learned or not, merged weights must say what adapter and "  # noqa: E501
+    note += "base say that were merged, all else what the merged weights say. KL is the mean divergence in nats a token; same first "  # noqa: E501
+    note += "choice is the share of positions with the same likeliest token. Figures beside the trained model are under Results."  # noqa: E501
     return ["## Files", "", *table(head, rows), note, ""]
 
 
@@ -125,6 +174,7 @@ def _usage(facts: CardFacts) -> Usage:
         gguf=ggufs[0] if ggufs else None,
         lora_gguf=adapters[0] if adapters else None,
         modelfile=spec.export.modelfile,
+        in_4_bits=lora is not None and spec.model.precision == "4bit",
         served_rank=lora.r if lora and not (lora.dora or lora.modules_to_save or lora.bias != "none") else None,
         prompt=prompts[0] if prompts else "Hello!",
         chat=facts.chat,
@@ -195,14 +245,25 @@ def _samples(facts: CardFacts) -> list[str]:
     if not facts.samples:
         return []
     lines = ["## Answers", "", "Greedy, as the run made them; not chosen.", ""]
-    for sample in facts.samples:
-        for words, text in (("Prompt", sample.prompt), ("Base", sample.base), ("Tuned", sample.tuned)):
-            lines += [
-                f"{words}:",
-                "",
-                *block(text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + "…", "text"),
-            ]
+    for number, sample in enumerate(facts.samples):
+        for words, text in (("Prompt", sample.prompt), ("Base", sample.base), ("As trained", sample.trained)):
+            lines += _said(words, text)
+        given = {
+            name: text
+            for name, texts in facts.answers.items()
+            for text in texts[number : number + 1]
+            if text is not None
+        }
+        same = [code(name) for name, text in given.items() if text == sample.trained]
+        lines += [f"The same: {', '.join(same)}.", ""] if same else []
+        for name, text in given.items():
+            lines += _said(code(name), text) if text != sample.trained else []
     return lines
+
+
+def _said(words: str, text: str) -> list[str]:
+    shown = text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + "…"
+    return [f"{words}:", "", *block(shown, "text")]
 
 
 def _provenance(facts: CardFacts) -> list[str]:

@@ -27,19 +27,20 @@ class SourceFacts:
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt, and what the base and the tuned model answered."""
+    """A prompt, and what the base and the trained model answered."""
 
     prompt: str
     base: str
-    tuned: str
+    trained: str
 
 
 @dataclass(frozen=True)
 class CardFacts:
     """What the card tells. `stats` is the document of stats.json.
 
-    `exports`: artefacts as in report/exports.json (name, files, bytes, figures, limits). `chat`: whether the model was
-    trained on conversations.
+    `exports`: artefacts as in report/exports.json (name, files, bytes, figures, limits). `answers`: of each artefact,
+    by its name, to the first prompts of `samples`, None where it was not asked. `chat`: whether it was trained on
+    conversations.
     """
 
     run_id: str
@@ -51,6 +52,7 @@ class CardFacts:
     stats: Mapping[str, Any]
     exports: tuple[Mapping[str, Any], ...]
     samples: tuple[Sample, ...]
+    answers: Mapping[str, Sequence[str | None]]
     chat: bool
 
     @property
@@ -67,7 +69,8 @@ class CardFacts:
 
 def card_facts(
     spec: JobSpec, base: FetchedModel, sources: Sequence[FetchedSource], stats: Mapping[str, Any],
-    exports: Sequence[Mapping[str, Any]], samples: Sequence[Sample], chat: bool,
+    exports: Sequence[Mapping[str, Any]], samples: Sequence[Sample],
+    answers: Mapping[str, Sequence[str | None]], chat: bool,
 ) -> CardFacts:  # fmt: skip
     """The facts of a run; `stats` is `Stats.document()`."""
     described = [
@@ -90,5 +93,6 @@ def card_facts(
         stats,
         tuple(exports),
         tuple(samples),
+        answers,
         chat,
     )

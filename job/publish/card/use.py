@@ -17,8 +17,8 @@ SEPARATE_BASE = "path/to/the/base"
 class Usage:
     """What there is and where. `base` is None where the base is not on the Hub.
 
-    `served_rank`: the adapter's rank, None for an adapter of a kind that vLLM does not serve. `gguf` and `lora_gguf`
-    are keys of files.
+    `in_4_bits`: whether the adapter was trained on NF4 weights. `served_rank`: the adapter's rank, None for an adapter
+    of a kind that vLLM does not serve. `gguf` and `lora_gguf` are keys of files.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Usage:
     gguf: str | None
     lora_gguf: str | None
     modelfile: bool
+    in_4_bits: bool
     served_rank: int | None
     prompt: str
     chat: bool
@@ -87,11 +88,21 @@ def python_transformers(usage: Usage, folder: str) -> str:
 
 
 def python_peft(usage: Usage) -> str:
-    """The base at the revision that was trained on, with the adapter."""
-    lines = ["from peft import PeftModel", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    """The base at the revision, and in the precision, that was trained on, with the adapter."""
+    names = "AutoModelForCausalLM, AutoTokenizer" + (", BitsAndBytesConfig" if usage.in_4_bits else "")
+    lines = ["from peft import PeftModel", f"from transformers import {names}", ""]
     base = json.dumps(usage.base or SEPARATE_BASE)
     revision = f", revision={json.dumps(usage.revision)}" if usage.base else ""
-    lines += [f'base = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype="auto", device_map="auto")']
+    precision = ""
+    if usage.in_4_bits:
+        lines += [
+            "nf4 = BitsAndBytesConfig(",
+            '    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="bfloat16"',  # noqa: E501
+            ")",
+        ]
+        precision = ", quantization_config=nf4"
+    options = f'{revision}, dtype="auto", device_map="auto"{precision}'
+    lines += [f"base = AutoModelForCausalLM.from_pretrained({base}{options})"]
     return "\n".join([*lines, 'model = PeftModel.from_pretrained(base, "adapter")', *_answer(usage, "adapter")])
 
 
@@ -113,6 +124,8 @@ def shell_vllm(usage: Usage) -> Iterator[str]:
     rank = next((rank for rank in VLLM_RANKS if usage.served_rank is not None and usage.served_rank <= rank), None)
     if usage.base and rank:
         revision = f"--revision {usage.revision} " if usage.revision else ""
+        if usage.in_4_bits:
+            yield "# The adapter on the 16-bit base: another model than on the 4-bit base, where it was trained"
         yield f"vllm serve {usage.base} {revision}--enable-lora --max-lora-rank {rank} --lora-modules {usage.name}=adapter"  # noqa: E501
 
 

@@ -1,0 +1,119 @@
+"""What everything that is delivered knows, measured on the same rows as the model as it was trained, and whether the
+spec's gates hold for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from job.context import Run
+from job.evaluation.assess import figures_of
+from job.evaluation.gates import check_gates
+from job.evaluation.generate import spoken
+from job.evaluation.metrics import METRICS
+from job.evaluation.metrics.losses import HELD_OUT_LOSS
+from job.evaluation.metrics.record import DIGITS
+from job.export.rows import Compared, asked_questions, check_prompt, compared_rows
+from job.plan.steps import Sizes
+
+if TYPE_CHECKING:
+    from job.data.build import Prepared, Question
+    from job.evaluation.assess import Assessment
+
+Figures = dict[str, float]
+BASE, TRAINED_MODEL, ADAPTER = "base", "trained", "adapter"  # beside the names of exports
+MERGED_ONTO = "merged_onto"  # in the statistics, and the receipt of which base was taken
+TRAIN_LOSS = "train_loss"  # of rows that were trained on, where none are held out
+STEP = ("kl", "same_top_token")  # from the trained model, on the learned tokens
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """The measure of a run: its compared rows and questions, and what was found so far (in its statistics)."""
+
+    run: Run
+    prepared: Prepared
+    compared: Compared
+
+    @classmethod
+    def of(cls, run: Run, prepared: Prepared) -> Delivered:
+        """With nothing found yet."""
+        rows = compared_rows(prepared, run.spec.export.check_tokens, run.spec.training.seed)
+        run.stats.delivered = {"rows": rows.document(), MERGED_ONTO: None, "artefacts": {}}
+        return cls(run, prepared, rows)
+
+    def request(self) -> dict[str, Any]:
+        """What a child process that measures a model is asked (`job.export.reference`)."""
+        return {
+            "rows": self.compared.ids,
+            "learned": self.compared.learned,
+            "prompt": check_prompt(self.prepared),
+            "questions": [question.input_ids for question in self.questions()],
+            "pad": self.prepared.tokenizer.pad_token_id,
+            "stop_token_ids": self.prepared.report.stop_token_ids,
+            "max_new_tokens": self.run.spec.evaluation.max_new_tokens,
+        }
+
+    def questions(self, known: bool = True) -> list[Question]:
+        """The spec's first prompts and, if wanted, questions whose answer is `known`."""
+        prompts, rows = asked_questions(self.prepared)
+        return [*prompts, *(rows if known else [])]
+
+    def sizes(self) -> Sizes:
+        """What the exports' memory is planned by."""
+        compared, most = self.compared, self.run.spec.evaluation.max_new_tokens
+        asked = [len(question.input_ids) + most for question in self.questions()]
+        rows = max(map(len, compared.ids))
+        return Sizes(compared.tokens, len(compared.learned), rows, max(asked, default=0), sum(asked))
+
+    def texts(self, ids: list[list[int]]) -> list[str | None]:
+        return list(spoken(self.prepared.tokenizer, ids)) if ids else []
+
+    def figures(self, measured: Mapping[str, float], texts: Sequence[str | None]) -> Figures:
+        """Of an artefact: the spec's metrics, from what a child has `measured` and the answers' `texts`, and the step
+        from the trained model.
+        """
+        prompts, rows = asked_questions(self.prepared)
+        answers = [text or "" for text in texts[len(prompts) :]]
+        step = {name: measured[name] for name in STEP if name in measured}
+        return self._metrics(measured["loss"], answers, rows if answers else []) | step
+
+    def beside(self, found: Assessment, loss: float) -> Figures:
+        """Those figures of a whole model in training, from its assessment and its loss on the compared rows."""
+        _, rows = asked_questions(self.prepared)
+        return self._metrics(loss, found.exact_match_answers[: len(rows)], rows)
+
+    def _metrics(self, loss: float, answers: list[str], rows: list[Question]) -> Figures:
+        if self.compared.held_out:
+            return figures_of(loss, answers, rows)
+        return {TRAIN_LOSS: round(loss, DIGITS)}
+
+    def note(self, name: str, figures: Figures) -> None:
+        self.run.stats.delivered["artefacts"][name] = figures
+
+    def require(self, name: str, figures: Figures) -> None:
+        """Raises `GateError` for each gate of the spec that is to hold for `name`, and does not."""
+        everywhere, here = self.run.stats.evaluation, self.run.stats.delivered["artefacts"][TRAINED_MODEL]
+        found = judged(everywhere[TRAINED_MODEL], here, figures)
+        check_gates(self.run.spec.evaluation.gates, name, everywhere[BASE], found)
+
+
+def judged(everywhere: Figures, here: Figures, found: Figures) -> Figures:
+    """What gates are held against: the trained model's figures on all held-out rows (`everywhere`), changed by what an
+    artefact's `found` ones differ from the trained model's on the compared rows (`here`).
+
+    Where these are all rows, they are what was found.
+    """
+    loss = HELD_OUT_LOSS.name
+    if loss not in found:
+        return {}
+    changed = everywhere[loss] + found[loss] - here[loss]
+    values = {}
+    for name, metric in METRICS.items():
+        if metric.of_loss is not None:
+            values[name] = metric.of_loss(changed)
+        elif name in found:
+            values[name] = everywhere[name] + found[name] - here[name]
+    return {name: round(value, DIGITS) for name, value in values.items()}
