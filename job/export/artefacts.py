@@ -11,10 +11,11 @@ from typing import Any
 
 from job.context import TRAINED, Run
 from job.errors import Fault, GateError
-from job.export.delivered import MERGED_ONTO, Delivered
+from job.export.delivered import Delivered
 from job.host.cgroup import available_bytes
 from job.host.child import run_child, taken_bytes
 from job.ledger.manifest import File, store_file
+from job.ledger.receipts import MERGED_ONTO
 from job.plan.host_memory import Memory
 from job.plan.require import require_disk, require_ram
 from job.plan.steps import Step, made_early, names, parallel_quants, plan_memory, steps

@@ -16,6 +16,7 @@ from job.evaluation.metrics import METRICS
 from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.evaluation.metrics.record import DIGITS
 from job.export.rows import Compared, asked_questions, check_prompt, compared_rows
+from job.ledger.receipts import MERGED_ONTO
 from job.plan.steps import Sizes
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 Figures = dict[str, float]
 BASE, TRAINED_MODEL, ADAPTER = "base", "trained", "adapter"  # beside the names of exports
-MERGED_ONTO = "merged_onto"  # in the statistics, and the receipt of which base was taken
 TRAIN_LOSS = "train_loss"  # of rows that were trained on, where none are held out
 STEP = ("kl", "same_top_token")  # from the trained model, on the learned tokens
 

@@ -40,7 +40,6 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 SERVER_SETTINGS = {
     "HF_HUB_OFFLINE": "1",  # read at import: what children load is here already
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asks the driver for its GPUs without opening one
-    "TORCHDYNAMO_DISABLE": "1",  # children compile nothing: bitsandbytes would import the compiler, a second
 }
 CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
 

@@ -17,7 +17,9 @@ from job.ledger.leftovers import discard
 from job.ledger.manifest import CHECKPOINTS, File
 from job.store import Store
 
-PINNED = "pinned"  # the receipt of the Hub's commits that were read, by place in the spec; the only one without files
+PINNED = "pinned"  # the receipt of the Hub's commits that were read, by place in the spec
+MERGED_ONTO = "merged_onto"  # in the statistics, and the receipt of which base was taken
+WITHOUT_FILES = (PINNED, MERGED_ONTO)  # what was found out or decided
 
 
 @dataclass(frozen=True)
@@ -86,4 +88,4 @@ def _decoded(raw: bytes, name: str) -> Receipt | None:
         receipt = Receipt(tuple(File(**item) for item in document["files"]), document["facts"])
     except (ValueError, RecursionError, KeyError, TypeError):
         return None
-    return receipt if receipt.files or name == PINNED else None
+    return receipt if receipt.files or name in WITHOUT_FILES else None

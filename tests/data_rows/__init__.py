@@ -52,6 +52,8 @@ def byte_tokenizer_dir() -> Path:
     folder = tempfile.TemporaryDirectory(prefix="byte-tokenizer-")
     atexit.register(folder.cleanup)
     tokenizer.save_pretrained(folder.name)
+    sizes = {"model_type": "llama", "vocab_size": len(markers + alphabet)}
+    (Path(folder.name) / "config.json").write_text(json.dumps(sizes), "utf-8")
     return Path(folder.name)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from job.host.log import Log
 from job.ledger.manifest import store_file
-from job.ledger.receipts import Receipts
+from job.ledger.receipts import WITHOUT_FILES, Receipts
 from job.store import DirectoryStore, Store
 
 RUN_ID = "0123456789abcdef"
@@ -75,3 +75,11 @@ def test_receipts_go_and_their_files_stay(store: DirectoryStore, tmp_path: Path)
     receipts.clear()
     assert [item.key for item in store.list()] == ["gguf/a", "gguf/b"]
     assert Receipts(store, RUN_ID, Silent()).names() == []
+
+
+def test_what_was_found_out_or_decided_needs_no_files(store: DirectoryStore) -> None:
+    for name in WITHOUT_FILES:
+        Receipts(store, RUN_ID, Silent()).add(name, [], FACTS)
+    again = Receipts(store, RUN_ID, Silent())
+    assert again.names() == sorted(WITHOUT_FILES)
+    assert all(again[name].facts == FACTS for name in WITHOUT_FILES)

@@ -8,9 +8,10 @@ from typing import Any
 from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.evaluation.metrics.record import DIGITS
 from job.export.artefacts import Artefacts
-from job.export.delivered import MERGED_ONTO, TRAIN_LOSS
+from job.export.delivered import TRAIN_LOSS
 from job.export.trained import TRAINED_LOGITS, reopened_name
 from job.host.child import run_child
+from job.ledger.receipts import MERGED_ONTO
 from job.plan.host_memory import Memory
 from job.plan.steps import compares_original, may_dequantise
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from job.export.adapter import files_by_key
 from job.export.artefacts import Artefacts, Measured
-from job.export.delivered import MERGED_ONTO
 from job.export.merge.onto import ADAPTED, ORIGINAL, TRAINED, choose, require_adapted
 from job.export.merge.write import handle as merge_in_process
 from job.export.rows import calibration_rows
 from job.export.tokenizer import require_tokenizer
 from job.export.trained import TRAINED_LOGITS, require_reopened
 from job.host.child import run_child
+from job.ledger.receipts import MERGED_ONTO
 from job.plan.host_memory import Memory
 from job.plan.steps import compares_original
 
