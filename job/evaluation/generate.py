@@ -23,7 +23,7 @@ def answer(
 
 def spoken(tokenizer: Any, answers: list[list[int]]) -> list[str]:
     """The texts of generated ids, without special tokens and white space at the ends."""
-    return [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+    return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
 
 
 def answer_ids(

@@ -29,7 +29,7 @@ def loss_of(model: Any, rows: Any, batch_rows: int, pad_token_id: int) -> float:
     if not math.isfinite(total):
         raise GateError(
             Fault(
-                "the model has diverged: its held-out loss is not a number",
+                "the model has diverged: its loss is not a number",
                 found=str(total),
                 expected="a finite value",
                 hint="Weights hold values that are no numbers, or overflow in this precision",

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from job.__main__ import command_wait, parser, report_failure
+from job.__main__ import command_wait, report_failure
+from job.arguments import parser
 from job.errors import JobError
 from job.host.log import Log
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from job.__main__ import parser
+from job.arguments import parser
 from job.errors import TREE
 from job.reference import ROOT, exit_code_table
 from job.render import TARGETS

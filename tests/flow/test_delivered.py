@@ -15,6 +15,7 @@ import pytest
 from job.ledger.manifest import read_manifest
 from job.store import open_store
 from tests.flow.running import DEMO, Result, document, run_tiny, tunejob, valid_stats
+from tests.tiny import narrow_dir
 
 pytestmark = pytest.mark.slow
 ROWS = 8
@@ -33,7 +34,7 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """The base is chosen by the loss."""
     folder = tmp_path_factory.mktemp("auto")
     export = {"merged": ["16bit"], "gguf": ["q8_0"], "check_tokens": 1024, "limits": {"gguf": [{"type": "q8_0", "kl": 1}]}}
-    result = run_tiny(folder, {**CHANGES, "/export": export})
+    result = run_tiny(folder, {**CHANGES, "/model/source": str(narrow_dir()), "/export": export})
     assert result.exit_code == 0, result.stdout[-3000:] + result.stderr[-2000:]
     return folder / "out", result
 
@@ -42,7 +43,7 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
 def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     folder = tmp_path_factory.mktemp("original")
     export = {"merged": ["16bit"], "check_tokens": 1024, "merge_onto": "original"}
-    return folder, run_tiny(folder, {**CHANGES, "/export": export})
+    return folder, run_tiny(folder, {**CHANGES, "/model/source": str(narrow_dir()), "/export": export})
 
 
 def held_out_loss(model_dir: Path) -> float:

@@ -8,8 +8,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from job.errors import GateError
-from job.export.reload import compare
-from tests.flow.running import Result, document, reloaded, run_tiny
+from job.export.reload import compare, open_trained
+from tests.flow.running import DEMO, Result, document, reloaded, run_tiny, tunejob, write_spec
 from tests.tiny import FEW_TOKENS, tiny_dir
 
 
@@ -20,6 +20,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def succeeded(result: Result) -> None:
     assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
+
+
+def test_what_a_spec_must_have_is_enough(folder: Path) -> None:
+    """No rows held out, no prompts, no exports: README's first spec, but for place and engine of the model."""
+    rows = [{"source": str(DEMO / "train.jsonl"), "format": "messages", "split": "train[:8]"}]
+    spec = {
+        "version": 1,
+        "name": "small",
+        "model": {"source": str(tiny_dir()), "backend": "peft"},
+        "data": {"train": rows},
+        "output": {"uri": "out"},
+    }
+    place = folder / "small"
+    place.mkdir()
+    path = write_spec(place / "spec.json", spec)
+    succeeded(tunejob("run", path, scratch=place / "scratch", cwd=place))
+    assert document(place / "out" / "report" / "answers.json") == []
+    assert (place / "out" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_rslora_dora_gaussian_and_whole_modules_in_16bit(folder: Path) -> None:
@@ -49,7 +67,7 @@ def test_every_weight_is_trained_and_published(folder: Path) -> None:
     assert found["same_choice"]
     damage(output / "merged" / "model.safetensors")
     with pytest.raises(GateError, match="the stored weights do not answer as the trained model did"):
-        compare(output / "merged", None, output / "report" / "probe.safetensors", "full", "cpu")
+        compare(open_trained(output / "merged", None, "full", "cpu"), None, output / "report" / "probe.safetensors")
 
 
 def damage(weights: Path) -> None:

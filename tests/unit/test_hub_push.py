@@ -54,6 +54,7 @@ class Pusher:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(child, "_SERVERS", [server(())])
             patch.setattr(os, "environ", variables)
+            patch.setattr(child, "without_secrets", dict)  # in the job what is forked gets no token: a push is started
             return run_child("job.hub.push", asked, self.folder / "child", "push", answer=PushAnswer)
 
     def write(self, tree: dict[str, bytes]) -> tuple[Sent, ...]:

@@ -51,7 +51,7 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(byte_tokenizer_dir(), other)
     config = json.loads((other / "tokenizer_config.json").read_text())
-    (other / "tokenizer_config.json").write_text(json.dumps({**config, "pad_token": "a"}))
+    (other / "tokenizer_config.json").write_text(json.dumps({**config, "unk_token": "a"}))
     with pytest.raises(JobError, match="not the one that the rows were prepared with"):
         reopen(saved, other)
 
