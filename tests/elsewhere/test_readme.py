@@ -18,7 +18,7 @@ from tests.elsewhere.examples import FOLDER
 
 RETRIES = {"Count": "yes, counted", "FailJob": "no", "Ignore": "yes, not counted"}
 KILLED = 137  # not ours: no class has it, and no rule of the pod failure policy names it
-PAGES = ("README.md", "schemas/README.md", "job/README.md", "job/render/README.md", "job/export/README.md", "k8s/README.md",
+PAGES = ("README.md", "schemas/README.md", "job/README.md", "job/stages.md", "job/render/README.md", "job/export/README.md", "k8s/README.md",
          "tests/README.md", "tests/gpu/README.md")  # fmt: skip
 # Pages with the ways to run a spec in full.
 WAYS = ("k8s/README.md", "job/render/README.md")
@@ -73,7 +73,7 @@ def test_the_commands_of_the_ways_are_all_there() -> None:
 
 
 def test_the_map_tells_every_command() -> None:
-    told = {words[1] for words in commands(section("job/README.md", "The command"))}
+    told = {words[1] for words in commands(section("job/stages.md", "The command"))}
     assert told == {"validate", "run", "verify", "schema", "render", "wait", "report"}
 
 
