@@ -61,7 +61,7 @@ def test_the_model_learned_the_task(demo: Demo) -> None:
     results = demo.read("manifest.json")["results"]
     assert results["base"]["exact_match"] <= 0.05
     assert results["trained"]["exact_match"] >= 0.8
-    assert results["base"]["held_out_loss"] == pytest.approx(3.6028, abs=0.02)
+    assert results["base"]["held_out_loss"] == pytest.approx(3.6299, abs=0.02)
     assert results["trained"]["held_out_loss"] < 0.3
 
 
@@ -74,10 +74,10 @@ def test_losses_fall(demo: Demo) -> None:
 
 def test_the_answers_are_stored_before_and_after(demo: Demo) -> None:
     answers = demo.read("report/answers.json")
-    assert len(answers) == 3 + 20
+    assert len(answers) == 3 + 12
     tuned = json.loads(answers[0]["trained"])
     assert (tuned["device"], tuned["room"]) == ("lamp", "bathroom")
-    assert sum(row["trained"] == row["reference"] for row in answers[3:]) >= 16
+    assert sum(row["trained"] == row["reference"] for row in answers[3:]) >= 10
     assert not any(row["base"] == row["reference"] for row in answers[3:6])
 
 
@@ -142,7 +142,7 @@ def test_the_statistics_add_up(demo: Demo) -> None:
     training = document(Path(demo.spec))["training"]
     assert stats["training"]["steps"] == 120 / (training["batch_size"] * training["gradient_accumulation_steps"])
     assert stats["data"]["train"]["rows"] == 120
-    assert stats["data"]["held_out"]["rows"] == 60
+    assert stats["data"]["held_out"]["rows"] == 20
     assert stats["training"]["tokens"] == stats["data"]["train"]["tokens"]
     assert stats["effective"]["optimizer"] == "adamw_torch_fused"
     rss = {phase["name"]: phase["peak_rss_bytes"] for phase in stats["phases"]}

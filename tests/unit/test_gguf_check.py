@@ -46,11 +46,11 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     return Parts(wide_dir(), tmp_path_factory.mktemp("wide"), rows=4)
 
 
-# Searched for so long that others of their kind stand for them in make test.
-LONG = {"iq1_m", "iq1_s", "iq2_s", "iq2_xs", "iq2_m", "iq3_xs", "iq3_xxs"}  # the last one is in test_everything.py
+# One of each kind for make test, beside those of test_everything.py; all of them for make long.
+SHORT = {"f16", "q8_0", "q6_k", "q5_1", "q4_0", "q4_k_m", "q3_k_s", "q2_k", "iq4_nl", "iq3_s", "iq2_xxs"}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in TYPES])
+@pytest.mark.parametrize("name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in TYPES])
 def test_every_type_is_made_and_accepted(wide: Parts, name: str) -> None:
     figures = wide.accepted(name, with_imatrix=TYPES[name].needs_imatrix)
     assert figures["fallback_tensors"] == 0

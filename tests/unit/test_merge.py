@@ -308,6 +308,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.long  # tests/flow/test_everything.py holds the memory of a merge against its plan
 def test_memory_stays_below_a_shard(tmp_path: Path) -> None:
     """700 MB in two shards: what the merge adds to the process stays below the larger of them."""
     from transformers import LlamaConfig
