@@ -1,4 +1,4 @@
-"""tests/README.md names tests that exist: a promise whose test was renamed or removed is no promise."""
+"""tests/README.md names tests that exist: a promise whose test was renamed or removed is not a promise."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ def named_tests(text: str) -> list[str]:
     return [name.partition("[")[0] for name in code(text) if "::" in name]
 
 
-PROMISED = rows(TEXT.partition(OPEN)[0])
-NOT_PROMISED = rows(TEXT.partition(OPEN)[2])
+BEFORE, _, SINCE = TEXT.partition(f"\n{OPEN}\n")
+NOT_HELD, _, REST = SINCE.partition("\n## ")
+PROMISED = rows(REST)
+NOT_PROMISED = rows(NOT_HELD)
 NAMED = sorted(set(named_tests(TEXT)))
 PATHS = sorted({name for name in code(TEXT) if PATH.fullmatch(name)})
 
@@ -48,7 +50,7 @@ def functions(path: Path) -> set[str]:
 def test_a_named_test_exists(name: str) -> None:
     path, _, function = name.partition("::")
     assert (ROOT / path).is_file(), f"tests/README.md names {path}, which is not there"
-    assert function.startswith("test_"), f"{name} is no test"
+    assert function.startswith("test_"), f"{name} is not a test"
     assert function in functions(ROOT / path), f"tests/README.md names {function}, which {path} does not have"
 
 
@@ -71,6 +73,12 @@ def test_a_promise_has_its_tests_and_a_figure(row: list[str]) -> None:
 def test_what_is_not_promised_has_its_reason(row: list[str]) -> None:
     assert len(row) == 4, row
     assert all(row)
+
+
+def test_the_page_begins_with_what_does_not_hold() -> None:
+    assert NOT_PROMISED
+    assert "\n## " not in BEFORE
+    assert len(BEFORE.split("\n\n")) == 2, "a title and one sentence"
 
 
 def test_each_promise_is_there_once() -> None:
