@@ -46,7 +46,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
  && pip wheels/*.whl
 
 # The AGPL applications of unsloth's wheel, which the job never imports, go, and llama.cpp's second copy of its libraries.
-# Bytecode is not checked against sources again, as both are read-only; a few files of the vendors' tests are no Python of
+# Bytecode is not checked against sources again, as both are read-only; a few files of the vendors' tests are not Python of
 # this version, so compileall's own verdict does not count. Unsloth's generated trainers are not kept: it works all of
 # them out at every import and compares them with the files it finds, so files save nothing (tests/image/README.md).
 COPY locks/trim.py locks/licences.py locks/
@@ -95,7 +95,7 @@ RUN export DEBIAN_FRONTEND=noninteractive \
 COPY --from=packages /opt/tunejob /opt/tunejob
 COPY --from=command /app /
 
-# Everything that is written lies below /scratch (and /tmp), so that any user id may run it over a read-only root. USER
+# Everything that is written is below /scratch (and /tmp), so that any user id may run it over a read-only root. USER
 # names one for uids that are in no passwd file.
 ENV PATH=/opt/tunejob/bin:${PATH} \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1 \

@@ -53,7 +53,7 @@ test: setup .venv-k8s/.packages .venv-elsewhere/.packages
 	$(BIN)/python -m tests.tiny >$(VENV)/tiny.log 2>&1 || { cat $(VENV)/tiny.log; exit 1; }
 	TUNEJOB_BUDGETS=$(BUDGETS) $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 40
 
-# The cases that make test leaves out because others of their kind stand for them.
+# The cases that make test leaves out because others of their kind are run.
 long: setup
 	$(BIN)/pytest -m long
 

@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="print the report of a run, Markdown")
     report.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
     wait = commands.add_parser(
-        "wait", help="follow a Kubernetes Job with kubectl, or a log, to its end; leave with its exit code"
+        "wait", help="follow a Kubernetes Job with kubectl, or a log, to its end; exit with its code"
     )
     wait.add_argument(
         "job", metavar="JOB", help="name of the Job, jobset/NAME, trainjob/NAME, or - for a log on standard input"

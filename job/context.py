@@ -1,4 +1,4 @@
-"""What every stage needs: what was asked, where results go, what is there already, where scratch lies, whom to tell."""
+"""What every stage needs: what was asked, where results go, what is there already, where scratch is, where to log."""
 
 from __future__ import annotations
 

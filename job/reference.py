@@ -3,7 +3,7 @@
 
     python -m job.reference        rewrites them in the documents that `TABLES` names
 
-Each stands between `<!-- name -->` and `<!-- /name -->`; `tests/contract/test_readme.py` compares.
+Each is between `<!-- name -->` and `<!-- /name -->`; `tests/contract/test_readme.py` compares.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def gguf_table() -> str:
     return "\n".join(rows)
 
 
-# Name of the block: the document that holds it, and what stands in it.
+# Name of the block: the document that holds it, and what is in it.
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "exit codes": ("README.md", exit_code_table),
     "spec table": ("schemas/README.md", spec_table),

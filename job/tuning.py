@@ -144,7 +144,7 @@ def recall(artefacts: Artefacts) -> None:
 def load(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedModel, prepared: Prepared) -> Any:
     """The model with its fresh adapter, in the precision that was asked for."""
     spec = run.spec
-    os.chdir(run.workdir)  # engines pick up what lies in the current directory, too
+    os.chdir(run.workdir)  # engines pick up what is in the current directory, too
     require_memory(base.path, spec, run.stats.device)
     with loading():
         model = backend.load(base.path, spec.model, spec.lora, spec.training.gradient_checkpointing)

@@ -61,7 +61,7 @@ def build_dataset(
     workdir: Path,
     progress: Progress,
 ) -> Prepared:
-    """Reads, renders, masks and tokenises every row; `progress(rows done, rows in all)` is told as it goes.
+    """Reads, renders, masks and tokenises every row; `progress(rows done, rows in all)` is called as it goes.
 
     Writes Arrow files and the tokenizer under `workdir`/data. Raises `InputError` for files, rows and templates that
     do not fit, `PolicyError` for templates that the sandbox refuses, `CapacityError` if memory runs out.
@@ -111,14 +111,14 @@ def build_dataset(
 class _Progress:
     """Rows done over all sources."""
 
-    def __init__(self, tell: Progress, total_rows: int) -> None:
-        self._tell = tell
+    def __init__(self, progress: Progress, total_rows: int) -> None:
+        self._progress = progress
         self._total_rows = total_rows
         self._done_rows = 0
 
     def add(self, rows: int) -> None:
         self._done_rows += rows
-        self._tell(self._done_rows, self._total_rows)
+        self._progress(self._done_rows, self._total_rows)
 
 
 def _tokenise(

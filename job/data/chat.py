@@ -53,14 +53,14 @@ def _set_turn_end(pool: Pool, job: wire.Header, tokenizer: Any, notes: list[str]
     """Makes the token that closes a turn the tokenizer's `eos_token`, under the id that it has."""
     try:
         end = pool.ask({"operation": "turn_end", "job": job})["turn_end"]
-    except InputError as error:  # a template may insist on more than a question and an answer; the rows will tell
+    except InputError as error:  # a template may insist on more than a question and an answer; the rows will show it
         if not error.faults[0].found.startswith("TemplateError"):
             raise
         notes.append(f"the end of a turn could not be probed: {error.faults[0].found}")
         return
     if not end or not templates.is_one_token(tokenizer, end):
         notes.append(
-            f"turns of the chat template end with {end!r}, which is no token; answers may not stop by themselves"
+            f"turns of the chat template end with {end!r}, which is not a token; answers may not stop by themselves"
         )
     elif end != tokenizer.eos_token:
         notes.append(f"eos_token is {end}, which ends a turn, instead of {tokenizer.eos_token}")

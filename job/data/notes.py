@@ -1,4 +1,4 @@
-"""What people are told of rows of which something was left out, in sentences with counts."""
+"""What is said of rows of which something was left out, in sentences with counts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SENTENCES = {
     "tools": "the chat template leaves out the tool definitions of {} rows",
     "reasoning": "the chat template leaves the reasoning of {} answers out: it is not learned",
     "text": "the chat template changes the text of {} answers, or leaves a part of it out",
-    "wished": "{} messages are marked to be learned and are no answers; train_on responses learns answers alone",
+    "wished": "{} messages are marked to be learned but are not answers; train_on responses learns answers alone",
 }
 
 
@@ -31,7 +31,7 @@ def row_notes(tables: Sequence[Table], max_seq_length: int) -> list[str]:
     if rows := sum(table.dropped_reasons[wire.BEYOND] for table in tables):
         longest = max(table.beyond_tokens for table in tables)
         notes.append(
-            f"the answers of {rows} rows lie beyond model.max_seq_length {max_seq_length}; {longest} would hold them"
+            f"the answers of {rows} rows are beyond model.max_seq_length {max_seq_length}; {longest} would hold them"
         )
     return notes
 

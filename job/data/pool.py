@@ -1,7 +1,7 @@
 """The job's side of its workers: starts them, gives them rows in order, bounds their time, names what broke them.
 
-Time is the worker's own on a processor: a container that was frozen, or a machine that does much else, is no reason to
-call a template evil.
+Time is the worker's own on a processor: a container that was frozen, or a machine that does much else, is not a
+reason to call a template evil.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class Pool:
             header, body = worker.ask(request)
             stage = worker.stage
         finally:
-            self._idle.put(worker)  # a dead one, too: who waits for it fails at once, and behind this one
+            self._idle.put(worker)  # a dead one, too: who waits for it fails at once, and after this one
         if "failed" in header:
             raise InputError(Fault("the template cannot be used", where=stage, found=header["failed"]))
         return header, body

@@ -1,7 +1,7 @@
 """Made-up conversations through the job's chat template.
 
 Their renderings show the template's form to those who must write it in another language, without running its Jinja
-again. Every message holds a character that occurs nowhere else, so that what stands around it can be told apart.
+again. Every message holds a character that occurs nowhere else, so that what is around it can be distinguished.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Asked:
 ASKED = (
     *(_Asked(form) for form in FORMS),
     *(_Asked(form, "an answer that is to be continued", prompt=False) for form in ("ua", "uaua", "sua")),
-    _Asked("uasu", "a system message behind the first turn"),
+    _Asked("uasu", "a system message after the first turn"),
     _Asked("uau", "white space at the ends of a message", " \n" + PLAIN + "\n "),
     _Asked("uau", "reasoning in an earlier answer", "<think>\n{0}\n</think>\n\n{0}"),
     _Asked("u", "an Alpaca input in a question", "{0}" + ALPACA_INPUT + "{0}"),

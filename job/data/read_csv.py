@@ -64,7 +64,7 @@ def _first(file: DataFile, separator: str) -> Header:
 
 
 def _records(file: DataFile, opened: IO[str], separator: str, strict: bool) -> Iterator[list[str]]:
-    """The fields of each record, all as many as the first one's; `strict` refuses what stands behind a quote."""
+    """The fields of each record, all as many as the first one's; `strict` refuses what comes after a quote."""
     csv.field_size_limit(MAX_ROW_BYTES)
     lines = _Lines(file, opened)
     reader = csv.reader(lines, delimiter=separator, strict=strict)

@@ -111,7 +111,7 @@ class Selection:
         return found
 
     def dumped(self, selected: SelectedRow) -> bytes:
-        """The row as JSON. Bytes that are no text have no place in it: `InputError` where the format reads them."""
+        """The row as JSON. Bytes that are not text have no place in it: `InputError` where the format reads them."""
         try:
             return wire.dump(selected.row)
         except wire.NotTextError:

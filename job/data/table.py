@@ -42,8 +42,8 @@ class Table:
         self.dropped_rows = 0
         self.dropped_reasons: Counter[str] = Counter()
         self.dropped_examples: list[str] = []
-        self.remarks: Counter[str] = Counter()  # what was in rows and is not learned as it stood there, by kind
-        self.beyond_tokens = 0  # of the longest row whose answer lies beyond the longest sequence
+        self.remarks: Counter[str] = Counter()  # what was in rows and is not learned as it was there, by kind
+        self.beyond_tokens = 0  # of the longest row whose answer is beyond the longest sequence
         self._columns = {
             "rows": array("q"),
             "lengths": array("i"),

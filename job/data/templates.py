@@ -21,7 +21,7 @@ NO_TOOLS = """\
 {%- endfor %}
 """
 
-# BOS stands for the tokenizer's begin token where it uses one, END for the end of a turn.
+# BOS means the tokenizer's begin token where it uses one, END the end of a turn.
 CHATML = """\
 {{- BOS }}
 {%- for message in messages %}
@@ -137,7 +137,7 @@ NAMED = {
 
 
 def is_one_token(tokenizer: Any, text: str) -> bool:
-    """Whether the vocabulary holds `text` as a token that stands for nothing but itself."""
+    """Whether the vocabulary holds `text` as a token that means nothing but itself."""
     return (
         text in tokenizer.get_vocab()
         and len(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids) == 1

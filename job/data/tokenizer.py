@@ -16,7 +16,7 @@ POINTER = "/model/source"
 TOKEN_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 MAX_FILE_BYTES = 256 << 20  # the largest public ones have 35 MB; reading one takes ten times its size
 MAX_TOKEN_BYTES = 4 << 20  # of all added tokens; each byte of them takes more than a hundred
-# Special tokens that fill rows, and those that stand for nothing yet; not those that fill pictures or sound.
+# Special tokens that fill rows, and those that mean nothing yet; not those that fill pictures or sound.
 PADDING = (
     re.compile(r"^(?!.*(?:image|vision|video|audio|fim))(?:.*[^a-z])?pad", re.IGNORECASE),
     re.compile("reserved|unused", re.IGNORECASE),
@@ -139,7 +139,7 @@ def end_tokens(tokenizer: Any) -> list[str]:
 
 def own_end_ids(tokenizer: Any, model_dir: Path) -> list[int]:
     """The end ids that the model came with: its tokenizer's and its generation config's. Raises `InputError` for what
-    are no ids.
+    are not ids.
     """
     ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     path = model_dir / "generation_config.json"
@@ -150,7 +150,7 @@ def own_end_ids(tokenizer: Any, model_dir: Path) -> list[int]:
         if not all(type(token) is int for token in ids):
             raise InputError(
                 Fault(
-                    f"{path.name}: eos_token_id is no token id",
+                    f"{path.name}: eos_token_id is not a token id",
                     where=POINTER,
                     found=ascii(configured),
                     expected="an integer or several",

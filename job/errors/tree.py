@@ -167,7 +167,7 @@ def _public(cls: type) -> str:
 
 
 def vendor_class(cls: type) -> type[JobError] | None:
-    """The failure a vendor's exception class stands for, by the nearest base named in `VENDOR`; None if unmapped."""
+    """The failure a vendor's exception class means, by the nearest base named in `VENDOR`; None if unmapped."""
     return next((VENDOR[name] for name in map(_public, cls.__mro__) if name in VENDOR), None)
 
 
@@ -245,7 +245,7 @@ def classify(error: BaseException) -> JobError:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """`error` and what led to it, as a traceback would tell; each once, though causes may form a ring."""
+    """`error` and what led to it, as a traceback would show; each once, though causes may form a ring."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:

@@ -1,7 +1,7 @@
 """What the exceptions of other people's libraries mean to a job, by qualified name, so that nothing is imported to
 look.
 
-The nearest base class that is named here decides (`job.errors.vendor_class`). Under `JobError` stand those that can
+The nearest base class that is named here decides (`job.errors.vendor_class`). Under `JobError` are those that can
 only come from a bug of ours; `tests/contract/test_errors.py` reflects over the libraries, so that none is forgotten.
 """
 

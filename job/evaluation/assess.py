@@ -35,8 +35,8 @@ def assess(model: Any, prepared: Prepared, max_new_tokens: int, batch_rows: int)
 
 
 def figures_of(held_out_loss: float | None, answers: list[str], questions: list[Question]) -> dict[str, float]:
-    """Each metric that can be told from the loss, if there is one, and from the answers to `questions`, if there are
-    any.
+    """Each metric that can be computed from the loss, if there is one, and from the answers to `questions`, if
+    there are any.
     """
     found = {}
     for metric in METRICS.values():

@@ -12,7 +12,7 @@ from job.spec import GateSpec
 def check_gates(gates: Sequence[GateSpec], name: str, base: Mapping[str, float], found: Mapping[str, float]) -> None:
     """Compares the figures, by metric, of the base and of `name`: the trained model or an artefact.
 
-    Raises `GateError` naming every bound that is to hold for it and does not, or cannot be told.
+    Raises `GateError` naming every bound that is to hold for it and does not, or cannot be computed.
     """
     faults = [
         fault

@@ -32,7 +32,7 @@ def loss_of(model: Any, rows: Any, batch_rows: int, pad_token_id: int) -> float:
                 "the model has diverged: its loss is not a number",
                 found=str(total),
                 expected="a finite value",
-                hint="Weights hold values that are no numbers, or overflow in this precision",
+                hint="Weights hold values that are not numbers, or overflow in this precision",
             )
         )
     return total / tokens

@@ -28,7 +28,7 @@ LINES_AHEAD = 10_000  # of logs that nobody has taken yet
 
 
 class Kubectl:
-    """One namespace of a cluster; None stands for the context's own."""
+    """One namespace of a cluster; None means the context's own."""
 
     def __init__(self, namespace: str | None, pause_seconds: float, patience_seconds: float) -> None:
         if shutil.which("kubectl") is None:

@@ -10,7 +10,7 @@ from queue import Empty, Queue
 
 from job.errors import Fault, InputError, Interrupted, JobError, SpecError
 from job.follow.kubectl import LINES_AHEAD, Json, Kubectl, Line, LogReader
-from job.follow.outcome import UNKNOWN, Attempt, Outcome, Told
+from job.follow.outcome import UNKNOWN, Attempt, Heard, Outcome
 from job.follow.pods import ENDS, attempt, conditions, container_name, container_state, node_is_lost, waiting_for
 from job.host.log import Log
 from job.host.signals import deferred
@@ -39,7 +39,7 @@ class JobWatch:
         self._pause_seconds = pause_seconds
         self._container = ""
         self._pods: dict[str, Json] = {}  # the oldest first
-        self._told: dict[str, Told] = {}
+        self._logs: dict[str, Heard] = {}
         self._heard: dict[str, str] = {}  # time of each pod's last line
         self._readers: dict[str, LogReader] = {}
         self._lines: Queue[Line] = Queue(LINES_AHEAD)
@@ -75,7 +75,7 @@ class JobWatch:
         pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
         self._pods |= {pod["metadata"]["name"]: pod for pod in pods}
         self._follow(pods)
-        self._tell(waiting_for(job, pods, self._warnings(job, pods)))
+        self._report(waiting_for(job, pods, self._warnings(job, pods)))
         ended = next((c for c in conditions(job) if c["type"] in ENDS), None)
         if ended is None:
             return None
@@ -118,7 +118,7 @@ class JobWatch:
                 self._readers[name] = self._kubectl.follow(name, self._container, since, self._lines, final)
 
     def _note(self, hindrance: str) -> None:
-        """What hinders reading a log is told once, and is no failure."""
+        """What prevents reading a log is reported once, and is not a failure."""
         if hindrance and hindrance not in self._said:
             self._log("job", note="the log cannot be read", reason=hindrance)
         self._said.add(hindrance)
@@ -133,7 +133,7 @@ class JobWatch:
                 return
             if said_at > self._heard.get(pod, ""):
                 self._log.say(line)
-                self._told.setdefault(pod, Told()).hear(line)
+                self._logs.setdefault(pod, Heard()).hear(line)
                 self._heard[pod] = said_at
 
     def _read_to_the_end(self, pods: list[Json]) -> None:
@@ -153,7 +153,7 @@ class JobWatch:
         while not self._lines.empty():
             self._listen(0.05)
 
-    def _tell(self, state: str) -> None:
+    def _report(self, state: str) -> None:
         if state and state != self._state:
             self._log("job", name=self.name, waiting_for=state)
         self._state = state
@@ -186,8 +186,8 @@ class JobWatch:
         return self._outcome(code, reason or condition["type"])
 
     def _outcome(self, code: int, reason: str, final: bool = True) -> Outcome:
-        told = next((told for told in reversed(self._told.values()) if told.last), Told())
-        return Outcome(self.name, code, reason, self._attempts(), told, final)
+        heard = next((heard for heard in reversed(self._logs.values()) if heard.last), Heard())
+        return Outcome(self.name, code, reason, self._attempts(), heard, final)
 
     def _attempts(self) -> list[Attempt]:
-        return [attempt(pod, self._container, self._told.get(name, Told())) for name, pod in self._pods.items()]
+        return [attempt(pod, self._container, self._logs.get(name, Heard())) for name, pod in self._pods.items()]

@@ -23,7 +23,7 @@ SIGNAL_BASE = 128  # a shell's way to say that a process died of a signal
 
 
 @dataclass
-class Told:
+class Heard:
     """What a log has said so far: where results go, and how the last try ended."""
 
     output: str = ""
@@ -76,18 +76,18 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a job: the code to leave with, why, and each try. Not `final`: only the waiting has ended."""
+    """The end of a job: the code to exit with, why, and each try. Not `final`: only the waiting has ended."""
 
     name: str
     exit_code: int
     reason: str
     attempts: Sequence[Attempt]
-    told: Told
+    heard: Heard
     final: bool = True
 
     def markdown(self) -> str:
         """The summary; a report that cannot be read from here is named instead."""
-        report = _report(self.told.output) if self.final else ()
+        report = _report(self.heard.output) if self.final else ()
         return "\n".join([*self._head(), *self._failure(), *self._tries(), *report, ""])
 
     def _head(self) -> Iterator[str]:
@@ -95,14 +95,14 @@ class Outcome:
         yield f"## {_plain(self.name)}: {ended if self.final else f'left with exit code {self.exit_code}'}"
         yield ""
         yield f"{_plain(self.reason)}."
-        if self.told.output:
-            yield f"Output {_plain(self.told.output)}, run {_plain(self.told.run_id)}."
+        if self.heard.output:
+            yield f"Output {_plain(self.heard.output)}, run {_plain(self.heard.run_id)}."
         yield ""
 
     def _failure(self) -> Iterator[str]:
         if self.exit_code == 0:
             return
-        facts = next((attempt.facts for attempt in reversed(self.attempts) if attempt.facts), self.told.last)
+        facts = next((attempt.facts for attempt in reversed(self.attempts) if attempt.facts), self.heard.last)
         rows = [
             ("what", meaning(self.exit_code)),
             ("stage", facts.get("stage", "")),
@@ -119,16 +119,16 @@ class Outcome:
 
 def outcome_of_log(lines: Iterable[str], name: str, log: Log) -> Outcome:
     """The end of a run that no cluster knows of: its log is passed on, and its last word counts."""
-    told = Told()
+    heard = Heard()
     try:
         for line in lines:
             log.say(line.rstrip("\n"))
-            told.hear(line)
+            heard.hear(line)
     except Interrupted as stop:
-        return Outcome(name, stop.exit_code, f"the run may go on; {stop.faults[0].message}", [], told, final=False)
-    if told.exit_code is None:
-        return Outcome(name, UNKNOWN, "the log ended before the run did", [], told)
-    return Outcome(name, told.exit_code, f"the log ended with: {told.last['event']}", [], told)
+        return Outcome(name, stop.exit_code, f"the run may go on; {stop.faults[0].message}", [], heard, final=False)
+    if heard.exit_code is None:
+        return Outcome(name, UNKNOWN, "the log ended before the run did", [], heard)
+    return Outcome(name, heard.exit_code, f"the log ended with: {heard.last['event']}", [], heard)
 
 
 def meaning(exit_code: int) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from job.follow.kubectl import Json
-from job.follow.outcome import UNKNOWN, Attempt, Told
+from job.follow.outcome import UNKNOWN, Attempt, Heard
 
 CONTAINER = "tunejob"
 ENDS = {"Complete": 0, "Completed": 0, "Failed": UNKNOWN}  # of a Job, a JobSet, all of them
@@ -32,12 +32,12 @@ def container_state(pod: Json, container: str) -> Json:
     return next((dict(status.get("state") or {}) for status in statuses if status["name"] == container), {})
 
 
-def attempt(pod: Json, container: str, told: Told) -> Attempt:
+def attempt(pod: Json, container: str, heard: Heard) -> Attempt:
     """What became of a pod, from its container's end; where that is missing, from what its log said last."""
     end = container_state(pod, container).get("terminated")
     disrupted = next((_in_words(c) for c in conditions(pod) if c["type"] == "DisruptionTarget"), "")
-    facts = _termination_facts(end or {}) or (told.last if told.exit_code else {})
-    code = end["exitCode"] if end else told.exit_code
+    facts = _termination_facts(end or {}) or (heard.last if heard.exit_code else {})
+    code = end["exitCode"] if end else heard.exit_code
     reason = disrupted or pod.get("status", {}).get("reason") or (end or {}).get("reason") or "no end was seen"
     return Attempt(pod["metadata"]["name"], code, str(reason), facts)
 

@@ -2,7 +2,7 @@
 environment, made fit to be sent.
 
 Forms are the issuers' documented prefixes; an AWS secret key has none and is known by its 40 mixed characters. A git
-commit (40 hex digits) is no credential. Every pattern runs in linear time: a spec may hold a mebibyte of anything.
+commit (40 hex digits) is not a credential. Every pattern runs in linear time: a spec may hold a mebibyte of anything.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which device trains, and why a GPU that was asked for cannot be had: one message per cause.
+"""Which device trains, and why a GPU that was asked for is not available: one message per cause.
 
 The driver is asked through its own library (libcuda), as torch will ask it: without torch, in milliseconds, before
 anything is fetched. What the node lacks is a `DeviceError` (another node may have it); what the request or the image

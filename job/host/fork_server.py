@@ -37,7 +37,7 @@ START_SECONDS = 120.0  # for the imports, on a busy machine
 
 
 class ForkServer:
-    """One server of this process. Once told to, it imports in the background; the first `fork` waits for it."""
+    """One server of this process. Once asked to, it imports in the background; the first `fork` waits for it."""
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
         """`environment` is the server's own, which its imports see. Begins before this process has a second thread,
@@ -59,7 +59,7 @@ class ForkServer:
         """From here on the imports cost their processor time, and are done sooner than somebody waits for them."""
         if not self._importing:
             self._importing = True
-            with contextlib.suppress(OSError):  # a server that has ended is told of by `fork`
+            with contextlib.suppress(OSError):  # a server that has ended is reported by `fork`
                 self._control.send(b"!")
 
     def fork(
@@ -129,10 +129,10 @@ class ForkServer:
             return
         self._control.close()
         os.setsid()
-        leave(lambda: serve(theirs, owner) if theirs.recv(1) else None)
+        end_after(lambda: serve(theirs, owner) if theirs.recv(1) else None)
 
 
-def leave(work: Callable[[], None]) -> NoReturn:
+def end_after(work: Callable[[], None]) -> NoReturn:
     """Ends this forked process after `work` as the interpreter would, for what called us is not its own."""
     code: Any = 1
     try:
@@ -200,28 +200,28 @@ def _orphan(control: socket.socket, descriptors: Sequence[int]) -> dict[str, int
     """Forks a process whose parent, forked as well, has ended: the owner has adopted it when this returns. Its pid,
     or an errno.
     """
-    told, tell = os.pipe()
+    reading, writing = os.pipe()
     try:
         if middle := os.fork():
-            os.close(tell)
-            with open(told, "rb") as pipe:
+            os.close(writing)
+            with open(reading, "rb") as pipe:
                 answer: dict[str, int] = json.load(pipe)
             os.waitpid(middle, 0)
             return answer
         try:
             child = os.fork()
         except OSError as error:
-            os.write(tell, json.dumps({"errno": error.errno}).encode())
+            os.write(writing, json.dumps({"errno": error.errno}).encode())
             os._exit(1)
         if child:
-            os.write(tell, json.dumps({"pid": child}).encode())
+            os.write(writing, json.dumps({"pid": child}).encode())
             os._exit(0)
     except OSError as error:
-        os.close(tell)
-        os.close(told)
+        os.close(writing)
+        os.close(reading)
         return {"errno": error.errno or 0}
-    os.close(told)
-    os.close(tell)
+    os.close(reading)
+    os.close(writing)
     control.close()
     return become(*descriptors)
 

@@ -49,8 +49,8 @@ class Log:
             record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **fields}
             line = json.dumps(record, ensure_ascii=False, default=str)
         else:
-            told = "  ".join(f"{key}={_short(value)}" for key, value in fields.items())
-            line = f"{time.monotonic() - self._start:7.1f}s  {event:<10} {told}"
+            facts = "  ".join(f"{key}={_short(value)}" for key, value in fields.items())
+            line = f"{time.monotonic() - self._start:7.1f}s  {event:<10} {facts}"
         self.say(line)
 
     def say(self, line: str) -> None:
@@ -91,7 +91,7 @@ class Bar:
     def __enter__(self) -> Bar:
         if not self._log.json_lines:
             self._live = _live_bar(self._log.stream)
-            self._task = self._live.add_task(self._stage, total=self.total, told="")
+            self._task = self._live.add_task(self._stage, total=self.total, detail="")
             self._live.start()
         return self
 
@@ -101,8 +101,8 @@ class Bar:
 
     def update(self, done: int, **fields: Any) -> None:
         if self._live:
-            told = "  ".join(f"{_short(fields[key])} {unit}" for key, unit in LIVE.items() if key in fields)
-            self._live.update(self._task, completed=done, total=self.total, told=told)
+            detail = "  ".join(f"{_short(fields[key])} {unit}" for key, unit in LIVE.items() if key in fields)
+            self._live.update(self._task, completed=done, total=self.total, detail=detail)
         elif time.monotonic() - self._last >= self._every_seconds or done == self.total:
             self._last = time.monotonic()
             self._log(self._stage, done=done, total=self.total, **fields)
@@ -126,7 +126,7 @@ def _live_bar(stream: IO[str]) -> Any:
 
     columns = (
         TextColumn("{task.description:<8}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[told]}"),
+        TimeRemainingColumn(), TextColumn("{task.fields[detail]}"),
     )  # fmt: skip
     console = Console(file=cast("IO[str]", LastingStream(stream)))
     return Progress(*columns, console=console, refresh_per_second=4, redirect_stdout=False, redirect_stderr=False)

@@ -31,7 +31,7 @@ def held_by(pid: int) -> Held:
         name: int(rest.split()[0]) << 10 for name, _, rest in (line.partition(":") for line in lines) if name in LINES
     }
     rss = held.get("VmRSS", 0)
-    # A kernel that does not tell the two apart (before 4.5) has all of it counted.
+    # A kernel that does not separate the two (before 4.5) has all of it counted.
     return Held(held.get("RssAnon", rss) + held.get("RssShmem", 0), rss, held.get("VmHWM", rss))
 
 

@@ -19,10 +19,11 @@ ENTRY = re.compile(r"[A-Za-z0-9_.:*-]+")  # a host, a domain or an address, perh
 
 
 def settle_bypass() -> None:
-    """Writes NO_PROXY as the clients of the Hub and of S3 read it: they know no networks; one of IPv6 ends the Hub's.
+    """Writes NO_PROXY as the clients of the Hub and of S3 read it.
 
-    A network is replaced by those of our endpoints that are addresses in it, so that it is honoured. Raises
-    `InputError` for an entry that is none of host, domain, address and network.
+    They do not know networks, and one of IPv6 ends the Hub's. A network is replaced by those of our endpoints that are
+    addresses in it, so that it is honoured. Raises `InputError` for an entry that
+    is none of host, domain, address and network.
     """
     faults = []
     for name in BYPASS:
@@ -99,6 +100,8 @@ def require_address(name: str) -> str | None:
         understood = False
     if not understood:
         raise InputError(
-            Fault(f"{name} is no address", where=name, found=ascii(value), expected="https://host or http://host:port")
+            Fault(
+                f"{name} is not an address", where=name, found=ascii(value), expected="https://host or http://host:port"
+            )
         )
     return value.rstrip("/")

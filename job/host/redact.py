@@ -1,7 +1,7 @@
 """Known secrets taken out of text, however the text spells them.
 
-Libraries show a value escaped (`repr`, JSON, JSON in JSON), URL-coded, wrapped, cut in two, or in base64 behind a
-user's name. So text is *folded* before it is searched: escapes become the characters they stand for, back slashes and
+Libraries show a value escaped (`repr`, JSON, JSON in JSON), URL-coded, wrapped, cut in two, or in base64 after a
+user's name. So text is *folded* before it is searched: escapes become the characters they mean, back slashes and
 white space go. What is found is replaced in the text as it was.
 """
 
@@ -67,8 +67,8 @@ def fold(text: str) -> Folded:
 
 
 def secret_values(environment: Mapping[str, str]) -> Iterator[str]:
-    """Values of variables whose names say what they are, and passwords in addresses, such as a proxy's. A path is no
-    secret.
+    """Values of variables whose names say what they are, and passwords in addresses, such as a proxy's. A path is not
+    a secret.
     """
     for name, value in environment.items():
         if names_secret(name) and not os.path.exists(value):
@@ -92,7 +92,7 @@ def forms(value: str) -> set[str]:
 
 
 def _base64(value: bytes, before: int) -> str:
-    """The characters of base64 that depend on `value` alone, where so many other bytes stand before it."""
+    """The characters of base64 that depend on `value` alone, where so many other bytes come before it."""
     text = base64.b64encode(bytes(before) + value).decode()
     return text[-(-before * 8 // 6) : (before + len(value)) * 8 // 6]
 
@@ -115,7 +115,7 @@ class Redactor:
 
 
 def _spans(text: str, folded: Folded, form: str) -> Iterator[tuple[int, int]]:
-    """Where `form` stands in `text`, from the back slashes that escape its first character to its last."""
+    """Where `form` is in `text`, from the back slashes that escape its first character to its last."""
     for place in _places(form, text):
         yield len(text[:place].rstrip("\\")), place + len(form)
     for place in _places(form, folded.text):

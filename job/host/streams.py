@@ -1,4 +1,4 @@
-"""Standard streams that may be missing, or go away: a log that nobody can read any more is no reason to end what is
+"""Standard streams that may be missing, or go away: a log that nobody can read any more is not a reason to end what is
 paid for.
 """
 
@@ -68,7 +68,7 @@ def reopen_streams() -> None:
 
 
 def settle_streams() -> None:
-    """Drops what could not be written, which Python would try again at its end, and leave with another exit code."""
+    """Drops what could not be written, which Python would try again at its end, and end with another exit code."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

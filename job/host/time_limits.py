@@ -31,12 +31,12 @@ def limit(variable: str) -> float:
             return float(said)
     unit = variable.rsplit("_", 1)[-1].lower()
     raise InputError(
-        Fault(f"{variable} is no time limit", found=ascii(said), expected=f"{unit} above 0 and up to {LONGEST:.0f}")
+        Fault(f"{variable} is not a time limit", found=ascii(said), expected=f"{unit} above 0 and up to {LONGEST:.0f}")
     )
 
 
 def check_limits() -> None:
-    """Every one of them, before anything is begun. Raises `InputError` for those that are no limits."""
+    """Every one of them, before anything is begun. Raises `InputError` for those that are not limits."""
     faults: list[Fault] = []
     for variable in DEFAULTS:
         try:

@@ -33,7 +33,7 @@ class Watchdog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """For work within the block that is no step and may take its time."""
+        """For work within the block that is not a step and may take its time."""
         self._paused = True
         try:
             yield
@@ -59,7 +59,7 @@ class Watchdog:
         faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
         error = TransientError(
             Fault(
-                "the training stands still",
+                "the training makes no steps",
                 where="",
                 found=f"no step for {silent_seconds:.0f} seconds",
                 expected=f"one in {self._limit_seconds:.0f}",

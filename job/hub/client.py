@@ -41,8 +41,8 @@ def token() -> str:
 
 
 def endpoint() -> str | None:
-    """huggingface_hub reads the variable at import; the run may set it later. Raises `InputError` for what is no
-    address, and for proxies that its client cannot speak to.
+    """huggingface_hub reads the variable at import; the run may set it later. Raises `InputError` for what is not
+    an address, and for proxies that its client cannot speak to.
     """
     require_proxies("http", "https", "all", socks=True)
     return require_address("HF_ENDPOINT")

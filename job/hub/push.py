@@ -121,14 +121,14 @@ def push(files: Sequence[tuple[Path, str]], repository: str, run_id: str, messag
     """Sends local files and shows them on main in one commit, with no other file of an earlier push beside them.
 
     Raises `InputError` if the Hub refuses, `GateError` for a card that it cannot read, and `TransientError` for the
-    network or a file that did not arrive whole, after own retries. Until all lies whole on the branch, main stays as
+    network or a file that did not arrive whole, after own retries. Until all is whole on the branch, main stays as
     it was.
     """
     return publish(stage(files, repository, run_id, token), repository, run_id, message, token)
 
 
 def stage(files: Sequence[tuple[Path, str]], repository: str, run_id: str, token: str) -> list[Content]:
-    """Sends local files to the branch of this run and reads back that they lie there; may be called file by file."""
+    """Sends local files to the branch of this run and reads back that they are there; may be called file by file."""
     hub, branch = Repository(repository, token), branch_of(run_id)
     paths: dict[Content, Path] = {}
     for path, key in files:

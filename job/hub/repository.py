@@ -79,8 +79,8 @@ class Repository:
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionNotFoundError
 
         answer = next((link for link in (error, error.__cause__) if isinstance(link, HfHubHTTPError)), None)
-        told = [error] if answer in (None, error) else [error, answer]
-        said = mask(" ".join(f"{self.name}: {type(error).__name__}: {' '.join(map(str, told))}".split()))
+        chain = [error] if answer in (None, error) else [error, answer]
+        said = mask(" ".join(f"{self.name}: {type(error).__name__}: {' '.join(map(str, chain))}".split()))
         if isinstance(error, json.JSONDecodeError):
             return TransientError(Fault(f"{self.name}: the answer is not JSON, so not from a Hub"))
         kind = type(classify(error))

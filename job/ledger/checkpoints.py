@@ -89,7 +89,7 @@ class Checkpoints:
         self.stored = 0
 
     def newest(self, folder: Path) -> Checkpoint | None:
-        """The newest whole checkpoint, below `folder`; damaged ones are told of and passed over.
+        """The newest whole checkpoint, below `folder`; damaged ones are reported and passed over.
 
         Raises `InputError` for one of another run, base or data: going on with it would not be this training.
         """
@@ -158,7 +158,7 @@ class Checkpoints:
     @contextmanager
     def until_stored(self) -> Iterator[None]:
         """Within, there is training, and what was trained is stored. Where that fails or is stopped once training has
-        ended, its end goes to the store as a checkpoint, and a rerun begins behind it.
+        ended, its end goes to the store as a checkpoint, and a rerun begins after it.
         """
         stored = False
         try:
@@ -244,7 +244,7 @@ def _keys(store: Store, folder: str) -> list[str]:
 
 
 def _discard(store: Store, keys: list[str], log: Log) -> None:
-    """Manifests first: what has lost its own is no checkpoint."""
+    """Manifests first: what has lost its own is not a checkpoint."""
     discard(store, sorted(keys, key=lambda key: not key.endswith(MANIFEST)), log)
 
 

@@ -1,7 +1,7 @@
 """One process at a time writes to an output: a lease that its holder keeps renewing, on any store.
 
 Conditional writes are not needed, and no clock is compared with another machine's: a lease is dead when a newcomer
-has seen it unchanged for the whole of its time. Of two that begin at once the later write stands, and the other
+has seen it unchanged for the whole of its time. Of two that begin at once the later write counts, and the other
 learns of it at its next look.
 """
 

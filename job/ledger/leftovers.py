@@ -1,4 +1,4 @@
-"""What a run has no more use for: removed where the store allows it, told of where it does not, never a failure."""
+"""What a run no longer needs: removed where the store allows it, reported where it does not, never a failure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def discard(store: Store, keys: Sequence[str], log: Log) -> None:
         except JobError as error:
             log(
                 "leftovers",
-                note="what is of no more use could not be removed",
+                note="what is no longer needed could not be removed",
                 objects=len(keys) - done,
                 first=key,
                 reason=str(error.faults[0]),
@@ -34,7 +34,7 @@ def remove_run_folder(store: Store, run_id: str, log: Log) -> None:
 
 
 def abort_uploads(store: Store, prefix: str, log: Log) -> None:
-    """Unfinished uploads of tries that were killed; a store that does not allow it is told of, and keeps them."""
+    """Unfinished uploads of tries that were killed; a store that does not allow it is reported, and keeps them."""
     with optional(log, "unfinished uploads could not be removed"):
         if aborted := store.abort_stale_uploads(prefix):
             log("leftovers", note="unfinished uploads of an earlier try are removed", uploads=aborted)
@@ -42,7 +42,7 @@ def abort_uploads(store: Store, prefix: str, log: Log) -> None:
 
 @contextmanager
 def optional(log: Log, note: str) -> Iterator[None]:
-    """What a store refuses in this block is told of, and nothing else comes of it."""
+    """What a store refuses in this block is reported, and nothing else comes of it."""
     try:
         yield
     except JobError as error:

@@ -24,7 +24,7 @@ class Target:
     """A place that can run a spec; a new one is a module here and a line in `TARGETS`."""
 
     render: Callable[[Rendering], str]  # the file that runs it there
-    takes_paths: bool = False  # whether what lies on this machine can be read and written there
+    takes_paths: bool = False  # whether what is on this machine can be read and written there
 
 
 TARGETS = {

@@ -8,13 +8,13 @@ from job.render.rendering import Rendering
 from job.render.shell import COMMAND, SPEC_PATH, needed_secrets, write_spec
 from job.render.text import documents
 
-IMAGE_BYTES = 20 * GIB  # it lies on the same disk
+IMAGE_BYTES = 20 * GIB  # it is on the same disk
 NAME_CHARACTERS = 41  # dstack's limit
 RETRY_HOURS = 24
 
 
 def dstack(task: Rendering) -> str:
-    """dstack knows no exit codes: it retries where there is no machine or it is taken away, and leaves failures as
+    """dstack does not know exit codes: it retries where there is no machine or it is taken away, and leaves failures as
     they are.
     """
     needs = task.needs

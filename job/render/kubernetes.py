@@ -1,4 +1,4 @@
-"""Objects of Kubernetes: a Job, and the same behind a queue of Kueue."""
+"""Objects of Kubernetes: a Job, and the same in a queue of Kueue."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How a file is written so that nothing in a spec can become part of it: YAML, shell words, comments.
 
-A spec is text of others. In YAML it stands as a scalar that every reader of YAML 1.1 and 1.2 takes the same way, in
+A spec is text of others. In YAML it is a scalar that every reader of YAML 1.1 and 1.2 takes the same way, in
 shell as one quoted word; neither holds the opening mark of an expression of GitHub Actions or dstack.
 """
 

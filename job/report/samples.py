@@ -20,7 +20,7 @@ def write_samples(prepared: Prepared, folder: Path, count: int = 3) -> Path:
     lines = [
         "# Training samples",
         "",
-        f"Learned parts stand between {LEARNED[0]} and {LEARNED[1]}. In the tables, `+` is learned.",
+        f"Learned parts are between {LEARNED[0]} and {LEARNED[1]}. In the tables, `+` is learned.",
         "",
     ]
     for index in range(min(count, len(prepared.train))):

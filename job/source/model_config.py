@@ -49,7 +49,7 @@ def _sizes(config: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     section = text if isinstance(text, dict) else config
     for key in POSITIVE:
         if type(section.get(key)) is int and section[key] <= 0:
-            yield f"{key} is no size", str(section[key]), "a number above zero"
+            yield f"{key} is not a size", str(section[key]), "a number above zero"
     for key, value in section.items():
         if type(value) is int and value > MOST and COUNTED.search(key):
             yield f"{key} is beyond any model", str(value), f"at most {MOST}"

@@ -34,7 +34,7 @@ SAFETENSORS_HINT = "Convert the weights to safetensors first, or name a reposito
 
 
 def config_files(names: Iterable[str]) -> list[str]:
-    """The files beside the weights: top level only, allowed kinds only. Raises for a tree that is no whole model.
+    """The files beside the weights: top level only, allowed kinds only. Raises for a tree that is not a whole model.
 
     `InputError` without `config.json` or weights, `PolicyError` for an adapter or for weights in no other form than
     one that can run code.
@@ -47,7 +47,7 @@ def config_files(names: Iterable[str]) -> list[str]:
     if WEIGHTS not in top and INDEX not in top:
         refuse_weights(top)
     if CONFIG not in top:
-        raise InputError(Fault("this is no model", found=_some(top), expected=f"a {CONFIG} at the top level"))
+        raise InputError(Fault("this is not a model", found=_some(top), expected=f"a {CONFIG} at the top level"))
     taken = [name for name in top if name.endswith(ALLOWED) and not name.endswith(".safetensors")]
     # Readers prefer the single file; an index beside it would speak of files that are not taken.
     return [name for name in taken if not name.endswith(".index.json") or (name == INDEX and WEIGHTS not in top)]

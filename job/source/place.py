@@ -1,4 +1,4 @@
-"""Where a model or data can come from: the Hub, S3, or a local path, behind one small protocol."""
+"""Where a model or data can come from: the Hub, S3, or a local path, with one small protocol."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class LocalOrigin:
 
 
 class S3Origin:
-    """What lies at `s3://bucket/prefix`: the objects below it, or the one object that has this key."""
+    """What is at `s3://bucket/prefix`: the objects below it, or the one object that has this key."""
 
     revision = None
     licence = None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 SCRIPT = ".py"
-DISK_SPLITS = "dataset_dict.json"  # lies above the splits of a `save_to_disk` folder
+DISK_SPLITS = "dataset_dict.json"  # is above the splits of a `save_to_disk` folder
 # What the `datasets` library and LLaMA-Factory write beside data, and what Spark leaves there.
 ABOUT_DATA = ("dataset_infos.json", "dataset_info.json", DISK_SPLITS, "_SUCCESS", "_metadata", "_common_metadata")
 DISK_STATE, DISK_ORDER = "state.json", "indices.arrow"  # of a folder with Arrow files
@@ -93,7 +93,7 @@ def _copy_names(names: Sequence[str], folder: Path, skeleton: Path) -> None:
 
 
 def _check_card(card: Path) -> None:
-    """Raises `PolicyError` if a configuration's files lie outside the data set: no request is made for a card."""
+    """Raises `PolicyError` if a configuration's files are outside the data set: no request is made for a card."""
     from huggingface_hub import metadata_load
     from yaml import YAMLError
 

@@ -133,7 +133,7 @@ def _string_faults(text: str, at: Pointer) -> Iterator[Fault]:
         yield secret_fault(pointer_of(at))
     elif any("\ud800" <= character <= "\udfff" for character in text):
         yield Fault(
-            "a lone surrogate is no character", where=pointer_of(at), found=show(text), expected="whole characters"
+            "a lone surrogate is not a character", where=pointer_of(at), found=show(text), expected="whole characters"
         )
 
 

@@ -98,7 +98,7 @@ def _words(text: str, quoted: bool = False) -> str:
 
 
 def in_words(error: ValidationError, root: dict[str, Any]) -> Iterator[Fault]:
-    """The faults that one error stands for of a validator of the schema `root`."""
+    """The faults that one error means of a validator of the schema `root`."""
     parts: list[str | int] = list(error.absolute_path)
     rule = str(error.validator)
     limit: Any = error.validator_value

@@ -1,4 +1,4 @@
-"""The protocol of a store, the rule for its keys, and how a vendor's failure leaves it."""
+"""The protocol of a store, the rule for its keys, and how it raises a vendor's failure."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Store(Protocol):
         """Hex digest of the bytes stored now, in flat memory."""
 
     def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Remove an object; one that is not there is not an error."""
 
     def abort_stale_uploads(self, prefix: str = "") -> int:
         """Remove what killed processes left of unfinished writes below the folder `prefix`; returns how many there
@@ -97,7 +97,7 @@ def safe_key(key: str) -> str:
 
 
 def within(key: str, prefix: str) -> bool:
-    """Whether `key` is `prefix` or lies in the folder `prefix`; `train-old` does not lie in `train`."""
+    """Whether `key` is `prefix` or is in the folder `prefix`; `train-old` is not in `train`."""
     return not prefix or key == prefix or key.startswith(f"{prefix}/")
 
 
@@ -116,7 +116,7 @@ def split_s3(uri: str) -> tuple[str, str]:
 def translating_errors(
     address: str, *vendor: type[BaseException], advice: Callable[[BaseException], Mapping[str, str]] = lambda _: {}
 ) -> Iterator[None]:
-    """Turn a vendor's exception into the `JobError` it stands for, saying at which address it happened.
+    """Turn a vendor's exception into the `JobError` it means, saying at which address it happened.
 
     `advice`: what else the fault should say, `expected` and `hint`, where the vendor's words do not help.
     """

@@ -110,7 +110,7 @@ class DirectoryStore:
 
 
 def _listed(folder: Path, folders: builtins.list[str], files: builtins.list[str]) -> Iterator[Path]:
-    """Everything in `folder` that is not itself a folder; a link to one counts, for nobody walks behind it."""
+    """Everything in `folder` that is not itself a folder; a link to one counts, for nobody follows it."""
     yield from (folder / name for name in files)
     yield from (path for name in folders if (path := folder / name).is_symlink())
 

@@ -3,8 +3,8 @@
 botocore itself reads `AWS_ENDPOINT_URL[_S3]`, `AWS_CA_BUNDLE`, `AWS_REQUEST_CHECKSUM_CALCULATION`,
 `AWS_RESPONSE_CHECKSUM_VALIDATION` and the credential variables; `job.store.patience` reads the time limits.
 
-TLS proves what comes over it. Over plain HTTP every read is compared with the object's ETag or, where that is no MD5,
-with a second reading, and every write with what the store then has.
+TLS proves what comes over it. Over plain HTTP every read is compared with the object's ETag or, where that is not an
+MD5, with a second reading, and every write with what the store then has.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ def s3_client() -> S3Client:
         be_patient(client)
     except (
         ValueError
-    ) as error:  # how botocore refuses an endpoint that is no address, and a count of tries that is no number
+    ) as error:  # how botocore refuses an endpoint that is not an address, and a count of tries that is not a number
         raise InputError(Fault(f"the S3 settings of the environment are wrong: {error}")) from error
     return client
 

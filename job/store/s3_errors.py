@@ -34,7 +34,7 @@ RIGHTS = {
     "ListMultipartUploads": "s3:ListBucketMultipartUploads",
 }
 RIGHTS_HINT = "k8s/README.md has a policy with the rights that a run needs"
-# How servers refuse the checksum behind a body, which boto3 sends over TLS unless it is told not to: Ceph up to 16
+# How servers refuse the checksum after a body, which boto3 sends over TLS unless a setting forbids it: Ceph up to 16
 # misses the length, others say that they do not know it.
 CHECKSUM_CODES, CHECKSUM_VARIABLE = {"MissingContentLength", "NotImplemented"}, "AWS_REQUEST_CHECKSUM_CALCULATION"
 CHECKSUM_ADVICE = {

@@ -1,4 +1,4 @@
-"""The training engines behind one seam; the only module that imports unsloth.
+"""The training engines at one seam; the only module that imports unsloth.
 
 Two real implementations: `UnslothBackend` (default; fused kernels on a GPU, stock transformers with Unsloth's patches
 on the CPU) and `PeftBackend` (transformers + PEFT + bitsandbytes, the reference). Both take a local directory, never a
@@ -35,7 +35,7 @@ class Backend(Protocol):
     def load(self, model_dir: Path, model: ModelSpec, lora: LoraSpec | None, gradient_checkpointing: str | bool) -> Any:
         """The base model from `model_dir`, with a fresh adapter unless every weight is trained.
 
-        Raises `CapacityError` where the asked precision cannot be had on this device.
+        Raises `CapacityError` where the asked precision is not available on this device.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What watches the training loop: progress, losses that are no number, the held-out loss.
+"""What watches the training loop: progress, losses that are not a number, the held-out loss.
 
 Imported by `train` only, once transformers is loaded anyway.
 """
@@ -147,7 +147,7 @@ class LossWatch(TrainerCallback):  # type: ignore[misc]
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """What happens within, after a step and before its loss is logged, is no part of the step."""
+        """What happens within, after a step and before its loss is logged, is not a part of the step."""
         start = time.monotonic()
         yield
         self._step_end += time.monotonic() - start
@@ -166,10 +166,10 @@ class HeldOut(TrainerCallback):  # type: ignore[misc]
     The loss is our own token-weighted one (`evaluate.held_out_loss`), the same before, during and after training.
     """
 
-    def __init__(self, spec: TrainingSpec, measure: Callable[[], float], tell: Callable[[int, float], None]) -> None:
+    def __init__(self, spec: TrainingSpec, measure: Callable[[], float], report: Callable[[int, float], None]) -> None:
         self.spec = spec
         self.measure = measure
-        self.tell = tell
+        self.report = report
         self.history: list[dict[str, float]] = []
         self.best_loss = math.inf
         self.best_step = 0
@@ -179,7 +179,7 @@ class HeldOut(TrainerCallback):  # type: ignore[misc]
 
     def progress(self) -> dict[str, Any]:
         """For a checkpoint; the best weights go into a file of their own."""
-        best = self.best_loss if self.history else None  # infinity is no JSON
+        best = self.best_loss if self.history else None  # infinity is not JSON
         return {
             "history": self.history,
             "best_loss": best,
@@ -201,7 +201,7 @@ class HeldOut(TrainerCallback):  # type: ignore[misc]
             return control
         loss = self.measure()
         self.history.append({"step": state.global_step, "held_out_loss": loss})
-        self.tell(state.global_step, loss)
+        self.report(state.global_step, loss)
         self._judge(loss, state.global_step, model)
         if self.spec.early_stopping and self._without_improvement >= self.spec.early_stopping.patience:
             self.stopped_early = control.should_training_stop = True

@@ -10,8 +10,8 @@ from job.host.cgroup import usable_cores
 from job.host.device import DEVICE_VARIABLE
 from job.training.precision import CPU_ENVIRONMENT
 
-# Of the environment: settings of accelerate's launcher and of Unsloth, and number types of products behind
-# everybody's back.
+# Of the environment: settings of accelerate's launcher and of Unsloth, and number types of products
+# that are changed without anybody's notice.
 DECIDE_OTHERWISE = (
     "ACCELERATE_",
     "UNSLOTH_",
@@ -34,7 +34,7 @@ def prepare_environment(workdir: Path) -> list[str]:
 
 
 def prepared_environment(workdir: Path, given: Mapping[str, str]) -> dict[str, str]:
-    """`given` with what the engines are told: no telemetry, no installs, caches of our own under `workdir` unless it
+    """`given` with what the engines are to do: no telemetry, no installs, caches of our own under `workdir` unless it
     says where.
 
     Without what would have them compute otherwise than the spec says.

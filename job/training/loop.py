@@ -52,7 +52,7 @@ class TrainResult:
     held_out_history: list[dict[str, float]]
 
     def summary(self) -> dict[str, Any]:
-        """Everything but the curves, which lie in `report/losses.jsonl`."""
+        """Everything but the curves, which are in `report/losses.jsonl`."""
         return {key: value for key, value in vars(self).items() if not key.endswith("history")}
 
 
@@ -118,7 +118,7 @@ class Loop:
             compute_in_fp32(model)
         self.watchdog = Watchdog()
         self.watch = LossWatch(TokenCounter(self.trainer), self.watchdog)
-        self.held_out = HeldOut(spec.training, self._measure, self._tell)
+        self.held_out = HeldOut(spec.training, self._measure, self._report)
         folder = workdir / f"checkpoints-{batch.rows}"
         self.saver = Saver(self.trainer, spec.output.checkpoints, checkpoints, self.watch, self.held_out, folder)
         curves = [Curves(workdir / "report" / "tensorboard")] if "tensorboard" in spec.tracking else []
@@ -161,7 +161,7 @@ class Loop:
             self.backend.for_training(self.model)
         return loss
 
-    def _tell(self, step: int, loss: float) -> None:
+    def _report(self, step: int, loss: float) -> None:
         due = self.trainer.control.should_log  # logging our figure would swallow the step's own
         self.trainer.log({"held_out_loss": loss})
         self.trainer.control.should_log = due

@@ -16,7 +16,7 @@ CPU_ENVIRONMENT = {"UNSLOTH_CPU_BF16": "0", "UNSLOTH_CPU_FP16": "0"}
 
 @dataclass(frozen=True)
 class Limits:
-    """How far the logits of one model may lie apart when they are computed twice: a part of the largest logit, and
+    """How far the logits of one model may be apart when they are computed twice: a part of the largest logit, and
     nats a token.
     """
 

@@ -30,7 +30,7 @@ def merging_threads(on_cpu: bool) -> int:
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies: `bytes` bytes from `start` of `path`. `dtype` is safetensors' word for it."""
+    """Where a tensor is: `bytes` bytes from `start` of `path`. `dtype` is safetensors' word for it."""
 
     name: str
     dtype: str
@@ -109,7 +109,7 @@ def read_tensors(path: Path) -> tuple[list[Tensor], dict[str, str]]:
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
         if not 0 < length <= size - 8:
-            raise InputError(Fault(f"{path.name} is no safetensors file, or cut", found=f"{size} bytes"))
+            raise InputError(Fault(f"{path.name} is not a safetensors file, or it is cut", found=f"{size} bytes"))
         text = file.read(length)
     try:
         header = json.loads(text)

@@ -42,7 +42,7 @@ def losses(output: Path) -> list[dict[str, Any]]:
 
 
 def curve(output: Path) -> list[tuple[Any, ...]]:
-    """Everything of a step that is no time."""
+    """Everything of a step that is not a time."""
     return [tuple(line.get(key) for key in ("step", "loss", "grad_norm", "learning_rate", "held_out_loss")) for line in losses(output)]
 
 
@@ -150,7 +150,7 @@ def test_branches_that_moved_meanwhile_are_read_at_their_commits(hub: Hub, tmp_p
 
 
 def test_what_is_trained_is_not_exported_beside_other_rows(tmp_path: Path) -> None:
-    """The adapter is stored, a gate stands in the way; the rerun would list rows it has not seen."""
+    """The adapter is stored, a gate is in the way; the rerun would list rows it has not seen."""
     rows = tmp_path / "rows.jsonl"
     lines = Path(tiny(tmp_path)["data"]["train"][0]["source"]).read_text().splitlines(keepends=True)
     rows.write_text("".join(lines[:32]))
@@ -184,7 +184,7 @@ def test_a_training_that_stands_still_is_ended(tmp_path: Path) -> None:
     assert result.exit_code == 20, result.stdout[-2000:]
     assert "in train" in result.stderr
     assert "Thread 0x" in result.stderr
-    assert json.loads(result.last_words)["message"] == result.failure["message"] == "the training stands still"
+    assert json.loads(result.last_words)["message"] == result.failure["message"] == "the training makes no steps"
 
 
 def test_what_cannot_be_stored_after_training_is_not_trained_again(tmp_path: Path) -> None:

@@ -272,10 +272,10 @@ def test_what_is_not_learned_as_it_stands_in_the_rows_is_said_with_counts(tmp_pa
     prepared = prepare(tmp_path, rows, "messages", byte_tokenizer_dir(), length=64, max_untrained_fraction=0.5)
     assert prepared.report.notes == [
         "the chat template leaves the reasoning of 2 answers out: it is not learned",
-        "1 messages are marked to be learned and are no answers; train_on responses learns answers alone",
+        "1 messages are marked to be learned but are not answers; train_on responses learns answers alone",
         "keys of messages that nothing reads: 'id' (2), 'mood' (1)",
         "the text of 1 rows holds control tokens of the vocabulary, which the model reads as such: '<|im_end|>' (1)",
-        "the answers of 1 rows lie beyond model.max_seq_length 64; 517 would hold them",
+        "the answers of 1 rows are beyond model.max_seq_length 64; 517 would hold them",
     ]
 
 

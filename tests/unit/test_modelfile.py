@@ -72,7 +72,7 @@ def read_modelfile(text: str) -> list[tuple[str, str]]:
     """Commands with their values, as the public description of Ollama's parser has it.
 
     A value ends with its line, or with three quotes if it begins so; quotes around it go, and characters that cannot
-    be printed are dropped wherever they stand.
+    be printed are dropped wherever they are.
     """
     text = "".join(c for c in text if c.isprintable() or c in "\n\t")
     commands = []
@@ -134,12 +134,12 @@ def test_an_answer_that_is_begun_stays_open(name: str) -> None:
         ("chatml", ()),
         ("qwen", ("tools",)),
         ("llama-3", ("white space at the ends of a message",)),
-        ("gemma", ("a system message behind the first turn", "white space at the ends of a message")),
+        ("gemma", ("a system message after the first turn", "white space at the ends of a message")),
         ("alpaca", ("an Alpaca input in a question",)),
         ("forced thinking", ()),
         ("thinking in the last answer", ("an answer that is to be continued",)),
         ("no system role", (NO_SYSTEM,)),
-        ("system left out", (NO_SYSTEM, "a system message behind the first turn")),
+        ("system left out", (NO_SYSTEM, "a system message after the first turn")),
     ],
 )
 def test_what_is_said_of_differences(tmp_path: Path, name: str, differences: tuple[str, ...]) -> None:

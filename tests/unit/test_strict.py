@@ -39,8 +39,8 @@ NOT_READ = [
     (b'{"a": 1e400}', "/a: not a finite number (found inf)"),
     (b'{"a": 1, "a": 1}', "/a: this key is given twice"),
     (b'{"a": {"b/c": 1, "b/c": 2, "b/c": 3}}', "/a/b~1c: this key is given twice"),
-    (b'{"a": "\\ud800"}', "/a: a lone surrogate is no character"),
-    (b'{"\\udfff": 1}', r"/\udfff: a lone surrogate is no character"),
+    (b'{"a": "\\ud800"}', "/a: a lone surrogate is not a character"),
+    (b'{"\\udfff": 1}', r"/\udfff: a lone surrogate is not a character"),
 ]
 
 

@@ -24,7 +24,7 @@ CHAT_TEMPLATE = "/data/chat_template"
 BRACKETED = re.compile(r"<[^<>\s]{1,64}>|\[[^\[\]\s]{1,64}\]")  # what control tokens look like, of which some have 65k
 
 Reply = tuple[Header, bytes]
-Stage = Callable[[str], None]  # told before a template runs, so that the job can name the one that never returns
+Stage = Callable[[str], None]  # called before a template runs, so that the job can name the one that never returns
 
 
 def answer(request: Header, tokenizer: Any, stage: Stage) -> Reply:
@@ -67,7 +67,7 @@ class Batch:
         """Sequences of the rows: [row, tokens, trained tokens, truncated, digest] each, and in the body ids and labels.
 
         A row that cannot be used is a fault, one that teaches nothing is dropped; both with their reason, the latter
-        with its tokens as well. `remarks` counts what was in the rows and is not learned as it stood there, by kind.
+        with its tokens as well. `remarks` counts what was in the rows and is not learned as it was there, by kind.
         """
         remarks: Counter[str] = Counter()
         reply: Header = {"sequences": [], "faults": [], "dropped": [], "remarks": remarks}
@@ -146,7 +146,7 @@ class Batch:
         return [self._tokeniser.chat(rendered.text, spans)], rendered.remarks
 
     def _control_tokens(self, example: Example) -> set[str]:
-        """`control`, and each token of the vocabulary's that is none of text and stands in the row's text."""
+        """`control`, and each token of the vocabulary's that is not text and is in the row's text."""
         match example:
             case Document(text):
                 texts = [text]

@@ -85,7 +85,7 @@ class Conversation:
     """Messages in the order they are added.
 
     `unlearned`: numbers of those marked not to be learned, of any role. `wished`: how many are marked to be learned
-    though they are no answers. `ignored`: names of keys, one for each time, that no template can see.
+    though they are not answers. `ignored`: names of keys, one for each time, that no template can see.
     """
 
     messages: list[Message] = field(default_factory=list)

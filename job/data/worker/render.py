@@ -173,7 +173,7 @@ class ChatTemplate:
     def _alike(
         self, chat: Chat, alike: Sequence[int], places: dict[int, tuple[int, int]], full: str
     ) -> dict[int, Turn]:
-        """Turns of answers to messages of one role: what stands around their contents is that of a few of them."""
+        """Turns of answers to messages of one role: what is around their contents is that of a few of them."""
         around = set()
         for index in {alike[0], alike[len(alike) // 2], alike[-1]}:
             turn, (start, end) = self._turn(chat, index, full), places[index]

@@ -76,7 +76,7 @@ def shape(kind: str, row: Row, columns: Columns) -> Example:
 
 
 def _require_good(row: Row, columns: Columns, or_zero: bool) -> None:
-    """A row that its label calls bad is no example of what to say. `or_zero`: where TRL's rows look so, 0 is false."""
+    """A row that its label calls bad is not an example of what to say. `or_zero`: 0 is false, as in TRL's rows."""
     bad = ("false", "0", "0.0") if or_zero else ("false",)
     for name in LABELS:
         if str(row.get(name)).lower() in bad and name not in columns.names.values():

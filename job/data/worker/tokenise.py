@@ -47,16 +47,16 @@ class Tokeniser:
         self._eos_ids = [] if eos_id is None else [eos_id]
 
     def encode(self, text: str) -> Any:
-        """Ids and character offsets, without added special tokens. Raises `RowFault` for text that is no Unicode, and
+        """Ids and character offsets, without added special tokens. Raises `RowFault` for text that is not Unicode, and
         where the tokenizer's own code breaks on it: a regex that never comes to an end.
         """
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise RowFault(f"a lone surrogate {text[error.start]!a} is no character") from None
+            raise RowFault(f"a lone surrogate {text[error.start]!a} is not a character") from None
         try:
             return self._tokenizer.encode(text, add_special_tokens=False)
-        except BaseException as error:  # a panic in Rust is no Exception, and its class cannot be imported
+        except BaseException as error:  # a panic in Rust is not an Exception, and its class cannot be imported
             if type(error).__name__ != "PanicException":
                 raise
             raise RowFault(f"the tokenizer breaks on this text: {error}") from None

@@ -13,7 +13,7 @@ from typing import Any
 LENGTHS = struct.Struct(">II")
 MAX_BYTES = 1 << 30
 IGNORED = -100  # the label of a token that is not learned, as PyTorch's cross entropy has it
-BEYOND = "the answer lies beyond max_seq_length"  # why a row teaches nothing; a longer sequence would hold it
+BEYOND = "the answer is beyond max_seq_length"  # why a row teaches nothing; a longer sequence would hold it
 
 Header = dict[str, Any]
 
@@ -23,7 +23,7 @@ def pack(header: bytes, body: bytes = b"") -> bytes:
 
 
 class NotTextError(TypeError):
-    """Bytes that are no text."""
+    """Bytes that are not text."""
 
 
 def dump(value: Any) -> bytes:

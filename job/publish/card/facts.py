@@ -1,4 +1,4 @@
-"""What a model card tells, as plain values."""
+"""What a model card says, as plain values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the card tells. `stats` is the document of stats.json.
+    """What the card says. `stats` is the document of stats.json.
 
     `exports`: artefacts as in report/exports.json (name, files, bytes, figures, limits). `answers`: of each artefact,
     by its name, to the first prompts of `samples`, None where it was not asked. `chat`: whether it was trained on

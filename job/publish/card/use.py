@@ -38,7 +38,7 @@ class Usage:
 
     @property
     def folder(self) -> str | None:
-        """Where whole weights lie, the 16-bit ones if there are."""
+        """Where whole weights are, the 16-bit ones if there are."""
         return next((kind for kind in ("merged", "merged_4bit") if kind in self.kinds), None)
 
 

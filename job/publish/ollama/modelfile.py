@@ -1,7 +1,7 @@
 """Modelfiles for Ollama: the GGUF, the trained chat template in Ollama's language, and where an answer stops.
 
-Ollama's parser drops characters that cannot be printed and knows no escapes outside the template, so nothing is written
-that it would read as something else. Source: Ollama's Modelfile reference, and its parser.
+Ollama's parser drops characters that cannot be printed and does not know escapes outside the template, so nothing is
+written that it would read as something else. Source: Ollama's Modelfile reference, and its parser.
 """
 
 from __future__ import annotations

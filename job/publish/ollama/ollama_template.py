@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from job.data.build import TemplateProbe
 
 ROLES = ("system", "user", "assistant")
-ANSWER = "answer"  # what stands after the last message, where the model goes on
+ANSWER = "answer"  # what comes after the last message, where the model goes on
 MAX_CHARACTERS = 32_768
 
 Transitions = dict[tuple[str, str], str]  # (role before or "", role) → text in front of the message
@@ -93,7 +93,7 @@ def _candidates(everyday: Sequence[_Rendered], besides: Sequence[_Rendered]) -> 
 
 
 def _transitions(everyday: Sequence[_Rendered]) -> Transitions | None:
-    """What stands between any two roles; None where it depends on more than them."""
+    """What comes between any two roles; None where it depends on more than them."""
     found: Transitions = {}
     for rendered in everyday:
         pieces = rendered.pieces()
@@ -129,7 +129,7 @@ def _template(transitions: Transitions, behind_system: str | None) -> str:
 
 
 def _in_front(texts: dict[str, str]) -> list[str]:
-    """Actions that write what stands in front of a role's messages, by the role before; the commonest text is the
+    """Actions that write what comes before a role's messages, by the role before; the commonest text is the
     last.
     """
     groups: dict[str, list[str]] = {}
