@@ -40,7 +40,7 @@ def environment(scratch: Path, extra: Mapping[str, str] | None = None) -> dict[s
         "HOME": str(scratch),
         "TMPDIR": str(scratch),
         "TUNEJOB_DEVICE": "cpu",
-        "TUNEJOB_LEASE_SECONDS": "5",  # a run behind one that was killed waits so long
+        "TUNEJOB_LEASE_SECONDS": "5",  # a run after one that was killed waits so long
         "TUNEJOB_TERMINATION_LOG": str(scratch / "termination-log"),
         "AWS_EC2_METADATA_DISABLED": "true",
         "PYTHONPATH": str(ROOT),

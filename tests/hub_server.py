@@ -87,7 +87,7 @@ class Hub(ThreadingHTTPServer):
 
     @property
     def storage(self) -> str:
-        """Where large files lie: another host, to which no token may go."""
+        """Where large files are: another host, to which no token may go."""
         return f"http://localhost:{self.server_port}"
 
     def repo(self, name: str, **settings: object) -> Repo:

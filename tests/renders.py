@@ -65,7 +65,7 @@ def ran(
 ) -> tuple[int, list[str], bytes]:
     """Really runs a script, with programs that note what they get instead of the engines and clients: exit code, arguments, input.
 
-    They leave with 14, so that a lost exit code shows.
+    They exit with 14, so that a lost exit code shows.
     """
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)

@@ -124,15 +124,15 @@ def train_wide(model: Any) -> None:
         schedule.step()
 
 
-def sampled_loss(model: Any, ids: Any, mask: Any, used: Any, sampled: Any, each_stands_for: float) -> Any:
-    """Cross-entropy of the next token, where every sampled token stands for many."""
+def sampled_loss(model: Any, ids: Any, mask: Any, used: Any, sampled: Any, each_counts_for: float) -> Any:
+    """Cross-entropy of the next token, where every sampled token counts for many."""
     import torch
 
     states = model.model(input_ids=ids, attention_mask=mask).last_hidden_state[:, :-1]
     wanted = mask[:, 1:].bool()
     states, answers = states[wanted], torch.searchsorted(used, ids[:, 1:][wanted])
     table = model.lm_head.weight
-    logits = torch.cat([states @ table[used].T, states @ table[sampled].T + math.log(each_stands_for)], dim=1)
+    logits = torch.cat([states @ table[used].T, states @ table[sampled].T + math.log(each_counts_for)], dim=1)
     return torch.nn.functional.cross_entropy(logits, answers)
 
 
@@ -152,7 +152,7 @@ def small_base(folder: Path, dtype: str = "bfloat16", shard: str = "1GB", **sett
 
 
 def byte_tokenizer(folder: Path) -> None:
-    """Three special tokens, the bytes, and one pair that only stands where digits are not split."""
+    """Three special tokens, the bytes, and one pair that is only there where digits are not split."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

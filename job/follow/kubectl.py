@@ -69,7 +69,7 @@ class Kubectl:
         command = [*self._command, "get", *arguments, "--output", "json", "--request-timeout", f"{ANSWER_SECONDS}s"]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)  # noqa: S603
         if done.returncode:
-            return None, last_line(done.stderr) or f"kubectl left with {done.returncode}"
+            return None, last_line(done.stderr) or f"kubectl ended with {done.returncode}"
         try:
             return dict(json.loads(done.stdout)), ""
         except (ValueError, TypeError, RecursionError):

@@ -92,7 +92,7 @@ class Outcome:
 
     def _head(self) -> Iterator[str]:
         ended = "done" if self.exit_code == 0 else f"failed with exit code {self.exit_code}"
-        yield f"## {_plain(self.name)}: {ended if self.final else f'left with exit code {self.exit_code}'}"
+        yield f"## {_plain(self.name)}: {ended if self.final else f'the waiting ended with exit code {self.exit_code}'}"
         yield ""
         yield f"{_plain(self.reason)}."
         if self.heard.output:
@@ -139,7 +139,7 @@ def meaning(exit_code: int) -> str:
     number = exit_code - SIGNAL_BASE
     if number in set(signal.Signals):
         return f"killed by {signal.Signals(number).name}" + (
-            ", mostly for want of memory" if number == signal.SIGKILL else ""
+            ", mostly for lack of memory" if number == signal.SIGKILL else ""
         )
     return "not an exit code of tunejob"
 

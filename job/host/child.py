@@ -149,7 +149,7 @@ class Child:
                 Fault(
                     f"{self.what}: native code crashed",
                     found=signal.Signals(-code).name,
-                    hint="Its last words are on stderr",
+                    hint="Its last output is on stderr",
                 )
             )
         if code < 0:

@@ -109,7 +109,7 @@ class Checkpoints:
     def send(self, step: int, folder: Path) -> None:
         """Uploads `folder` in the background and removes it; waits for the one before.
 
-        Raises `TransientError` once `max_failures` in a row could not be stored, `CapacityError` if for want of disk.
+        Raises `TransientError` once `max_failures` in a row could not be stored, `CapacityError` if for lack of disk.
         """
         self.wait()
         self._pending = self._uploader.submit(self._upload, step, folder)
@@ -126,7 +126,7 @@ class Checkpoints:
             self._count(error)
 
     def miss(self, step: int, error: JobError) -> None:
-        """Counts a checkpoint that could not even be made here, for want of disk, as one that could not be stored.
+        """Counts a checkpoint that could not even be made here, for lack of disk, as one that could not be stored.
 
         Raises as `send` does, but `CapacityError`.
         """

@@ -55,7 +55,7 @@ class Lease:
             if self._is_ours():
                 self._give_back()
         except JobError as error:
-            self._log("lease", note="not given back; it dies by itself", reason=str(error.faults[0]))
+            self._log("lease", note="not given back; it expires by itself", reason=str(error.faults[0]))
 
     def require(self) -> None:
         """Raises `TransientError` unless the lease is ours now."""
@@ -66,7 +66,9 @@ class Lease:
         seen, deadline = self._read(), time.monotonic() + self._seconds
         if seen is not None:
             self._log(
-                "lease", note="another process held this output; waiting to see whether it lives", seconds=self._seconds
+                "lease",
+                note="another process held this output; waiting to see whether it still runs",
+                seconds=self._seconds,
             )
         while seen is not None and time.monotonic() < deadline:
             time.sleep(self._seconds / RENEWALS / 2)

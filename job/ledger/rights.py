@@ -17,7 +17,7 @@ def require_rights(store: Store, run_id: str, where: str, log: Log) -> None:
     """Writes, reads and deletes a small object, and begins an upload in parts, which it aborts: seven requests at S3.
 
     `where`: of the spec, what names the store. Raises `InputError` with every right that is missing. Without the rights
-    to delete and to abort a run goes on; the log says what it will leave.
+    to delete and to abort a run goes on; the log says what it will not remove.
     """
     probe = f"{CHECKPOINTS}/{run_id}/rights"
     unwritten = _refused(lambda: store.write(probe, CONTENT))

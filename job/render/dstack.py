@@ -19,7 +19,7 @@ def dstack(task: Rendering) -> str:
     """
     needs = task.needs
     header = [
-        "dstack apply -f FILE        -e NAME hands on more variables, such as HF_TOKEN or AWS_ENDPOINT_URL",
+        "dstack apply -f FILE        -e NAME passes on more variables, such as HF_TOKEN or AWS_ENDPOINT_URL",
         *needs.words(),
     ]
     return documents(

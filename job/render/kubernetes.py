@@ -39,7 +39,7 @@ def manifests(task: Rendering, *work: Json) -> str:
     large = len(task.text.encode()) > APPLY_LIMIT_BYTES
     header = [
         "kubectl apply --server-side -f FILE (a spec of this size needs it)" if large else "kubectl apply -f FILE",
-        "Credentials come from the Secrets tunejob-s3 and tunejob-hub, as far as they are there.",
+        "Credentials come from the Secrets tunejob-s3 and tunejob-hub, where they exist.",
         *task.needs.words(),
     ]
     around = [placed(shipped(f"base/{name}.yaml"), task.options) for name in ("serviceaccount", "networkpolicy")]

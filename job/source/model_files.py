@@ -117,7 +117,7 @@ def check_weights(folder: Path, weights: Sequence[str]) -> None:
             with safe_open(folder / name, framework="np") as tensors:
                 held.update(dict.fromkeys(tensors.keys(), name))
         except (SafetensorError, OSError) as error:
-            raise InputError(Fault(f"{name} is not whole or no safetensors file: {error}")) from error
+            raise InputError(Fault(f"{name} is not whole or not a safetensors file: {error}")) from error
     if list(weights) != [WEIGHTS]:
         lost = sorted(tensor for tensor, name in _weight_map(folder).items() if held.get(tensor) != name)
         if lost:

@@ -203,7 +203,7 @@ def _hint(rule: str, limit: Any, value: Any, schema: dict[str, Any]) -> str:
     if rule == "pattern":
         return str(schema.get("description", ""))
     if rule == "type" and isinstance(value, str) and limit in ("integer", "number", "boolean"):
-        return "Leave the quotes away"
+        return "Remove the quotes"
     if rule == "enum":
         return _nearest(value, limit)
     if rule == "anyOf":

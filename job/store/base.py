@@ -83,7 +83,7 @@ def safe_key(key: str) -> str:
     if not key or "" in parts:
         reason = "absolute, or with an empty part"
     elif "." in parts or ".." in parts:
-        reason = "with a dot part that could leave the folder"
+        reason = "with a dot part that could point out of the folder"
     elif "\\" in key or any(unicodedata.category(c) in ("Cc", "Cs") for c in key):
         reason = "with a backslash, a control character or a lone surrogate"
     elif any(len(part.encode()) > MAX_PART_BYTES for part in parts):

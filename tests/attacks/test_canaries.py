@@ -27,7 +27,7 @@ NOISY = {"PYTHONWARNINGS": "always", "HF_DEBUG": "1"} | dict.fromkeys(LOUD, "deb
 
 
 def forms(secret: str) -> set[bytes]:
-    """A secret as it stands, its first and last part, URL-coded, in JSON, and in base64 as it may stand behind a user's name."""
+    """A secret as it is, its first and last part, URL-coded, in JSON, and in base64 as it may come after a user's name."""
     plain = (secret, quote(secret), quote(secret, safe=""), json.dumps(secret)[1:-1], json.dumps(repr(secret))[2:-2])
     parts = (secret.split()[0], secret.split()[-1], secret[: len(secret) // 2], secret[-len(secret) // 2 :])
     coded = (base64.b64encode(b"u" * before + secret.encode()).decode()[4 if before else 0 :].rstrip("=")[:-2] for before in range(3))
@@ -62,7 +62,7 @@ def test_the_search_finds_a_leak(tmp_path: Path) -> None:
     assert len(leaks(CANARIES, quiet, tmp_path)) == 2
 
 
-def test_a_run_that_uses_its_secrets_tells_none(s3: S3Server, hub: Hub, tmp_path: Path) -> None:
+def test_a_run_that_uses_its_secrets_prints_none(s3: S3Server, hub: Hub, tmp_path: Path) -> None:
     """A private model with the token, output and data with the keys: all of them in use, all loggers at debug."""
     bucket = s3.new_bucket()
     s3.client().upload_file(str(DEMO / "train.jsonl"), bucket, "train.jsonl")
@@ -108,7 +108,7 @@ FAILURES: dict[str, tuple[int, dict[str, object]]] = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_a_failure_tells_no_secret(name: str, s3: S3Server, hub: Hub, tmp_path: Path) -> None:
+def test_a_failure_prints_no_secret(name: str, s3: S3Server, hub: Hub, tmp_path: Path) -> None:
     exit_code, changes = FAILURES[name]
     if changes.get("/model/source") == "broken":
         changes = {"/model/source": str(broken_narrow_dir())}
@@ -132,7 +132,7 @@ def test_a_credential_that_cannot_be_sent_is_named_and_not_shown(name: str, insi
     assert hub.seen == []
 
 
-def test_servers_that_are_down_are_told_no_secret(tmp_path: Path) -> None:
+def test_servers_that_are_down_are_sent_no_secret(tmp_path: Path) -> None:
     nowhere = f"http://127.0.0.1:{closed_port()}"
     extra = CANARIES | NOISY | {"AWS_ENDPOINT_URL": nowhere, "HF_ENDPOINT": nowhere, "AWS_MAX_ATTEMPTS": "1"}
     for index, changes in enumerate([{"/output/uri": "s3://bucket/run"}, {"/model/source": "hf://org/model"}]):

@@ -28,7 +28,7 @@ class Bomb:
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was killed behind its second checkpoint."""
+    """The folder of a run that was killed after its second checkpoint."""
     folder = tmp_path_factory.mktemp("killed")
     running = Running(("run", write_spec(folder / "spec.json", tiny(folder / "out", CHANGES))), folder / "scratch")
     running.wait_until(lambda r: r.says('"checkpoint", "step": 8'))
@@ -37,7 +37,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def resign(manifest: Path) -> None:
-    """Writes sizes and digests of what lies there now into the checkpoint's manifest."""
+    """Writes sizes and digests of what is there now into the checkpoint's manifest."""
     content = json.loads(manifest.read_text())
     del content["sha256"]
     for file in content["files"]:

@@ -44,14 +44,14 @@ def test_a_receipt_of_brackets_counts_as_none(tmp_path: Path) -> None:
     assert "trained" not in Receipts(store, "0" * 16, lambda *_, **__: None)
 
 
-def test_depth_that_nobody_foresaw_is_no_reason_to_try_again() -> None:
+def test_unexpected_depth_is_not_tried_again() -> None:
     with pytest.raises(RecursionError) as deep:
         json.loads(BRACKETS)
     assert classify(deep.value).exit_code == 11
 
 
 def test_a_regex_of_the_tokenizer_that_never_ends() -> None:
-    """The library gives it up with a panic, which is no Exception and ended the worker."""
+    """The library gives it up with a panic, which is not an Exception and ended the worker."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
     rust = Tokenizer(models.BPE({"a": 0, "!": 1}, []))

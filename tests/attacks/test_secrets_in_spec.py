@@ -1,4 +1,4 @@
-"""A credential in a spec: refused wherever it stands, and never printed."""
+"""A credential in a spec: refused wherever it is, and never printed."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ HARMLESS = [
 def test_a_secret_as_a_value_is_refused_and_masked(secret: str, pointer: str) -> None:
     value = [f"Say {secret} twice"] if pointer.endswith("prompts") else secret
     faults = faults_with({pointer: value})
-    told = [fault for fault in faults if "looks like a secret" in fault.message]
-    assert [fault.where for fault in told] == [f"{pointer}/0" if pointer.endswith("prompts") else pointer]
+    found = [fault for fault in faults if "looks like a secret" in fault.message]
+    assert [fault.where for fault in found] == [f"{pointer}/0" if pointer.endswith("prompts") else pointer]
     assert secret not in "\n".join(map(str, faults))
 
 
@@ -88,7 +88,7 @@ def test_all_of_a_secret_is_masked_not_only_what_gives_it_away() -> None:
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_harmless_text_is_no_secret(text: str) -> None:
+def test_harmless_text_is_not_a_secret(text: str) -> None:
     assert not looks_secret(text)
     assert mask(text) == text
 

@@ -205,8 +205,8 @@ def test_a_worker_dies_with_its_killed_parent(tokenizer_json: Path) -> None:
     assert alive == []
 
 
-def test_a_frozen_container_is_no_hostile_template(tokenizer_json: Path) -> None:
-    """Its worker stands still for longer than the limit, as with SIGSTOP of a container; then the answer comes."""
+def test_a_frozen_container_is_not_a_hostile_template(tokenizer_json: Path) -> None:
+    """Its worker is frozen for longer than the limit, as with SIGSTOP of a container; then the answer comes."""
     request = endless_request()
     request["job"]["chat_template"] = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
     worker = Worker(tokenizer_json, answer_seconds=0.5)

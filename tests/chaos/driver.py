@@ -7,7 +7,7 @@ something count wherever they go: once before anything of them is sent, once mor
 may be a regular expression: the first operation whose description it is found in. With N = 0 nothing is killed, and the last line of stderr
 is the JSON list of all operations in their order.
 
-Nothing of the product knows of this: Python's audit events tell of what is about to happen. The command's child
+Nothing of the product knows of this: Python's audit events say what is about to happen. The command's child
 processes are not counted; they are killed with it.
 """
 
@@ -26,7 +26,7 @@ from job.__main__ import main
 KILLED = "killed before operation"
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 CHANGING = (b"PUT ", b"POST ", b"DELETE ")
-PATHS = {"os.remove": 1, "os.rmdir": 1, "os.mkdir": 2, "os.truncate": None, "shutil.rmtree": 1}  # event -> where its dir_fd stands
+PATHS = {"os.remove": 1, "os.rmdir": 1, "os.mkdir": 2, "os.truncate": None, "shutil.rmtree": 1}  # event -> where its dir_fd is
 
 
 class Operations:

@@ -1,4 +1,4 @@
-"""One spec and one output: runs that are killed there, and what must hold behind each."""
+"""One spec and one output: runs that are killed there, and what must hold after each."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Scene:
         assert not left_over, left_over
 
     def left_over(self) -> Iterator[str]:
-        """Checkpoints, receipts and unfinished uploads; only the lease of the last one killed may lie there, and does no harm."""
+        """Checkpoints, receipts and unfinished uploads; only the lease of the last one killed may be there, and does no harm."""
         run_folder = f"checkpoints/{parse_spec(Path(self.spec).read_bytes()).run_id}/"
         yield from (item.key for item in self.store.list() if item.key.startswith(run_folder))
         if self.server:

@@ -41,16 +41,16 @@ IN_S3 = [
 
 
 def test_in_a_directory(tmp_path: Path) -> None:
-    """One killed try behind the other on one output."""
-    one_behind_the_other(Scene(tmp_path, str(tmp_path / "out")), IN_A_DIRECTORY)
+    """One killed try after the other on one output."""
+    one_after_the_other(Scene(tmp_path, str(tmp_path / "out")), IN_A_DIRECTORY)
 
 
 def test_in_s3(s3: S3Server, bucket: str, tmp_path: Path) -> None:
     """The same where objects are stored in parts."""
-    one_behind_the_other(Scene(tmp_path, f"s3://{bucket}/run", s3, MANY_PARTS), IN_S3)
+    one_after_the_other(Scene(tmp_path, f"s3://{bucket}/run", s3, MANY_PARTS), IN_S3)
 
 
-def one_behind_the_other(scene: Scene, points: list[str]) -> None:
+def one_after_the_other(scene: Scene, points: list[str]) -> None:
     kept: dict[str, str] = {}
     for point in points:
         assert scene.killed(point, SHORT_LEASE), f"the run has no operation {point}"
@@ -78,7 +78,7 @@ def test_every_operation(kind: str, s3: S3Server, bucket: str, tmp_path: Path) -
     for number in numbers:
         killed = scene(kind, tmp_path / f"kill-{number}", s3, bucket)
         operation = killed.killed(number)
-        failures += told(killed, operation or f"{number}: it ended before")
+        failures += fails_after(killed, operation or f"{number}: it ended before")
     assert failures == [], "\n".join(failures)
 
 
@@ -94,11 +94,11 @@ def test_random_times(kind: str, s3: S3Server, bucket: str, tmp_path: Path) -> N
     for number in range(RANDOM_KILLS if KILLS == "all" else min(int(KILLS), RANDOM_KILLS)):
         killed, seconds = scene(kind, tmp_path / f"kill-{number}", s3, bucket), chance.uniform(0, whole_seconds)
         killed.killed_after(seconds)
-        failures += told(killed, f"{seconds:.2f} s")
+        failures += fails_after(killed, f"{seconds:.2f} s")
     assert failures == [], "\n".join(failures)
 
 
-def told(killed: Scene, when: str) -> list[str]:
+def fails_after(killed: Scene, when: str) -> list[str]:
     """Looks at what a kill has left, and lets the next try end; what did not hold, if anything."""
     print(when, flush=True)
     try:

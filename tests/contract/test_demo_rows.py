@@ -33,7 +33,7 @@ def test_there_are_enough_rows_each_once() -> None:
 def test_no_combination_of_the_held_out_rows_is_trained_on() -> None:
     train, held_out = rows("train"), rows("held_out")
     assert {user for user, _ in train} & {user for user, _ in held_out} == set()
-    assert {told for _, told in train} & {told for _, told in held_out} == set()
+    assert {reply for _, reply in train} & {reply for _, reply in held_out} == set()
 
 
 def test_some_held_out_rows_mix_an_opening_and_an_ending_as_no_training_row_does() -> None:
@@ -50,9 +50,9 @@ def test_some_held_out_rows_mix_an_opening_and_an_ending_as_no_training_row_does
 
 def test_the_vocabulary_is_closed_and_all_of_it_is_trained() -> None:
     every = {answer(command) for command in commands()}
-    train = [told for _, told in rows("train")]
-    assert set(train) | {told for _, told in rows("held_out")} <= every
-    fields = [json.loads(told) for told in train]
+    train = [reply for _, reply in rows("train")]
+    assert set(train) | {reply for _, reply in rows("held_out")} <= every
+    fields = [json.loads(reply) for reply in train]
     assert {field["room"] for field in fields} == set(ROOMS)
     assert {field["device"] for field in fields} == {device for devices, _, _ in ACTIONS.values() for device in devices}
     assert len({field["device"] for field in fields}) == 8
@@ -60,9 +60,9 @@ def test_the_vocabulary_is_closed_and_all_of_it_is_trained() -> None:
 
 
 def test_answers_are_compact_json_with_the_keys_in_one_order() -> None:
-    for user, told in rows("train") + rows("held_out"):
-        fields = json.loads(told)
-        assert told == json.dumps(fields, separators=(",", ":"))
+    for user, reply in rows("train") + rows("held_out"):
+        fields = json.loads(reply)
+        assert reply == json.dumps(fields, separators=(",", ":"))
         assert list(fields) == ["device", "room", "action", "value"][: len(fields)]
         assert str(fields.get("value", "")) in user
         assert fields["room"] in user

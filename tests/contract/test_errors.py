@@ -102,7 +102,7 @@ def test_every_exception_of_the_libraries_is_mapped() -> None:
 
 
 def test_every_name_in_the_table_exists() -> None:
-    """A library that renames a class must not leave a dead entry behind."""
+    """A library that renames a class must not leave a dead entry."""
     for name in VENDOR:
         if not name.startswith("torch."):
             module, _, attribute = name.rpartition(".")
@@ -135,7 +135,7 @@ def test_a_termination_message_never_passes_1024_bytes(text: str) -> None:
     assert len(json.dumps(facts, ensure_ascii=False).encode()) <= 1024
 
 
-def test_a_failure_is_told_in_the_letters_of_its_text() -> None:
+def test_a_failure_is_reported_in_the_letters_of_its_text() -> None:
     fault = Fault(
         "Zeile 3 ist kein JSON: größer", where="/data/train/0/source", found="données/学習.jsonl", hint="a\x1b[31mb\u2028c\ud800d"
     )

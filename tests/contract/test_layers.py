@@ -14,7 +14,7 @@ import pytest
 
 JOB = Path(__file__).parents[2] / "job"
 FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): path for path in sorted(JOB.rglob("*.py"))}
-# Each may import those before it, and none behind it. A package's modules are ordered among themselves by their own rule below.
+# Each may import those before it, and none after it. A package's modules are ordered among themselves by their own rule below.
 ORDER = (
     "errors", "host", "weights", "gguf", "evaluation.metrics", "data.worker.messages", "data.worker.shape", "spec", "store", "ledger",
     "hub", "source", "data", "evaluation", "plan", "training", "report", "follow", "context", "export", "publish", "reference", "tuning",
@@ -29,7 +29,7 @@ IMPORTED_LATE = {
     "training.saver": {"transformers", "safetensors"},
 }
 # The last resorts, of the job and of its children, the one place that keeps the evidence of a failure before it goes on, and where a
-# panic in Rust comes out, which is no Exception.
+# panic in Rust comes out, which is not an Exception.
 CATCHES_ALL = {"__main__", "run", "host.child", "data.worker.tokenise"}
 FILE_LINES = 300
 FUNCTION_LINES = 60
@@ -40,7 +40,7 @@ def tree(module: str) -> ast.Module:
 
 
 def layer(module: str) -> str:
-    """The longest entry of `ORDER` that the module lies in."""
+    """The longest entry of `ORDER` that the module is in."""
     parts = module.split(".")
     return next((name for end in range(len(parts), 0, -1) if (name := ".".join(parts[:end])) in ORDER), parts[0])
 

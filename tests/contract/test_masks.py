@@ -24,7 +24,7 @@ from tests.smollm2 import model_dir
 END = "<|im_end|>"
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
-# Each: what stands before the conversation, then for each role its opening, then the answer's opening and close.
+# Each: what comes before the conversation, then for each role its opening, then the answer's opening and close.
 TAGGED = """{{ bos }}{% for m in messages %}
 {%- if m.role == 'assistant' %}{{ open_answer }}{% generation %}{{ m.content + close }}{% endgeneration %}{{ after }}
 {%- else %}{{ open[m.role] + m.content + close_turn }}{% endif %}{% endfor %}"""
@@ -224,7 +224,7 @@ def test_tool_calls(tmp_path: Path) -> None:
     assert json.dumps(TOOLS[0]) in opening
 
 
-def test_train_on_all_learns_everything_behind_the_first_token(tmp_path: Path) -> None:
+def test_train_on_all_learns_everything_after_the_first_token(tmp_path: Path) -> None:
     row = prepare(tmp_path, [{"messages": turns("a", "b")}], "messages", train_on="all").train[0]
     assert row["labels"] == [-100, *row["input_ids"][1:]]
 

@@ -55,7 +55,7 @@ def test_the_exit_codes_are_all_there() -> None:
     assert [row.split("|")[-2].strip() for row in rows] == ["–", "Count", *["FailJob"] * 5, "Count", "Count", "Ignore"]
 
 
-def test_a_missing_block_is_told() -> None:
+def test_a_missing_block_is_reported() -> None:
     with pytest.raises(ValueError, match=r"schemas/README\.md has no block <!-- spec table -->"):
         replace_block("nothing here", "spec table", "x", "schemas/README.md")
     assert replace_block("a <!-- x --> old <!-- /x --> b", "x", "new", "README.md") == "a <!-- x -->\nnew\n<!-- /x --> b"

@@ -1,4 +1,4 @@
-"""Writes the demo's rows: household commands in varied English and the JSON they stand for.
+"""Writes the demo's rows: household commands in varied English and the JSON they mean.
 
     python tests/demo/make_rows.py
 
@@ -104,8 +104,8 @@ def rows(chosen: list[Command], count: int, pairs: list[tuple[str, str]], rng: r
         text = sentence(command, *_around(rng.choice(pairs), rng.choice(ACTIONS[action][1])))
         texts.setdefault(text, answer(command))
     return [
-        json.dumps({"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": told}]})
-        for user, told in texts.items()
+        json.dumps({"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": reply}]})
+        for user, reply in texts.items()
     ]
 
 

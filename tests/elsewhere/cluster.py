@@ -131,8 +131,8 @@ def replay(folder: Path, steps: list[Step], job: str = NAME, container: str = "t
                 (place / f"{name}.said").write_text(answer + "\n")
             else:
                 (place / name).write_text(json.dumps(answer))
-        for name, told in step.logs.items():
-            stamped = (f"2026-11-21T10:00:00.{i:09}Z {text}\n" for i, text in enumerate(told, 1))
+        for name, texts in step.logs.items():
+            stamped = (f"2026-11-21T10:00:00.{i:09}Z {text}\n" for i, text in enumerate(texts, 1))
             (place / f"log.{name}").write_text("".join(stamped), "utf-8")
         for name in step.hangs:
             (place / f"hangs.{name}").touch()

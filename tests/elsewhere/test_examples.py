@@ -118,7 +118,7 @@ def test_a_compose_file_has_the_form_of_the_specification(name: str) -> None:
 @needs_tools
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name.endswith(".sh")])
 def test_shellcheck_finds_nothing(name: str) -> None:
-    done = tool("shellcheck", "--exclude", "SC2016", FOLDER / name)  # a spec is to be taken as it stands, "$schema" too
+    done = tool("shellcheck", "--exclude", "SC2016", FOLDER / name)  # a spec is to be taken as it is, "$schema" too
     assert done.returncode == 0, done.stdout
 
 

@@ -15,7 +15,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run([*GIT, "-C", str(folder), *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_a_tag_that_names_another_commit_is_told(tmp_path: Path) -> None:
+def test_a_tag_that_names_another_commit_is_reported(tmp_path: Path) -> None:
     known = {action: tag for action, _, tag in pins()}
     assert {"actions/checkout", "actions/setup-python", "actions/cache"} == set(known)
     for number, (action, tag) in enumerate(known.items()):

@@ -42,11 +42,11 @@ def test_every_exit_code_has_its_row() -> None:
     text = section("k8s/README.md", "Troubleshooting")
     block = re.search(r"<!-- troubleshooting -->\n(.*?)<!-- /troubleshooting -->", text, re.DOTALL)
     assert block
-    told = rows(block[1])
-    assert [int(row[0]) for row in told] == [*(kind.exit_code for kind in TREE), KILLED]
-    assert all(len(row) == 5 and all(row) for row in told)
+    listed = rows(block[1])
+    assert [int(row[0]) for row in listed] == [*(kind.exit_code for kind in TREE), KILLED]
+    assert all(len(row) == 5 and all(row) for row in listed)
     actions = {row[0]: RETRIES[row[-1]] for row in rows(exit_code_table()) if row[-1] in RETRIES}
-    assert {row[0]: row[-1] for row in told} == actions | {str(KILLED): RETRIES["Count"]}
+    assert {row[0]: row[-1] for row in listed} == actions | {str(KILLED): RETRIES["Count"]}
 
 
 def commands(text: str) -> list[list[str]]:
@@ -57,24 +57,24 @@ def commands(text: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_command_that_is_told_exists(path: str) -> None:
+def test_every_command_that_is_named_exists(path: str) -> None:
     for words in commands(page(path)):
         arguments = parser().parse_args(words[1:])
         assert getattr(arguments, "to", "job") in TARGETS
 
 
 def test_the_commands_of_the_ways_are_all_there() -> None:
-    told = [words for path in WAYS for words in commands(page(path))]
-    assert {words[1] for words in told} == {"validate", "render", "wait", "report"}
-    assert len(told) >= 9
+    listed = [words for path in WAYS for words in commands(page(path))]
+    assert {words[1] for words in listed} == {"validate", "render", "wait", "report"}
+    assert len(listed) >= 9
     short = commands(section("README.md", "Where it runs"))
     assert {words[1] for words in short} == {"run", "render", "wait", "report"}
     assert [words[1] for words in commands(section("README.md", "Your own data in five minutes"))] == ["validate", "run", "verify"]
 
 
-def test_the_map_tells_every_command() -> None:
-    told = {words[1] for words in commands(section("job/stages.md", "The command"))}
-    assert told == {"validate", "run", "verify", "schema", "render", "wait", "report"}
+def test_the_page_names_every_command() -> None:
+    listed = {words[1] for words in commands(section("job/stages.md", "The command"))}
+    assert listed == {"validate", "run", "verify", "schema", "render", "wait", "report"}
 
 
 def ways(text: str) -> dict[str, str]:
@@ -92,9 +92,9 @@ def test_the_readme_has_each_way_in_three_lines_and_says_where_there_is_more() -
     blocks = ways(text)
     assert list(blocks) == ["This machine", "docker or podman", "Kubernetes", "CI", "Rented GPUs"]
     assert all(1 <= len(block.splitlines()) <= 3 for block in blocks.values())
-    told = re.findall(r"^\*\*.*?(?=\n\n)", text, re.DOTALL | re.MULTILINE)
-    assert len(told) == len(blocks)
-    assert all(re.search(r"\]\((?:job|k8s)/", way) for way in told)
+    listed = re.findall(r"^\*\*.*?(?=\n\n)", text, re.DOTALL | re.MULTILINE)
+    assert len(listed) == len(blocks)
+    assert all(re.search(r"\]\((?:job|k8s)/", way) for way in listed)
 
 
 def test_the_files_that_are_named_are_there() -> None:

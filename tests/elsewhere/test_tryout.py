@@ -107,6 +107,6 @@ def test_the_try_out(try_out: TryOut) -> None:
     verified = try_out.compose(*entry, "verify", "s3://try-out/runs/try-out")
     assert '"event": "verified"' in verified.stdout, verified.stdout
     other = try_out.up(HERE | {"data/train.jsonl": "data/nothing.jsonl", "runs/try-out": "runs/other"})
-    assert other.returncode == 11, "Docker Compose leaves with the code of the run: " + other.stdout[-3000:]
+    assert other.returncode == 11, "Docker Compose exits with the code of the run: " + other.stdout[-3000:]
     said = [line.partition("{")[1] + line.partition("{")[2] for line in other.stdout.splitlines() if '"event": "failed"' in line]
     assert json.loads(said[-1])["class"] == "InputError"

@@ -103,7 +103,7 @@ def test_a_failure_that_no_retry_mends(kind: type, tmp_path: Path) -> None:
     assert "| message | unknown &#124; key |" in done.summary
     assert "| found | &#60;b&#62;0.0002&#60;/b&#62; |" in done.summary
     assert '| hint | Did you mean "learning&#95;rate"? |' in done.summary
-    assert "it cannot be read from here" in done.summary, "the store does not answer: the address is told instead"
+    assert "it cannot be read from here" in done.summary, "the store does not answer: the address is given instead"
 
 
 def test_a_gate_that_says_no_shows_the_report_all_the_same(tmp_path: Path) -> None:
@@ -161,9 +161,9 @@ def test_the_deadline(tmp_path: Path) -> None:
     assert "DeadlineExceeded: Job was active longer than specified deadline." in silent.summary
     last = failure_facts(Interrupted("stopped by a signal"), "train", RUN)
     (tmp_path / "again").mkdir()
-    told = wait(tmp_path / "again", [Step(job(), [pod(1, RUNNING)], {f"{NAME}-1": [*log, line("failed", **last)]}), Step(job(over))])
-    assert told.exit_code == Interrupted.exit_code
-    assert "| stage | train |" in told.summary
+    again = wait(tmp_path / "again", [Step(job(), [pod(1, RUNNING)], {f"{NAME}-1": [*log, line("failed", **last)]}), Step(job(over))])
+    assert again.exit_code == Interrupted.exit_code
+    assert "| stage | train |" in again.summary
 
 
 def test_an_evicted_pod_is_replaced(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_pod_killed_for_want_of_memory(tmp_path: Path) -> None:
     limit = condition("Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
     done = wait(tmp_path, [Step(job(limit), [pod(1, ended(137, reason="OOMKilled"), phase="Failed")])])
     assert done.exit_code == 137
-    assert "| what | killed by SIGKILL, mostly for want of memory |" in done.summary
+    assert "| what | killed by SIGKILL, mostly for lack of memory |" in done.summary
 
 
 @pytest.mark.parametrize(("last", "exit_code"), [("published", 0), ("train", 30)])
@@ -201,7 +201,7 @@ def test_a_job_that_is_deleted_before_it_has_a_pod(tmp_path: Path) -> None:
     assert "before it had finished" in done.summary
 
 
-def test_a_log_that_cannot_be_read_is_told_once_and_fails_nothing(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_read_is_reported_once_and_fails_nothing(tmp_path: Path) -> None:
     noise = "E1128 10:00:00.000000 7 memcache.go:265] couldn't get current server API group list\n"
     refusal = 'Error from server (Forbidden): pods "x" is forbidden: User "ci" cannot get resource "pods/log"'
     steps = [Step(job(), [pod(1, RUNNING)], {}, noise + refusal)] * 5
@@ -245,7 +245,7 @@ def test_a_refusal_after_an_answer_is_that_of_a_starting_api_server(refusal: str
     stays = wait(tmp_path / "stays", [Step(job(), [pod(1, RUNNING)], {f"{NAME}-1": [line("start", run_id=RUN)]}), Step(refusal)])
     assert stays.exit_code == 11
     assert "the cluster refused for 0.3 s" in stays.events[-1]["reason"]
-    assert "left with exit code 11" in stays.summary, "the Job was seen: its summary is written all the same"
+    assert "the waiting ended with exit code 11" in stays.summary, "the Job was seen: its summary is written all the same"
 
 
 def test_a_cluster_that_is_away_for_a_while(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_a_cluster_that_is_away_for_a_while(tmp_path: Path) -> None:
 QUOTA = 'Error creating: pods "x" is forbidden: exceeded quota: gpus, requested: nvidia.com/gpu=1, used: 4, limited: 4'
 
 
-def test_pods_that_cannot_be_made_are_told_with_the_reason(tmp_path: Path) -> None:
+def test_pods_that_cannot_be_made_are_reported_with_the_reason(tmp_path: Path) -> None:
     """A quota, a LimitRange, PodSecurity, no ServiceAccount: only events say so."""
     steps = [Step(job(), events=[event("older", at="2026-11-21T10:00:01Z"), event(QUOTA)]), Step(job(), events="Forbidden")]
     done = wait(tmp_path, [*steps, Step(job(COMPLETE), [pod(1, ended(0), phase="Succeeded")])])
@@ -277,16 +277,16 @@ def test_a_set_whose_job_cannot_be_made_says_so() -> None:
     assert waiting_for({"kind": "JobSet"}, [], [event("else", reason="Other"), made]) == "JobCreationFailed: quota for jobs"
 
 
-def test_the_pause_after_a_failed_pod_is_told(tmp_path: Path) -> None:
+def test_the_pause_after_a_failed_pod_is_reported(tmp_path: Path) -> None:
     failed = pod(1, ended(20), phase="Failed")
     old = event(QUOTA, at="2026-11-21T09:59:00Z")  # of before that pod was made
     back = [failed, pod(2, ended(0), phase="Succeeded")]
     done = wait(tmp_path, [Step(job(), [failed], events=[old]), Step(job(), [failed]), Step(job(COMPLETE), back)])
-    (told,) = done.waiting_for()
-    assert told.startswith("a pause before the next try")
+    (reason,) = done.waiting_for()
+    assert reason.startswith("a pause before the next try")
 
 
-def test_a_node_that_is_gone_is_told_and_holds_up_nothing(tmp_path: Path) -> None:
+def test_a_node_that_is_gone_is_reported_and_holds_up_nothing(tmp_path: Path) -> None:
     """Its log hangs; the next pod's is passed on beside it."""
     lost = (condition("ContainersReady"), condition("Ready") | {"status": "False"})
     dead = pod(1, RUNNING, *lost, node="gpu-7")
@@ -303,7 +303,7 @@ def test_a_node_that_is_gone_is_told_and_holds_up_nothing(tmp_path: Path) -> Non
     assert time.monotonic() - began < 20
     assert done.exit_code == 0
     assert two[0] in done.lines
-    assert [told.partition(";")[0] for told in done.waiting_for()] == ["node gpu-7 does not answer"]
+    assert [reason.partition(";")[0] for reason in done.waiting_for()] == ["node gpu-7 does not answer"]
 
 
 def test_nothing_is_waited_for_while_a_pod_is_at_work() -> None:
@@ -313,7 +313,7 @@ def test_nothing_is_waited_for_while_a_pod_is_at_work() -> None:
     assert waiting_for(job(), [dead], [])
 
 
-def test_a_pod_that_its_node_never_starts_is_told(tmp_path: Path) -> None:
+def test_a_pod_that_its_node_never_starts_is_reported(tmp_path: Path) -> None:
     bound = pod(1, {}, phase="Pending", node="gpu-7")
     done = wait(tmp_path, [Step(job(), [bound]), Step(job(COMPLETE), [pod(1, ended(0), phase="Succeeded")])])
     assert done.waiting_for() == ["node gpu-7 has not started the pod yet"]
@@ -378,7 +378,7 @@ def test_the_code_of_a_pod_that_is_gone_is_in_the_words_of_the_policy(tmp_path: 
     assert wait(tmp_path, [Step(job(policy(13)))]).exit_code == 13
 
 
-def test_a_summary_that_cannot_be_written_leaves_the_exit_code(tmp_path: Path) -> None:
+def test_a_summary_that_cannot_be_written_does_not_change_the_exit_code(tmp_path: Path) -> None:
     (tmp_path / "summary.md").mkdir()
     (tmp_path / "cluster").mkdir()
     replay(tmp_path / "cluster", [Step(job(policy(14)))])
@@ -400,7 +400,7 @@ def test_a_stop_signal_leaves_a_summary_and_no_child(number: signal.Signals, tmp
     assert process.returncode == Interrupted.exit_code
     last = json.loads(said.splitlines()[-1])
     assert (last["event"], last["reason"]) == ("ended", f"the Job may go on; stopped by {number.name}")
-    assert "left with exit code 30" in (tmp_path / "summary.md").read_text()
+    assert "the waiting ended with exit code 30" in (tmp_path / "summary.md").read_text()
     until = time.monotonic() + 5  # the replaying shell's own children may need a moment
     while (left := living(process.pid)) and time.monotonic() < until:
         time.sleep(0.1)
@@ -432,7 +432,7 @@ def from_log(text: str, folder: Path) -> tuple[int, str, str]:
 
 
 def test_the_log_of_a_rented_machine(tmp_path: Path) -> None:
-    """SkyPilot puts a coloured name before each line and leaves with 100 whatever the job's own code was."""
+    """SkyPilot puts a coloured name before each line and exits with 100 whatever the job's own code was."""
     facts = failure_facts(SpecError(Fault("unknown key", where="/model/sorce")), "validate", "")
     lines = [f"\x1b[36m(tunejob, pid=2345)\x1b[0m {text}\x1b[0m" for text in ("Setting up", line("failed", **facts))]
     code, said, summary = from_log("\n".join([*lines, "Managed job finished: 1 (status: FAILED)."]) + "\n", tmp_path)
@@ -458,7 +458,7 @@ NO_END = [
 
 
 @pytest.mark.parametrize("text", NO_END)
-def test_a_log_without_an_end_is_no_success(text: str) -> None:
+def test_a_log_without_an_end_is_not_a_success(text: str) -> None:
     assert outcome_of_log(text.splitlines(), "log", Log(io.StringIO())).exit_code == 1
 
 

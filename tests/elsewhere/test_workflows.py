@@ -206,7 +206,7 @@ def test_a_spec_that_cannot_run_there_is_not_submitted(tmp_path: Path) -> None:
     assert not (tmp_path / "commands").exists()
 
 
-def test_the_step_leaves_with_the_code_of_the_run(tmp_path: Path) -> None:
+def test_the_step_exits_with_the_code_of_the_run(tmp_path: Path) -> None:
     log = [line("start", run_id="0" * 16, output=""), "::set-output name=job::other", line("failed", exit_code=14)]
     end = condition("Failed", "PodFailurePolicy", "exit code 14")
     replay(
@@ -217,7 +217,7 @@ def test_the_step_leaves_with_the_code_of_the_run(tmp_path: Path) -> None:
     script = shell("Wait", "kubernetes").replace('wait "$JOB"', 'wait "$JOB" --poll-seconds 0.01')
     done = perform(script, tmp_path, JOB=f"job.batch/{NAME}", NAMESPACE=NAMESPACE, **unset)
     assert done.returncode == 14
-    assert done.stdout.startswith("::stop-commands::"), "what the log says is no command of the workflow"
+    assert done.stdout.startswith("::stop-commands::"), "what the log says is not a command of the workflow"
     assert "failed with exit code 14" in (tmp_path / "summary").read_text()
 
 
@@ -231,7 +231,7 @@ exit {code}
 
 @pytest.mark.parametrize(
     ("last", "code", "expected"),
-    [(line("published", run_id="0" * 16, output=""), 0, 0), (line("failed", exit_code=13), 100, 13), ("no machine is to be had", 100, 1)],
+    [(line("published", run_id="0" * 16, output=""), 0, 0), (line("failed", exit_code=13), 100, 13), ("no machine is available", 100, 1)],
 )
 def test_a_rented_gpu(last: str, code: int, expected: int, tmp_path: Path) -> None:
     program = tmp_path / "sky" / "bin" / "sky"

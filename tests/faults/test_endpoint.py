@@ -22,7 +22,7 @@ from job.store.s3 import PART_BYTES
 from tests.unit.test_store import (  # noqa: F401 - pytest runs what it finds here, on the store of this module
     noise,
     test_a_prefix_is_a_folder_not_the_start_of_a_name,
-    test_deleting_twice_is_no_error,
+    test_deleting_twice_is_not_an_error,
     test_files_around_the_part_edge_come_back_whole,
     test_what_is_missing_is_an_input_error_that_names_it,
     test_what_is_written_is_read,

@@ -1,4 +1,4 @@
-"""A full disk, in scratch or where the output lies, ends with exit 13 and what was needed and free; with room, the rerun succeeds.
+"""A full disk, in scratch or where the output is, ends with exit 13 and what was needed and free; with room, the rerun succeeds.
 
 With TUNEJOB_CHAOS=1: every size and every stage, a quarter of an hour on two cores.
 """
@@ -201,7 +201,7 @@ def test_scratch_too_small_for_what_the_hub_sends(hub: Hub, tmp_path: Path) -> N
         require_success(tried.run(), tried)
 
 
-# What fills the disk behind an event of the log, when everything foreseen has been let in: the stage that then fails.
+# What fills the disk after an event of the log, when everything foreseen has been let in: the stage that then fails.
 FILLED_BEHIND = {"train": "train", "evaluate": "evaluate", "reload": "merge", "merge": "compare", "compare": "gguf"}
 
 
@@ -248,7 +248,7 @@ def test_checkpoints_without_room_do_not_end_the_training(leaving_bytes: int, tm
     require_success(result, tried)
     notes = [event["note"] for event in result.named("checkpoint")]
     assert notes[0] == "could not be made"
-    assert notes[-1] == "stored", "one that fails does not stop those behind it"
+    assert notes[-1] == "stored", "one that fails does not stop those after it"
     assert len(notes) == STEPS // 2 - 1
 
 
@@ -327,7 +327,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("then", ["raise", "refuse", "answer"])
 def test_a_child_that_cannot_write_its_answer(then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the disk's fault whatever the answer would have been: a rerun with room will tell."""
+    """It is the disk's fault whatever the answer would have been: a rerun with room will show it."""
     (tmp_path / "filling_child.py").write_text(FILLING_CHILD)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with disk(tmp_path / "disk", 64 * KIB) as small, pytest.raises(CapacityError, match="a part") as caught:

@@ -1,4 +1,4 @@
-"""Faults on the wire between the job and a Hub: survived, or told within a bound; a damaged file is never taken."""
+"""Faults on the wire between the job and a Hub: survived, or reported within a bound; a damaged file is never taken."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_four_faults_in_a_row_are_survived(proxy: Proxy, tmp_path: Path, request
 
 @pytest.mark.parametrize("kind", [Kind.SLOW_DOWN, Kind.RESET, Kind.TRUNCATE, Kind.CORRUPT, Kind.STALL, Kind.STALL_BODY, Kind.DRIP_BODY])
 @pytest.mark.parametrize("request_", ["metadata", "file"])
-def test_endless_faults_are_told_within_a_bound(proxy: Proxy, tmp_path: Path, request_: str, kind: Kind) -> None:
+def test_endless_faults_are_reported_within_a_bound(proxy: Proxy, tmp_path: Path, request_: str, kind: Kind) -> None:
     if (request_, kind) == ("metadata", Kind.CORRUPT):
         pytest.skip("metadata come over TLS")
     proxy.order(Trouble(kind, REQUESTS[request_], times=ENDLESS))

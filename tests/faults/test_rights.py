@@ -1,4 +1,4 @@
-"""Stores that allow a run less than everything: what is missing is named before anything is paid for, and no deletion is no failure."""
+"""Stores that allow a run less than everything: what is missing is named before anything is paid for, and a run may do without deletion."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_right_to_abort_that_is_missing_is_said(proxy: Proxy, bucket: str) -> 
     assert "s3:AbortMultipartUpload" in str(said[0]["reason"])
 
 
-def test_what_may_not_be_written_is_told_at_the_claim(proxy: Proxy, bucket: str, tmp_path: Path) -> None:
+def test_what_may_not_be_written_is_reported_at_the_claim(proxy: Proxy, bucket: str, tmp_path: Path) -> None:
     """By the run itself, with its place in the spec, before an engine is imported."""
     proxy.order(Trouble(Kind.DENIED, "PUT .*", ENDLESS))
     spec = parse_spec(json.dumps(tiny(f"s3://{bucket}/runs")).encode())
@@ -95,7 +95,7 @@ def test_what_may_not_be_written_is_told_at_the_claim(proxy: Proxy, bucket: str,
     assert (fault.where, fault.expected) == ("/output/uri", "the right s3:PutObject")
 
 
-def test_a_lease_that_may_not_be_written_is_told_with_its_place(proxy: Proxy, bucket: str) -> None:
+def test_a_lease_that_may_not_be_written_is_reported_with_its_place(proxy: Proxy, bucket: str) -> None:
     proxy.order(Trouble(Kind.DENIED, "PUT .*", ENDLESS))
     with pytest.raises(InputError) as refusal, Lease(S3Store(f"s3://{bucket}/runs"), Log(StringIO())):
         pass
@@ -129,7 +129,7 @@ def without_delete(s3: S3Server, clean_environment: pytest.MonkeyPatch, tmp_path
     return S3Store(f"s3://{LIMITED_BUCKET}/runs/{tmp_path.name}")
 
 
-def test_pruning_is_no_failure_to_store(without_delete: S3Store, tmp_path: Path) -> None:
+def test_a_failure_to_prune_is_not_a_failure_to_store(without_delete: S3Store, tmp_path: Path) -> None:
     said = StringIO()
     settings = CheckpointsSpec(uri=None, every_minutes=10, every_steps=None, keep=1, max_failures=1)
     mine = Checkpoints(without_delete, ORIGIN, settings, Log(said, json_lines=True), {})
@@ -163,7 +163,7 @@ def test_receipts_and_lease_need_no_deletion(without_delete: S3Store, tmp_path: 
 
 @contextmanager
 def old_server(folder: Path) -> Iterator[str]:
-    """Over TLS, and like Ceph 16: a body whose length is not announced, as boto3 sends it with a checksum behind it, is refused."""
+    """Over TLS, and like Ceph 16: a body whose length is not announced, as boto3 sends it with a checksum after it, is refused."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "old-ca.pem")
 
@@ -198,7 +198,7 @@ def old_server(folder: Path) -> Iterator[str]:
         server.server_close()
 
 
-def test_a_server_that_knows_no_trailing_checksums_is_told_with_the_cure(
+def test_a_server_without_trailing_checksums_is_reported_with_the_cure(
     s3: S3Server, tmp_path: Path, clean_environment: pytest.MonkeyPatch
 ) -> None:
     with old_server(tmp_path) as endpoint:

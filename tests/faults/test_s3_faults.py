@@ -1,4 +1,4 @@
-"""Faults on the wire between the store and a real S3 server: survived, or told within a bound; never silent."""
+"""Faults on the wire between the store and a real S3 server: survived, or reported within a bound; never silent."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_four_faults_in_a_row_at_every_request_are_survived(
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in (Kind.LOST, Kind.DENIED)])
-def test_endless_faults_are_told_within_a_bound(
+def test_endless_faults_are_reported_within_a_bound(
     proxy: Proxy, address: str, large: Path, kind: Kind, clean_environment: pytest.MonkeyPatch
 ) -> None:
     """With the limits set short, every operation ends as transient, exit 20, in 30 s at most."""
@@ -157,7 +157,7 @@ def test_endless_faults_are_told_within_a_bound(
 def test_what_a_server_stored_damaged_is_stored_anew(
     proxy: Proxy, address: str, large: Path, clean_environment: pytest.MonkeyPatch
 ) -> None:
-    """Without checksums in requests the server takes anything: the ETag of what it has tells, four times in a row."""
+    """Without checksums in requests the server takes anything: the ETag of what it has shows it, four times in a row."""
     clean_environment.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
     store = S3Store(address)
     part, small = Trouble(Kind.CORRUPT_UP, "PUT .*partNumber=1.*", times=4), Trouble(Kind.CORRUPT_UP, "PUT .*/small", times=4)
@@ -222,7 +222,7 @@ def test_a_hundred_corruptions_each_way_are_all_caught(
 def test_an_etag_that_proves_nothing_is_replaced_by_a_second_reading(
     proxy: Proxy, address: str, bucket: str, s3: S3Server, tmp_path: Path, clean_environment: pytest.MonkeyPatch
 ) -> None:
-    """Parts of different sizes: nobody can tell the ETag from the file."""
+    """Parts of different sizes: nobody can compute the ETag from the file."""
     clean_environment.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
     client, key = s3.client(), "prefix/file"
     data = random.Random(3).randbytes(13 << 20)

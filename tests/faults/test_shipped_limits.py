@@ -26,7 +26,7 @@ def test_a_store_that_never_answers_well(s3: S3Server, bucket: str, tmp_path: Pa
         spec = write_spec(tmp_path / "spec.json", tiny(f"s3://{bucket}/run"))
         began = time.monotonic()
         running = Running(("run", spec), tmp_path / "scratch", s3.environment() | {"AWS_ENDPOINT_URL": proxy.url})
-        told(kind, began, running.finish(2 * BOUND_SECONDS).exit_code)
+        ends_in_time(kind, began, running.finish(2 * BOUND_SECONDS).exit_code)
 
 
 @pytest.mark.parametrize("kind", [Kind.SLOW_DOWN, Kind.STALL, Kind.DRIP_BODY])
@@ -38,10 +38,10 @@ def test_a_hub_that_never_answers_well(hub: Hub, tmp_path: Path, kind: Kind) -> 
         proxy.order(Trouble(kind, "GET .*/resolve/.*", times=ENDLESS))
         began = time.monotonic()
         running = Running(("run", spec), tmp_path / "scratch", {"HF_ENDPOINT": proxy.url})
-        told(kind, began, running.finish(2 * BOUND_SECONDS).exit_code)
+        ends_in_time(kind, began, running.finish(2 * BOUND_SECONDS).exit_code)
 
 
-def told(kind: Kind, began: float, exit_code: int) -> None:
+def ends_in_time(kind: Kind, began: float, exit_code: int) -> None:
     took = time.monotonic() - began
     print(f"{kind.name}: {took:.0f} s")
     assert exit_code == 20

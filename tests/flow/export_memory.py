@@ -1,4 +1,4 @@
-"""What the processes of a run's exports took of memory, against what each was foretold."""
+"""What the processes of a run's exports took of memory, against what was planned for each."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ BESIDE = ("four_bit", "compare")  # the conversion is at work meanwhile
 
 @dataclass(frozen=True)
 class Taken:
-    """Bytes by step: foretold for its own process, and the peak of anonymous memory that was seen."""
+    """Bytes by step: planned for its own process, and the peak of anonymous memory that was seen."""
 
-    foretold: dict[str, int]
+    planned: dict[str, int]
     seen: dict[str, int]
     children: list[dict[str, Any]]
 
 
 def taken_by(folder: Path) -> Taken:
     """By the run in `folder`, which has to be started: what a forked one's processes share is more."""
-    planned = {step["name"]: step["ram_bytes"] for step in document(folder / "out" / "report" / "exports.json")["plan"]}
-    foretold = {name: planned[name] - (planned["convert"] if name in BESIDE else 0) for name in STEPS}
+    by_step = {step["name"]: step["ram_bytes"] for step in document(folder / "out" / "report" / "exports.json")["plan"]}
+    planned = {name: by_step[name] - (by_step["convert"] if name in BESIDE else 0) for name in STEPS}
     children: list[dict[str, Any]] = [c for phase in valid_stats(folder / "out" / "stats.json")["phases"] for c in phase["children"]]
     peaks = {name: max(c["peak_anonymous_bytes"] for c in children if c["what"].startswith(what)) for name, what in STEPS.items()}
-    return Taken(foretold, peaks, children)
+    return Taken(planned, peaks, children)
 
 
-def require_foretold(taken: Taken, step: str) -> None:
-    assert taken.seen[step] == pytest.approx(taken.foretold[step], rel=0.1)
+def require_planned(taken: Taken, step: str) -> None:
+    assert taken.seen[step] == pytest.approx(taken.planned[step], rel=0.1)
 
 
-def require_all_foretold(taken: Taken, count: int) -> None:
+def require_all_planned(taken: Taken, count: int) -> None:
     """In the stats, where a reader finds it: each process has its own figure, whatever ran beside it."""
     unplanned, others = taken.children[:2], taken.children[2:]
     assert [child["what"] for child in unplanned] == ["the vocabulary as GGUF", "plan of the GGUFs"]  # small, and what plans

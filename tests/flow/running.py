@@ -155,7 +155,7 @@ def watched(folder: Path) -> Iterator[list[int]]:
         thread.join()
 
 
-def foretold_and_seen(output: Path, work: Path, peak_bytes: int) -> tuple[int, int]:
+def planned_and_seen(output: Path, work: Path, peak_bytes: int) -> tuple[int, int]:
     """Bytes of disk that the exports were to need, and those they took; rows and caches were there before."""
     steps = document(output / "report" / "exports.json")["plan"]
     other = [path for folder in ("data", "cache") for path in work.rglob(f"{folder}/**/*") if path.is_file()]

@@ -97,8 +97,8 @@ def test_the_base_with_the_lower_loss_is_taken_and_named(chosen: tuple[Path, Res
     onto = valid_stats(output / "stats.json")["delivered"]["merged_onto"]
     assert onto["onto"] == "trained"
     assert onto["losses"]["trained"] < 5.83 < onto["losses"]["original"]
-    (told,) = result.named("merge onto")
-    assert (told["onto"], told["losses"]) == (onto["onto"], onto["losses"])
+    (logged,) = result.named("merge onto")
+    assert (logged["onto"], logged["losses"]) == (onto["onto"], onto["losses"])
     assert "Merged onto the 4-bit base that was trained on, dequantised" in (output / "README.md").read_text("utf-8")
 
 

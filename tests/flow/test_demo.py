@@ -16,7 +16,7 @@ from job.gguf.header import read_header
 from job.ledger.manifest import read_manifest
 from job.spec.strict import StrictValidator, load_schema
 from job.store import open_store
-from tests.flow.running import ROOT, Result, document, foretold_and_seen, listing, reloaded, tunejob, valid_stats, watched, write_spec
+from tests.flow.running import ROOT, Result, document, listing, planned_and_seen, reloaded, tunejob, valid_stats, watched, write_spec
 from tests.smollm2 import model_dir
 
 pytestmark = pytest.mark.slow
@@ -110,16 +110,16 @@ def test_types_that_do_not_suit_the_widths_are_replaced_as_llama_cpp_does_it(dem
     figures = {artefact["name"]: artefact["figures"] for artefact in demo.read("report/exports.json")["artefacts"]}
     eight, four = figures["gguf-q8_0"], figures["gguf-q4_k_m"]
     assert eight["fallback_tensors"] == 0
-    assert four["fallback_tensors"] == 181  # rows of 576 weights are no multiple of 256
+    assert four["fallback_tensors"] == 181  # rows of 576 weights are not a multiple of 256
     header = read_header(demo.output / "gguf" / "demo-Q4_K_M.gguf", "gguf/demo-Q4_K_M.gguf")
     types = Counter(tensor.type for tensor in header.tensors.values())
     assert types == {"F32": 61, "Q4_K": 16, "Q5_0": 166, "Q6_K": 14, "Q8_0": 15}
     assert (demo.output / "gguf" / "demo-Q8_0.gguf").stat().st_size < 145_000_000
 
 
-def test_the_plan_foretold_the_disk(demo: Demo) -> None:
-    foretold, seen = foretold_and_seen(demo.output, demo.folder / "work", demo.peak_bytes)
-    assert seen == pytest.approx(foretold, rel=0.1)
+def test_the_plan_predicted_the_disk(demo: Demo) -> None:
+    planned, seen = planned_and_seen(demo.output, demo.folder / "work", demo.peak_bytes)
+    assert seen == pytest.approx(planned, rel=0.1)
 
 
 def test_llama_cpp_answers_as_trained(demo: Demo) -> None:

@@ -1,4 +1,4 @@
-"""Every kind of export of one run, each measured before it is listed; memory and disk as foretold; forked, it gives the same."""
+"""Every kind of export of one run, each measured before it is listed; memory and disk as predicted; forked, it gives the same."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from job.gguf.types import TYPES
 from job.ledger.manifest import verify
 from job.store import open_store
-from tests.flow.export_memory import STEPS, Taken, require_all_foretold, require_foretold, taken_by
-from tests.flow.running import Result, document, foretold_and_seen, tiny, tunejob, valid_stats, watched, write_spec
+from tests.flow.export_memory import STEPS, Taken, require_all_planned, require_planned, taken_by
+from tests.flow.running import Result, document, planned_and_seen, tiny, tunejob, valid_stats, watched, write_spec
 from tests.tiny import wide_dir
 
 pytestmark = pytest.mark.slow
@@ -95,10 +95,10 @@ def test_plain_transformers_loads_the_merge_and_ends_as_trained(exported: Export
     assert "quantization_config" in document(exported.output / "merged_4bit" / "config.json")
 
 
-def test_the_plan_foretold_the_disk(exported: Exported) -> None:
+def test_the_plan_predicted_the_disk(exported: Exported) -> None:
     """Against the files that another process saw. The same for SmolLM2 in test_demo.py."""
-    foretold, seen = foretold_and_seen(exported.output, exported.folder / "work", exported.peak_bytes)
-    assert seen == pytest.approx(foretold, rel=0.1)
+    planned, seen = planned_and_seen(exported.output, exported.folder / "work", exported.peak_bytes)
+    assert seen == pytest.approx(planned, rel=0.1)
 
 
 def test_what_people_read_is_there(exported: Exported) -> None:
@@ -133,12 +133,12 @@ def taken(exported: Exported) -> Taken:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_the_plan_foretold_the_memory(taken: Taken, step: str) -> None:
-    require_foretold(taken, step)
+def test_the_plan_predicted_the_memory(taken: Taken, step: str) -> None:
+    require_planned(taken, step)
 
 
-def test_every_process_was_foretold(taken: Taken) -> None:
-    require_all_foretold(taken, 12)  # reload, adapter on the original base, merge, 4-bit, comparison, two conversions, four types, LoRA
+def test_every_process_was_planned(taken: Taken) -> None:
+    require_all_planned(taken, 12)  # reload, adapter on the original base, merge, 4-bit, comparison, two conversions, four types, LoRA
 
 
 def steady(value: Any) -> Any:
@@ -148,7 +148,7 @@ def steady(value: Any) -> Any:
     return [steady(inner) for inner in value] if isinstance(value, list) else value
 
 
-def told(run: Exported) -> Any:
+def said_by(run: Exported) -> Any:
     """What it said, progress aside."""
     return [steady(json.loads(json.dumps(event).replace(str(run.folder), "."))) for event in run.result.events if "done" not in event]
 
@@ -157,7 +157,7 @@ def test_both_ways_give_the_same(exported: Exported, tmp_path: Path) -> None:
     started, forked = exported, run(tmp_path, forked=True)
     assert started.result.exit_code == forked.result.exit_code == 0, started.result.stdout + forked.result.stdout + forked.result.stderr
     assert "children are started" not in started.result.stderr + forked.result.stderr
-    assert told(started) == told(forked)
+    assert said_by(started) == said_by(forked)
     outputs = [started.output, forked.output]
     listings = [sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()) for output in outputs]
     assert listings[0] == listings[1]

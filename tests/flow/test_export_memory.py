@@ -1,4 +1,4 @@
-"""The memory that each step of the exports was foretold to take, on a second model: the first is that of test_everything.py."""
+"""The memory that each step of the exports was planned to take, on a second model: the first is that of test_everything.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.flow.export_memory import STEPS, Taken, require_all_foretold, require_foretold, taken_by
+from tests.flow.export_memory import STEPS, Taken, require_all_planned, require_planned, taken_by
 from tests.flow.running import run_tiny
 from tests.tiny import narrow_dir
 
@@ -30,9 +30,9 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> Taken:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_the_plan_foretold_the_memory(taken: Taken, step: str) -> None:
-    require_foretold(taken, step)
+def test_the_plan_predicted_the_memory(taken: Taken, step: str) -> None:
+    require_planned(taken, step)
 
 
-def test_every_process_was_foretold(taken: Taken) -> None:
-    require_all_foretold(taken, 11)  # reload, adapter on the original base, merge, 4-bit, comparison, two conversions, three types, LoRA
+def test_every_process_was_planned(taken: Taken) -> None:
+    require_all_planned(taken, 11)  # reload, adapter on the original base, merge, 4-bit, comparison, two conversions, three types, LoRA

@@ -14,7 +14,7 @@ import pytest
 
 from job.ledger.manifest import read_manifest, verify
 from job.store import open_store
-from tests.flow.running import Result, Running, document, foretold_and_seen, run_tiny, tiny, tunejob, valid_stats, watched, write_spec
+from tests.flow.running import Result, Running, document, planned_and_seen, run_tiny, tiny, tunejob, valid_stats, watched, write_spec
 from tests.servers import Hub
 from tests.tiny import narrow_dir, tiny_dir, wide_dir
 
@@ -26,15 +26,15 @@ def changes(export: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.long
-def test_the_plan_foretold_the_disk_of_another_model(tmp_path: Path) -> None:
+def test_the_plan_predicted_the_disk_of_another_model(tmp_path: Path) -> None:
     """Narrow, with more embeddings than layers; widths that k-quants do not suit."""
     work = tmp_path / "work"
     export = {"merged": ["16bit"], "gguf": ["q8_0", "q4_0"], "check_tokens": 256, "limits": {"merged_logits": 1, "merged_kl": 1}}
     with watched(work) as peak:
         result = run_tiny(tmp_path, {"/model/source": str(narrow_dir()), "/export": export}, {"TUNEJOB_WORKDIR": str(work)})
     assert result.exit_code in (0, 14), result.stdout[-2000:]  # random weights may not bear q4_0
-    foretold, seen = foretold_and_seen(tmp_path / "out", work, peak[0])
-    assert 0.8 * foretold <= seen <= 1.1 * foretold  # a peak of a moment may fall between two looks
+    planned, seen = planned_and_seen(tmp_path / "out", work, peak[0])
+    assert 0.8 * planned <= seen <= 1.1 * planned  # a peak of a moment may fall between two looks
 
 
 # ------------------------------------------------------------------------------------------ failures and reruns
@@ -74,7 +74,7 @@ def test_a_rerun_tries_only_what_is_missing(refused: tuple[Path, Result]) -> Non
     assert good.stat().st_mtime_ns == before
 
 
-def test_a_killed_run_goes_on_behind_the_last_stored_artefact(tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_after_the_last_stored_artefact(tmp_path: Path) -> None:
     export = {"merged": ["16bit"], "gguf": ["q8_0"], "check_tokens": 128}
     spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", changes(export)))
     first = Running(("run", spec), tmp_path / "first")

@@ -27,7 +27,7 @@ CHANGES: dict[str, Any] = {
 }
 FILES = ("adapter/adapter_model.safetensors", "report/answers.json", "report/probe.safetensors")
 
-# How far a loss may lie from the same step's elsewhere, as a part of it: some ten times the largest distance measured behind 16 steps
+# How far a loss may be from the same step's elsewhere, as a part of it: some ten times the largest distance measured after 16 steps
 # (7e-6 between the engines, 2e-6 between AVX512 with two threads and AVX2 with one). bf16 moves the loss of a row by 1e-3 at once.
 ROUNDING = 1e-4
 
@@ -48,7 +48,7 @@ LEFT_BEHIND = {
     ".config/accelerate/default_config.yaml": "mixed_precision: bf16\n",
     ".triton/cache/junk/launcher.so": "no library",
     "datasets.py": "raise SystemExit('the current directory was searched for modules')\n",
-    "unsloth_compiled_cache/UnslothSFTTrainer.py": "raise SystemExit('what another run left behind was imported')\n",
+    "unsloth_compiled_cache/UnslothSFTTrainer.py": "raise SystemExit('what another run left was imported')\n",
 }
 
 
@@ -65,7 +65,7 @@ class Run:
 
     @property
     def curve(self) -> list[dict[str, Any]]:
-        """Everything of each line that is no time."""
+        """Everything of each line that is not a time."""
         lines = map(json.loads, (self.output / "report" / "losses.jsonl").read_text().splitlines())
         return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
 
@@ -107,7 +107,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the same run, killed behind its first checkpoint."""
+    """The folder of the same run, killed after its first checkpoint."""
     folder = tmp_path_factory.mktemp("killed")
     running = Running(("run", write_spec(folder / "spec.json", tiny("out", CHANGES))), folder / "scratch", cwd=folder)
     running.wait_until(lambda r: r.says('"checkpoint", "step": 2,'))
@@ -121,8 +121,8 @@ def test_it_computes_in_fp32_and_its_files_answer_as_it_did(base: Run) -> None:
     assert len(base.curve) == STEPS + STEPS // 8
 
 
-def test_home_time_zone_and_directory_decide_nothing_and_are_no_other_machine(base: Run, killed: Path, tmp_path: Path) -> None:
-    """Gone on with behind a checkpoint, and yet equal bit for bit."""
+def test_home_time_zone_and_directory_decide_nothing_and_are_not_another_machine(base: Run, killed: Path, tmp_path: Path) -> None:
+    """Gone on with after a checkpoint, and yet equal bit for bit."""
     shutil.copytree(killed / "out", tmp_path / "out")
     found = run(tmp_path, extra=lived_in(tmp_path), forked=True)
     assert len(found.result.named("resume")) == 1
@@ -143,10 +143,10 @@ def test_fewer_instructions_and_other_threads_go_on_within_rounding_and_say_so(b
     assert (now["cpu_instructions"], now["cpu_threads"]) == ("DEFAULT", "2")
     differing = {name: [before[name], now[name]] for name in before if before[name] != now[name]}
     assert found.stats["training"]["resumed_elsewhere"] == differing
-    resumed, told = found.result.named("resume")
-    assert resumed["step"] == told["step"] == found.stats["training"]["resumed_from_step"] >= 2
-    assert {name: told[name] for name in differing} == differing
-    assert "not bit for bit" in told["note"]
+    resumed, said = found.result.named("resume")
+    assert resumed["step"] == said["step"] == found.stats["training"]["resumed_from_step"] >= 2
+    assert {name: said[name] for name in differing} == differing
+    assert "not bit for bit" in said["note"]
 
 
 def test_the_order_in_which_a_file_system_lists_files_decides_nothing() -> None:

@@ -20,7 +20,7 @@ def broken_model(folder: Path, **config: object) -> Path:
     return model
 
 
-def told(result: Result, exit_code: int, pointer: str) -> None:
+def refused(result: Result, exit_code: int, pointer: str) -> None:
     assert result.exit_code == exit_code, result.stdout[-2000:] + result.stderr[-2000:]
     assert json.loads(result.last_words)["pointer"] == pointer
 
@@ -30,7 +30,7 @@ def told(result: Result, exit_code: int, pointer: str) -> None:
 )
 def test_weights_that_are_missing_are_not_made_up(config: dict[str, object], tmp_path: Path) -> None:
     model = broken_model(tmp_path, **config)
-    told(run_tiny(tmp_path, {"/model/source": str(model)}), 11, "/model/source")
+    refused(run_tiny(tmp_path, {"/model/source": str(model)}), 11, "/model/source")
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
@@ -38,7 +38,7 @@ def test_a_token_beyond_the_embedding(tmp_path: Path) -> None:
     model = broken_model(tmp_path)
     path = model / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token": "<|new|>"}))
-    told(run_tiny(tmp_path, {"/model/source": str(model)}), 11, "/model/source")
+    refused(run_tiny(tmp_path, {"/model/source": str(model)}), 11, "/model/source")
 
 
 @pytest.mark.parametrize("output", ["runs", "runs/inside", "."])
@@ -50,7 +50,7 @@ def test_scratch_never_empties_an_output(output: str, tmp_path: Path) -> None:
     before = listing(tmp_path / "data")
     workdir = ("--workdir", str(tmp_path / "data" / "runs"))
     result = tunejob("run", write_spec(tmp_path / "spec.json", spec), *workdir, scratch=tmp_path / "scratch")
-    told(result, 11, "/output/uri")
+    refused(result, 11, "/output/uri")
     assert (tmp_path / "data" / "runs" / "inside" / "precious").read_text() == "x"
     if output != "runs/inside":
         assert listing(tmp_path / "data") == before

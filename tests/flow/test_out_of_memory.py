@@ -1,4 +1,4 @@
-"""A micro-batch that does not fit is made smaller: the same rows a step, the same losses, and it is told."""
+"""A micro-batch that does not fit is made smaller: the same rows a step, the same losses, and it is reported."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_it_recovers(first_pass: int, ample: tuple[list[float], int], tmp_path: 
     wanted, tokens = ample
     code, events = run_short(tmp_path, 1, first_pass, CHANGES)
     assert code == 0, events[-1]
-    told = [(e["step"], e["batch_size"], e["gradient_accumulation_steps"]) for e in events if e["event"] == "out of memory"]
-    assert told == [(first_pass - 1, 2, 2), (first_pass - 1, 1, 4)]
+    halved = [(e["step"], e["batch_size"], e["gradient_accumulation_steps"]) for e in events if e["event"] == "out of memory"]
+    assert halved == [(first_pass - 1, 2, 2), (first_pass - 1, 1, 4)]
     training = document(tmp_path / "out" / "stats.json")["training"]
     assert (training["batch_size"], training["gradient_accumulation_steps"], training["out_of_memory"]) == (1, 4, 2)
     assert training["steps"] == STEPS

@@ -1,4 +1,4 @@
-"""Runs whose spec, model, data and output lie elsewhere: S3 over HTTPS, and the Hub."""
+"""Runs whose spec, model, data and output are elsewhere: S3 over HTTPS, and the Hub."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_the_recipe_learns(name: str, backend: str, runs: Runs) -> None:
 def test_the_reference_engine_gives_the_same_losses_whatever_others_left(runs: Runs) -> None:
     """Plain transformers and PEFT, with no module of Unsloth: every step's loss, not only the first.
 
-    Unsloth's run has a home, a directory and settings that tell it to compute in half precision. Where the CPU has AVX512-BF16,
+    Unsloth's run has a home, a directory and settings that make it compute in half precision. Where the CPU has AVX512-BF16,
     bitsandbytes sees it and offers to compute with it; no variable can claim it where it has not.
     """
     ours, theirs = runs.result("medqa", "unsloth"), runs.result("medqa", "peft")

@@ -1,4 +1,4 @@
-"""What is refused on a real run: exit code, place, the termination message, and what is left behind."""
+"""What is refused on a real run: exit code, place, the termination message, and what is left."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_what_the_spec_or_its_addresses_get_wrong(changes: dict[str, object], ex
 
 @pytest.mark.parametrize("key", ["targets", "modules_to_save"])
 def test_a_layer_the_model_does_not_have(key: str, tmp_path: Path) -> None:
-    """lm_head of a tied model stands for a module that exists; the projections of another architecture do not."""
+    """lm_head of a tied model names a module that exists; the projections of another architecture do not."""
     name = "Wqkv" if key == "targets" else "lm_head"
     result = run_tiny(tmp_path, {"/lora": {key: [name]}})
     if key == "modules_to_save":

@@ -128,7 +128,7 @@ def test_checkpoints_elsewhere(whole: Path, tmp_path: Path) -> None:
 
 
 def test_branches_that_moved_meanwhile_are_read_at_their_commits(hub: Hub, tmp_path: Path) -> None:
-    """The spec names no commit: what the first try resolved holds for the whole run, and is told in the manifest."""
+    """The spec names no commit: what the first try resolved holds for the whole run, and is named in the manifest."""
     model, rows = hub.repo("org/tiny-llama"), hub.repo("datasets/org/rooms")
     base = model.commit({path.name: path.read_bytes() for path in tiny_dir().iterdir()})
     data = rows.commit({"data/train.jsonl": (DEMO / "train.jsonl").read_bytes()})
@@ -178,7 +178,7 @@ def test_other_rows_are_not_gone_on_with(tmp_path: Path) -> None:
     assert result.failure["pointer"] == "/data/train"
 
 
-def test_a_training_that_stands_still_is_ended(tmp_path: Path) -> None:
+def test_a_training_that_makes_no_steps_is_ended(tmp_path: Path) -> None:
     """With a limit shorter than any step: exit 20, and every thread's stack in the log."""
     result = run_tiny(tmp_path, CHANGES, {"TUNEJOB_STALL_MINUTES": "0.00001"})
     assert result.exit_code == 20, result.stdout[-2000:]
@@ -200,6 +200,6 @@ def test_what_cannot_be_stored_after_training_is_not_trained_again(tmp_path: Pat
     assert [event["step"] for event in second.named("resume")] == [4]
     trained = valid_stats(tmp_path / "out" / "stats.json")["training"]
     assert (trained["steps"], trained["resumed_from_step"]) == (4, 4)
-    told = [[event["loss"] for event in result.named("train") if "loss" in event] for result in (first, second)]
-    assert [len(losses) for losses in told] == [4, 0]
+    train_losses = [[event["loss"] for event in result.named("train") if "loss" in event] for result in (first, second)]
+    assert [len(losses) for losses in train_losses] == [4, 0]
     assert not list((tmp_path / "out").rglob("checkpoints/**/*.*"))

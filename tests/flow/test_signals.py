@@ -141,7 +141,7 @@ def test_during_publish(s3: S3Server, tmp_path: Path) -> None:
     assert "run/manifest.json" not in stored
 
 
-def test_while_a_failure_is_told(tmp_path: Path) -> None:
+def test_while_a_failure_is_reported(tmp_path: Path) -> None:
     """The exit code stays that of the failure: here the signal comes while nobody reads the termination message yet."""
     pipe = tmp_path / "words"
     os.mkfifo(pipe)
@@ -164,7 +164,7 @@ def at_rest(pid: int) -> bool:
     return process.status() == psutil.STATUS_SLEEPING and process.cpu_times() == before
 
 
-# Is told to stop when Python takes its modules apart, and with them `last`.
+# Gets the signal when Python takes its modules apart, and with them `last`.
 STOPPED_LAST = """
 import os, signal, sys
 from job.__main__ import main

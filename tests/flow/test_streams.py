@@ -63,7 +63,7 @@ def test_the_answer_is_the_exit_code(lost: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["schema", f"render {EXAMPLE} --to docker"])
-def test_a_document_that_cannot_be_written_is_no_success(command: str, tmp_path: Path) -> None:
+def test_a_document_that_cannot_be_written_is_not_a_success(command: str, tmp_path: Path) -> None:
     full = shell(f"@RUN {command} > /dev/full", tmp_path)
     assert full.returncode == 13
     unread = shell(f"set -o pipefail; @RUN {command} | true", tmp_path)

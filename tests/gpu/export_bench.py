@@ -4,7 +4,7 @@
 
 The plain side is seed 001's ending with today's names: `save_pretrained_merged`, then `save_pretrained_gguf` once with the list
 of six types. Both start from the same base on disk and an adapter after two steps. Prints JSON: seconds a stage on each side.
-With `memory`, the job alone makes one of every kind of export, and each process's host memory stands beside what was foretold.
+With `memory`, the job alone makes one of every kind of export, and each process's host memory is shown beside what was planned.
 With `full` it trains every weight, and exports those.
 """
 
@@ -39,10 +39,10 @@ def run_job(folder: Path, full: bool = False, **export: Any) -> dict[str, Any]:
         command = [sys.executable, "-m", "job", "run", str(folder / "spec.json"), "--log", "json", "--workdir", str(folder / "work")]
         code = subprocess.run(command, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT).returncode
     events = [json.loads(line) for line in (folder / "job.log").read_text().splitlines() if line.startswith('{"time"')]
-    told = [e for e in events if e["event"] in ("merge", "compare", "convert", "export", "reload", "refused", "failed", "plan")]
+    shown = [e for e in events if e["event"] in ("merge", "compare", "convert", "export", "reload", "refused", "failed", "plan")]
     stats = json.loads((folder / "output" / "stats.json").read_text())
     return {"side": "job", "exit_code": code, "wall_seconds": round(time.monotonic() - started, 1),
-            "stages": {p["name"]: p["wall_seconds"] for p in stats["phases"]}, "events": told,
+            "stages": {p["name"]: p["wall_seconds"] for p in stats["phases"]}, "events": shown,
             "memory": [memory_of(child) for phase in stats["phases"] for child in phase["children"]]}  # fmt: skip
 
 

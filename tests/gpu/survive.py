@@ -72,8 +72,8 @@ class Run:
 
 
 def killed(run: Run, seed: int) -> None:
-    """Kills the run some steps behind where it went on, again and again, then lets it end."""
-    rng, told, reached = random.Random(seed), [], 0
+    """Kills the run some steps after where it went on, again and again, then lets it end."""
+    rng, seen, reached = random.Random(seed), [], 0
     for _ in range(KILLS_EACH):
         at = min(reached + rng.randint(2, 5), STEPS - 1)
         process = run.start()
@@ -83,10 +83,10 @@ def killed(run: Run, seed: int) -> None:
         process.wait()
         resumed = [event["step"] for event in run.events("resume")]
         reached = max([reached, *(event["step"] for event in run.events("checkpoint"))])
-        told.append({"resumed_from": resumed[0] if resumed else 0, "killed_at": run.step(), "last_stored": reached})
+        seen.append({"resumed_from": resumed[0] if resumed else 0, "killed_at": run.step(), "last_stored": reached})
     code = run.to_end()
-    told.append({"resumed_from": run.events("resume")[0]["step"], "exit_code": code})
-    print(json.dumps({"kills": told}), flush=True)
+    seen.append({"resumed_from": run.events("resume")[0]["step"], "exit_code": code})
+    print(json.dumps({"kills": seen}), flush=True)
 
 
 def stopped_within_a_step(run: Run) -> None:
@@ -99,13 +99,13 @@ def stopped_within_a_step(run: Run) -> None:
     process.send_signal(signal.SIGTERM)
     code, seconds = process.wait(LIMIT_SECONDS), round(time.monotonic() - sent, 1)
     step_seconds = run.events("train")[0]["eta_seconds"] / (STEPS - 1)
-    told = {"exit_code": code, "seconds": seconds, "step_seconds": round(step_seconds, 1), "stored": run.events("checkpoint")}
+    seen = {"exit_code": code, "seconds": seconds, "step_seconds": round(step_seconds, 1), "stored": run.events("checkpoint")}
     process = run.start()
     while not run.events("resume") and process.poll() is None:
         time.sleep(0.05)
     process.kill()
     process.wait()
-    print(json.dumps({"stopped_within_a_step": told | {"resume": run.events("resume")}}), flush=True)
+    print(json.dumps({"stopped_within_a_step": seen | {"resume": run.events("resume")}}), flush=True)
 
 
 def distance(a: list[float], b: list[float]) -> dict[str, Any]:
@@ -135,8 +135,8 @@ def main() -> None:
     for run in disturbed:
         print(json.dumps({"killed": distance(whole[0].losses(), run.losses()), "losses": run.losses()[-3:]}), flush=True)
     for gib, run in zip(SMALL_GIB, small, strict=False):
-        told = {"small_gib": gib, "out_of_memory": run.events("out of memory"), "failed": run.events("failed")}
-        print(json.dumps(told | {"distance": distance(whole[0].losses(), run.losses())}), flush=True)
+        seen = {"small_gib": gib, "out_of_memory": run.events("out of memory"), "failed": run.events("failed")}
+        print(json.dumps(seen | {"distance": distance(whole[0].losses(), run.losses())}), flush=True)
 
 
 if __name__ == "__main__":

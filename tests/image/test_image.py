@@ -109,7 +109,7 @@ def test_a_stop_signal_reaches_it(tmp_path: Path) -> None:
     assert not (running.scratch / "out" / "manifest.json").exists()
 
 
-def test_too_little_memory_is_no_success(tmp_path: Path) -> None:
+def test_too_little_memory_is_not_a_success(tmp_path: Path) -> None:
     limit = ("--memory", "700m", "--memory-swap", "700m")
     ended = container(tmp_path, spec("/scratch/out", QUICK), options=limit).run()
     assert ended.exit_code in (13, 137), ended.said

@@ -1,4 +1,4 @@
-"""Where pods, Jobs and containers lie in the kinds that are used here."""
+"""Where pods, Jobs and containers are in the kinds that are used here."""
 
 from __future__ import annotations
 

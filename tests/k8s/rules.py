@@ -214,7 +214,7 @@ def controllers(documents: list[Document]) -> Faults:
 
 
 def deletions(documents: list[Document]) -> Faults:
-    """`kubectl replace --force -k` and `delete -k` delete all there is in an overlay, and with a namespace what lies in it."""
+    """`kubectl replace --force -k` and `delete -k` delete all there is in an overlay, and with a namespace what is in it."""
     for document in documents:
         if document["kind"] == "Namespace":
             yield f"Namespace/{document['metadata']['name']}: would be deleted with its Secrets when the overlay is"

@@ -1,4 +1,4 @@
-"""The programs that stand in manifests, run as they stand there; only the places are other ones."""
+"""The programs that are in manifests, run as they are there; only the places are other ones."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_the_cached_model_is_fetched_once(manifests: Manifests, hub: Hub, tmp_pa
     files = {"config.json": b"{}", "model.safetensors": b"w" * 5000, "setup.py": b"no", "pytorch_model.bin": b"no"}
     hub.repo(name).commit(files)
     for _ in range(2):
-        told = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
-        run(manifests, "model-cache", {"/models": tmp_path}, **told)
+        hub_variables = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
+        run(manifests, "model-cache", {"/models": tmp_path}, **hub_variables)
     assert {path.name for path in (tmp_path / name).iterdir() if path.is_file()} == {"config.json", "model.safetensors"}
     assert (tmp_path / name / "model.safetensors").read_bytes() == files["model.safetensors"]
     assert hub.asked("GET /api/agent.*") == 0

@@ -60,7 +60,7 @@ MISSPELT: list[tuple[str, str, tuple[Any, ...]]] = [
     ("base", "Job", ("spec", "podFailurePolicies")),
     ("base", "Job", ("spec", "template", "spec", "containers", 0, "ressources")),
     ("base", "NetworkPolicy", ("spec", "outgress")),
-    ("base", "Job", ("spec", "backoffLimit")),  # "1" is no number
+    ("base", "Job", ("spec", "backoffLimit")),  # "1" is not a number
     ("base", "ServiceAccount", ("kind",)),
     ("overlays/jobset", "JobSet", ("spec", "failurePolicies")),
     ("overlays/jobset", "JobSet", (*IN_MEMBER, "template", "spec", "containers", 0, "ressources")),

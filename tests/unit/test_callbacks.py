@@ -24,7 +24,7 @@ def watch() -> LossWatch:
 
 
 def take(watch: LossWatch, steps: range, logging_steps: int, aside: bool = False) -> None:
-    """The trainer's calls of these steps; `aside`: with a held-out loss behind each."""
+    """The trainer's calls of these steps; `aside`: with a held-out loss after each."""
     state, control = TrainerState(max_steps=steps[-1], global_step=steps[0] - 1), TrainerControl()
     watch.on_train_begin(None, state, control)
     for step in steps:
@@ -49,7 +49,7 @@ def test_a_resumed_run_without_a_step_has_none(watch: LossWatch) -> None:
 
 
 @pytest.mark.parametrize("logging_steps", [1, 5])
-def test_a_held_out_loss_is_no_part_of_a_step(watch: LossWatch, logging_steps: int) -> None:
+def test_a_held_out_loss_is_not_a_part_of_a_step(watch: LossWatch, logging_steps: int) -> None:
     take(watch, range(1, 11), logging_steps, aside=True)
     assert STEP_SECONDS <= (watch.median_step_seconds() or 0) < BESIDE_SECONDS
 

@@ -69,9 +69,9 @@ def test_a_full_disk_gets_its_figures_once(tmp_path: Path) -> None:
     assert fault.message == full.faults[0].message
     assert fault.found.endswith(" bytes free")
     assert fault.expected == f"more than {total} bytes in all"
-    told = CapacityError(Fault("the disk is full", where="", found="5 bytes free", expected="6 bytes"))
+    named = CapacityError(Fault("the disk is full", where="", found="5 bytes free", expected="6 bytes"))
     memory = classify(MemoryError())
-    assert capacity.with_disk_figures(told, tmp_path) is told
+    assert capacity.with_disk_figures(named, tmp_path) is named
     assert capacity.with_disk_figures(memory, tmp_path) is memory
     assert capacity.with_disk_figures(full, "s3://bucket/prefix") is full
 

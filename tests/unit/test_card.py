@@ -197,7 +197,7 @@ def test_without_held_out_rows_the_training_rows_are_named_as_such(tmp_path: Pat
 
 
 def test_every_figure_names_its_artefact(tmp_path: Path) -> None:
-    """A row for each that is delivered, with the figures that were measured on it; answers that differ stand under its name."""
+    """A row for each that is delivered, with the figures that were measured on it; answers that differ are under its name."""
     text = write_card(facts(tmp_path), tmp_path / "README.md").read_text("utf-8")
     for line in [
         "| On all held-out rows | base | as trained |",
@@ -241,7 +241,7 @@ def test_an_adapter_of_4_bit_weights_is_shown_on_them(tmp_path: Path) -> None:
     assert "another model" not in text
 
 
-def test_vllm_is_told_a_rank_that_it_knows(tmp_path: Path) -> None:
+def test_vllm_is_given_a_rank_that_it_knows(tmp_path: Path) -> None:
     text = write_card(facts(tmp_path), tmp_path / "README.md").read_text("utf-8")
     assert f"vllm serve org/Base-1B --revision {REVISION} --enable-lora --max-lora-rank 32 --lora-modules demo=adapter\n" in text
 
@@ -267,7 +267,7 @@ def test_a_local_path_says_nothing_to_others(tmp_path: Path) -> None:
 
 
 def test_the_python_it_shows_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both programs run as they stand, on a tiny model without what it was trained for, and say the same."""
+    """Both programs run as they are, on a tiny model without what it was trained for, and say the same."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -96,7 +96,7 @@ def test_a_damaged_one_is_passed_over(name: str, damage: str, tmp_path: Path) ->
     found = newest(store, tmp_path)
     assert found is not None
     if name == "checkpoint.json" and damage == "longer":
-        assert found.step == 10, "white space behind the document changes nothing in it"
+        assert found.step == 10, "white space after the document changes nothing in it"
         return
     assert found.step == 5
     assert not (tmp_path / "found" / "step-00000010").exists()
@@ -133,7 +133,7 @@ def test_a_store_that_fails_ends_the_training_at_the_limit(tmp_path: Path) -> No
     blocked.write_text("a file where the folder would be")
     mine = checkpoints(blocked, max_failures=2)
     mine.send(5, made(tmp_path, 5))
-    mine.send(10, made(tmp_path, 10))  # the first failure is told of, and the training goes on
+    mine.send(10, made(tmp_path, 10))  # the first failure is reported, and the training goes on
     with pytest.raises(TransientError) as caught:
         mine.wait()
     assert caught.value.faults[0].where == "/output/checkpoints/max_failures"
@@ -179,7 +179,7 @@ def test_removal_takes_all_and_nothing_else(tmp_path: Path) -> None:
     [{"origin": None}, {"origin": {}}, {"files": None}, {"files": []}, {"files": [{}]}, {"files": [{"key": [], "bytes": 0, "sha256": ""}]}],
 )
 def test_a_signed_manifest_of_another_shape_is_passed_over(changes: dict[str, object], tmp_path: Path) -> None:
-    """Whoever can write the prefix can sign anything; what is no checkpoint does not stop the run."""
+    """Whoever can write the prefix can sign anything; what is not a checkpoint does not stop the run."""
     store = stored(tmp_path, 5, 10)
     path = store / FOLDER / "step-00000010" / "checkpoint.json"
     content = {**json.loads(path.read_text()), **changes}

@@ -40,7 +40,7 @@ def request_of_100_and_60_mib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return {"own_bytes": 100 * MIB, "file": str(tmp_path / "file"), "killed": False}
 
 
-def test_a_stage_lists_its_children_with_what_was_foretold_and_seen(request_of_100_and_60_mib: dict[str, object], tmp_path: Path) -> None:
+def test_a_stage_lists_its_children_with_what_was_planned_and_seen(request_of_100_and_60_mib: dict[str, object], tmp_path: Path) -> None:
     stats = Stats("0" * 16, "x", tmp_path)
     with stats.phase("fetch"):
         pass

@@ -54,13 +54,13 @@ def test_several_sources_keep_their_weights(tmp_path: Path) -> None:
         {"source": str(paths[1]), "format": "prompt_completion", "weight": 0.5},
     ]
     spec = job_spec(sources, shuffle=True)
-    told: list[tuple[int, int | None]] = []
-    prepared = build_dataset(spec, fetched(spec, paths), None, model_dir(), tmp_path, lambda done, total: told.append((done, total)))
+    progress: list[tuple[int, int | None]] = []
+    prepared = build_dataset(spec, fetched(spec, paths), None, model_dir(), tmp_path, lambda done, total: progress.append((done, total)))
     found = numbers(prepared.train, prepared)
     assert sorted(n for n in found if n < 100) == list(range(10))
     assert len([n for n in found if n >= 100]) == 5
     assert found != sorted(found)
-    assert told == [(10, 20), (20, 20)]
+    assert progress == [(10, 20), (20, 20)]
 
 
 def test_several_files_of_one_source(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_text_file_holds_a_document_a_line(tmp_path: Path) -> None:
     assert [prepared.tokenizer.decode(row["input_ids"]) for row in prepared.train] == ["First line.<|im_end|>", "Second line.<|im_end|>"]
 
 
-def test_what_is_not_learned_as_it_stands_in_the_rows_is_said_with_counts(tmp_path: Path) -> None:
+def test_what_is_not_learned_as_it_is_in_the_rows_is_said_with_counts(tmp_path: Path) -> None:
     answer = {"role": "assistant", "content": "b", "id": 7, "reasoning_content": "because"}
     rows = [
         {"messages": [{"role": "user", "content": "a <|im_end|>", "weight": 1}, answer]},
@@ -291,7 +291,7 @@ def test_what_was_taken_for_granted_of_files_is_said(tmp_path: Path) -> None:
     ]
 
 
-def test_bytes_that_are_no_text_are_refused_where_they_are_read_and_left_out_elsewhere(tmp_path: Path) -> None:
+def test_bytes_that_are_not_text_are_refused_where_they_are_read_and_left_out_elsewhere(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 

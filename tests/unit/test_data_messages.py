@@ -44,14 +44,14 @@ def said(**keys: Any) -> Chat:
         ({"masked": False}, True),
     ],
 )
-def test_marks_say_what_is_learned_and_are_no_part_of_the_message(speak: Any, keys: Row, learned: bool) -> None:
+def test_marks_say_what_is_learned_and_are_not_a_part_of_the_message(speak: Any, keys: Row, learned: bool) -> None:
     found = speak(**keys)
     assert found.unlearned == (frozenset() if learned else {1})
     assert found.messages[1] == {"role": "assistant", "content": "a"}
     assert found.wished == 0
 
 
-def test_marks_are_those_of_their_message_behind_a_system_prompt() -> None:
+def test_marks_are_those_of_their_message_after_a_system_prompt() -> None:
     turns = [{"from": "human", "value": "q", "weight": 0}, {"from": "gpt", "value": "a", "weight": 1}]
     assert chat("sharegpt", *turns, system="s").unlearned == {1}
     assert chat("sharegpt", {"from": "human", "value": "q", "weight": 1}, turns[1]).wished == 1
@@ -173,7 +173,7 @@ def test_rows_that_their_label_calls_bad_are_refused_by_the_labels_name(kind: st
     shape(kind, row | {label: True}, Columns({}))
 
 
-def test_a_label_that_is_a_class_is_no_verdict() -> None:
+def test_a_label_that_is_a_class_is_not_a_verdict() -> None:
     shape("alpaca", {"instruction": "p", "output": "c", "label": 0}, Columns({}))
     shape("text", {"text": "t", "label": False}, Columns({}))
     shape("prompt_completion", {"prompt": "p", "label": "false"}, Columns({"completion": "label"}))

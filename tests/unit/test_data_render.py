@@ -108,7 +108,7 @@ def test_tools_that_a_template_leaves_out_are_noticed() -> None:
 
 
 def long_talk(answers: int) -> list[Row]:
-    """Every second answer calls a tool or thinks first, and some repeat others or hold what stands around answers."""
+    """Every second answer calls a tool or thinks first, and some repeat others or hold what is around answers."""
     calling = [{"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": "1"}]
     talk: list[Row] = []
     for number in range(answers):
@@ -147,8 +147,8 @@ def test_the_renderings_of_a_long_conversation_do_not_grow_with_it(template: str
     assert time.process_time() - start < LONG_SECONDS
 
 
-def test_a_long_conversation_that_takes_too_long_is_told_from_an_evil_template() -> None:
-    """What stands before each answer is another here, so that they are looked for one by one."""
+def test_a_long_conversation_that_takes_too_long_is_not_taken_for_an_evil_template() -> None:
+    """What comes before each answer is another here, so that they are looked for one by one."""
     numbering = "{% for m in messages %}{{ loop.index ~ ': ' ~ m.content ~ '<|end|>' }}{% endfor %}"
     with pytest.raises(RowFault, match=r"its \d+ messages and more take the chat template more than 0.2 seconds; split"):
         ChatTemplate(numbering, {}, TOKENS, long_seconds=0.2).conversation(Chat(turns(*map(str, range(3000)))))

@@ -44,12 +44,12 @@ def test_else_as_many_as_fit_drawn_by_the_seed_and_the_last_one_cut() -> None:
 
 
 def test_a_cut_row_without_a_learned_token_is_left_out() -> None:
-    """The mean over none is no number."""
+    """The mean over none is not a number."""
     assert compared_rows(prepared(HELD_OUT), 36, 1).document()["rows"] == 3
     assert compared_rows(prepared(HELD_OUT), 37, 1).document()["rows"] == 4
 
 
-def test_learned_are_the_places_behind_which_a_learned_token_comes() -> None:
+def test_learned_are_the_places_before_a_learned_token() -> None:
     found = compared_rows(prepared([row(4, 2, 10), row(3, 0, 20)]), 100, 1)
     ids = [token for ids in found.ids for token in ids]
     assert found.learned == [1, 2, 4, 5]
@@ -57,7 +57,7 @@ def test_learned_are_the_places_behind_which_a_learned_token_comes() -> None:
 
 
 @pytest.mark.parametrize("tokens", [16, 17, 64])
-def test_where_every_answer_lies_behind_so_many_tokens_a_part_with_one_is_taken(tokens: int) -> None:
+def test_where_every_answer_comes_after_so_many_tokens_a_part_with_one_is_taken(tokens: int) -> None:
     found = compared_rows(prepared([row(500, 400), row(400, 300, 1000)]), tokens, 1)
     (part,) = found.rows
     assert len(part["input_ids"]) == tokens

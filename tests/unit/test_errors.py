@@ -201,7 +201,7 @@ def test_a_ring_of_causes_ends() -> None:
 
 def test_a_full_disk_is_known_from_a_full_memory() -> None:
     assert disk_is_full(classify(raised(implicit)))
-    assert disk_is_full(CapacityError("merge: OSError: [Errno 28] No space left on device")), "as a child tells it"
+    assert disk_is_full(CapacityError("merge: OSError: [Errno 28] No space left on device")), "as a child reports it"
     assert not disk_is_full(classify(MemoryError()))
     assert not disk_is_full(CapacityError(Fault("not enough disk for the weights", where="", found="5 bytes free", expected="6 bytes")))
     assert not disk_is_full(InputError("row 3: no space left on device"))

@@ -60,7 +60,7 @@ def test_the_loss_is_the_mean_over_trained_tokens_whatever_the_batch(model: Any)
         assert loss_of(model, rows(9), batch, 0) == pytest.approx(total / tokens, rel=1e-5)
 
 
-def test_a_loss_that_is_no_number_ends_the_run() -> None:
+def test_a_loss_that_is_not_a_number_ends_the_run() -> None:
     class NotANumber:
         device = "cpu"
 

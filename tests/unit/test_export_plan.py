@@ -83,9 +83,9 @@ def test_memory_on_a_gpu_is_what_was_seen_there(shape: tuple[int, int, int]) -> 
     shapes = Shapes(tensors | {"model.embed_tokens.weight": ("BF16", (128_256, hidden))})
     spec = parse({"/lora/r": 16, "/model/max_seq_length": 2048, "/export": {"gguf": ["q8_0"], "imatrix": True, "check_tokens": 128}})
     memory = plan_memory(spec, shapes, 3_500_000, on_cpu=False)
-    foretold = {"reload": memory.reload("4bit"), "four_bit": memory.four_bit(), "compare": memory.compare(), "lora": memory.lora(),
+    planned = {"reload": memory.reload("4bit"), "four_bit": memory.four_bit(), "compare": memory.compare(), "lora": memory.lora(),
                 "q8_0": memory.quant("q8_0"), "q4_k_m": memory.quant("q4_k_m")}  # fmt: skip
-    assert {name: size / MIB for name, size in foretold.items()} == pytest.approx(
+    assert {name: size / MIB for name, size in planned.items()} == pytest.approx(
         {name: seen + FORKED_MIB.get(name, 0) for name, seen in SEEN_MIB[shape].items()}, rel=0.06
     )
 
@@ -100,7 +100,7 @@ def test_memory_of_answers_is_that_of_their_keys_and_values() -> None:
     assert long.reload("4bit") > short.reload("4bit")
 
 
-def test_where_fp32_does_not_fit_the_comparison_leaves_its_weights_mapped() -> None:
+def test_where_fp32_does_not_fit_the_comparison_keeps_its_weights_mapped() -> None:
     spec = parse({"/export": {"merged": ["16bit"]}})
     tight, ample = (plan_memory(spec, EIGHT_B, 1 << 20, True, free_bytes=gib * GIB).compare() for gib in (32, 40))
     assert ample - tight == 4 * EIGHT_B.parameters

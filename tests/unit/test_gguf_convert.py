@@ -144,7 +144,7 @@ def test_it_works_without_home_network_or_writable_folder() -> None:
 
 
 def test_a_disk_that_ends_is_not_a_quantised_file(tmp_path: Path) -> None:
-    """llama.cpp swallows the error of its stream: the length tells."""
+    """llama.cpp swallows the error of its stream: the length shows it."""
     convert(narrow_dir(), tmp_path / "bf16.gguf", "bf16", "tuned", 1)
     step = _quantise_step(tmp_path / "bf16.gguf", tmp_path / "q8_0.gguf")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -127,20 +127,20 @@ def test_rows_of_other_widths_and_sources_of_other_types(source_type: str, type_
     source = tmp_path / "source.gguf"
     convert(narrow_dir(), source, source_type, "tuned", 1)
     types = set(planned_types(source, type_name, False).values())
-    assert fallback in types  # rows of 128 weights are no block of a k-quant
+    assert fallback in types  # rows of 128 weights are not a block of a k-quant
     assert supported(types)
     quantise_on_device(source, tmp_path / "ours.gguf", type_name, "cpu")
     quantise(source, tmp_path / "theirs.gguf", type_name, None, 1)
     assert same_content(tmp_path / "ours.gguf", tmp_path / "theirs.gguf")
 
 
-def test_a_type_that_needs_llama_cpp_is_told_apart(wide: Path) -> None:
+def test_a_type_that_needs_llama_cpp_is_known_as_such(wide: Path) -> None:
     types = planned_types(wide, "iq4_xs", False)
     assert "IQ4_XS" in types.values()
     assert not supported(types.values())
 
 
-def test_a_weight_that_is_no_number_is_refused(tmp_path: Path) -> None:
+def test_a_weight_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
     convert(broken_narrow_dir(), tmp_path / "source.gguf", "bf16", "tuned", 1)
     with pytest.raises(GateError, match="not a finite number"):
         quantise_on_device(tmp_path / "source.gguf", tmp_path / "ours.gguf", "q8_0", "cpu")

@@ -1,4 +1,4 @@
-"""Pushes to a Hub: all or nothing for the reader, resumed where they broke off, refused early, read back, no token left behind."""
+"""Pushes to a Hub: all or nothing for the reader, resumed where they broke off, refused early, read back, no token left over."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_push_that_was_cut_short_sends_only_what_is_missing(ready: Pusher) -> 
     assert ready.hub.asked(SENT) == 3
 
 
-def test_what_lies_on_the_branch_is_not_even_announced_again(ready: Pusher) -> None:
+def test_what_is_on_the_branch_is_not_even_announced_again(ready: Pusher) -> None:
     ready.hub.faults = [HubFault(COMMIT_ON_MAIN, 403, message="no")]
     with pytest.raises(InputError):
         ready.push(TREE)
@@ -408,7 +408,7 @@ def test_a_name_that_no_hub_takes(pusher: Pusher, name: str) -> None:
     assert pusher.hub.seen == []
 
 
-# ------------------------------------------------------------------------------------------------ what is left behind
+# ------------------------------------------------------------------------------------------------------ what is left
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -44,14 +44,14 @@ def test_a_secret_shows_itself_only_when_asked() -> None:
     assert not Secret("")
 
 
-def test_a_bar_elsewhere_than_on_a_terminal_tells_the_end() -> None:
+def test_a_bar_elsewhere_than_on_a_terminal_shows_the_end() -> None:
     stream = io.StringIO()
     with Log(stream, json_lines=True).bar("data", every_seconds=3600) as bar:
         for done in range(1, 101):
             bar.update_total(done, 100)
-    told = [json.loads(line)["done"] for line in stream.getvalue().splitlines()]
-    assert told[-1] == 100
-    assert len(told) <= 2
+    steps_done = [json.loads(line)["done"] for line in stream.getvalue().splitlines()]
+    assert steps_done[-1] == 100
+    assert len(steps_done) <= 2
 
 
 @pytest.mark.parametrize("json_lines", [True, False])

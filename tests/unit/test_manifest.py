@@ -269,7 +269,7 @@ def test_the_same_run_may_come_back_before_it_finished(store: Store) -> None:
     claim(store, spec)
     store.write("adapter/part", b"x")
     before = store.list()
-    assert claim(store, a_spec(uri="elsewhere")) is None  # the output is no part of a run's identity
+    assert claim(store, a_spec(uri="elsewhere")) is None  # the output is not a part of a run's identity
     assert store.list() == before
 
 
@@ -361,7 +361,7 @@ def test_a_manifest_that_breaks_the_schema_is_never_written(tmp_path: Path, wron
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"version": NaN}'], ids=lambda r: str(r[:20]))
-def test_what_is_no_manifest_is_refused(tmp_path: Path, raw: bytes) -> None:
+def test_what_is_not_a_manifest_is_refused(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / MANIFEST).write_bytes(raw)
     with pytest.raises(GateError, match="damaged"):
         verify(DirectoryStore(tmp_path))

@@ -78,7 +78,7 @@ def test_proxies_that_work_are_left_alone(value: str, plain: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("value", ["huggingface.co", "hub.example:8080", "ftp://hub", "https://", "//hub", "https://hub:port", "http//hub"])
-def test_an_endpoint_that_is_no_address_is_named(value: str, plain: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_is_not_an_address_is_named(value: str, plain: pytest.MonkeyPatch) -> None:
     plain.setenv("HF_ENDPOINT", value)
     with pytest.raises(InputError) as refused:
         HubOrigin("hf://org/name", "model")

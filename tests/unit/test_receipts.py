@@ -18,14 +18,14 @@ FACTS = {"perplexity": 1.5, "samples": [{"prompt": "é"}]}
 
 
 class Silent(Log):
-    """Keeps what is told."""
+    """Keeps what is logged."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[dict[str, Any]] = []
+        self.logged: list[dict[str, Any]] = []
 
     def __call__(self, event: str, **fields: Any) -> None:
-        self.told.append({"event": event, **fields})
+        self.logged.append({"event": event, **fields})
 
 
 def stored(store: Store, folder: Path, contents: dict[str, bytes]) -> Receipts:
@@ -67,7 +67,7 @@ def test_what_is_damaged_is_made_again(store: DirectoryStore, tmp_path: Path, da
     changes[damage]()
     log = Silent()
     assert Receipts(store, RUN_ID, log).names() == ["b"]
-    assert log.told[0]["name"] == "a"
+    assert log.logged[0]["name"] == "a"
 
 
 def test_receipts_go_and_their_files_stay(store: DirectoryStore, tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from job.host.records import build, encode
 
 HANDLER = """
 from __future__ import annotations
-from tests.unit.test_records import Asked, Told
+from tests.unit.test_records import Asked, Answered
 
-def handle(request: Asked) -> Told:
-    return Told(request.folder / "made", [part.weight * 2 for part in request.parts])
+def handle(request: Asked) -> Answered:
+    return Answered(request.folder / "made", [part.weight * 2 for part in request.parts])
 
 if __name__ == "__main__":
     from job.host.child import serve
@@ -44,7 +44,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Told:
+class Answered:
     made: Path
     doubled: list[float]
 
@@ -68,5 +68,5 @@ def test_a_child_is_asked_and_answers_with_records(tmp_path: Path, monkeypatch: 
     (tmp_path / "typed_child.py").write_text(HANDLER)
     root = Path(__file__).parents[2]
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{root}")
-    told = run_child("typed_child", WHOLE, tmp_path / "work", "a part", answer=Told)
-    assert told == Told(Path("/a/b/made"), [PART.weight * 2, 2e-300])
+    answered = run_child("typed_child", WHOLE, tmp_path / "work", "a part", answer=Answered)
+    assert answered == Answered(Path("/a/b/made"), [PART.weight * 2, 2e-300])

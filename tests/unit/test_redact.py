@@ -69,7 +69,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "HTML": lambda v: v.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;"),
     "wrapped": wrapped,
     "wrapped, then repr": lambda v: repr(wrapped(v)),
-    "cut behind": lambda v: v[: len(v) * 2 // 3] + "...",
+    "cut after": lambda v: v[: len(v) * 2 // 3] + "...",
     "cut before": lambda v: "..." + v[len(v) // 3 :],
 }
 
@@ -84,12 +84,12 @@ def test_no_spelling_of_a_secret_is_left(spelling: str) -> None:
     redact = Redactor(SECRETS)
     for value in VALUES.values():
         text = SPELLINGS[spelling](value)
-        told = redact(f"before {text} after")
-        assert "[secret]" in told
-        assert (told[:7], told[-6:]) == ("before ", " after")
-        if spelling not in ("cut behind", "cut before"):  # there a third may stay
+        masked = redact(f"before {text} after")
+        assert "[secret]" in masked
+        assert (masked[:7], masked[-6:]) == ("before ", " after")
+        if spelling not in ("cut after", "cut before"):  # there a third may stay
             coded = base64.b64encode(value.encode()).decode()
-            assert max(shown(told, value), shown(told, coded), shown(told, value.encode().hex())) < MAY_SHOW, told
+            assert max(shown(masked, value), shown(masked, coded), shown(masked, value.encode().hex())) < MAY_SHOW, masked
 
 
 def test_json_stays_json() -> None:
@@ -106,8 +106,8 @@ IN_TWO = ["canary01 canary02", "canary01\ncanary02", "canary01\r\n\tcanary02\n",
 def test_both_parts_of_a_credential_with_white_space_are_secret(value: str) -> None:
     redact = Redactor({"HF_TOKEN": value})
     for text in (value, repr(value), json.dumps(repr(value)), urllib.parse.quote(value), value.split()[0], value.split()[-1]):
-        told = redact(f"<{text}>")
-        assert "canary0" not in told
+        masked = redact(f"<{text}>")
+        assert "canary0" not in masked
 
 
 def test_nothing_else_is_taken_out() -> None:

@@ -128,15 +128,15 @@ def test_what_was_measured_is_what_torch_says(request_of: Json, trained: Path, t
     write_reference(open_model(wide_dir(), torch.float32, "cpu"), request_of, tmp_path / "base")
     found = handle(request_of | {"trained": str(tmp_path / "base")})
     model = AutoModelForCausalLM.from_pretrained(trained / "merged", dtype=torch.float32).eval()
-    told, wanted = ([], [])
+    given, wanted = ([], [])
     for row in ROWS:
-        told.append(model(torch.tensor([row])).logits[0].detach().log_softmax(-1))
+        given.append(model(torch.tensor([row])).logits[0].detach().log_softmax(-1))
         wanted.append(plain_logits(wide_dir(), row).log_softmax(-1))
-    told, wanted = torch.cat(told)[LEARNED], torch.cat(wanted)[LEARNED]
+    given, wanted = torch.cat(given)[LEARNED], torch.cat(wanted)[LEARNED]
     following = torch.tensor([IDS[at + 1] for at in LEARNED])
-    assert found["measured"]["loss"] == pytest.approx(float(torch.nn.functional.nll_loss(told, following)), rel=1e-4)
-    assert found["measured"]["kl"] == pytest.approx(float((wanted.exp() * (wanted - told)).sum(-1).mean()), rel=1e-3)
-    assert found["measured"]["same_top_token"] == pytest.approx(float((told.argmax(-1) == wanted.argmax(-1)).float().mean()))
+    assert found["measured"]["loss"] == pytest.approx(float(torch.nn.functional.nll_loss(given, following)), rel=1e-4)
+    assert found["measured"]["kl"] == pytest.approx(float((wanted.exp() * (wanted - given)).sum(-1).mean()), rel=1e-3)
+    assert found["measured"]["same_top_token"] == pytest.approx(float((given.argmax(-1) == wanted.argmax(-1)).float().mean()))
     assert found["measured"]["kl"] > 1e-4
     for prompt, answer in zip(request_of["questions"], found["answers"], strict=True):
         said = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=8, eos_token_id=2, pad_token_id=2)[0, len(prompt) :]
@@ -169,7 +169,7 @@ def test_the_4_bit_export_is_4_bit_and_near(request_of: Json, trained: Path, tmp
         handle(request_of | {"merged_4bit": str(tmp_path / "merged_4bit"), "limits": LIMITS | {"max_kl_4bit": 1e-4}})
 
 
-def test_16_bit_weights_are_no_4_bit_export(request_of: Json, trained: Path) -> None:
+def test_16_bit_weights_are_not_a_4_bit_export(request_of: Json, trained: Path) -> None:
     with pytest.raises(GateError, match=r"not in 4-bit.*21 layers of 22 are not"):
         handle(request_of | {"merged_4bit": str(trained / "merged")})
 
@@ -272,7 +272,7 @@ def test_imatrix_is_a_file_that_llama_cpp_reads(tmp_path: Path) -> None:
     assert native.gguf_get_n_tensors(opened) == 42
 
 
-def test_activations_that_are_no_numbers_are_caught(tmp_path: Path) -> None:
+def test_activations_that_are_not_numbers_are_caught(tmp_path: Path) -> None:
     model = open_model(wide_dir(), torch.float32, "cpu")
     model.model.layers[1].input_layernorm.weight.data[0] = float("inf")
     with pytest.raises(GateError, match="no finite numbers"):

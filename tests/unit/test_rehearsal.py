@@ -103,14 +103,14 @@ def test_a_sentencepiece_tokenizer_is_published_as_it_was_trained(legacy: bool, 
         require_tokenizer(folder, rows)
 
 
-def test_a_file_of_that_name_that_is_no_sentencepiece_model_stays_behind(tmp_path: Path) -> None:
+def test_a_file_of_that_name_that_is_not_a_sentencepiece_model_is_not_published(tmp_path: Path) -> None:
     base = small_base(tmp_path / "base")
     (base / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")  # as Llama 3 has it
     save_tokenizer(load_tokenizer(base), base, tmp_path / "adapter")
     assert not (tmp_path / "adapter" / "tokenizer.model").exists()
 
 
-def test_llama_cpp_reads_behind_special_tokens_as_the_legacy_setting_does(pieces: Path, tmp_path: Path) -> None:
+def test_llama_cpp_reads_after_special_tokens_as_the_legacy_setting_does(pieces: Path, tmp_path: Path) -> None:
     for legacy in (True, False):
         model = model_of(pieces, tmp_path / f"model-{legacy}", legacy=legacy)
         rows, folder = published(model, tmp_path / f"adapter-{legacy}")
@@ -125,7 +125,7 @@ def test_llama_cpp_reads_behind_special_tokens_as_the_legacy_setting_does(pieces
 
 @pytest.mark.parametrize("template", [TEMPLATE, None, {"default": TEMPLATE, "tool_use": "{{ tools }}"}])
 def test_raw_text_publishes_the_models_own_template(template: Any, pieces: Path, tmp_path: Path) -> None:
-    """Rows without a conversation use none: that is no reason to refuse the GGUF of a model that has one."""
+    """Rows without a conversation use none: that is not a reason to refuse the GGUF of a model that has one."""
     named = [{"name": name, "template": text} for name, text in template.items()] if isinstance(template, dict) else template
     model = model_of(pieces, tmp_path / "model", legacy=True, chat_template=named)
     rows, folder = prepared(model, "the lamp is on"), tmp_path / "adapter"

@@ -1,4 +1,4 @@
-"""Files for everything that is no Kubernetes, really run where they are scripts."""
+"""Files for everything that is not Kubernetes, really run where they are scripts."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_paths_are_mounted_where_the_spec_expects_them(shell: str, tmp_path: Pat
     assert (tmp_path / "demo-output").is_dir()
 
 
-def test_a_missing_path_is_told_before_a_container_starts(tmp_path: Path) -> None:
+def test_a_missing_path_is_reported_before_a_container_starts(tmp_path: Path) -> None:
     code, seen, _ = ran(rendered(DEMO, "docker"), tmp_path)
     assert (code, seen) == (11, [])
 
@@ -137,7 +137,7 @@ def test_skypilot_asks_for_one_card_that_is_large_enough() -> None:
 
 
 def test_skypilot_takes_sudo_where_docker_needs_it(tmp_path: Path) -> None:
-    """The function stands in for docker only if docker itself refuses."""
+    """The function is used for docker only if docker itself refuses."""
     run = yaml.safe_load(rendered(RAW, "skypilot"))["run"]
     (tmp_path / "tools").mkdir()
     sudo = tmp_path / "tools" / "sudo"

@@ -26,7 +26,7 @@ def shipped(name: str) -> Any:
 
 
 def test_what_is_patched_is_in_the_package_and_in_the_image() -> None:
-    """In a checkout it lies beside the package, where a wheel would lack it."""
+    """In a checkout it is beside the package, where a wheel would lack it."""
     root = BASE.parents[1]
     globs = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]["job.k8s"]
     for path in (JOB, JOBSET, RUNTIME, TRAINJOB, "base/serviceaccount.yaml", "base/networkpolicy.yaml"):
@@ -158,7 +158,7 @@ def test_more_than_one_gpu_is_refused_with_the_reason() -> None:
         assert container["resources"]["limits"]["nvidia.com/gpu"] == container["resources"]["requests"]["nvidia.com/gpu"] == "1"
 
 
-def test_every_wrong_option_is_told_at_once() -> None:
+def test_every_wrong_option_is_reported_at_once() -> None:
     with pytest.raises(SpecError) as refused:
         rendered(RAW, "job", image="a b", name="A", queue="", parameters="many", gpus=8)
     assert len(refused.value.faults) == 5

@@ -99,7 +99,7 @@ def test_offloaded_activations_are_host_memory() -> None:
         ("hf://org/name-7b@v2", 7 * 10**9),
     ],
 )
-def test_a_name_tells_the_size(source: str, parameters: int) -> None:
+def test_the_size_is_read_from_a_name(source: str, parameters: int) -> None:
     found = model_size(parse({"/model/source": source}), None)
     assert found.parameters == int(parameters * NAME_MARGIN)
     assert f"{parameters:,}" in found.origin
@@ -107,7 +107,7 @@ def test_a_name_tells_the_size(source: str, parameters: int) -> None:
 
 
 @pytest.mark.parametrize("source", ["hf://org/phi-mini", "hf://org/model-v2", "hf://org/gpt-bnb-4bit", "s3://models/2026-11-22/run"])
-def test_a_name_that_tells_nothing_is_said_to_tell_nothing(source: str) -> None:
+def test_a_name_without_a_size_is_said_to_have_none(source: str) -> None:
     found = model_size(parse({"/model/source": source}), None)
     assert found.parameters == DEFAULT_PARAMETERS
     assert "nothing here says how many" in found.origin
@@ -143,7 +143,7 @@ def test_nonsense_in_a_config_is_not_believed(value: object, tmp_path: Path) -> 
     assert resources(spec, found).gpu_gb == 24
 
 
-def test_files_that_are_no_model_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_a_model_are_refused(tmp_path: Path) -> None:
     spec = model(tmp_path, [])
     with pytest.raises(InputError):
         model_size(spec, None)
@@ -158,7 +158,7 @@ def test_every_example_fits_a_pod_that_a_cluster_can_have(example: Path) -> None
     assert 32 * GIB <= needs.scratch_bytes <= 128 * GIB
 
 
-def test_memory_holds_what_lies_in_memory() -> None:
+def test_memory_holds_what_is_in_memory() -> None:
     job = objects(rendered(json.dumps(changed(REMOTE)).encode(), "job"))["Job"]
     pod = job["spec"]["template"]["spec"]
     limits = pod["containers"][0]["resources"]["limits"]

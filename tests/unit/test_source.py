@@ -412,7 +412,7 @@ BAD_DATA: dict[str, tuple[type[JobError], str, str, dict[str, bytes], dict[str, 
     ),
     "card chains": (PolicyError, "/source", "points out", {"README.md": one_subset("data_files: 'zip://a::b.zip'")}, {}),
     "card's folder climbs": (PolicyError, "/source", "points out", {"README.md": one_subset("data_dir: ../..")}, {}),
-    "card is no YAML": (InputError, "/source", "README.md", {"README.md": card("a: [}"), "a.csv": b"x"}, {}),
+    "card is not YAML": (InputError, "/source", "README.md", {"README.md": card("a: [}"), "a.csv": b"x"}, {}),
     "card runs code": (InputError, "/source", "README.md", {"README.md": card("a: !!python/object/apply:os.system [id]")}, {}),
     "card with odd configs": (InputError, "/source", "no data files|README", {"README.md": card("configs: 3"), "a.csv": b"x"}, {}),
 }  # fmt: skip

@@ -41,7 +41,7 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/training/max_steps": 0.0}, ["/training/max_steps"], "too small (found 0.0); expected at least 1"),
     ({"/training/max_steps": 1e300}, ["/training/max_steps"], "too large (found 1e+300)"),
     ({"/training/max_steps": True}, ["/training/max_steps"], "wrong type (found true); expected a whole number"),
-    ({"/training/max_steps": "60"}, ["/training/max_steps"], "Leave the quotes away"),
+    ({"/training/max_steps": "60"}, ["/training/max_steps"], "Remove the quotes"),
     ({"/training/learning_rate": False}, ["/training/learning_rate"], "wrong type (found false); expected a number"),
     ({"/model/max_seq_length": 8.5}, ["/model/max_seq_length"], "wrong type (found 8.5); expected a whole number"),
     ({"/data/packing": 1}, ["/data/packing"], "wrong type (found 1); expected true or false"),
@@ -290,13 +290,13 @@ def test_a_spec_is_read_in_under_a_second_without_heavy_imports() -> None:
     assert min(seconds) < 1.0
 
 
-def test_trackers_that_are_not_in_the_image_are_told_by_validate_and_render(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trackers_that_are_not_in_the_image_are_named_by_validate_and_render(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "spec.json"
-    for tracking, told in (["tensorboard"], ""), (["wandb", "tensorboard", "trackio"], "no package for wandb, trackio"):
+    for tracking, named in (["tensorboard"], ""), (["wandb", "tensorboard", "trackio"], "no package for wandb, trackio"):
         path.write_text(json.dumps(changed({"/tracking": tracking})))
         stream = io.StringIO()
         command_validate(parser().parse_args(["validate", str(path)]), Log(stream, json_lines=True))
         command_render(parser().parse_args(["render", str(path), "--to", "docker", "-o", str(tmp_path / "run.sh")]), Log(json_lines=True))
         for said in (stream.getvalue(), capsys.readouterr().err):
-            assert told in said
-            assert ("no package" in said) == bool(told)
+            assert named in said
+            assert ("no package" in said) == bool(named)

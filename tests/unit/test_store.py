@@ -73,7 +73,7 @@ def test_a_prefix_is_a_folder_not_the_start_of_a_name(store: Store) -> None:
     assert store.list("nothing") == []
 
 
-def test_deleting_twice_is_no_error(store: Store) -> None:
+def test_deleting_twice_is_not_an_error(store: Store) -> None:
     store.write("a/b", b"x")
     store.delete("a/b")
     store.delete("a/b")
@@ -194,7 +194,7 @@ def test_more_than_one_page_of_keys(s3_store: S3Store, s3: S3Server) -> None:
     assert [s.key for s in s3_store.list("many")] == keys
 
 
-def test_folder_marks_are_no_objects(s3_store: S3Store, s3: S3Server) -> None:
+def test_folder_marks_are_not_objects(s3_store: S3Store, s3: S3Server) -> None:
     bucket = split_s3(s3_store.uri)[0]
     for key in ("prefix/", "prefix/folder/"):
         s3.client().put_object(Bucket=bucket, Key=key, Body=b"")
@@ -265,7 +265,7 @@ def test_wrong_settings_are_input_errors(bucket: str, clean_environment: pytest.
         S3Store(f"s3://{bucket}")
 
 
-def test_nobodys_home_is_no_directory() -> None:
+def test_nobodys_home_is_not_a_directory() -> None:
     with pytest.raises(InputError, match="no such path"):
         open_store("~nobody-of-this-name/out")
 

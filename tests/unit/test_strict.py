@@ -20,7 +20,7 @@ NOT_READ = [
     (b"null", "the spec must be a JSON object (found null)"),
     (b'"text"', 'the spec must be a JSON object (found "text")'),
     (b"{}{}", "not JSON: Extra data (found line 1, column 3)"),
-    (b'{"a": 1,}', "Look for a comma too many just before"),
+    (b'{"a": 1,}', "Look for an extra comma just before"),
     (b'{"a": 1 "b": 2}', "Look for a missing comma just before"),
     (b"{'a': 1}", "JSON strings take double quotes"),
     (b'{"a": 1} // note', "JSON has no comments"),
@@ -45,7 +45,7 @@ NOT_READ = [
 
 
 @pytest.mark.parametrize(("raw", "words"), NOT_READ, ids=[words for _, words in NOT_READ])
-def test_what_is_no_strict_json_is_refused(raw: bytes, words: str) -> None:
+def test_what_is_not_strict_json_is_refused(raw: bytes, words: str) -> None:
     with pytest.raises(SpecError) as caught:
         read_json(raw)
     assert words in str(caught.value)

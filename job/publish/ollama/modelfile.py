@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*\.gguf")
 SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 RAW = "{{ .Prompt }}"  # models of raw text go on from the prompt as it is
-TEMPLATE_OF_OLLAMA = "# The chat template cannot be said in Ollama's language; Ollama takes the one in the GGUF, or what it finds most like it.\n"  # noqa: E501
+TEMPLATE_OF_OLLAMA = "# The chat template cannot be written in Ollama's language; Ollama takes the one in the GGUF, or what it finds most like it.\n"  # noqa: E501
 
 
 def write_modelfiles(
