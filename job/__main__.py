@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
 TERMINATION_LOG = "/dev/termination-log"
-STOPPABLE = ("run", "verify", "wait")  # they take long: a signal ends them with 30 and a word
+STOPPABLE = ("run", "verify", "wait")  # they take long: a signal ends them with 30 and a message
 
 
 def read_spec(source: str) -> bytes:
-    """The bytes of a spec, no more of a local one than may be. Raises `SpecError` if they cannot be had locally."""
+    """The bytes of a spec, no more of a local one than may be. Raises `SpecError` if they cannot be read locally."""
     from job.spec.strict import MAX_BYTES
 
     if source == "-":
@@ -158,7 +158,7 @@ def divert_vendor_output(log: Log, workdir: Path) -> None:
 
 def use_utf8() -> None:
     """Starts the command anew in Python's UTF-8 mode where the locale has another encoding: names of files, and the
-    files that libraries open without a word on it, are UTF-8 all the same.
+    files that libraries open without naming one, are UTF-8 all the same.
     """
     foreign = not sys.flags.utf8_mode and codecs.lookup(locale.getpreferredencoding(False)).name != "utf-8"
     if foreign and os.environ.get("PYTHONUTF8") != "1":  # not again: an option of Python's may overrule it

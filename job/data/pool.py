@@ -1,7 +1,7 @@
 """The job's side of its workers: starts them, gives them rows in order, bounds their time, names what broke them.
 
 Time is the worker's own on a processor: a container that was frozen, or a machine that does much else, is not a
-reason to call a template evil.
+reason to call a template hostile.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PACKAGE_ROOT = Path(__file__).parents[2]
 
 
 class Worker:
-    """One worker process. After an error it is of no use any more."""
+    """One worker process. After an error it cannot be used any more."""
 
     def __init__(self, tokenizer_file: Path, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._answer_seconds = answer_seconds

@@ -71,7 +71,7 @@ def _free_bytes(cgroup: Path, proc: Path) -> Iterator[int]:
 
 
 def _cached_bytes(group: Path) -> int:
-    """Pages of files that the group is charged with: a download leaves many, and they give way to what needs room.
+    """Pages of files that the group is charged with: a download leaves many, and they are dropped for what needs room.
 
     v1 sums a group with those below it under other names; its plain ones are the group's own.
     """

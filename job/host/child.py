@@ -35,7 +35,7 @@ from job.host.streams import LastingStream
 PARENT = "TUNEJOB_PARENT"  # the process that a child must not outlive
 SAMPLE_SECONDS = 0.02
 # Blocks of this size and more go back to the system as soon as they are free: the C library would otherwise raise its
-# own limit to 32 MiB, keep what tensors leave behind and take a third more, or not, as it happens.
+# own limit to 32 MiB, keep what tensors have freed and take a third more, or not, as it happens.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 SERVER_SETTINGS = {
     "HF_HUB_OFFLINE": "1",  # read at import: what children load is here already
@@ -49,7 +49,7 @@ class ChildMemory:
     """What one child process took at its peak, and what was planned, None where nothing was.
 
     `peak_anonymous_bytes` is what a control group cannot take back; the rest of `peak_rss_bytes` is mapped files,
-    which give way.
+    which can be dropped.
     """
 
     what: str
@@ -289,7 +289,7 @@ def answer_request(handle: Handler, asked: Path, answered: Path) -> NoReturn:
         code = classify(error).exit_code
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # native libraries may hang in their own farewells
+    os._exit(code)  # native libraries may hang in their own clean-up
 
 
 def _revived(error: dict[str, Any]) -> JobError:

@@ -187,7 +187,7 @@ def serve(control: socket.socket, owner: int) -> None:
     while why is None:
         try:
             message, descriptors, _, _ = socket.recv_fds(control, 1, 4)
-        except ConnectionError:  # the owner left without reading our last answer
+        except ConnectionError:  # the owner ended without reading our last answer
             return
         if not message:
             return
@@ -273,7 +273,7 @@ def main(descriptor: str, *modules: str) -> None:
             with contextlib.suppress(ImportError):  # whoever needs it will say so
                 importlib.import_module(module)
     serve(control, owner)
-    os._exit(0)  # with nothing to say farewell to
+    os._exit(0)  # with nothing to clean up
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ LINES = {"VmHWM", "VmRSS", "RssAnon", "RssShmem"}  # of /proc/PID/status, in kB
 @dataclass(frozen=True)
 class Held:
     """What one process holds now; `highest_rss_bytes` since it began. The anonymous part is what a control group
-    cannot take back, the rest is mapped files, which give way.
+    cannot take back, the rest is mapped files, which can be dropped.
     """
 
     anonymous_bytes: int

@@ -19,7 +19,7 @@ CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line 
 
 
 def harmless(text: str) -> str:
-    """`text` without what a terminal would obey, which may come from a stranger's data: colours go, other control
+    """`text` without what a terminal would obey, which may come from somebody's data: colours go, other control
     characters are shown as JSON escapes them.
     """
     return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", COLOURS.sub("", text))

@@ -96,7 +96,7 @@ def environment(token: str) -> dict[str, str]:
 def check_access(repository: str, private: bool, token: str) -> None:
     """Makes sure, before anything is paid for, that a push can work; creates the repository if it is not there.
 
-    Raises `InputError` for a token that is missing, unknown, read-only or a stranger's, and for a repository that
+    Raises `InputError` for a token that is missing, unknown, read-only or somebody else's, and for a repository that
     everyone may read where a private one was asked for: the visibility of what is there is never changed.
     """
     hub = Repository(repository, token)

@@ -39,7 +39,7 @@ def _read_back(store: Store, key: str) -> None:
 
 
 def _refused(use: Callable[[], object]) -> list[Fault]:
-    """What the store says against it; any other failure is none of rights."""
+    """What the store says against it; any other failure is not about rights."""
     try:
         use()
     except InputError as refusal:

@@ -72,7 +72,7 @@ def _run(task: Rendering) -> Json:
 
 
 def _follow(task: Rendering) -> str:
-    """Leaves with the exit code of the run; outcome and report become the summary of the workflow."""
+    """Exits with the code of the run; outcome and report become the summary of the workflow."""
     namespace = f" --namespace {task.options.namespace}" if task.options.namespace else ""
     return f"""\
 options=()

@@ -33,7 +33,7 @@ STRING_BYTES = 128 << 10
 
 
 def variables(spec: JobSpec) -> list[str]:
-    """Names of variables that are handed on where they are set; no file ever holds their values."""
+    """Names of variables that are passed on where they are set; no file ever holds their values."""
     return [*SECRETS, *SETTINGS, *(name for tracker in spec.tracking for name in TRACKERS[tracker])]
 
 

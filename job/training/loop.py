@@ -146,7 +146,7 @@ class Loop:
         return self.watch.applying
 
     def snapshot(self, folder: Path) -> Checkpoint:
-        """The state after the last whole step, on disk; the trainer is of no use afterwards."""
+        """The state after the last whole step, on disk; the trainer cannot be used afterwards."""
         self.model.zero_grad(set_to_none=True)
         free_memory()
         self.saver.write(folder)

@@ -121,7 +121,7 @@ def test_only_the_backend_knows_unsloth(module: str) -> None:
     assert module == "training.backend" or not roots & {"unsloth", "unsloth_zoo"}
 
 
-# What is outside the processes that see a stranger's template may know of them: how messages and rows look.
+# What is outside the processes where a template from outside runs may know of them: how messages and rows look.
 BEFORE_THE_BOUNDARY = {"data.worker.wire", "data.worker.shape", "data.worker.messages"}
 
 

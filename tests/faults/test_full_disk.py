@@ -201,8 +201,8 @@ def test_scratch_too_small_for_what_the_hub_sends(hub: Hub, tmp_path: Path) -> N
         require_success(tried.run(), tried)
 
 
-# What fills the disk after an event of the log, when everything foreseen has been let in: the stage that then fails.
-FILLED_BEHIND = {"train": "train", "evaluate": "evaluate", "reload": "merge", "merge": "compare", "compare": "gguf"}
+# What fills the disk after an event of the log, when everything planned has been let in: the stage that then fails.
+FILLED_AFTER = {"train": "train", "evaluate": "evaluate", "reload": "merge", "merge": "compare", "compare": "gguf"}
 
 
 @chaos
@@ -210,7 +210,7 @@ def test_scratch_that_others_fill(tmp_path: Path) -> None:
     tried = job(tmp_path, {"/export": EXPORT, "/output/checkpoints": {"every_steps": 1, "max_failures": 1}})
     stages = []
     with disk(tmp_path / "work", AMPLE) as scratch:
-        for event in FILLED_BEHIND:
+        for event in FILLED_AFTER:
             running = tried.begin()
             running.wait_until(lambda r, event=event: r.says(f'"event": "{event}"'))
             scratch.fill()

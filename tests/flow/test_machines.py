@@ -41,7 +41,7 @@ HALF = {
     "ACCELERATE_MIXED_PRECISION": "bf16",
 }
 PLACE = {"LANG": "tr_TR.UTF-8", "LC_ALL": "tr_TR.UTF-8", "TZ": "Asia/Kathmandu", "PYTHONHASHSEED": "7"}
-LEFT_BEHIND = {
+LEFT_OVER = {
     ".cache/huggingface/hub/models--junk/refs/main": "no commit",
     ".cache/huggingface/accelerate/default_config.yaml": "mixed_precision: bf16\n",
     ".cache/torch/kernels/junk": "no kernel",
@@ -80,7 +80,7 @@ def run(folder: Path, changes: dict[str, Any] | None = None, extra: dict[str, st
 
 def lived_in(folder: Path) -> dict[str, str]:
     """A home and current directory full of what other programs left; the environment of somebody who lives there."""
-    for name, text in LEFT_BEHIND.items():
+    for name, text in LEFT_OVER.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

@@ -181,7 +181,7 @@ def secrets(documents: list[Document]) -> Faults:
 
 
 def names(documents: list[Document]) -> Faults:
-    """The run bears the hashed name of its spec, so that another spec is another Job, and its pod mounts that very spec."""
+    """The run has the hashed name of its spec, so that another spec is another Job, and its pod mounts that very spec."""
     (spec,) = (d["metadata"]["name"] for d in documents if d["kind"] == "ConfigMap" and "spec.json" in d["data"])
     if not HASHED.fullmatch(spec):
         yield f"ConfigMap {spec}: the spec's name has no hash"

@@ -147,7 +147,7 @@ def test_the_renderings_of_a_long_conversation_do_not_grow_with_it(template: str
     assert time.process_time() - start < LONG_SECONDS
 
 
-def test_a_long_conversation_that_takes_too_long_is_not_taken_for_an_evil_template() -> None:
+def test_a_long_conversation_that_takes_too_long_is_not_taken_for_a_hostile_template() -> None:
     """What comes before each answer is another here, so that they are looked for one by one."""
     numbering = "{% for m in messages %}{{ loop.index ~ ': ' ~ m.content ~ '<|end|>' }}{% endfor %}"
     with pytest.raises(RowFault, match=r"its \d+ messages and more take the chat template more than 0.2 seconds; split"):

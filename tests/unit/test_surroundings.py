@@ -1,4 +1,4 @@
-"""Where a run begins: disks that nothing can be written to, and a locale that knows no letters but those of ASCII."""
+"""Where a run begins: disks that nothing can be written to, and a locale that has only the letters of ASCII."""
 
 from __future__ import annotations
 

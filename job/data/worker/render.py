@@ -22,7 +22,7 @@ from job.data.worker.shape import Chat
 PRIVATE_USE = range(0xE000, 0xF8FF)  # Unicode's private use area: characters without meaning
 FEW_ANSWERS = 32  # up to here each answer is looked for by itself, which takes three renderings of what is before it
 MAX_KEYS = 16  # of a row, beyond those that are known, each is tried by itself
-LONG_MESSAGES = 200  # from here on much time is more likely the conversation's than an evil template's
+LONG_MESSAGES = 200  # from here on much time is more likely the conversation's than a hostile template's
 LONG_SECONDS = 5.0  # of the processor, for all renderings of a long conversation; less than a worker's request gets
 THOUGHT = re.compile(r"</?(?:think|thinking|thought|reasoning)>|\[/?THINK\]")
 

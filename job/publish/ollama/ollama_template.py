@@ -107,8 +107,8 @@ def _transitions(everyday: Sequence[_Rendered]) -> Transitions | None:
     return found
 
 
-def _template(transitions: Transitions, behind_system: str | None) -> str:
-    """The Go template; with `behind_system`, the system prompt and that text open the last message, if it is a
+def _template(transitions: Transitions, after_system: str | None) -> str:
+    """The Go template; with `after_system`, the system prompt and that text open the last message, if it is a
     question.
     """
     actions = ['$before := ""', "range $index, $message := .Messages"]
@@ -116,11 +116,11 @@ def _template(transitions: Transitions, behind_system: str | None) -> str:
     for role in named:
         actions.append(f'{"if" if role == named[0] else "else if"} eq .Role "{role}"')
         actions += _in_front({before: text for (before, after), text in transitions.items() if after == role})
-        if role == "user" and behind_system is not None:
+        if role == "user" and after_system is not None:
             actions += [
                 "if and $.System (eq (len (slice $.Messages $index)) 1)",
                 "$.System",
-                *_literal(behind_system),
+                *_literal(after_system),
                 "end",
             ]
         actions += [".Content", "$before = .Role"]
