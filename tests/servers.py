@@ -108,7 +108,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     try:
         yield server
     finally:
-        process.kill()  # it takes half a minute to say goodbye, and its data goes with the folder
+        process.kill()  # it takes half a minute to end, and its data goes with the folder
         process.wait()
 
 

@@ -111,7 +111,7 @@ def test_a_vocabulary_with_two_tokens_exchanged_is_caught(good: Good, tmp_path: 
 
 
 def test_a_tokenizer_that_kills_llama_cpp_is_caught(good: Good, tmp_path: Path) -> None:
-    """What transformers derives from a GGUF: the converter takes it for SentencePiece, and llama.cpp dies of the file."""
+    """What transformers derives from a GGUF: the converter takes it for SentencePiece, and llama.cpp crashes on the file."""
 
     def sentencepiece_like(folder: Path) -> None:
         document = json.loads((folder / "tokenizer.json").read_text())

@@ -1,4 +1,4 @@
-"""What a stranger does with a published run: loads it with plain transformers and PEFT, and compares with the probe.
+"""What anybody can do with a published run: loads it with plain transformers and PEFT, and compares with the probe.
 
     python -m tests.flow.reload BASE OUTPUT PRECISION       PRECISION as in the spec: 4bit, 16bit or full
 

@@ -75,7 +75,7 @@ def make_rows(path: Path, count: int) -> None:
 
 
 def spec_of(model_dir: Path, rows: Path, output: Path, steps: int) -> dict[str, Any]:
-    """Seed 001's recipe as a job; `train_on: all` and no shuffling, as the plain script does it."""
+    """The tutorial's recipe as a job; `train_on: all` and no shuffling, as the plain script does it."""
     return {
         "version": 1, "name": "bench",
         "model": {"source": str(model_dir), "precision": "4bit", "max_seq_length": SEQUENCE_TOKENS},

@@ -2,8 +2,8 @@
 
     python -m tests.gpu.export_bench 8b [FOLDER [plain | memory | full]]
 
-The plain side is seed 001's ending with today's names: `save_pretrained_merged`, then `save_pretrained_gguf` once with the list
-of six types. Both start from the same base on disk and an adapter after two steps. Prints JSON: seconds a stage on each side.
+The plain side is the FineTome tutorial's ending with today's names: `save_pretrained_merged`, then `save_pretrained_gguf` once with the
+list of six types. Both start from the same base on disk and an adapter after two steps. Prints JSON: seconds a stage on each side.
 With `memory`, the job alone makes one of every kind of export, and each process's host memory is shown beside what was planned.
 With `full` it trains every weight, and exports those.
 """

@@ -41,4 +41,4 @@ def test_checkov_finds_only_what_is_justified(manifests: dict[str, list[Document
         found.setdefault(check["check_id"], set()).add(f"{check['file_path']} {check['resource']}: {check['check_name']}")
     justified = json.loads((ROOT / "tests" / "k8s" / "checkov.json").read_bytes())
     assert {name: where for name, where in found.items() if name not in justified} == {}
-    assert set(justified) == set(found)  # an exception nobody needs any more goes
+    assert set(justified) == set(found)  # an exception that nobody needs any more is removed
