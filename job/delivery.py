@@ -11,6 +11,7 @@ from job.context import TRAINED, Run
 from job.data.build import Prepared
 from job.export.adapter import files_by_key
 from job.export.artefacts import Artefacts
+from job.export.kinds import kind_of, variant_of
 from job.export.rows import ASKED_PROMPTS
 from job.gguf.expected import describe_tokenizer
 from job.gguf.types import TYPES
@@ -43,14 +44,14 @@ def store_documents(
 
 def modelfiles(run: Run, prepared: Prepared, facts: Sequence[dict[str, Any]]) -> dict[str, Path]:
     """Ollama's Modelfiles beside the GGUFs, by key."""
-    made = {fact["name"].removeprefix("gguf-"): fact["files"] for fact in facts if fact["name"].startswith("gguf-")}
+    made = {variant_of(fact["name"]): fact["files"] for fact in facts if kind_of(fact["name"]).name == "gguf"}
     if not made or not run.spec.export.modelfile:
         return {}
     folder = run.workdir / "modelfiles"
     folder.mkdir()
     names = {TYPES[kind].label: Path(files[0]).name for kind, files in made.items()}
     tokenizer = prepared.tokenizer
-    begin = tokenizer.bos_token if describe_tokenizer(tokenizer, [])["adds_bos"] else ""
+    begin = tokenizer.bos_token if describe_tokenizer(tokenizer, []).adds_bos else ""
     stops = [tokenizer.convert_ids_to_tokens(token) for token in prepared.report.stop_token_ids]
     paths = write_modelfiles(folder, names, prepared.probes, begin, stops)
     return {f"gguf/{path.name}": path for path in paths}

@@ -214,7 +214,7 @@ def models(run: Run) -> tuple[FetchedModel, FetchedModel]:
         check_merge_base(base, merge_base)
         check_config(merge_base.path, merge_base.pointer)
         return base, merge_base
-    if base.quantised and spec.export.needs_merge:
+    if base.quantised and spec.needs_merge:
         raise InputError(
             Fault(
                 "exports need the 16-bit weights that this base was quantised from",

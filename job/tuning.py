@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from job.context import TRAINED, Run
 from job.data.build import Prepared
@@ -17,7 +17,9 @@ from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.evaluation.probe import write_probe
 from job.export import adapter
 from job.export.artefacts import Artefacts
-from job.export.delivered import BASE, STEP, TRAINED_MODEL
+from job.export.delivered import BASE, TRAINED_MODEL
+from job.export.kinds import left_by_training
+from job.export.logits import Comparison
 from job.export.merge.write import require_mergeable
 from job.export.tokenizer import require_tokenizer
 from job.export.trained import reopen, reopened_name
@@ -151,7 +153,7 @@ def load(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedMode
     run.stats.effective["compute_dtype"] = require_compute_dtype(model, backend.device)
     require_checkpoints(run.workdir, spec, model, effective_optimizer(spec.training.optimizer, backend.device))
     require_embeddings(model.get_input_embeddings().weight.shape[0], prepared)
-    if spec.lora is not None and spec.export.needs_merge:
+    if spec.lora is not None and spec.needs_merge:
         require_mergeable(model, merge_base.path)
     run.log("load", model=base.public_id, revision=base.revision, bytes=base.weight_bytes)
     return model
@@ -177,10 +179,10 @@ def export_weights(
 ) -> tuple[Path, dict[str, Path]]:
     """Writes what was trained, the adapter or every weight under merged/: the folder, and its files by key."""
     backend.for_inference(model)
-    if run.spec.lora is None:
-        folder = run.workdir / "merged"
+    whole = run.spec.lora is None
+    folder = run.workdir / left_by_training(whole)
+    if whole:
         return folder, adapter.export_full(model, prepared.tokenizer, prepared.report.stop_token_ids, base, folder)
-    folder = run.workdir / "adapter"
     return folder, adapter.export_adapter(model, prepared.tokenizer, base, folder)
 
 
@@ -206,10 +208,11 @@ def check_reload(artefacts: Artefacts, base: FetchedModel, device: str) -> list[
     its answers.
     """
     found = reopen(artefacts, base.path, device, artefacts.run.report / "probe.safetensors")
-    artefacts.run.log("reload", **found["probe"])
-    texts = artefacts.delivered.texts(found["answers"])
-    step = {name: found["probe"][name] for name in STEP}
-    name, known = reopened_name(artefacts), artefacts.delivered.figures({**found["measured"], **step}, texts)
+    probe = cast("Comparison", found.probe)
+    artefacts.run.log("reload", **asdict(probe))
+    texts = artefacts.delivered.texts(found.answers)
+    step = replace(found.measured, kl=probe.kl, same_top_token=probe.same_top_token)
+    name, known = reopened_name(artefacts), artefacts.delivered.figures(step, texts)
     artefacts.delivered.note(name, known)
     artefacts.run.log("delivered", artefact=name, **known)
     return texts

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from job.export.gguf.imatrix import write_imatrix
-from job.gguf.expected import describe_tokenizer
-from job.gguf.quality import Asked
+from job.gguf.expected import Expected, describe_tokenizer
+from job.gguf.quality import Against, Asked
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in job/gguf/worker.py: tests share their cores
 
@@ -22,6 +22,11 @@ TRAIN = HELD_OUT.with_name("train.jsonl")
 END = 2  # <|im_end|>
 NOTHING_ASKED = Asked([], [])
 NO_LIMITS = {"max_kl": 1e9, "max_perplexity_rise": 1e9}
+
+
+def against(reference: Path, limits: dict[str, float]) -> Against:
+    """The model itself, on one core, and nothing asked."""
+    return Against(reference, reference, NOTHING_ASKED, limits, 1)
 
 
 def conversations(count: int, file: Path = HELD_OUT) -> list[list[dict[str, str]]]:
@@ -34,7 +39,7 @@ def tokenizer_of(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def describe(folder: Path, rows: int = 4) -> dict[str, Any]:
+def describe(folder: Path, rows: int = 4) -> Expected:
     tokenizer = tokenizer_of(folder)
     texts = [tokenizer.apply_chat_template(row, tokenize=False) for row in conversations(rows)]
     return describe_tokenizer(tokenizer, texts)

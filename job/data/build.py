@@ -95,14 +95,14 @@ def build_dataset(
         train=table.dataset(training.sequences),
         held_out=kept_out.table.dataset(kept_out.sequences) if kept_out else None,
         tokenizer=tokenizer,
-        template=job["chat_template"],
+        template=job.chat_template,
         probes=probes,
         questions=questions,
         exact_match=exact_match,
         report=DataReport(
             train=figures(training),
             held_out=figures(kept_out) if kept_out else None,
-            stop_token_ids=list(dict.fromkeys([*([] if job["eos_id"] is None else [job["eos_id"]]), *end_ids])),
+            stop_token_ids=list(dict.fromkeys([*([] if job.eos_id is None else [job.eos_id]), *end_ids])),
             notes=notes,
         ),
     )
@@ -122,18 +122,13 @@ class _Progress:
 
 
 def _tokenise(
-    spec: JobSpec, pool: Pool, job: wire.Header, selections: list[Selection], path: Path, pointer: str, done: _Progress
+    spec: JobSpec, pool: Pool, job: wire.Job, selections: list[Selection], path: Path, pointer: str, done: _Progress
 ) -> Table:
     """All rows of a split's sources as a table on disk."""
     with Table(path) as table:
         for index, selection in enumerate(selections):
-            head = {
-                "operation": "rows",
-                "job": job,
-                "source": selection.description(spec.data.chat_template == "alpaca"),
-            }
-            opening = wire.dump(head)[:-1] + b',"rows":'
-            requests = ((batch, opening + rows + b"}") for batch, rows in selection.batches())
+            request = wire.Request("rows", job, source=selection.description(spec.data.chat_template == "alpaca"))
+            requests = ((batch, wire.with_rows(request, rows)) for batch, rows in selection.batches())
             with contextlib.closing(pool.map(requests)) as replies:
                 for batch, reply, body in replies:
                     table.add(index, selection.pointer, batch, reply, body)
@@ -143,7 +138,7 @@ def _tokenise(
 
 
 def _exact_match(
-    spec: JobSpec, pool: Pool, job: wire.Header, selections: list[Selection], part: Part | None, count: int
+    spec: JobSpec, pool: Pool, job: wire.Job, selections: list[Selection], part: Part | None, count: int
 ) -> list[Question]:
     if part is None or not count:
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from job.data import templates
@@ -14,26 +15,27 @@ if TYPE_CHECKING:
     from job.spec import JobSpec
 
 
-def set_chat_template(spec: JobSpec, tokenizer: Any, chat: bool, pool: Pool, notes: list[str]) -> wire.Header:
+def set_chat_template(spec: JobSpec, tokenizer: Any, chat: bool, pool: Pool, notes: list[str]) -> wire.Job:
     """The job description that every request to a worker carries; `chat`: some rows are conversations.
 
     Gives `tokenizer` the chat template and, as `eos_token`, the token that ends its turns. `notes` gets what the
     vocabulary made necessary. Raises `InputError` or `PolicyError` for a template that cannot be used.
     """
     prefix = prefix_ids(tokenizer)
-    job = {
-        "chat_template": _choose(spec.data.chat_template, tokenizer, chat, tokenizer.bos_token_id in prefix, notes),
-        "variables": dict(tokenizer.special_tokens_map),
-        "end_tokens": end_tokens(tokenizer),
-        "train_on": spec.data.train_on,
-        "max_seq_length": spec.model.max_seq_length,
-        "prefix_ids": prefix,
-        "eos_id": tokenizer.eos_token_id,
-    }
-    if job["chat_template"]:
-        tokenizer.chat_template = job["chat_template"]
+    job = wire.Job(
+        chat_template=_choose(spec.data.chat_template, tokenizer, chat, tokenizer.bos_token_id in prefix, notes),
+        variables=dict(tokenizer.special_tokens_map),
+        end_tokens=end_tokens(tokenizer),
+        train_on=spec.data.train_on,
+        max_seq_length=spec.model.max_seq_length,
+        prefix_ids=prefix,
+        eos_id=tokenizer.eos_token_id,
+    )
+    if job.chat_template:
+        tokenizer.chat_template = job.chat_template
         _set_turn_end(pool, job, tokenizer, notes)
-    elif tokenizer.eos_token_id is None:
+        return replace(job, variables=dict(tokenizer.special_tokens_map), eos_id=tokenizer.eos_token_id)
+    if tokenizer.eos_token_id is None:
         notes.append("the tokenizer has no eos_token: nothing marks the end of a text")
     return job
 
@@ -49,10 +51,10 @@ def _choose(name: str, tokenizer: Any, chat: bool, uses_bos: bool, notes: list[s
     return templates.model_template(tokenizer) if name == "model" else name
 
 
-def _set_turn_end(pool: Pool, job: wire.Header, tokenizer: Any, notes: list[str]) -> None:
+def _set_turn_end(pool: Pool, job: wire.Job, tokenizer: Any, notes: list[str]) -> None:
     """Makes the token that closes a turn the tokenizer's `eos_token`, under the id that it has."""
     try:
-        end = pool.ask({"operation": "turn_end", "job": job})["turn_end"]
+        end = pool.ask(wire.Request("turn_end", job)).turn_end
     except InputError as error:  # a template may insist on more than a question and an answer; the rows will show it
         if not error.faults[0].found.startswith("TemplateError"):
             raise
@@ -65,4 +67,3 @@ def _set_turn_end(pool: Pool, job: wire.Header, tokenizer: Any, notes: list[str]
     elif end != tokenizer.eos_token:
         notes.append(f"eos_token is {end}, which ends a turn, instead of {tokenizer.eos_token}")
         tokenizer.eos_token = end
-        job |= {"variables": dict(tokenizer.special_tokens_map), "eos_id": tokenizer.eos_token_id}

@@ -22,6 +22,7 @@ from typing import IO, Any, Self, cast
 
 from job.data.worker import wire
 from job.errors import CapacityError, Fault, InputError, JobError, PolicyError
+from job.host.records import build
 
 START_SECONDS = 120.0  # of the processor: a large tokenizer
 ANSWER_SECONDS = 8.0  # for a batch of rows, whatever its templates do
@@ -54,7 +55,7 @@ class Worker:
             self._receive()
             self._ready = True
 
-    def ask(self, request: bytes) -> tuple[wire.Header, bytes]:
+    def ask(self, request: bytes) -> tuple[wire.Reply, bytes]:
         """The reply. Raises `PolicyError` for a template that needs too long, too much, or what is forbidden."""
         self.wait_until_ready()
         self._stage = ""
@@ -64,23 +65,24 @@ class Worker:
             self._requests.flush()
         except BrokenPipeError:
             raise self._death() from None
-        header, body = self._receive()
-        if "refused" in header:
-            raise PolicyError(Fault("the template is refused", where=self._stage, found=header["refused"]))
-        return header, body
+        reply, body = self._receive()
+        if reply.refused is not None:
+            raise PolicyError(Fault("the template is refused", where=self._stage, found=reply.refused))
+        return reply, body
 
     @property
     def stage(self) -> str:
         return self._stage
 
-    def _receive(self) -> tuple[wire.Header, bytes]:
+    def _receive(self) -> tuple[wire.Reply, bytes]:
         while True:
             message = wire.unpack(self._read)
             if message is None:
                 raise self._death()
-            if "stage" not in message[0]:
-                return message
-            self._stage = message[0]["stage"]
+            reply = build(wire.Reply, message[0])
+            if reply.stage is None:
+                return reply, message[1]
+            self._stage = reply.stage
 
     def _read(self, size: int) -> bytes:
         """Exactly `size` bytes; fewer at the end of the stream. Raises where the worker takes more than its time."""
@@ -169,16 +171,16 @@ class Pool:
         for worker in self._all:
             worker.close()
 
-    def ask(self, request: wire.Header) -> wire.Header:
+    def ask(self, request: wire.Request) -> wire.Reply:
         """One request's reply. Raises `InputError` where a template fails."""
         self._hire()
         return self._ask(wire.dump(request))[0]
 
-    def map(self, requests: Iterable[tuple[Any, bytes]]) -> Generator[tuple[Any, wire.Header, bytes]]:
+    def map(self, requests: Iterable[tuple[Any, bytes]]) -> Generator[tuple[Any, wire.Reply, bytes]]:
         """Replies in the order of the requests, with what was given beside each; requests are drawn as they are
         needed.
         """
-        waiting: deque[tuple[Any, Future[tuple[wire.Header, bytes]]]] = deque()
+        waiting: deque[tuple[Any, Future[tuple[wire.Reply, bytes]]]] = deque()
         with ThreadPoolExecutor(self._workers) as threads:
             try:
                 for label, request in requests:
@@ -193,7 +195,7 @@ class Pool:
                     future.cancel()
 
     @staticmethod
-    def _next(waiting: deque[tuple[Any, Future[tuple[wire.Header, bytes]]]]) -> tuple[Any, wire.Header, bytes]:
+    def _next(waiting: deque[tuple[Any, Future[tuple[wire.Reply, bytes]]]]) -> tuple[Any, wire.Reply, bytes]:
         label, future = waiting.popleft()
         return label, *future.result()
 
@@ -204,13 +206,13 @@ class Pool:
             self._all.append(worker)
             self._idle.put(worker)
 
-    def _ask(self, request: bytes) -> tuple[wire.Header, bytes]:
+    def _ask(self, request: bytes) -> tuple[wire.Reply, bytes]:
         worker = self._idle.get()
         try:
-            header, body = worker.ask(request)
+            reply, body = worker.ask(request)
             stage = worker.stage
         finally:
             self._idle.put(worker)  # a dead one, too: who waits for it fails at once, and after this one
-        if "failed" in header:
-            raise InputError(Fault("the template cannot be used", where=stage, found=header["failed"]))
-        return header, body
+        if reply.failed is not None:
+            raise InputError(Fault("the template cannot be used", where=stage, found=reply.failed))
+        return reply, body

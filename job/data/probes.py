@@ -60,19 +60,19 @@ ASKED = (
 )
 
 
-def ask_probes(pool: Pool, job: wire.Header) -> tuple[TemplateProbe, ...]:
+def ask_probes(pool: Pool, job: wire.Job) -> tuple[TemplateProbe, ...]:
     """The probes through the job's chat template; none where it has no template. Raises what a refused template
     raises.
     """
-    if not job["chat_template"]:
+    if not job.chat_template:
         return ()
-    marks = [mark for mark in map(chr, MARKS) if mark not in job["chat_template"]]
+    marks = [mark for mark in map(chr, MARKS) if mark not in job.chat_template]
     conversations = [_conversation(asked, marks) for asked in ASKED]
-    requests = [
+    requests = tuple(
         [messages, list(asked.tools) or None, asked.prompt]
         for asked, messages in zip(ASKED, conversations, strict=True)
-    ]
-    texts = pool.ask({"operation": "renderings", "job": job, "conversations": requests})["renderings"]
+    )
+    texts = pool.ask(wire.Request("renderings", job, conversations=requests)).renderings
     found = zip(ASKED, conversations, texts, strict=True)
     return tuple(TemplateProbe(messages, asked.prompt, _whole(text), asked.about) for asked, messages, text in found)
 

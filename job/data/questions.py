@@ -23,16 +23,16 @@ class Question:
     reference: str | None
 
 
-def ask_prompts(pool: Pool, job: wire.Header, prompts: tuple[str, ...]) -> list[Question]:
+def ask_prompts(pool: Pool, job: wire.Job, prompts: tuple[str, ...]) -> list[Question]:
     """The prompts as user messages with a generation prompt, or raw where the job's rows are raw text."""
     if not prompts:
         return []
-    reply = pool.ask({"operation": "prompts", "job": job, "prompts": prompts})
-    return [Question(*found) for found in reply["questions"]]
+    reply = pool.ask(wire.Request("prompts", job, prompts=prompts))
+    return [Question(*found) for found in reply.questions]
 
 
 def ask_rows(
-    pool: Pool, job: wire.Header, selections: list[Selection], alpaca_prompt: bool, rows: Index, count: int
+    pool: Pool, job: wire.Job, selections: list[Selection], alpaca_prompt: bool, rows: Index, count: int
 ) -> list[Question]:
     """The first `count` of the given rows (numbers over all selections, ascending) that have an answer and fit.
 
@@ -53,14 +53,8 @@ def ask_rows(
     return questions
 
 
-def _ask(
-    pool: Pool, job: wire.Header, selection: Selection, alpaca_prompt: bool, selected: SelectedRow
-) -> list[Question]:
-    request = {
-        "operation": "questions",
-        "job": job,
-        "source": selection.description(alpaca_prompt),
-        "rows": [json.loads(selection.dumped(selected))],
-    }
-    found = [Question(*question) for question in pool.ask(request)["questions"]]
-    return [question for question in found if len(question.input_ids) < job["max_seq_length"]]
+def _ask(pool: Pool, job: wire.Job, selection: Selection, alpaca_prompt: bool, selected: SelectedRow) -> list[Question]:
+    source, rows = selection.description(alpaca_prompt), (json.loads(selection.dumped(selected)),)
+    reply = pool.ask(wire.Request("questions", job, source=source, rows=rows))
+    found = [Question(*question) for question in reply.questions]
+    return [question for question in found if len(question.input_ids) < job.max_seq_length]

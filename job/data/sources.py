@@ -90,17 +90,17 @@ class Selection:
             return not isinstance(row[needed[0]], str)
         return FORMATS[spec.format].is_chat
 
-    def description(self, alpaca_prompt: bool) -> wire.Header:
+    def description(self, alpaca_prompt: bool) -> wire.Source:
         """What a worker needs to know of the source."""
         spec = self.source.spec
         template = dataclasses.asdict(spec.template) if spec.template else {}
-        return {
-            "pointer": self.source.pointer,
-            "format": spec.format,
-            "columns": spec.columns,
-            "template": {role: text for role, text in template.items() if text is not None},
-            "input_joint": ALPACA_INPUT if alpaca_prompt else "\n\n",
-        }
+        return wire.Source(
+            pointer=self.source.pointer,
+            format=spec.format,
+            columns=spec.columns,
+            template={role: text for role, text in template.items() if text is not None},
+            input_joint=ALPACA_INPUT if alpaca_prompt else "\n\n",
+        )
 
     def remarks(self) -> list[str]:
         """What was taken for granted in reading the files, and what of preference data is not used."""

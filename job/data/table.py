@@ -76,28 +76,28 @@ class Table:
         if error is None:
             self._raise_faults()
 
-    def add(self, source: int, pointer: str, batch: list[SelectedRow], reply: wire.Header, body: bytes) -> None:
+    def add(self, source: int, pointer: str, batch: list[SelectedRow], reply: wire.Reply, body: bytes) -> None:
         """A worker's reply to a batch of rows. Raises `InputError` when enough rows are found faulty."""
-        for index, reason, where in reply["faults"]:
+        for index, reason, where in reply.faults:
             self._faults.append(Fault(f"{batch[index].place}: {reason}", where=where or pointer))
         if len(self._faults) >= MAX_FAULTS:
             self._raise_faults()
-        for index, reason, tokens in reply["dropped"]:
+        for index, reason, tokens in reply.dropped:
             self.dropped_reasons[reason] += 1
             if reason == wire.BEYOND:
                 self.beyond_tokens = max(self.beyond_tokens, tokens)
             if len(self.dropped_examples) < SHOWN_DROPPED:
                 self.dropped_examples.append(f"{batch[index].place}: {reason}")
-        self.remarks.update(reply["remarks"])
-        self.dropped_rows += len(reply["dropped"])
-        for index, length, trained, truncated, digest in reply["sequences"]:
+        self.remarks.update(reply.remarks)
+        self.dropped_rows += len(reply.dropped)
+        for index, length, trained, truncated, digest in reply.sequences:
             for column, value in zip(
                 self._columns.values(), (self.read_rows + index, length, trained, truncated, digest), strict=True
             ):
                 column.append(value)
         self.read_rows += len(batch)
         self._row_source.extend([source] * len(batch))
-        self._write([length for _, length, *_ in reply["sequences"]], body)
+        self._write([length for _, length, *_ in reply.sequences], body)
 
     def _write(self, lengths: list[int], body: bytes) -> None:
         """`body`: for each sequence its ids, then its labels, int32."""

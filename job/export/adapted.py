@@ -5,28 +5,36 @@ python -m job.export.adapted REQUEST_JSON RESULT_JSON
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from job.export.logits import comparison_dtype, open_adapted
-from job.export.reference import logits_in, measured, write_reference
+from job.export.reference import Measure, logits_in, measured, write_reference
+from job.gguf.quality import Step
 from job.host.child import serve
 
 
-def handle(request: dict[str, Any]) -> dict[str, Any]:
-    """Its loss, and its distance from the trained model, on the compared rows; writes the file `adapted`.
+@dataclass(frozen=True)
+class AdaptedRequest:
+    """The folders of base and adapter; the files of what the `trained` model says, and to write (`adapted`)."""
 
-    The request's keys: `base`, `adapter` (folders), `device`, `trained` (file), `adapted` (the file to write), and
-    those of `write_reference`.
-    """
-    base, path = Path(request["base"]), Path(request["adapted"])
-    trained, _ = logits_in(Path(request["trained"]))
-    dtype = comparison_dtype(base, request["device"])
-    model = open_adapted(base, Path(request["adapter"]), dtype, request["device"])
-    part = path.with_suffix(".part")
-    logits, _ = write_reference(model, request, part)
-    part.replace(path)
-    return measured(logits, request, trained)
+    measure: Measure
+    base: Path
+    adapter: Path
+    device: str
+    trained: Path
+    adapted: Path
+
+
+def handle(request: AdaptedRequest) -> Step:
+    """Its loss, and its distance from the trained model, on the compared rows."""
+    trained, _ = logits_in(request.trained)
+    dtype = comparison_dtype(request.base, request.device)
+    model = open_adapted(request.base, request.adapter, dtype, request.device)
+    part = request.adapted.with_suffix(".part")
+    logits, _ = write_reference(model, request.measure, part)
+    part.replace(request.adapted)
+    return measured(logits, request.measure, trained)
 
 
 if __name__ == "__main__":

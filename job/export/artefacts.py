@@ -12,13 +12,16 @@ from typing import Any
 from job.context import TRAINED, Run
 from job.errors import Fault, GateError
 from job.export.delivered import Delivered
+from job.export.kinds import kind_of
+from job.gguf.quality import Step as ModelStep
+from job.gguf.worker import WORKER, Plan, Request, results
 from job.host.cgroup import available_bytes
 from job.host.child import run_child, taken_bytes
 from job.ledger.manifest import File, store_file
 from job.ledger.receipts import MERGED_ONTO
 from job.plan.host_memory import Memory
 from job.plan.require import require_disk, require_ram
-from job.plan.steps import Step, made_early, names, parallel_quants, plan_memory, steps
+from job.plan.steps import Step, made_early, parallel_quants, plan_memory, steps
 from job.report.summary import write_json
 from job.store.base import within
 from job.weights.shapes import Shapes, read_shapes
@@ -28,9 +31,9 @@ Figures = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a child has measured of an artefact: loss and step from the trained model, and its answers' texts."""
+    """What a child has measured of an artefact: its step from the trained model, and its answers' texts."""
 
-    figures: Mapping[str, float]
+    step: ModelStep
     texts: list[str | None]  # None: not asked
 
 
@@ -53,7 +56,7 @@ class Artefacts:
     @property
     def outstanding(self) -> list[str]:
         """What is asked for and not stored yet, in the order it is made."""
-        return [name for name in names(self.run.spec) if name not in self.run.receipts]
+        return [name for name in self.run.spec.artefacts if name not in self.run.receipts]
 
     @property
     def merges(self) -> bool:
@@ -68,7 +71,12 @@ class Artefacts:
     @property
     def needs_base(self) -> bool:
         """Whether anything that is still to be made needs the 16-bit base."""
-        return bool(self.outstanding) and (self.merges or "lora_gguf" in self.outstanding)
+        return bool(self.outstanding) and (self.merges or self.lies_on_base)
+
+    @property
+    def lies_on_base(self) -> bool:
+        """Whether anything that is still to be made is laid over the original base."""
+        return any(kind_of(name).on_base for name in self.outstanding)
 
     def recall(self, name: str) -> Path:
         """The folder `workdir/name`; where this try did not make it, as an earlier one stored it."""
@@ -79,20 +87,19 @@ class Artefacts:
                     self.run.store.download(file.key, self.run.workdir / file.key)
         return folder
 
-    def keep(
-        self, name: str, files: Mapping[str, Path], figures: Figures, limits: Figures, measured: Measured | None
-    ) -> None:
+    def keep(self, name: str, files: Mapping[str, Path], figures: Figures, measured: Measured | None) -> None:
         """Stores the files (key → path) of an artefact that has passed its test, with what it was `measured` to know.
 
         Raises `GateError` before that where a gate of the spec is to hold for it and does not.
         """
-        known = measured and self.delivered.figures(measured.figures, measured.texts)
+        known = measured and self.delivered.figures(measured.step, measured.texts)
         if known:
             self.delivered.note(name, known)
             self.delivered.require(name, known)
         stored = self.store_files(files)
         size = sum(file.bytes for file in stored)
-        facts = {"name": name, "files": sorted(files), "bytes": size, "figures": dict(figures), "limits": dict(limits)}
+        limits = self.run.spec.limits(name)
+        facts = {"name": name, "files": sorted(files), "bytes": size, "figures": dict(figures), "limits": limits}
         if known and measured:
             facts |= {"delivered": known, "answers": measured.texts}
         self.keep_stored(name, stored, files, {"exports": facts})
@@ -132,7 +139,9 @@ class Artefacts:
     def facts(self) -> list[dict[str, Any]]:
         """What is known of every stored artefact, earlier tries of this run included."""
         return [
-            dict(self.run.receipts[name].facts["exports"]) for name in names(self.run.spec) if name in self.run.receipts
+            dict(self.run.receipts[name].facts["exports"])
+            for name in self.run.spec.artefacts
+            if name in self.run.receipts
         ]
 
     def write_report(self) -> None:
@@ -165,9 +174,7 @@ class Artefacts:
         shapes = read_shapes(model_dir)
         if self.run.spec.lora is None and on_cpu:
             shapes = shapes.in_fp32()
-        sizes = (
-            self._gguf_bytes(model_dir, shapes) if self.run.spec.export.gguf or self.run.spec.export.lora_gguf else {}
-        )
+        sizes = self._gguf_bytes(model_dir, shapes) if self.run.spec.export.converts else {}
         beside_bytes = sum(p.stat().st_size for p in model_dir.iterdir() if p.is_file() and p.suffix != ".safetensors")
         self.memory = plan_memory(
             self.run.spec, shapes, beside_bytes, on_cpu, self.delivered.sizes(), available_bytes()
@@ -184,18 +191,10 @@ class Artefacts:
             self.require(name)
 
     def _gguf_bytes(self, model_dir: Path, shapes: Shapes) -> dict[str, int]:
-        scratch = self.run.children
         types = list(dict.fromkeys([shapes.gguf_type, *self.run.spec.export.gguf]))
-        step = {
-            "operation": "plan",
-            "model": str(model_dir),
-            "scratch": str(scratch),
-            "types": types,
-            "imatrix": self.run.spec.export.imatrix,
-        }
-        sizes: dict[str, int] = run_child("job.gguf.worker", {"steps": [step]}, scratch, "plan of the GGUFs")["steps"][
-            0
-        ]["bytes"]
+        asked = Request((Plan(model_dir, self.run.children, types, self.run.spec.export.imatrix),))
+        (found,) = results(run_child(WORKER, asked, self.run.children, "plan of the GGUFs"))
+        sizes: dict[str, int] = found.bytes
         return sizes
 
     def require(self, name: str) -> None:

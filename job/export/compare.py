@@ -7,125 +7,125 @@ Nothing of Unsloth runs here: what is measured is what others will load. One mod
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from job.errors import Fault, GateError
 from job.export.gguf.imatrix import write_imatrix
 from job.export.logits import Comparison, compare, comparison_dtype, logits_on_disk, open_model, perplexity
-from job.export.reference import answers, logits_in, measured, write_reference
+from job.export.reference import Measure, answers, logits_in, measured, write_reference
+from job.gguf.quality import Step
 from job.host.child import serve
 from job.training.precision import MERGED_SLACK, name_of
 
-Json = dict[str, Any]
+
+@dataclass(frozen=True)
+class Form:
+    """Another form of the merge: its name and folder, the module whose `reopen` opens it, and how far it may stray."""
+
+    name: str
+    folder: Path
+    module: str
+    max_kl: float
 
 
-class Clock:
-    """Seconds of each part of the work."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self.seconds[part] = round(time.monotonic() - started, 3)
-
-
-def handle(request: Json) -> Json:
-    """Compares, writes `reference` and, where asked, `imatrix`; returns the figures.
-
-    The request's keys: `merged`, `merged_4bit` (folder or None), `against` (file of the logits that the merge must
-    have, None for weights that are stored already), `trained` (file of those of the trained model), `calibration`
-    (token ids), `device`, `reference`, `imatrix` (path or None), `limits`, and those of `write_reference` and
-    `answers`. Raises `GateError` with figure and limit where an export is not the trained model.
+@dataclass(frozen=True)
+class CompareRequest:
+    """The folder of the merge and its other forms. Files: of what the merge must say (`against`, None for weights that
+    are stored already), of what the trained model says (`trained`), and to write (`reference`, and `imatrix`, None
+    for none, measured on `calibration`, token ids). The limits are those of the merge.
     """
-    reference = Path(request["reference"])
-    scratch = reference.with_suffix(".scratch")
-    clock = Clock()
-    dtype = comparison_dtype(Path(request["merged"]), request["device"])
-    trained, _ = logits_in(Path(request["trained"]))
+
+    measure: Measure
+    merged: Path
+    forms: tuple[Form, ...]
+    against: Path | None
+    trained: Path
+    calibration: list[list[int]]
+    device: str
+    reference: Path
+    imatrix: Path | None
+    max_logit_ratio: float
+    max_kl: float
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A model, by the perplexity of every compared token, its step from the trained model, its answers as token ids,
+    and its `comparison` with what it is made of, None where there was none.
+    """
+
+    perplexity: float
+    measured: Step
+    answers: list[list[int]]
+    comparison: Comparison | None
+
+
+@dataclass(frozen=True)
+class CompareReport:
+    """The merge, its other forms by name, and whether the merge's answer to the prompt stopped."""
+
+    merged: Examined
+    forms: dict[str, Examined]
+    stopped: bool
+
+
+def handle(request: CompareRequest) -> CompareReport:
+    """Compares, writes `reference` and, where asked, `imatrix`. Raises `GateError` with figure and limit where an
+    export is not the trained model.
+    """
+    scratch = request.reference.with_suffix(".scratch")
+    unproven = request.reference.with_suffix(".part")
+    trained, _ = logits_in(request.trained)
     try:
-        merged, logits = examine_merged(request, trained, dtype, clock)
-        four_bit = None
-        if request["merged_4bit"] is not None:
-            with clock("merged_4bit"):
-                four_bit = examine_four_bit(request, logits, trained, scratch)
+        merged, stopped, logits = examine_merged(request, trained, unproven)
+        forms = {form.name: examine_form(request, form, logits, trained, scratch) for form in request.forms}
     finally:
-        for path in (scratch, unproven(reference)):
+        for path in (scratch, unproven):
             path.unlink(missing_ok=True)
-    return {**merged, "merged_4bit": four_bit, "dtype": name_of(dtype), "seconds": clock.seconds}
+    return CompareReport(merged, forms, stopped)
 
 
-def unproven(reference: Path) -> Path:
-    """Where the reference lies until the comparison has passed."""
-    return reference.with_suffix(".part")
+def examine_merged(request: CompareRequest, trained: Any, part: Path) -> tuple[Examined, bool, Any]:
+    """Compares the merged model with what it must be and with the `trained` one; returns its figures, whether its
+    answer stopped, and its logits.
 
-
-def examine_merged(request: Json, trained: Any, dtype: Any, clock: Clock) -> tuple[Json, Any]:
-    """Compares the merged model with what it must be and with the `trained` one; returns figures and its logits.
-
-    Writes `reference` when it has passed, then `imatrix`.
+    Writes `part`, which becomes `reference` when it has passed, then `imatrix`.
     """
-    merged, reference = Path(request["merged"]), Path(request["reference"])
-    part = unproven(reference)
-    with clock("merged"):
-        model = open_model(merged, dtype, request["device"])
-        asked = answers(model, request)
-        logits, answer = write_reference(model, request, part)
-        comparison = None
-        if request["against"] is not None:
-            wanted, computed = logits_in(Path(request["against"]))
-            comparison = compare(wanted, logits)
-            check(comparison, merged.name, "base and adapter", merged_limits(request, name_of(dtype), computed))
-        found = measured(logits, request, trained)
-        part.replace(reference)
-    if request["imatrix"] is not None:
-        with clock("imatrix"):
-            write_imatrix(model, merged, request["calibration"], Path(request["imatrix"]))
-    figures = {"perplexity": perplexity(logits, request["rows"]), **answer, "measured": found, "answers": asked}
-    return figures | {"merged": comparison and asdict(comparison)}, logits
+    merged, measure = request.merged, request.measure
+    dtype = comparison_dtype(merged, request.device)
+    model = open_model(merged, dtype, request.device)
+    asked = answers(model, measure)
+    logits, stopped = write_reference(model, measure, part)
+    comparison = None
+    if request.against is not None:
+        wanted, computed = logits_in(request.against)
+        comparison = compare(wanted, logits)
+        check(comparison, merged.name, "base and adapter", merged_limits(request, name_of(dtype), computed))
+    found = measured(logits, measure, trained)
+    part.replace(request.reference)
+    if request.imatrix is not None:
+        write_imatrix(model, merged, request.calibration, request.imatrix)
+    return Examined(perplexity(logits, measure.rows), found, asked, comparison), stopped, logits
 
 
-def merged_limits(request: Json, *dtypes: str) -> dict[str, float]:
+def merged_limits(request: CompareRequest, *dtypes: str) -> dict[str, float]:
     """The limits of KL divergence and logits; these are wider where either side was computed in half precision."""
     slack = max(MERGED_SLACK[dtype] for dtype in dtypes)
-    return {"kl": request["limits"]["max_kl"], "logits": request["limits"]["max_logit_ratio"] * slack}
+    return {"kl": request.max_kl, "logits": request.max_logit_ratio * slack}
 
 
-def examine_four_bit(request: Json, logits: Any, trained: Any, scratch: Path) -> Json:
-    """Figures of the 4-bit model against the merged one's `logits`. Raises `GateError` if it is not 4-bit or too far
-    away.
-    """
-    folder, rows = Path(request["merged_4bit"]), request["rows"]
-    model = open_model(folder, "auto", request["device"])
-    require_four_bit(model, folder.name)
-    asked = answers(model, request)
-    found = logits_on_disk(model, rows, scratch)
+def examine_form(request: CompareRequest, form: Form, logits: Any, trained: Any, scratch: Path) -> Examined:
+    """Another form against the merged model's `logits`. Raises `GateError` if it is none or too far away."""
+    model = import_module(form.module).reopen(form.folder, request.device)
+    asked = answers(model, request.measure)
+    found = logits_on_disk(model, request.measure.rows, scratch)
     comparison = compare(logits, found)
-    check(comparison, folder.name, "the 16-bit merge", {"kl": request["limits"]["max_kl_4bit"]})
-    figures = asdict(comparison) | {"perplexity": perplexity(found, rows)}
-    return {"figures": figures, "measured": measured(found, request, trained), "answers": asked}
-
-
-def require_four_bit(model: Any, name: str) -> None:
-    """Raises `GateError` unless every linear layer but the output matrix is packed as NF4."""
-    from bitsandbytes.nn import Linear4bit
-    from torch.nn import Linear
-
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, Linear)}
-    plain = [n for n, m in linear.items() if not isinstance(m, Linear4bit) and m is not model.get_output_embeddings()]
-    packed = [n for n, m in linear.items() if isinstance(m, Linear4bit) and m.weight.quant_type == "nf4"]
-    if plain or not packed:
-        found = f"{len(plain)} layers of {len(linear)} are not, first {plain[0]}" if plain else "no 4-bit layer"
-        raise GateError(
-            Fault("this model is not in 4-bit", where=name, found=found, expected="every linear layer as NF4")
-        )
+    check(comparison, form.folder.name, "the 16-bit merge", {"kl": form.max_kl})
+    figures = perplexity(found, request.measure.rows), measured(found, request.measure, trained)
+    return Examined(*figures, asked, comparison)
 
 
 def check(found: Comparison, name: str, other: str, limits: dict[str, float]) -> None:

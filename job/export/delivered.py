@@ -4,9 +4,9 @@ spec's gates hold for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from job.context import Run
 from job.evaluation.assess import figures_of
@@ -15,7 +15,9 @@ from job.evaluation.generate import spoken
 from job.evaluation.metrics import METRICS
 from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.evaluation.metrics.record import DIGITS
+from job.export.reference import Measure
 from job.export.rows import Compared, asked_questions, check_prompt, compared_rows
+from job.gguf.quality import Step
 from job.ledger.receipts import MERGED_ONTO
 from job.plan.steps import Sizes
 
@@ -24,9 +26,8 @@ if TYPE_CHECKING:
     from job.evaluation.assess import Assessment
 
 Figures = dict[str, float]
-BASE, TRAINED_MODEL, ADAPTER = "base", "trained", "adapter"  # beside the names of exports
+BASE, TRAINED_MODEL = "base", "trained"  # beside the names of exports
 TRAIN_LOSS = "train_loss"  # of rows that were trained on, where none are held out
-STEP = ("kl", "same_top_token")  # from the trained model, on the learned tokens
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,17 @@ class Delivered:
         run.stats.delivered = {"rows": rows.document(), MERGED_ONTO: None, "artefacts": {}}
         return cls(run, prepared, rows)
 
-    def request(self) -> dict[str, Any]:
-        """What a child process that measures a model is asked (`job.export.reference`)."""
-        return {
-            "rows": self.compared.ids,
-            "learned": self.compared.learned,
-            "prompt": check_prompt(self.prepared),
-            "questions": [question.input_ids for question in self.questions()],
-            "pad": self.prepared.tokenizer.pad_token_id,
-            "stop_token_ids": self.prepared.report.stop_token_ids,
-            "max_new_tokens": self.run.spec.evaluation.max_new_tokens,
-        }
+    def measure(self) -> Measure:
+        """What a child process measures a model on."""
+        return Measure(
+            rows=self.compared.ids,
+            learned=self.compared.learned,
+            prompt=check_prompt(self.prepared),
+            questions=[question.input_ids for question in self.questions()],
+            pad=self.prepared.tokenizer.pad_token_id,
+            stop_token_ids=self.prepared.report.stop_token_ids,
+            max_new_tokens=self.run.spec.evaluation.max_new_tokens,
+        )
 
     def questions(self, known: bool = True) -> list[Question]:
         """The spec's first prompts and, if wanted, questions whose answer is `known`."""
@@ -71,14 +72,15 @@ class Delivered:
     def texts(self, ids: list[list[int]]) -> list[str | None]:
         return list(spoken(self.prepared.tokenizer, ids)) if ids else []
 
-    def figures(self, measured: Mapping[str, float], texts: Sequence[str | None]) -> Figures:
+    def figures(self, measured: Step, texts: Sequence[str | None]) -> Figures:
         """Of an artefact: the spec's metrics, from what a child has `measured` and the answers' `texts`, and the step
         from the trained model.
         """
         prompts, rows = asked_questions(self.prepared)
         answers = [text or "" for text in texts[len(prompts) :]]
-        step = {name: measured[name] for name in STEP if name in measured}
-        return self._metrics(measured["loss"], answers, rows if answers else []) | step
+        step = {"kl": measured.kl, "same_top_token": measured.same_top_token}
+        known = {name: value for name, value in step.items() if value is not None}
+        return self._metrics(measured.loss, answers, rows if answers else []) | known
 
     def beside(self, found: Assessment, loss: float) -> Figures:
         """Those figures of a whole model in training, from its assessment and its loss on the compared rows."""

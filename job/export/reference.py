@@ -8,31 +8,44 @@ weights. `job.gguf.quality` reads the same form.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from job.errors import Fault, GateError
 from job.evaluation.generate import answer_ids
 from job.export.logits import compare, continue_greedily, loss_at, vocabulary, write_logits
+from job.gguf.quality import Step
 from job.training.precision import name_of
 from job.weights.layout import Tensor, fill, lay_out, read_tensors, reserve
 
-Json = dict[str, Any]
 
-
-def write_reference(model: Any, request: Json, path: Path) -> tuple[Any, Json]:
-    """Writes what others are compared with; returns the logits, fp32 (tokens, vocabulary), which stay in that file,
-    and of the answer `stopped` and `answer_tokens`.
-
-    The request's keys: `rows` (token ids), `learned` (`Compared.learned`), `prompt`, `stop_token_ids`,
+@dataclass(frozen=True)
+class Measure:
+    """What every model is measured on: the compared `rows` as token ids and which of their tokens are `learned`
+    (`Compared.learned`), a `prompt`, and `questions`, which are padded with `pad` and answered with at most
     `max_new_tokens`.
+    """
+
+    rows: list[list[int]]
+    learned: list[int]
+    prompt: list[int]
+    questions: list[list[int]]
+    pad: int
+    stop_token_ids: list[int]
+    max_new_tokens: int
+
+
+def write_reference(model: Any, measure: Measure, path: Path) -> tuple[Any, bool]:
+    """Writes what others are compared with; returns the logits, fp32 (tokens, vocabulary), which stay in that file,
+    and whether the answer to the prompt stopped.
     """
     import numpy
 
-    rows = request["rows"]
-    answer, stopped = continue_greedily(model, request["prompt"], request["stop_token_ids"], request["max_new_tokens"])
+    rows, prompt = measure.rows, measure.prompt
+    answer, stopped = continue_greedily(model, prompt, measure.stop_token_ids, measure.max_new_tokens)
     lists = {"input_ids": [token for row in rows for token in row], "row_lengths": [len(row) for row in rows],
-             "learned": request["learned"], "prompt_ids": request["prompt"], "answer_ids": answer}  # fmt: skip
+             "learned": measure.learned, "prompt_ids": prompt, "answer_ids": answer}  # fmt: skip
     shape = (len(lists["input_ids"]), vocabulary(model))
     forms: list[tuple[str, str, tuple[int, ...], int]] = [("logits", "F32", shape, 4 * shape[0] * shape[1])]
     forms += [(name, "I32", (len(values),), 4 * len(values)) for name, values in lists.items()]
@@ -44,7 +57,7 @@ def write_reference(model: Any, request: Json, path: Path) -> tuple[Any, Json]:
     logits = _mapped(placed["logits"], "r+")
     write_logits(model, rows, logits)
     logits.flush()
-    return logits, {"stopped": stopped, "answer_tokens": len(answer)}
+    return logits, stopped
 
 
 def logits_in(path: Path) -> tuple[Any, str]:
@@ -59,23 +72,23 @@ def _mapped(tensor: Tensor, mode: str) -> Any:
     return numpy.memmap(tensor.path, dtype=numpy.float32, mode=mode, offset=tensor.start, shape=tensor.shape)  # type: ignore[call-overload]
 
 
-def measured(logits: Any, request: Json, trained: Any | None) -> Json:
+def measured(logits: Any, measure: Measure, trained: Any | None) -> Step:
     """The loss on the learned tokens, and how far predictions of these lie from those of the `trained` model.
 
     Raises `GateError` if the loss is not a number.
     """
-    loss = loss_at(logits, request["rows"], request["learned"])
+    loss = loss_at(logits, measure.rows, measure.learned)
     if not math.isfinite(loss):
         raise GateError(
             Fault("its loss on the compared rows is not a number", found=str(loss), expected="a finite value")
         )
     if trained is None:
-        return {"loss": loss}
-    step = compare(trained, logits, request["learned"])
-    return {"loss": loss, "kl": step.kl, "same_top_token": step.same_top_token}
+        return Step(loss)
+    found = compare(trained, logits, measure.learned)
+    return Step(loss, found.kl, found.same_top_token)
 
 
-def answers(model: Any, request: Json) -> list[list[int]]:
-    """Greedy answers to the request's `questions` (token ids), padded with `pad`."""
-    stops, limit = request["stop_token_ids"], request["max_new_tokens"]
-    return answer_ids(model, request["questions"], request["pad"], stops, limit) if request["questions"] else []
+def answers(model: Any, measure: Measure) -> list[list[int]]:
+    """Greedy answers to the questions, as token ids."""
+    asked, stops, limit = measure.questions, measure.stop_token_ids, measure.max_new_tokens
+    return answer_ids(model, asked, measure.pad, stops, limit) if asked else []

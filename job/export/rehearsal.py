@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from job.context import TRAINED, Run
 from job.data.tokenizer import embedding_rows
@@ -15,6 +15,8 @@ from job.errors import Fault, InputError
 from job.export.generation import unwritable_settings, write_document
 from job.export.merge.documents import token_ids
 from job.export.tokenizer import expected_tokenizer, save_tokenizer, tokenizer_faults
+from job.gguf.expected import Expected
+from job.gguf.worker import WORKER, Rehearse, Request, results
 from job.host.child import run_child
 from job.plan.require import require_embeddings
 from job.source import FetchedModel
@@ -43,18 +45,13 @@ def rehearse(run: Run, base: FetchedModel, merge_base: FetchedModel, prepared: P
     if run.spec.export.gguf:
         ids = token_ids(prepared.tokenizer, prepared.report.stop_token_ids)
         write_document(folder / CONFIG, read_object(merge_base.path / CONFIG) | ids)
-        step = {
-            "operation": "rehearse",
-            "model": str(folder),
-            "target": str(run.children / "vocabulary.gguf"),
-            "expected": expected,
-        }
-        answer = run_child("job.gguf.worker", {"steps": [step]}, run.children, "the vocabulary as GGUF")
-        run.log("rehearsal", gguf_vocabulary=answer["steps"][0]["skipped"] or "as trained")
+        asked = Request((Rehearse(folder, run.children / "vocabulary.gguf", expected),))
+        (found,) = results(run_child(WORKER, asked, run.children, "the vocabulary as GGUF"))
+        run.log("rehearsal", gguf_vocabulary=found.skipped or "as trained")
     shutil.rmtree(folder)
 
 
-def _try_tokenizer(base: Path, folder: Path, prepared: Prepared, expected: dict[str, Any]) -> None:
+def _try_tokenizer(base: Path, folder: Path, prepared: Prepared, expected: Expected) -> None:
     save_tokenizer(prepared.tokenizer, base, folder)
     faults = [
         Fault(

@@ -8,17 +8,41 @@ compared rows is then, to every export, what the trained model says.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from job.errors import Fault, GateError
 from job.export import logits as merge_logits
-from job.export.reference import answers, measured, write_reference
+from job.export.reference import Measure, answers, measured, write_reference
+from job.gguf.quality import Step
 from job.host.child import serve
 from job.training.precision import REOPENED, compute_dtype, keep_layout, name_of, quantisation
 
-Json = dict[str, Any]
+
+@dataclass(frozen=True)
+class ReloadRequest:
+    """The base with the adapter's folder, or the folder of whole weights, in the `precision` of the training. `probe`
+    is None in a later try, which has proven it before; `trained` is the file to write.
+    """
+
+    measure: Measure
+    base: Path
+    adapter: Path | None
+    precision: str
+    device: str
+    probe: Path | None
+    trained: Path
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """Modules that are held in 4 bits, what was measured, the answers as token ids, the comparison with the probe."""
+
+    packed: list[str]
+    measured: Step
+    answers: list[list[int]]
+    probe: merge_logits.Comparison | None
 
 
 def open_trained(base: Path, adapter: Path | None, precision: str, device: str) -> Any:
@@ -37,8 +61,8 @@ def open_trained(base: Path, adapter: Path | None, precision: str, device: str) 
     return keep_layout(PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
 
 
-def compare(model: Any, adapter: Path | None, probe: Path) -> Json:
-    """The figures of `merge_logits.Comparison` with the logits in `probe`. Raises `GateError` if they are others."""
+def compare(model: Any, adapter: Path | None, probe: Path) -> merge_logits.Comparison:
+    """With the logits in `probe`. Raises `GateError` if they are others."""
     import torch
     from safetensors.torch import load_file
 
@@ -55,7 +79,7 @@ def compare(model: Any, adapter: Path | None, probe: Path) -> Json:
             what, place = ("adapter does", "adapter/adapter_model.safetensors") if adapter else ("weights do", "merged")
             raise GateError(Fault(f"the stored {what} not answer as the trained model did", where=place,
                                   found=f"{name} {figure:.4g}", expected=f"at most {limit:.4g}"))  # fmt: skip
-    return asdict(found)
+    return found
 
 
 def packed_modules(model: Any) -> list[str]:
@@ -66,22 +90,15 @@ def packed_modules(model: Any) -> list[str]:
     return [name.removeprefix("base_model.model.").removesuffix(".base_layer") for name in names]
 
 
-def handle(request: Json) -> Json:
-    """The figures of `compare` and `measured`, the `answers`, and which modules are `packed`.
-
-    The request's keys: `base`, `adapter` (folder or None), `precision`, `device`; `probe` (None in a later try, which
-    has proven it before); `trained`, the file to write; those of `write_reference` and `answers`.
-    """
-    adapter = request["adapter"] and Path(request["adapter"])
-    model = open_trained(Path(request["base"]), adapter, request["precision"], request["device"])
-    probed = None if request["probe"] is None else compare(model, adapter, Path(request["probe"]))
-    asked = answers(model, request)
-    path = Path(request["trained"])
-    part = path.with_suffix(".part")
-    logits, _ = write_reference(model, request, part)
-    part.replace(path)
-    found = {"packed": packed_modules(model), "measured": measured(logits, request, None), "answers": asked}
-    return found | {"probe": probed}
+def handle(request: ReloadRequest) -> Reloaded:
+    """Compares, measures, and writes `trained`."""
+    model = open_trained(request.base, request.adapter, request.precision, request.device)
+    probed = None if request.probe is None else compare(model, request.adapter, request.probe)
+    asked = answers(model, request.measure)
+    part = request.trained.with_suffix(".part")
+    logits, _ = write_reference(model, request.measure, part)
+    part.replace(request.trained)
+    return Reloaded(packed_modules(model), measured(logits, request.measure, None), asked, probed)
 
 
 if __name__ == "__main__":

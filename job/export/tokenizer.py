@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.errors import Fault, GateError
-from job.gguf.expected import describe_tokenizer
+from job.gguf.expected import Expected, describe_tokenizer
 from job.source.model_files import read_object
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _is_sentencepiece(path: Path) -> bool:
     return True
 
 
-def expected_tokenizer(prepared: Prepared) -> dict[str, Any]:
+def expected_tokenizer(prepared: Prepared) -> Expected:
     """What the tokenizer of every artefact must be: its facts, and hard texts and rows of the job with their ids."""
     rows = prepared.held_out or prepared.train
     texts = [text_of(prepared.tokenizer, rows[i]["input_ids"]) for i in range(min(len(rows), COMPARED_ROWS))]
@@ -70,7 +70,7 @@ def text_of(tokenizer: Any, ids: list[int]) -> str | None:
     return None
 
 
-def tokenizer_faults(folder: Path, expected: dict[str, Any]) -> Iterator[Fault]:
+def tokenizer_faults(folder: Path, expected: Expected) -> Iterator[Fault]:
     """What `expected_tokenizer` says and the tokenizer in `folder`, opened as a stranger would, does not do."""
     from transformers import AutoTokenizer
 
@@ -80,25 +80,26 @@ def tokenizer_faults(folder: Path, expected: dict[str, Any]) -> Iterator[Fault]:
         yield Fault("the tokenizer cannot be opened", where=folder.name, found=f"{type(error).__name__}: {error}")
         return
     opening = found("a").input_ids[:1] == [found.bos_token_id] and found.bos_token_id is not None
-    facts = {name: (getattr(found, name), expected[name]) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    special = ("bos_token_id", "eos_token_id", "pad_token_id")
+    facts = {name: (getattr(found, name), getattr(expected, name)) for name in special}
     facts |= {
-        "opening with the BOS token": (opening, expected["adds_bos"]),
-        "its size": (len(found), expected["tokens"]),
+        "opening with the BOS token": (opening, expected.adds_bos),
+        "its size": (len(found), expected.tokens),
     }
     for name, (is_now, was) in facts.items():
         if is_now != was:
             yield Fault(
                 f"the tokenizer is not the trained one: {name}", where=folder.name, found=str(is_now), expected=str(was)
             )
-    for number, text in enumerate(expected["texts"]):
-        ids = found(text["text"], add_special_tokens=False).input_ids
-        if ids != text["ids"]:
-            at = next((i for i, pair in enumerate(zip(ids, text["ids"], strict=False)) if pair[0] != pair[1]), 0)
+    for number, text in enumerate(expected.texts):
+        ids = found(text.text, add_special_tokens=False).input_ids
+        if ids != text.ids:
+            at = next((i for i, pair in enumerate(zip(ids, text.ids, strict=False)) if pair[0] != pair[1]), 0)
             yield Fault(
                 "the tokenizer gives other ids than in training",
                 where=folder.name,
                 found=f"text {number} from token {at}: {ids[at : at + SHOWN_IDS]}",
-                expected=str(text["ids"][at : at + SHOWN_IDS]),
+                expected=str(text.ids[at : at + SHOWN_IDS]),
             )
             return
 

@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from job.export.artefacts import Artefacts
-from job.export.delivered import ADAPTER
+from job.export.kinds import left_by_training
+from job.export.reload import Reloaded, ReloadRequest
 from job.host.child import run_child
 
 TRAINED_LOGITS = "trained.safetensors"
 
 
-def reopen(artefacts: Artefacts, base: Path, device: str, probe: Path | None) -> dict[str, Any]:
+def reopen(artefacts: Artefacts, base: Path, device: str, probe: Path | None) -> Reloaded:
     """Opens what was stored, adapter on `base` or whole weights, in a process that never saw the training, and leaves
-    what it says of the compared rows in `workdir/TRAINED_LOGITS`; returns the answer of `job.export.reload`.
+    what it says of the compared rows in `workdir/TRAINED_LOGITS`.
 
     With the training's own `probe` it is proven to be the trained model: else raises `GateError`.
     """
     artefacts.require("reload")
     run, whole = artefacts.run, artefacts.run.spec.lora is None
-    folder = artefacts.recall("merged" if whole else "adapter")
-    asked = {
-        **artefacts.delivered.request(),
-        "base": str(folder if whole else base),
-        "adapter": None if whole else str(folder),
-        "probe": probe and str(probe),
-        "trained": str(run.workdir / TRAINED_LOGITS),
-        "precision": run.spec.model.precision,
-        "device": device,
-    }
+    folder = artefacts.recall(reopened_name(artefacts))
+    asked = ReloadRequest(
+        artefacts.delivered.measure(),
+        base=folder if whole else base,
+        adapter=None if whole else folder,
+        precision=run.spec.model.precision,
+        device=device,
+        probe=probe,
+        trained=run.workdir / TRAINED_LOGITS,
+    )
     planned_bytes = artefacts.planned(lambda memory: memory.reload(run.spec.model.precision))
     what = "reloading the weights" if whole else "reloading the adapter"
-    found = run_child("job.export.reload", asked, run.children, what, planned_bytes=planned_bytes)
-    artefacts.packed = found["packed"]
-    artefacts.answer_tokens = [_until_end(ids, asked["stop_token_ids"]) for ids in found["answers"]]
+    found = run_child("job.export.reload", asked, run.children, what, planned_bytes=planned_bytes, answer=Reloaded)
+    artefacts.packed = found.packed
+    artefacts.answer_tokens = [_until_end(ids, asked.measure.stop_token_ids) for ids in found.answers]
     return found
 
 
@@ -51,4 +51,4 @@ def require_reopened(artefacts: Artefacts, base: Path, device: str) -> None:
 
 def reopened_name(artefacts: Artefacts) -> str:
     """What was stored of the training, as gates and statistics call it."""
-    return "merged" if artefacts.run.spec.lora is None else ADAPTER
+    return left_by_training(artefacts.run.spec.lora is None)

@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from job.errors import Fault, GateError
-from job.gguf.header import Header, read_header, read_model_header
+from job.gguf.expected import Expected, Tokenised
+from job.gguf.header import Header, Written, read_header, read_model_header
 from job.gguf.native import Model, opened
-from job.gguf.quality import Asked, Quality, Reference, measure, read_reference
+from job.gguf.quality import Against, Quality, Reference, measure, read_reference
 from job.gguf.quantise import IMATRIX_ENTRIES, planned_types
 from job.gguf.types import TYPES, QuantType
 
@@ -21,65 +22,60 @@ SHOWN = 3  # of many equal faults
 SPECIAL = {"bos": "bos_token_id", "eos": "eos_token_id", "padding": "pad_token_id"}  # GGUF's word, ours
 
 
-def check(
-    file: Path,
-    key: str,
-    type_name: str,
-    source: Path | None,
-    reference: Path,
-    trained: Path,
-    asked: Asked,
-    expected: dict[str, Any],
-    limits: dict[str, float],
-    threads: int,
-) -> dict[str, Any]:
-    """The figures of a good file; `file` is the first of several if it was split.
+@dataclass(frozen=True)
+class Checked:
+    """A good file (the seconds are those of the test), and how many of its tensors its type does not fit, None for an
+    adapter's.
+    """
 
-    `source` is the 16-bit GGUF it was made from, None if it is one itself; `reference` and `trained` are files of
-    `job.export.reference`: of the 16-bit model, which the limits are about, and of the model as it was trained;
-    `expected` is `describe_tokenizer`'s, `limits` holds max_kl and max_perplexity_rise. Raises one `GateError` with
-    every fault (pointer `key`, figure, limit).
+    file: Written
+    quality: Quality
+    fallback_tensors: int | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """As they are reported."""
+        names = ("perplexity", "perplexity_rise", "kl", "same_top_token", "stopped")
+        fallbacks = {} if self.fallback_tensors is None else {"fallback_tensors": self.fallback_tensors}
+        known = {name: getattr(self.quality, name) for name in names} | {"tensors": self.file.tensors} | fallbacks
+        return known | {"tokens_per_second": self.quality.tokens_per_second}
+
+
+def check(file: Path, key: str, type_name: str, source: Path | None, expected: Expected, against: Against) -> Checked:
+    """`file` is the first of several if it was split; `source` the 16-bit GGUF it was made from, None if it is one.
+
+    Raises one `GateError` with every fault (pointer `key`, figure, limit).
     """
     started = time.monotonic()
-    header, known = read_model_header(file, key), read_reference(reference)
+    header, known = read_model_header(file, key), read_reference(against.reference)
     faults = [*_type_faults(header, key, TYPES[type_name], source), *special_faults(header, key, expected)]
     if source is not None:
         faults += _shape_faults(header, read_header(source, source.name), key)
     with opened(file, key) as model:
         faults += _vocabulary_faults(model, key, expected, known)
-        faults += text_faults(model, key, expected["texts"])
-        fits = model.tokens == known.vocabulary
-        quality = measure(model, known, read_reference(trained), asked, threads, None, key) if fits else None
+        faults += text_faults(model, key, expected.texts)
+        quality = _measured(model, known, against, None, key) if model.tokens == known.vocabulary else None
     if quality is not None:
-        faults += quality_faults(quality, known, key, limits)
+        faults += quality_faults(quality, known, key, against.limits)
     if faults or quality is None:
         raise GateError(*faults)
-    figures = {"bytes": header.file_bytes, "tensors": len(header.tensors), "types": header.types()}
-    return (
-        figures
-        | {"fallback_tensors": fallbacks(header, TYPES[type_name])}
-        | quality_figures(quality)
-        | {"seconds": time.monotonic() - started}
-    )
+    return Checked(Written.since(started, header), quality, fallbacks(header, TYPES[type_name]))
 
 
-def check_lora(
-    base: Path, lora: Path, key: str, type_name: str, reference: Path, trained: Path, asked: Asked,
-    limits: dict[str, float], threads: int,
-) -> dict[str, Any]:  # fmt: skip
-    """The same for a LoRA file (`key` is its key) on top of the 16-bit GGUF of its base; `reference` is that of
-    adapter and base.
-    """
+def check_lora(base: Path, lora: Path, key: str, type_name: str, against: Against) -> Checked:
+    """The same for a LoRA file (`key` is its key) on top of the 16-bit GGUF of its base, against adapter and base."""
     started = time.monotonic()
-    header, known = read_header(lora, key), read_reference(reference)
+    header, known = read_header(lora, key), read_reference(against.reference)
     faults = list(_lora_faults(header, read_model_header(base, base.name), key, TYPES[type_name]))
     with opened(base, base.name) as model:
-        quality = measure(model, known, read_reference(trained), asked, threads, lora, key)
-    faults += quality_faults(quality, known, key, limits)
+        quality = _measured(model, known, against, lora, key)
+    faults += quality_faults(quality, known, key, against.limits)
     if faults:
         raise GateError(*faults)
-    figures = {"bytes": header.file_bytes, "tensors": len(header.tensors), "types": header.types()}
-    return figures | quality_figures(quality) | {"seconds": time.monotonic() - started}
+    return Checked(Written.since(started, header), quality)
+
+
+def _measured(model: Model, known: Reference, against: Against, lora: Path | None, key: str) -> Quality:
+    return measure(model, known, read_reference(against.trained), against.asked, against.threads, lora, key)
 
 
 def fallbacks(header: Header, kind: QuantType) -> int:
@@ -160,12 +156,12 @@ def _shape_faults(header: Header, source: Header, key: str) -> Iterator[Fault]:
             )
 
 
-def special_faults(header: Header, key: str, expected: dict[str, Any]) -> Iterator[Fault]:
+def special_faults(header: Header, key: str, expected: Expected) -> Iterator[Fault]:
     for word, name in SPECIAL.items():
-        found, wanted = header.metadata.get(f"tokenizer.ggml.{word}_token_id"), expected[name]
+        found, wanted = header.metadata.get(f"tokenizer.ggml.{word}_token_id"), getattr(expected, name)
         if wanted is not None and found != wanted:
             yield Fault(f"{name} is not the trained tokenizer's", where=key, found=str(found), expected=str(wanted))
-    found, wanted = header.metadata.get("tokenizer.chat_template"), expected["chat_template"]
+    found, wanted = header.metadata.get("tokenizer.chat_template"), expected.chat_template
     if found != wanted:
         yield Fault(
             "the chat template is not the trained one",
@@ -191,7 +187,7 @@ def _difference(found: str | None, wanted: str | None) -> str:
 # -------------------------------------------------------------------------------------------- what llama.cpp says
 
 
-def _vocabulary_faults(model: Model, key: str, expected: dict[str, Any], known: Reference) -> Iterator[Fault]:
+def _vocabulary_faults(model: Model, key: str, expected: Expected, known: Reference) -> Iterator[Fault]:
     if model.tokens != known.vocabulary:
         yield Fault(
             "the size of the vocabulary differs from the model's",
@@ -202,31 +198,31 @@ def _vocabulary_faults(model: Model, key: str, expected: dict[str, Any], known: 
     yield from token_faults(model, key, expected)
 
 
-def token_faults(model: Model, key: str, expected: dict[str, Any]) -> Iterator[Fault]:
+def token_faults(model: Model, key: str, expected: Expected) -> Iterator[Fault]:
     """Every fault of the vocabulary that shows without weights."""
-    if model.tokens < expected["tokens"]:
+    if model.tokens < expected.tokens:
         yield Fault(
             "the vocabulary lacks tokens of the tokenizer",
             where=key,
             found=str(model.tokens),
-            expected=f"at least {expected['tokens']}",
+            expected=f"at least {expected.tokens}",
         )
-    adds_bos = model.adds_bos and model.bos == expected["bos_token_id"]
-    if adds_bos != expected["adds_bos"]:
+    adds_bos = model.adds_bos and model.bos == expected.bos_token_id
+    if adds_bos != expected.adds_bos:
         yield Fault(
             "whether texts begin with the BOS token differs from the trained tokenizer",
             where=key,
             found=str(adds_bos),
-            expected=str(expected["adds_bos"]),
+            expected=str(expected.adds_bos),
         )
-    if model.chat_template != expected["chat_template"]:
+    if model.chat_template != expected.chat_template:
         yield Fault(
             "llama.cpp reads another chat template",
             where=key,
-            found=_difference(model.chat_template, expected["chat_template"]),
+            found=_difference(model.chat_template, expected.chat_template),
             expected="the trained one",
         )
-    eos = expected["eos_token_id"]
+    eos = expected.eos_token_id
     if eos is not None and eos < model.tokens and not model.ends(eos):
         yield Fault(
             "llama.cpp does not stop at the EOS token",
@@ -236,20 +232,20 @@ def token_faults(model: Model, key: str, expected: dict[str, Any]) -> Iterator[F
         )
 
 
-def text_faults(model: Model, key: str, texts: list[dict[str, Any]]) -> Iterator[Fault]:
+def text_faults(model: Model, key: str, texts: list[Tokenised]) -> Iterator[Fault]:
     """Texts must become the trained tokenizer's ids, and ids its text."""
     split, joined = [], []
     for number, text in enumerate(texts):
-        found = model.tokenise(text["text"])
-        if found != text["ids"]:
+        found = model.tokenise(text.text)
+        if found != text.ids:
             at = next(
-                (i for i, (a, b) in enumerate(zip(found, text["ids"], strict=False)) if a != b),
-                min(len(found), len(text["ids"])),
+                (i for i, (a, b) in enumerate(zip(found, text.ids, strict=False)) if a != b),
+                min(len(found), len(text.ids)),
             )
-            split.append((f"text {number} from token {at}: {found[at : at + 5]}", str(text["ids"][at : at + 5])))
-        spoken = model.detokenise(text["ids"])
-        if spoken.strip() != text["decoded"].strip():  # a leading space belongs to the first word in some vocabularies
-            joined.append((f"text {number}: {spoken[:60]!r}", f"{text['decoded'][:60]!r}"))
+            split.append((f"text {number} from token {at}: {found[at : at + 5]}", str(text.ids[at : at + 5])))
+        spoken = model.detokenise(text.ids)
+        if spoken.strip() != text.decoded.strip():  # a leading space belongs to the first word in some vocabularies
+            joined.append((f"text {number}: {spoken[:60]!r}", f"{text.decoded[:60]!r}"))
     for message, wrong in (
         ("texts become other tokens than in training", split),
         ("tokens become another text than in training", joined),
@@ -289,7 +285,3 @@ def quality_faults(quality: Quality, known: Reference, key: str, limits: dict[st
             found=found,
             expected=f"an end within {known.answer_limit} tokens",
         )
-
-
-def quality_figures(quality: Quality) -> dict[str, Any]:
-    return asdict(quality) | {"perplexity_rise": quality.perplexity_rise}

@@ -16,26 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from job.errors import Fault, GateError, InputError
-from job.gguf.header import padded, read_header
+from job.gguf.header import Written, padded, read_header
 from job.gguf.types import TYPES
 
 BATCH_BYTES = 2 << 30  # of tensors in flight, as fp32; a single larger tensor goes alone
 
 
-def convert(model: Path, target: Path, type_name: str, name: str, threads: int) -> dict[str, Any]:
+def convert(model: Path, target: Path, type_name: str, name: str, threads: int) -> Written:
     """Writes `target`. Raises `InputError` if llama.cpp does not know the architecture or tokenizer, `GateError` for
     broken files.
     """
     started = time.monotonic()
     with _prepared_converter(model, target, type_name, name) as converter:
         _write_weights(converter.gguf_writer, threads)
-    header = read_header(target, target.name)
-    return {
-        "bytes": header.file_bytes,
-        "seconds": time.monotonic() - started,
-        "tensors": len(header.tensors),
-        "types": header.types(),
-    }
+    return Written.since(started, read_header(target, target.name))
 
 
 def outline(model: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.errors import CapacityError, Fault, GateError
 from job.gguf.encode import encode
-from job.gguf.header import Header, TensorInfo, padded, read_header, tensor_bytes
+from job.gguf.header import Header, TensorInfo, Written, padded, read_header, tensor_bytes
 from job.gguf.quantise import planned_types
 from job.gguf.types import TYPES
 
@@ -48,7 +48,7 @@ class Slab:
         return tensor.offset + self.row * row_bytes, self.rows * row_bytes
 
 
-def quantise_on_device(source: Path, target: Path, type_name: str, device: str) -> dict[str, Any]:
+def quantise_on_device(source: Path, target: Path, type_name: str, device: str) -> Written:
     """Writes `target`; all planned types have to be `supported`. Raises `GateError` if a weight is not a finite
     number.
     """
@@ -62,10 +62,7 @@ def quantise_on_device(source: Path, target: Path, type_name: str, device: str) 
     after = read_header(target, target.name)
     with source.open("rb") as reader, target.open("r+b") as writer:
         _write_weights(reader.fileno(), writer.fileno(), _slabs(before, after), device)
-    return {
-        "bytes": after.file_bytes, "seconds": time.monotonic() - started, "tensors": len(after.tensors),
-        "types": after.types(), "imatrix_tensors": 0,
-    }  # fmt: skip
+    return Written.since(started, after)
 
 
 # ------------------------------------------------------------------------------------------------ weights

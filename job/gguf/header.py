@@ -11,11 +11,12 @@ import math
 import mmap
 import re
 import struct
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from job.errors import Fault, GateError
 
@@ -50,6 +51,21 @@ class Header:
     def types(self) -> dict[str, int]:
         """How many tensors have each type."""
         return dict(sorted(Counter(tensor.type for tensor in self.tensors.values()).items()))
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that was made: how large, in which time, and how many tensors of each type it holds."""
+
+    bytes: int
+    seconds: float
+    tensors: int
+    types: dict[str, int]
+
+    @classmethod
+    def since(cls, started: float, header: Header) -> Self:
+        """`started`: `time.monotonic()` of when the work began."""
+        return cls(header.file_bytes, time.monotonic() - started, len(header.tensors), header.types())
 
 
 def read_header(path: Path, key: str) -> Header:

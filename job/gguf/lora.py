@@ -16,7 +16,7 @@ from typing import Any
 
 from job.errors import Fault, InputError
 from job.gguf.convert import loaded_converter
-from job.gguf.header import read_header
+from job.gguf.header import Written, read_header
 from job.gguf.types import TYPES
 
 PART = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])\.weight")
@@ -34,7 +34,7 @@ def inexpressible(config: Mapping[str, Any]) -> list[str]:
     return found + (["bias"] if config.get("bias", "none") != "none" else [])
 
 
-def write_lora(adapter: Path, model: Path, target: Path, type_name: str, name: str) -> dict[str, Any]:
+def write_lora(adapter: Path, model: Path, target: Path, type_name: str, name: str) -> Written:
     """Writes `target`; `model` is the base's or the merged folder (only its config and headers are read).
 
     Raises `InputError` if the adapter cannot be expressed so, or llama.cpp does not know the model.
@@ -68,13 +68,7 @@ def write_lora(adapter: Path, model: Path, target: Path, type_name: str, name: s
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    header = read_header(target, target.name)
-    return {
-        "bytes": header.file_bytes,
-        "seconds": time.monotonic() - started,
-        "tensors": len(header.tensors),
-        "types": header.types(),
-    }
+    return Written.since(started, read_header(target, target.name))
 
 
 def _alpha(config: Mapping[str, Any]) -> float:

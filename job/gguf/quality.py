@@ -65,12 +65,12 @@ def read_reference(path: Path) -> Reference:
 @dataclass(frozen=True)
 class Step:
     """What became of the trained model on the learned tokens: `loss` and `kl` (of the trained model from this one) in
-    nats a token, the share of places with the `same_top_token`.
+    nats a token, the share of places with the `same_top_token`. These two are None of the trained model itself.
     """
 
     loss: float
-    kl: float
-    same_top_token: float
+    kl: float | None = None
+    same_top_token: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,19 @@ class Asked:
     @property
     def context_tokens(self) -> int:
         return max((len(ids) + most for ids, most in zip(self.questions, self.max_new_tokens, strict=True)), default=0)
+
+
+@dataclass(frozen=True)
+class Against:
+    """What a GGUF is tested against: files of `job.export.reference`, of the 16-bit model, which the limits (`max_kl`
+    and `max_perplexity_rise`) are about, and of the model as it was `trained`.
+    """
+
+    reference: Path
+    trained: Path
+    asked: Asked
+    limits: dict[str, float]
+    threads: int
 
 
 def measure(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from job.errors import CapacityError, Fault, GateError
-from job.gguf.header import Header, padded, read_header, tensor_bytes
+from job.gguf.header import Header, Written, padded, read_header, tensor_bytes
 from job.gguf.native import native_log
 from job.gguf.types import TYPES, QuantType
 
@@ -22,21 +22,17 @@ STREAM_WORDS = "iostream error"  # what is left of a write that failed
 IMATRIX_ENTRIES = "quantize.imatrix.entries_count"  # the key by which llama.cpp's own tool says that one was used
 
 
-def quantise(source: Path, target: Path, type_name: str, imatrix: Path | None, threads: int) -> dict[str, Any]:
+def quantise(source: Path, target: Path, type_name: str, imatrix: Path | None, threads: int) -> Written:
     """Writes `target`. Raises `GateError` with llama.cpp's words if it fails, `CapacityError` if the disk is full."""
     started = time.monotonic()
     means = {} if imatrix is None else _read_imatrix(imatrix)
     _run(source, target, TYPES[type_name], means, threads, dry=False)
     try:
-        header = read_header(target, target.name)
+        return Written.since(started, read_header(target, target.name))
     except GateError as error:  # cut, without a word
         if shutil.disk_usage(target.parent).free < BUFFER_BYTES:
             raise CapacityError(Fault("the disk is full", where=target.name)) from error
         raise
-    return {
-        "bytes": header.file_bytes, "seconds": time.monotonic() - started, "tensors": len(header.tensors),
-        "types": header.types(), "imatrix_tensors": len(means),
-    }  # fmt: skip
 
 
 def planned_types(source: Path, type_name: str, with_imatrix: bool) -> dict[str, str]:

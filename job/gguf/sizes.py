@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from job.gguf.convert import outline
 from job.gguf.header import read_header
 from job.gguf.quantise import planned_bytes
 
 
-def plan(model: Path, scratch: Path, types: list[str], with_imatrix: bool) -> dict[str, Any]:
-    """Bytes of each type. Raises `InputError` where llama.cpp does not know the architecture or the tokenizer."""
-    started = time.monotonic()
+@dataclass(frozen=True)
+class Planned:
+    """Bytes of each type."""
+
+    bytes: dict[str, int]
+
+
+def plan(model: Path, scratch: Path, types: list[str], with_imatrix: bool) -> Planned:
+    """What they will have. Raises `InputError` where llama.cpp does not know the architecture or the tokenizer."""
     hollow = scratch / "outline.gguf"
     outline(model, hollow)
     header = read_header(hollow, hollow.name)
     sizes = {name: planned_bytes(hollow, header, name, with_imatrix) for name in types}
     hollow.unlink()
-    return {"bytes": sizes, "tensors": len(header.tensors), "seconds": time.monotonic() - started}
+    return Planned(sizes)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,23 @@ from job.gguf.header import Header, TensorInfo, padded, read_header, read_model_
 COPY_BYTES = 16 << 20
 
 
-def split(file: Path, max_bytes: int) -> dict[str, Any]:
-    """Names of the files that replace `file`: itself if it is small enough, or shards of at most `max_bytes` of
+@dataclass(frozen=True)
+class Parts:
+    """Files by name, and their sizes."""
+
+    files: list[str]
+    bytes: list[int]
+
+
+def split(file: Path, max_bytes: int) -> Parts:
+    """The files that replace `file`: itself if it is small enough, or shards of at most `max_bytes` of
     weights.
 
     Shards are cut off from its end, so that its space is free for the next one. A tensor is never divided.
     """
     header = read_header(file, file.name)
     if header.file_bytes <= max_bytes:
-        return {"files": [file.name], "bytes": [header.file_bytes]}
+        return Parts([file.name], [header.file_bytes])
     parts = _parts(header, max_bytes)
     names = [shard_name(file.stem, number, len(parts)) for number in range(1, len(parts) + 1)]
     with file.open("r+b") as source:
@@ -45,7 +54,7 @@ def split(file: Path, max_bytes: int) -> dict[str, Any]:
                 expected=f"{len(header.tensors)} tensors",
             )
         )
-    return {"files": names, "bytes": [file.with_name(name).stat().st_size for name in names]}
+    return Parts(names, [file.with_name(name).stat().st_size for name in names])
 
 
 def _parts(header: Header, max_bytes: int) -> list[list[TensorInfo]]:

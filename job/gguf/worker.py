@@ -2,102 +2,151 @@
 
     python -m job.gguf.worker REQUEST_JSON RESULT_JSON
 
-The request `{"steps": [{"operation": …, …}, …]}` is answered with `{"steps": [figures, …]}`; paths are absolute.
+Each step is a record with the arguments of the function that it runs; paths are absolute.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from job.gguf.check import Checked, check, check_lora
+from job.gguf.convert import convert
+from job.gguf.encode import supported
+from job.gguf.expected import Expected
+from job.gguf.gpu_quantise import quantise_on_device
+from job.gguf.header import Written
+from job.gguf.lora import write_lora
+from job.gguf.quality import Against
+from job.gguf.quantise import planned_types, quantise
+from job.gguf.sizes import Planned, plan
+from job.gguf.split import Parts, split
+from job.gguf.vocabulary import Rehearsed, rehearse
 from job.host.child import serve
+from job.host.records import build
 
-Step = dict[str, Any]
+WORKER = "job.gguf.worker"
 
 
-def handle(request: Step) -> Step:
-    """Runs the steps in order. Raises the first one's `JobError`."""
+@dataclass(frozen=True)
+class Convert:
+    model: Path
+    target: Path
+    type_name: str
+    name: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Quantise:
+    source: Path
+    target: Path
+    type_name: str
+    imatrix: Path | None
+    threads: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Check:
+    file: Path
+    key: str
+    type_name: str
+    source: Path | None
+    expected: Expected
+    against: Against
+
+
+@dataclass(frozen=True)
+class CheckLora:
+    base: Path
+    lora: Path
+    key: str
+    type_name: str
+    against: Against
+
+
+@dataclass(frozen=True)
+class WriteLora:
+    adapter: Path
+    model: Path
+    target: Path
+    type_name: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Split:
+    file: Path
+    max_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    model: Path
+    scratch: Path
+    types: list[str]
+    with_imatrix: bool
+
+
+@dataclass(frozen=True)
+class Rehearse:
+    model: Path
+    target: Path
+    expected: Expected
+
+
+Operation = Convert | Quantise | Check | CheckLora | WriteLora | Split | Plan | Rehearse
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to do, in this order."""
+
+    steps: tuple[Operation, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What each step has found, in their order."""
+
+    steps: tuple[Written | Checked | Parts | Planned | Rehearsed, ...]
+
+
+def handle(request: Request) -> Answer:
+    """Raises the `JobError` of the first step that fails."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Threads that wait for each other sleep instead of spinning: on cores shared with others that is ten times faster.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    return {"steps": [OPERATIONS[step["operation"]](step) for step in request["steps"]]}
+    return Answer(tuple(FUNCTIONS[type(step)](**vars(step)) for step in request.steps))
 
 
-def _convert(step: Step) -> Step:
-    from job.gguf.convert import convert
+def results(answer: Any) -> tuple[Any, ...]:
+    """What each step has found, from the process's answer as JSON."""
+    return tuple(build(Answer, answer).steps)
 
-    return convert(Path(step["model"]), Path(step["target"]), step["type"], step["name"], step["threads"])
 
-
-def _quantise(step: Step) -> Step:
+def _quantise(source: Path, target: Path, type_name: str, imatrix: Path | None, threads: int, device: str) -> Written:
     """On the GPU, if there is one that may be used and the types are among those encoded there: the same bytes, much
     sooner.
     """
-    from job.gguf.quantise import planned_types, quantise
-
-    source, target, imatrix = Path(step["source"]), Path(step["target"]), _path(step["imatrix"])
-    if step["device"] != "cpu" and imatrix is None:
-        from job.gguf.encode import supported
-        from job.gguf.gpu_quantise import quantise_on_device
-
-        if supported(planned_types(source, step["type"], False).values()):
-            return quantise_on_device(source, target, step["type"], step["device"])
-    return quantise(source, target, step["type"], imatrix, step["threads"])
+    if device != "cpu" and imatrix is None and supported(planned_types(source, type_name, False).values()):
+        return quantise_on_device(source, target, type_name, device)
+    return quantise(source, target, type_name, imatrix, threads)
 
 
-def _check(step: Step) -> Step:
-    from job.gguf.check import check, check_lora
-    from job.gguf.quality import Asked
-
-    file, key, kind, limits, threads = (
-        _first_part(Path(step["file"])), step["key"], step["type"], step["limits"], step["threads"],
-    )  # fmt: skip
-    reference, trained = Path(step["reference"]), Path(step["trained"])
-    asked = Asked(step["questions"], step["max_new_tokens"])
-    if step["lora"] is not None:
-        return check_lora(file, Path(step["lora"]), key, kind, reference, trained, asked, limits, threads)
-    source = _path(step["source"])
-    return check(file, key, kind, source, reference, trained, asked, step["expected"], limits, threads)
+def _check(file: Path, **more: Any) -> Checked:
+    """Of the file, or the first of those that it was split into: it opens the others."""
+    parts = file.parent.glob(f"{file.stem}-00001-of-*.gguf")
+    return check(file if file.exists() else min(parts, default=file), **more)
 
 
-def _lora(step: Step) -> Step:
-    from job.gguf.lora import write_lora
-
-    return write_lora(Path(step["adapter"]), Path(step["model"]), Path(step["target"]), step["type"], step["name"])
-
-
-def _split(step: Step) -> Step:
-    from job.gguf.split import split
-
-    return split(Path(step["file"]), step["max_bytes"])
-
-
-def _plan(step: Step) -> Step:
-    from job.gguf.sizes import plan
-
-    return plan(Path(step["model"]), Path(step["scratch"]), step["types"], step["imatrix"])
-
-
-def _rehearse(step: Step) -> Step:
-    from job.gguf.vocabulary import rehearse
-
-    return rehearse(Path(step["model"]), Path(step["target"]), step["expected"])
-
-
-def _first_part(file: Path) -> Path:
-    """The file, or the first of those that it was split into: it opens the others."""
-    return file if file.exists() else min(file.parent.glob(f"{file.stem}-00001-of-*.gguf"), default=file)
-
-
-def _path(value: str | None) -> Path | None:
-    return None if value is None else Path(value)
-
-
-OPERATIONS: dict[str, Callable[[Step], Step]] = {
-    "convert": _convert, "quantise": _quantise, "check": _check, "lora": _lora, "split": _split, "plan": _plan,
-    "rehearse": _rehearse,
+FUNCTIONS: dict[type[Operation], Callable[..., Any]] = {
+    Convert: convert, Quantise: _quantise, Check: _check, CheckLora: check_lora, WriteLora: write_lora, Split: split,
+    Plan: plan, Rehearse: rehearse,
 }  # fmt: skip
 
 if __name__ == "__main__":

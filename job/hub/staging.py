@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from job.export.kinds import EXPORTS
 from job.host.child import run_child
 from job.hub.client import token
 from job.hub.push import PushAnswer, PushReport, PushRequest, Sent, environment
@@ -16,13 +17,8 @@ from job.hub.repository import Content
 from job.spec import HubSpec, JobSpec
 
 MODULE = "job.hub.push"
-PUSHED = (
-    "adapter",
-    "merged",
-    "merged_4bit",
-    "gguf",
-    "README.md",
-)  # reports quote rows of the data: they stay where they are
+# Reports quote rows of the data: they stay where they are
+PUSHED = ("README.md", *(kind.folder for kind in EXPORTS.values()))
 
 
 @dataclass(frozen=True)

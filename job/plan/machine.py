@@ -157,12 +157,10 @@ def _steps(spec: JobSpec, size: ModelSize) -> list[Step]:
     """What the exports need, as if every GGUF lay on the disk at once: how many are made side by side is the
     machine's affair.
     """
-    if not spec.export.needs_merge:
+    if not spec.needs_merge:
         return []
     shapes = size.shapes()
-    names = dict.fromkeys(
-        [*spec.export.gguf, *([shapes.gguf_type] if spec.export.gguf or spec.export.lora_gguf else [])]
-    )
+    names = dict.fromkeys([*spec.export.gguf, *([shapes.gguf_type] if spec.export.converts else [])])
     sizes = {name: int(size.parameters * TYPES[name].bits_per_weight / 8) for name in names}
     memory = plan_memory(spec, shapes, TOKENIZER_BYTES, on_cpu=False)
     found = steps(spec, shapes, _base_bytes(spec, size), memory, sizes)

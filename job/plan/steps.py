@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 
 from job.evaluation.probe import PROBE_TOKENS
+from job.export.kinds import kind_of
 from job.gguf.native import CHUNK_TOKENS
 from job.gguf.types import TYPES
 from job.host.cgroup import available_bytes, usable_cores
 from job.plan.adapter import adapter_bytes
 from job.plan.host_memory import Memory
 from job.spec import JobSpec
-from job.weights.shapes import NF4_BYTES, Shapes
+from job.weights.shapes import Shapes
 
 CORES_PER_QUANT = 4  # more make one quantiser hardly faster: its reading and writing are serial
 GGUF_SPLIT_BYTES = 50_000_000_000  # what the Hub takes as one file
@@ -35,18 +35,6 @@ class Step:
     name: str
     disk_bytes: int
     ram_bytes: int
-
-
-def names(spec: JobSpec) -> list[str]:
-    """The artefacts that the spec asks for beside the adapter, in the order they are made."""
-    export = spec.export
-    merged = [] if spec.lora is None else ["merged" for precision in export.merged if precision == "16bit"]
-    four_bit = ["merged_4bit" for precision in export.merged if precision == "4bit"]
-    imatrix = ["imatrix"] if export.imatrix and export.gguf else []
-    lora = ["lora_gguf"] if export.lora_gguf else []
-    # The largest first: it takes longest to make and to upload.
-    quants = sorted(export.gguf, key=lambda name: -TYPES[name].bits_per_weight)
-    return [*merged, *four_bit, *imatrix, *lora, *(f"gguf-{name}" for name in quants)]
 
 
 def steps(
@@ -68,7 +56,8 @@ def steps(
     tokenizer_bytes = memory.tokenizer_bytes
     export, merged = spec.export, shapes.bytes + tokenizer_bytes
     adapter = adapter_bytes(spec, shapes) + tokenizer_bytes + PROBE_BYTES * shapes.vocabulary
-    four_bit = _four_bit_bytes(shapes) + tokenizer_bytes if "4bit" in export.merged else 0
+    forms = [form for name in spec.artefacts if (form := kind_of(name).form)]
+    formed = sum(form.disk_bytes(shapes) + tokenizer_bytes for form in forms)
     compared = 4 * memory.check_tokens * shapes.vocabulary  # logits of one model
     there = base_bytes + adapter + compared  # those of the trained model lie there to the end
     original = compared if compares_original(spec) else 0  # of the adapter on its 16-bit base, until the merge's are
@@ -82,10 +71,9 @@ def steps(
     if original:
         found.append(Step("adapted", there + original, memory.adapted()))
     found.append(Step("merge", there + original + merged, memory.merge(may_dequantise(spec))))
-    beside_merge = there + original + merged + four_bit + beside
-    if four_bit:
-        found.append(Step("four_bit", beside_merge, memory.four_bit() + beside_ram))
-    sides = 2 * compared if four_bit else compared  # the merge's logits, and those of its 4-bit form
+    beside_merge = there + original + merged + formed + beside
+    found += [Step(form.step, beside_merge, form.ram_bytes(memory) + beside_ram) for form in forms]
+    sides = 2 * compared if forms else compared  # the merge's logits, and those of one of its other forms
     found.append(Step("compare", beside_merge + sides, memory.compare() + beside_ram))
     if own:
         found.append(Step("convert", there + compared + merged + beside, converter))
@@ -109,7 +97,7 @@ def compares_original(spec: JobSpec) -> bool:
     """
     only_trained = spec.model.precision == "4bit" and spec.export.merge_onto == "trained"
     packed = spec.lora is not None and spec.model.precision in ("4bit", "8bit")
-    return packed and (not only_trained or spec.export.lora_gguf is not None)
+    return packed and (not only_trained or any(kind_of(name).on_base for name in spec.artefacts))
 
 
 def may_dequantise(spec: JobSpec) -> bool:
@@ -185,8 +173,3 @@ def parallel_quants(gguf_bytes: Mapping[str, int], shapes: Shapes) -> int:
     """
     by_memory = available_bytes() // (quantiser_bytes(shapes) + max(gguf_bytes.values()))
     return max(1, min(len(gguf_bytes), usable_cores() // CORES_PER_QUANT, by_memory))
-
-
-def _four_bit_bytes(shapes: Shapes) -> int:
-    packed = sum(prod(shape) for _, shape in shapes.matrices())
-    return int(NF4_BYTES * packed + 2 * (shapes.parameters - packed))

@@ -8,6 +8,7 @@ from typing import Any
 
 from job.errors import Fault
 from job.evaluation.metrics import METRICS
+from job.export.kinds import measured
 from job.spec.wording import show
 
 Json = dict[str, Any]
@@ -57,7 +58,7 @@ def exact_match(document: Json) -> Iterator[Fault]:
 
 
 def gates_of_what_is_delivered(document: Json) -> Iterator[Fault]:
-    delivered = _delivered(document)
+    delivered = ["trained", *measured(document.get("export", {}), document["model"].get("precision") == "full")]
     for index, gate in enumerate(document.get("evaluation", {}).get("gates", [])):
         for place, name in enumerate(gate.get("of", [])):
             if name not in delivered:
@@ -68,15 +69,6 @@ def gates_of_what_is_delivered(document: Json) -> Iterator[Fault]:
                     expected=f"one of {', '.join(delivered)}",
                     hint="Ask for it in export, or take it out of the gate",
                 )
-
-
-def _delivered(document: Json) -> list[str]:
-    """What a gate may be about: the trained model, and the names of what the spec asks for."""
-    export, full = document.get("export", {}), document["model"].get("precision") == "full"
-    merged, types = export.get("merged", []), export.get("gguf", [])
-    asked = [("adapter", not full), ("merged", full or "16bit" in merged), ("merged_4bit", "4bit" in merged),
-             ("lora_gguf", "lora_gguf" in export), ("gguf", bool(types))]  # fmt: skip
-    return ["trained", *(name for name, there in asked if there), *(f"gguf-{name}" for name in types)]
 
 
 def gate_bounds(document: Json) -> Iterator[Fault]:

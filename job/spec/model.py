@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any, Literal
 
 from job.errors import SpecError
+from job.export.kinds import asked_for, kind_of, variant_of
 from job.host.records import build
 from job.spec.rules import cross_faults
 from job.spec.strict import faults_of_schema, inspect_json, load_schema, natural, one_per_place
@@ -131,7 +132,7 @@ class GateSpec:
 
     def holds_for(self, name: str) -> bool:
         """Whether it is about `name`: "trained", "adapter" or the name of an export."""
-        return self.of is None or name in self.of or (name.startswith("gguf-") and "gguf" in self.of)
+        return self.of is None or name in self.of or name.partition("-")[0] in self.of
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,9 @@ class ExportSpec:
     limits: ExportLimitsSpec
 
     @property
-    def needs_merge(self) -> bool:
-        """Whether anything is made of merged weights."""
-        return bool(self.merged or self.gguf or self.lora_gguf)
+    def converts(self) -> bool:
+        """Whether llama.cpp's converter has anything to do."""
+        return bool(self.gguf or self.lora_gguf)
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,20 @@ class JobSpec:
     resolved: Json = dataclasses.field(repr=False, compare=False)
 
     @property
+    def artefacts(self) -> list[str]:
+        """What is asked for beside what the training leaves, in the order in which it is made."""
+        return asked_for(self.resolved["export"], self.lora is None)
+
+    @property
+    def needs_merge(self) -> bool:
+        """Whether anything is made of merged weights."""
+        return bool(asked_for(self.resolved["export"], whole=False))
+
+    def limits(self, artefact: str) -> dict[str, float]:
+        """Of its figures, by their names; what is beyond is refused."""
+        return kind_of(artefact).limits(self.resolved["export"]["limits"], variant_of(artefact))
+
+    @property
     def run_id(self) -> str:
         """First 16 hex digits of the SHA-256 of the resolved spec without `output`: the same work, the same id."""
         work = {key: value for key, value in self.resolved.items() if key not in ("output", "$schema")}
@@ -236,7 +251,7 @@ def parse_spec(raw: bytes) -> JobSpec:
     if faults:
         raise SpecError(*faults)
     resolved = resolve(document)
-    return typing.cast(JobSpec, build(JobSpec, resolved | {"resolved": resolved}))
+    return typing.cast(JobSpec, build(JobSpec, resolved | {"resolved": resolved}, absent_is_none=True))
 
 
 def resolve(document: Json) -> Json:

@@ -13,12 +13,14 @@ import pytest
 from job.errors import GateError
 from job.gguf.check import check
 from job.gguf.convert import convert
+from job.gguf.expected import Expected
 from job.gguf.header import MAGIC, read_header
 from job.gguf.quantise import quantise
 from job.gguf.split import split
 from job.gguf.types import TYPES
+from job.gguf.worker import WORKER, Check, Request
 from job.host.child import run_child
-from tests.ggufs import NOTHING_ASKED, changed_folder, describe, edit_json, edit_number, edit_text, write_reference
+from tests.ggufs import against, changed_folder, describe, edit_json, edit_number, edit_text, write_reference
 from tests.tiny import wide_dir
 
 KEY = "gguf/model-Q8_0.gguf"
@@ -33,7 +35,7 @@ class Good:
     sixteen: Path
     quant: Path
     reference: Path
-    expected: dict
+    expected: Expected
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +75,16 @@ def requantised(good: Good, folder: Path, change: object) -> Path:
 def caught(good: Good, file: Path, type_name: str = "q8_0", source: Path | None = None) -> dict[str, tuple[str, str]]:
     """The faults by message: (found, expected); every one names the artefact."""
     with pytest.raises(GateError) as failure:
-        check(file, KEY, type_name, source or good.sixteen, good.reference, good.reference, NOTHING_ASKED, good.expected, LIMITS, 1)
+        check(file, KEY, type_name, source or good.sixteen, good.expected, against(good.reference, LIMITS))
     assert failure.value.exit_code == 14
     assert all(fault.where == KEY for fault in failure.value.faults)
     return {fault.message: (fault.found, fault.expected) for fault in failure.value.faults}
 
 
 def test_the_good_export_is_accepted(good: Good) -> None:
-    figures = check(good.quant, KEY, "q8_0", good.sixteen, good.reference, good.reference, NOTHING_ASKED, good.expected, LIMITS, 1)
-    assert figures["kl"] < 0.01
-    assert figures["same_top_token"] > 0.9
+    quality = check(good.quant, KEY, "q8_0", good.sixteen, good.expected, against(good.reference, LIMITS)).quality
+    assert quality.kl < 0.01
+    assert quality.same_top_token > 0.9
 
 
 # ------------------------------------------------------------------------------------------------------ tokenizer
@@ -121,20 +123,16 @@ def test_a_tokenizer_that_kills_llama_cpp_is_caught(good: Good, tmp_path: Path) 
 
     model = changed_folder(good.model, tmp_path / "model", sentencepiece_like)
     convert(model, tmp_path / "bf16.gguf", "bf16", "wide", 1)
-    step = {
-        "operation": "check", "file": str(tmp_path / "bf16.gguf"), "key": KEY, "type": "bf16", "source": None,
-        "reference": str(good.reference), "trained": str(good.reference), "questions": [], "max_new_tokens": [],
-        "expected": good.expected, "limits": LIMITS, "threads": 1, "lora": None,
-    }  # fmt: skip
+    asked = Check(tmp_path / "bf16.gguf", KEY, "bf16", None, good.expected, against(good.reference, LIMITS))
     with pytest.raises(GateError, match=f"{KEY}: native code crashed .found SIG(SEGV|ABRT)"):
-        run_child("job.gguf.worker", {"steps": [step]}, tmp_path / "child", KEY)
+        run_child(WORKER, Request((asked,)), tmp_path / "child", KEY)
 
 
 # --------------------------------------------------------------------------------------------- template and EOS
 
 
 def test_another_chat_template_is_caught(good: Good, tmp_path: Path) -> None:
-    template = good.expected["chat_template"]
+    template = good.expected.chat_template
     broken = edit_text(good.quant, tmp_path / "q8_0.gguf", template, template.replace("assistant", "Assistant"))
     assert opens(broken)
     found, wanted = caught(good, broken)["the chat template is not the trained one"]
@@ -181,7 +179,7 @@ def test_a_16_bit_file_of_the_other_kind_is_caught(good: Good, tmp_path: Path) -
     liar = edit_number(tmp_path / "f16.gguf", tmp_path / "bf16.gguf", "general.file_type", 32)
     assert opens(liar)
     with pytest.raises(GateError, match=r"the bulk of the weights is of another type \(found F16\); expected BF16"):
-        check(liar, KEY, "bf16", None, good.reference, good.reference, NOTHING_ASKED, good.expected, LIMITS, 1)
+        check(liar, KEY, "bf16", None, good.expected, against(good.reference, LIMITS))
 
 
 # ---------------------------------------------------------------------------------------------------- lost bytes
@@ -219,13 +217,13 @@ def test_a_tail_of_zeros_is_caught(good: Good, tmp_path: Path) -> None:
 
 def test_a_truncated_shard_is_caught(good: Good, tmp_path: Path) -> None:
     shutil.copyfile(good.quant, tmp_path / "q8_0.gguf")
-    files = [tmp_path / name for name in split(tmp_path / "q8_0.gguf", 5_000_000)["files"]]
+    files = [tmp_path / name for name in split(tmp_path / "q8_0.gguf", 5_000_000).files]
     assert len(files) > 2
-    check(files[0], KEY, "q8_0", good.sixteen, good.reference, good.reference, NOTHING_ASKED, good.expected, LIMITS, 1)
+    check(files[0], KEY, "q8_0", good.sixteen, good.expected, against(good.reference, LIMITS))
     whole = files[1].stat().st_size
     os.truncate(files[1], whole - 32)
     with pytest.raises(GateError, match=f"gguf/{files[1].name}: the GGUF file is cut short .found {whole - 32} bytes"):
-        check(files[0], KEY, "q8_0", good.sixteen, good.reference, good.reference, NOTHING_ASKED, good.expected, LIMITS, 1)
+        check(files[0], KEY, "q8_0", good.sixteen, good.expected, against(good.reference, LIMITS))
     files[1].unlink()
     with pytest.raises(GateError, match=f"files of this model are missing .found {files[1].name}"):
-        check(files[0], KEY, "q8_0", good.sixteen, good.reference, good.reference, NOTHING_ASKED, good.expected, LIMITS, 1)
+        check(files[0], KEY, "q8_0", good.sixteen, good.expected, against(good.reference, LIMITS))

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -181,11 +181,9 @@ with Pool(Path(sys.argv[1]), 1) as pool:
 """
 
 
-def endless_request() -> dict[str, Any]:
+def endless_request() -> wire.Request:
     """One that no worker ends, and whose Jinja never lets another thread of the worker run."""
-    job = {"chat_template": "{{ (10 ** (10 ** 10)) % 7 }}", "variables": {}, "end_tokens": [], "train_on": "responses",
-           "max_seq_length": 64, "prefix_ids": [], "eos_id": None}  # fmt: skip
-    return {"operation": "turn_end", "job": job}
+    return wire.Request("turn_end", wire.Job("{{ (10 ** (10 ** 10)) % 7 }}", {}, [], "responses", 64, [], None))
 
 
 @pytest.fixture
@@ -207,14 +205,13 @@ def test_a_worker_dies_with_its_killed_parent(tokenizer_json: Path) -> None:
 
 def test_a_frozen_container_is_not_a_hostile_template(tokenizer_json: Path) -> None:
     """Its worker is frozen for longer than the limit, as with SIGSTOP of a container; then the answer comes."""
-    request = endless_request()
-    request["job"]["chat_template"] = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    job = replace(endless_request().job, chat_template="{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}")
     worker = Worker(tokenizer_json, answer_seconds=0.5)
     try:
         worker.wait_until_ready()
         (process,) = workers_of(os.getpid())
         process.suspend()
         threading.Timer(1.5, process.resume).start()
-        assert worker.ask(wire.dump(request)) == ({"turn_end": "<|im_end|>"}, b"")
+        assert worker.ask(wire.dump(wire.Request("turn_end", job))) == (wire.Reply(turn_end="<|im_end|>"), b"")
     finally:
         worker.close()

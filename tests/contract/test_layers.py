@@ -16,7 +16,8 @@ JOB = Path(__file__).parents[2] / "job"
 FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): path for path in sorted(JOB.rglob("*.py"))}
 # Each may import those before it, and none after it. A package's modules are ordered among themselves by their own rule below.
 ORDER = (
-    "errors", "host", "weights", "gguf", "evaluation.metrics", "data.worker.messages", "data.worker.shape", "spec", "store", "ledger",
+    "errors", "host", "weights", "gguf", "evaluation.metrics", "export.kinds", "data.worker.messages", "data.worker.shape", "spec",
+    "store", "ledger",
     "hub", "source", "data", "evaluation", "plan", "training", "report", "follow", "context", "export", "publish", "reference", "tuning",
     "delivery", "run", "render", "arguments", "__main__",
 )  # fmt: skip

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from job.data.tokenizer import end_tokens, load_tokenizer, write_tokenizer
 from job.data.worker.batch import answer
+from job.data.worker.wire import Job, Request, Source
 from tests.data_rows import SHARED, Row, byte_tokenizer_dir, prepare, turns
 from tests.smollm2 import model_dir
 
@@ -288,24 +289,23 @@ def in_process(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, dict
 
     tokenizer = load_tokenizer(model_dir())
     rust = Tokenizer.from_file(str(write_tokenizer(tokenizer, tmp_path_factory.mktemp("rust") / "tokenizer.json")))
-    job = {"chat_template": tokenizer.chat_template, "variables": dict(tokenizer.special_tokens_map), "end_tokens": end_tokens(tokenizer),
-           "train_on": "responses", "max_seq_length": 100_000, "prefix_ids": [], "eos_id": tokenizer.eos_token_id}  # fmt: skip
+    variables = dict(tokenizer.special_tokens_map)
+    job = Job(tokenizer.chat_template, variables, end_tokens(tokenizer), "responses", 100_000, [], tokenizer.eos_token_id)
     return tokenizer, rust, job
 
 
 @settings(max_examples=300, deadline=None)
 @given(contents=st.lists(st.tuples(texts, spoken), min_size=1, max_size=3))
-def test_any_conversation_equals_the_reference(in_process: tuple[Any, Any, dict[str, Any]], contents: list[tuple[str, str]]) -> None:
+def test_any_conversation_equals_the_reference(in_process: tuple[Any, Any, Job], contents: list[tuple[str, str]]) -> None:
     tokenizer, rust, job = in_process
     messages = turns(*[text for pair in contents for text in pair])
     for text in (message["content"] for message in messages):  # the reference gives up at characters without a token
         assume(tokenizer.decode(tokenizer(text)["input_ids"]) == text)
-    source = {"pointer": "", "format": "messages", "columns": {}, "template": {}, "input_joint": ""}
-    request = {"operation": "rows", "job": job, "source": source, "rows": [{"messages": messages}]}
+    request = Request("rows", job, source=Source("", "messages", {}, {}, ""), rows=({"messages": messages},))
     reply, body = answer(request, rust, lambda pointer: None)
     ids, mask = reference(tokenizer, with_system(messages), CHATML)
-    assert reply["faults"] == []
-    [[_, length, trained, truncated, _]] = reply["sequences"]
+    assert reply.faults == []
+    [[_, length, trained, truncated, _]] = reply.sequences
     found = list(memoryview(body).cast("i"))
     assert found[:length] == ids
     assert found[length:] == masked(ids, mask)
@@ -314,7 +314,7 @@ def test_any_conversation_equals_the_reference(in_process: tuple[Any, Any, dict[
 
 @settings(max_examples=200, deadline=None)
 @given(text=texts)
-def test_any_text_has_the_ids_of_the_models_tokenizer(in_process: tuple[Any, Any, dict[str, Any]], text: str) -> None:
+def test_any_text_has_the_ids_of_the_models_tokenizer(in_process: tuple[Any, Any, Job], text: str) -> None:
     tokenizer, rust, _ = in_process
     assert rust.encode(text, add_special_tokens=False).ids == tokenizer(text, add_special_tokens=False)["input_ids"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from job.plan.adapter import adapter_bytes
-from job.plan.steps import Sizes, names, plan_memory, quantiser_bytes, steps
+from job.plan.steps import Sizes, plan_memory, quantiser_bytes, steps
 from job.weights.shapes import Shapes
 from tests.specs import parse
 
@@ -31,9 +31,9 @@ def found(export: dict[str, Any], on_cpu: bool = False) -> dict[str, Any]:
 
 def test_names_are_in_the_order_of_making() -> None:
     spec = parse({"/export": {"merged": ["4bit", "16bit"], "gguf": ["q4_k_m", "bf16", "iq3_xxs"], "imatrix": True, "lora_gguf": "f16"}})
-    assert names(spec) == ["merged", "merged_4bit", "imatrix", "lora_gguf", "gguf-bf16", "gguf-q4_k_m", "gguf-iq3_xxs"]
-    assert names(parse({})) == []
-    assert names(parse({"/model/precision": "full", "/export": {"merged": ["16bit"], "gguf": ["q8_0"]}})) == ["gguf-q8_0"]
+    assert spec.artefacts == ["merged", "merged_4bit", "imatrix", "lora_gguf", "gguf-bf16", "gguf-q4_k_m", "gguf-iq3_xxs"]
+    assert parse({}).artefacts == []
+    assert parse({"/model/precision": "full", "/export": {"merged": ["16bit"], "gguf": ["q8_0"]}}).artefacts == ["gguf-q8_0"]
 
 
 def test_the_sizes_are_those_of_the_shapes() -> None:

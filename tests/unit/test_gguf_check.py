@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from job.errors import GateError
-from job.gguf.check import check, quality_faults
+from job.gguf.check import Checked, check, quality_faults
 from job.gguf.convert import convert
 from job.gguf.header import read_header
 from job.gguf.native import opened
 from job.gguf.quality import ends_alike, measure, read_reference
 from job.gguf.quantise import IMATRIX_ENTRIES, planned_types, quantise
 from job.gguf.types import TYPES
-from tests.ggufs import NO_LIMITS, NOTHING_ASKED, describe, measure_imatrix, write_reference
+from tests.ggufs import NO_LIMITS, NOTHING_ASKED, against, describe, measure_imatrix, write_reference
 from tests.tiny import wide_dir
 
 
@@ -32,13 +32,13 @@ class Parts:
         self.imatrix = measure_imatrix(model, folder / "imatrix.gguf")
         self.expected = describe(model)
 
-    def accepted(self, name: str, with_imatrix: bool = False, limits: dict | None = None) -> dict:
+    def accepted(self, name: str, with_imatrix: bool = False, limits: dict | None = None) -> Checked:
         source = None if name == "bf16" else self.sixteen
         target = self.sixteen if source is None else self.folder / f"{name}-{with_imatrix}.gguf"
         if not target.exists():
             quantise(self.sixteen, target, name, self.imatrix if with_imatrix else None, 1)
         limits = limits or {"max_kl": TYPES[name].max_kl, "max_perplexity_rise": TYPES[name].max_perplexity_rise}
-        return check(target, f"gguf/{name}.gguf", name, source, self.reference, self.reference, NOTHING_ASKED, self.expected, limits, 1)
+        return check(target, f"gguf/{name}.gguf", name, source, self.expected, against(self.reference, limits))
 
 
 @pytest.fixture(scope="module")
@@ -52,25 +52,25 @@ SHORT = {"f16", "q8_0", "q6_k", "q5_1", "q4_0", "q4_k_m", "q3_k_s", "q2_k", "iq4
 
 @pytest.mark.parametrize("name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in TYPES])
 def test_every_type_is_made_and_accepted(wide: Parts, name: str) -> None:
-    figures = wide.accepted(name, with_imatrix=TYPES[name].needs_imatrix)
-    assert figures["fallback_tensors"] == 0
-    assert figures["tensors"] == 29
-    assert TYPES[name].tensor_type in figures["types"]
-    assert 0 <= figures["kl"] + 1e-6 < TYPES[name].max_kl / 2
-    assert figures["stopped"]
-    assert figures["same_top_token"] > 0.9
+    checked = wide.accepted(name, with_imatrix=TYPES[name].needs_imatrix)
+    assert checked.fallback_tensors == 0
+    assert checked.file.tensors == 29
+    assert TYPES[name].tensor_type in checked.file.types
+    assert 0 <= checked.quality.kl + 1e-6 < TYPES[name].max_kl / 2
+    assert checked.quality.stopped
+    assert checked.quality.same_top_token > 0.9
 
 
 def test_finer_types_stray_less(wide: Parts) -> None:
-    kl = [wide.accepted(name)["kl"] for name in ("q8_0", "q6_k", "q4_k_m", "q3_k_s", "q2_k")]
+    kl = [wide.accepted(name).quality.kl for name in ("q8_0", "q6_k", "q4_k_m", "q3_k_s", "q2_k")]
     assert kl == sorted(kl)
     assert kl[-1] > 20 * kl[0]
 
 
 def test_an_imatrix_of_the_jobs_rows_helps(wide: Parts) -> None:
-    without, measured = (wide.accepted("iq3_s", with_imatrix, NO_LIMITS) for with_imatrix in (False, True))
-    assert measured["perplexity"] <= without["perplexity"]
-    assert measured["kl"] < 0.7 * without["kl"]
+    without, measured = (wide.accepted("iq3_s", with_imatrix, NO_LIMITS).quality for with_imatrix in (False, True))
+    assert measured.perplexity <= without.perplexity
+    assert measured.kl < 0.7 * without.kl
     assert read_header(wide.folder / "iq3_s-True.gguf", "k").metadata[IMATRIX_ENTRIES] == 21
     assert IMATRIX_ENTRIES not in read_header(wide.folder / "iq3_s-False.gguf", "k").metadata
 
@@ -83,7 +83,7 @@ def test_a_type_that_needs_an_imatrix_says_so(wide: Parts) -> None:
 
 
 def test_limits_are_those_that_were_asked_for(wide: Parts) -> None:
-    kl = wide.accepted("q2_k")["kl"]
+    kl = wide.accepted("q2_k").quality.kl
     with pytest.raises(GateError) as failure:
         wide.accepted("q2_k", limits={"max_kl": kl / 2, "max_perplexity_rise": 10})
     (fault,) = failure.value.faults
@@ -101,7 +101,7 @@ def test_the_plan_of_llama_cpp_is_what_it_writes(wide: Parts) -> None:
 
 def test_figures_are_those_of_torch(wide: Parts) -> None:
     """f32 in llama.cpp against the fp32 reference: no difference; and the sums over it are perplexity as everyone computes it."""
-    figures = wide.accepted("f32")
+    checked = wide.accepted("f32")
     known = read_reference(wide.reference)
     logits = known.logits[:].log_softmax(-1)
     losses, start = [], 0
@@ -109,10 +109,10 @@ def test_figures_are_those_of_torch(wide: Parts) -> None:
         ids = torch.tensor(row[1:])
         losses.append(-logits[start : start + len(ids)].gather(1, ids[:, None]).squeeze(1))
         start += len(row)
-    assert figures["reference_perplexity"] == pytest.approx(float(torch.cat(losses).mean().exp()), rel=1e-4)
-    assert figures["perplexity"] == pytest.approx(figures["reference_perplexity"], rel=1e-3)
-    assert abs(figures["kl"]) < 1e-4
-    assert figures["same_answer_tokens"] == figures["answer_tokens"] == len(known.answer)
+    assert checked.quality.reference_perplexity == pytest.approx(float(torch.cat(losses).mean().exp()), rel=1e-4)
+    assert checked.quality.perplexity == pytest.approx(checked.quality.reference_perplexity, rel=1e-3)
+    assert abs(checked.quality.kl) < 1e-4
+    assert checked.quality.same_answer_tokens == checked.quality.answer_tokens == len(known.answer)
 
 
 def test_an_answer_that_does_not_end_is_refused(wide: Parts) -> None:

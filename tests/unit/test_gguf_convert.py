@@ -19,8 +19,10 @@ from job.gguf.header import read_header
 from job.gguf.quantise import quantise
 from job.gguf.sizes import plan
 from job.gguf.types import TYPES
+from job.gguf.worker import WORKER, Convert, Plan, Quantise, Request, results
 from job.host.child import Child, run_child
 from job.host.fork_server import PACKAGE_ROOT
+from job.host.records import encode
 from tests.forking import environment, run_forked
 from tests.ggufs import changed_folder, edit_json
 from tests.tiny import narrow_dir, wide_dir
@@ -42,8 +44,8 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_bytes_are_those_of_the_stock_converter(name: str, stock: Path, tmp_path: Path) -> None:
     report = convert(wide_dir(), tmp_path / "ours.gguf", name, "tuned", 2)
     assert (tmp_path / "ours.gguf").read_bytes() == (stock / STOCK_TYPES[name]).read_bytes()
-    assert report["bytes"] == (tmp_path / "ours.gguf").stat().st_size
-    assert report["types"][TYPES[name].tensor_type] >= 22
+    assert report.bytes == (tmp_path / "ours.gguf").stat().st_size
+    assert report.types[TYPES[name].tensor_type] >= 22
 
 
 def test_rounding_is_the_stock_one_for_every_kind_of_number() -> None:
@@ -100,24 +102,16 @@ def test_the_plan_foresees_every_size_to_the_page(tmp_path: Path) -> None:
     convert(wide_dir(), tmp_path / "bf16.gguf", "bf16", "tuned", 1)
     for name in ("q8_0", "q4_k_m", "f16"):
         quantise(tmp_path / "bf16.gguf", tmp_path / name, name, None, 1)
-        assert abs((tmp_path / name).stat().st_size - foreseen["bytes"][name]) < 4096
-    assert abs((tmp_path / "bf16.gguf").stat().st_size - foreseen["bytes"]["bf16"]) < 4096
+        assert abs((tmp_path / name).stat().st_size - foreseen.bytes[name]) < 4096
+    assert abs((tmp_path / "bf16.gguf").stat().st_size - foreseen.bytes["bf16"]) < 4096
 
 
-def _convert_step(target: Path) -> dict[str, object]:
-    return {"operation": "convert", "model": str(narrow_dir()), "target": str(target), "type": "bf16", "name": "tuned", "threads": 1}
+def _convert_step(target: Path) -> Convert:
+    return Convert(narrow_dir(), target, "bf16", "tuned", 1)
 
 
-def _quantise_step(source: Path, target: Path) -> dict[str, object]:
-    return {
-        "operation": "quantise",
-        "source": str(source),
-        "target": str(target),
-        "type": "q8_0",
-        "imatrix": None,
-        "threads": 1,
-        "device": "cpu",
-    }
+def _quantise_step(source: Path, target: Path) -> Quantise:
+    return Quantise(source, target, "q8_0", None, 1, "cpu")
 
 
 def test_it_works_without_home_network_or_writable_folder() -> None:
@@ -129,8 +123,8 @@ def test_it_works_without_home_network_or_writable_folder() -> None:
         target.mkdir(mode=0o777)
         target.chmod(0o777)
         frozen.mkdir(mode=0o555)
-        steps = [_convert_step(target / "bf16.gguf"), _quantise_step(target / "bf16.gguf", target / "q8_0.gguf")]
-        (place / "request.json").write_text(json.dumps({"steps": steps}))
+        steps = (_convert_step(target / "bf16.gguf"), _quantise_step(target / "bf16.gguf", target / "q8_0.gguf"))
+        (place / "request.json").write_bytes(encode(Request(steps)))
         command = [sys.executable, "-P", "-B", "-m", "job.gguf.worker", str(place / "request.json"), str(target / "result.json")]
         if os.geteuid() == 0:
             command = ["unshare", "--net", "setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", *command]
@@ -150,7 +144,7 @@ def test_a_disk_that_ends_is_not_a_quantised_file(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, before[1]))
     try:
-        child = Child("job.gguf.worker", {"steps": [step]}, tmp_path / "child", "q8_0")
+        child = Child(WORKER, Request((step,)), tmp_path / "child", "q8_0")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     with pytest.raises((GateError, CapacityError)) as failure:
@@ -159,10 +153,7 @@ def test_a_disk_that_ends_is_not_a_quantised_file(tmp_path: Path) -> None:
 
 
 def test_steps_are_answered_in_order(tmp_path: Path) -> None:
-    steps = [
-        {"operation": "plan", "model": str(narrow_dir()), "scratch": str(tmp_path), "types": [name], "imatrix": False}
-        for name in ("q8_0", "f32")
-    ]
-    answer = run_child("job.gguf.worker", {"steps": steps}, tmp_path / "child", "plan")
-    assert [list(step["bytes"]) for step in answer["steps"]] == [["q8_0"], ["f32"]]
-    assert answer["steps"][0]["bytes"]["q8_0"] < answer["steps"][1]["bytes"]["f32"] / 3
+    steps = tuple(Plan(narrow_dir(), tmp_path, [name], False) for name in ("q8_0", "f32"))
+    small, large = results(run_child(WORKER, Request(steps), tmp_path / "child", "plan"))
+    assert [list(small.bytes), list(large.bytes)] == [["q8_0"], ["f32"]]
+    assert small.bytes["q8_0"] < large.bytes["f32"] / 3

@@ -14,7 +14,7 @@ from job.gguf.check import check_lora
 from job.gguf.convert import convert
 from job.gguf.header import read_header
 from job.gguf.lora import inexpressible, write_lora
-from tests.ggufs import NOTHING_ASKED, edit_number, write_reference
+from tests.ggufs import against, edit_number, write_reference
 from tests.tiny import wide_dir
 
 TIGHT = {"max_kl": 1e-3, "max_perplexity_rise": 0.01}
@@ -51,12 +51,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Adapted:
 @pytest.mark.parametrize("name", ["f32", "f16", "bf16", "q8_0"])
 def test_on_its_base_it_is_the_merge(plain: Adapted, name: str, tmp_path: Path) -> None:
     report = write_lora(plain.adapter, wide_dir(), tmp_path / "lora.gguf", name, "tuned")
-    figures = check_lora(
-        plain.base, tmp_path / "lora.gguf", "gguf/lora.gguf", name, plain.reference, plain.reference, NOTHING_ASKED, TIGHT, 1
-    )
-    assert report["tensors"] == figures["tensors"] == 2 * 7 * 3
-    assert figures["kl"] < 2e-4
-    assert figures["same_top_token"] > 0.98
+    checked = check_lora(plain.base, tmp_path / "lora.gguf", "gguf/lora.gguf", name, against(plain.reference, TIGHT))
+    assert report.tensors == checked.file.tensors == 2 * 7 * 3
+    assert checked.quality.kl < 2e-4
+    assert checked.quality.same_top_token > 0.98
 
 
 def test_without_it_the_base_is_another_model(plain: Adapted, tmp_path: Path) -> None:
@@ -64,23 +62,21 @@ def test_without_it_the_base_is_another_model(plain: Adapted, tmp_path: Path) ->
     write_lora(plain.adapter, wide_dir(), tmp_path / "lora.gguf", "f32", "tuned")
     zero = edit_number(tmp_path / "lora.gguf", tmp_path / "zero.gguf", "adapter.lora.alpha", 0x37000000)  # 7.6e-06 as a float
     with pytest.raises(GateError, match=r"gguf/lora.gguf: it strays too far from the 16-bit model"):
-        check_lora(plain.base, zero, "gguf/lora.gguf", "f32", plain.reference, plain.reference, NOTHING_ASKED, TIGHT, 1)
+        check_lora(plain.base, zero, "gguf/lora.gguf", "f32", against(plain.reference, TIGHT))
 
 
 def test_rank_stabilised_scaling_is_kept(tmp_path: Path) -> None:
     adapted = Adapted(tmp_path, use_rslora=True)
     write_lora(adapted.adapter, wide_dir(), tmp_path / "lora.gguf", "f32", "tuned")
     assert read_header(tmp_path / "lora.gguf", "k").metadata["adapter.lora.alpha"] == pytest.approx(16 * math.sqrt(8))
-    assert (
-        check_lora(adapted.base, tmp_path / "lora.gguf", "k", "f32", adapted.reference, adapted.reference, NOTHING_ASKED, TIGHT, 1)["kl"]
-        < 2e-4
-    )
+    checked = check_lora(adapted.base, tmp_path / "lora.gguf", "k", "f32", against(adapted.reference, TIGHT))
+    assert checked.quality.kl < 2e-4
 
 
 def test_another_number_type_under_this_name_is_caught(plain: Adapted, tmp_path: Path) -> None:
     write_lora(plain.adapter, wide_dir(), tmp_path / "lora.gguf", "f16", "tuned")
     with pytest.raises(GateError, match=r"gguf/lora.gguf: 42 of 42 tensors are of another type .*F16.*expected F32"):
-        check_lora(plain.base, tmp_path / "lora.gguf", "gguf/lora.gguf", "f32", plain.reference, plain.reference, NOTHING_ASKED, TIGHT, 1)
+        check_lora(plain.base, tmp_path / "lora.gguf", "gguf/lora.gguf", "f32", against(plain.reference, TIGHT))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from job.errors import GateError
 from job.gguf.convert import convert
 from job.gguf.header import read_header, read_model_header
 from job.gguf.native import opened
-from job.gguf.split import split
+from job.gguf.split import Parts, split
 from tests.tiny import narrow_dir
 
 LIMIT = 300_000
@@ -36,24 +36,24 @@ def content(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
 def test_parts_hold_every_byte_and_open_as_one(whole: Path, tmp_path: Path) -> None:
     file = Path(shutil.copyfile(whole, tmp_path / "tuned-BF16.gguf"))
     report = split(file, LIMIT)
-    count = len(report["files"])
+    count = len(report.files)
     assert count == 3
-    assert report["files"][0] == f"tuned-BF16-00001-of-0000{count}.gguf"
-    assert sorted(path.name for path in tmp_path.iterdir()) == report["files"]
-    assert report["bytes"] == [(tmp_path / name).stat().st_size for name in report["files"]]
+    assert report.files[0] == f"tuned-BF16-00001-of-0000{count}.gguf"
+    assert sorted(path.name for path in tmp_path.iterdir()) == report.files
+    assert report.bytes == [(tmp_path / name).stat().st_size for name in report.files]
     parts = {name: found for path in tmp_path.iterdir() for name, found in content(path).items()}
     assert parts == content(whole)
-    header = read_model_header(tmp_path / report["files"][0], "k")
+    header = read_model_header(tmp_path / report.files[0], "k")
     assert header.metadata["tokenizer.chat_template"] == read_header(whole, "k").metadata["tokenizer.chat_template"]
     with opened(whole, "k") as model, model.context(64, 1) as context:
         expected = context.evaluate([1, 2, 3], 0)
-    with opened(tmp_path / report["files"][0], "k") as model, model.context(64, 1) as context:
+    with opened(tmp_path / report.files[0], "k") as model, model.context(64, 1) as context:
         assert (context.evaluate([1, 2, 3], 0) == expected).all()
 
 
 def test_a_small_file_stays_as_it_is(whole: Path, tmp_path: Path) -> None:
     file = Path(shutil.copyfile(whole, tmp_path / "tuned-BF16.gguf"))
-    assert split(file, whole.stat().st_size) == {"files": ["tuned-BF16.gguf"], "bytes": [whole.stat().st_size]}
+    assert split(file, whole.stat().st_size) == Parts(["tuned-BF16.gguf"], [whole.stat().st_size])
     assert file.read_bytes() == whole.read_bytes()
 
 
@@ -68,7 +68,7 @@ def test_the_disk_holds_one_part_more_than_the_model(whole: Path, tmp_path: Path
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    largest = max(split(file, LIMIT)["bytes"])
+    largest = max(split(file, LIMIT).bytes)
     done.set()
     watcher.join()
     assert max(peaks) <= size + largest + 4096

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from job.errors import GateError
-from job.export.compare import handle
+from job.export.compare import CompareReport, CompareRequest, Form, handle
 from job.export.four_bit import quantise_merged
 from job.export.gguf.imatrix import write_imatrix
 from job.export.logits import batches, compare, continue_greedily, open_adapted, open_model, perplexity
 from job.export.merge.write import merge_adapter
-from job.export.reference import write_reference
+from job.export.reference import Measure, write_reference
 from job.gguf.imatrix import load_imatrix
 from job.host.child import run_child
 from tests.tiny import random_adapter, wide_dir
@@ -29,8 +30,7 @@ ROWS = [list(range(100, 140)), [1, 520, 198, 28120, 30, 2], list(range(7000, 709
 IDS = [token for row in ROWS for token in row]
 LEARNED = [30, 31, 32, 43, 44, 60, 74]  # 39 and 45 would be the last tokens of their rows, which nothing follows
 PROMPT = [1, 4093, 198, 504]
-LIMITS = {"max_logit_ratio": 0.02, "max_kl": 0.01, "max_kl_4bit": 1.0}
-Json = dict[str, Any]
+MEASURE = Measure(ROWS, LEARNED, PROMPT, [PROMPT, PROMPT[:2]], pad=2, stop_token_ids=[2], max_new_tokens=8)
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +43,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def request_of(trained: Path, tmp_path: Path) -> Json:
+def request_of(trained: Path, tmp_path: Path) -> CompareRequest:
     """With what adapter and base say written beside it."""
-    asked: Json = {
-        "base": str(wide_dir()), "adapter": str(trained / "adapter"), "merged": str(trained / "merged"), "merged_4bit": None,
-        "rows": ROWS, "learned": LEARNED, "prompt": PROMPT, "questions": [PROMPT, PROMPT[:2]], "pad": 2, "stop_token_ids": [2],
-        "max_new_tokens": 8, "calibration": ROWS, "device": "cpu",
-        "against": str(tmp_path / "against"), "trained": str(tmp_path / "against"),
-        "reference": str(tmp_path / "reference.safetensors"), "imatrix": None, "limits": LIMITS,
-    }  # fmt: skip
-    write_reference(open_adapted(wide_dir(), trained / "adapter", torch.float32, "cpu"), asked, tmp_path / "against")
-    return asked
+    against = tmp_path / "against"
+    write_reference(open_adapted(wide_dir(), trained / "adapter", torch.float32, "cpu"), MEASURE, against)
+    return CompareRequest(
+        MEASURE, merged=trained / "merged", forms=(), against=against, trained=against, calibration=ROWS, device="cpu",
+        reference=tmp_path / "reference.safetensors", imatrix=None, max_logit_ratio=0.02, max_kl=0.01,
+    )  # fmt: skip
+
+
+def packed(folder: Path, max_kl: float = 1.0) -> tuple[Form, ...]:
+    return (Form("merged_4bit", folder, "job.export.four_bit", max_kl),)
 
 
 def plain_logits(folder: Path, row: list[int]) -> Any:
@@ -61,22 +62,22 @@ def plain_logits(folder: Path, row: list[int]) -> Any:
         return open_model(folder, torch.float32, "cpu")(torch.tensor([row])).logits[0]
 
 
-def test_the_merge_passes_and_the_reference_is_its_logits(request_of: Json, trained: Path, tmp_path: Path) -> None:
-    found = run_child("job.export.compare", request_of | {"imatrix": str(tmp_path / "imatrix.gguf")}, tmp_path / "child", "comparison")
-    assert 0 < found["merged"]["kl"] < 1e-3
-    assert 0 < found["merged"]["max_logit_difference"] <= 0.02 * found["merged"]["largest_logit"]
-    assert found["merged"]["same_top_token"] > 0.95
-    assert found["dtype"] == "float32"
-    assert found["merged_4bit"] is None
-    assert set(found["seconds"]) == {"merged", "imatrix"}
-    with safe_open(request_of["reference"], "pt") as file:
+def test_the_merge_passes_and_the_reference_is_its_logits(request_of: CompareRequest, trained: Path, tmp_path: Path) -> None:
+    asked = replace(request_of, imatrix=tmp_path / "imatrix.gguf")
+    found = run_child("job.export.compare", asked, tmp_path / "child", "comparison", answer=CompareReport)
+    comparison = found.merged.comparison
+    assert 0 < comparison.kl < 1e-3
+    assert 0 < comparison.max_logit_difference <= 0.02 * comparison.largest_logit
+    assert comparison.same_top_token > 0.95
+    assert found.forms == {}
+    with safe_open(request_of.reference, "pt") as file:
         held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-        assert file.metadata() == {"stopped": "true" if found["stopped"] else "false", "dtype": "float32"}
+        assert file.metadata() == {"stopped": "true" if found.stopped else "false", "dtype": "float32"}
     assert held["input_ids"].tolist() == IDS
     assert held["row_lengths"].tolist() == list(map(len, ROWS))
     assert held["prompt_ids"].tolist() == PROMPT
     assert held["learned"].tolist() == LEARNED
-    assert len(held["answer_ids"]) == found["answer_tokens"]
+    assert found.stopped == (int(held["answer_ids"][-1]) == 2)
     assert {held[name].dtype for name in ("input_ids", "row_lengths", "learned", "prompt_ids", "answer_ids")} == {torch.int32}
     start, losses = 0, []
     for row in ROWS:
@@ -84,18 +85,18 @@ def test_the_merge_passes_and_the_reference_is_its_logits(request_of: Json, trai
         assert torch.allclose(held["logits"][start : start + len(row)], direct, atol=1e-3)
         losses.append(torch.nn.functional.cross_entropy(direct[:-1], torch.tensor(row[1:]), reduction="none"))
         start += len(row)
-    assert found["perplexity"] == pytest.approx(float(torch.cat(losses).mean().exp()), rel=1e-4)
+    assert found.merged.perplexity == pytest.approx(float(torch.cat(losses).mean().exp()), rel=1e-4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["against", "child", "imatrix.gguf", "reference.safetensors"]
     assert (tmp_path / "imatrix.gguf").stat().st_size > 0
 
 
-def test_an_unmerged_layer_is_caught(request_of: Json, trained: Path, tmp_path: Path) -> None:
+def test_an_unmerged_layer_is_caught(request_of: CompareRequest, trained: Path, tmp_path: Path) -> None:
     merged = shutil.copytree(trained / "merged", tmp_path / "merged")
     held, base = load_file(merged / "model.safetensors"), load_file(wide_dir() / "model.safetensors")
     unmerged = {name: tensor for name, tensor in base.items() if ".layers.2." in name}
     save_file(held | unmerged, merged / "model.safetensors", {"format": "pt"})
     with pytest.raises(GateError) as error:
-        handle(request_of | {"merged": str(merged)})
+        handle(replace(request_of, merged=merged))
     first, second = error.value.faults
     assert first.where == second.where == "merged"
     assert float(first.found) > 0.01
@@ -103,30 +104,30 @@ def test_an_unmerged_layer_is_caught(request_of: Json, trained: Path, tmp_path: 
     assert not list(tmp_path.glob("reference*"))
 
 
-def test_weights_that_are_missing_are_not_made_up(request_of: Json, trained: Path, tmp_path: Path) -> None:
+def test_weights_that_are_missing_are_not_made_up(request_of: CompareRequest, trained: Path, tmp_path: Path) -> None:
     merged = shutil.copytree(trained / "merged", tmp_path / "merged")
     held = load_file(merged / "model.safetensors")
     del held["model.norm.weight"]
     save_file(held, merged / "model.safetensors", {"format": "pt"})
     with pytest.raises(GateError, match=r"missing_keys.*model\.norm\.weight"):
-        handle(request_of | {"merged": str(merged)})
+        handle(replace(request_of, merged=merged))
 
 
-def test_numbers_that_are_none_are_caught(request_of: Json, trained: Path, tmp_path: Path) -> None:
+def test_numbers_that_are_none_are_caught(request_of: CompareRequest, trained: Path, tmp_path: Path) -> None:
     merged = shutil.copytree(trained / "merged", tmp_path / "merged")
     held = load_file(merged / "model.safetensors")
     held["model.norm.weight"][3] = float("nan")
     save_file(held, merged / "model.safetensors", {"format": "pt"})
     with pytest.raises(GateError, match="nan"):
-        handle(request_of | {"merged": str(merged)})
+        handle(replace(request_of, merged=merged))
 
 
-def test_what_was_measured_is_what_torch_says(request_of: Json, trained: Path, tmp_path: Path) -> None:
+def test_what_was_measured_is_what_torch_says(request_of: CompareRequest, trained: Path, tmp_path: Path) -> None:
     """Loss on the learned tokens, divergence from the trained model on them, and answers, each computed again."""
     from transformers import AutoModelForCausalLM
 
-    write_reference(open_model(wide_dir(), torch.float32, "cpu"), request_of, tmp_path / "base")
-    found = handle(request_of | {"trained": str(tmp_path / "base")})
+    write_reference(open_model(wide_dir(), torch.float32, "cpu"), MEASURE, tmp_path / "base")
+    found = handle(replace(request_of, trained=tmp_path / "base")).merged
     model = AutoModelForCausalLM.from_pretrained(trained / "merged", dtype=torch.float32).eval()
     given, wanted = ([], [])
     for row in ROWS:
@@ -134,44 +135,44 @@ def test_what_was_measured_is_what_torch_says(request_of: Json, trained: Path, t
         wanted.append(plain_logits(wide_dir(), row).log_softmax(-1))
     given, wanted = torch.cat(given)[LEARNED], torch.cat(wanted)[LEARNED]
     following = torch.tensor([IDS[at + 1] for at in LEARNED])
-    assert found["measured"]["loss"] == pytest.approx(float(torch.nn.functional.nll_loss(given, following)), rel=1e-4)
-    assert found["measured"]["kl"] == pytest.approx(float((wanted.exp() * (wanted - given)).sum(-1).mean()), rel=1e-3)
-    assert found["measured"]["same_top_token"] == pytest.approx(float((given.argmax(-1) == wanted.argmax(-1)).float().mean()))
-    assert found["measured"]["kl"] > 1e-4
-    for prompt, answer in zip(request_of["questions"], found["answers"], strict=True):
+    assert found.measured.loss == pytest.approx(float(torch.nn.functional.nll_loss(given, following)), rel=1e-4)
+    assert found.measured.kl == pytest.approx(float((wanted.exp() * (wanted - given)).sum(-1).mean()), rel=1e-3)
+    assert found.measured.same_top_token == pytest.approx(float((given.argmax(-1) == wanted.argmax(-1)).float().mean()))
+    assert found.measured.kl > 1e-4
+    for prompt, answer in zip(MEASURE.questions, found.answers, strict=True):
         said = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=8, eos_token_id=2, pad_token_id=2)[0, len(prompt) :]
         assert answer[: len(said)] == said.tolist()
 
 
-def test_stored_weights_are_measured_and_held_against_nothing(request_of: Json) -> None:
-    found = handle(request_of | {"against": None})
-    assert found["merged"] is None
-    assert found["measured"]["kl"] < 1e-3
+def test_stored_weights_are_measured_and_held_against_nothing(request_of: CompareRequest) -> None:
+    found = handle(replace(request_of, against=None)).merged
+    assert found.comparison is None
+    assert found.measured.kl < 1e-3
 
 
 # -------------------------------------------------------------------------------------------------------- 4-bit
 
 
-def test_the_4_bit_export_is_4_bit_and_near(request_of: Json, trained: Path, tmp_path: Path) -> None:
+def test_the_4_bit_export_is_4_bit_and_near(request_of: CompareRequest, trained: Path, tmp_path: Path) -> None:
     quantise_merged(trained / "merged", tmp_path / "merged_4bit", "cpu")
-    whole = handle(request_of | {"merged_4bit": str(tmp_path / "merged_4bit")})
-    found = whole["merged_4bit"]
-    assert 1e-3 < found["figures"]["kl"] < 1.0
-    assert found["figures"]["perplexity"] > 0
-    assert found["measured"]["kl"] > 10 * whole["measured"]["kl"]
-    assert len(found["answers"]) == 2
+    whole = handle(replace(request_of, forms=packed(tmp_path / "merged_4bit")))
+    found = whole.forms["merged_4bit"]
+    assert 1e-3 < found.comparison.kl < 1.0
+    assert found.perplexity > 0
+    assert found.measured.kl > 10 * whole.merged.measured.kl
+    assert len(found.answers) == 2
     config = json.loads((tmp_path / "merged_4bit/config.json").read_text())["quantization_config"]
     assert (config["bnb_4bit_quant_type"], config["bnb_4bit_use_double_quant"]) == ("nf4", True)
     for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (tmp_path / "merged_4bit" / name).read_bytes() == (trained / "merged" / name).read_bytes()
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "merged_4bit").iterdir()} == {0o644}
     with pytest.raises(GateError, match=r"merged_4bit.*KL divergence"):
-        handle(request_of | {"merged_4bit": str(tmp_path / "merged_4bit"), "limits": LIMITS | {"max_kl_4bit": 1e-4}})
+        handle(replace(request_of, forms=packed(tmp_path / "merged_4bit", max_kl=1e-4)))
 
 
-def test_16_bit_weights_are_not_a_4_bit_export(request_of: Json, trained: Path) -> None:
+def test_16_bit_weights_are_not_a_4_bit_export(request_of: CompareRequest, trained: Path) -> None:
     with pytest.raises(GateError, match=r"not in 4-bit.*21 layers of 22 are not"):
-        handle(request_of | {"merged_4bit": str(trained / "merged")})
+        handle(replace(request_of, forms=packed(trained / "merged")))
 
 
 # ------------------------------------------------------------------------------------------------------ figures

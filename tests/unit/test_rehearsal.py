@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from job.export.adapter import export_full
 from job.export.generation import generation_settings, unwritable_settings
 from job.export.tokenizer import expected_tokenizer, require_tokenizer, save_tokenizer, text_of, tokenizer_faults
 from job.gguf.expected import describe_tokenizer
-from job.gguf.vocabulary import rehearse
+from job.gguf.vocabulary import Rehearsed, rehearse
 from tests.tiny import small_base
 
 CONVERSATION = [{"role": "user", "content": "say 3"}, {"role": "assistant", "content": "number 3"}] * 2
@@ -96,7 +97,7 @@ def test_a_sentencepiece_tokenizer_is_published_as_it_was_trained(legacy: bool, 
     assert (folder / "tokenizer.model").read_bytes() == (model / "tokenizer.model").read_bytes()
     assert json.loads((folder / "tokenizer_config.json").read_text())["legacy"] is legacy
     text = rows.tokenizer.apply_chat_template(CONVERSATION, tokenize=False)
-    assert text in [row["text"] for row in expected_tokenizer(rows)["texts"]], "rows are compared as they were rendered"
+    assert text in [row.text for row in expected_tokenizer(rows).texts], "rows are compared as they were rendered"
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"legacy": not legacy}))
     with pytest.raises(GateError, match="other ids than in training"):
@@ -116,7 +117,7 @@ def test_llama_cpp_reads_after_special_tokens_as_the_legacy_setting_does(pieces:
         rows, folder = published(model, tmp_path / f"adapter-{legacy}")
         shutil.copyfile(model / "config.json", folder / "config.json")
         if legacy:
-            assert rehearse(folder, tmp_path / "v.gguf", expected_tokenizer(rows)) == {"skipped": None}
+            assert rehearse(folder, tmp_path / "v.gguf", expected_tokenizer(rows)) == Rehearsed(None)
         else:
             with pytest.raises(InputError, match="other tokens than in training") as refused:
                 rehearse(folder, tmp_path / "v.gguf", expected_tokenizer(rows))
@@ -132,10 +133,10 @@ def test_raw_text_publishes_the_models_own_template(template: Any, pieces: Path,
     save_tokenizer(rows.tokenizer, model, folder)
     shutil.copyfile(model / "config.json", folder / "config.json")
     expected = expected_tokenizer(rows)
-    assert expected["chat_template"] == (None if template is None else TEMPLATE)
-    assert rehearse(folder, tmp_path / "v.gguf", expected) == {"skipped": None}
+    assert expected.chat_template == (None if template is None else TEMPLATE)
+    assert rehearse(folder, tmp_path / "v.gguf", expected) == Rehearsed(None)
     with pytest.raises(InputError, match="the chat template is not the trained one"):
-        rehearse(folder, tmp_path / "v.gguf", expected | {"chat_template": "another" if template is None else None})
+        rehearse(folder, tmp_path / "v.gguf", replace(expected, chat_template="another" if template is None else None))
 
 
 def test_a_vocabulary_that_llama_cpp_does_not_know_is_refused_without_weights(tmp_path: Path) -> None:

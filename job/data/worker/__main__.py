@@ -16,6 +16,7 @@ from pathlib import Path
 from job.data.worker import wire
 from job.data.worker.batch import answer
 from job.host.fork_server import die_with
+from job.host.records import build
 
 EXTRA_BYTES = 1 << 30
 
@@ -35,7 +36,7 @@ def main() -> None:
 
     source, output = sys.stdin.buffer, sys.stdout.buffer
 
-    def send(header: wire.Header, body: bytes = b"") -> None:
+    def send(header: wire.Reply, body: bytes = b"") -> None:
         output.write(wire.pack(wire.dump(header), body))
         output.flush()
 
@@ -43,9 +44,10 @@ def main() -> None:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     bound_resources()
-    send({"ready": True})
+    send(wire.Reply())  # ready
     while (message := wire.unpack(source.read)) is not None:
-        send(*answer(message[0], tokenizer, lambda pointer: send({"stage": pointer})))
+        request = build(wire.Request, message[0])
+        send(*answer(request, tokenizer, lambda pointer: send(wire.Reply(stage=pointer))))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,4 @@
-"""What a worker does with one request. A request carries the whole job description, so any worker can take any.
-
-Job description: chat_template, variables, end_tokens, train_on, max_seq_length, prefix_ids, eos_id.
-Replies: the operation's own, or {"refused": reason} / {"failed": reason} where a template spoils all of it.
-"""
+"""What a worker does with one request."""
 
 from __future__ import annotations
 
@@ -11,42 +7,40 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from job.data.worker import sandbox
 from job.data.worker.messages import Message, RowFault
 from job.data.worker.render import ChatTemplate, turn_end
 from job.data.worker.shape import Chat, Columns, Document, Example, Pair, Row, question_and_answer, shape
 from job.data.worker.tokenise import Sequence, Tokeniser
-from job.data.worker.wire import BEYOND, Header
+from job.data.worker.wire import BEYOND, Job, Reply, Request, Source
 
 CHAT_TEMPLATE = "/data/chat_template"
 BRACKETED = re.compile(r"<[^<>\s]{1,64}>|\[[^\[\]\s]{1,64}\]")  # what control tokens look like, of which some have 65k
 
-Reply = tuple[Header, bytes]
 Stage = Callable[[str], None]  # called before a template runs, so that the job can name the one that never returns
 
 
-def answer(request: Header, tokenizer: Any, stage: Stage) -> Reply:
-    """The reply to one request."""
+def answer(request: Request, tokenizer: Any, stage: Stage) -> tuple[Reply, bytes]:
+    """The reply to one request; in the body ids and labels of sequences."""
+    body = bytearray()
     try:
-        return OPERATIONS[request["operation"]](Batch(request["job"], tokenizer, stage), request)
+        return OPERATIONS[request.operation](Batch(request.job, tokenizer, stage), request, body), bytes(body)
     except sandbox.TemplateRefusedError as error:
-        return {"refused": str(error)}, b""
+        return Reply(refused=str(error)), b""
     except sandbox.TemplateFailedError as error:
-        return {"failed": str(error)}, b""
+        return Reply(failed=str(error)), b""
 
 
 class Batch:
-    def __init__(self, job: Header, tokenizer: Any, stage: Stage) -> None:
-        self._template = (
-            ChatTemplate(job["chat_template"], job["variables"], job["end_tokens"]) if job["chat_template"] else None
-        )
-        self._learn_all = job["train_on"] == "all"
-        self._tokeniser = Tokeniser(tokenizer, job["max_seq_length"], job["prefix_ids"], job["eos_id"])
+    def __init__(self, job: Job, tokenizer: Any, stage: Stage) -> None:
+        self._template = ChatTemplate(job.chat_template, job.variables, job.end_tokens) if job.chat_template else None
+        self._learn_all = job.train_on == "all"
+        self._tokeniser = Tokeniser(tokenizer, job.max_seq_length, job.prefix_ids, job.eos_id)
         self._stage = stage
-        self._control = frozenset(job["end_tokens"])
-        odd = [re.escape(token) for token in job["end_tokens"] if token and not BRACKETED.fullmatch(token)]
+        self._control = frozenset(job.end_tokens)
+        odd = [re.escape(token) for token in job.end_tokens if token and not BRACKETED.fullmatch(token)]
         self._control_form = re.compile("|".join([BRACKETED.pattern, *odd]))
 
     @property
@@ -55,60 +49,59 @@ class Batch:
             raise RowFault("message lists need a chat template, and the job's other rows are raw text")
         return self._template
 
-    def turn_end(self, _: Header) -> Reply:
+    def turn_end(self, *_: Any) -> Reply:
         """The text that closes an assistant turn."""
         self._stage(CHAT_TEMPLATE)
         try:
-            return {"turn_end": turn_end(self.template)}, b""
+            return Reply(turn_end=turn_end(self.template))
         except RowFault as error:
-            return {"failed": str(error)}, b""
+            return Reply(failed=str(error))
 
-    def rows(self, request: Header) -> Reply:
-        """Sequences of the rows: [row, tokens, trained tokens, truncated, digest] each, and in the body ids and labels.
+    def rows(self, request: Request, body: bytearray) -> Reply:
+        """Sequences of the rows, and to the `body` their ids and labels.
 
         A row that cannot be used is a fault, one that teaches nothing is dropped; both with their reason, the latter
         with its tokens as well. `remarks` counts what was in the rows and is not learned as it was there, by kind.
         """
         remarks: Counter[str] = Counter()
-        reply: Header = {"sequences": [], "faults": [], "dropped": [], "remarks": remarks}
-        body = bytearray()
-        for index, example in self._examples(request, reply["faults"]):
+        reply = Reply(remarks=remarks)
+        for index, example in self._examples(request, reply.faults):
             try:
                 sequences, found = self._sequences(example)
             except RowFault as error:
-                reply["faults"].append([index, str(error), ""])
+                reply.faults.append([index, str(error), ""])
                 continue
             except sandbox.TemplateFailedError as error:
-                reply["faults"].append([index, str(error), CHAT_TEMPLATE])
+                reply.faults.append([index, str(error), CHAT_TEMPLATE])
                 continue
             remarks.update(found)
             remarks.update(self._control_tokens(example))
             kept = [sequence for sequence in sequences if sequence.trained_tokens]
             if not kept:
                 tokens = sum(sequence.whole_tokens for sequence in sequences)
-                reply["dropped"].append([index, _reason(example, sequences), tokens])
+                reply.dropped.append([index, _reason(example, sequences), tokens])
             for sequence in kept:
                 data = sequence.input_ids.tobytes() + sequence.labels.tobytes()
                 digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
                 figures = (len(sequence.input_ids), sequence.trained_tokens, sequence.truncated, digest)
-                reply["sequences"].append([index, *figures])
+                reply.sequences.append([index, *figures])
                 body += data
-        return reply, bytes(body)
+        return reply
 
-    def questions(self, request: Header) -> Reply:
+    def questions(self, request: Request, _: bytearray) -> Reply:
         """Prompts of rows up to their last answer, with that answer as reference; rows without one are left out."""
         found = [self._question(example) for _, example in self._examples(request, [])]
-        return {"questions": [question for question in found if question]}, b""
+        return Reply(questions=[question for question in found if question])
 
-    def prompts(self, request: Header) -> Reply:
+    def prompts(self, request: Request, _: bytearray) -> Reply:
         """User messages through the chat template with a generation prompt; raw where the job has no template."""
         self._stage(CHAT_TEMPLATE)
-        return {"questions": [self._prompt(text) for text in request["prompts"]]}, b""
+        return Reply(questions=[self._prompt(text) for text in request.prompts])
 
-    def renderings(self, request: Header) -> Reply:
+    def renderings(self, request: Request, _: bytearray) -> Reply:
         """The text of each [messages, tools, whether a prompt follows]; null where the template fails on it."""
         self._stage(CHAT_TEMPLATE)
-        return {"renderings": [self.template.attempt(*conversation) for conversation in request["conversations"]]}, b""
+        return Reply(renderings=[self.template.attempt(*conversation) for conversation in request.conversations])
 
     def _prompt(self, prompt: str) -> list[Any]:
         if self._template is None:
@@ -158,26 +151,28 @@ class Batch:
         found = {f"token {token}" for token in written & self._control}
         return found | {"control"} if found else found
 
-    def _examples(self, request: Header, faults: list[list[Any]]) -> Iterator[tuple[int, Example]]:
-        source, rows = request["source"], list(enumerate(request["rows"]))
-        columns = Columns(source["columns"], source["input_joint"])
-        chats = self._templated(source, rows, faults) if source["template"] else {}
+    def _examples(self, request: Request, faults: list[list[Any]]) -> Iterator[tuple[int, Example]]:
+        source, rows = cast("Source", request.source), list(enumerate(request.rows))
+        columns = Columns(source.columns, source.input_joint)
+        chats = self._templated(source, rows, faults) if source.template else {}
         self._stage(CHAT_TEMPLATE if self._template else "")
         for index, row in rows:
             if index in chats:
                 yield index, Chat(chats[index])
-            if source["template"]:
+            if source.template:
                 continue
             try:
-                yield index, shape(source["format"], row, columns)
+                yield index, shape(source.format, row, columns)
             except RowFault as error:
                 faults.append([index, str(error), ""])
 
-    def _templated(self, source: Row, rows: list[tuple[int, Row]], faults: list[list[Any]]) -> dict[int, list[Message]]:
+    def _templated(
+        self, source: Source, rows: list[tuple[int, Row]], faults: list[list[Any]]
+    ) -> dict[int, list[Message]]:
         """Messages of the rows rendered through the source's own system, user and assistant templates, by row."""
-        turns: dict[str, dict[int, str]] = {role: {} for role in source["template"]}
-        for role, text in source["template"].items():
-            pointer = f"{source['pointer']}/template/{role}"
+        turns: dict[str, dict[int, str]] = {role: {} for role in source.template}
+        for role, text in source.template.items():
+            pointer = f"{source.pointer}/template/{role}"
             self._stage(pointer)
             for index, row in rows:
                 try:
@@ -209,7 +204,7 @@ def _all_marked(chat: Chat) -> bool:
     return bool(answers) and answers - set(range(chat.first_trained)) <= chat.unlearned
 
 
-OPERATIONS: dict[str, Callable[[Batch, Header], Reply]] = {
+OPERATIONS: dict[str, Callable[[Batch, Request, bytearray], Reply]] = {
     "turn_end": Batch.turn_end,
     "rows": Batch.rows,
     "questions": Batch.questions,

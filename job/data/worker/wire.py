@@ -5,17 +5,71 @@ JSON and raw bytes on purpose: nothing that a worker sends can make the job run 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 LENGTHS = struct.Struct(">II")
 MAX_BYTES = 1 << 30
 IGNORED = -100  # the label of a token that is not learned, as PyTorch's cross entropy has it
 BEYOND = "the answer is beyond max_seq_length"  # why a row teaches nothing; a longer sequence would hold it
 
-Header = dict[str, Any]
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker must know of the job, whatever it is asked: any worker can take any request."""
+
+    chat_template: str  # Jinja, "" for raw text
+    variables: dict[str, Any]
+    end_tokens: list[str]
+    train_on: str
+    max_seq_length: int
+    prefix_ids: list[int]
+    eos_id: int | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What it must know of the source of rows: `template` has the text of each role, {} for rows of another format."""
+
+    pointer: str
+    format: str
+    columns: dict[str, str]
+    template: dict[str, str]
+    input_joint: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """One operation of `job.data.worker.batch`; each takes what it needs of the rest."""
+
+    operation: Literal["turn_end", "rows", "questions", "prompts", "renderings"]
+    job: Job
+    prompts: tuple[str, ...] = ()
+    conversations: tuple[Any, ...] = ()  # messages, tools, whether a prompt follows
+    source: Source | None = None
+    rows: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an operation has found; or why a template spoils all of it, by what it may not do (`refused`) or by a
+    mistake (`failed`). Before the reply, `stage` says which template runs next.
+    """
+
+    stage: str | None = None
+    refused: str | None = None
+    failed: str | None = None
+    turn_end: str | None = None
+    sequences: list[Any] = field(default_factory=list)  # row, tokens, trained tokens, truncated, digest
+    faults: list[Any] = field(default_factory=list)  # row, words, pointer
+    dropped: list[Any] = field(default_factory=list)  # row, words, tokens
+    remarks: dict[str, int] = field(default_factory=dict)  # how often something was in the rows that is not learned
+    questions: list[Any] = field(default_factory=list)  # text, ids, reference
+    renderings: list[str | None] = field(default_factory=list)
 
 
 def pack(header: bytes, body: bytes = b"") -> bytes:
@@ -27,18 +81,27 @@ class NotTextError(TypeError):
 
 
 def dump(value: Any) -> bytes:
-    """JSON; dates, decimals and the like, which Parquet holds, become text. Raises `NotTextError` for bytes."""
+    """JSON; records become objects, and dates, decimals and the like, which Parquet holds, text. Raises `NotTextError`
+    for bytes.
+    """
     return json.dumps(value, default=_text, separators=(",", ":")).encode()
 
 
-def _text(value: Any) -> str:
+def _text(value: Any) -> Any:
     if isinstance(value, bytes):
         raise NotTextError
-    return str(value)
+    return vars(value) if dataclasses.is_dataclass(value) else str(value)
 
 
-def unpack(read: Callable[[int], bytes]) -> tuple[Header, bytes] | None:
-    """The next message by a `read` that returns exactly the bytes asked for, or none at the end of the stream."""
+def with_rows(request: Request, rows: bytes) -> bytes:
+    """The request with these rows, a JSON list."""
+    return dump(request).removesuffix(b"[]}") + rows + b"}"
+
+
+def unpack(read: Callable[[int], bytes]) -> tuple[Any, bytes] | None:
+    """The next message, its header as JSON has it, or none at the end of the stream; `read` returns exactly the bytes
+    asked for.
+    """
     lengths = read(LENGTHS.size)
     if len(lengths) < LENGTHS.size:
         return None

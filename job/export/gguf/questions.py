@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from job.evaluation.metrics import METRICS
 from job.export.artefacts import Artefacts
-from job.gguf.quality import SLACK_TOKENS
+from job.gguf.quality import SLACK_TOKENS, Asked
 
 
-def asked_of(artefacts: Artefacts, name: str) -> tuple[list[list[int]], list[int]]:
-    """Questions to the artefact `name` as token ids, and the most tokens of each answer, 0 where it is not asked.
+def asked_of(artefacts: Artefacts, name: str) -> Asked:
+    """Questions to the artefact `name`.
 
     Those with a known answer where a gate on answers is to hold for it; of the prompts, which are for show, those
     whose answer by the trained model has an end, and quantised models may take a little longer.
@@ -19,4 +19,4 @@ def asked_of(artefacts: Artefacts, name: str) -> tuple[list[list[int]], list[int
     prompts, questions = delivered.questions(False), delivered.questions(known)
     lengths = artefacts.answer_tokens[: len(prompts)]
     shown = [0 if length is None else min(most, 2 * length + SLACK_TOKENS) for length in lengths]
-    return [question.input_ids for question in questions], shown + [most] * (len(questions) - len(prompts))
+    return Asked([question.input_ids for question in questions], shown + [most] * (len(questions) - len(prompts)))

@@ -9,36 +9,40 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from job.errors import GateError
 from job.export.artefacts import Artefacts, Measured
 from job.export.gguf.questions import asked_of
+from job.export.kinds import kind_of, variant_of
 from job.export.merge.onto import ADAPTED
 from job.export.merge.stage import IMATRIX, REFERENCE
 from job.export.tokenizer import expected_tokenizer
 from job.export.trained import TRAINED_LOGITS
+from job.gguf.check import Checked
+from job.gguf.quality import Against
 from job.gguf.types import TYPES
+from job.gguf.worker import (
+    WORKER,
+    Check,
+    CheckLora,
+    Convert,
+    Operation,
+    Quantise,
+    Request,
+    Split,
+    WriteLora,
+    results,
+)
 from job.host.cgroup import native_threads
-from job.host.child import Child, run_child
+from job.host.child import Child
 from job.plan.host_memory import Memory
 from job.plan.steps import GGUF_SPLIT_BYTES, weighed
 from job.weights.shapes import read_shapes
 
-WORKER = "job.gguf.worker"
 POLL_SECONDS = 0.05
-FIGURES = (
-    "perplexity",
-    "perplexity_rise",
-    "kl",
-    "same_top_token",
-    "stopped",
-    "tensors",
-    "fallback_tensors",
-    "tokens_per_second",
-)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Quants:
         self._expected = expected_tokenizer(prepared)
         self._own_type = read_shapes(merged).gguf_type
         self.own = artefacts.run.workdir / f"{self._spec.name}-{TYPES[self._own_type].label}.gguf"
+        self._reference, self._trained = (artefacts.run.workdir / name for name in (REFERENCE, TRAINED_LOGITS))
         self._threads = max(1, native_threads() // artefacts.at_once)
 
     def __enter__(self) -> Self:
@@ -86,65 +91,49 @@ class Quants:
     def converted(self) -> None:
         """Waits for the conversion."""
         if self._converting is not None:
-            self.artefacts.run.log("convert", **self._converting.wait()["steps"][0])
+            written, *_ = results(self._converting.wait())
+            self.artefacts.run.log("convert", **asdict(written))
 
-    def conversion(self, model: Path, target: Path, quants: Sequence[dict[str, Any]] = ()) -> Child:
+    def conversion(self, model: Path, target: Path, quants: Sequence[Quantise] = ()) -> Child:
         """A process that makes the whole model one GGUF in its own number type, and these of it."""
-        step = {
-            "operation": "convert",
-            "model": str(model),
-            "target": str(target),
-            "type": self._own_type,
-            "name": self._spec.name,
-            "threads": native_threads(),
-        }
-        kinds = [quant["type"] for quant in quants]
+        step = Convert(model, target, self._own_type, self._spec.name, native_threads())
+        kinds = [quant.type_name for quant in quants]
         planned_bytes = self.artefacts.planned(lambda memory: max([memory.convert(), *map(memory.quant, kinds)]))
-        return Child(
-            WORKER,
-            {"steps": [step, *quants]},
-            self.artefacts.run.children,
-            "conversion to GGUF",
-            planned_bytes=planned_bytes,
-        )
+        return self._child((step, *quants), "conversion to GGUF", planned_bytes)
 
     def start(self, name: str) -> Made:
         """A process that makes the GGUF of type `name`, if it is not there, and tests it."""
         path = self.path(name)
-        steps = [] if name in (self._own_type, *self._made) else [self._quantise(name, path)]
-        source = None if name == self._own_type else str(self.own)
-        steps.append({"operation": "split", "file": str(path), "max_bytes": GGUF_SPLIT_BYTES})
-        check = self._check(f"gguf-{name}", name, path, source, f"gguf/{path.name}")
-        steps.append(check | {"limits": self.limits(name)})
+        artefact, key = f"gguf-{name}", f"gguf/{path.name}"
+        make = [] if name in (self._own_type, *self._made) else [self._quantise(name, path)]
+        source = None if name == self._own_type else self.own
+        check = Check(path, key, name, source, self._expected, self._against(artefact, self._reference))
         planned_bytes = self.artefacts.planned(
             lambda memory: (memory.quant if name != self._own_type else memory.check)(name)
         )
-        child = Child(
-            WORKER, {"steps": steps}, self.artefacts.run.children, f"gguf/{path.name}", planned_bytes=planned_bytes
-        )
-        return Made(f"gguf-{name}", path, child)
+        return Made(artefact, path, self._child((*make, Split(path, GGUF_SPLIT_BYTES), check), key, planned_bytes))
 
     def finish(self, made: Made) -> None:
         """Waits for a process and stores its file, or notes why it is refused."""
         try:
-            *_, split, check = made.child.wait()["steps"]
+            *_, parts, checked = results(made.child.wait())
         except GateError as error:
             self.artefacts.refuse(error)
         else:
-            files = {f"gguf/{name}": made.path.with_name(name) for name in split["files"]}
+            files = {f"gguf/{name}": made.path.with_name(name) for name in parts.files}
             for path in files.values():
                 path.chmod(0o644)
-            limits = self.limits(made.name.removeprefix("gguf-"))
-            self.keep(made.name, files, check, limits)
+            self.keep(made.name, files, checked)
         if made.path != self.own:
             self.artefacts.forget(*made.path.parent.glob(f"{made.path.stem}*.gguf"))
 
-    def keep(self, name: str, files: dict[str, Path], check: dict[str, Any], limits: dict[str, float]) -> None:
+    def keep(self, name: str, files: dict[str, Path], checked: Checked) -> None:
         """Stores a file that has passed its test, or notes that a gate of the spec refuses it."""
-        asked = zip(check["answers"], self.artefacts.delivered.texts(check["answers"]), strict=True)
-        measured = Measured(check["step"], [text if ids else None for ids, text in asked])
+        answers = checked.quality.answers
+        asked = zip(answers, self.artefacts.delivered.texts(answers), strict=True)
+        measured = Measured(checked.quality.step, [text if ids else None for ids, text in asked])
         try:
-            self.artefacts.keep(name, files, _shown(check), limits, measured)
+            self.artefacts.keep(name, files, checked.figures(), measured)
         except GateError as error:
             self.artefacts.refuse(error)
 
@@ -152,83 +141,46 @@ class Quants:
         """Outstanding types, largest first; apart from them the one they are made of: its test may take the file
         apart.
         """
-        names = [name.removeprefix("gguf-") for name in self.artefacts.outstanding if name.startswith("gguf-")]
+        names = [variant_of(name) for name in self.artefacts.outstanding if kind_of(name).name == "gguf"]
         return [n for n in names if n != self._own_type], [n for n in names if n == self._own_type]
 
     def lora(self, base: Path, adapter: Path) -> None:
         """The adapter alone as GGUF, tested on a GGUF of the base."""
         kind = self._spec.export.lora_gguf or "f16"
-        path, under = (
-            self.artefacts.run.workdir / f"{self._spec.name}-LoRA-{kind.upper()}.gguf",
-            self.artefacts.run.workdir / "base.gguf",
-        )
+        path = self.artefacts.run.workdir / f"{self._spec.name}-LoRA-{kind.upper()}.gguf"
+        under, key = path.with_name("base.gguf"), f"gguf/{path.name}"
         with self.conversion(base, under) as child:
             child.wait()
-        make = {"operation": "lora", "adapter": str(adapter), "model": str(base), "target": str(path), "type": kind,
-                "name": self._spec.name}  # fmt: skip
-        check = self._check("lora_gguf", kind, under, None, f"gguf/{path.name}")
         adapted = self.artefacts.run.workdir / ADAPTED
-        check |= {"lora": str(path), "limits": self.limits("f16")}
-        check |= {"reference": str(adapted)} if adapted.exists() else {}  # it is run on the original base
+        said = adapted if adapted.exists() else self._reference  # it is run on the original base
+        check = CheckLora(under, path, key, kind, self._against("lora_gguf", said))
+        make = WriteLora(adapter, base, path, kind, self._spec.name)
         try:
-            planned_bytes = self.artefacts.planned(Memory.lora)
-            answer = run_child(
-                WORKER,
-                {"steps": [make, check]},
-                self.artefacts.run.children,
-                f"gguf/{path.name}",
-                planned_bytes=planned_bytes,
-            )
-            _, found = answer["steps"]
+            with self._child((make, check), key, self.artefacts.planned(Memory.lora)) as child:
+                _, checked = results(child.wait())
         except GateError as error:
             self.artefacts.refuse(error)
         else:
             path.chmod(0o644)
-            self.keep("lora_gguf", {f"gguf/{path.name}": path}, found, self.limits("f16"))
+            self.keep("lora_gguf", {key: path}, checked)
         self.artefacts.forget(under)
 
     def path(self, name: str) -> Path:
         return self.artefacts.run.workdir / f"{self._spec.name}-{TYPES[name].label}.gguf"
 
-    def limits(self, name: str) -> dict[str, float]:
-        """The spec's limits of a type, else its own."""
-        found = {"max_kl": TYPES[name].max_kl, "max_perplexity_rise": TYPES[name].max_perplexity_rise}
-        for limit in self._spec.export.limits.gguf:
-            if limit.type == name:
-                given = {"max_kl": limit.kl, "max_perplexity_rise": limit.perplexity_rise}
-                found |= {key: value for key, value in given.items() if value is not None}
-        return found
-
     def forget_sources(self) -> None:
-        workdir = self.artefacts.run.workdir
-        self.artefacts.forget(
-            workdir / REFERENCE, workdir / TRAINED_LOGITS, *self.own.parent.glob(f"{self.own.stem}*.gguf")
-        )
+        self.artefacts.forget(self._reference, self._trained, *self.own.parent.glob(f"{self.own.stem}*.gguf"))
 
-    def _quantise(self, name: str, path: Path) -> dict[str, Any]:
-        imatrix = self.artefacts.run.workdir / IMATRIX
-        with_imatrix = weighed(self._spec, name)
-        return {
-            "operation": "quantise", "source": str(self.own), "target": str(path), "type": name,
-            "imatrix": str(imatrix) if with_imatrix else None, "threads": self._threads, "device": self._device,
-        }  # fmt: skip
+    def _quantise(self, name: str, path: Path) -> Quantise:
+        imatrix = self.artefacts.run.workdir / IMATRIX if weighed(self._spec, name) else None
+        return Quantise(self.own, path, name, imatrix, self._threads, self._device)
 
-    def _check(self, name: str, kind: str, path: Path, source: str | None, key: str) -> dict[str, Any]:
-        questions, max_new_tokens = asked_of(self.artefacts, name)
-        return {
-            "operation": "check",
-            "file": str(path),
-            "key": key,
-            "type": kind,
-            "source": source,
-            "reference": str(self.artefacts.run.workdir / REFERENCE),
-            "trained": str(self.artefacts.run.workdir / TRAINED_LOGITS),
-            "questions": questions,
-            "max_new_tokens": max_new_tokens,
-            "expected": self._expected,
-            "threads": self._threads,
-            "lora": None,
-        }
+    def _against(self, name: str, reference: Path) -> Against:
+        asked, limits = asked_of(self.artefacts, name), self._spec.limits(name)
+        return Against(reference, self._trained, asked, limits, self._threads)
+
+    def _child(self, steps: tuple[Operation, ...], what: str, planned_bytes: int | None) -> Child:
+        return Child(WORKER, Request(steps), self.artefacts.run.children, what, planned_bytes=planned_bytes)
 
 
 def make_quants(quants: Quants, base: Path, merge_base: Path) -> None:
@@ -278,7 +230,3 @@ def _first_ended(running: list[Made]) -> Made:
             if made.child.ended():
                 return made
         time.sleep(POLL_SECONDS)
-
-
-def _shown(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: found[name] for name in FIGURES if name in found}

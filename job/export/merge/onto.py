@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.evaluation.metrics.record import DIGITS
+from job.export.adapted import AdaptedRequest
 from job.export.artefacts import Artefacts
 from job.export.delivered import TRAIN_LOSS
 from job.export.trained import TRAINED_LOGITS, reopened_name
+from job.gguf.quality import Step
 from job.host.child import run_child
 from job.ledger.receipts import MERGED_ONTO
 from job.plan.host_memory import Memory
@@ -29,7 +31,7 @@ def choose(artefacts: Artefacts, merge_base: Path, device: str) -> str:
     if not chosen and may_dequantise(spec) and spec.export.merge_onto == "auto":
         known = run.stats.delivered["artefacts"][reopened_name(artefacts)]
         trained = known.get(HELD_OUT_LOSS.name, known.get(TRAIN_LOSS))
-        losses = {TRAINED: trained, ORIGINAL: round(measure_adapted(artefacts, merge_base, device)["loss"], DIGITS)}
+        losses = {TRAINED: trained, ORIGINAL: round(measure_adapted(artefacts, merge_base, device).loss, DIGITS)}
         run.receipts.add(MERGED_ONTO, [], {"onto": min(losses, key=losses.__getitem__), "losses": losses})
     elif not chosen:
         run.receipts.add(MERGED_ONTO, [], {"onto": TRAINED if may_dequantise(spec) else ORIGINAL, "losses": {}})
@@ -41,21 +43,26 @@ def choose(artefacts: Artefacts, merge_base: Path, device: str) -> str:
 def require_adapted(artefacts: Artefacts, merge_base: Path, device: str) -> None:
     """Measures the adapter on the original base where something must say what it says there, and that is not known."""
     onto = artefacts.run.receipts[MERGED_ONTO].facts["onto"]
-    needed = (artefacts.merges and onto == ORIGINAL) or "lora_gguf" in artefacts.outstanding
+    needed = (artefacts.merges and onto == ORIGINAL) or artefacts.lies_on_base
     if needed and compares_original(artefacts.run.spec) and not (artefacts.run.workdir / ADAPTED).exists():
         measure_adapted(artefacts, merge_base, device)
 
 
-def measure_adapted(artefacts: Artefacts, merge_base: Path, device: str) -> dict[str, Any]:
+def measure_adapted(artefacts: Artefacts, merge_base: Path, device: str) -> Step:
     """The loss of the adapter on the original base, and its step from the trained model, on the compared rows; what
     it says of them lies in `workdir/ADAPTED` then.
     """
     artefacts.require("adapted")
     run = artefacts.run
-    asked = {**artefacts.delivered.request(), "base": str(merge_base), "adapter": str(artefacts.recall("adapter")),
-             "device": device, "trained": str(run.workdir / TRAINED_LOGITS),
-             "adapted": str(run.workdir / ADAPTED)}  # fmt: skip
+    asked = AdaptedRequest(
+        artefacts.delivered.measure(),
+        base=merge_base,
+        adapter=artefacts.recall("adapter"),
+        device=device,
+        trained=run.workdir / TRAINED_LOGITS,
+        adapted=run.workdir / ADAPTED,
+    )
     planned_bytes, what = artefacts.planned(Memory.adapted), "the adapter on its original base"
-    found = run_child("job.export.adapted", asked, run.children, what, planned_bytes=planned_bytes)
-    run.log("adapted", **found)
+    found = run_child("job.export.adapted", asked, run.children, what, planned_bytes=planned_bytes, answer=Step)
+    run.log("adapted", **asdict(found))
     return found

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from job.export.adapter import files_by_key
 from job.export.artefacts import Artefacts, Measured
+from job.export.compare import CompareReport, CompareRequest, Examined, Form
+from job.export.four_bit import Conversion
+from job.export.kinds import kind_of
 from job.export.merge.onto import ADAPTED, ORIGINAL, TRAINED, choose, require_adapted
+from job.export.merge.write import MergeReport, MergeRequest, TrainedBase
 from job.export.merge.write import handle as merge_in_process
 from job.export.rows import calibration_rows
 from job.export.tokenizer import require_tokenizer
@@ -24,32 +27,30 @@ REFERENCE, IMATRIX = "reference.safetensors", "imatrix.gguf"
 
 @dataclass(frozen=True)
 class MergedWeights:
-    """Merged weights that have passed their test: the folder, and the figures of it and of its 4-bit form."""
+    """Merged weights that have passed their test: the folder, those of their other forms by name, and the figures."""
 
     folder: Path
-    four_bit: Path | None
-    found: Mapping[str, Any]
+    forms: Mapping[str, Path]
+    found: CompareReport
 
     def store(self, artefacts: Artefacts) -> None:
         """Stores what is asked for. Raises `GateError` if a gate of the spec does not hold for it."""
-        given, found = artefacts.run.spec.export.limits, self.found
         if "merged" in artefacts.outstanding:
-            figures = dict(found["merged"] or {}) | {"perplexity": found["perplexity"]}
-            limits = {"logit_ratio": given.merged_logits, "kl": given.merged_kl}
-            artefacts.keep("merged", files_by_key(self.folder), figures, limits, measured(artefacts, found))
-        if self.four_bit is not None:
-            files, packed = files_by_key(self.four_bit), found["merged_4bit"]
-            limits = {"kl": given.merged_4bit_kl}
-            artefacts.keep("merged_4bit", files, packed["figures"], limits, measured(artefacts, packed))
-            artefacts.forget(self.four_bit)
+            keep(artefacts, "merged", self.folder, self.found.merged)
+        for name, folder in self.forms.items():
+            keep(artefacts, name, folder, self.found.forms[name])
+            artefacts.forget(folder)
         if "imatrix" in artefacts.outstanding:
             path = artefacts.run.workdir / IMATRIX
             path.chmod(0o644)
-            artefacts.keep("imatrix", {f"gguf/{IMATRIX}": path}, {}, {}, None)
+            artefacts.keep("imatrix", {f"gguf/{IMATRIX}": path}, {}, None)
 
 
-def measured(artefacts: Artefacts, found: Mapping[str, Any]) -> Measured:
-    return Measured(found["measured"], artefacts.delivered.texts(found["answers"]))
+def keep(artefacts: Artefacts, name: str, folder: Path, found: Examined) -> None:
+    """Stores a folder of weights."""
+    figures = asdict(found.comparison) if found.comparison else {}
+    measured = Measured(found.measured, artefacts.delivered.texts(found.answers))
+    artefacts.keep(name, files_by_key(folder), figures | {"perplexity": found.perplexity}, measured)
 
 
 def merge(artefacts: Artefacts, base: Path, merge_base: Path, device: str) -> Path:
@@ -67,9 +68,14 @@ def merge(artefacts: Artefacts, base: Path, merge_base: Path, device: str) -> Pa
     if not artefacts.merges:
         return artefacts.recall(folder.name)
     artefacts.require("merge")
-    asked = {"base": str(merge_base), "adapter": str(artefacts.recall("adapter")), "target": str(folder),
-             "end_ids": artefacts.delivered.prepared.report.stop_token_ids, "device": device,
-             "trained": str(base) if onto == TRAINED else None, "packed": list(artefacts.packed)}  # fmt: skip
+    asked = MergeRequest(
+        base=merge_base,
+        adapter=artefacts.recall("adapter"),
+        target=folder,
+        end_ids=artefacts.delivered.prepared.report.stop_token_ids,
+        device=device,
+        onto=TrainedBase(base, list(artefacts.packed)) if onto == TRAINED else None,
+    )
     if device == "cpu":
         planned_bytes = artefacts.planned(lambda memory: memory.merge(onto == TRAINED))
         report = run_child(
@@ -78,13 +84,14 @@ def merge(artefacts: Artefacts, base: Path, merge_base: Path, device: str) -> Pa
             artefacts.run.children,
             "merging the adapter",
             planned_bytes=planned_bytes,
+            answer=MergeReport,
         )
     else:
         # host memory holds a few blocks only, and here the GPU is open already: a process of its own would take 10 s
         # to get there
         report = merge_in_process(asked)
     require_tokenizer(folder, artefacts.delivered.prepared)
-    artefacts.run.log("merge", **report)
+    artefacts.run.log("merge", **asdict(report))
     return folder
 
 
@@ -93,47 +100,47 @@ def compare(artefacts: Artefacts, folder: Path, device: str) -> MergedWeights:
 
     Raises `GateError` if the model is not the one that was trained.
     """
-    four_bit = artefacts.run.workdir / "merged_4bit" if "merged_4bit" in artefacts.outstanding else None
-    if four_bit is not None:
-        artefacts.require("four_bit")
-        asked = {"merged": str(folder), "target": str(four_bit), "device": device}
-        planned_bytes = artefacts.planned(Memory.four_bit)
-        run_child("job.export.four_bit", asked, artefacts.run.children, "4-bit weights", planned_bytes=planned_bytes)
+    run = artefacts.run
+    forms = {name: form for name in artefacts.outstanding if (form := kind_of(name).form)}
+    for name, form in forms.items():
+        artefacts.require(form.step)
+        asked = Conversion(folder, run.workdir / name, device)
+        run_child(form.module, asked, run.children, form.what, planned_bytes=artefacts.planned(form.ram_bytes))
     artefacts.require("compare")
-    asked = comparison(artefacts, folder, four_bit, device)
-    planned_bytes = artefacts.planned(Memory.compare)
+    examined = [
+        Form(name, run.workdir / name, form.module, run.spec.limits(name)["kl"]) for name, form in forms.items()
+    ]
     found = run_child(
         "job.export.compare",
-        asked,
-        artefacts.run.children,
+        comparison(artefacts, folder, tuple(examined), device),
+        run.children,
         "comparison of the merged weights",
-        planned_bytes=planned_bytes,
+        planned_bytes=artefacts.planned(Memory.compare),
+        answer=CompareReport,
     )
-    artefacts.run.log("compare", perplexity=found["perplexity"], stopped=found["stopped"], **(found["merged"] or {}))
-    return MergedWeights(folder, four_bit, found)
+    merged = found.merged
+    figures = asdict(merged.comparison) if merged.comparison else {}
+    run.log("compare", perplexity=merged.perplexity, stopped=found.stopped, **figures)
+    return MergedWeights(folder, {form.name: form.folder for form in examined}, found)
 
 
-def comparison(artefacts: Artefacts, merged: Path, four_bit: Path | None, device: str) -> dict[str, Any]:
-    """The request to `job.export.compare`."""
+def comparison(artefacts: Artefacts, merged: Path, forms: tuple[Form, ...], device: str) -> CompareRequest:
     workdir, spec = artefacts.run.workdir, artefacts.run.spec
-    export, limits = spec.export, spec.export.limits
+    export, limits = spec.export, spec.limits("merged")
     made_here = artefacts.merges or spec.lora is None
     onto = artefacts.run.receipts[MERGED_ONTO].facts["onto"] if artefacts.merges else TRAINED
     against = workdir / (ADAPTED if onto == ORIGINAL and compares_original(spec) else TRAINED_LOGITS)
     rows = calibration_rows(artefacts.delivered.prepared, export.imatrix_tokens) if export.imatrix else []
-    return {
-        **artefacts.delivered.request(),
-        "merged": str(merged),
-        "merged_4bit": four_bit and str(four_bit),
-        "against": str(against) if made_here else None,
-        "trained": str(workdir / TRAINED_LOGITS),
-        "calibration": rows,
-        "device": device,
-        "reference": str(workdir / REFERENCE),
-        "imatrix": str(workdir / IMATRIX) if export.imatrix else None,
-        "limits": {
-            "max_logit_ratio": limits.merged_logits,
-            "max_kl": limits.merged_kl,
-            "max_kl_4bit": limits.merged_4bit_kl,
-        },
-    }
+    return CompareRequest(
+        artefacts.delivered.measure(),
+        merged=merged,
+        forms=forms,
+        against=against if made_here else None,
+        trained=workdir / TRAINED_LOGITS,
+        calibration=rows,
+        device=device,
+        reference=workdir / REFERENCE,
+        imatrix=workdir / IMATRIX if export.imatrix else None,
+        max_logit_ratio=limits["logit_ratio"],
+        max_kl=limits["kl"],
+    )

@@ -6,7 +6,7 @@ Measured against PEFT's `merge_and_unload` + `save_pretrained`: tests/unit/test_
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,19 @@ class TrainedBase:
     """A base whose `packed` modules the training held in 4 bits, in `folder`."""
 
     folder: Path
-    packed: Sequence[str]
+    packed: list[str]
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """The arguments of `merge_adapter`."""
+
+    base: Path
+    adapter: Path
+    target: Path
+    end_ids: list[int]
+    device: str
+    onto: TrainedBase | None
 
 
 def merge_adapter(
@@ -140,13 +152,8 @@ def write_weights(plan: Plan, target: Path, device: str) -> None:
             pool.shutdown(cancel_futures=True)
 
 
-def handle(request: dict[str, Any]) -> dict[str, Any]:
-    """In a process of its own: {"base", "adapter", "target": folders, "end_ids", "device", "trained": folder or None,
-    "packed"} → `MergeReport`.
-    """
-    base, adapter, target = (Path(request[name]) for name in ("base", "adapter", "target"))
-    onto = TrainedBase(Path(request["trained"]), request["packed"]) if request["trained"] else None
-    return vars(merge_adapter(base, adapter, target, request["end_ids"], request["device"], onto))
+def handle(request: MergeRequest) -> MergeReport:
+    return merge_adapter(**vars(request))
 
 
 if __name__ == "__main__":

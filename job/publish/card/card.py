@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from job import __version__
 from job.evaluation.metrics import METRICS
 from job.export.delivered import TRAIN_LOSS
+from job.export.kinds import kind_of
 from job.publish.card.facts import CardFacts, Sample, SourceFacts, card_facts
 from job.publish.card.metadata import metadata
 from job.publish.card.use import Usage, how_to_use, shell_verify
@@ -161,8 +162,7 @@ def _percent(share: float | None) -> str:
 
 def _usage(facts: CardFacts) -> Usage:
     spec, lora = facts.spec, facts.spec.lora
-    ggufs = [a["files"][0] for a in facts.exports if a["name"].startswith("gguf-")]
-    adapters = [a["files"][0] for a in facts.exports if a["name"] == "lora_gguf"]
+    first = {kind_of(artefact["name"]).name: artefact["files"][0] for artefact in reversed(facts.exports)}
     prompts = [prompt for prompt in spec.evaluation.prompts if len(prompt) <= LONGEST and prompt.isprintable()]
     return Usage(
         name=spec.name,
@@ -171,8 +171,8 @@ def _usage(facts: CardFacts) -> Usage:
         revision=facts.base_revision,
         output=spec.output.uri,
         repository=spec.output.hub.repository if spec.output.hub else None,
-        gguf=ggufs[0] if ggufs else None,
-        lora_gguf=adapters[0] if adapters else None,
+        gguf=first.get("gguf"),
+        lora_gguf=first.get("lora_gguf"),
         modelfile=spec.export.modelfile,
         in_4_bits=lora is not None and spec.model.precision == "4bit",
         served_rank=lora.r if lora and not (lora.dora or lora.modules_to_save or lora.bias != "none") else None,

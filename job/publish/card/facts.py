@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from job.export.kinds import kind_of, left_by_training
+
 if TYPE_CHECKING:
     from job.source import FetchedModel, FetchedSource
     from job.spec import JobSpec
@@ -62,9 +64,9 @@ class CardFacts:
 
     @property
     def kinds(self) -> set[str]:
-        """What there is: adapter, merged, merged_4bit, gguf, lora_gguf."""
-        kinds = {"gguf" if artefact["name"].startswith("gguf-") else str(artefact["name"]) for artefact in self.exports}
-        return kinds | {"adapter" if self.spec.lora else "merged"}
+        """What there is, of `EXPORTS`."""
+        kinds = {kind_of(artefact["name"]).name for artefact in self.exports}
+        return kinds | {left_by_training(whole=self.spec.lora is None)}
 
 
 def card_facts(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from job.export.kinds import EXPORTS, Export
 from job.publish.card.facts import HUB_ID, CardFacts
 
+RELATIONS = ("finetune", "quantized", "adapter")  # of several kinds, the first is the model's
 LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 NOT_SLUG = re.compile(r"[^a-z0-9.]+")
 LONGEST_SLUG = 80
@@ -17,26 +19,24 @@ def metadata(facts: CardFacts) -> str:
     """The Hub's YAML. Nothing goes in that is not an identifier, whatever the base's card or the spec says."""
     from huggingface_hub import ModelCardData
 
-    kinds = facts.kinds
-    whole = bool(kinds & {"merged", "merged_4bit"})
+    made = [EXPORTS[name] for name in facts.kinds]
+    relation = next(word for word in RELATIONS if any(kind.relation == word for kind in made))
     datasets = [found for source in facts.sources if source.use == "training" and (found := _dataset(source.source))]
     known: dict[str, Any] = {
         "base_model": facts.hub_base,
-        "base_model_relation": ("finetune" if whole else "quantized" if "gguf" in kinds else "adapter")
-        if facts.hub_base
-        else None,
-        "library_name": "transformers" if whole else "peft",
+        "base_model_relation": relation if facts.hub_base else None,
+        "library_name": "transformers" if relation == "finetune" else "peft",
         "pipeline_tag": "text-generation",
         "datasets": list(dict.fromkeys(datasets)) or None,
-        "tags": _tags(facts, kinds),
+        "tags": _tags(facts, made),
         **_licence(facts),
     }
     return ModelCardData(**known).to_yaml(line_break="\n").strip()
 
 
-def _tags(facts: CardFacts, kinds: set[str]) -> list[str]:
+def _tags(facts: CardFacts, made: list[Export]) -> list[str]:
     lora = ["lora", *(["qlora"] if facts.spec.model.precision == "4bit" else [])] if facts.spec.lora else []
-    gguf = ["gguf"] if kinds & {"gguf", "lora_gguf"} else []
+    gguf = ["gguf"] if any(kind.folder == "gguf" for kind in made) else []
     return ["tunejob", facts.spec.model.backend, *lora, *gguf, *(["conversational"] if facts.chat else [])]
 
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from job.export.kinds import EXPORTS
 from job.report.markdown import block
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the greatest rank that its server can be set to
@@ -39,7 +40,8 @@ class Usage:
     @property
     def folder(self) -> str | None:
         """Where whole weights are, the 16-bit ones if there are."""
-        return next((kind for kind in ("merged", "merged_4bit") if kind in self.kinds), None)
+        whole = [kind for kind in EXPORTS.values() if kind.relation == "finetune"]
+        return next((kind.folder for kind in whole if kind.name in self.kinds), None)
 
 
 def how_to_use(usage: Usage) -> list[str]:
