@@ -17,7 +17,7 @@ from job.export import logits as merge_logits
 from job.export.reference import Measure, answers, measured, write_reference
 from job.gguf.quality import Step
 from job.host.child import serve
-from job.training.precision import REOPENED, compute_dtype, keep_layout, name_of, quantisation
+from job.training.precision import compute_dtype, keep_layout, quantisation, reopened_limits
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ def open_trained(base: Path, adapter: Path | None, precision: str, device: str) 
     return keep_layout(PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
 
 
-def compare(model: Any, adapter: Path | None, probe: Path) -> merge_logits.Comparison:
+def compare(model: Any, adapter: Path | None, precision: str, probe: Path) -> merge_logits.Comparison:
     """With the logits in `probe`. Raises `GateError` if they are others."""
     import torch
     from safetensors.torch import load_file
 
     stored = load_file(probe)
-    limits = REOPENED[name_of(compute_dtype(model.device.type))]
+    limits = reopened_limits(precision, model.device.type)
     with torch.no_grad():
         logits = model(input_ids=stored["input_ids"].to(model.device)).logits[0].float().cpu()
     found = merge_logits.compare(stored["logits"].numpy(), logits.numpy())
@@ -93,7 +93,7 @@ def packed_modules(model: Any) -> list[str]:
 def handle(request: ReloadRequest) -> Reloaded:
     """Compares, measures, and writes `trained`."""
     model = open_trained(request.base, request.adapter, request.precision, request.device)
-    probed = None if request.probe is None else compare(model, request.adapter, request.probe)
+    probed = None if request.probe is None else compare(model, request.adapter, request.precision, request.probe)
     asked = answers(model, request.measure)
     part = request.trained.with_suffix(".part")
     logits, _ = write_reference(model, request.measure, part)

@@ -20,7 +20,6 @@ from tests.flow.running import ROOT, Result, document, listing, planned_and_seen
 from tests.smollm2 import model_dir
 
 pytestmark = pytest.mark.slow
-THREADS = str(os.cpu_count())  # as a user runs it
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("demo")
     spec = json.loads((ROOT / "schemas" / "examples" / "demo.json").read_bytes()) | {"output": {"uri": str(folder / "out")}}
     path = write_spec(folder / "spec.json", spec)
-    extra = {"TUNEJOB_WORKDIR": str(folder / "work"), "OMP_NUM_THREADS": THREADS}
+    extra = {"TUNEJOB_WORKDIR": str(folder / "work")}
     with watched(folder / "work") as peak:
         result = tunejob("run", path, scratch=folder / "scratch", extra=extra)
     return Demo(folder, path, result, peak[0])

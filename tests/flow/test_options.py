@@ -67,7 +67,7 @@ def test_every_weight_is_trained_and_published(folder: Path) -> None:
     assert found["same_choice"]
     damage(output / "merged" / "model.safetensors")
     with pytest.raises(GateError, match="the stored weights do not answer as the trained model did"):
-        compare(open_trained(output / "merged", None, "full", "cpu"), None, output / "report" / "probe.safetensors")
+        compare(open_trained(output / "merged", None, "full", "cpu"), None, "full", output / "report" / "probe.safetensors")
 
 
 def damage(weights: Path) -> None:

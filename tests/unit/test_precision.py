@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from job.training.environment import prepared_environment
-from job.training.precision import MERGED_SLACK, REOPENED
+from job.training.precision import MERGED_SLACK, REOPENED, reopened_limits
 from tests.forking import ROOT
 
 OTHERWISE = {
@@ -49,6 +49,12 @@ def test_what_is_not_honoured_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("table", [REOPENED, MERGED_SLACK])
 def test_each_number_type_has_its_limits(table: dict[str, object]) -> None:
     assert table.keys() == {"float32", "bfloat16", "float16"}
+
+
+def test_8_bits_have_limits_of_their_own() -> None:
+    """Five times the largest of the three figures that were measured on a GPU, in nats a token."""
+    assert reopened_limits("8bit", "cpu").kl > 5 * 0.01814
+    assert reopened_limits("4bit", "cpu") == REOPENED["float32"]
 
 
 def test_fp32_is_held_to_less_than_half_precision() -> None:
