@@ -19,7 +19,7 @@ from tests.specs import LEFT_OUT, changed
 from tests.tiny import tiny_dir
 
 DEMO = ROOT / "tests" / "demo"
-LIMIT_SECONDS = 800  # the demo takes half of it on one core beside other tests
+LIMIT_SECONDS = 560  # the demo takes half of it on one core beside other tests
 
 
 @dataclass(frozen=True)
