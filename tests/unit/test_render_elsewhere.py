@@ -185,6 +185,6 @@ def test_a_failure_leaves_nothing_for_the_next_program_of_a_pipe() -> None:
 
 
 def test_the_command_knows_every_target() -> None:
-    from job.__main__ import RENDER_TARGETS
+    from job.arguments import RENDER_TARGETS
 
     assert tuple(TARGETS) == RENDER_TARGETS
