@@ -16,6 +16,7 @@ from job.errors import Fault, GateError
 from job.evaluation.generate import answer_ids
 from job.export.logits import compare, continue_greedily, loss_at, vocabulary, write_logits
 from job.gguf.quality import Step
+from job.host.memory import blocks_used_again
 from job.training.precision import name_of
 from job.weights.layout import Tensor, fill, lay_out, read_tensors, reserve
 
@@ -43,7 +44,8 @@ def write_reference(model: Any, measure: Measure, path: Path) -> tuple[Any, bool
     import numpy
 
     rows, prompt = measure.rows, measure.prompt
-    answer, stopped = continue_greedily(model, prompt, measure.stop_token_ids, measure.max_new_tokens)
+    with blocks_used_again():
+        answer, stopped = continue_greedily(model, prompt, measure.stop_token_ids, measure.max_new_tokens)
     lists = {"input_ids": [token for row in rows for token in row], "row_lengths": [len(row) for row in rows],
              "learned": measure.learned, "prompt_ids": prompt, "answer_ids": answer}  # fmt: skip
     shape = (len(lists["input_ids"]), vocabulary(model))
@@ -91,4 +93,5 @@ def measured(logits: Any, measure: Measure, trained: Any | None) -> Step:
 def answers(model: Any, measure: Measure) -> list[list[int]]:
     """Greedy answers to the questions, as token ids."""
     asked, stops, limit = measure.questions, measure.stop_token_ids, measure.max_new_tokens
-    return answer_ids(model, asked, measure.pad, stops, limit) if asked else []
+    with blocks_used_again():
+        return answer_ids(model, asked, measure.pad, stops, limit) if asked else []

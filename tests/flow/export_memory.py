@@ -32,6 +32,8 @@ def taken_by(folder: Path) -> Taken:
     by_step = {step["name"]: step["ram_bytes"] for step in document(folder / "out" / "report" / "exports.json")["plan"]}
     planned = {name: by_step[name] - (by_step["convert"] if name in BESIDE else 0) for name in STEPS}
     children: list[dict[str, Any]] = [c for phase in valid_stats(folder / "out" / "stats.json")["phases"] for c in phase["children"]]
+    # The step has room for either base; the process knows which it was.
+    planned["merge"] = max(c["planned_bytes"] for c in children if c["what"] == STEPS["merge"])
     peaks = {name: max(c["peak_anonymous_bytes"] for c in children if c["what"].startswith(what)) for name, what in STEPS.items()}
     return Taken(planned, peaks, children)
 

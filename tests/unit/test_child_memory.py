@@ -65,3 +65,44 @@ def test_what_was_killed_for_its_memory_says_how_much_it_had(request_of_100_and_
     assert taken >= 100 * MIB
     assert fault.expected == f"{50 * MIB} bytes"
     assert [child.peak_anonymous_bytes for child in ENDED[before:]] == [taken]
+
+
+ANSWERING = """
+import ctypes
+from job.host.child import serve
+from job.host.memory import blocks_used_again, held_by
+import os
+
+MIB = 1 << 20
+
+def fetched(times):
+    # pages that the kernel had to give while a block of 4 MiB was written and freed again and again
+    import resource
+    c = ctypes.CDLL(None)
+    c.malloc.restype = ctypes.c_void_p
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        block = ctypes.c_void_p(c.malloc(ctypes.c_size_t(4 * MIB)))
+        ctypes.memset(block, 1, 4 * MIB)
+        c.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def handle(request):
+    outside = fetched(10)
+    with blocks_used_again():
+        within = fetched(10)
+    return {"outside": outside, "within": within, "after": fetched(10)}
+
+if __name__ == "__main__":
+    serve(handle)
+"""
+
+
+def test_blocks_are_given_back_but_where_they_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pages of 4 KiB, of which a block has 1,024."""
+    (tmp_path / "given_answering.py").write_text(ANSWERING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = run_child("given_answering", {}, tmp_path, "a part")
+    assert found["outside"] >= 10 * 1024
+    assert found["within"] < 3 * 1024
+    assert found["after"] >= 10 * 1024
