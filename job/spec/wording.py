@@ -13,6 +13,7 @@ from jsonschema.exceptions import ValidationError
 
 from job.errors import Fault
 from job.host.credentials import MASK, looks_secret, mask, names_secret
+from job.spec.elsewhere import place_of
 
 SHOWN_CHARACTERS = 120
 SHOWN_KEYS = 8
@@ -105,7 +106,7 @@ def in_words(error: ValidationError, root: dict[str, Any]) -> Iterator[Fault]:
     value: Any = error.instance
     schema: dict[str, Any] = error.schema if isinstance(error.schema, dict) else {}
     if rule == "additionalProperties":
-        yield from _unknown_keys(parts, value, schema)
+        yield from _unknown_keys(parts, value, schema, root)
     elif rule == "required":
         for key in limit:
             if key not in value:
@@ -126,7 +127,9 @@ def in_words(error: ValidationError, root: dict[str, Any]) -> Iterator[Fault]:
         )
 
 
-def _unknown_keys(parts: list[str | int], value: dict[str, Any], schema: dict[str, Any]) -> Iterator[Fault]:
+def _unknown_keys(
+    parts: list[str | int], value: dict[str, Any], schema: dict[str, Any], root: dict[str, Any]
+) -> Iterator[Fault]:
     known = list(schema["properties"])
     for key in [key for key in value if key not in schema["properties"]][:MAX_FAULTS]:
         pointer = pointer_of([*parts, key])
@@ -138,7 +141,7 @@ def _unknown_keys(parts: list[str | int], value: dict[str, Any], schema: dict[st
                 where=pointer,
                 found=show(value[key]),
                 expected=f"one of {', '.join(known)}",
-                hint=_nearest(key, known),
+                hint=f"Here it is {place}" if (place := place_of(key, root)) else _nearest(key, known),
             )
 
 

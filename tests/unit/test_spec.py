@@ -16,6 +16,8 @@ from job.__main__ import command_render, command_validate, parser
 from job.errors import SpecError
 from job.host.log import Log
 from job.spec import parse_spec
+from job.spec.elsewhere import NAMES
+from job.spec.strict import load_schema
 from tests.specs import LEFT_OUT, MINIMAL, changed, faults_with, parse
 
 TRAIN = "/data/train/0"
@@ -300,3 +302,33 @@ def test_trackers_that_are_not_in_the_image_are_named_by_validate_and_render(tmp
         for said in (stream.getvalue(), capsys.readouterr().err):
             assert named in said
             assert ("no package" in said) == bool(named)
+
+
+def held(pointer: str) -> bool:
+    """Whether the schema has this key."""
+    schema = place = load_schema("job")
+    for key in pointer.split("/")[1:]:
+        options = [place, *place.get("anyOf", [])]
+        found = next((option["properties"][key] for option in options if key in option.get("properties", {})), None)
+        if found is None:
+            return False
+        place = schema["definitions"][found["$ref"].rsplit("/", 1)[1]] if "$ref" in found else found
+    return True
+
+
+@pytest.mark.parametrize(("name", "place"), NAMES.items())
+def test_a_name_that_other_tools_have_says_where_it_is_here(name: str, place: str) -> None:
+    assert held(place)
+    with pytest.raises(SpecError) as caught:
+        parse_spec(json.dumps(changed({f"/{name}": 1})).encode())
+    assert [(fault.where, fault.hint) for fault in caught.value.faults] == [(f"/{name}", f"Here it is {place}")]
+
+
+OTHER_SECTIONS = {"/training/max_seq_length": "/model/max_seq_length", "/epochs": "/training/epochs", "/lora/tracking": "/tracking"}
+
+
+@pytest.mark.parametrize(("written", "place"), OTHER_SECTIONS.items())
+def test_a_key_of_another_section_says_which(written: str, place: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_spec(json.dumps(changed({written: 1})).encode())
+    assert [(fault.where, fault.hint) for fault in caught.value.faults] == [(written, f"Here it is {place}")]
