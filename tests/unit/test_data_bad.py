@@ -71,7 +71,13 @@ CASES = {
     "row too long": Bad(b'{"text": "' + b"x" * (5 << 20) + b'"}', "line 1: the row is too long", "text"),
     "nested too deeply": Bad(b'{"text": ' + b"[" * 100_000 + b"}", "line 1: nested too deeply", "text"),
     "wrong format": Bad([GOOD], "(found messages); expected conversations. The columns fit format messages", "sharegpt", COLUMNS),
-    "near column": Bad([{"instructions": "a", "output": "b"}], "Nearest: instruction is near instructions", "alpaca", COLUMNS),
+    "near column": Bad(
+        [{"instructions": "a", "output": "b"}], 'Write "columns": {"instruction": "instructions"}', "alpaca", COLUMNS
+    ),
+    "other names": Bad(
+        [{"Question": "a", "answer": "b"}], 'Write "columns": {"prompt": "Question", "completion": "answer"}', "prompt_completion", COLUMNS
+    ),
+    "no such names": Bad([{"left": "a", "right": "b"}], "Name the source's columns in columns", "prompt_completion", COLUMNS),
     "renamed column missing": Bad([{"text": "a"}], "expected content", "text", COLUMNS, source={"columns": {"text": "content"}}),
     "later row without the column": Bad([GOOD, {"other": 1}], "rows.jsonl row 2: column messages is missing; the row has other"),
     "unknown role": Bad(message(role="narrator", content="x"), "row 2: message 2 has the unknown role 'narrator'"),
