@@ -146,7 +146,7 @@ def meaning(exit_code: int) -> str:
 
 def read_report(output: str) -> str:
     """The stored report of a run, Markdown. Raises `InputError` if there is none or it may not be read."""
-    return open_store(output).read(REPORT).decode()
+    return open_store(output).read(REPORT).decode("utf-8", "replace")
 
 
 def _report(output: str) -> Iterator[str]:

@@ -23,9 +23,14 @@ def settle_bypass() -> None:
 
     They do not know networks, and one of IPv6 ends the Hub's. A network is replaced by those of our endpoints that are
     addresses in it, so that it is honoured. Raises `InputError` for an entry that
-    is none of host, domain, address and network.
+    is none of host, domain, address and network, and for an endpoint of the Hub at whose sight its client cannot even
+    be imported.
     """
     faults = []
+    try:
+        urlsplit(os.environ.get("HF_ENDPOINT", ""))
+    except ValueError:
+        require_address("HF_ENDPOINT")
     for name in BYPASS:
         if not os.environ.get(name):
             continue
@@ -35,11 +40,12 @@ def settle_bypass() -> None:
             network = _network(plain)
             if network is not None:
                 kept += _inside(network)
-            elif ENTRY.fullmatch(plain) or "://" in plain:
+            elif ENTRY.fullmatch(plain) or ("@" not in plain and _is_address(plain)):
                 kept.append(plain)
             else:
                 wanted = "hosts, domains, addresses and networks, with commas between"
-                faults.append(Fault(f"{name} is not understood", where=name, found=ascii(entry), expected=wanted))
+                shown = _shape(entry) if "@" in entry or "://" in entry else ascii(entry)
+                faults.append(Fault(f"{name} is not understood", where=name, found=shown, expected=wanted))
         os.environ[name] = ",".join(dict.fromkeys(kept))
     if faults:
         raise InputError(*faults)
@@ -93,15 +99,22 @@ def require_address(name: str) -> str | None:
     value = os.environ.get(name, "").strip()
     if not value:
         return None
+    if not _is_address(value) or not value.isascii() or not value.isprintable() or " " in value:
+        wanted = "https://host or http://host:port"
+        raise InputError(Fault(f"{name} is not an address", where=name, found=_shape(value), expected=wanted))
+    return value.rstrip("/")
+
+
+def _is_address(value: str) -> bool:
     try:
         found = urlsplit(value)
-        understood = found.scheme in WEB and bool(found.hostname) and found.port != 0
+        return found.scheme in WEB and bool(found.hostname) and found.port != 0
     except ValueError:
-        understood = False
-    if not understood:
-        raise InputError(
-            Fault(
-                f"{name} is not an address", where=name, found=ascii(value), expected="https://host or http://host:port"
-            )
-        )
-    return value.rstrip("/")
+        return False
+
+
+def _shape(value: str) -> str:
+    """What can be said of a value that may hold a password in any form."""
+    scheme, mark, rest = value.partition("://")
+    begins = scheme if mark and scheme.lower() in WEB else "no http:// or https://"
+    return f"{begins}, then {len(rest or scheme)} characters" if mark else f"{begins}, {len(value)} characters"

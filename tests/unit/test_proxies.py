@@ -9,7 +9,7 @@ import pytest
 
 from job.errors import InputError
 from job.host.device import wanted_device
-from job.host.proxies import settle_bypass
+from job.host.proxies import require_address, settle_bypass
 from job.hub.client import endpoint
 from job.hub.origin import HubOrigin
 from job.store.s3 import s3_client
@@ -46,6 +46,36 @@ def test_an_entry_that_nobody_understands_is_named(plain: pytest.MonkeyPatch) ->
     with pytest.raises(InputError) as refused:
         settle_bypass()
     assert [(fault.where, fault.found) for fault in refused.value.faults] == [("NO_PROXY", "'fd00::/800'"), ("NO_PROXY", "'a|b'")]
+
+
+PASSWORD = "Zq9xKp4LmT7vRw2yB8nC"
+
+
+@pytest.mark.parametrize("value", [f"user:{PASSWORD}@h:1", f"http//u:{PASSWORD}@h/!", f"http://u:{PASSWORD}/x@127.0.0.1:1"])
+def test_what_may_hold_a_password_is_not_shown_of_an_entry(value: str, plain: pytest.MonkeyPatch) -> None:
+    plain.setenv("NO_PROXY", value)
+    with pytest.raises(InputError) as refused:
+        settle_bypass()
+    assert {fault.where for fault in refused.value.faults} == {"NO_PROXY"}
+    assert PASSWORD not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [f"user:{PASSWORD}@127.0.0.1:1", f"https:/user:{PASSWORD}@h", f"https://h:{PASSWORD}", f"https://[::1{PASSWORD}", "https://exa mple"],
+)
+def test_nor_of_an_endpoint(value: str, plain: pytest.MonkeyPatch) -> None:
+    plain.setenv("HF_ENDPOINT", value)
+    with pytest.raises(InputError) as refused:
+        require_address("HF_ENDPOINT")
+    assert [fault.where for fault in refused.value.faults] == ["HF_ENDPOINT"]
+    assert PASSWORD not in str(refused.value)
+
+
+def test_an_endpoint_that_the_hubs_client_cannot_be_imported_with_is_refused_before(plain: pytest.MonkeyPatch) -> None:
+    plain.setenv("HF_ENDPOINT", "https://[::1")
+    with pytest.raises(InputError, match="HF_ENDPOINT is not an address"):
+        settle_bypass()
 
 
 @pytest.mark.parametrize("name", [*PROXIES[:3], "all_proxy", "https_proxy"])
