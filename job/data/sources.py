@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from job.data.read import Row, count_rows, read_rows, remarks
 from job.data.select import row_range
 from job.data.worker import wire
-from job.data.worker.shape import ALPACA_INPUT, FORMATS
+from job.data.worker.shape import ALPACA_INPUT, FORMATS, LABELS
 from job.errors import Fault, InputError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 256
 BATCH_BYTES = 512 << 10
+SHOWN_COLUMNS, SHOWN_CHARACTERS = 8, 40  # in a note
 # Names under which data sets have what a format calls otherwise, the usual ones first.
 QUESTION = ("question", "query", "instruction", "prompt", "input", "user", "problem")
 ANSWER = ("answer", "response", "output", "completion", "reply", "assistant", "solution", "target")
@@ -117,12 +118,29 @@ class Selection:
         )
 
     def remarks(self) -> list[str]:
-        """What was taken for granted in reading the files, and what of preference data is not used."""
-        names = self.source.spec.columns.values()
+        """What was taken for granted in reading the files, and which columns of the first row nothing reads."""
         found = [remark for path in self.source.files for remark in remarks(path, self.pointer)]
-        if "chosen" in names and "rejected" in next(iter(self)).row:
+        unread = self._unread_columns()
+        if "rejected" in unread and "chosen" in self.source.spec.columns.values():
             found.append(f"{self.pointer}: column rejected of {len(self)} rows is not used; chosen is learned")
+            unread.remove("rejected")
+        if unread:
+            shown = ", ".join(ascii(name[:SHOWN_CHARACTERS]) for name in unread[:SHOWN_COLUMNS])
+            others = f" and {len(unread) - SHOWN_COLUMNS} others" if len(unread) > SHOWN_COLUMNS else ""
+            found.append(f"{self.pointer}: columns that nothing reads: {shown}{others}")
         return found
+
+    def _unread_columns(self) -> list[str]:
+        """None where the source's own templates read what they like."""
+        spec, row = self.source.spec, next(iter(self)).row
+        kind = FORMATS[spec.format]
+        if kind.example is None:
+            return []
+        required = [spec.columns.get(name, name) for name in kind.required]
+        read = {*required, *(LABELS if kind.has_answers else ())}
+        if spec.format != "prompt_completion" or not isinstance(row.get(required[0]), str):  # raw text is all there is
+            read |= {*kind.unnamed, *(spec.columns.get(name, name) for name in kind.optional)}
+        return [name for name in map(str, row) if name not in read]
 
     def dumped(self, selected: SelectedRow) -> bytes:
         """The row as JSON. Bytes that are not text have no place in it: `InputError` where the format reads them."""

@@ -71,10 +71,10 @@ class Artefacts:
     @property
     def needs_base(self) -> bool:
         """Whether anything that is still to be made needs the 16-bit base."""
-        return bool(self.outstanding) and (self.merges or self.lies_on_base)
+        return bool(self.outstanding) and (self.merges or self.any_on_base)
 
     @property
-    def lies_on_base(self) -> bool:
+    def any_on_base(self) -> bool:
         """Whether anything that is still to be made is laid over the original base."""
         return any(kind_of(name).on_base for name in self.outstanding)
 

@@ -291,6 +291,27 @@ def test_what_was_taken_for_granted_of_files_is_said(tmp_path: Path) -> None:
     ]
 
 
+SAID = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "unread"),
+    [
+        ("messages", {"messages": SAID, "weight": 0, "train": False, "tools": None, "system": "s", "functions": None}, "'weight', 'train'"),
+        ("alpaca", {"instruction": "a", "output": "b", "input": "", "history": [["x", "y"]]}, "'history'"),
+        ("prompt_completion", {"prompt": "a ", "completion": "b", "system": "s", "label": True}, "'system'"),
+        ("prompt_completion", {"prompt": SAID[:1], "completion": SAID[1:], "system": "s", "tools": []}, ""),
+        ("text", {"text": "a", "label": 1, "\u202e\x1b": 1}, r"'label', '\u202e\x1b'"),
+        ("text", {"text": "a"} | {f"c{i}": i for i in range(10)}, "'c0', 'c1', 'c2', 'c3', 'c4', 'c5', 'c6', 'c7' and 2 others"),
+        ("template", {"question": "a", "id": 1}, ""),
+    ],
+)
+def test_columns_that_nothing_reads_are_named(kind: str, row: dict[str, object], unread: str, tmp_path: Path) -> None:
+    source = {"template": {"user": "{{ question }}", "assistant": "b"}} if kind == "template" else None
+    notes = prepare(tmp_path, [row], kind, byte_tokenizer_dir(), source=source).report.notes
+    assert notes == ([f"/data/train/0/source: columns that nothing reads: {unread}"] if unread else [])
+
+
 def test_bytes_that_are_not_text_are_refused_where_they_are_read_and_left_out_elsewhere(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet

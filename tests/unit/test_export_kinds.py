@@ -100,7 +100,7 @@ def test_a_form_is_made_by_a_module_of_its_own(name: str) -> None:
 
 # ------------------------------------------------------------------------------------------- requests and answers
 
-PATH = Path("/work/a")
+PATH = Path("/scratch/a")
 MEASURE = Measure([[1, 2, 3], [4, 5]], [0, 3], [1], [[7, 8]], 0, [2], 8)
 STEP = Step(1.5, 1e-4, 0.75)
 COMPARED = Comparison(0.1, 40.0, 1e-5, 1.0)

@@ -161,6 +161,7 @@ class Format:
     optional: tuple[str, ...]  # columns that it may have
     example: Callable[[Row, Columns], Example] | None  # None where the source's own templates make it
     has_answers: bool = True  # which a label may call good or bad
+    unnamed: tuple[str, ...] = ()  # columns that are read under their own names alone
     is_chat: bool = True  # whether a chat template puts it in words; a prompt that is text decides for itself
 
     @property
@@ -169,10 +170,12 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    "messages": Format(("messages",), ("tools", "system"), _messages),
-    "sharegpt": Format(("conversations",), ("tools", "system"), _sharegpt),
+    "messages": Format(("messages",), ("tools", "system"), _messages, unnamed=("functions",)),
+    "sharegpt": Format(("conversations",), ("tools", "system"), _sharegpt, unnamed=("functions",)),
     "alpaca": Format(("instruction", "output"), ("input", "system"), _alpaca),
-    "prompt_completion": Format(("prompt", "completion"), ("system",), _prompt_completion),
+    "prompt_completion": Format(
+        ("prompt", "completion"), ("system",), _prompt_completion, unnamed=("tools", "functions")
+    ),
     "text": Format(("text",), (), _text, has_answers=False, is_chat=False),
     "template": Format((), (), None),
 }

@@ -43,7 +43,7 @@ def choose(artefacts: Artefacts, merge_base: Path, device: str) -> str:
 def require_adapted(artefacts: Artefacts, merge_base: Path, device: str) -> None:
     """Measures the adapter on the original base where something must say what it says there, and that is not known."""
     onto = artefacts.run.receipts[MERGED_ONTO].facts["onto"]
-    needed = (artefacts.merges and onto == ORIGINAL) or artefacts.lies_on_base
+    needed = (artefacts.merges and onto == ORIGINAL) or artefacts.any_on_base
     if needed and compares_original(artefacts.run.spec) and not (artefacts.run.workdir / ADAPTED).exists():
         measure_adapted(artefacts, merge_base, device)
 
