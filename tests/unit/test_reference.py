@@ -24,6 +24,7 @@ from job.export.merge.write import merge_adapter
 from job.export.reference import Measure, write_reference
 from job.gguf.imatrix import load_imatrix
 from job.host.child import run_child
+from tests.forking import environment, run_forked
 from tests.tiny import random_adapter, wide_dir
 
 ROWS = [list(range(100, 140)), [1, 520, 198, 28120, 30, 2], list(range(7000, 7090, 3))]
@@ -278,3 +279,14 @@ def test_activations_that_are_not_numbers_are_caught(tmp_path: Path) -> None:
     model.model.layers[1].input_layernorm.weight.data[0] = float("inf")
     with pytest.raises(GateError, match="no finite numbers"):
         write_imatrix(model, wide_dir(), ROWS, tmp_path / "imatrix.gguf")
+
+
+# ------------------------------------------------------------------------------------------------------ memory
+
+
+def test_answering_uses_its_memory_again(tmp_path: Path) -> None:
+    """Fetched anew for each token it takes twice the time; pages are counted, for a time says more of the machine."""
+    code, said, complaint = run_forked("tests.answering:main", [], tmp_path, environment(tmp_path), 120)
+    assert code == 0, complaint
+    pages = json.loads(said.splitlines()[-1])
+    assert pages["measured"] < pages["plain"] / 2, pages
