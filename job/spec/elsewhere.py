@@ -55,7 +55,7 @@ NAMES = {
 def place_of(key: str, root: dict[str, Any]) -> str:
     """The pointer of what `key` means in the schema `root`, or an empty text."""
     plain = key.lower().replace("-", "_")
-    if plain in NAMES and _has(NAMES[plain], root):
+    if plain in NAMES:
         return NAMES[plain]
     sections = [name for name, section in root["properties"].items() if plain in _keys(section, root)]
     if len(sections) == 1:
@@ -67,7 +67,3 @@ def _keys(section: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
     described = root["definitions"][section["$ref"].rsplit("/", 1)[1]] if "$ref" in section else section
     found: dict[str, Any] = described.get("properties", {})
     return found
-
-
-def _has(pointer: str, root: dict[str, Any]) -> bool:
-    return pointer.split("/")[1] in root["properties"]
