@@ -62,14 +62,15 @@ CHILDREN_IMPORT = (
 def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
     """Runs `spec` from start to published manifest; `workdir` is scratch, ours alone. Raises a `JobError`."""
     require_trackers(spec.tracking)
+    ignored = prepare_environment(workdir)
+    preload(CHILDREN_IMPORT, gpu_capability())  # stores and the lease have threads
     store = open_store(spec.output.uri)
     with pointed("/output/uri"):
         published = claim(store, spec)
     if published:
         return finished_before(published, store, log)
-    if ignored := prepare_environment(workdir):
+    if ignored:
         log("note", text=f"not honoured, the spec decides: {', '.join(ignored)}")
-    preload(CHILDREN_IMPORT, gpu_capability())  # the lease has a thread
     with Lease(store, log) as lease:
         if published := claim(store, spec):  # by the holder that was waited for
             return finished_before(published, store, log)
