@@ -220,7 +220,7 @@ class Artefacts:
 
 
 def _file_bytes(path: Path) -> int:
-    """0 for what is no file, or gone meanwhile: children work in there."""
+    """0 for what is not a file, or gone meanwhile: children work in there."""
     try:
         found = path.lstat()
     except FileNotFoundError:

@@ -129,7 +129,7 @@ def examine_form(request: CompareRequest, form: Form, logits: Any, trained: Any,
 
 
 def check(found: Comparison, name: str, other: str, limits: dict[str, float]) -> None:
-    """Raises `GateError` naming every figure that is not within its limit, or is no number."""
+    """Raises `GateError` naming every figure that is not within its limit, or is not a number."""
     ratio = found.max_logit_difference / found.largest_logit if found.largest_logit else float("inf")
     figures = {
         "kl": ("KL divergence", found.kl),

@@ -93,9 +93,10 @@ def _gguf_limits(limits: Json, name: str) -> dict[str, float]:
     """The spec's limits of a type, else its own."""
     own = TYPES[name]
     given: Json = next((limit for limit in limits["gguf"] if limit["type"] == name), {})
+    kl, rise = given.get("kl"), given.get("perplexity_rise")
     return {
-        "max_kl": given.get("kl", own.max_kl),
-        "max_perplexity_rise": given.get("perplexity_rise", own.max_perplexity_rise),
+        "max_kl": own.max_kl if kl is None else kl,
+        "max_perplexity_rise": own.max_perplexity_rise if rise is None else rise,
     }
 
 

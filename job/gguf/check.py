@@ -79,7 +79,7 @@ def _measured(model: Model, known: Reference, against: Against, lora: Path | Non
 
 
 def fallbacks(header: Header, kind: QuantType) -> int:
-    """Tensors that this type does not fit, because their rows are no multiple of its block."""
+    """Tensors that this type does not fit, because the length of their rows is not a multiple of its block."""
     return sum(len(t.shape) > 1 and t.type != "F32" and t.shape[0] % kind.block != 0 for t in header.tensors.values())
 
 

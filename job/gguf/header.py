@@ -69,7 +69,7 @@ class Written:
 
 
 def read_header(path: Path, key: str) -> Header:
-    """The header of one file. Raises `GateError` (pointer `key`) if it is no whole GGUF file."""
+    """The header of one file. Raises `GateError` (pointer `key`) if it is not a whole GGUF file."""
     with path.open("rb") as file:
         size = path.stat().st_size
         if size < 24 or file.read(4) != MAGIC:

@@ -67,7 +67,7 @@ class ModelSize:
 def model_size(spec: JobSpec, parameters: int | None) -> ModelSize:
     """From what the user says, else the files if they are here, else the model's name, else an 8B model.
 
-    Raises `InputError` for files that are no model.
+    Raises `InputError` for files that are not a model.
     """
     source = spec.model.source
     local = "://" not in source

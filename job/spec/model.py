@@ -216,16 +216,16 @@ class JobSpec:
     @property
     def artefacts(self) -> list[str]:
         """What is asked for beside what the training leaves, in the order in which it is made."""
-        return asked_for(self.resolved["export"], self.lora is None)
+        return asked_for(dataclasses.asdict(self.export), self.lora is None)
 
     @property
     def needs_merge(self) -> bool:
         """Whether anything is made of merged weights."""
-        return bool(asked_for(self.resolved["export"], whole=False))
+        return bool(asked_for(dataclasses.asdict(self.export), whole=False))
 
     def limits(self, artefact: str) -> dict[str, float]:
         """Of its figures, by their names; what is beyond is refused."""
-        return kind_of(artefact).limits(self.resolved["export"]["limits"], variant_of(artefact))
+        return kind_of(artefact).limits(dataclasses.asdict(self.export.limits), variant_of(artefact))
 
     @property
     def run_id(self) -> str:

@@ -174,7 +174,7 @@ def test_unmergeable_names_modules_without_weights(tmp_path: Path) -> None:
 def test_values_that_overflow_are_caught(tmp_path: Path) -> None:
     base = small_base(tmp_path / "base", dtype="float16", **TIED)
     adapter = random_adapter(base, tmp_path / "adapter", lora_alpha=1e8)
-    with pytest.raises(GateError, match=r"no finite numbers.*inf or NaN"):
+    with pytest.raises(GateError, match=r"not finite numbers.*inf or NaN"):
         merge_adapter(base, adapter, tmp_path / "merged", END_IDS, "cpu")
 
 

@@ -76,7 +76,7 @@ def write_imatrix(model: Any, model_dir: Path, rows: list[list[int]], path: Path
     """Measures `model`, loaded from `model_dir`, on `rows` of token ids and writes the GGUF imatrix; returns its
     tensors.
 
-    Raises `GateError` if an activation is no finite number or no layer is one of the GGUF's.
+    Raises `GateError` if an activation is not a finite number or no layer is one of the GGUF's.
     """
     import numpy
     from gguf import GGUFWriter
@@ -100,7 +100,7 @@ def write_imatrix(model: Any, model_dir: Path, rows: list[list[int]], path: Path
     for module, tensor in sorted(names.items(), key=lambda item: item[1]):
         mean = means[module].numpy()
         if not numpy.isfinite(mean).all():
-            raise GateError(Fault(f"activations of {module} are no finite numbers", where=path.name))
+            raise GateError(Fault(f"activations of {module} are not finite numbers", where=path.name))
         writer.add_tensor(tensor + SUMS, (mean * tokens).astype(numpy.float32)[None])
         writer.add_tensor(tensor + COUNTS, numpy.array([[tokens]], numpy.float32))
     writer.write_header_to_file(path)

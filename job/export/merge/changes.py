@@ -98,13 +98,13 @@ class Merged:
 
 
 def to_buffer(values: Any, name: str) -> Any:
-    """The bytes of a torch tensor. Raises `GateError` if some of it is no number."""
+    """The bytes of a torch tensor. Raises `GateError` if some of it is not a number."""
     import torch
 
     if not torch.isfinite(values).all():
         raise GateError(
             Fault(
-                "merged values are no finite numbers",
+                "merged values are not finite numbers",
                 where=name,
                 found=f"inf or NaN as {values.dtype}",
                 expected="finite values",
