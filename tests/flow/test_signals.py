@@ -187,7 +187,7 @@ def test_in_its_last_moments(tmp_path: Path) -> None:
 
 def test_a_second_signal_ends_it_at_once(s3: S3Server, tmp_path: Path) -> None:
     bucket = s3.new_bucket()
-    with wire(s3.http, b"/run/spec.json") as held:
+    with wire(s3.http, b"/run/checkpoints/lease") as held:
         extra = s3.environment() | {"AWS_ENDPOINT_URL": held.endpoint, "TUNEJOB_STOP_SECONDS": "60"}
         running = start(tmp_path, {"/output/uri": f"s3://{bucket}/run", "/model/source": f"s3://{bucket}/none"}, extra)
         running.wait_until(lambda _: held.held.is_set(), 20)
