@@ -11,11 +11,15 @@ import pytest
 
 from job.errors import InputError, TransientError
 from job.host.log import Log
+from job.host.stats import Stats
 from job.ledger.claim import OTHER_HINT, Claim, examine, spec_bytes
+from job.ledger.evidence import forget_failure
 from job.ledger.lease import KEY, Lease
 from job.ledger.manifest import MANIFEST, SPEC
 from job.ledger.receipts import PINNED, Receipts
+from job.report.summary import keep_evidence
 from job.spec import JobSpec
+from job.spec.strict import StrictValidator, load_schema
 from job.store import Store, Stored, open_store
 from tests.unit.test_manifest import CONTENTS, a_spec, finished
 
@@ -191,3 +195,21 @@ def test_a_spec_that_was_written_over_is_written_again_for_the_manifest(store: S
 def test_nothing_is_reported_over_a_result(store: Store, lease: Lease, tmp_path: Path) -> None:
     finished(store, a_spec(), tmp_path, {})
     assert not claim_of(store, a_spec(), lease).takes_reports()
+
+
+def test_a_later_failure_takes_the_place_of_an_earlier_one(store: Store, tmp_path: Path) -> None:
+    """But not of a report that an artefact's receipt lists."""
+    kept = "report/answers.json"
+    for name, failure in (("first", {"message": "one"}), ("second", {"message": "two"})):
+        stats = Stats(a_spec().run_id, "x", tmp_path / name, failure=failure)
+        for file in ("samples.md", "answers.json", f"tensorboard/events.{name}"):
+            path = stats.workdir / "report" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
+        keep_evidence(store, stats, LOG, [kept])
+    assert contents(store).keys() == {"stats.json", kept, "report/samples.md", "report/tensorboard/events.second"}
+    document = json.loads(store.read("stats.json"))
+    StrictValidator(load_schema("stats")).validate(document)
+    assert document["report"] == ["report/samples.md", "report/tensorboard/events.second"]
+    forget_failure(store, LOG, {"report/samples.md", "stats.json"})
+    assert contents(store).keys() == {"stats.json", kept, "report/samples.md"}
