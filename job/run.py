@@ -93,7 +93,7 @@ def run_job(spec: JobSpec, workdir: Path, log: Log, replace: Confirm | None = No
 
 def require_consent(planned: Replacement, store: Store, replace: Confirm) -> None:
     """Raises `InputError` where what would be deleted is to stay."""
-    if planned.keys and not replace(planned.question(store.uri)):
+    if planned.owners and not replace(planned.question(store.uri)):
         hint = "Answer yes, or choose another output.uri"
         raise InputError(Fault("not confirmed: nothing is deleted", where="/output/uri", found=store.uri, hint=hint))
 

@@ -78,7 +78,7 @@ class Claim:
         Raises `TransientError` if the lease is lost: others work there.
         """
         self._lease.require()
-        return not (self._planned and self._planned.keys) and not _is_there(self._store, MANIFEST)
+        return not (self._planned and self._planned.owners) and not _is_there(self._store, MANIFEST)
 
     def clear(self) -> bool:
         """Deletes what is to be replaced, if anything is, once the run is found to be sound; whether it was asked to.

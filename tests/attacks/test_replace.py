@@ -172,6 +172,13 @@ def test_nothing_is_deleted_without_the_lease_and_nothing_reported_before(store:
     assert there(store) - {KEY} == before
 
 
+def test_the_report_of_a_failure_is_replaced_without_a_question(store: DirectoryStore) -> None:
+    store.write("stats.json", b'{"status": "failed", "run_id": "0123456789abcdef", "report": []}')
+    require_consent(plan_replacement(store), store, lambda question: pytest.fail(question))
+    assert replaced(store).keys == ("stats.json",)
+    assert there(store) == set()
+
+
 @pytest.mark.parametrize(("answer", "deletes"), [("yes\n", True), ("no\n", False), ("\n", False), ("\x04", False)])
 @pytest.mark.parametrize("json_lines", [False, True])
 def test_on_a_terminal_it_asks(

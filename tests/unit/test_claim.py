@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from job.errors import InputError, TransientError
+from job.host.credentials import MASK
 from job.host.log import Log
 from job.host.stats import Stats
 from job.ledger.claim import OTHER_HINT, Claim, examine, spec_bytes
@@ -130,7 +131,9 @@ def test_what_is_not_ours_is_refused_and_left_alone(store: Store, found: dict[st
 def test_a_refusal_lists_what_differs(tmp_path: Path) -> None:
     """With both values, few of many, and no secret of either."""
     store = open_store(str(tmp_path / "out"))
-    other = a_spec("other", epochs=2.0, seed=1).resolved | {"extra": "hf_" + "A" * 34, "tracking": [str(number) for number in range(20)]}
+    secret = "hf_" + "A" * 34
+    other = a_spec("other", epochs=2.0, seed=1).resolved | {"tracking": [str(number) for number in range(20)], "extra": 1}
+    other["model"]["source"] = secret
     put(store, {SPEC: json.dumps(other).encode()})
     with pytest.raises(InputError) as failure:
         examine(store, a_spec(max_steps=4))
@@ -143,10 +146,11 @@ def test_a_refusal_lists_what_differs(tmp_path: Path) -> None:
     assert said["/training/epochs"] == ("nothing", "2.0")
     assert said["/training/max_steps"] == ("4", "nothing")
     assert said["/training/seed"] == ("3407", "1")
+    assert said["/model/source"] == ('"./model"', f'"{MASK}"')
     assert said["/tracking/0"] == ('"tensorboard"', '"0"')
     assert len(faults) == 9
-    assert faults[-1].message == "and 17 more keys differ from those of the stored run"
-    assert "hf_A" not in str(failure.value)
+    assert faults[-1].message == "and 18 more keys differ from those of the stored run"
+    assert secret[:4] not in str(failure.value)
 
 
 def test_a_finished_run_of_another_spec_is_refused(store: Store, tmp_path: Path) -> None:
