@@ -8,7 +8,6 @@ is refused once something is stored.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from job.errors import Fault, GateError, InputError
 from job.host.log import Log
 from job.ledger.evidence import forget_failure, json_object, unclaimed
 from job.ledger.lease import Lease
-from job.ledger.manifest import MANIFEST, SPEC, File, Manifest, read_manifest, size_faults
+from job.ledger.manifest import MANIFEST, SPEC, File, Manifest, read_manifest, size_faults, stored_file
 from job.ledger.receipts import PINNED, Receipts
 from job.ledger.replace import Replacement, carry_out
 from job.spec import JobSpec
@@ -111,11 +110,9 @@ class Claim:
 
     def spec_file(self) -> File:
         """The stored spec, for the manifest. One that was written over by who was overtaken is written again."""
-        raw = self._store.read(SPEC)
-        if run_id_of(json_object(raw)) != self._spec.run_id:
-            raw = spec_bytes(self._spec)
-            self._store.write(SPEC, raw)
-        return File(SPEC, len(raw), hashlib.sha256(raw).hexdigest())
+        if run_id_of(_stored_spec(self._store)) != self._spec.run_id:
+            self._store.write(SPEC, spec_bytes(self._spec))
+        return stored_file(self._store, SPEC)
 
 
 def spec_bytes(spec: JobSpec) -> bytes:
@@ -143,7 +140,7 @@ def _refusal(store: Store, found: str, spec: JobSpec, stored: Mapping[str, Any])
     """The output is another run's: which keys differ, if that is known."""
     differing = differences(dict(stored), spec.resolved) if stored else []
     where = [fault.where for fault in differing if fault.where]
-    names = f", other {', '.join(where)}" if where else ""
+    names = f", which differs at {', '.join(where)}" if where else ""
     return InputError(_fault(store, f"run {found}{names}", spec, OTHER_HINT), *differing)
 
 

@@ -14,7 +14,7 @@ import pytest
 from job.__main__ import consent
 from job.errors import InputError
 from job.host.log import Log
-from job.ledger.claim import Claim, spec_bytes
+from job.ledger.claim import Claim, examine, spec_bytes
 from job.ledger.lease import KEY, Lease
 from job.ledger.manifest import MANIFEST, SPEC, File, store_file
 from job.ledger.receipts import Receipts
@@ -131,16 +131,18 @@ def test_a_damaged_manifest_lists_nothing(store: DirectoryStore, tmp_path: Path)
     assert there(store) == {"adapter/adapter_model.safetensors", "stats.json"}
 
 
-def test_a_replacement_that_is_cut_short_never_looks_finished_and_goes_on(
-    store: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_replacement_that_is_cut_short_never_looks_finished_and_goes_on(store: DirectoryStore, tmp_path: Path) -> None:
     finished(store, SPEC_OF_A_RUN, tmp_path, CONTENTS)
-    planned, delete = plan_replacement(store), store.delete
+    planned = plan_replacement(store)
     for number in range(1, len(planned.keys)):
-        delete(planned.keys[number - 1])
+        store.delete(planned.keys[number - 1])
         again = plan_replacement(store)
         assert again.keys == planned.keys[number:], "the rest is known as long as anything is there"
-        assert (MANIFEST in there(store)) == (number < len(planned.keys) - 1)
+        if MANIFEST in there(store):
+            with pytest.raises(InputError, match="damaged"):
+                examine(store, SPEC_OF_A_RUN)
+        else:
+            assert examine(store, SPEC_OF_A_RUN) is None
 
 
 @pytest.mark.parametrize("change", ["another run", "a new file", "trained again"])
