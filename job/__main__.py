@@ -22,6 +22,8 @@ from job.host.signals import defer_forever, ignore
 from job.host.streams import LastingStream, harmless, reopen_streams, settle_streams
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from job.spec import JobSpec
 
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
@@ -52,7 +54,7 @@ def command_validate(arguments: argparse.Namespace, log: Log) -> None:
 
     spec = parse_spec(read_spec(arguments.spec))
     note_trackers(spec, log)
-    log("valid", name=spec.name, run_id=spec.run_id)
+    log("valid", name=spec.name, run_id=spec.run_id, output=spec.output.uri)
 
 
 def note_trackers(spec: JobSpec, log: Log) -> None:
@@ -74,10 +76,13 @@ def command_schema(arguments: argparse.Namespace, log: Log) -> None:
 
 
 def command_verify(arguments: argparse.Namespace, log: Log) -> None:
-    from job.ledger.manifest import verify
+    from job.ledger.evidence import require_result
+    from job.ledger.manifest import MANIFEST, verify
     from job.store import open_store
 
-    manifest = verify(open_store(arguments.output))
+    store = open_store(arguments.output)
+    require_result(store, MANIFEST)
+    manifest = verify(store)
     log("verified", run_id=manifest.run_id, files=len(manifest.files), bytes=sum(f.bytes for f in manifest.files))
 
 
@@ -135,7 +140,7 @@ def command_run(arguments: argparse.Namespace, log: Log) -> None:
     workdir = make_scratch(kept, spec)
     divert_vendor_output(log, workdir)
     try:
-        run_job(spec, workdir, log)
+        run_job(spec, workdir, log, consent(log) if arguments.replace else None)
     except JobError as error:
         error.run_id = spec.run_id
         raise
@@ -143,6 +148,21 @@ def command_run(arguments: argparse.Namespace, log: Log) -> None:
         if not kept:
             os.chdir("/")
             shutil.rmtree(workdir, ignore_errors=True)
+
+
+def consent(log: Log) -> Callable[[str], bool]:
+    """Asks on a terminal, and only there: elsewhere nobody answers, and the option has said it."""
+
+    def confirm(question: str) -> bool:
+        if not sys.stdin.isatty():
+            return True
+        if log.json_lines:
+            print(harmless(log.redact(question)), file=sys.stderr, flush=True)
+        else:
+            log.say(question)
+        return sys.stdin.readline().strip().lower() == "yes"
+
+    return confirm
 
 
 def divert_vendor_output(log: Log, workdir: Path) -> None:

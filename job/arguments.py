@@ -52,6 +52,11 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="JSON lines, or a live display (default: by terminal)",
     )
+    run.add_argument(
+        "--replace",
+        action="store_true",
+        help="delete what runs have stored at the output, nothing else, and train anew; asks on a terminal",
+    )
     verify = commands.add_parser("verify", help="hash every file of a published run again")
     verify.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
     report = commands.add_parser("report", help="print the report of a run, Markdown")

@@ -9,6 +9,7 @@ from pathlib import Path
 from job.host.log import Log
 from job.host.stats import Stats
 from job.hub.staging import Push
+from job.ledger.claim import Claim
 from job.ledger.lease import Lease
 from job.ledger.receipts import PINNED, Receipts
 from job.spec import JobSpec
@@ -25,6 +26,7 @@ class Run:
     store: Store
     lease: Lease
     receipts: Receipts
+    claim: Claim
     push: Push | None
     workdir: Path
     log: Log

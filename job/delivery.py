@@ -16,7 +16,8 @@ from job.export.rows import ASKED_PROMPTS
 from job.gguf.expected import describe_tokenizer
 from job.gguf.types import TYPES
 from job.host.stats import package_versions
-from job.ledger.manifest import File, Manifest, stored_file
+from job.ledger.evidence import STATS, forget_failure
+from job.ledger.manifest import File, Manifest
 from job.publish.card.card import Sample, card_facts, write_card
 from job.publish.ollama.modelfile import write_modelfiles
 from job.report.summary import mask_secrets, store_document, write_summary
@@ -39,6 +40,7 @@ def store_documents(
     mask_secrets(written.values(), run.log)
     files = {file.key: file for file in run.receipts.files()}
     files |= {file.key: file for file in artefacts.store_files(written)}
+    forget_failure(run.store, run.log, {*files, STATS})
     return list(files.values())
 
 
@@ -87,7 +89,7 @@ def show_on_hub(run: Run) -> None:
 
 def store_statistics(run: Run) -> File:
     """`stats.json`, once every stage has ended."""
-    return store_document(run.store, run.workdir, "stats.json", run.stats.document())
+    return store_document(run.store, run.workdir, STATS, run.stats.document())
 
 
 def manifest_of(
@@ -118,7 +120,7 @@ def manifest_of(
         chat_template_sha256=hashlib.sha256(prepared.template.encode()).hexdigest(),
         packages=package_versions(),
         results=results,
-        files=[*files, stored_file(run.store, "spec.json")],
+        files=[*files, run.claim.spec_file()],
     )
 
 

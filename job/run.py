@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from job.context import TRAINED, Run
@@ -23,10 +24,12 @@ from job.host.log import Log
 from job.host.signals import report_where
 from job.host.stats import Stats, describe_device
 from job.hub.staging import open_push
+from job.ledger.claim import Claim, examine
 from job.ledger.lease import Lease
-from job.ledger.leftovers import remove_run_folder
-from job.ledger.manifest import Manifest, claim, publish
+from job.ledger.leftovers import optional, remove_run_folder
+from job.ledger.manifest import Manifest, publish
 from job.ledger.receipts import Receipts
+from job.ledger.replace import Replacement, plan_replacement
 from job.ledger.rights import require_rights
 from job.plan.require import require_device, require_disk, require_trackers, with_disk_figures
 from job.report.samples import write_samples
@@ -49,6 +52,7 @@ from job.training.backend import Backend, open_backend
 from job.training.environment import prepare_environment
 from job.tuning import checkpoint_store, pin, recall, require_gates, require_same_origin, train_and_store
 
+Confirm = Callable[[str], bool]
 CHILDREN_IMPORT = (
     "torch",
     "transformers.generation.utils",
@@ -59,34 +63,40 @@ CHILDREN_IMPORT = (
 )
 
 
-def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
-    """Runs `spec` from start to published manifest; `workdir` is scratch, ours alone. Raises a `JobError`."""
+def run_job(spec: JobSpec, workdir: Path, log: Log, replace: Confirm | None = None) -> Manifest:
+    """Runs `spec` from start to published manifest; `workdir` is scratch, ours alone. Raises a `JobError`.
+
+    `replace`: what is at the output may be deleted, if this says yes to the question.
+    """
     require_trackers(spec.tracking)
     ignored = prepare_environment(workdir)
     preload(CHILDREN_IMPORT, gpu_capability())  # stores and the lease have threads
     store = open_store(spec.output.uri)
     with pointed("/output/uri"):
-        published = claim(store, spec)
+        planned = plan_replacement(store) if replace else None
+        published = None if planned else examine(store, spec)
     if published:
         return finished_before(published, store, log)
+    if planned and replace:
+        require_consent(planned, store, replace)
     if ignored:
         log("note", text=f"not honoured, the spec decides: {', '.join(ignored)}")
     with Lease(store, log) as lease:
-        if published := claim(store, spec):  # by the holder that was waited for
+        if not planned and (published := examine(store, spec)):  # by the holder that was waited for
             return finished_before(published, store, log)
         require_rights_of(spec, store, log)
         push = open_push(spec, workdir / "children")
-        run = Run(
-            spec,
-            store,
-            lease,
-            Receipts(store, spec.run_id, log),
-            push,
-            workdir,
-            log,
-            Stats(spec.run_id, spec.name, workdir),
-        )
-        return with_evidence(run)
+        receipts = Receipts(store, spec.run_id, log, anew=planned is not None)
+        claim = Claim(store, spec, lease, receipts, log, planned)
+        stats = Stats(spec.run_id, spec.name, workdir)
+        return with_evidence(Run(spec, store, lease, receipts, claim, push, workdir, log, stats))
+
+
+def require_consent(planned: Replacement, store: Store, replace: Confirm) -> None:
+    """Raises `InputError` where what would be deleted is to stay."""
+    if planned.owners and not replace(planned.question(store.uri)):
+        hint = "Answer yes, or choose another output.uri"
+        raise InputError(Fault("not confirmed: nothing is deleted", where="/output/uri", found=store.uri, hint=hint))
 
 
 def finished_before(published: Manifest, store: Store, log: Log) -> Manifest:
@@ -116,8 +126,15 @@ def with_evidence(run: Run) -> Manifest:
         failure = run.log.clean(with_disk_figures(classify(error), run.workdir, run.store.uri))
         locate(failure)
         run.stats.failure = failure_facts(failure, failure.stage, run.spec.run_id)
-        keep_evidence(run.store, run.stats, run.log)
+        leave_evidence(run)
         raise failure from error
+
+
+def leave_evidence(run: Run) -> None:
+    """Stores what is known of the failure, where it damages nothing."""
+    with optional(run.log, "the report of the failure is not stored"):
+        if run.claim.takes_reports():
+            keep_evidence(run.store, run.stats, run.log, [file.key for file in run.receipts.files()])
 
 
 def stages(run: Run) -> Manifest:

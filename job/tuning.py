@@ -27,7 +27,6 @@ from job.host.micro_batch import free_memory
 from job.host.stats import arithmetic, gpu_reserved_bytes, training_memory
 from job.ledger.checkpoints import Checkpoints, TrainingOrigin, remove_checkpoints
 from job.ledger.leftovers import abort_uploads
-from job.ledger.receipts import PINNED
 from job.plan.require import require_checkpoints, require_embeddings, require_memory
 from job.report.summary import mask_secrets, write_answers, write_losses, write_summary
 from job.source import FetchedModel, FetchedSource
@@ -82,13 +81,12 @@ def train_and_store(
 
 
 def pin(run: Run, sources: Sequence[FetchedSource], models: Sequence[FetchedModel]) -> None:
-    """From here on a rerun reads the same commits of the Hub, wherever its branches go."""
+    """Once anything is stored, a rerun reads the same commits of the Hub, wherever its branches go."""
     commits = {source.pointer: source.revision for source in sources} | {
         model.pointer: model.revision for model in models
     }
     found = {pointer: commit for pointer, commit in commits.items() if commit}
-    if found and not run.revisions:
-        run.receipts.add(PINNED, [], {"revisions": found})
+    run.claim.pin(found)
 
 
 def origin_of(run: Run, base: FetchedModel, prepared: Prepared) -> TrainingOrigin:
@@ -103,6 +101,7 @@ def open_checkpoints(run: Run, base: FetchedModel, prepared: Prepared) -> Checkp
         run.spec.output.checkpoints,
         run.log,
         arithmetic(run.stats.device),
+        run.claim.hold,
     )
 
 
@@ -116,10 +115,12 @@ def checkpoint_store(spec: JobSpec, output: Store) -> tuple[Store, str]:
 
 
 def clear_away(run: Run) -> None:
-    """What killed tries left unfinished. Not before the rows are read: who began at the same time has most likely
-    given up by then.
+    """What is to be replaced, and what killed tries left unfinished. Not before the rows are read: by then most of what
+    can be wrong is known, and who began at the same time has most likely given up.
     """
     run.lease.require()
+    if run.claim.clear():
+        remove_checkpoints(checkpoint_store(run.spec, run.store)[0], run.spec.run_id, run.log)
     abort_uploads(run.store, "", run.log)
 
 

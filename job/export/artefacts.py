@@ -117,7 +117,8 @@ class Artefacts:
                 self.delivered.note(fact["name"], fact["delivered"])
 
     def store_files(self, files: Mapping[str, Path]) -> list[File]:
-        """Stores local files under their keys."""
+        """Stores local files under their keys; the output is this run's from then on."""
+        self.run.claim.hold()
         return [store_file(self.run.store, path, key) for key, path in files.items()]
 
     def keep_stored(self, name: str, stored: Sequence[File], files: Mapping[str, Path], facts: Figures) -> None:

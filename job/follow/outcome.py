@@ -11,6 +11,7 @@ from typing import Any
 
 from job.errors import TREE, Interrupted, JobError
 from job.host.log import Log
+from job.ledger.evidence import require_result
 from job.report.markdown import figure, table
 from job.store import open_store
 
@@ -146,7 +147,9 @@ def meaning(exit_code: int) -> str:
 
 def read_report(output: str) -> str:
     """The stored report of a run, Markdown. Raises `InputError` if there is none or it may not be read."""
-    return open_store(output).read(REPORT).decode("utf-8", "replace")
+    store = open_store(output)
+    require_result(store, REPORT)
+    return store.read(REPORT).decode("utf-8", "replace")
 
 
 def _report(output: str) -> Iterator[str]:

@@ -70,6 +70,7 @@ class Stats:
     delivered: dict[str, Any] = field(default_factory=dict)
     effective: dict[str, Any] = field(default_factory=dict)
     failure: dict[str, Any] | None = None
+    report: list[str] = field(default_factory=list)
     current: str = "start"
     _started: float = field(default_factory=time.monotonic)
 
@@ -106,6 +107,7 @@ class Stats:
             "name": self.name,
             "status": "failed" if self.failure else "succeeded",
             "failure": self.failure,
+            "report": self.report,
             "wall_seconds": round(time.monotonic() - self._started, 3),
             "device": self.device,
             "memory": self.memory,

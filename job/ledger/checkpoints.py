@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -73,9 +73,18 @@ class Checkpoints:
     """The checkpoints of one run. At most one is on its way to the store while the training goes on."""
 
     def __init__(
-        self, store: Store, origin: TrainingOrigin, spec: CheckpointsSpec, log: Log, machine: Mapping[str, str]
+        self,
+        store: Store,
+        origin: TrainingOrigin,
+        spec: CheckpointsSpec,
+        log: Log,
+        machine: Mapping[str, str],
+        claim: Callable[[], None],
     ) -> None:
-        """`machine`: what of it decides the last places of every figure (`stats.arithmetic`)."""
+        """`machine`: what of it decides the last places of every figure (`stats.arithmetic`). `claim` is called before
+        anything is stored.
+        """
+        self._claim = claim
         self._store = store
         self._origin = origin
         self._spec = spec
@@ -179,6 +188,7 @@ class Checkpoints:
     def _upload(self, step: int, folder: Path) -> JobError | None:
         try:
             paths = sorted(path for path in folder.iterdir() if path.is_file())
+            self._claim()
             files = [store_file(self._store, path, f"{self._key(step)}/{path.name}") for path in paths]
             self._store.write(f"{self._key(step)}/{MANIFEST}", _encode(step, self._origin, self._machine, files))
             self.stored += 1

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from job import __version__
-from job.errors import Fault, GateError, InputError, TransientError
-from job.spec import JobSpec
+from job.errors import Fault, GateError, TransientError
 from job.spec.strict import StrictValidator, load_schema
 from job.store import Store, safe_key
 from job.store.base import check_size, within
@@ -28,7 +27,8 @@ from job.store.base import check_size, within
 MANIFEST, SPEC, CHECKPOINTS = "manifest.json", "spec.json", "checkpoints"
 FORMAT_VERSION = 1
 SHOWN_CHARACTERS = 200
-VERIFY_HINT = "tunejob verify names every damaged file"
+CURE = "Bring it back from a copy, or train anew: tunejob run --replace SPEC"
+UNLISTED = "It is not a part of the result: remove it, or keep it elsewhere"
 
 
 @dataclass(frozen=True)
@@ -67,40 +67,6 @@ class Manifest:
         return (json.dumps(whole, indent=2, sort_keys=True) + "\n").encode()
 
 
-def claim(store: Store, spec: JobSpec) -> Manifest | None:
-    """Make the output address this run's own. The manifest if this very run has already finished there, else None.
-
-    Writes `spec.json`, the resolved spec, before anything else. Raises `InputError` if the address holds another run,
-    anything of unknown origin, or a finished run of which a file is missing or has another size.
-    """
-    sizes = {item.key: item.bytes for item in store.list()}
-    if MANIFEST in sizes:
-        try:
-            manifest = read_manifest(store)
-        except GateError as error:
-            raise InputError(*error.faults) from error
-        _same_run(store, manifest.run_id, spec)
-        damaged = _size_faults(manifest, sizes)
-        if damaged:
-            count = f"{len(damaged)} files missing or changed"
-            raise InputError(
-                Fault(f"{store.uri}: the finished run is damaged", found=count, hint=VERIFY_HINT), *damaged
-            )
-        return manifest
-    if SPEC in sizes:
-        _same_run(store, _stored_run_id(store, spec), spec)
-    elif sizes:
-        raise _foreign(store, f"{min(sizes)} without {SPEC}", spec)
-    else:
-        store.write(SPEC, spec_bytes(spec))
-    return None
-
-
-def spec_bytes(spec: JobSpec) -> bytes:
-    """The resolved spec as it is stored."""
-    return (json.dumps(spec.resolved, indent=2, ensure_ascii=False) + "\n").encode()
-
-
 def store_file(store: Store, path: Path, key: str) -> File:
     """Store a local file and say what was stored. Raises `TransientError` if the stored size is another."""
     size = path.stat().st_size
@@ -126,7 +92,7 @@ def publish(store: Store, manifest: Manifest) -> None:
 
     Raises `TransientError` if a listed file is not there in its size, or if what comes back is not what was written.
     """
-    lost = _size_faults(manifest, {item.key: item.bytes for item in store.list()})
+    lost = size_faults(manifest, {item.key: item.bytes for item in store.list()})
     if lost:
         raise TransientError(*lost)
     data = manifest.encode()
@@ -145,7 +111,7 @@ def verify(store: Store) -> Manifest:
     """Re-hash every file. Raises `GateError` naming each that is missing, changed or not listed."""
     manifest = read_manifest(store)
     sizes = {item.key: item.bytes for item in store.list()}
-    faults = _size_faults(manifest, sizes)
+    faults = size_faults(manifest, sizes)
     wrong_size = {fault.where for fault in faults}
     listed = {file.key for file in manifest.files}
     for file in manifest.files:
@@ -155,11 +121,12 @@ def verify(store: Store) -> Manifest:
         if not within(key, CHECKPOINTS):
             faults.append(Fault("not listed in the manifest", where=key, found=f"{sizes[key]} bytes"))
     if faults:
-        raise GateError(*faults)
+        cure = UNLISTED if faults[0].where not in listed else CURE
+        raise GateError(dataclasses.replace(faults[0], hint=cure), *faults[1:])  # said once for thousands
     return manifest
 
 
-def _size_faults(manifest: Manifest, sizes: dict[str, int]) -> list[Fault]:
+def size_faults(manifest: Manifest, sizes: dict[str, int]) -> list[Fault]:
     """Listed files that are not there or have another size; the pointer of each fault is its key."""
     faults = []
     for file in manifest.files:
@@ -177,27 +144,6 @@ def _stored_size(store: Store, key: str) -> int:
         if item.key == key:
             return item.bytes
     raise TransientError(Fault(f"{store.uri}/{key}: it was written and is not there"))
-
-
-def _same_run(store: Store, found: str, spec: JobSpec) -> None:
-    if found != spec.run_id:
-        raise _foreign(store, f"run {found}", spec)
-
-
-def _foreign(store: Store, found: str, spec: JobSpec) -> InputError:
-    return InputError(Fault(f"{store.uri}: this prefix belongs to another run", where="/output/uri", found=found,
-                            expected=f"nothing, or run {spec.run_id}", hint="Choose an empty prefix"))  # fmt: skip
-
-
-def _stored_run_id(store: Store, spec: JobSpec) -> str:
-    """The id of the run whose spec is stored, whatever defaults this version would add to it."""
-    try:
-        stored = json.loads(store.read(SPEC))
-    except (ValueError, RecursionError):
-        stored = None
-    if not isinstance(stored, dict):
-        raise _foreign(store, f"a {SPEC} that cannot be read", spec)
-    return dataclasses.replace(spec, resolved=stored).run_id
 
 
 # ---------------------------------------------------------------------------------------------- form
@@ -219,16 +165,21 @@ def _decode(raw: bytes) -> Manifest:
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise GateError(Fault(f"{MANIFEST} is damaged: {error}")) from error
+        raise _damaged(f": {error}") from error
     errors = _validator().iter_errors(document)
-    broken = [f"{MANIFEST} is damaged at {error.json_path}: {error.message[:SHOWN_CHARACTERS]}" for error in errors]
+    broken = [f" at {error.json_path}: {error.message[:SHOWN_CHARACTERS]}" for error in errors]
     if broken:
-        raise GateError(*broken)
+        raise _damaged(*broken)
     del document["sha256"]
     manifest = Manifest(**document | {"files": tuple(File(**item) for item in document["files"])})
     if manifest.encode() != raw:
-        raise GateError(Fault(f"{MANIFEST} is damaged: its digest is not that of its contents"))
+        raise _damaged(": its digest is not that of its contents")
     keys = [safe_key(file.key) for file in manifest.files]
     if len(set(keys)) < len(keys):
-        raise GateError(Fault(f"{MANIFEST} is damaged: it lists a file twice"))
+        raise _damaged(": it lists a file twice")
     return manifest
+
+
+def _damaged(*how: str) -> GateError:
+    first, *others = (Fault(f"{MANIFEST} is damaged{words}", where=MANIFEST) for words in how)
+    return GateError(dataclasses.replace(first, hint=CURE), *others)

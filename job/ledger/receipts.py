@@ -8,7 +8,7 @@ Receipts are removed once the manifest, which then lists the same files, is publ
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,24 +33,19 @@ class Receipt:
 class Receipts:
     """The receipts of one run, by the name of the artefact; each is re-hashed once before it is believed."""
 
-    def __init__(self, store: Store, run_id: str, log: Log) -> None:
+    def __init__(self, store: Store, run_id: str, log: Log, anew: bool = False) -> None:
+        """`anew`: what is there is not looked at, for it is to be replaced."""
         self._store, self._log = store, log
-        self._folder = f"{CHECKPOINTS}/{run_id}/done"
+        self._folder = _folder(run_id)
         self._found: dict[str, Receipt] = {}
-        stored = {item.key: item.bytes for item in store.list()}
-        for key in stored:
-            if key.startswith(f"{self._folder}/"):
-                name = key.removeprefix(f"{self._folder}/").removesuffix(".json")
-                receipt = _decoded(store.read(key), name)
-                lost = (
-                    next((file.key for file in receipt.files if not self._holds(file, stored)), None)
-                    if receipt
-                    else key
-                )
-                if receipt is None or lost:
-                    log("receipt", name=name, note="not believed: its file is gone or changed", file=lost)
-                else:
-                    self._found[name] = receipt
+        stored = {} if anew else {item.key: item.bytes for item in store.list()}
+        for key, name in _names(stored, run_id).items():
+            receipt = _decoded(store.read(key), name)
+            lost = next((file.key for file in receipt.files if not self._holds(file, stored)), None) if receipt else key
+            if receipt is None or lost:
+                log("receipt", name=name, note="not believed: its file is gone or changed", file=lost)
+            else:
+                self._found[name] = receipt
 
     def _holds(self, file: File, stored: Mapping[str, int]) -> bool:
         return stored.get(file.key) == file.bytes and self._store.sha256(file.key) == file.sha256
@@ -79,6 +74,22 @@ class Receipts:
     def clear(self) -> None:
         """After publication: the manifest says the same from now on."""
         discard(self._store, [f"{self._folder}/{name}.json" for name in self.names()], self._log)
+
+
+def listed_files(store: Store, run_id: str, stored: Iterable[str]) -> list[File]:
+    """What the receipts of a run list, whether it is there or not; `stored`: every key of the store."""
+    receipts = (_decoded(store.read(key), name) for key, name in _names(stored, run_id).items())
+    return [file for receipt in receipts if receipt for file in receipt.files]
+
+
+def _folder(run_id: str) -> str:
+    return f"{CHECKPOINTS}/{run_id}/done"
+
+
+def _names(stored: Iterable[str], run_id: str) -> dict[str, str]:
+    """Of `stored`, the keys of a run's receipts, with the name of each."""
+    folder = f"{_folder(run_id)}/"
+    return {key: key.removeprefix(folder).removesuffix(".json") for key in stored if key.startswith(folder)}
 
 
 def _decoded(raw: bytes, name: str) -> Receipt | None:

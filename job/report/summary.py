@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.errors import JobError
 from job.host.log import Log
 from job.host.stats import GIB, Stats
+from job.ledger.evidence import REPORT, STATS, forget_failure
 from job.ledger.manifest import File, store_file
 from job.report.markdown import figure, table
 from job.spec import JobSpec
@@ -126,18 +127,20 @@ def mask_secrets(paths: Iterable[Path], log: Log) -> None:
                 path.write_text(masked, "utf-8")
 
 
-def keep_evidence(store: Store, stats: Stats, log: Log) -> None:
+def keep_evidence(store: Store, stats: Stats, log: Log, kept: Collection[str]) -> None:
     """After a failure: stores stats.json, which a full scratch disk does not prevent, and whatever the report holds
-    so far.
+    so far, in the place of what an earlier failure has left. `kept`: keys that an artefact needs.
 
     A store that fails too changes nothing.
     """
-    folder = stats.workdir / "report"
+    folder = stats.workdir / REPORT
+    paths = {f"{REPORT}/{path.relative_to(folder)}": path for path in sorted(folder.rglob("*")) if path.is_file()}
     try:
-        store.write("stats.json", log.redact(_encode(stats.document()).decode()).encode())
-        mask_secrets(folder.rglob("*"), log)
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                store_file(store, path, f"report/{path.relative_to(folder)}")
+        forget_failure(store, log, {*kept, *paths, STATS})
+        stats.report = [key for key in paths if key not in kept]
+        store.write(STATS, log.redact(_encode(stats.document()).decode()).encode())
+        mask_secrets(paths.values(), log)
+        for key, path in paths.items():
+            store_file(store, path, key)
     except JobError as error:
         log("evidence", note="stats.json could not be stored", reason=str(error))

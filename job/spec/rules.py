@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from job.spec.evaluation_rules import (
     gates_of_what_is_delivered,
     needs_held_out,
 )
+from job.spec.placeholders import placeholder_faults
 from job.spec.wording import show
 
 Json = dict[str, Any]
@@ -54,10 +56,16 @@ def _model_sources(document: Json) -> Iterator[Fault]:
 
 
 def _output(document: Json) -> Iterator[Fault]:
-    yield from address_faults(document["output"]["uri"], "/output/uri", "")
-    checkpoints = document["output"].get("checkpoints", {})
-    if "uri" in checkpoints:
-        yield from address_faults(checkpoints["uri"], "/output/checkpoints/uri", "")
+    places = {"/output/uri": document["output"], "/output/checkpoints/uri": document["output"].get("checkpoints", {})}
+    for pointer, part in places.items():
+        if "uri" in part:
+            unknown = list(placeholder_faults(part["uri"], pointer))
+            yield from unknown or address_faults(_filled(part["uri"]), pointer, "")
+
+
+def _filled(uri: str) -> str:
+    """`uri` with something of the right form for each placeholder, which may name the bucket as well."""
+    return re.sub(r"\{(\w+)\}", r"\1", uri)
 
 
 # -------------------------------------------------------------------------------------------------- sources

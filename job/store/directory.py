@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from job.errors import DISK_FULL, CapacityError, Fault, PolicyError
+from job.errors import DISK_FULL, CapacityError, Fault, InputError, PolicyError
 from job.store.base import TEMPORARY, Stored, local_path, safe_key, translating_errors, within
 
 # Readable for whoever serves the result, whatever mode the writing library chose; the umask still applies.
@@ -87,7 +87,10 @@ class DirectoryStore:
         """Nothing was begun: a directory has no writes in parts."""
 
     def _existing(self, key: str) -> Path:
-        return self._contained(self._root / safe_key(key), key)
+        path = self._contained(self._root / safe_key(key), key)
+        if not path.exists():
+            raise InputError(Fault(f"{path}: there is no such file"))
+        return path
 
     def _contained(self, path: Path, key: str) -> Path:
         """`path` unless a link on the way leads out of the root."""

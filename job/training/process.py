@@ -57,12 +57,18 @@ def handle(request: TrainingRequest) -> TrainResult:
         model = backend.load(request.base, spec.model, spec.lora, spec.training.gradient_checkpointing)
     require_compute_dtype(model, backend.device)
     store = open_store(request.checkpoints)
-    checkpoints = Checkpoints(store, request.origin, spec.output.checkpoints, log, request.machine)
+    checkpoints = Checkpoints(
+        store, request.origin, spec.output.checkpoints, log, request.machine, claim=_claimed_by_the_caller
+    )
     result = train(backend, model, spec, prepared, request.workdir, checkpoints, log)
     from job.training.callbacks import trainable_weights
 
     save_file({name: weight.contiguous() for name, weight in trainable_weights(model).items()}, request.weights)
     return result
+
+
+def _claimed_by_the_caller() -> None:
+    """The run holds the lease and has claimed the output before this process begins."""
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import pytest
 from job.data.worker.messages import RowFault
 from job.data.worker.tokenise import Tokeniser
 from job.errors import GateError, InputError, classify
-from job.ledger.manifest import MANIFEST, SPEC, claim, verify
+from job.ledger.claim import examine
+from job.ledger.manifest import MANIFEST, SPEC, verify
 from job.ledger.receipts import Receipts
 from job.store import DirectoryStore
 from tests.specs import parse
@@ -23,14 +24,14 @@ def test_a_stored_spec_of_brackets(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     store.write(SPEC, BRACKETS)
     with pytest.raises(InputError, match=r"a spec\.json that cannot be read"):
-        claim(store, parse({}))
+        examine(store, parse({}))
 
 
 def test_a_stored_manifest_of_brackets(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     store.write(MANIFEST, BRACKETS)
     with pytest.raises(InputError, match=r"manifest\.json is damaged"):
-        claim(store, parse({}))
+        examine(store, parse({}))
     with pytest.raises(GateError, match=r"manifest\.json is damaged"):
         verify(store)
 

@@ -132,7 +132,7 @@ def without_delete(s3: S3Server, clean_environment: pytest.MonkeyPatch, tmp_path
 def test_a_failure_to_prune_is_not_a_failure_to_store(without_delete: S3Store, tmp_path: Path) -> None:
     said = StringIO()
     settings = CheckpointsSpec(uri=None, every_minutes=10, every_steps=None, keep=1, max_failures=1)
-    mine = Checkpoints(without_delete, ORIGIN, settings, Log(said, json_lines=True), {})
+    mine = Checkpoints(without_delete, ORIGIN, settings, Log(said, json_lines=True), {}, claim=lambda: None)
     for step in (5, 10, 15):
         folder = tmp_path / f"made-{step}"
         folder.mkdir()

@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from job.ledger.claim import spec_bytes
+from job.ledger.manifest import SPEC
+from job.spec import parse_spec
+from job.store import open_store
 from tests.flow.running import DEMO, Result, Running, document, run_tiny, tiny, valid_stats, write_spec
 from tests.forking import environment, run_forked
 from tests.servers import Hub
@@ -190,7 +194,8 @@ def test_a_training_that_makes_no_steps_is_ended(tmp_path: Path) -> None:
 def test_what_cannot_be_stored_after_training_is_not_trained_again(tmp_path: Path) -> None:
     """A file where the folder of the weights has to be: found only once there are weights, and long before a checkpoint is due."""
     changes = {"/model/precision": "full", "/lora": LEFT_OUT}
-    assert run_tiny(tmp_path, changes, {"TUNEJOB_DEVICE": "gpu"}).exit_code != 0  # the output is this run's from here on
+    spec = parse_spec(json.dumps(tiny(tmp_path / "out", changes)).encode())
+    open_store(spec.output.uri).write(SPEC, spec_bytes(spec))  # this run's, claimed at once, as earlier versions did
     (tmp_path / "out" / "merged").write_text("in the way")
     first = run_tiny(tmp_path, changes)
     assert (first.exit_code, first.failure["stage"]) == (11, "adapter")

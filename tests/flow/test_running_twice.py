@@ -82,15 +82,18 @@ def test_a_live_run_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_sleeper_is_overtaken_and_does_no_harm(tmp_path: Path) -> None:
-    """Its machine was frozen for longer than the lease: when it wakes, it ends, whatever it was doing."""
+    """Its machine was frozen for longer than the lease: when it wakes, it ends, whatever it was doing.
+
+    It had stored nothing yet, so a run of another spec may overtake it, and what that has stored stays.
+    """
     sleeper = Running(("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", {"/training/max_steps": 60}))), tmp_path / "one")
     sleeper.wait_until(lambda r: r.says('"event": "train"'))
     os.killpg(sleeper.pid, signal.SIGSTOP)
-    overtaking = run_tiny(tmp_path, {"/training/max_steps": 60})
+    overtaking = run_tiny(tmp_path, {"/training/max_steps": 30})
     os.killpg(sleeper.pid, signal.SIGCONT)
     woken = sleeper.finish(60)
     assert overtaking.exit_code == 0, overtaking.stdout[-2000:]
     assert woken.exit_code == 20, woken.stdout[-2000:]
     assert "taken over" in woken.last_words
     assert "taken over" in woken.failure["message"]
-    assert verify(open_store(str(tmp_path / "out"))).run_id
+    assert verify(open_store(str(tmp_path / "out"))).run_id == overtaking.named("published")[0]["run_id"]

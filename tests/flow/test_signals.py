@@ -13,7 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from job.ledger.manifest import verify
 from job.spec.strict import StrictValidator, load_schema
+from job.store import open_store
 from tests.flow.running import DEMO, ROOT, Result, Running, document, environment, run_tiny, tiny, write_spec
 from tests.flow.stalling import wire
 from tests.servers import S3Server
@@ -104,15 +106,18 @@ def short_and_long_step(folder: Path, accumulation: int) -> dict[str, object]:
 
 
 def test_in_the_last_step(tmp_path: Path) -> None:
-    """It is ended and stored; the next try has no step left to take, and publishes."""
-    changes = short_and_long_step(tmp_path, 2)
+    """It is ended and stored; the next try has no step left to take, and publishes without what the first one left to be read."""
+    changes = short_and_long_step(tmp_path, 2) | {"/tracking": ["tensorboard"]}
     running = start(tmp_path, changes, {"TUNEJOB_STOP_SECONDS": "100"})
     running.wait_until(lambda r: r.says('"event": "checkpoint", "step": 1'))
     running.signal(TERM)
     assert running.finish(120).exit_code == 30
+    curves = {path.name for path in (tmp_path / "out" / "report" / "tensorboard").iterdir()}
+    assert curves
     result = run_tiny(tmp_path, changes)
     assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-2000:]
     assert [event["step"] for event in result.named("resume")] == [2]
+    assert not curves & {Path(file.key).name for file in verify(open_store(str(tmp_path / "out"))).files}
     assert document(tmp_path / "out" / "stats.json")["training"]["median_step_seconds"] is None
 
 
@@ -187,7 +192,7 @@ def test_in_its_last_moments(tmp_path: Path) -> None:
 
 def test_a_second_signal_ends_it_at_once(s3: S3Server, tmp_path: Path) -> None:
     bucket = s3.new_bucket()
-    with wire(s3.http, b"/run/spec.json") as held:
+    with wire(s3.http, b"/run/checkpoints/lease") as held:
         extra = s3.environment() | {"AWS_ENDPOINT_URL": held.endpoint, "TUNEJOB_STOP_SECONDS": "60"}
         running = start(tmp_path, {"/output/uri": f"s3://{bucket}/run", "/model/source": f"s3://{bucket}/none"}, extra)
         running.wait_until(lambda _: held.held.is_set(), 20)

@@ -27,7 +27,7 @@ def settings(keep: int = 2, max_failures: int = 3) -> CheckpointsSpec:
 
 
 def checkpoints(store: Path, origin: TrainingOrigin = ORIGIN, keep: int = 2, max_failures: int = 3) -> Checkpoints:
-    return Checkpoints(open_store(str(store)), origin, settings(keep, max_failures), Log(StringIO()), MACHINE)
+    return Checkpoints(open_store(str(store)), origin, settings(keep, max_failures), Log(StringIO()), MACHINE, claim=lambda: None)
 
 
 def made(folder: Path, step: int) -> Path:

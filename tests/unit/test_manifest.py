@@ -12,10 +12,11 @@ import pytest
 
 from job.__main__ import main
 from job.errors import GateError, InputError, JobError, TransientError
-from job.ledger.manifest import MANIFEST, SPEC, File, Manifest, claim, publish, read_manifest, spec_bytes, store_file, stored_file, verify
+from job.ledger.claim import examine, spec_bytes
+from job.ledger.manifest import MANIFEST, SPEC, File, Manifest, publish, read_manifest, store_file, stored_file, verify
 from job.spec import JobSpec, parse_spec
 from job.spec.strict import StrictValidator, load_schema
-from job.store import DirectoryStore, Store, Stored, open_store
+from job.store import DirectoryStore, Store, open_store
 
 MUTATIONS = 1000
 SHA = "0" * 64
@@ -49,10 +50,15 @@ def a_manifest(spec: JobSpec, files: list[File]) -> Manifest:
 ALWAYS = {"adapter/adapter_model.safetensors": random.Random(0).randbytes(300), "stats.json": b"{}\n"}
 
 
+def claimed(store: Store, spec: JobSpec) -> File:
+    """The spec, stored as a run stores it with its first artefact."""
+    store.write(SPEC, spec_bytes(spec))
+    return stored_file(store, SPEC)
+
+
 def finished(store: Store, spec: JobSpec, tmp_path: Path, contents: dict[str, bytes]) -> Manifest:
     """A whole run's worth of objects, published."""
-    assert claim(store, spec) is None
-    files = [stored_file(store, SPEC)]
+    files = [claimed(store, spec)]
     for key, data in (ALWAYS | contents).items():
         local = tmp_path / "local"
         local.write_bytes(data)
@@ -82,7 +88,7 @@ def test_published_is_verified_and_found_again(store: Store, tmp_path: Path) -> 
     before = store.list()
     assert {s.key for s in before} == {*CONTENTS, SPEC, MANIFEST}
     read = verify(store)
-    assert read == claim(store, spec) == read_manifest(store)
+    assert read == examine(store, spec) == read_manifest(store)
     assert read.encode() == manifest.encode() == store.read(MANIFEST)
     assert [f.key for f in read.files] == sorted([*CONTENTS, SPEC])
     for file in read.files:
@@ -184,6 +190,7 @@ def test_verify_names_every_fault_at_once(store: Store, tmp_path: Path) -> None:
         ("report/samples.md", "changed"),
         ("adapter/extra.bin", "not listed in the manifest"),
     ]
+    assert ["--replace" in f.hint for f in failure.value.faults] == [True, False, False, False], "the cure is said once"
 
 
 @pytest.mark.parametrize("left_out", ["all", SPEC, "stats.json", "adapter/adapter_model.safetensors"])
@@ -195,7 +202,7 @@ def test_a_manifest_that_lists_no_result_is_damaged_whatever_its_digest(store: S
     with pytest.raises(GateError, match="damaged"):
         verify(store)
     with pytest.raises(InputError, match="damaged"):
-        claim(store, a_spec())
+        examine(store, a_spec())
 
 
 def test_a_manifest_that_lists_a_file_twice_is_damaged(store: Store, tmp_path: Path) -> None:
@@ -253,75 +260,11 @@ def test_checkpoints_are_not_part_of_the_result(store: Store, tmp_path: Path) ->
     assert verify(store).run_id == manifest.run_id
 
 
-# -------------------------------------------------------------------------------------------------- claim
-
-
-def test_an_empty_prefix_gets_the_resolved_spec(store: Store) -> None:
-    spec = a_spec()
-    assert claim(store, spec) is None
-    assert store.list() == [Stored(SPEC, len(spec_bytes(spec)))]
-    assert json.loads(store.read(SPEC)) == spec.resolved
-    assert store.read(SPEC).startswith(b'{\n  "')
-
-
-def test_the_same_run_may_come_back_before_it_finished(store: Store) -> None:
-    spec = a_spec()
-    claim(store, spec)
-    store.write("adapter/part", b"x")
-    before = store.list()
-    assert claim(store, a_spec(uri="elsewhere")) is None  # the output is not a part of a run's identity
-    assert store.list() == before
-
-
-@pytest.mark.parametrize(
-    "found",
-    [
-        {"a": b"x"},
-        {"checkpoints/0123/step-1/x": b"x"},
-        {SPEC: b"{"},
-        {SPEC: b"[]"},
-        {SPEC: b"\xff"},
-        {SPEC: b"{}"},
-        {SPEC: spec_bytes(a_spec("another"))},
-        {SPEC: spec_bytes(a_spec(seed=1)), "adapter/x": b"x"},
-    ],
-    ids=str,
-)
-def test_what_is_not_ours_is_refused_and_left_alone(store: Store, found: dict[str, bytes]) -> None:
-    for key, data in found.items():
-        store.write(key, data)
-    with pytest.raises(InputError, match="this prefix belongs to another run") as failure:
-        claim(store, a_spec())
-    assert failure.value.faults[0].where == "/output/uri"
-    assert {s.key: store.read(s.key) for s in store.list()} == found
-
-
-def test_a_finished_run_of_another_spec_is_refused(store: Store, tmp_path: Path) -> None:
-    other = finished(store, a_spec("other"), tmp_path, {})
-    with pytest.raises(InputError, match=f"belongs to another run.*{other.run_id}"):
-        claim(store, a_spec())
-
-
-@pytest.mark.parametrize("damage", ["missing", "shorter", "manifest"])
-def test_a_damaged_finished_run_is_not_taken_for_done(store: Store, tmp_path: Path, damage: str) -> None:
-    finished(store, a_spec(), tmp_path, CONTENTS)
-    if damage == "missing":
-        store.delete("stats.json")
-    elif damage == "shorter":
-        store.write("stats.json", b"{}")
-    else:
-        store.write(MANIFEST, store.read(MANIFEST)[:-10])
-    with pytest.raises(InputError) as failure:
-        claim(store, a_spec())
-    assert failure.value.exit_code == 11
-    assert ("tunejob verify" in str(failure.value)) == (damage != "manifest")
-
-
 # ------------------------------------------------------------------------------------------------ publish
 
 
 def test_publishing_what_is_not_there_fails_and_shows_no_manifest(store: Store, tmp_path: Path) -> None:
-    claim(store, a_spec())
+    claimed(store, a_spec())
     (tmp_path / "local").write_bytes(b"xyz")
     there = store_file(store, tmp_path / "local", "there")
     for lost in (File("absent", 1, SHA), dataclasses.replace(there, bytes=4)):
@@ -333,7 +276,7 @@ def test_publishing_what_is_not_there_fails_and_shows_no_manifest(store: Store, 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"loss": float("-inf")}], ids=str)
 def test_a_result_that_is_not_finite_is_never_published(tmp_path: Path, value: object) -> None:
     store = DirectoryStore(tmp_path)
-    claim(store, a_spec())
+    claimed(store, a_spec())
     with pytest.raises(GateError, match="not finite"):
         publish(store, dataclasses.replace(a_manifest(a_spec(), []), results={"x": value}))
     assert [s.key for s in store.list()] == [SPEC]
@@ -365,6 +308,32 @@ def test_what_is_not_a_manifest_is_refused(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / MANIFEST).write_bytes(raw)
     with pytest.raises(GateError, match="damaged"):
         verify(DirectoryStore(tmp_path))
+
+
+NOT_FINISHED = {
+    "nothing": ({}, "nothing", "Check the address"),
+    "unfinished": ({SPEC: b"{}"}, "a run that has not come so far", "Run its spec again"),
+    "failed": (
+        {"stats.json": b'{"status": "failed", "run_id": "0123456789abcdef", "failure": {"message": "no column text"}}'},
+        "a run that failed: no column text",
+        "mend it",
+    ),
+    "others": ({"notes.txt": b"x"}, "notes.txt, which no run has stored", "output.uri of a run"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_FINISHED)
+@pytest.mark.parametrize(("command", "key"), [("verify", MANIFEST), ("report", "report/summary.md")])
+def test_where_no_run_has_finished_it_is_said_what_is_there(
+    command: str, key: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contents, found, hint = NOT_FINISHED[name]
+    for path, data in contents.items():
+        (tmp_path / path).write_bytes(data)
+    assert main([command, str(tmp_path)]) == 11
+    failure = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (failure["class"], failure["pointer"], failure["found"]) == ("InputError", f"{tmp_path}/{key}"[-96:], found)
+    assert hint in failure["hint"]
 
 
 def test_no_manifest_is_an_input_error(store: Store) -> None:

@@ -15,6 +15,8 @@ import pytest
 from job.__main__ import command_render, command_validate, parser
 from job.errors import SpecError
 from job.host.log import Log
+from job.render import render
+from job.render.options import options
 from job.spec import parse_spec
 from job.spec.elsewhere import NAMES
 from job.spec.strict import load_schema
@@ -50,6 +52,12 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/model": []}, ["/model"], "wrong type (found []); expected an object { … }"),
     ({TRAIN: None}, [TRAIN], "wrong type (found null); expected an object { … }"),
     ({"/data/train": {"source": "x"}}, ["/data/train"], "wrong type (found an object with source); expected a list [ … ]"),
+    # placeholders of addresses
+    ({"/output/uri": "{date}/{name}"}, ["/output/uri"], 'not a placeholder of an address (found "{date}"); expected {name} or {run_id}'),
+    ({"/output/uri": "out/{{name}}"}, ["/output/uri"] * 2, 'found "{"'),
+    ({"/output/uri": "out/{run_id"}, ["/output/uri"], 'found "{"'),
+    ({"/output/uri": "s3://a b/{run_id}"}, ["/output/uri"], "The bucket's name comes after s3://"),
+    ({"/output/checkpoints": {"uri": "s3://b/{NAME}"}}, ["/output/checkpoints/uri"], 'found "{NAME}"'),
     # limits and forms
     ({"/name": "A_b"}, ["/name"], 'wrong form (found "A_b"); expected the form of "finetome-llama31-8b"'),
     ({"/name": "small\n"}, ["/name"], r'wrong form (found "small\n")'),
@@ -259,6 +267,20 @@ def test_the_resolved_spec_resolves_to_itself() -> None:
     spec = parse({"/data/held_out": {"fraction": 0.5}, "/training/warmup_ratio": 0})
     again = parse_spec(json.dumps(spec.resolved).encode())
     assert (again, again.resolved, again.run_id) == (spec, spec.resolved, spec.run_id)
+
+
+def test_placeholders_are_filled_in_and_change_no_run_id() -> None:
+    places = {"/output/uri": "s3://{name}/{run_id}/{name}", "/output/checkpoints": {"uri": "kept/{run_id}"}}
+    spec = parse(places)
+    assert spec.run_id == parse({}).run_id
+    assert spec.output.uri == spec.resolved["output"]["uri"] == f"s3://small/{spec.run_id}/small"
+    assert spec.output.checkpoints.uri == f"kept/{spec.run_id}"
+    assert parse(places | {"/training/seed": 1}).output.uri != spec.output.uri
+    again = parse_spec(json.dumps(spec.resolved).encode())
+    assert (again, again.run_id) == (spec, spec.run_id), "what is stored names the place itself"
+    local = json.dumps(changed(places | {"/output/uri": "out/{run_id}"})).encode()
+    rendered = render(local, "docker", options(None, None, None, "queue", "1b", 1))
+    assert f'mkdir -p "$PWD"/out/{spec.run_id}\n' in rendered
 
 
 def test_specs_do_not_share_their_defaults() -> None:
