@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from job.context import TRAINED, Run
@@ -25,12 +26,13 @@ from job.host.stats import Stats, describe_device
 from job.hub.staging import open_push
 from job.ledger.lease import Lease
 from job.ledger.leftovers import remove_run_folder
-from job.ledger.manifest import Manifest, claim, publish
+from job.ledger.manifest import Manifest, claim, is_finished, publish
 from job.ledger.receipts import Receipts
 from job.ledger.rights import require_rights
-from job.plan.require import require_device, require_disk, require_trackers, with_disk_figures
+from job.plan.require import require_device, require_disk, with_disk_figures
 from job.report.samples import write_samples
 from job.report.summary import keep_evidence
+from job.seen import look_before_a_run
 from job.source import (
     FetchedModel,
     FetchedSource,
@@ -61,7 +63,7 @@ CHILDREN_IMPORT = (
 
 def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
     """Runs `spec` from start to published manifest; `workdir` is scratch, ours alone. Raises a `JobError`."""
-    require_trackers(spec.tracking)
+    require_seen(spec)
     store = open_store(spec.output.uri)
     with pointed("/output/uri"):
         published = claim(store, spec)
@@ -86,6 +88,20 @@ def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
             Stats(spec.run_id, spec.name, workdir),
         )
         return with_evidence(run)
+
+
+def require_seen(spec: JobSpec) -> None:
+    """What is wrong as far as can be seen from here ends the run before it writes or imports anything: a typo costs
+    nothing. A run that has finished needs its rows and its model no more.
+    """
+    failure = look_before_a_run(spec).failure()
+    if failure is None:
+        return
+    if not any(fault.where.startswith("/output/") for fault in failure.faults):
+        with suppress(JobError):
+            if is_finished(open_store(spec.output.uri), spec):
+                return
+    raise failure
 
 
 def finished_before(published: Manifest, store: Store, log: Log) -> Manifest:

@@ -85,25 +85,7 @@ class Selection:
 
     def check_columns(self) -> bool:
         """Raises `InputError` if the first row lacks a needed column. Returns whether rows are conversations."""
-        spec = self.source.spec
-        row = next(iter(self)).row
-        needed = [spec.columns.get(name, name) for name in FORMATS[spec.format].required]
-        missing = [name for name in [*needed, *spec.columns.values()] if name not in row]
-        if missing:
-            expected = ", ".join(dict.fromkeys([*needed, *spec.columns.values()]))
-            where, found = f"{self.source.pointer}/columns", ", ".join(map(str, row)) or "none"
-            raise InputError(
-                Fault(
-                    f"format {spec.format} misses columns",
-                    where=where,
-                    found=found,
-                    expected=expected,
-                    hint=_fit(row, spec),
-                )
-            )
-        if spec.format == "prompt_completion":
-            return not isinstance(row[needed[0]], str)
-        return FORMATS[spec.format].is_chat
+        return check_columns(self.source.spec, self.source.pointer, next(iter(self)).row)
 
     def description(self, alpaca_prompt: bool) -> wire.Source:
         """What a worker needs to know of the source."""
@@ -120,27 +102,11 @@ class Selection:
     def remarks(self) -> list[str]:
         """What was taken for granted in reading the files, and which columns of the first row nothing reads."""
         found = [remark for path in self.source.files for remark in remarks(path, self.pointer)]
-        unread = self._unread_columns()
+        unread = unread_columns(self.source.spec, next(iter(self)).row)
         if "rejected" in unread and "chosen" in self.source.spec.columns.values():
             found.append(f"{self.pointer}: column rejected of {len(self)} rows is not used; chosen is learned")
             unread.remove("rejected")
-        if unread:
-            shown = ", ".join(ascii(name[:SHOWN_CHARACTERS]) for name in unread[:SHOWN_COLUMNS])
-            others = f" and {len(unread) - SHOWN_COLUMNS} others" if len(unread) > SHOWN_COLUMNS else ""
-            found.append(f"{self.pointer}: columns that nothing reads: {shown}{others}")
-        return found
-
-    def _unread_columns(self) -> list[str]:
-        """None where the source's own templates read what they like."""
-        spec, row = self.source.spec, next(iter(self)).row
-        kind = FORMATS[spec.format]
-        if kind.example is None:
-            return []
-        required = [spec.columns.get(name, name) for name in kind.required]
-        read = {*required, *(LABELS if kind.has_answers else ())}
-        if spec.format != "prompt_completion" or not isinstance(row.get(required[0]), str):  # raw text is all there is
-            read |= {*kind.unnamed, *(spec.columns.get(name, name) for name in kind.optional)}
-        return [name for name in map(str, row) if name not in read]
+        return [*found, *([f"{self.pointer}: {unread_remark(unread)}"] if unread else [])]
 
     def dumped(self, selected: SelectedRow) -> bytes:
         """The row as JSON. Bytes that are not text have no place in it: `InputError` where the format reads them."""
@@ -171,6 +137,56 @@ class Selection:
         yield rows, b"[" + b",".join(texts) + b"]"
 
 
+def check_columns(spec: SourceSpec, pointer: str, row: Row) -> bool:
+    """Raises `InputError` if `row`, the first of the source at `pointer`, lacks a needed column. Returns whether its
+    rows are conversations.
+    """
+    needed = [spec.columns.get(name, name) for name in FORMATS[spec.format].required]
+    missing = [name for name in [*needed, *spec.columns.values()] if name not in row]
+    if missing:
+        expected = ", ".join(dict.fromkeys([*needed, *spec.columns.values()]))
+        raise InputError(
+            Fault(
+                f"format {spec.format} misses columns",
+                where=f"{pointer}/columns",
+                found=", ".join(map(str, row)) or "none",
+                expected=expected,
+                hint=_fit(row, spec),
+            )
+        )
+    if spec.format == "prompt_completion":
+        return not isinstance(row[needed[0]], str)
+    return FORMATS[spec.format].is_chat
+
+
+def unread_columns(spec: SourceSpec, row: Row) -> list[str]:
+    """Those of `row` that the format does not read; none where the source's own templates read what they like."""
+    kind = FORMATS[spec.format]
+    if kind.example is None:
+        return []
+    required = [spec.columns.get(name, name) for name in kind.required]
+    read = {*required, *(LABELS if kind.has_answers else ())}
+    if spec.format != "prompt_completion" or not isinstance(row.get(required[0]), str):  # raw text is all there is
+        read |= {*kind.unnamed, *(spec.columns.get(name, name) for name in kind.optional)}
+    return [name for name in map(str, row) if name not in read]
+
+
+def unread_remark(unread: list[str]) -> str:
+    shown = ", ".join(ascii(name[:SHOWN_CHARACTERS]) for name in unread[:SHOWN_COLUMNS])
+    others = f" and {len(unread) - SHOWN_COLUMNS} others" if len(unread) > SHOWN_COLUMNS else ""
+    return f"columns that nothing reads: {shown}{others}"
+
+
+def raw_pair_remark(spec: SourceSpec) -> str:
+    """What is learned of a prompt and a completion that are text, and how they would be a conversation instead."""
+    names = {"instruction": "prompt", "output": "completion"}
+    columns = json.dumps({name: spec.columns.get(own, own) for name, own in names.items()}, ensure_ascii=False)
+    return (
+        "prompt and completion are learned as plain text, without the model's chat template; "
+        f'for questions and answers of a chat model write "format": "alpaca", "columns": {columns}'
+    )
+
+
 def _holds_bytes(value: object) -> bool:
     try:
         wire.dump(value)
@@ -190,6 +206,9 @@ def _fit(row: Row, spec: SourceSpec) -> str:
     guessed = {name: _meant(name, column, row) for name, column in missing.items() if column not in row}
     if all(guessed.values()) and len(set(guessed.values())) == len(guessed):
         return f'Write "columns": {json.dumps({**spec.columns, **guessed}, ensure_ascii=False)}'
+    pair = {name: _meant(name, name, row) for name in FORMATS["alpaca"].required}
+    if all(pair.values()) and len(set(pair.values())) == len(pair):
+        return f'Write "format": "alpaca", "columns": {json.dumps(pair, ensure_ascii=False)}'
     return "Name the source's columns in columns, or use format template"
 
 

@@ -96,6 +96,11 @@ def claim(store: Store, spec: JobSpec) -> Manifest | None:
     return None
 
 
+def is_finished(store: Store, spec: JobSpec) -> bool:
+    """Whether this very run has its manifest there. Raises as `read_manifest` does."""
+    return read_manifest(store).run_id == spec.run_id
+
+
 def spec_bytes(spec: JobSpec) -> bytes:
     """The resolved spec as it is stored."""
     return (json.dumps(spec.resolved, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,152 @@
+"""What of a spec can be seen from this machine in under a second: local models and rows, the output, addresses.
+
+No network, nothing heavy, and of each file its first row. `tunejob validate` ends with it, a run begins with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeVar
+
+from job.data.read import read_rows, remarks, why_not_at_a_glance
+from job.data.select import SLICE
+from job.data.sources import check_columns, raw_pair_remark, unread_columns, unread_remark
+from job.data.worker.messages import RowFault
+from job.data.worker.shape import FORMATS, Columns, Pair, shape
+from job.errors import Fault, InputError, JobError
+from job.hub.client import endpoint
+from job.plan.require import require_directory, require_trackers
+from job.source.glimpse import files_of_rows, has_chat_template
+from job.source.place import pointed
+from job.spec import JobSpec, SourceSpec
+from job.spec.strict import natural
+from job.store.base import translating_errors
+
+Found = TypeVar("Found")
+JSON = (".json", ".jsonl", ".ndjson")  # each row may have columns of its own
+# How the Hub's models that answer in conversations are called.
+CHAT_NAME = re.compile(r"(?i)(?<![a-z])(instruct|chat|it)(?![a-z])")
+
+
+@dataclass
+class Seen:
+    """`failures` as the stages of a run would raise them; `notes`: pointer and text of what works and may surprise."""
+
+    failures: list[JobError] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
+
+    def attempt(self, look: Callable[..., Found], *arguments: object) -> Found | None:
+        try:
+            return look(*arguments)
+        except JobError as error:
+            self.failures.append(error)
+            return None
+
+    def failure(self) -> JobError | None:
+        """All of them as one, of the class of the first in the order of the spec."""
+        found = [(type(error), fault) for error in self.failures for fault in error.faults]
+        found.sort(key=lambda item: natural(item[1].where))
+        return found[0][0](*(fault for _, fault in found)) if found else None
+
+
+def look(spec: JobSpec) -> Seen:
+    """What is local in `spec`, whichever machine runs it with these paths."""
+    seen = Seen()
+    for uri, pointer in places_written(spec):
+        seen.attempt(require_directory, uri, pointer)
+    model, merge_base = spec.model.source, spec.model.merge_base
+    chats: bool | None = bool(CHAT_NAME.search(model))
+    if "://" not in model:
+        chats = seen.attempt(has_chat_template, model, "/model/source")
+    if merge_base and "://" not in merge_base:
+        seen.attempt(has_chat_template, merge_base, "/model/merge_base")
+    for source, pointer in sources(spec):
+        if "://" not in source.source:
+            seen.notes += seen.attempt(_rows, source, pointer, bool(chats)) or []
+    return seen
+
+
+def look_before_a_run(spec: JobSpec) -> Seen:
+    """The same, and what of this machine's packages and environment the run will need."""
+    seen = look(spec)
+    seen.attempt(require_trackers, spec.tracking)
+    _hub(spec, seen)
+    return seen
+
+
+def look_to_validate(spec: JobSpec) -> Seen:
+    """The same for a spec that is only looked at: it may run elsewhere, so a package that is missing is a note."""
+    seen = look(spec)
+    if find_spec("torch"):  # else nothing can be run here
+        trackers = Seen()
+        trackers.attempt(require_trackers, spec.tracking)
+        for error in trackers.failures:
+            absent = ", ".join(fault.found for fault in error.faults)
+            seen.notes.append(("/tracking", f"not installed here: {absent}: a run on this machine ends with exit 11"))
+    _hub(spec, seen)
+    return seen
+
+
+def _hub(spec: JobSpec, seen: Seen) -> None:
+    """Whether the address of the Hub, where the spec needs it, is one."""
+    read = [spec.model.source, spec.model.merge_base or "", *(source.source for source, _ in sources(spec))]
+    if spec.output.hub or any(address.startswith("hf://") for address in read):
+        seen.attempt(endpoint)
+
+
+def places_written(spec: JobSpec) -> Iterator[tuple[str, str]]:
+    yield spec.output.uri, "/output/uri"
+    if spec.output.checkpoints.uri is not None:
+        yield spec.output.checkpoints.uri, "/output/checkpoints/uri"
+
+
+def sources(spec: JobSpec) -> Iterator[tuple[SourceSpec, str]]:
+    yield from ((source, f"/data/train/{index}") for index, source in enumerate(spec.data.train))
+    held_out = (spec.data.held_out and spec.data.held_out.sources) or ()
+    yield from ((source, f"/data/held_out/sources/{index}") for index, source in enumerate(held_out))
+
+
+# ----------------------------------------------------------------------------------------------------- rows
+
+
+def _rows(spec: SourceSpec, pointer: str, chats: bool) -> list[tuple[str, str]]:
+    """Of several files, one that fits is enough: which are the split's is for the `datasets` library to say."""
+    failures: list[JobError] = []
+    for path in files_of_rows(spec, pointer):
+        try:
+            return [(f"{pointer}/source", note) for note in _first_row(spec, pointer, path, chats)]
+        except JobError as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def _first_row(spec: SourceSpec, pointer: str, path: Path, chats: bool) -> list[str]:
+    """Notes on one file. Raises `InputError` where its first row is not what the spec says."""
+    where = f"{pointer}/source"
+    with pointed(where), translating_errors(str(path), OSError):
+        path.open("rb").close()
+        if reason := why_not_at_a_glance(path, where):
+            return [f"{path.name}: its rows were not looked at: {reason}"]
+        row = next(read_rows(path, where), None)
+        notes = remarks(path, where)
+    if row is None:
+        raise InputError(Fault("no rows", where=where, found=f"{path.name} is empty", expected="at least 1 row"))
+    slice_ = SLICE.search(spec.split)
+    is_used = not slice_ or slice_["start"] in (None, "0", "0%")
+    if not is_used and path.name.lower().removesuffix(".gz").endswith(JSON):
+        return notes  # those that are used may look otherwise
+    check_columns(spec, pointer, row)
+    if unread := unread_columns(spec, row):
+        notes.append(unread_remark(unread))
+    if is_used and FORMATS[spec.format].example:
+        try:
+            example = shape(spec.format, row, Columns(spec.columns))
+        except RowFault as error:
+            raise InputError(Fault(f"{path.name} row 1: {error}", where=where)) from None
+        if chats and isinstance(example, Pair):
+            notes.append(raw_pair_remark(spec))
+    return notes
