@@ -62,7 +62,7 @@ def command_validate(arguments: argparse.Namespace, log: Log) -> None:
 
 def say_seen(seen: Seen, log: Log) -> None:
     """Notes on what works and may surprise. Raises what will not work."""
-    for pointer, text in seen.notes:
+    for pointer, text in [*seen.remarks, *seen.notes]:
         log("note", pointer=pointer, text=text)
     if failure := seen.failure():
         raise failure
@@ -151,7 +151,8 @@ def note_paths(spec: JobSpec, log: Log) -> None:
 
     seen = look(spec)
     faults = [fault for error in seen.failures for fault in error.faults]
-    for pointer, text in [*seen.notes, *((fault.where, str(replace(fault, where=""))) for fault in faults)]:
+    said = [(fault.where, str(replace(fault, where=""))) for fault in faults]
+    for pointer, text in [*said, *seen.remarks, *seen.notes]:
         log("note", pointer=pointer, text=text)
 
 

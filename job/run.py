@@ -63,7 +63,7 @@ CHILDREN_IMPORT = (
 
 def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
     """Runs `spec` from start to published manifest; `workdir` is scratch, ours alone. Raises a `JobError`."""
-    require_seen(spec)
+    require_seen(spec, log)
     store = open_store(spec.output.uri)
     with pointed("/output/uri"):
         published = claim(store, spec)
@@ -90,12 +90,15 @@ def run_job(spec: JobSpec, workdir: Path, log: Log) -> Manifest:
         return with_evidence(run)
 
 
-def require_seen(spec: JobSpec) -> None:
+def require_seen(spec: JobSpec, log: Log) -> None:
     """What is wrong as far as can be seen from here ends the run before it writes or imports anything: a typo costs
     nothing. A run that has finished needs its rows and its model no more.
     """
-    failure = look_before_a_run(spec).failure()
+    seen = look_before_a_run(spec)
+    failure = seen.failure()
     if failure is None:
+        for pointer, text in seen.notes:
+            log("note", pointer=pointer, text=text)
         return
     if not any(fault.where.startswith("/output/") for fault in failure.faults):
         with suppress(JobError):

@@ -5,6 +5,7 @@ No network, nothing heavy, and of each file its first row. `tunejob validate` en
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import TypeVar
 
 from job.data.read import read_rows, remarks, why_not_at_a_glance
 from job.data.select import SLICE
-from job.data.sources import check_columns, raw_pair_remark, unread_columns, unread_remark
+from job.data.sources import check_columns
 from job.data.worker.messages import RowFault
 from job.data.worker.shape import FORMATS, Columns, Pair, shape
 from job.errors import Fault, InputError, JobError
@@ -34,10 +35,13 @@ CHAT_NAME = re.compile(r"(?i)(?<![a-z])(instruct|chat|it)(?![a-z])")
 
 @dataclass
 class Seen:
-    """`failures` as the stages of a run would raise them; `notes`: pointer and text of what works and may surprise."""
+    """`failures` as the stages of a run would raise them; pointer and text of what works and may surprise: `notes`,
+    and `remarks`, which the stages of a run make themselves.
+    """
 
     failures: list[JobError] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
+    remarks: list[tuple[str, str]] = field(default_factory=list)
 
     def attempt(self, look: Callable[..., Found], *arguments: object) -> Found | None:
         try:
@@ -66,7 +70,7 @@ def look(spec: JobSpec) -> Seen:
         seen.attempt(has_chat_template, merge_base, "/model/merge_base")
     for source, pointer in sources(spec):
         if "://" not in source.source:
-            seen.notes += seen.attempt(_rows, source, pointer, bool(chats)) or []
+            seen.attempt(_rows, source, pointer, bool(chats), seen)
     return seen
 
 
@@ -113,40 +117,48 @@ def sources(spec: JobSpec) -> Iterator[tuple[SourceSpec, str]]:
 # ----------------------------------------------------------------------------------------------------- rows
 
 
-def _rows(spec: SourceSpec, pointer: str, chats: bool) -> list[tuple[str, str]]:
+def _rows(spec: SourceSpec, pointer: str, chats: bool, seen: Seen) -> None:
     """Of several files, one that fits is enough: which are the split's is for the `datasets` library to say."""
     failures: list[JobError] = []
     for path in files_of_rows(spec, pointer):
         try:
-            return [(f"{pointer}/source", note) for note in _first_row(spec, pointer, path, chats)]
+            return _first_row(spec, pointer, path, chats, seen)
         except JobError as error:
             failures.append(error)
     raise failures[0]
 
 
-def _first_row(spec: SourceSpec, pointer: str, path: Path, chats: bool) -> list[str]:
-    """Notes on one file. Raises `InputError` where its first row is not what the spec says."""
+def _first_row(spec: SourceSpec, pointer: str, path: Path, chats: bool, seen: Seen) -> None:
+    """Raises `InputError` where the first row of a file is not what the spec says."""
     where = f"{pointer}/source"
     with pointed(where), translating_errors(str(path), OSError):
         path.open("rb").close()
         if reason := why_not_at_a_glance(path, where):
-            return [f"{path.name}: its rows were not looked at: {reason}"]
+            seen.remarks.append((where, f"{path.name}: its rows were not looked at: {reason}"))
+            return
         row = next(read_rows(path, where), None)
-        notes = remarks(path, where)
+        remarked = remarks(path, where)
     if row is None:
         raise InputError(Fault("no rows", where=where, found=f"{path.name} is empty", expected="at least 1 row"))
     slice_ = SLICE.search(spec.split)
     is_used = not slice_ or slice_["start"] in (None, "0", "0%")
-    if not is_used and path.name.lower().removesuffix(".gz").endswith(JSON):
-        return notes  # those that are used may look otherwise
-    check_columns(spec, pointer, row)
-    if unread := unread_columns(spec, row):
-        notes.append(unread_remark(unread))
+    if is_used or not path.name.lower().removesuffix(".gz").endswith(JSON):
+        check_columns(spec, pointer, row)
+    seen.remarks += [(where, remark) for remark in remarked]
     if is_used and FORMATS[spec.format].example:
         try:
             example = shape(spec.format, row, Columns(spec.columns))
         except RowFault as error:
             raise InputError(Fault(f"{path.name} row 1: {error}", where=where)) from None
         if chats and isinstance(example, Pair):
-            notes.append(raw_pair_remark(spec))
-    return notes
+            seen.notes.append((where, _raw_pair(spec)))
+
+
+def _raw_pair(spec: SourceSpec) -> str:
+    """What is learned of a prompt and a completion that are text, and how they would be a conversation instead."""
+    names = {"instruction": "prompt", "output": "completion"}
+    columns = json.dumps({name: spec.columns.get(own, own) for name, own in names.items()}, ensure_ascii=False)
+    return (
+        "prompt and completion are learned as plain text, without the model's chat template; "
+        f'for questions and answers of a chat model write "format": "alpaca", "columns": {columns}'
+    )

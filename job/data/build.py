@@ -15,7 +15,7 @@ from job.data.notes import row_notes
 from job.data.pool import Pool
 from job.data.probes import TemplateProbe, ask_probes
 from job.data.questions import Question, ask_prompts, ask_rows
-from job.data.sources import Selection, raw_pair_remark
+from job.data.sources import Selection
 from job.data.split import Part, split
 from job.data.table import Table
 from job.data.tokenizer import load_tokenizer, own_end_ids, set_pad_token, write_tokenizer
@@ -74,9 +74,6 @@ def build_dataset(
     folder = workdir / "data"
     folder.mkdir(parents=True, exist_ok=True)
     notes = [remark for selection in selections + own_selections for remark in selection.remarks()]
-    if tokenizer.chat_template:
-        plain = [s.source for s, chat in zip(selections + own_selections, chats, strict=True) if not chat]
-        notes += [f"{s.pointer}: {raw_pair_remark(s.spec)}" for s in plain if s.spec.format == "prompt_completion"]
     set_pad_token(tokenizer, model_dir, notes)
     with Pool(write_tokenizer(tokenizer, folder / "tokenizer.json"), worker_count()) as pool:
         job = set_chat_template(spec, tokenizer, any(chats), pool, notes)

@@ -102,11 +102,27 @@ class Selection:
     def remarks(self) -> list[str]:
         """What was taken for granted in reading the files, and which columns of the first row nothing reads."""
         found = [remark for path in self.source.files for remark in remarks(path, self.pointer)]
-        unread = unread_columns(self.source.spec, next(iter(self)).row)
+        unread = self._unread_columns()
         if "rejected" in unread and "chosen" in self.source.spec.columns.values():
             found.append(f"{self.pointer}: column rejected of {len(self)} rows is not used; chosen is learned")
             unread.remove("rejected")
-        return [*found, *([f"{self.pointer}: {unread_remark(unread)}"] if unread else [])]
+        if unread:
+            shown = ", ".join(ascii(name[:SHOWN_CHARACTERS]) for name in unread[:SHOWN_COLUMNS])
+            others = f" and {len(unread) - SHOWN_COLUMNS} others" if len(unread) > SHOWN_COLUMNS else ""
+            found.append(f"{self.pointer}: columns that nothing reads: {shown}{others}")
+        return found
+
+    def _unread_columns(self) -> list[str]:
+        """None where the source's own templates read what they like."""
+        spec, row = self.source.spec, next(iter(self)).row
+        kind = FORMATS[spec.format]
+        if kind.example is None:
+            return []
+        required = [spec.columns.get(name, name) for name in kind.required]
+        read = {*required, *(LABELS if kind.has_answers else ())}
+        if spec.format != "prompt_completion" or not isinstance(row.get(required[0]), str):  # raw text is all there is
+            read |= {*kind.unnamed, *(spec.columns.get(name, name) for name in kind.optional)}
+        return [name for name in map(str, row) if name not in read]
 
     def dumped(self, selected: SelectedRow) -> bytes:
         """The row as JSON. Bytes that are not text have no place in it: `InputError` where the format reads them."""
@@ -145,11 +161,12 @@ def check_columns(spec: SourceSpec, pointer: str, row: Row) -> bool:
     missing = [name for name in [*needed, *spec.columns.values()] if name not in row]
     if missing:
         expected = ", ".join(dict.fromkeys([*needed, *spec.columns.values()]))
+        where, found = f"{pointer}/columns", ", ".join(map(str, row)) or "none"
         raise InputError(
             Fault(
                 f"format {spec.format} misses columns",
-                where=f"{pointer}/columns",
-                found=", ".join(map(str, row)) or "none",
+                where=where,
+                found=found,
                 expected=expected,
                 hint=_fit(row, spec),
             )
@@ -157,34 +174,6 @@ def check_columns(spec: SourceSpec, pointer: str, row: Row) -> bool:
     if spec.format == "prompt_completion":
         return not isinstance(row[needed[0]], str)
     return FORMATS[spec.format].is_chat
-
-
-def unread_columns(spec: SourceSpec, row: Row) -> list[str]:
-    """Those of `row` that the format does not read; none where the source's own templates read what they like."""
-    kind = FORMATS[spec.format]
-    if kind.example is None:
-        return []
-    required = [spec.columns.get(name, name) for name in kind.required]
-    read = {*required, *(LABELS if kind.has_answers else ())}
-    if spec.format != "prompt_completion" or not isinstance(row.get(required[0]), str):  # raw text is all there is
-        read |= {*kind.unnamed, *(spec.columns.get(name, name) for name in kind.optional)}
-    return [name for name in map(str, row) if name not in read]
-
-
-def unread_remark(unread: list[str]) -> str:
-    shown = ", ".join(ascii(name[:SHOWN_CHARACTERS]) for name in unread[:SHOWN_COLUMNS])
-    others = f" and {len(unread) - SHOWN_COLUMNS} others" if len(unread) > SHOWN_COLUMNS else ""
-    return f"columns that nothing reads: {shown}{others}"
-
-
-def raw_pair_remark(spec: SourceSpec) -> str:
-    """What is learned of a prompt and a completion that are text, and how they would be a conversation instead."""
-    names = {"instruction": "prompt", "output": "completion"}
-    columns = json.dumps({name: spec.columns.get(own, own) for name, own in names.items()}, ensure_ascii=False)
-    return (
-        "prompt and completion are learned as plain text, without the model's chat template; "
-        f'for questions and answers of a chat model write "format": "alpaca", "columns": {columns}'
-    )
 
 
 def _holds_bytes(value: object) -> bool:
