@@ -46,9 +46,9 @@ def has_chat_template(source: str, pointer: str) -> bool:
         paths = open_local(source).glimpse(MOST_FILES)
         names = [name for name in paths if "/" not in name]
         if CONFIG not in names and (below := sorted(name for name in paths if name.endswith(f"/{CONFIG}"))):
-            folder = PurePosixPath(source, below[0]).parent
-            message = f"the model is in a folder below this one, or there is no {CONFIG}"
-            raise InputError(Fault(message, found=ascii(source), expected=f"such as {folder}"))
+            nested = PurePosixPath(source, below[0]).parent
+            message = f"there is no {CONFIG} in this folder"
+            raise InputError(Fault(message, found=ascii(source), expected="a model", hint=f"Did you mean {nested}?"))
         config_files(names)
         folder = paths[CONFIG].parent
         model_type(folder)
