@@ -5,15 +5,16 @@ No network, nothing heavy, and of each file its first row. `tunejob validate` en
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
-from job.data.read import read_rows, remarks, why_not_at_a_glance
+from job.data.read import Row, read_rows, remarks, why_not_at_a_glance
 from job.data.select import SLICE
 from job.data.sources import check_columns
 from job.data.worker.messages import RowFault
@@ -29,6 +30,20 @@ from job.store.base import translating_errors
 
 Found = TypeVar("Found")
 JSON = (".json", ".jsonl", ".ndjson")  # each row may have columns of its own
+PRINTED = re.compile(r"\{\{[-+]?\s*([A-Za-z_]\w*)\s*(?:[-+]?\}\}|[.\[])")
+GIVEN = (
+    "range",
+    "dict",
+    "lipsum",
+    "cycler",
+    "joiner",
+    "namespace",
+    "loop",
+    "self",
+    "true",
+    "false",
+    "none",
+)  # by Jinja
 # How the Hub's models that answer in conversations are called.
 CHAT_NAME = re.compile(r"(?i)(?<![a-z])(instruct|chat|it)(?![a-z])")
 
@@ -144,6 +159,7 @@ def _first_row(spec: SourceSpec, pointer: str, path: Path, chats: bool, seen: Se
     is_used = not slice_ or slice_["start"] in (None, "0", "0%")
     if is_used or not path.name.lower().removesuffix(".gz").endswith(JSON):
         check_columns(spec, pointer, row)
+        _check_templates(spec, pointer, row)
     seen.remarks += [(where, remark) for remark in remarked]
     if is_used and FORMATS[spec.format].example:
         try:
@@ -152,6 +168,25 @@ def _first_row(spec: SourceSpec, pointer: str, path: Path, chats: bool, seen: Se
             raise InputError(Fault(f"{path.name} row 1: {error}", where=where)) from None
         if chats and isinstance(example, Pair):
             seen.notes.append((where, _raw_pair(spec)))
+
+
+def _check_templates(spec: SourceSpec, pointer: str, row: Row) -> None:
+    """Raises `InputError` for a column that a template prints as it is and that `row` lacks. Templates with statements
+    may give names themselves.
+    """
+    columns = list(map(str, row))
+    faults = []
+    for role, text in asdict(spec.template).items() if spec.template else ():
+        if text is None or "{%" in text:
+            continue
+        for name in dict.fromkeys(name for name in PRINTED.findall(text) if name not in {*columns, *GIVEN}):
+            near = difflib.get_close_matches(name, columns, 1)
+            hint = f"Did you mean {near[0]}?" if near else ""
+            what = "the template reads a column that is not there"
+            place, known = f"{pointer}/template/{role}", ", ".join(columns)
+            faults.append(Fault(what, where=place, found=name, expected=f"one of {known}", hint=hint))
+    if faults:
+        raise InputError(*faults)
 
 
 def _raw_pair(spec: SourceSpec) -> str:

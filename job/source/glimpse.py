@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path, PurePosixPath
 
@@ -13,10 +12,13 @@ from job.source.model_files import CONFIG, config_files, model_type, read_object
 from job.source.place import LocalOrigin, pointed
 from job.source.splits import data_files
 from job.spec import SourceSpec
+from job.store.base import translating_errors
+from job.weights.layout import read_tensors
 
 MOST_FILES = 1000  # of a folder
 HIDDEN = re.compile(r"(^|/)(\.|__)")  # what the `datasets` library does not look at
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
+LFS_POINTER = b"version https://git-lfs"
 TOKENIZER = "tokenizer_config.json"
 
 
@@ -51,10 +53,20 @@ def has_chat_template(source: str, pointer: str) -> bool:
             raise InputError(Fault(message, found=ascii(source), expected="a model", hint=f"Did you mean {nested}?"))
         config_files(names)
         folder = paths[CONFIG].parent
-        model_type(folder)
-        for name in (CONFIG, *weight_files(folder, names)):
-            if not os.access(paths[name], os.R_OK):
-                raise InputError(Fault("this file cannot be read", found=ascii(str(paths[name]))))
+        with translating_errors(str(folder), OSError):
+            model_type(folder)
+        for name in weight_files(folder, names):
+            _check_weights(paths[name])
         if any(name in names for name in TEMPLATES):
             return True
         return TOKENIZER in names and "chat_template" in read_object(paths[TOKENIZER])
+
+
+def _check_weights(path: Path) -> None:
+    """Raises `InputError` for a file that is not whole, by its header, or stands for one that was not fetched."""
+    with translating_errors(str(path), OSError):
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                hint = "Run: git lfs pull"
+                raise InputError(Fault(f"{path.name} is a pointer of Git LFS, not the weights", hint=hint))
+        read_tensors(path)

@@ -20,7 +20,8 @@ TRAIN = "/data/train/0"
 MESSAGES = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 PAIRS = {f"{TRAIN}/format": "prompt_completion", f"{TRAIN}/columns": {"prompt": "question", "completion": "answer"}}
 ALPACA = 'Write "format": "alpaca", "columns": {"instruction": "question", "output": "answer"}'
-LLAMA = {"config.json": '{"model_type": "llama"}', "model.safetensors": "x"}
+LLAMA = {"config.json": '{"model_type": "llama"}', "model.safetensors": "\2\0\0\0\0\0\0\0{}"}
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +90,16 @@ MISTAKES: dict[str, tuple[dict[str, str], dict[str, Any], str, str]] = {
     "no weights": ({"model/config.json": "{}"}, {"/model/source": "model"}, "/model/source", "there are no weights"),
     "a damaged config": (model(**{"config.json": "{"}), {"/model/source": "model"}, "/model/source", "config.json is not JSON"),
     "a config of nothing": (model(**{"config.json": "{}"}), {"/model/source": "model"}, "/model/source", "names no model_type"),
+    "weights that Git LFS has not fetched": (
+        model(**{"model.safetensors": LFS}), {"/model/source": "model"}, "/model/source", "a pointer of Git LFS, not the weights",
+    ),
+    "weights that are cut": (model(**{"model.safetensors": "\7" * 20}), {"/model/source": "model"}, "/model/source", "or it is cut"),
+    "a template's column": (
+        {"rows.csv": "question,answer\na,b\n"},
+        {f"{TRAIN}/source": "rows.csv", f"{TRAIN}/format": "template",
+         f"{TRAIN}/template": {"system": "{{ range(3) }}", "user": "{{ qestion }}", "assistant": "{% set x = answer %}{{ x }}"}},
+        f"{TRAIN}/template/user", "(found qestion); expected one of question, answer. Did you mean question?",
+    ),
     "the base of a merge": ({}, {"/model/merge_base": "bases/llama"}, "/model/merge_base", "Did you mean hf://bases/llama?"),
     "the root as output": ({}, {"/output/uri": "/"}, "/output/uri", "this cannot be a run's directory"),
     "a device as output": ({}, {"/output/uri": "/dev/null"}, "/output/uri", "this cannot be a run's directory"),
