@@ -103,11 +103,24 @@ NAMES = {
 }
 
 
-def places_of(key: str, root: dict[str, Any]) -> list[str]:
-    """Pointers of what `key` means in the schema `root`; none where nobody knows it, or too many places have it."""
+# Words that say something else in each section.
+IN_SECTION = {
+    "model": dict.fromkeys(("base", "id", "model", "name", "path", "repo"), "/model/source"),
+    "data": {
+        **dict.fromkeys(("file", "files", "name", "path", "repo"), "/data/train/0/source"),
+        "type": "/data/train/0/format",
+    },
+    "output": dict.fromkeys(("dir", "directory", "folder", "path"), "/output/uri"),
+}
+
+
+def places_of(key: str, root: dict[str, Any], section: str = "") -> list[str]:
+    """Pointers of what `key`, which stands in `section`, means in the schema `root`; none where nobody knows it, or too
+    many places have it.
+    """
     plain = key.lower().replace("-", "_")
-    if plain in NAMES:
-        return [NAMES[plain]]
+    if known := IN_SECTION.get(section, {}).get(plain) or NAMES.get(plain):
+        return [known]
     found = [pointer for name, pointer in keys_of(root, root) if name == plain]
     return found if len(found) <= SHOWN_PLACES else []
 

@@ -141,13 +141,13 @@ def _unknown_keys(
                 where=pointer,
                 found=show(value[key]),
                 expected=f"one of {', '.join(known)}",
-                hint=_place(key, known, root),
+                hint=_place(key, str(parts[0]) if parts else "", known, root),
             )
 
 
-def _place(key: str, known: list[str], root: dict[str, Any]) -> str:
+def _place(key: str, section: str, known: list[str], root: dict[str, Any]) -> str:
     """Where an unknown key belongs: where its name is known, else by the nearest spelling, here before elsewhere."""
-    if places := places_of(key, root):
+    if places := places_of(key, root, section):
         return f"Here it is {' or '.join(places)}"
     if len(key) > NEAR_CHARACTERS:
         return ""

@@ -341,6 +341,9 @@ BELONGS = {
     "/learnig_rate": "Did you mean /training/learning_rate?",
     "/model/gradient_acumulation_steps": "Did you mean /training/gradient_accumulation_steps?",
     "/perdevice_train_batch_size": "Did you mean /training/batch_size?",
+    "/model/name": "Here it is /model/source",
+    "/data/train/0/type": "Here it is /data/train/0/format",
+    "/output/path": "Here it is /output/uri",
     "/data/nothing_like_it": "",
 }
 
