@@ -125,7 +125,7 @@ def places_written(spec: JobSpec) -> Iterator[tuple[str, str]]:
 
 def sources(spec: JobSpec) -> Iterator[tuple[SourceSpec, str]]:
     yield from ((source, f"/data/train/{index}") for index, source in enumerate(spec.data.train))
-    held_out = (spec.data.held_out and spec.data.held_out.sources) or ()
+    held_out = getattr(spec.data.held_out, "sources", None) or ()
     yield from ((source, f"/data/held_out/sources/{index}") for index, source in enumerate(held_out))
 
 
