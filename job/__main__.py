@@ -56,7 +56,7 @@ def command_validate(arguments: argparse.Namespace, log: Log) -> None:
     spec = parse_spec(read_spec(arguments.spec))
     note_trackers(spec, log)
     if not arguments.spec_only:
-        say_seen(look_to_validate(spec), log)
+        say_seen(look_to_validate(spec, Path(arguments.spec).parent), log)
     log("valid", name=spec.name, run_id=spec.run_id)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -31,19 +32,7 @@ from job.store.base import translating_errors
 Found = TypeVar("Found")
 JSON = (".json", ".jsonl", ".ndjson")  # each row may have columns of its own
 PRINTED = re.compile(r"\{\{[-+]?\s*([A-Za-z_]\w*)\s*(?:[-+]?\}\}|[.\[])")
-GIVEN = (
-    "range",
-    "dict",
-    "lipsum",
-    "cycler",
-    "joiner",
-    "namespace",
-    "loop",
-    "self",
-    "true",
-    "false",
-    "none",
-)  # by Jinja
+GIVEN = ("self", "true", "false", "none", "True", "False", "None")  # by Jinja
 # How the Hub's models that answer in conversations are called.
 CHAT_NAME = re.compile(r"(?i)(?<![a-z])(instruct|chat|it)(?![a-z])")
 
@@ -97,9 +86,15 @@ def look_before_a_run(spec: JobSpec) -> Seen:
     return seen
 
 
-def look_to_validate(spec: JobSpec) -> Seen:
-    """The same for a spec that is only looked at: it may run elsewhere, so a package that is missing is a note."""
+def look_to_validate(spec: JobSpec, folder: Path) -> Seen:
+    """The same for a spec in `folder` that is only looked at: it may run elsewhere, so a package that is missing is a
+    note.
+    """
     seen = look(spec)
+    for path, pointer in paths_read(spec):
+        if not os.path.exists(path) and (beside := folder / path).exists():
+            text = f"{beside} is there: relative paths are those of the directory where tunejob is started"
+            seen.notes.append((pointer, text))
     if find_spec("torch"):  # else nothing can be run here
         trackers = Seen()
         trackers.attempt(require_trackers, spec.tracking)
@@ -121,6 +116,13 @@ def places_written(spec: JobSpec) -> Iterator[tuple[str, str]]:
     yield spec.output.uri, "/output/uri"
     if spec.output.checkpoints.uri is not None:
         yield spec.output.checkpoints.uri, "/output/checkpoints/uri"
+
+
+def paths_read(spec: JobSpec) -> Iterator[tuple[str, str]]:
+    """Those of this machine."""
+    places = [(spec.model.source, "/model/source"), (spec.model.merge_base or "s3://", "/model/merge_base")]
+    places += [(source.source, f"{pointer}/source") for source, pointer in sources(spec)]
+    return ((path, pointer) for path, pointer in places if "://" not in path)
 
 
 def sources(spec: JobSpec) -> Iterator[tuple[SourceSpec, str]]:

@@ -154,6 +154,16 @@ def test_faults_of_several_places_are_said_together() -> None:
     ]  # fmt: skip
 
 
+def test_a_file_beside_a_spec_elsewhere_is_found_and_said(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "other").mkdir()
+    (here / "spec.json").write_text(json.dumps(changed({})))
+    monkeypatch.chdir(here / "other")
+    stream = io.StringIO()
+    with pytest.raises(InputError, match=r"no such file or directory in .*other"):
+        command_validate(parser().parse_args(["validate", "../spec.json"]), Log(stream, json_lines=True))
+    assert "../rows.jsonl is there: relative paths are those of the directory where tunejob is started" in stream.getvalue()
+
+
 def test_an_address_of_the_hub_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "hub.internal:8080")
     with pytest.raises(InputError, match="HF_ENDPOINT is not an address"):
