@@ -96,11 +96,6 @@ def claim(store: Store, spec: JobSpec) -> Manifest | None:
     return None
 
 
-def is_finished(store: Store, spec: JobSpec) -> bool:
-    """Whether this very run has its manifest there. Raises as `read_manifest` does."""
-    return read_manifest(store).run_id == spec.run_id
-
-
 def spec_bytes(spec: JobSpec) -> bytes:
     """The resolved spec as it is stored."""
     return (json.dumps(spec.resolved, indent=2, ensure_ascii=False) + "\n").encode()
@@ -144,6 +139,11 @@ def publish(store: Store, manifest: Manifest) -> None:
 def read_manifest(store: Store) -> Manifest:
     """The manifest of a finished run. Raises `InputError` if there is none, `GateError` if it is damaged."""
     return _decode(store.read(MANIFEST))
+
+
+def is_finished(store: Store, spec: JobSpec) -> bool:
+    """Whether this very run has its manifest there. Raises as `read_manifest` does."""
+    return read_manifest(store).run_id == spec.run_id
 
 
 def verify(store: Store) -> Manifest:
