@@ -9,6 +9,7 @@ import locale
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -24,6 +25,7 @@ from job.host.streams import LastingStream, harmless, reopen_streams, settle_str
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from job.seen import Seen
     from job.spec import JobSpec
 
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
@@ -50,11 +52,22 @@ def read_spec(source: str) -> bytes:
 
 
 def command_validate(arguments: argparse.Namespace, log: Log) -> None:
+    from job.seen import look_to_validate
     from job.spec import parse_spec
 
     spec = parse_spec(read_spec(arguments.spec))
     note_trackers(spec, log)
+    if not arguments.spec_only:
+        say_seen(look_to_validate(spec, Path(arguments.spec).parent), log)
     log("valid", name=spec.name, run_id=spec.run_id, output=spec.output.uri)
+
+
+def say_seen(seen: Seen, log: Log) -> None:
+    """Notes on what works and may surprise. Raises what will not work."""
+    for pointer, text in [*seen.remarks, *seen.notes]:
+        log("note", pointer=pointer, text=text)
+    if failure := seen.failure():
+        raise failure
 
 
 def note_trackers(spec: JobSpec, log: Log) -> None:
@@ -72,7 +85,11 @@ def note_trackers(spec: JobSpec, log: Log) -> None:
 def command_schema(arguments: argparse.Namespace, log: Log) -> None:
     from job.spec.strict import load_schema
 
-    print(json.dumps(load_schema("job"), indent=2), file=log.stream, flush=True)
+    text = json.dumps(load_schema("job"), indent=2)
+    if arguments.output:
+        Path(arguments.output).write_text(f"{text}\n", "utf-8")
+    else:
+        print(text, file=log.stream, flush=True)
 
 
 def command_verify(arguments: argparse.Namespace, log: Log) -> None:
@@ -113,7 +130,7 @@ def command_wait(arguments: argparse.Namespace, log: Log) -> int:
 
 
 def command_render(arguments: argparse.Namespace, log: Log) -> None:
-    from job.render import render
+    from job.render import TARGETS, render
     from job.render.options import options
     from job.spec import parse_spec
 
@@ -123,11 +140,25 @@ def command_render(arguments: argparse.Namespace, log: Log) -> None:
     )
     raw = read_spec(arguments.spec)
     text = render(raw, arguments.to, chosen)
-    note_trackers(parse_spec(raw), log)
+    spec = parse_spec(raw)
+    note_trackers(spec, log)
+    if TARGETS[arguments.to].takes_paths:
+        note_paths(spec, log)
     if arguments.output:
         Path(arguments.output).write_text(text, "utf-8", newline="")
     else:
         print(text, end="", file=out, flush=True)
+
+
+def note_paths(spec: JobSpec, log: Log) -> None:
+    """What a container would find wrong with this machine's paths: the file may be made before they are."""
+    from job.seen import look
+
+    seen = look(spec)
+    faults = [fault for error in seen.failures for fault in error.faults]
+    said = [(fault.where, str(replace(fault, where=""))) for fault in faults]
+    for pointer, text in [*said, *seen.remarks, *seen.notes]:
+        log("note", pointer=pointer, text=text)
 
 
 def command_run(arguments: argparse.Namespace, log: Log) -> None:
@@ -198,15 +229,13 @@ def say_last_words(facts: dict[str, Any], log: Log) -> None:
 
 def report_failure(error: JobError, stage: str, log: Log) -> int:
     facts = failure_facts(log.clean(error), error.stage or stage, error.run_id)
-    if not log.json_lines:
+    say_last_words(facts, log)
+    if log.json_lines:
+        log("failed", **facts, **({"all": error.lines()} if len(error.faults) > 1 else {}))
+    else:  # each fault whole, once, and what scripts go by
         for line in error.lines():
             log.say(f"  {line}")
-    say_last_words(facts, log)
-    log(
-        "failed",
-        **facts,
-        **({"all": error.lines()} if len(error.faults) > 1 and log.json_lines else {}),
-    )
+        log("failed", **{key: facts[key] for key in ("class", "exit_code", "stage", "run_id", "faults") if facts[key]})
     return error.exit_code
 
 

@@ -41,8 +41,13 @@ def parser() -> argparse.ArgumentParser:
     main_parser.add_argument("--version", action="version", version=f"tunejob {__version__}")
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     spec_help = "path of the spec, - for standard input, or s3://bucket/key"
-    validate = commands.add_parser("validate", help="check a spec: every fault, in under a second, without a GPU")
+    validate = commands.add_parser(
+        "validate", help="check a spec and the files it names: every fault, in under a second, without a GPU"
+    )
     validate.add_argument("spec", metavar="SPEC", help=spec_help)
+    validate.add_argument(
+        "--spec-only", action="store_true", help="do not look at files: the paths are another machine's"
+    )
     run = commands.add_parser("run", help="run the job: fetch, train, evaluate, publish")
     run.add_argument("spec", metavar="SPEC", help=spec_help)
     run.add_argument("--workdir", help="scratch directory, kept afterwards (default: TUNEJOB_WORKDIR, else temporary)")
@@ -78,7 +83,8 @@ def parser() -> argparse.ArgumentParser:
         default=300.0,
         help="for how long a cluster that is silent, or refuses what it allowed before, is asked again (default: 300)",
     )
-    commands.add_parser("schema", help="print the JSON Schema of a spec")
+    schema = commands.add_parser("schema", help="print the JSON Schema of a spec")
+    schema.add_argument("-o", "--output", metavar="FILE", help="where to write (default: standard output)")
     add_render(commands, spec_help)
     return main_parser
 

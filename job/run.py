@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from job.context import TRAINED, Run
@@ -31,9 +32,10 @@ from job.ledger.manifest import Manifest, publish
 from job.ledger.receipts import Receipts
 from job.ledger.replace import Replacement, plan_replacement
 from job.ledger.rights import require_rights
-from job.plan.require import require_device, require_disk, require_trackers, with_disk_figures
+from job.plan.require import require_device, require_disk, with_disk_figures
 from job.report.samples import write_samples
 from job.report.summary import keep_evidence
+from job.seen import look_before_a_run
 from job.source import (
     FetchedModel,
     FetchedSource,
@@ -68,7 +70,7 @@ def run_job(spec: JobSpec, workdir: Path, log: Log, replace: Confirm | None = No
 
     `replace`: what is at the output may be deleted, if this says yes to the question.
     """
-    require_trackers(spec.tracking)
+    require_seen(spec, log, replaces=replace is not None)
     ignored = prepare_environment(workdir)
     preload(CHILDREN_IMPORT, gpu_capability())  # stores and the lease have threads
     store = open_store(spec.output.uri)
@@ -97,6 +99,23 @@ def require_consent(planned: Replacement, store: Store, replace: Confirm) -> Non
     if planned.owners and not replace(planned.question(store.uri)):
         hint = "Answer yes, or choose another output.uri"
         raise InputError(Fault("not confirmed: nothing is deleted", where="/output/uri", found=store.uri, hint=hint))
+
+
+def require_seen(spec: JobSpec, log: Log, replaces: bool) -> None:
+    """What is wrong as far as can be seen from here ends the run before it writes or imports anything: a typo costs
+    nothing. A run that has finished needs its rows and its model no more, unless it is to be replaced.
+    """
+    seen = look_before_a_run(spec)
+    failure = seen.failure()
+    if failure is None:
+        for pointer, text in seen.notes:
+            log("note", pointer=pointer, text=text)
+        return
+    if not any(fault.where.startswith("/output/") for fault in failure.faults):
+        with suppress(JobError):
+            if not replaces and examine(open_store(spec.output.uri), spec):
+                return
+    raise failure
 
 
 def finished_before(published: Manifest, store: Store, log: Log) -> Manifest:

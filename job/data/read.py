@@ -7,15 +7,18 @@ read whole. A text file holds one document a line (blank lines are skipped), as 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from job.data.files import DataFile
 from job.data.read_arrow import count_arrow, count_parquet, read_arrow, read_parquet
 from job.data.read_csv import csv_remarks, read_csv
-from job.data.read_json import read_json, read_jsonl
+from job.data.read_json import is_read_whole, read_json, read_jsonl
 
 Row = dict[str, Any]
+
+GLANCE_BYTES = 8 << 20  # are read and unpacked in no time
 
 
 def count_rows(path: Path, pointer: str) -> int:
@@ -41,6 +44,18 @@ def read_rows(path: Path, pointer: str) -> Iterator[Row]:
     """
     file = _data_file(path, pointer)
     yield from READERS[file.kind](file)
+
+
+def why_not_at_a_glance(path: Path, pointer: str) -> str:
+    """Why the first row of `path` takes more than a look at its beginning; empty where it does not. Raises as
+    `read_rows` does.
+    """
+    file = _data_file(path, pointer)
+    is_arrow = file.kind in COUNTERS
+    if is_arrow and find_spec("pyarrow") is None:
+        return "this installation has no pyarrow"
+    whole = (is_arrow and file.zipped) or (file.kind == "json" and is_read_whole(file))
+    return "it would have to be read whole" if whole and path.stat().st_size > GLANCE_BYTES else ""
 
 
 def _data_file(path: Path, pointer: str) -> DataFile:

@@ -52,6 +52,9 @@ def _header(file: DataFile) -> Header:
     header = _first(file, COMMA)
     if len(header.names) == 1:
         header = max(header, *(_first(file, separator) for separator in OTHERS), key=lambda found: len(found.names))
+    if len(header.names) <= 2 and header.names[:1] == ["sep="]:
+        written = ascii(f"sep={header.separator}")
+        raise file.fault("Excel's line about the separator is not a header", 1, written, "the columns' names in line 1")
     names = header.names[1:] if header.has_index else header.names
     if len(set(names)) < len(names) or "" in names:
         raise file.fault("the header needs a different name for each column", 1, ", ".join(header.names))

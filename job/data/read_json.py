@@ -26,10 +26,20 @@ def read_json(file: DataFile) -> Iterator[Row]:
         return
     if line.startswith(b"["):
         yield from _read_array(file)
-    elif more and _is_object(line):
+    elif _is_jsonl(line, more):
         yield from read_jsonl(file)
     else:
         yield from _unwrap(_whole(file), file)
+
+
+def is_read_whole(file: DataFile) -> bool:
+    """Whether the first row of a .json file is known only once all of it is read."""
+    line, more = _opening(file)
+    return not line.startswith(b"[") and not _is_jsonl(line, more)
+
+
+def _is_jsonl(line: bytes, more: bool) -> bool:
+    return more and _is_object(line)
 
 
 def _opening(file: DataFile) -> tuple[bytes, bool]:

@@ -85,25 +85,7 @@ class Selection:
 
     def check_columns(self) -> bool:
         """Raises `InputError` if the first row lacks a needed column. Returns whether rows are conversations."""
-        spec = self.source.spec
-        row = next(iter(self)).row
-        needed = [spec.columns.get(name, name) for name in FORMATS[spec.format].required]
-        missing = [name for name in [*needed, *spec.columns.values()] if name not in row]
-        if missing:
-            expected = ", ".join(dict.fromkeys([*needed, *spec.columns.values()]))
-            where, found = f"{self.source.pointer}/columns", ", ".join(map(str, row)) or "none"
-            raise InputError(
-                Fault(
-                    f"format {spec.format} misses columns",
-                    where=where,
-                    found=found,
-                    expected=expected,
-                    hint=_fit(row, spec),
-                )
-            )
-        if spec.format == "prompt_completion":
-            return not isinstance(row[needed[0]], str)
-        return FORMATS[spec.format].is_chat
+        return check_columns(self.source.spec, self.source.pointer, next(iter(self)).row)
 
     def description(self, alpaca_prompt: bool) -> wire.Source:
         """What a worker needs to know of the source."""
@@ -171,6 +153,29 @@ class Selection:
         yield rows, b"[" + b",".join(texts) + b"]"
 
 
+def check_columns(spec: SourceSpec, pointer: str, row: Row) -> bool:
+    """Raises `InputError` if `row`, the first of the source at `pointer`, lacks a needed column. Returns whether its
+    rows are conversations.
+    """
+    needed = [spec.columns.get(name, name) for name in FORMATS[spec.format].required]
+    missing = [name for name in [*needed, *spec.columns.values()] if name not in row]
+    if missing:
+        expected = ", ".join(dict.fromkeys([*needed, *spec.columns.values()]))
+        where, found = f"{pointer}/columns", ", ".join(map(str, row)) or "none"
+        raise InputError(
+            Fault(
+                f"format {spec.format} misses columns",
+                where=where,
+                found=found,
+                expected=expected,
+                hint=_fit(row, spec),
+            )
+        )
+    if spec.format == "prompt_completion":
+        return not isinstance(row[needed[0]], str)
+    return FORMATS[spec.format].is_chat
+
+
 def _holds_bytes(value: object) -> bool:
     try:
         wire.dump(value)
@@ -190,6 +195,9 @@ def _fit(row: Row, spec: SourceSpec) -> str:
     guessed = {name: _meant(name, column, row) for name, column in missing.items() if column not in row}
     if all(guessed.values()) and len(set(guessed.values())) == len(guessed):
         return f'Write "columns": {json.dumps({**spec.columns, **guessed}, ensure_ascii=False)}'
+    pair = {name: _meant(name, name, row) for name in FORMATS["alpaca"].required}
+    if all(pair.values()) and len(set(pair.values())) == len(pair):
+        return f'Write "format": "alpaca", "columns": {json.dumps(pair, ensure_ascii=False)}'
     return "Name the source's columns in columns, or use format template"
 
 

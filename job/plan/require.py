@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +101,19 @@ def require_apart(workdir: Path, output_uri: str) -> None:
                 expected=f"a directory apart from {workdir}",
                 hint="Choose another --workdir or output",
             )
+        )
+
+
+def require_directory(uri: str, pointer: str) -> None:
+    """Raises `InputError` for a local place that is no directory and can become none."""
+    if "://" in uri:
+        return
+    path = Path(os.path.abspath(local_path(uri)))
+    there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if path == Path(path.anchor) or not there.is_dir():
+        what = "a file is where the directory should be" if there.is_file() else "this cannot be a run's directory"
+        raise InputError(
+            Fault(what, where=pointer, found=ascii(str(there)), expected="a directory of its own, which the run makes")
         )
 
 

@@ -17,6 +17,7 @@ from job.spec import DataSpec, SourceSpec
 PLAIN = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow", ".txt")
 ACCEPTED = PLAIN + tuple(f"{kind}.gz" for kind in PLAIN)
 SINGLE_SPLIT = "train"
+HUB = "hf://datasets/"
 
 
 @dataclass(frozen=True)
@@ -57,29 +58,31 @@ def _fetch(spec: SourceSpec, pointer: str, folder: Path, revisions: Mapping[str,
         origin = _origin(at_revision(spec.source, revisions.get(pointer)))
         names = [file.key for file in origin.files()]
         if not names:
-            raise InputError(
-                Fault("there is nothing there", found=ascii(spec.source), expected=f"files of {', '.join(PLAIN)}")
-            )
+            raise nothing_there(spec.source)
         folder.mkdir(parents=True, exist_ok=True)
         if names == [PurePosixPath(spec.source).name]:
-            chosen = _single(names, spec, pointer)
+            chosen = single(names, spec, pointer)
         else:
             if CARD in names:
                 origin.stage([CARD], folder)
             chosen = files_of_split(names, folder, spec, pointer)
-        _check_kinds(chosen)
+        check_kinds(chosen)
         origin.stage(chosen, folder)
     files = tuple(folder / name for name in chosen)
     return FetchedSource(spec, pointer, files, origin.revision, fingerprint(folder, chosen))
 
 
+def nothing_there(source: str) -> InputError:
+    return InputError(Fault("there is nothing there", found=ascii(source), expected=f"files of {', '.join(PLAIN)}"))
+
+
 def _origin(source: str) -> Place:
     if source.startswith("hf://"):
         return HubOrigin(source, "dataset")
-    return S3Origin(source) if source.startswith("s3://") else LocalOrigin(source)
+    return S3Origin(source) if source.startswith("s3://") else LocalOrigin(source, HUB)
 
 
-def _single(names: list[str], spec: SourceSpec, pointer: str) -> list[str]:
+def single(names: list[str], spec: SourceSpec, pointer: str) -> list[str]:
     """A file by itself has one split."""
     asked = spec.split.partition("[")[0]
     if asked != SINGLE_SPLIT:
@@ -87,7 +90,7 @@ def _single(names: list[str], spec: SourceSpec, pointer: str) -> list[str]:
     return names
 
 
-def _check_kinds(names: Sequence[str]) -> None:
+def check_kinds(names: Sequence[str]) -> None:
     odd = [name for name in names if not name.lower().endswith(ACCEPTED)]
     if odd:
         raise InputError(

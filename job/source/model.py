@@ -135,13 +135,22 @@ def _origin(source: str) -> Place:
         return HubOrigin(source, "model")
     if source.startswith("s3://"):
         return S3Origin(source)
-    if local_path(source).is_file():
+    return open_local(source)
+
+
+def open_local(path: str) -> LocalOrigin:
+    """A local model's folder. Raises `InputError` where there is none."""
+    if local_path(path).is_file():
+        hint = "GGUF files cannot be trained: give the model that it was made from" if path.endswith(".gguf") else ""
         raise InputError(
             Fault(
-                "a model is a directory", found=ascii(source), expected="a directory with config.json and safetensors"
+                "a model is a directory",
+                found=ascii(path),
+                expected="a directory with config.json and safetensors",
+                hint=hint,
             )
         )
-    return LocalOrigin(source)
+    return LocalOrigin(path, "hf://")
 
 
 def _check_alone(folder: Path, names: set[str]) -> None:

@@ -44,6 +44,9 @@ def config_files(names: Iterable[str]) -> list[str]:
         raise PolicyError(
             Fault("this is an adapter, not a model", found="adapter_config.json", hint="Give its base model")
         )
+    pickled = [name for name in top if name.endswith(REFUSED_WEIGHTS)]
+    if CONFIG not in top and not pickled:
+        raise InputError(Fault("this is not a model", found=_some(top), expected=f"a {CONFIG} at the top level"))
     if WEIGHTS not in top and INDEX not in top:
         refuse_weights(top)
     if CONFIG not in top:
@@ -92,16 +95,19 @@ def check_architecture(folder: Path) -> None:
     """Raises `PolicyError` unless transformers has this architecture itself: remote code is not offered."""
     from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES  # a plain table; imports no torch
 
-    config = read_object(folder / CONFIG)
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
-        raise InputError(
-            Fault(f"{CONFIG} names no model_type", found=ascii(model_type), expected="an architecture's name")
-        )
-    if model_type not in CONFIG_MAPPING_NAMES:
-        remote = " and asks for its own code" if "auto_map" in config else ""
-        raise PolicyError(Fault(f"transformers does not know this architecture{remote}", found=ascii(model_type),
+    name = model_type(folder)
+    if name not in CONFIG_MAPPING_NAMES:
+        remote = " and asks for its own code" if "auto_map" in read_object(folder / CONFIG) else ""
+        raise PolicyError(Fault(f"transformers does not know this architecture{remote}", found=ascii(name),
                                 expected="an architecture that needs no remote code"))  # fmt: skip
+
+
+def model_type(folder: Path) -> str:
+    """The architecture that config.json names. Raises `InputError` where it names none."""
+    name = read_object(folder / CONFIG).get("model_type")
+    if not isinstance(name, str):
+        raise InputError(Fault(f"{CONFIG} names no model_type", found=ascii(name), expected="an architecture's name"))
+    return name
 
 
 def check_weights(folder: Path, weights: Sequence[str]) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 from job.errors import Fault, InputError, JobError
+from job.spec.data_rules import hub_name
 from job.store import S3Store, Stored, safe_key, split_s3
 from job.store.base import local_path, translating_errors
+
+LISTED_NAMES = 10_000  # of a folder, among which a near one is looked for
 
 
 class Place(Protocol):
@@ -44,26 +49,33 @@ class LocalOrigin:
     revision = None
     licence = None
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, hub: str) -> None:
+        """`hub`: the Hub's prefix that would fit here."""
         given = local_path(path)
-        if not given.exists():
-            raise InputError(
-                Fault("there is no such file or directory", found=ascii(path), expected="a path, hf://… or s3://…")
-            )
+        if not os.path.exists(given):
+            raise _absent(path, given, hub)
         self._root = given.resolve()
         self._is_file = given.is_file()
         # Not the whole path: where a container happened to have it says nothing to a reader.
         self.public_id = Path(os.path.abspath(given)).name
 
     def files(self) -> list[Stored]:
+        return sorted(self._walk(), key=lambda f: f.key)
+
+    def glimpse(self, count: int) -> dict[str, Path]:
+        """Names and paths of at most so many files, those at the top first; nothing is read or staged."""
+        names = (file.key for file in islice(self._walk(), count))
+        return {name: self._root if self._is_file else self._root / name for name in names}
+
+    def _walk(self) -> Iterator[Stored]:
         if self._is_file:
-            return [Stored(safe_key(self.public_id), self._root.stat().st_size)]
+            yield Stored(safe_key(self.public_id), self._root.stat().st_size)
+            return
         with translating_errors(str(self._root), OSError):
-            paths = [Path(folder, name) for folder, _, names in os.walk(self._root) for name in names]
-            found = [
-                Stored(safe_key(p.relative_to(self._root).as_posix()), p.stat().st_size) for p in paths if p.is_file()
-            ]
-        return sorted(found, key=lambda f: f.key)
+            for folder, _, names in os.walk(self._root):
+                for path in (Path(folder, name) for name in names):
+                    if path.is_file():
+                        yield Stored(safe_key(path.relative_to(self._root).as_posix()), path.stat().st_size)
 
     def stage(self, names: Iterable[str], folder: Path) -> None:
         for name in names:
@@ -76,6 +88,30 @@ class LocalOrigin:
                 if link.exists():  # perhaps the very file that is to be staged
                     raise InputError(Fault(f"{link} is there already", expected="a work directory of this run alone"))
                 link.symlink_to(source.resolve())
+
+
+def _absent(path: str, given: Path, hub: str) -> InputError:
+    """Where `path` was looked for, and what it may have meant: a near name there, or a model or data set of the Hub."""
+    whole = Path(os.path.abspath(given))
+    folder = next(parent for parent in whole.parents if parent.is_dir())
+    missing, *rest = whole.relative_to(folder).parts
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in islice(entries, LISTED_NAMES)]
+    except OSError:  # may be entered and not listed
+        names = []
+    near = [Path(folder, name, *rest) for name in difflib.get_close_matches(missing, names, 3, 0.6)]
+    meant = [str(other.relative_to(folder)) for other in near if other.exists()]
+    if not meant and folder == Path.cwd() and hub_name(path):
+        meant = [f"{hub}{path}"]
+    return InputError(
+        Fault(
+            f"there is no such file or directory in {folder}",
+            found=ascii(path),
+            expected=f"a path, {hub}… or s3://…",
+            hint=f"Did you mean {' or '.join(meant)}?" if meant else "",
+        )
+    )
 
 
 class S3Origin:

@@ -46,11 +46,9 @@ def files_of_split(names: Sequence[str], folder: Path, spec: SourceSpec, pointer
     `{pointer}/subset`, `{pointer}/split`), `PolicyError` for a card that points out of the data set or a data set that
     is a script.
     """
-    usable = [name for name in names if not name.endswith((SCRIPT, *ARCHIVES)) and not _is_about_data(name, names)]
-    if any(name.endswith(SCRIPT) and "/" not in name for name in names) and usable == [n for n in usable if n == CARD]:
-        raise PolicyError(Fault("the data set is a script", expected="data files", hint="No code of a data set is run"))
+    usable = data_files(names, spec, pointer)
     if DISK_SPLITS in names:
-        return _saved_split(usable, spec, pointer)
+        return usable
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         skeleton = Path(scratch) / "files"
         _copy_names(usable, folder, skeleton)
@@ -59,6 +57,17 @@ def files_of_split(names: Sequence[str], folder: Path, spec: SourceSpec, pointer
     if asked not in splits:
         raise unknown("split", asked, list(splits), f"{pointer}/split")
     return splits[asked]
+
+
+def data_files(names: Sequence[str], spec: SourceSpec, pointer: str) -> list[str]:
+    """Those of `names` that are not code, archives or notes about the others; of a `DatasetDict` the split's alone.
+
+    Raises as `files_of_split` does for what the names show.
+    """
+    usable = [name for name in names if not name.endswith((SCRIPT, *ARCHIVES)) and not _is_about_data(name, names)]
+    if any(name.endswith(SCRIPT) and "/" not in name for name in names) and usable == [n for n in usable if n == CARD]:
+        raise PolicyError(Fault("the data set is a script", expected="data files", hint="No code of a data set is run"))
+    return _saved_split(usable, spec, pointer) if DISK_SPLITS in names else usable
 
 
 def _is_about_data(name: str, names: Sequence[str]) -> bool:

@@ -14,6 +14,8 @@ Json = dict[str, Any]
 
 HUB_WORD = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 HUB = re.compile(rf"{HUB_WORD}/{HUB_WORD}(?:@{HUB_WORD}(?:/{HUB_WORD}){{0,8}})?")
+HUB_PAGE = re.compile(rf"(?:https?://)?(?:www\.)?huggingface\.co/(datasets/)?({HUB_WORD}/{HUB_WORD})(?:/.*)?")
+FILE = re.compile(r"\.(?:jsonl?|ndjson|csv|parquet|arrow|txt|gguf|safetensors)(?:\.gz)?$", re.IGNORECASE)
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+-]*):/")
 SPLIT = re.compile(r"[^\[]+(?:\[(-?[0-9]+)?(%?):(-?[0-9]+)?(%?)\])?")
@@ -45,13 +47,16 @@ def address_faults(uri: str, pointer: str, hub: str) -> Iterator[Fault]:
         if slip := SCHEME.match(uri):
             hint = f"Write {slip[1].lower()}:// with two slashes, or ./{uri} for a path"
             yield Fault("not an address the job can read", where=pointer, found=show(uri), expected=expected, hint=hint)
+        elif hint := _meant(uri, hub):
+            yield Fault("not an address the job can read", where=pointer, found=show(uri), expected=expected, hint=hint)
     elif scheme == "s3":
         yield from _s3(rest, uri, pointer, expected)
     elif scheme == "hf" and not hub:
         yield Fault("a Hub address does not fit here", where=pointer, found=show(uri), expected=expected)
     elif not uri.startswith(hub or "s3://") or not _hub(uri.removeprefix(hub)):
-        hint = "Write the scheme in lower case" if scheme.lower() in ("hf", "s3") and scheme != scheme.lower() else ""
-        yield Fault("not an address the job can read", where=pointer, found=show(uri), expected=expected, hint=hint)
+        yield Fault(
+            "not an address the job can read", where=pointer, found=show(uri), expected=expected, hint=_meant(uri, hub)
+        )
 
 
 def _s3(rest: str, uri: str, pointer: str, expected: str) -> Iterator[Fault]:
@@ -70,6 +75,22 @@ def _s3(rest: str, uri: str, pointer: str, expected: str) -> Iterator[Fault]:
 
 def _hub(name: str) -> bool:
     return bool(HUB.fullmatch(name)) and "--" not in name.partition("@")[0] and ".." not in name
+
+
+def hub_name(text: str) -> bool:
+    """Whether `text`, which is a path as it stands, has the form of org/name and of no file."""
+    return _hub(text) and not FILE.search(text)
+
+
+def _meant(uri: str, hub: str) -> str:
+    """What an address that begins otherwise was to say."""
+    if hub and (page := HUB_PAGE.fullmatch(uri)) and _hub(page[2]) and bool(page[1]) == (hub != "hf://"):
+        return f"Did you mean {hub}{page[2]}?"
+    scheme, _, name = uri.partition("://")
+    if scheme == "hf" and hub not in ("", "hf://") and _hub(name):
+        return f"Did you mean {hub}{name}?"
+    in_capitals = name and scheme.lower() in ("hf", "s3") and scheme != scheme.lower()
+    return "Write the scheme in lower case" if in_capitals else ""
 
 
 def source_faults(pointer: str, source: Json) -> Iterator[Fault]:

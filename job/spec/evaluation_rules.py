@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from job.errors import Fault
-from job.evaluation.metrics import METRICS
+from job.evaluation.metrics import METRICS, Metric
 from job.export.kinds import measured
 from job.spec.wording import show
 
@@ -93,3 +94,24 @@ def gate_bounds(document: Json) -> Iterator[Fault]:
                 found=f"at_least {gate['at_least']}, at_most {gate['at_most']}",
                 expected="at_least below at_most",
             )
+        yield from _out_of_reach(gate, METRICS[gate["metric"]], pointer)
+
+
+def _out_of_reach(gate: Json, metric: Metric, pointer: str) -> Iterator[Fault]:
+    """Bounds that no model can hold."""
+    for bound, limit in (("at_least", metric.highest), ("gain_at_least", metric.highest - metric.lowest)):
+        if gate.get(bound, limit) > limit:
+            yield _unreachable(gate, bound, metric, pointer, f"at most {limit:g}")
+    limit = metric.lowest
+    if gate.get("at_most", math.inf) < limit or (metric.lower_is_better and gate.get("at_most") == limit):
+        expected = f"more than {limit:g}" if metric.lower_is_better else f"at least {limit:g}"
+        yield _unreachable(gate, "at_most", metric, pointer, expected)
+
+
+def _unreachable(gate: Json, bound: str, metric: Metric, pointer: str, expected: str) -> Fault:
+    return Fault(
+        f"no model can pass this gate on {metric.name}",
+        where=f"{pointer}/{bound}",
+        found=json.dumps(gate[bound]),
+        expected=expected,
+    )

@@ -68,9 +68,6 @@ def _filled(uri: str) -> str:
     return re.sub(r"\{(\w+)\}", r"\1", uri)
 
 
-# -------------------------------------------------------------------------------------------------- sources
-
-
 # ------------------------------------------------------------------------------------- between two sections
 
 
@@ -173,6 +170,9 @@ def _merge_onto(document: Json) -> Iterator[Fault]:
     if precision == "full":
         yield Fault("nothing is merged when every weight is trained", where="/export/merge_onto", found=show(onto),
                     expected="no merge_onto")  # fmt: skip
+    if precision == "16bit" and onto == "trained":
+        yield Fault("trained and original weights are the same with 16 bits", where="/export/merge_onto",
+                    found=show(onto), expected='"original" or "auto"')  # fmt: skip
     if precision == "8bit" and onto == "trained":
         yield Fault("adapters of 8-bit weights are merged onto the 16-bit ones", where="/export/merge_onto",
                     found=show(onto), expected='"original" or "auto"')  # fmt: skip

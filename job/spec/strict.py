@@ -169,6 +169,11 @@ def _unique(validator: Any, unique: bool, instance: Any, schema: Any) -> Iterato
         yield ValidationError("an entry is given twice")
 
 
+def _conditions(*_: Any) -> Iterator[ValidationError]:
+    """What editors know of the rules between two places; `job.spec.rules` has them all, and says them in words."""
+    return iter(())
+
+
 def _is_whole(_: Any, value: Any) -> bool:
     return type(value) is int or (type(value) is float and value.is_integer())
 
@@ -176,13 +181,14 @@ def _is_whole(_: Any, value: Any) -> bool:
 _types = jsonschema.Draft7Validator.TYPE_CHECKER.redefine("integer", _is_whole)
 _keywords = {"pattern": _pattern, "items": _items, "uniqueItems": _unique}
 StrictValidator = jsonschema.validators.extend(jsonschema.Draft7Validator, _keywords, type_checker=_types)  # type: ignore[no-untyped-call]
+SpecValidator = jsonschema.validators.extend(StrictValidator, {"allOf": _conditions})  # type: ignore[no-untyped-call]
 # At one place the first of these is said: who wrote text for a number need not hear that it is also too small.
 PRECEDENCE = ("type", "const", "enum")
 
 
 def faults_of_schema(document: Any, schema: dict[str, Any]) -> list[Fault]:
-    """Every way in which `document` breaks `schema`, one for a place, in the order of their pointers."""
-    errors = list(islice(StrictValidator(schema).iter_errors(document), MAX_FAULTS))
+    """Every way in which the spec `document` breaks `schema`, one for a place, in the order of their pointers."""
+    errors = list(islice(SpecValidator(schema).iter_errors(document), MAX_FAULTS))
     errors.sort(
         key=lambda error: PRECEDENCE.index(error.validator) if error.validator in PRECEDENCE else len(PRECEDENCE)
     )

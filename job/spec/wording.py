@@ -13,7 +13,7 @@ from jsonschema.exceptions import ValidationError
 
 from job.errors import Fault
 from job.host.credentials import MASK, looks_secret, mask, names_secret
-from job.spec.elsewhere import place_of
+from job.spec.elsewhere import near_places, places_of
 
 SHOWN_CHARACTERS = 120
 SHOWN_KEYS = 8
@@ -141,8 +141,17 @@ def _unknown_keys(
                 where=pointer,
                 found=show(value[key]),
                 expected=f"one of {', '.join(known)}",
-                hint=f"Here it is {place}" if (place := place_of(key, root)) else _nearest(key, known),
+                hint=_place(key, str(parts[0]) if parts else "", known, root),
             )
+
+
+def _place(key: str, section: str, known: list[str], root: dict[str, Any]) -> str:
+    """Where an unknown key belongs: where its name is known, else by the nearest spelling, here before elsewhere."""
+    if places := places_of(key, root, section):
+        return f"Here it is {' or '.join(places)}"
+    if len(key) > NEAR_CHARACTERS:
+        return ""
+    return _nearest(key, known) or (f"Did you mean {' or '.join(near)}?" if (near := near_places(key, root)) else "")
 
 
 def _described(key: str, schema: dict[str, Any], root: dict[str, Any]) -> str:
@@ -182,7 +191,7 @@ def _expected(rule: str, limit: Any, schema: dict[str, Any]) -> str:
     if rule in LIMITS:
         return LIMITS[rule].format(limit)
     if rule == "type":
-        return TYPES[limit]
+        return _of_type(limit, schema.get("examples"))
     if rule == "enum":
         return f"one of {', '.join(json.dumps(choice) for choice in limit)}"
     if rule == "anyOf":
@@ -192,6 +201,14 @@ def _expected(rule: str, limit: Any, schema: dict[str, Any]) -> str:
     if rule == "pattern":
         return f"the form of {json.dumps(schema['examples'][0])}"
     return {"const": json.dumps(limit), "uniqueItems": "each entry once"}[rule]
+
+
+def _of_type(name: str, examples: list[Any] | None) -> str:
+    """The right form of a value, shown by an example of the schema's where that is short."""
+    example = json.dumps(examples[0], ensure_ascii=False) if examples else ""
+    if not example or len(example) > SHOWN_CHARACTERS or name == "boolean":
+        return TYPES[name]
+    return f"{TYPES[name].removesuffix(' { … }').removesuffix(' [ … ]')} such as {example}"
 
 
 def _form(option: dict[str, Any]) -> str:

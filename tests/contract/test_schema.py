@@ -15,8 +15,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from job.errors import TREE
+from job.data.worker.shape import FORMATS
+from job.errors import TREE, SpecError
 from job.errors.facts import failure_facts
+from job.gguf.types import TYPES
 from job.spec import JobSpec, job_schema, parse_spec
 from job.spec.strict import faults_of_schema, load_schema
 from tests.specs import changed
@@ -121,6 +123,7 @@ def breaking(rule: str, limit: Any) -> list[Any]:
 
 
 ANNOTATIONS = {"$schema", "$id", "title", "description", "examples", "default", "definitions", "properties", "items"}
+ANNOTATIONS |= {"allOf"}  # the rules between two places, which have their own test
 CONSTRAINTS = [(pointer, rule) for pointer, schema in JOB.items() for rule in schema if rule not in ANNOTATIONS]
 
 
@@ -156,6 +159,71 @@ def whole_document(pointer: str, value: Any) -> Json:
 
 def test_the_document_itself_is_closed() -> None:
     assert [f.message for f in faults_of_schema(changed({}) | {"nothing": 1}, job_schema())] == ["unknown key"]
+
+
+# ------------------------------------------------------------- rules between two places, as editors see them
+
+FULL, PEFT, TRAIN = {"/model/precision": "full"}, {"/model/backend": "peft"}, "/data/train/0"
+HELD_OUT = {"/data/held_out": {"rows": 5}, "/evaluation/exact_match_rows": 5}
+RULES: list[Json] = [
+    FULL | {"/lora": {}}, FULL | {"/data/packing": True}, FULL | {"/model/merge_base": "x"}, FULL | {"/export/lora_gguf": "f16"},
+    FULL | {"/export/merge_onto": "original"}, {"/model/precision": "8bit", "/export/merge_onto": "trained"},
+    {"/model/precision": "16bit", "/export/merge_onto": "trained"}, PEFT | {"/data/packing": True},
+    PEFT | {"/training/gradient_checkpointing": "unsloth"}, {"/export/lora_gguf": "f16", "/lora/dora": True},
+    {"/export/lora_gguf": "f16", "/lora/modules_to_save": ["lm_head"]}, {"/export/lora_gguf": "f16", "/lora/bias": "all"},
+    {f"{TRAIN}/format": "template"}, {f"{TRAIN}/template": {"user": "a", "assistant": "b"}},
+    {f"{TRAIN}/format": "template", f"{TRAIN}/template": {"user": "a", "assistant": "b"}, f"{TRAIN}/columns": {"text": "a"}},
+    *({f"{TRAIN}/format": name, f"{TRAIN}/columns": {column: "x"}} for name, kind in FORMATS.items() if kind.example
+      for column in JOB[f"{TRAIN}/columns"]["properties"] if column not in kind.columns),
+    {f"{TRAIN}/subset": "en"}, {"/training": {"epochs": 1, "max_steps": 2}}, {"/training": {"warmup_steps": 1, "warmup_ratio": 0.1}},
+    {"/training": {"lr_scheduler": "constant", "warmup_steps": 5}}, {"/training": {"lr_scheduler": "constant", "warmup_ratio": 0.5}},
+    HELD_OUT | {"/training/early_stopping": {"patience": 3}}, HELD_OUT | {"/training/keep": "best"},
+    *(HELD_OUT | {"/evaluation/gates": [gate]} for gate in (
+        {"metric": "perplexity"}, {"metric": "exact_match", "of": ["trained"]}, {"metric": "exact_match", "rise_at_most": 0.1},
+        {"metric": "exact_match", "at_least": 1.1}, {"metric": "exact_match", "at_most": -0.1},
+        {"metric": "exact_match", "gain_at_least": 2}, {"metric": "held_out_loss", "at_most": 0},
+        {"metric": "perplexity", "at_most": 1.0})),
+    *({"/export/gguf": [name]} for name, kind in TYPES.items() if kind.needs_imatrix),
+]  # fmt: skip
+GOOD: list[Json] = [
+    {}, FULL, PEFT, {"/export": {"gguf": list(TYPES), "imatrix": True}}, {"/model/precision": "4bit", "/export/merge_onto": "trained"},
+    {f"{TRAIN}/source": "hf://datasets/org/rows", f"{TRAIN}/subset": "en"}, {"/training": {"lr_scheduler": "constant", "warmup_steps": 0}},
+    {"/export/lora_gguf": "f16", "/lora": {"dora": False, "modules_to_save": [], "bias": "none"}},
+    *({f"{TRAIN}/format": name, f"{TRAIN}/columns": dict.fromkeys(kind.columns, "x")} for name, kind in FORMATS.items() if kind.example),
+    {"/export/gguf": [name for name, kind in TYPES.items() if not kind.needs_imatrix]},
+    HELD_OUT | {"/evaluation/gates": [{"metric": "exact_match", "at_least": 1, "at_most": 1, "gain_at_least": 1}]},
+]  # fmt: skip
+
+
+def conditions(schema: Any) -> Iterator[list[Json]]:
+    """The lists of rules in a schema."""
+    inner = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+    if isinstance(schema, dict) and isinstance(schema.get("allOf"), list):
+        yield schema["allOf"]
+    for value in inner:
+        yield from conditions(value)
+
+
+def test_an_editor_knows_the_rules_between_two_places() -> None:
+    """Any reader of JSON Schema refuses what ours refuses in words, for the rule's sake alone, and no rule says nothing."""
+    schema, without = job_schema(), copy.deepcopy(job_schema())
+    for rules in conditions(without):
+        rules.clear()
+    editor, lax = jsonschema.Draft7Validator(schema), jsonschema.Draft7Validator(without)
+    bad = [changed(changes) for changes in RULES]
+    for document in bad:
+        assert lax.is_valid(document), document
+        assert not editor.is_valid(document), document
+        with pytest.raises(SpecError):
+            parse_spec(json.dumps(document).encode())
+    for changes in GOOD:
+        parse_spec(json.dumps(changed(changes)).encode())
+        assert editor.is_valid(changed(changes)), changes
+    for rules in conditions(lacking := copy.deepcopy(schema)):
+        for index in range(len(rules)):
+            rule, rules[index] = rules[index], {}
+            assert any(jsonschema.Draft7Validator(lacking).is_valid(document) for document in bad), rule
+            rules[index] = rule
 
 
 # --------------------------------------------------------------------------------- schema and dataclasses

@@ -6,24 +6,27 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.elsewhere.examples import ROOT, SPECS
+from tests.specs import changed
 
 # Everything else that is installed here is made to be missing.
 PROGRAM = """
 import importlib.metadata, json, sys
+from importlib.machinery import PathFinder
 allowed = {"tunejob", *json.loads(sys.argv[1])}
 owners = importlib.metadata.packages_distributions()
 
-class Missing:
-    def find_spec(self, name, path=None, target=None):
+class Missing(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
         names = {owner.lower().replace("_", "-") for owner in owners.get(name, ())}
-        if names and not names & allowed:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None if names and not names & allowed else super().find_spec(name, path, target)
 
-sys.meta_path.insert(0, Missing())
+sys.meta_path[sys.meta_path.index(PathFinder)] = Missing
 from job.__main__ import main
 sys.exit(main(sys.argv[2:]))
 """
@@ -53,6 +56,15 @@ def test_a_command_needs_nothing_else(arguments: list[str], code: int) -> None:
     done = run(*arguments)
     assert done.returncode == code, done.stderr
     assert "No module named" not in done.stdout + done.stderr
+
+
+def test_rows_that_only_the_image_can_read_are_said_to_be_unseen(tmp_path: Path) -> None:
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1")
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(changed({"/data/train/0/source": str(tmp_path / "rows.parquet")})))
+    done = run("validate", str(spec))
+    assert done.returncode == 0, done.stdout
+    assert "rows.parquet: its rows were not looked at: this installation has no pyarrow" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["report", "verify"])

@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,41 @@ def test_validate_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
     print(f"validate: {valid.seconds:.3f} s")
     assert valid.seconds < 3
     assert valid.events[0]["event"] == "valid"
+
+
+# What people get wrong first: the changes, the pointer, words of the answer.
+TYPICAL: list[tuple[dict[str, Any], str, str]] = [
+    ({"/data/train/0/source": "tests/demo/trian.jsonl"}, "/data/train/0/source", "Did you mean train.jsonl?"),
+    ({"/data/train/0/format": "alpaca"}, "/data/train/0/columns", "The columns fit format messages"),
+    ({"/model/source": "HuggingFaceTB/SmolLM2-135M"}, "/model/source", "Did you mean hf://HuggingFaceTB/SmolLM2-135M?"),
+    ({"/model/source": "tests/demo"}, "/model/source", "this is not a model"),
+    ({"/training": {"num_train_epochs": 3, "lr": 2e-4}}, "/training/lr", "Here it is /training/learning_rate"),
+]
+MISTAKEN = """
+import json, sys, time
+began = time.process_time()
+from job.__main__ import main
+for path in sys.argv[1:]:
+    main(["validate", path])
+    ended = time.process_time()
+    print(json.dumps({"event": "took", "seconds": ended - began}))
+    began = ended
+print(json.dumps({"event": "modules", "names": sorted(sys.modules)}))
+"""
+
+
+def test_typical_mistakes_are_answered_in_under_a_second(tmp_path: Path) -> None:
+    paths = [write_spec(tmp_path / f"{index}.json", tiny(tmp_path / "out", changes)) for index, (changes, _, _) in enumerate(TYPICAL)]
+    command = [sys.executable, "-c", MISTAKEN, *paths]
+    done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=True)
+    *said, modules = map(json.loads, done.stdout.splitlines())
+    failed, took = said[::2], said[1::2]
+    for event, (_, pointer, words) in zip(failed, TYPICAL, strict=True):
+        assert (event["event"], event["pointer"]) == ("failed", pointer)
+        assert words in event["message"] + event.get("hint", "")
+    print([round(event["seconds"], 2) for event in took])
+    assert all(event["seconds"] < 1 for event in took), "the first one imports what all need"
+    assert {name.partition(".")[0] for name in modules["names"]} & set(HEAVY) == set()
 
 
 def test_schema_prints_the_shipped_schema(tmp_path: Path) -> None:

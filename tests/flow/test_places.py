@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,7 +76,9 @@ def test_without_the_right_to_delete_a_run_works_and_says_what_it_leaves(s3: S3S
     """Seven checkpoints, of which two would be kept; three in a row that could not be stored would end the training."""
     uri, extra = f"s3://{LIMITED_BUCKET}/{FOLDER}/kept", s3.environment(access=WITHOUT_DELETE)
     settings = {"every_minutes": 60, "every_steps": 1, "keep": 2, "max_failures": 3}
-    spec = write_spec(tmp_path / "spec.json", tiny(uri, {"/training/max_steps": 8, "/output/checkpoints": settings}))
+    rows = shutil.copy(DEMO / "train.jsonl", tmp_path)
+    changes = {"/training/max_steps": 8, "/output/checkpoints": settings, "/data/train/0/source": str(rows)}
+    spec = write_spec(tmp_path / "spec.json", tiny(uri, changes))
     result = tunejob("run", spec, scratch=tmp_path / "scratch", extra=extra)
     assert result.exit_code == 0, result.stdout + result.stderr
     (said,) = result.named("rights")
@@ -84,6 +87,7 @@ def test_without_the_right_to_delete_a_run_works_and_says_what_it_leaves(s3: S3S
     listed = s3.client().list_objects_v2(Bucket=LIMITED_BUCKET, Prefix=f"{FOLDER}/kept/checkpoints/")["Contents"]
     assert max(event["objects"] for event in result.named("leftovers")) == sum("/step-" in item["Key"] for item in listed)
     assert tunejob("verify", uri, scratch=tmp_path, extra=extra).exit_code == 0
+    Path(rows).unlink()  # a finished run needs them no more
     again = tunejob("run", spec, scratch=tmp_path / "scratch", extra=extra)
     assert (again.exit_code, again.named("done")[0]["note"][:17]) == (0, "already published")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from job.spec.strict import StrictValidator, load_schema
-from tests.flow.running import Result, document, run_tiny, valid_stats
+from tests.flow.running import DEMO, Result, document, run_tiny, valid_stats
 from tests.specs import LEFT_OUT
 from tests.tiny import broken_narrow_dir, tiny_dir
 
@@ -120,10 +120,16 @@ def test_a_gate_that_is_not_met(tmp_path: Path) -> None:
         ({"/model/source": "no/such/folder"}, 11, "/model/source"),
         ({"/data/train/0/source": "no-such-file.jsonl"}, 11, "/data/train/0/source"),
         ({"/data/train/0/source": "~nobody-of-this-name/rows.jsonl"}, 11, "/data/train/0/source"),
+        ({"/data/train/0/format": "alpaca"}, 11, "/data/train/0/columns"),
+        ({"/model/source": str(DEMO)}, 11, "/model/source"),
     ],
 )
 def test_what_the_spec_or_its_addresses_get_wrong(changes: dict[str, object], exit_code: int, pointer: str, tmp_path: Path) -> None:
-    refused(run_tiny(tmp_path, changes), exit_code, pointer)
+    """A typo costs nothing: no time, and no output that a mended spec would find claimed."""
+    result = run_tiny(tmp_path, changes)
+    refused(result, exit_code, pointer)
+    assert [event["event"] for event in result.events] == ["failed"]
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("key", ["targets", "modules_to_save"])

@@ -18,7 +18,7 @@ from job.host.log import Log
 from job.render import render
 from job.render.options import options
 from job.spec import parse_spec
-from job.spec.elsewhere import NAMES
+from job.spec.elsewhere import NAMES, keys_of
 from job.spec.strict import load_schema
 from tests.specs import LEFT_OUT, MINIMAL, changed, faults_with, parse
 
@@ -49,9 +49,11 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/training/learning_rate": False}, ["/training/learning_rate"], "wrong type (found false); expected a number"),
     ({"/model/max_seq_length": 8.5}, ["/model/max_seq_length"], "wrong type (found 8.5); expected a whole number"),
     ({"/data/packing": 1}, ["/data/packing"], "wrong type (found 1); expected true or false"),
-    ({"/model": []}, ["/model"], "wrong type (found []); expected an object { … }"),
-    ({TRAIN: None}, [TRAIN], "wrong type (found null); expected an object { … }"),
-    ({"/data/train": {"source": "x"}}, ["/data/train"], "wrong type (found an object with source); expected a list [ … ]"),
+    ({"/model": []}, ["/model"], 'wrong type (found []); expected an object such as {"source": "hf://'),
+    ({"/model": "org/name"}, ["/model"], 'wrong type (found "org/name"); expected an object such as {"source": "hf://'),
+    ({TRAIN: None}, [TRAIN], 'expected an object such as {"source": "s3://data/train.jsonl", "format": "messages"}'),
+    ({"/data/train": {"source": "x"}}, ["/data/train"], 'found an object with source); expected a list such as [{"source": "hf://datasets/'),
+    ({"/training/learning_rate": "2e-4"}, ["/training/learning_rate"], "expected a number such as 0.0003. Remove the quotes"),
     # placeholders of addresses
     ({"/output/uri": "{date}/{name}"}, ["/output/uri"], 'not a placeholder of an address (found "{date}"); expected {name} or {run_id}'),
     ({"/output/uri": "out/{{name}}"}, ["/output/uri"] * 2, 'found "{"'),
@@ -81,6 +83,8 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/lora/targets": ["q", "q"]}, ["/lora/targets"], 'an entry is given twice (found "q")'),
     # addresses
     ({"/model/source": "hf://name"}, ["/model/source"], 'found "hf://name"); expected hf://org/name, s3://bucket/prefix or a path'),
+    ({"/model/source": "https://huggingface.co/org/name"}, ["/model/source"], "Did you mean hf://org/name?"),
+    ({"/model/source": "huggingface.co/org/name/tree/main"}, ["/model/source"], "Did you mean hf://org/name?"),
     ({"/model/source": "hf://datasets/org/name"}, ["/model/source"], "not an address the job can read"),
     ({"/model/source": "hf://org/name@"}, ["/model/source"], "not an address the job can read"),
     ({"/model/source": "hf://org/name@a/../b"}, ["/model/source"], "not an address the job can read"),
@@ -89,7 +93,8 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/model/source": "s3://bucket/x@main"}, ["/model/source"], "only Hub sources have revisions"),
     ({"/model/source": "https://example.org/x"}, ["/model/source"], "not an address the job can read"),
     ({"/model/source": "models/x\n"}, ["/model/source"], r'no control characters (found "models/x\n")'),
-    ({f"{TRAIN}/source": "hf://org/name"}, [f"{TRAIN}/source"], "expected hf://datasets/org/name"),
+    ({f"{TRAIN}/source": "hf://org/name"}, [f"{TRAIN}/source"], "or a path. Did you mean hf://datasets/org/name?"),
+    ({f"{TRAIN}/source": "https://huggingface.co/datasets/org/name"}, [f"{TRAIN}/source"], "Did you mean hf://datasets/org/name?"),
     ({"/output/uri": "hf://org/name"}, ["/output/uri"], "a Hub address does not fit here"),
     ({"/output/uri": "s3:///x"}, ["/output/uri"], "The bucket's name comes after s3://"),
     ({"/output/uri": "s3://bucket/a/../b"}, ["/output/uri"], "no empty part, no . and no .."),
@@ -132,6 +137,15 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
         "a rise of this figure is an improvement",
     ),
     ({"/evaluation/gates": [{"metric": "perplexity", "at_least": 3, "at_most": 2}], **HELD_OUT}, ["/evaluation/gates/0"], "no figure"),
+    *(
+        ({"/evaluation/gates": [{"metric": metric, bound: value}], "/evaluation/exact_match_rows": 4, **HELD_OUT},
+         [f"/evaluation/gates/0/{bound}"], f"no model can pass this gate on {metric} (found {value}); expected {expected}")
+        for metric, bound, value, expected in (
+            ("exact_match", "at_least", 1.01, "at most 1"), ("exact_match", "at_most", -0.5, "at least 0"),
+            ("exact_match", "gain_at_least", 2, "at most 1"), ("held_out_loss", "at_most", 0, "more than 0"),
+            ("held_out_loss", "at_most", -1, "more than 0"), ("perplexity", "at_most", 1, "more than 1"))
+    ),
+    ({"/model/precision": "16bit", "/export/merge_onto": "trained"}, ["/export/merge_onto"], "the same with 16 bits"),
     ({"/evaluation/exact_match_rows": 5, **TEXT, **HELD_OUT}, ["/evaluation/exact_match_rows"], "plain text has no answer to match"),
 ]  # fmt: skip
 
@@ -319,38 +333,43 @@ def test_trackers_that_are_not_in_the_image_are_named_by_validate_and_render(tmp
     for tracking, named in (["tensorboard"], ""), (["wandb", "tensorboard", "trackio"], "no package for wandb, trackio"):
         path.write_text(json.dumps(changed({"/tracking": tracking})))
         stream = io.StringIO()
-        command_validate(parser().parse_args(["validate", str(path)]), Log(stream, json_lines=True))
+        command_validate(parser().parse_args(["validate", str(path), "--spec-only"]), Log(stream, json_lines=True))
         command_render(parser().parse_args(["render", str(path), "--to", "docker", "-o", str(tmp_path / "run.sh")]), Log(json_lines=True))
         for said in (stream.getvalue(), capsys.readouterr().err):
             assert named in said
             assert ("no package" in said) == bool(named)
 
 
-def held(pointer: str) -> bool:
-    """Whether the schema has this key."""
-    schema = place = load_schema("job")
-    for key in pointer.split("/")[1:]:
-        options = [place, *place.get("anyOf", [])]
-        found = next((option["properties"][key] for option in options if key in option.get("properties", {})), None)
-        if found is None:
-            return False
-        place = schema["definitions"][found["$ref"].rsplit("/", 1)[1]] if "$ref" in found else found
-    return True
+PLACES = {pointer for _, pointer in keys_of(load_schema("job"), load_schema("job"))}
 
 
 @pytest.mark.parametrize(("name", "place"), NAMES.items())
 def test_a_name_that_other_tools_have_says_where_it_is_here(name: str, place: str) -> None:
-    assert held(place)
+    assert place in PLACES
     with pytest.raises(SpecError) as caught:
         parse_spec(json.dumps(changed({f"/{name}": 1})).encode())
     assert [(fault.where, fault.hint) for fault in caught.value.faults] == [(f"/{name}", f"Here it is {place}")]
 
 
-OTHER_SECTIONS = {"/training/max_seq_length": "/model/max_seq_length", "/epochs": "/training/epochs", "/lora/tracking": "/tracking"}
+BELONGS = {
+    "/training/max_seq_length": "Here it is /model/max_seq_length",
+    "/epochs": "Here it is /training/epochs",
+    "/learning_rate": "Here it is /training/learning_rate",
+    "/lora/tracking": "Here it is /tracking",
+    "/every_steps": "Here it is /output/checkpoints/every_steps",
+    "/data/completion": "Here it is /data/train/0/columns/completion",
+    "/seed": "Here it is /lora/seed or /training/seed",
+    "/training/learningrate": 'Did you mean "learning_rate"?',
+    "/learnig_rate": "Did you mean /training/learning_rate?",
+    "/model/gradient_acumulation_steps": "Did you mean /training/gradient_accumulation_steps?",
+    "/perdevice_train_batch_size": "Did you mean /training/batch_size?",
+    "/model/name": "Here it is /model/source",
+    "/data/train/0/type": "Here it is /data/train/0/format",
+    "/output/path": "Here it is /output/uri",
+    "/data/nothing_like_it": "",
+}
 
 
-@pytest.mark.parametrize(("written", "place"), OTHER_SECTIONS.items())
-def test_a_key_of_another_section_says_which(written: str, place: str) -> None:
-    with pytest.raises(SpecError) as caught:
-        parse_spec(json.dumps(changed({written: 1})).encode())
-    assert [(fault.where, fault.hint) for fault in caught.value.faults] == [(written, f"Here it is {place}")]
+@pytest.mark.parametrize(("written", "hint"), BELONGS.items())
+def test_a_key_of_another_place_or_spelling_says_which(written: str, hint: str) -> None:
+    assert [(fault.where, fault.hint) for fault in faults_with({written: 1})] == [(written, hint)]

@@ -10,4 +10,6 @@ def exact_match(answer: str, reference: str) -> float:
     return float(answer.strip() == reference.strip())
 
 
-EXACT_MATCH = Metric("exact_match", "Exact match, 0 to 1", lower_is_better=False, of_answer=exact_match)
+EXACT_MATCH = Metric(
+    "exact_match", "Exact match, 0 to 1", lower_is_better=False, lowest=0.0, highest=1.0, of_answer=exact_match
+)

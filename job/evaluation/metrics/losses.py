@@ -8,10 +8,13 @@ from job.evaluation.metrics.record import Metric
 
 LARGEST_EXPONENT = 700.0  # beyond it a double is infinite
 
-HELD_OUT_LOSS = Metric("held_out_loss", "Held-out loss, nats a token", lower_is_better=True, of_loss=lambda loss: loss)
+HELD_OUT_LOSS = Metric(
+    "held_out_loss", "Held-out loss, nats a token", lower_is_better=True, lowest=0.0, of_loss=lambda loss: loss
+)
 PERPLEXITY = Metric(
     "perplexity",
     "Held-out perplexity",
     lower_is_better=True,
+    lowest=1.0,
     of_loss=lambda loss: math.exp(min(loss, LARGEST_EXPONENT)),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ class Metric:
     name: str  # in specs, stats.json and the manifest
     title: str  # in what people read
     lower_is_better: bool
+    lowest: float  # a figure can be this, but where less is better it is always a little more
+    highest: float = math.inf
     of_loss: Callable[[float], float] | None = None  # of nats a trained token
     # Of an answer and its reference; the figure is the mean over all
     of_answer: Callable[[str, str], float] | None = None

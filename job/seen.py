@@ -1,0 +1,201 @@
+"""What of a spec can be seen from this machine in under a second: local models and rows, the output, addresses.
+
+No network, nothing heavy, and of each file its first row. `tunejob validate` ends with it, a run begins with it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeVar
+
+from job.data.read import Row, read_rows, remarks, why_not_at_a_glance
+from job.data.select import SLICE
+from job.data.sources import check_columns
+from job.data.worker.messages import RowFault
+from job.data.worker.shape import FORMATS, Columns, Pair, shape
+from job.errors import Fault, InputError, JobError
+from job.hub.client import endpoint
+from job.plan.require import require_directory, require_trackers
+from job.source.glimpse import files_of_rows, has_chat_template
+from job.source.place import pointed
+from job.spec import JobSpec, SourceSpec
+from job.spec.strict import natural
+from job.store.base import translating_errors
+
+Found = TypeVar("Found")
+JSON = (".json", ".jsonl", ".ndjson")  # each row may have columns of its own
+PRINTED = re.compile(r"\{\{[-+]?\s*([A-Za-z_]\w*)\s*(?:[-+]?\}\}|[.\[])")
+GIVEN = ("self", "true", "false", "none", "True", "False", "None")  # by Jinja
+# How the Hub's models that answer in conversations are called.
+CHAT_NAME = re.compile(r"(?i)(?<![a-z])(instruct|chat|it)(?![a-z])")
+
+
+@dataclass
+class Seen:
+    """`failures` as the stages of a run would raise them; pointer and text of what works and may surprise: `notes`,
+    and `remarks`, which the stages of a run make themselves.
+    """
+
+    failures: list[JobError] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    remarks: list[tuple[str, str]] = field(default_factory=list)
+
+    def attempt(self, look: Callable[..., Found], *arguments: object) -> Found | None:
+        try:
+            return look(*arguments)
+        except JobError as error:
+            self.failures.append(error)
+            return None
+
+    def failure(self) -> JobError | None:
+        """All of them as one, of the class of the first in the order of the spec."""
+        found = [(type(error), fault) for error in self.failures for fault in error.faults]
+        found.sort(key=lambda item: natural(item[1].where))
+        return found[0][0](*(fault for _, fault in found)) if found else None
+
+
+def look(spec: JobSpec) -> Seen:
+    """What is local in `spec`, whichever machine runs it with these paths."""
+    seen = Seen()
+    for uri, pointer in places_written(spec):
+        seen.attempt(require_directory, uri, pointer)
+    model, merge_base = spec.model.source, spec.model.merge_base
+    chats: bool | None = bool(CHAT_NAME.search(model))
+    if "://" not in model:
+        chats = seen.attempt(has_chat_template, model, "/model/source")
+    if merge_base and "://" not in merge_base:
+        seen.attempt(has_chat_template, merge_base, "/model/merge_base")
+    for source, pointer in sources(spec):
+        if "://" not in source.source:
+            seen.attempt(_rows, source, pointer, bool(chats), seen)
+    return seen
+
+
+def look_before_a_run(spec: JobSpec) -> Seen:
+    """The same, and what of this machine's packages and environment the run will need."""
+    seen = look(spec)
+    seen.attempt(require_trackers, spec.tracking)
+    _hub(spec, seen)
+    return seen
+
+
+def look_to_validate(spec: JobSpec, folder: Path) -> Seen:
+    """The same for a spec in `folder` that is only looked at: it may run elsewhere, so a package that is missing is a
+    note.
+    """
+    seen = look(spec)
+    for path, pointer in paths_read(spec):
+        if not os.path.exists(path) and (beside := folder / path).exists():
+            text = f"{beside} is there: relative paths are those of the directory where tunejob is started"
+            seen.notes.append((pointer, text))
+    if find_spec("torch"):  # else nothing can be run here
+        trackers = Seen()
+        trackers.attempt(require_trackers, spec.tracking)
+        for error in trackers.failures:
+            absent = ", ".join(fault.found for fault in error.faults)
+            seen.notes.append(("/tracking", f"not installed here: {absent}: a run on this machine ends with exit 11"))
+    _hub(spec, seen)
+    return seen
+
+
+def _hub(spec: JobSpec, seen: Seen) -> None:
+    """Whether the address of the Hub, where the spec needs it, is one."""
+    read = [spec.model.source, spec.model.merge_base or "", *(source.source for source, _ in sources(spec))]
+    if spec.output.hub or any(address.startswith("hf://") for address in read):
+        seen.attempt(endpoint)
+
+
+def places_written(spec: JobSpec) -> Iterator[tuple[str, str]]:
+    yield spec.output.uri, "/output/uri"
+    if spec.output.checkpoints.uri is not None:
+        yield spec.output.checkpoints.uri, "/output/checkpoints/uri"
+
+
+def paths_read(spec: JobSpec) -> Iterator[tuple[str, str]]:
+    """Those of this machine."""
+    places = [(spec.model.source, "/model/source"), (spec.model.merge_base or "s3://", "/model/merge_base")]
+    places += [(source.source, f"{pointer}/source") for source, pointer in sources(spec)]
+    return ((path, pointer) for path, pointer in places if "://" not in path)
+
+
+def sources(spec: JobSpec) -> Iterator[tuple[SourceSpec, str]]:
+    yield from ((source, f"/data/train/{index}") for index, source in enumerate(spec.data.train))
+    held_out = getattr(spec.data.held_out, "sources", None) or ()
+    yield from ((source, f"/data/held_out/sources/{index}") for index, source in enumerate(held_out))
+
+
+# ----------------------------------------------------------------------------------------------------- rows
+
+
+def _rows(spec: SourceSpec, pointer: str, chats: bool, seen: Seen) -> None:
+    """Of several files, one that fits is enough: which are the split's is for the `datasets` library to say."""
+    failures: list[JobError] = []
+    for path in files_of_rows(spec, pointer):
+        try:
+            return _first_row(spec, pointer, path, chats, seen)
+        except JobError as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def _first_row(spec: SourceSpec, pointer: str, path: Path, chats: bool, seen: Seen) -> None:
+    """Raises `InputError` where the first row of a file is not what the spec says."""
+    where = f"{pointer}/source"
+    with pointed(where), translating_errors(str(path), OSError):
+        path.open("rb").close()
+        if reason := why_not_at_a_glance(path, where):
+            seen.remarks.append((where, f"{path.name}: its rows were not looked at: {reason}"))
+            return
+        row = next(read_rows(path, where), None)
+        remarked = remarks(path, where)
+    if row is None:
+        raise InputError(Fault("no rows", where=where, found=f"{path.name} is empty", expected="at least 1 row"))
+    slice_ = SLICE.search(spec.split)
+    is_used = not slice_ or slice_["start"] in (None, "0", "0%")
+    if is_used or not path.name.lower().removesuffix(".gz").endswith(JSON):
+        check_columns(spec, pointer, row)
+        _check_templates(spec, pointer, row)
+    seen.remarks += [(where, remark) for remark in remarked]
+    if is_used and FORMATS[spec.format].example:
+        try:
+            example = shape(spec.format, row, Columns(spec.columns))
+        except RowFault as error:
+            raise InputError(Fault(f"{path.name} row 1: {error}", where=where)) from None
+        if chats and isinstance(example, Pair):
+            seen.notes.append((where, _raw_pair(spec)))
+
+
+def _check_templates(spec: SourceSpec, pointer: str, row: Row) -> None:
+    """Raises `InputError` for a column that a template prints as it is and that `row` lacks. Templates with statements
+    may give names themselves.
+    """
+    columns = list(map(str, row))
+    faults = []
+    for role, text in asdict(spec.template).items() if spec.template else ():
+        if text is None or "{%" in text:
+            continue
+        for name in dict.fromkeys(name for name in PRINTED.findall(text) if name not in {*columns, *GIVEN}):
+            near = difflib.get_close_matches(name, columns, 1)
+            hint = f"Did you mean {near[0]}?" if near else ""
+            what = "the template reads a column that is not there"
+            place, known = f"{pointer}/template/{role}", ", ".join(columns)
+            faults.append(Fault(what, where=place, found=name, expected=f"one of {known}", hint=hint))
+    if faults:
+        raise InputError(*faults)
+
+
+def _raw_pair(spec: SourceSpec) -> str:
+    """What is learned of a prompt and a completion that are text, and how they would be a conversation instead."""
+    names = {"instruction": "prompt", "output": "completion"}
+    columns = json.dumps({name: spec.columns.get(own, own) for name, own in names.items()}, ensure_ascii=False)
+    return (
+        "prompt and completion are learned as plain text, without the model's chat template; "
+        f'for questions and answers of a chat model write "format": "alpaca", "columns": {columns}'
+    )

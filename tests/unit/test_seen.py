@@ -1,0 +1,247 @@
+"""What `validate` sees of the files that a spec names: each mistake with its place, its words and its exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.__main__ import carry_out, command_render, command_validate, parser, report_failure
+from job.errors import InputError, JobError, PolicyError, SpecError
+from job.host.log import Log
+from job.spec.strict import load_schema
+from tests.specs import changed
+
+TRAIN = "/data/train/0"
+MESSAGES = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+PAIRS = {f"{TRAIN}/format": "prompt_completion", f"{TRAIN}/columns": {"prompt": "question", "completion": "answer"}}
+ALPACA = 'Write "format": "alpaca", "columns": {"instruction": "question", "output": "answer"}'
+LLAMA = {"config.json": '{"model_type": "llama"}', "model.safetensors": "\2\0\0\0\0\0\0\0{}"}
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    put({"rows.jsonl": json.dumps(MESSAGES) + "\n"})
+    return tmp_path
+
+
+def put(tree: dict[str, str]) -> None:
+    for name, text in tree.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+
+
+def model(**files: str) -> dict[str, str]:
+    return {f"model/{name}": text for name, text in {**LLAMA, **files}.items()}
+
+
+def events(command: Callable[..., None], changes: dict[str, Any], *arguments: str) -> list[dict[str, Any]]:
+    """What the command says of the smallest spec with `changes`; raises what it raises."""
+    Path("spec.json").write_text(json.dumps(changed(changes)))
+    stream = io.StringIO()
+    name = command.__name__.removeprefix("command_")
+    command(parser().parse_args([name, "spec.json", *arguments]), Log(stream, json_lines=True))
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def validate(changes: dict[str, Any], *arguments: str) -> list[dict[str, Any]]:
+    return events(command_validate, changes, *arguments)
+
+
+# What is on the disk beside the good rows.jsonl, what is put into the smallest spec, the pointer of the fault, words of it.
+MISTAKES: dict[str, tuple[dict[str, str], dict[str, Any], str, str]] = {
+    "a file misspelt": ({}, {f"{TRAIN}/source": "rows.jsnl"}, f"{TRAIN}/source", "Did you mean rows.jsonl?"),
+    "a folder misspelt": ({"data/a.jsonl": "{}"}, {f"{TRAIN}/source": "date/a.jsonl"}, f"{TRAIN}/source", "Did you mean data/a.jsonl?"),
+    "nothing near": ({}, {f"{TRAIN}/source": "data/x.jsonl"}, f"{TRAIN}/source", "expected a path, hf://datasets/… or s3://…"),
+    "a data set of the Hub": ({}, {f"{TRAIN}/source": "org/rows"}, f"{TRAIN}/source", "Did you mean hf://datasets/org/rows?"),
+    "a model of the Hub": ({}, {"/model/source": "Qwen/Qwen3-0.6B"}, "/model/source", "Did you mean hf://Qwen/Qwen3-0.6B?"),
+    "another kind of file": ({"rows.xlsx": "PK"}, {f"{TRAIN}/source": "rows.xlsx"}, f"{TRAIN}/source", "not a kind of file the job reads"),
+    "a folder without rows": ({"data/a.docx": ""}, {f"{TRAIN}/source": "data"}, f"{TRAIN}/source", "no data files are in this folder"),
+    "an empty folder": ({"data/a/b": ""}, {f"{TRAIN}/source": "data"}, f"{TRAIN}/source", "(found 'a/b'); expected .jsonl"),
+    "an empty file": ({"rows.jsonl": "\n"}, {}, f"{TRAIN}/source", "no rows (found rows.jsonl is empty)"),
+    "no JSON": ({"rows.jsonl": "{'a': 1}\n"}, {}, f"{TRAIN}/source", "rows.jsonl line 1: not JSON"),
+    "the split of a file": ({}, {f"{TRAIN}/split": "test"}, f"{TRAIN}/split", "no such split"),
+    "the columns of another format": ({"rows.jsonl": '{"conversations": []}'}, {}, f"{TRAIN}/columns", "The columns fit format sharegpt"),
+    "questions and answers": ({"rows.csv": "question,answer\na,b\n"}, {f"{TRAIN}/source": "rows.csv"}, f"{TRAIN}/columns", ALPACA),
+    "with semicolons": ({"rows.csv": "question;answer\na;b\n"}, {f"{TRAIN}/source": "rows.csv"}, f"{TRAIN}/columns", ALPACA),
+    "Excel's first line": (
+        {"rows.csv": "sep=;\nquestion;answer\na;b\n"}, {f"{TRAIN}/source": "rows.csv", **PAIRS}, f"{TRAIN}/source",
+        "rows.csv line 1: Excel's line about the separator is not a header (found 'sep=;')",
+    ),
+    "a column misspelt": (
+        {"rows.csv": "question,answer\na,b\n"},
+        {f"{TRAIN}/source": "rows.csv", **PAIRS, f"{TRAIN}/columns": {"prompt": "question", "completion": "anwser"}},
+        f"{TRAIN}/columns", '{"prompt": "question", "completion": "answer"}',
+    ),
+    "text for messages": ({"rows.csv": "messages\nhi\n"}, {f"{TRAIN}/source": "rows.csv"}, f"{TRAIN}/source", "rows.csv row 1: messages"),
+    "no file of a folder fits": ({"d/a.csv": "x\n1\n", "d/b.csv": "y\n1\n"}, {f"{TRAIN}/source": "d"}, f"{TRAIN}/columns", "(found x)"),
+    "a model that is none": ({"model/notes.md": ""}, {"/model/source": "model"}, "/model/source", "expected a config.json at the top"),
+    "a model in a folder below": (
+        {f"models/small/{name}": text for name, text in LLAMA.items()}, {"/model/source": "models"}, "/model/source", "models/small",
+    ),
+    "a GGUF file": ({"m.gguf": "GGUF"}, {"/model/source": "m.gguf"}, "/model/source", "GGUF files cannot be trained"),
+    "no weights": ({"model/config.json": "{}"}, {"/model/source": "model"}, "/model/source", "there are no weights"),
+    "a damaged config": (model(**{"config.json": "{"}), {"/model/source": "model"}, "/model/source", "config.json is not JSON"),
+    "a config of nothing": (model(**{"config.json": "{}"}), {"/model/source": "model"}, "/model/source", "names no model_type"),
+    "weights that Git LFS has not fetched": (
+        model(**{"model.safetensors": LFS}), {"/model/source": "model"}, "/model/source", "a pointer of Git LFS, not the weights",
+    ),
+    "weights that are cut": (model(**{"model.safetensors": "\7" * 20}), {"/model/source": "model"}, "/model/source", "or it is cut"),
+    "a template's column": (
+        {"rows.csv": "question,answer\na,b\n"},
+        {f"{TRAIN}/source": "rows.csv", f"{TRAIN}/format": "template",
+         f"{TRAIN}/template": {"system": "{{ range(3) }}", "user": "{{ qestion }}", "assistant": "{% set x = answer %}{{ x }}"}},
+        f"{TRAIN}/template/user", "(found qestion); expected one of question, answer. Did you mean question?",
+    ),
+    "the base of a merge": ({}, {"/model/merge_base": "bases/llama"}, "/model/merge_base", "Did you mean hf://bases/llama?"),
+    "the root as output": ({}, {"/output/uri": "/"}, "/output/uri", "this cannot be a run's directory"),
+    "a device as output": ({}, {"/output/uri": "/dev/null"}, "/output/uri", "this cannot be a run's directory"),
+    "the spec as output": ({}, {"/output/uri": "spec.json"}, "/output/uri", "a file is where the directory should be"),
+    "a file's child as output": ({}, {"/output/uri": "rows.jsonl/out"}, "/output/uri", "a file is where the directory should be"),
+    "checkpoints in a file": ({}, {"/output/checkpoints": {"uri": "rows.jsonl"}}, "/output/checkpoints/uri", "a file is where"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_named_with_its_place(name: str) -> None:
+    tree, changes, pointer, words = MISTAKES[name]
+    put(tree)
+    with pytest.raises(InputError) as failure:
+        validate(changes)
+    assert [fault.where for fault in failure.value.faults] == [pointer]
+    assert words in str(failure.value)
+    assert validate(changes, "--spec-only")[-1]["event"] == "valid", "the paths of another machine"
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({"model/model.gguf": "GGUF"}, "the weights are not in a form the job loads"),
+        ({"model/adapter_config.json": "{}", "model/adapter_model.safetensors": "x"}, "this is an adapter, not a model"),
+        (model() | {"model/pytorch_model.bin": "x"}, ""),
+    ],
+)
+def test_a_folder_that_must_not_be_loaded(tree: dict[str, str], words: str) -> None:
+    put(tree)
+    if not words:
+        assert validate({"/model/source": "model"})[-1]["event"] == "valid"
+        return
+    with pytest.raises(PolicyError, match=words):
+        validate({"/model/source": "model"})
+
+
+def test_what_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
+    put(model())
+    (here / "rows.jsonl").unlink()
+    (here / "rows.jsonl").symlink_to(here / "gone.jsonl")
+    with pytest.raises(InputError, match=r"/data/train/0/source: there is no such file"):
+        validate({"/model/source": "model"})
+
+
+def test_faults_of_several_places_are_said_together() -> None:
+    with pytest.raises(InputError) as failure:
+        validate({"/output/uri": "/", "/model/source": "model", "/data/held_out": {"sources": [{"source": "b.csv", "format": "text"}]},
+                  f"{TRAIN}/source": "a.csv"})  # fmt: skip
+    assert [fault.where for fault in failure.value.faults] == [
+        "/data/held_out/sources/0/source", f"{TRAIN}/source", "/model/source", "/output/uri",
+    ]  # fmt: skip
+
+
+def test_a_file_beside_a_spec_elsewhere_is_found_and_said(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "other").mkdir()
+    (here / "spec.json").write_text(json.dumps(changed({})))
+    monkeypatch.chdir(here / "other")
+    stream = io.StringIO()
+    with pytest.raises(InputError, match=r"no such file or directory in .*other"):
+        command_validate(parser().parse_args(["validate", "../spec.json"]), Log(stream, json_lines=True))
+    assert "../rows.jsonl is there: relative paths are those of the directory where tunejob is started" in stream.getvalue()
+
+
+def test_an_address_of_the_hub_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "hub.internal:8080")
+    with pytest.raises(InputError, match="HF_ENDPOINT is not an address"):
+        validate({})
+    put(model())
+    assert validate({"/model/source": "model"})[-1]["event"] == "valid", "nothing of the Hub is asked for"
+
+
+NOTES: dict[str, tuple[dict[str, str], dict[str, Any], list[str]]] = {
+    "nothing": ({}, {}, []),
+    "a tab": ({"rows.csv": "prompt\tcompletion\na\tb\n"}, {f"{TRAIN}/source": "rows.csv", f"{TRAIN}/format": "prompt_completion"},
+              [r"rows.csv: its columns are separated by '\t'"]),
+    "plain text, chat model of the Hub": (
+        {"rows.csv": "question,answer\na,b\n"}, {f"{TRAIN}/source": "rows.csv", "/model/source": "hf://org/Llama-3.2-1B-Instruct", **PAIRS},
+        ["prompt and completion are learned as plain text, without the model's chat template; for questions and answers of a chat model "
+         'write "format": "alpaca", "columns": {"instruction": "question", "output": "answer"}'],
+    ),
+    "plain text, chat model here": (
+        {"rows.csv": "question,answer\na,b\n"} | model(**{"tokenizer_config.json": '{"chat_template": "x"}'}),
+        {f"{TRAIN}/source": "rows.csv", "/model/source": "model", **PAIRS}, ["prompt and completion are learned as plain text"],
+    ),
+    "plain text, base model": (
+        {"rows.csv": "question,answer\na,b\n"} | model(), {f"{TRAIN}/source": "rows.csv", "/model/source": "model", **PAIRS}, [],
+    ),
+    "a slice whose rows may look otherwise": ({"rows.jsonl": '{"text": "a"}\n'}, {f"{TRAIN}/split": "train[1:]"}, []),
+    "a file of a folder fits": ({"d/a.csv": "x\n1\n", "d/b.jsonl": json.dumps(MESSAGES)}, {f"{TRAIN}/source": "d"}, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_what_works_and_may_surprise_is_noted(name: str) -> None:
+    tree, changes, notes = NOTES[name]
+    put(tree)
+    *said, last = validate(changes)
+    assert last["event"] == "valid"
+    assert len(said) == len(notes)
+    for event, note in zip(said, notes, strict=True):
+        assert (event["event"], event["pointer"]) == ("note", f"{TRAIN}/source")
+        assert event["text"].startswith(note)
+
+
+def test_a_tracker_that_is_not_installed_is_noted() -> None:
+    texts = [event["text"] for event in validate({"/tracking": ["wandb"]}) if event["event"] == "note"]
+    assert "not installed here: wandb: a run on this machine ends with exit 11" in texts
+
+
+def test_a_large_json_object_is_not_read_whole(here: Path) -> None:
+    with (here / "rows.json").open("w") as file:
+        file.write('{"rows": [\n' + '{"text": "' + "x" * (9 << 20) + '"}]}')
+    notes = [event["text"] for event in validate({f"{TRAIN}/source": "rows.json"}) if event["event"] == "note"]
+    assert notes == ["rows.json: its rows were not looked at: it would have to be read whole"]
+
+
+def test_rendering_for_a_container_says_which_paths_it_would_miss(capsys: pytest.CaptureFixture[str]) -> None:
+    events(command_render, {f"{TRAIN}/source": "rows.jsnl"}, "--to", "docker", "-o", "run.sh")
+    assert Path("run.sh").is_file()
+    [note] = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert note["pointer"] == f"{TRAIN}/source"
+    assert "Did you mean rows.jsonl?" in note["text"]
+
+
+def test_the_schema_is_written_to_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert carry_out(["schema", "-o", "job.schema.json"]) == 0
+    assert capsys.readouterr().out == ""
+    assert json.loads(Path("job.schema.json").read_text()) == load_schema("job")
+
+
+def test_on_a_terminal_each_fault_is_said_once_and_whole() -> None:
+    """Only the termination message and the last line of a log are cut."""
+    stream = io.StringIO()
+    far = "models/" + "long/" * 30 + "name"
+    with pytest.raises(JobError) as failure:
+        validate({"/model/source": f"{far}", f"{TRAIN}/source": "rows.jsnl"})
+    assert report_failure(failure.value, "validate", Log(stream, json_lines=False)) == 11
+    said = stream.getvalue()
+    assert [said.count(words) for words in (f"'{far}'", "Did you mean rows.jsonl?", "no such file")] == [1, 1, 2]
+
+
+def test_a_wrong_spec_is_said_before_its_files_are_looked_at() -> None:
+    with pytest.raises(SpecError, match=r"/training/lr: unknown key .*Here it is /training/learning_rate"):
+        validate({"/training/lr": 1, f"{TRAIN}/source": "gone.jsonl"})
