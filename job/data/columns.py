@@ -19,7 +19,7 @@ SHOWN, SHOWN_CHARACTERS = 8, 40  # in a note
 COUNTED = 1000  # columns that nothing reads: rows may have keys of their own without end
 NOT_A_NUMBER = ("NaN", "nan")  # how Python writes a value that is missing where everything is text
 MISSING_WORDS = (*NOT_A_NUMBER, "NA", "N/A", "<NA>", "null", "NULL", "None")
-NOTHING = (None, "", [], {})
+NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
 class Columns:

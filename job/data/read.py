@@ -31,7 +31,8 @@ def count_rows(path: Path, pointer: str) -> int:
 def remarks(path: Path, pointer: str) -> list[str]:
     """What was taken for granted in reading `path`, for people."""
     file = _data_file(path, pointer)
-    return [f"{file.name}: {remark}" for remark in REMARKS.get(file.kind, lambda _: [])(file)]
+    found = REMARKS[file.kind](file) if file.kind in REMARKS else []
+    return [f"{file.name}: {remark}" for remark in found]
 
 
 def is_all_text(path: Path) -> bool:

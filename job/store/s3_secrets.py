@@ -19,7 +19,7 @@ def keep_secret(client: S3Client, session: Session) -> None:
 
     With them a token that they were bought with: its file is written anew, too.
     """
-    known: set[str] = set()
+    known: set[str | None] = set()
 
     def before_sign(**_: Any) -> None:
         credentials = session.get_credentials()

@@ -101,7 +101,7 @@ class Tokeniser:
         text = self._decode(whole)
         for opening in OPENINGS:
             opened, ids = self.encode(opening).ids, self.encode(opening + completion).ids
-            rest = ids[len(opened) :]
+            rest: list[int] = ids[len(opened) :]
             if ids[: len(opened)] == opened and self._decode([*asked, *rest]) == text:
                 return rest
         return None
