@@ -179,6 +179,11 @@ def test_keys_that_a_template_does_not_read_are_counted() -> None:
     talk = [message | {"id": "7", "mood": "glad"} for message in turns("q", "one")]
     assert remarks(LAST_EOS, *talk) == {"key id": 2, "key mood": 2}
     assert remarks(LAST_EOS.replace("{{ m.content }}", "{{ m.mood }}{{ m.content }}"), *talk) == {"key id": 2}
+    asked = {"role": "user", "content": "q", "name": "Ada", "thinking": "hm"}
+    answered = turns("q", "one")[1] | {"thinking": "hm"}
+    assert remarks(SHOWING.replace("{{ m.thinking }}", "{{ m.thinking if m.role == 'assistant' }}"), asked, answered) == {
+        "key name": 1, "key thinking": 1
+    }  # fmt: skip
     assert remarks(LAST_EOS, *turns("q", "one"), ignored=("tool_calls[].index",), wished=1) == {"key tool_calls[].index": 1, "wished": 1}
 
 

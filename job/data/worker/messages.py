@@ -36,7 +36,7 @@ SHAREGPT_ROLES = {
 CALLERS = ("function_call", "tool_call")  # speakers whose text is the JSON of a call
 
 REASONING = ("reasoning_content", "reasoning", "thinking")  # one thing under the names that templates ask for
-READ = ("role", "content", "name", "tool_calls", "tool_call_id", *REASONING)
+READ = ("role", "content", "tool_calls", "tool_call_id")
 LEARNED_WHERE_TRUE = ("weight", "train", "training", "trainable", "loss", "loss_weight", "loss_mask", "learn")
 LEARNED_WHERE_FALSE = ("masked",)
 MARKS = (*LEARNED_WHERE_TRUE, *LEARNED_WHERE_FALSE)
@@ -67,6 +67,11 @@ def string(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise RowFault(f"{name} must be text, not {kind_of(value)}")
     return value
+
+
+def further_keys(message: Message) -> list[str]:
+    """Those that a template may not know of; the reasoning of an answer is looked for by itself."""
+    return [key for key in message if key not in READ and (key not in REASONING or message["role"] != "assistant")]
 
 
 def names(found: Iterable[Any]) -> str:
@@ -153,7 +158,7 @@ class Conversation:
         calls = self._calls(message, where)
         if calls and not is_answer:
             raise RowFault(f"{where}: only answers call tools, not the role {message['role']}")
-        reasoning = _reasoning(message, where)
+        reasoning = _reasoning(message, where) if is_answer else ""
         content = self._content(item.get("content"), where, text, bool(calls or reasoning))
         message["content"] = content
         if calls:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from job.data.worker.messages import READ, REASONING, Message, RowFault
+from job.data.worker.messages import REASONING, Message, RowFault, further_keys
 from job.data.worker.sandbox import TemplateFailedError, render
 from job.data.worker.shape import TOOL, Chat
 
@@ -111,10 +111,12 @@ class ChatTemplate:
 
     def _unread_keys(self, chat: Chat, full: str) -> Counter[str]:
         """Keys of messages without which the text is the same, with the number of messages that have them."""
-        further = Counter(key for message in chat.messages for key in message if key not in READ)
+        further = Counter(key for message in chat.messages for key in further_keys(message))
 
         def unread(keys: Collection[str]) -> bool:
-            without = [{key: value for key, value in m.items() if key not in keys} for m in chat.messages]
+            without = [
+                {key: m[key] for key in m if key not in keys or key not in further_keys(m)} for m in chat.messages
+            ]
             return self.attempt(without, chat.tools) == full
 
         if not further:
