@@ -122,7 +122,7 @@ def command_wait(arguments: argparse.Namespace, log: Log) -> int:
     if arguments.summary:
         try:
             with Path(arguments.summary).open("a", encoding="utf-8") as summary:
-                summary.write(log.redact(outcome.markdown()))
+                summary.write(harmless(log.redact(outcome.markdown())))
         except OSError as error:  # the Job's code is worth more
             log("summary", note="the summary could not be written", reason=str(error))
     log("ended", name=outcome.name, exit_code=outcome.exit_code, reason=outcome.reason)

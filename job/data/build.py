@@ -89,6 +89,7 @@ def build_dataset(
         training, kept_out = split(spec, table, own, notes)
         count = spec.evaluation.exact_match_rows if kept_out else 0
         exact_match = _exact_match(spec, pool, job, own_selections if held_out else selections, kept_out, count)
+    notes += [note for selection in selections + own_selections for note in selection.column_notes()]
     notes += row_notes([table, *([own] if own else [])], spec.model.max_seq_length)
     return Prepared(
         digest=hashlib.sha256(table.digests[training.sequences].tobytes()).hexdigest(),

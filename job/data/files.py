@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
+from job.data.worker.json_text import LaxError, once
 from job.errors import Fault, InputError
 
 MAX_ROW_BYTES = 4 << 20
@@ -86,23 +87,21 @@ class DataFile:
     def parse(self, text: str, line: int | None = None) -> Any:
         """`text` as JSON; `line` is its place in the file unless it is the whole file."""
         try:
-            return json.loads(text, parse_constant=constant)
+            return json.loads(text, object_pairs_hook=once)
         except json.JSONDecodeError as error:
             raise self.fault(f"not JSON: {error.msg}", line or error.lineno, f"column {error.colno}") from None
+        except LaxError as error:
+            raise self.fault(str(error), line) from None
         except RecursionError:
             raise self.fault("nested too deeply", line) from None
         except ValueError:
             raise self.fault("a number with too many digits", line) from None
 
     def row(self, value: Any, number: int, unit: str = "row") -> dict[str, Any]:
-        """`value` if it is an object of columns."""
+        """`value` if it is an object of columns; NaN, as Python writes a value that is missing, is null."""
         if not isinstance(value, dict):
             raise self.fault(
                 f"{unit} {number} must be a JSON object", None, type(value).__name__, "an object of columns"
             )
-        return value
-
-
-def constant(name: str) -> float | None:
-    """What Python writes into JSON though JSON has no word for it: NaN, a number that is not there, is null."""
-    return None if name == "NaN" else float(name)
+        # NaN is not itself
+        return {name: None if isinstance(item, float) and item != item else item for name, item in value.items()}

@@ -13,6 +13,9 @@ SENTENCES = {
     "tools": "the chat template leaves out the tool definitions of {} rows",
     "reasoning": "the chat template leaves the reasoning of {} answers out: it is not learned",
     "text": "the chat template changes the text of {} answers, or leaves a part of it out",
+    "apart": "as one text, prompt and completion of {} rows would share a token; each has its own, as when one asks",
+    "merged": "{} answers begin within a token that also holds the end of their prompt, which is asked in others; "
+    "prompts are best without white space at their end",
     "wished": "{} messages are marked to be learned but are not answers; train_on responses learns answers alone",
 }
 
@@ -21,8 +24,12 @@ def row_notes(tables: Sequence[Table], max_seq_length: int) -> list[str]:
     """The remarks on all tables' rows."""
     remarks = sum((table.remarks for table in tables), Counter[str]())
     notes = [sentence.format(remarks[kind]) for kind, sentence in SENTENCES.items() if remarks[kind]]
+    if rows := sum(table.dropped_reasons[wire.MARKED] for table in tables):
+        notes.append(f"{rows} rows are marked not to be learned and left out")
+    if marks := _names(remarks, "mark "):
+        notes.append(f"rows have values other than 0 and 1, false and true in these columns, and are learned: {marks}")
     if keys := _names(remarks, "key "):
-        notes.append(f"keys of messages that nothing reads: {keys}")
+        notes.append(f"keys of messages, calls and tools that nothing reads: {keys}")
     if tokens := _names(remarks, "token "):
         notes.append(
             f"the text of {remarks['control']} rows holds control tokens of the vocabulary, which the model reads as "

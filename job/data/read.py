@@ -14,7 +14,7 @@ from typing import Any
 from job.data.files import DataFile
 from job.data.read_arrow import count_arrow, count_parquet, read_arrow, read_parquet
 from job.data.read_csv import csv_remarks, read_csv
-from job.data.read_json import is_read_whole, read_json, read_jsonl
+from job.data.read_json import is_read_whole, json_remarks, read_json, read_jsonl
 
 Row = dict[str, Any]
 
@@ -34,7 +34,13 @@ def count_rows(path: Path, pointer: str) -> int:
 def remarks(path: Path, pointer: str) -> list[str]:
     """What was taken for granted in reading `path`, for people."""
     file = _data_file(path, pointer)
-    return [f"{file.name}: {remark}" for remark in csv_remarks(file)] if file.kind == "csv" else []
+    found = REMARKS[file.kind](file) if file.kind in REMARKS else []
+    return [f"{file.name}: {remark}" for remark in found]
+
+
+def is_all_text(path: Path) -> bool:
+    """Whether every value of such a file is text, so that nothing but its words says that a value is missing."""
+    return DataFile(path, "").kind == "csv"
 
 
 def read_rows(path: Path, pointer: str) -> Iterator[Row]:
@@ -80,3 +86,4 @@ READERS: dict[str, Callable[[DataFile], Iterator[Row]]] = {
     "txt": _read_txt,
 }
 COUNTERS: dict[str, Callable[[DataFile], int]] = {"parquet": count_parquet, "arrow": count_arrow}
+REMARKS: dict[str, Callable[[DataFile], list[str]]] = {"csv": csv_remarks, "json": json_remarks}

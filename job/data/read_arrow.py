@@ -7,11 +7,13 @@ are UTF-8, as writers without a text type leave it; NaN becomes null.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from job.data.files import DataFile
+from job.data.worker.json_text import LaxError, once
 
 Row = dict[str, Any]
 Convert = Callable[[Any], Any]
@@ -22,7 +24,7 @@ ARROW_FILE = b"ARROW1"  # how the form with an index begins; `save_to_disk` writ
 
 def read_parquet(file: DataFile) -> Iterator[Row]:
     with _parquet(file) as opened:
-        yield from _rows(opened.schema_arrow, opened.iter_batches(batch_size=ROWS_AT_ONCE))
+        yield from _rows(file, opened.schema_arrow, opened.iter_batches(batch_size=ROWS_AT_ONCE))
 
 
 def count_parquet(file: DataFile) -> int:
@@ -32,7 +34,7 @@ def count_parquet(file: DataFile) -> int:
 
 def read_arrow(file: DataFile) -> Iterator[Row]:
     with _arrow(file) as (schema, batches):
-        yield from _rows(schema, batches)
+        yield from _rows(file, schema, batches)
 
 
 def count_arrow(file: DataFile) -> int:
@@ -71,32 +73,57 @@ def _whole(file: DataFile, kind: str) -> Iterator[None]:
         raise file.fault(f"not a whole {kind} file: {str(error).splitlines()[0]}") from None
 
 
-def _rows(schema: Any, batches: Iterable[Any]) -> Iterator[Row]:
+def _rows(file: DataFile, schema: Any, batches: Iterable[Any]) -> Iterator[Row]:
+    if twice := _twice(schema, "column") or next(filter(None, (_twice_within(field.type) for field in schema)), ""):
+        raise file.fault(twice, expected="a different name for each")
     converts = {field.name: convert for field in schema if (convert := _convert(field.type))}
+    number = 0
     for batch in batches:
         for start in range(0, batch.num_rows, ROWS_AT_ONCE):
             for row in batch.slice(start, ROWS_AT_ONCE).to_pylist():
-                yield row | {name: convert(row[name]) for name, convert in converts.items()}
+                number += 1
+                try:
+                    yield row | {name: convert(row[name]) for name, convert in converts.items()}
+                except LaxError as error:
+                    raise file.fault(f"row {number}: {error}") from None
+
+
+def _twice(fields: Iterable[Any], what: str) -> str:
+    """Why fields cannot be told apart by their names; empty where they can."""
+    names = Counter(field.name for field in fields)
+    return next((f"the {what} {name[:80]!a} is there twice" for name, count in names.items() if count > 1), "")
+
+
+def _twice_within(kind: Any) -> str:
+    """The same of structs at any depth."""
+    import pyarrow.types as types
+
+    inner = [kind.field(number) for number in range(kind.num_fields)] if types.is_nested(kind) else []
+    found = _twice(inner, "struct's key") if types.is_struct(kind) else ""
+    return found or next(filter(None, (_twice_within(field.type) for field in inner)), "")
 
 
 def _convert(kind: Any) -> Convert | None:
     """How a value of this Arrow type becomes a plain one; None where it is one already."""
     import pyarrow.types as types
 
+    def is_any(*names: str) -> bool:
+        return any(getattr(types, f"is_{name}")(kind) for name in names)
+
     if hasattr(kind, "storage_type"):  # an extension
         return _convert(kind.storage_type)
-    if types.is_dictionary(kind):
+    if is_any("dictionary", "run_end_encoded"):
         return _convert(kind.value_type)
-    if types.is_struct(kind):
+    if is_any("struct"):
         return _of_struct({field.name: _convert(field.type) for field in kind})
-    if types.is_map(kind):
+    if is_any("map"):
         return _of_map(_convert(kind.item_type))
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if is_any("list", "large_list", "fixed_size_list", "list_view", "large_list_view"):
         item = _convert(kind.value_type)
         return None if item is None else lambda value: None if value is None else [item(part) for part in value]
-    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+    if is_any("binary", "large_binary", "fixed_size_binary", "binary_view"):
         return _text
-    if types.is_floating(kind):
+    if is_any("floating"):
         return lambda value: None if value != value else value  # NaN is not itself
     return None
 
@@ -112,7 +139,8 @@ def _of_struct(fields: dict[str, Convert | None]) -> Convert:
 
 
 def _of_map(item: Convert | None) -> Convert:
-    return lambda value: None if value is None else {key: item(part) if item else part for key, part in value}
+    """Raises `LaxError` for a key that is given twice."""
+    return lambda value: None if value is None else once([(key, item(part) if item else part) for key, part in value])
 
 
 def _text(value: Any) -> Any:

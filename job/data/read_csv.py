@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from job.data.files import MAX_ROW_BYTES, DataFile
+from job.data.worker.messages import names as shown
 
 Row = dict[str, Any]
 
 COMMA, OTHERS = ",", (";", "\t", "|")
-MISSING = ("NaN", "nan")  # what Python writes for a number that is not there
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def read_csv(file: DataFile) -> Iterator[Row]:
         records = _records(file, opened, header.separator, strict=True)
         next(records, None)
         for fields in records:
-            row = dict(zip(header.names, (None if field in MISSING else field for field in fields), strict=True))
+            row: Row = dict(zip(header.names, fields, strict=True))
             if header.has_index:
                 del row[""]
             yield row
@@ -57,7 +57,7 @@ def _header(file: DataFile) -> Header:
         raise file.fault("Excel's line about the separator is not a header", 1, written, "the columns' names in line 1")
     names = header.names[1:] if header.has_index else header.names
     if len(set(names)) < len(names) or "" in names:
-        raise file.fault("the header needs a different name for each column", 1, ", ".join(header.names))
+        raise file.fault("the header needs a different name for each column", 1, shown(header.names))
     return header
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from typing import Any
+from contextlib import suppress
+from typing import IO, Any
 
-from job.data.files import BYTE_ORDER_MARK, MAX_ROW_BYTES, DataFile, constant
+from job.data.files import BYTE_ORDER_MARK, MAX_ROW_BYTES, DataFile
+from job.data.worker.json_text import LaxError, once
+from job.data.worker.messages import names
 
 Row = dict[str, Any]
 
 MAX_WRAPPED_BYTES = 512 << 20
+NOT_SPACE = re.compile(r"[^ \t\r\n]")
 CHUNK_CHARACTERS = 1 << 20
 
 
@@ -70,48 +75,97 @@ def _whole(file: DataFile) -> Any:
     return file.parse(file.decode(raw.removeprefix(BYTE_ORDER_MARK)))
 
 
+def json_remarks(file: DataFile) -> list[str]:
+    """What is beside the list of rows in an object that holds one."""
+    line, more = _opening(file)
+    if not line or line.startswith(b"[") or (more and _is_object(line)):
+        return []
+    value = file.row(_whole(file), 1)
+    name = _wrapped(value)
+    others = [ascii(key) for key in value if key != name]
+    if name is None or not others:
+        return []
+    return [f"its rows are those of the key {name!a:.60}; not read: {names(others)}"]
+
+
 def _unwrap(value: Any, file: DataFile) -> Iterator[Row]:
     """The list of rows inside a top-level object; an object without one such list is itself the only row."""
     value = file.row(value, 1)
-    lists = [
-        item
-        for item in value.values()
+    name = _wrapped(value)
+    yield from (file.row(row, number) for number, row in enumerate(value[name], 1)) if name is not None else [value]
+
+
+def _wrapped(value: Row) -> str | None:
+    """The key of the one list of rows; a conversation is not one."""
+    found = [
+        name
+        for name, item in value.items()
         if isinstance(item, list) and item and all(isinstance(row, dict) for row in item)
     ]
-    wrapped = len(lists) == 1 and not {"role", "from"} & lists[0][0].keys()
-    yield from lists[0] if wrapped else [value]
+    return found[0] if len(found) == 1 and not {"role", "from"} & value[found[0]][0].keys() else None
 
 
 def _read_array(file: DataFile) -> Iterator[Row]:
     """The elements of a top-level array, decoded one by one from a moving window of text."""
-    decoder, number = json.JSONDecoder(parse_constant=constant), 0
     with file.damage_named(), file.open_text() as opened:
-        window = opened.read(CHUNK_CHARACTERS).lstrip().removeprefix("[")
-        at = 0
-        while (at := _skip(window, at, " \t\r\n" + ("," if number else ""))) >= len(window) or window[at] != "]":
-            value, end = _element(decoder, window, at)
-            if end < len(window):
-                number += 1
-                yield file.row(value, number)
-                at = end
-                continue
-            more = opened.read(CHUNK_CHARACTERS)
-            if not more or len(window) - at > MAX_ROW_BYTES:
-                raise file.fault("not JSON: the array breaks off or is malformed", None, f"in row {number + 1}")
-            window, at = window[at:] + more, 0
-        if window[at + 1 :].strip() or opened.read(CHUNK_CHARACTERS).strip():
+        window, number, sign = _Window(file, opened), 0, ","
+        window.take()  # the bracket that opens it
+        while sign == "," and (number or window.ahead() != "]"):
+            number += 1
+            yield file.row(window.value(number), number)
+            sign = window.take()
+            if sign not in (",", "]"):
+                raise file.fault("not JSON: the array breaks off or is malformed", None, f"after row {number}")
+            if sign == "," and window.ahead() == "]":
+                raise file.fault("not JSON: there is a comma after the last row", None, f"after row {number}")
+        if not number:
+            window.take()
+        if window.ahead():
             raise file.fault("not JSON: text after the array")
 
 
-def _element(decoder: json.JSONDecoder, window: str, at: int) -> tuple[Any, int]:
-    """The value at `at` and where it ends; at the end of the window if it is not whole yet."""
-    try:
-        return decoder.raw_decode(window, at)
-    except (ValueError, RecursionError):
-        return None, len(window)
+class _Window:
+    """A file's text, of which what was read is let go."""
 
+    def __init__(self, file: DataFile, opened: IO[str]) -> None:
+        self._file = file
+        self._opened = opened
+        self._decoder = json.JSONDecoder(object_pairs_hook=once)
+        self._text, self._at = "", 0
 
-def _skip(window: str, at: int, characters: str) -> int:
-    while at < len(window) and window[at] in characters:
-        at += 1
-    return at
+    def ahead(self) -> str:
+        """The next character that is not white space; empty at the end."""
+        while True:
+            if found := NOT_SPACE.search(self._text, self._at):
+                self._at = found.start()
+                return found[0]
+            self._at = len(self._text)
+            if not self._more():
+                return ""
+
+    def take(self) -> str:
+        """The same, and goes on after it."""
+        found = self.ahead()
+        self._at += len(found)
+        return found
+
+    def value(self, number: int) -> Any:
+        """The value that begins next, that of row `number`."""
+        self.ahead()
+        while True:
+            with suppress(ValueError, RecursionError):  # not whole yet, or never
+                value, self._at = self._decode(number)
+                return value
+            if len(self._text) - self._at > MAX_ROW_BYTES or not self._more():
+                raise self._file.fault("not JSON: the array breaks off or is malformed", None, f"in row {number}")
+
+    def _decode(self, number: int) -> tuple[Any, int]:
+        try:
+            return self._decoder.raw_decode(self._text, self._at)
+        except LaxError as error:
+            raise self._file.fault(f"row {number}: {error}") from None
+
+    def _more(self) -> bool:
+        more = self._opened.read(CHUNK_CHARACTERS)
+        self._text, self._at = self._text[self._at :] + more, 0
+        return bool(more)

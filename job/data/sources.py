@@ -7,12 +7,15 @@ import difflib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from job.data.read import Row, count_rows, read_rows, remarks
+from job.data.columns import Columns
+from job.data.read import Row, count_rows, is_all_text, read_rows, remarks
 from job.data.select import row_range
 from job.data.worker import wire
-from job.data.worker.shape import ALPACA_INPUT, FORMATS, LABELS
+from job.data.worker.messages import names
+from job.data.worker.shape import ALPACA_INPUT, FORMATS
 from job.errors import Fault, InputError
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 256
 BATCH_BYTES = 512 << 10
-SHOWN_COLUMNS, SHOWN_CHARACTERS = 8, 40  # in a note
+CONSIDERED = 200  # columns, where a name is looked for that may have been meant
 # Names under which data sets have what a format calls otherwise, the usual ones first.
 QUESTION = ("question", "query", "instruction", "prompt", "input", "user", "problem")
 ANSWER = ("answer", "response", "output", "completion", "reply", "assistant", "solution", "target")
@@ -38,11 +41,14 @@ USUAL_NAMES = {
 
 @dataclass(frozen=True)
 class SelectedRow:
-    """A row with its place: running number in its source, and words for messages."""
+    """A row with its place: running number in its source, and words for messages. `all_text`: its file knows no other
+    values.
+    """
 
     number: int
     place: str
     row: Row
+    all_text: bool
 
 
 class Selection:
@@ -52,6 +58,7 @@ class Selection:
         self.source = source
         self._counts = [count_rows(path, self.pointer) for path in source.files]
         self._range = row_range(source.spec, sum(self._counts))
+        self._columns = Columns(source.spec, self.pointer)
         if not self._range:
             rows = sum(self._counts)
             hint = f"{source.spec.split} leaves none of them" if rows else "The files are empty"
@@ -76,11 +83,14 @@ class Selection:
         before = 0
         for path, count in zip(self.source.files, self._counts, strict=True):
             if before < self._range.stop and before + count > self._range.start:
+                all_text = is_all_text(path)
                 for number, row in enumerate(read_rows(path, self.pointer), before):
                     if number >= self._range.stop:
                         return
                     if number in self._range:
-                        yield SelectedRow(number - self._range.start, f"{path.name} row {number - before + 1}", row)
+                        place = f"{path.name} row {number - before + 1}"
+                        row = self._columns.settled(row) if all_text else row
+                        yield SelectedRow(number - self._range.start, place, row, all_text)
             before += count
 
     def check_columns(self) -> bool:
@@ -100,41 +110,23 @@ class Selection:
         )
 
     def remarks(self) -> list[str]:
-        """What was taken for granted in reading the files, and which columns of the first row nothing reads."""
-        found = [remark for path in self.source.files for remark in remarks(path, self.pointer)]
-        unread = self._unread_columns()
-        if "rejected" in unread and "chosen" in self.source.spec.columns.values():
-            found.append(f"{self.pointer}: column rejected of {len(self)} rows is not used; chosen is learned")
-            unread.remove("rejected")
-        if unread:
-            shown = ", ".join(ascii(name[:SHOWN_CHARACTERS]) for name in unread[:SHOWN_COLUMNS])
-            others = f" and {len(unread) - SHOWN_COLUMNS} others" if len(unread) > SHOWN_COLUMNS else ""
-            found.append(f"{self.pointer}: columns that nothing reads: {shown}{others}")
-        return found
+        """What was taken for granted in reading the files."""
+        return [remark for path in self.source.files for remark in remarks(path, self.pointer)]
 
-    def _unread_columns(self) -> list[str]:
-        """None where the source's own templates read what they like."""
-        spec, row = self.source.spec, next(iter(self)).row
-        kind = FORMATS[spec.format]
-        if kind.example is None:
-            return []
-        required = [spec.columns.get(name, name) for name in kind.required]
-        read = {*required, *(LABELS if kind.has_answers else ())}
-        if spec.format != "prompt_completion" or not isinstance(row.get(required[0]), str):  # raw text is all there is
-            read |= {*kind.unnamed, *(spec.columns.get(name, name) for name in kind.optional)}
-        return [name for name in map(str, row) if name not in read]
+    def column_notes(self) -> list[str]:
+        """What the rows that came in `batches` have in columns that is not read as it stands there."""
+        return self._columns.notes()
 
     def dumped(self, selected: SelectedRow) -> bytes:
-        """The row as JSON. Bytes that are not text have no place in it: `InputError` where the format reads them."""
+        """The row as JSON. What has no place in it is left out, or an `InputError` where the format reads it: bytes
+        that are not text, and numbers that are none.
+        """
         try:
             return wire.dump(selected.row)
-        except wire.NotTextError:
-            odd = [name for name, value in selected.row.items() if _holds_bytes(value)]
-        spec = self.source.spec
-        used = {spec.columns.get(name, name) for name in FORMATS[spec.format].columns}
-        if found := used.intersection(odd):
-            message = f"{selected.place}: {min(found)} must be text, not bytes"
-            raise InputError(Fault(message, where=self.pointer, expected="UTF-8"))
+        except wire.NotJsonError:
+            odd = {name: words for name, value in selected.row.items() if (words := _not_json(value))}
+        for name in sorted(self._columns.used & odd.keys()):
+            raise InputError(Fault(f"{selected.place}: {name} {odd[name]}", where=self.pointer))
         return wire.dump({name: value for name, value in selected.row.items() if name not in odd})
 
     def batches(self) -> Iterator[tuple[list[SelectedRow], bytes]]:
@@ -143,6 +135,7 @@ class Selection:
         texts: list[bytes] = []
         size = 0
         for selected in self:
+            self._columns.see(selected.row, selected.all_text)
             text = self.dumped(selected)
             if rows and (len(rows) == BATCH_ROWS or size + len(text) > BATCH_BYTES):
                 yield rows, b"[" + b",".join(texts) + b"]"
@@ -161,12 +154,11 @@ def check_columns(spec: SourceSpec, pointer: str, row: Row) -> bool:
     missing = [name for name in [*needed, *spec.columns.values()] if name not in row]
     if missing:
         expected = ", ".join(dict.fromkeys([*needed, *spec.columns.values()]))
-        where, found = f"{pointer}/columns", ", ".join(map(str, row)) or "none"
         raise InputError(
             Fault(
                 f"format {spec.format} misses columns",
-                where=where,
-                found=found,
+                where=f"{pointer}/columns",
+                found=names(row),
                 expected=expected,
                 hint=_fit(row, spec),
             )
@@ -176,12 +168,13 @@ def check_columns(spec: SourceSpec, pointer: str, row: Row) -> bool:
     return FORMATS[spec.format].is_chat
 
 
-def _holds_bytes(value: object) -> bool:
+def _not_json(value: object) -> str:
+    """Why a value has no form in JSON; empty where it has one."""
     try:
         wire.dump(value)
-    except wire.NotTextError:
-        return True
-    return False
+    except wire.NotJsonError as error:
+        return str(error)
+    return ""
 
 
 def _fit(row: Row, spec: SourceSpec) -> str:
@@ -203,7 +196,7 @@ def _fit(row: Row, spec: SourceSpec) -> str:
 
 def _meant(name: str, column: str, row: Row) -> str:
     """The column of `row` that holds what the format calls `name`: misspelt, or under another usual name; or none."""
-    columns = {str(known).lower(): str(known) for known in row}
+    columns = {str(known).lower(): str(known) for known in islice(row, CONSIDERED)}
     if near := difflib.get_close_matches(column.lower(), columns, 1, 0.75):
         return columns[near[0]]
     return next((columns[usual] for usual in USUAL_NAMES.get(name, ()) if usual in columns), "")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MAX_FAULTS = 10
 SHOWN_DROPPED = 5
+MOST_CHARACTERS = 1000  # of a reason, which may quote the row
 
 
 class Table:
@@ -79,7 +80,7 @@ class Table:
     def add(self, source: int, pointer: str, batch: list[SelectedRow], reply: wire.Reply, body: bytes) -> None:
         """A worker's reply to a batch of rows. Raises `InputError` when enough rows are found faulty."""
         for index, reason, where in reply.faults:
-            self._faults.append(Fault(f"{batch[index].place}: {reason}", where=where or pointer))
+            self._faults.append(Fault(f"{batch[index].place}: {reason[:MOST_CHARACTERS]}", where=where or pointer))
         if len(self._faults) >= MAX_FAULTS:
             self._raise_faults()
         for index, reason, tokens in reply.dropped:
@@ -139,13 +140,14 @@ class Table:
                     hint=hint,
                 )
             )
-        share = self.dropped_rows / self.read_rows
+        marked = self.dropped_reasons[wire.MARKED]  # as their author wants it
+        share = (self.dropped_rows - marked) / (self.read_rows - marked)
         if share > max_untrained_fraction:
             raise InputError(
                 Fault(
                     f"too many rows have no token to learn: {examples}",
                     where="/data/max_untrained_fraction",
-                    found=f"{self.dropped_rows} of {self.read_rows} rows",
+                    found=f"{self.dropped_rows - marked} of {self.read_rows - marked} rows",
                     expected=f"at most {max_untrained_fraction:g} of them",
                     hint=hint if self.beyond_tokens else "",
                 )

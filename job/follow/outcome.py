@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from job.errors import TREE, Interrupted, JobError
+from job.follow.spoken import spoken
 from job.host.log import Log
 from job.ledger.evidence import require_result
 from job.report.markdown import figure, table
@@ -18,14 +19,22 @@ from job.store import open_store
 REPORT = "report/summary.md"
 FACTS = ("message", "pointer", "found", "expected", "hint")
 DONE = ("published", "done")  # the two events that a run says only once its manifest is there
+# What may follow an end: what a run says as it leaves, and what other commands say.
+AFTER_THE_END = ("lease", "leftovers", "note", "termination", "summary", "ended", "verified", "valid")
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+RUN_ID = re.compile(r"[0-9a-f]{16}")
+CODES = {kind.__name__: kind.exit_code for kind in TREE}
 UNKNOWN = JobError.exit_code
-LARGEST = 255  # exit code
 SIGNAL_BASE = 128  # a shell's way to say that a process died of a signal
 
 
 @dataclass
 class Heard:
-    """What a log has said so far: where results go, and how the last try ended."""
+    """What a run's log has said so far: where results go, and how the last try ended.
+
+    Others write into the same log, and what they write may come from somebody's data. So a line counts only in the
+    form in which the run writes it, an end only if it is that of the run that began and nothing of the run follows.
+    """
 
     output: str = ""
     run_id: str = ""
@@ -36,18 +45,41 @@ class Heard:
         lines too.
         """
         event = _event(line)
-        self.output = _text(event.get("output")) or self.output
-        self.run_id = _text(event.get("run_id")) or self.run_id
-        if event.get("event") in ("start", "failed", *DONE):
-            self.last = event
+        name, run_id = event.get("event"), event.get("run_id")
+        if not isinstance(name, str) or not TIME.fullmatch(_text(event.get("time"))):
+            return
+        known = not self.run_id or run_id == self.run_id or self.exit_code is not None  # after an end another may begin
+        if name == "failed":
+            if _is_failure(event) and (known or run_id == ""):
+                self.last = event
+        elif name in ("start", *DONE):
+            if _is_run(event) and known:
+                self.output, self.run_id, self.last = str(event.get("output", "")), str(run_id), event
+        elif name not in AFTER_THE_END:
+            self.last = {"event": name}
 
     @property
     def exit_code(self) -> int | None:
         """0 for done, the code of a failure, None while nothing has been said. No failure has 0."""
         if self.last.get("event") != "failed":
             return 0 if self.last.get("event") in DONE else None
-        code = self.last.get("exit_code")
-        return code if type(code) is int and 0 < code <= LARGEST else UNKNOWN
+        return int(self.last["exit_code"])
+
+
+def _is_run(event: Mapping[str, Any]) -> bool:
+    return bool(RUN_ID.fullmatch(_text(event.get("run_id")))) and isinstance(event.get("output", ""), str)
+
+
+def _is_failure(event: Mapping[str, Any]) -> bool:
+    """Whether it has what `schemas/failure.schema.json` requires, and the class's own exit code."""
+    code, run_id = event.get("exit_code"), event.get("run_id")
+    return (
+        type(code) is int
+        and CODES.get(_text(event.get("class"))) == code
+        and isinstance(event.get("retryable"), bool)
+        and all(isinstance(event.get(key), str) for key in ("stage", "message"))
+        and (run_id == "" or bool(RUN_ID.fullmatch(_text(run_id))))
+    )
 
 
 def _event(line: str) -> dict[str, Any]:
@@ -119,12 +151,13 @@ class Outcome:
 
 
 def outcome_of_log(lines: Iterable[str], name: str, log: Log) -> Outcome:
-    """The end of a run that no cluster knows of: its log is passed on, and its last word counts."""
+    """The end of a run that no cluster knows of: its log is passed on, and the run's own last word counts."""
     heard = Heard()
     try:
-        for line in lines:
-            log.say(line.rstrip("\n"))
-            heard.hear(line)
+        for line, is_the_runs in spoken(lines):
+            log.say(line)
+            if is_the_runs:
+                heard.hear(line)
     except Interrupted as stop:
         return Outcome(name, stop.exit_code, f"the run may go on; {stop.faults[0].message}", [], heard, final=False)
     if heard.exit_code is None:

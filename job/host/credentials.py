@@ -30,8 +30,10 @@ FORMS = re.compile(
 )
 FORTY = re.compile(r"(?<![A-Za-z0-9/+=])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])")
 NAMES = re.compile(
-    r"(?:^|[_-])(?:token|secret|password|passwd|passphrase|credentials?|webhook(?:[_-]?url)?"
-    r"|(?:api|access|secret|private|webhook)[_-]?key(?:[_-]?id)?)$",
+    r"(?:password|passwd|passphrase)$"  # also PGPASSWORD
+    r"|(?:^|[_-])(?:token|secret|credentials?|creds|webhook(?:[_-]?url)?"
+    r"|(?:api|access|account|encryption|private|secret|shared|signing|webhook)[_-]?key(?:[_-]?id)?)$"
+    r"|[_-](?:pat|pwd|pass|auth)$",
     re.IGNORECASE,
 )
 SENT = ("AWS_", "HF_", "HUGGING_FACE_", "WANDB_", "MLFLOW_", "TRACKIO_", "TUNEJOB_")  # variables that go to servers

@@ -15,6 +15,7 @@ from job.errors import Fault, InputError
 ENDPOINTS = ("HF_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 BYPASS = ("NO_PROXY", "no_proxy")
 WEB, SOCKS = ("http", "https"), ("socks5", "socks5h")
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,15}")
 ENTRY = re.compile(r"[A-Za-z0-9_.:*-]+")  # a host, a domain or an address, perhaps with a port
 
 
@@ -85,7 +86,8 @@ def require_proxies(*schemes: str, socks: bool = False) -> None:
             understood = False
         if (scheme or "http").lower() not in spoken or not understood:
             hint = "Name an HTTP proxy, or unset the variable where no proxy is needed"
-            found = f"{scheme.lower() or 'no scheme'}" if understood else "no address"
+            plain = scheme.lower() if SCHEME.fullmatch(scheme) else "another form"  # a password may look like one
+            found = (plain if scheme else "no scheme") if understood else "no address"
             faults.append(Fault("this proxy cannot be used", where=name, found=found,
                                 expected="http://host:port or https://host:port", hint=hint))  # fmt: skip
     if faults:

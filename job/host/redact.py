@@ -13,9 +13,9 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
 
-from job.host.credentials import MASK, names_secret
+from job.host.credentials import MASK
+from job.host.known_secrets import learned, secret_values
 
 SHORTEST = 6  # a shorter value would be found in every other word
 HALVED = 16  # from this length on each half is a secret, too: whoever cuts a line leaves one of them
@@ -66,21 +66,6 @@ def fold(text: str) -> Folded:
     return Folded("".join(pieces), starts, origins)
 
 
-def secret_values(environment: Mapping[str, str]) -> Iterator[str]:
-    """Values of variables whose names say what they are, and passwords in addresses, such as a proxy's. A path is not
-    a secret.
-    """
-    for name, value in environment.items():
-        if names_secret(name) and not os.path.exists(value):
-            yield value
-        elif "://" in value and "@" in value:
-            try:
-                password = urlsplit(value.strip()).password or ""
-            except ValueError:  # no address after all
-                continue
-            yield from {password, unquote(password)}
-
-
 def forms(value: str) -> set[str]:
     """What must not be read of one secret: itself and its parts, folded, and base64 at each of its three alignments."""
     parts = {text for part in (value, *value.split()) for text in (part.strip(), fold(part).text)}
@@ -97,14 +82,24 @@ def _base64(value: bytes, before: int) -> str:
     return text[-(-before * 8 // 6) : (before + len(value)) * 8 // 6]
 
 
+def _longest_first(found: set[str]) -> list[str]:
+    return sorted(found, key=len, reverse=True)
+
+
 class Redactor:
-    """Replaces every secret of the environment in text. Built once, before variables are dropped."""
+    """Replaces every secret of the environment in text, and those that are learned later. Built once, before variables
+    are dropped.
+    """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         values = set(secret_values(os.environ if environment is None else environment))
-        self._forms = sorted({form for value in values for form in forms(value)}, key=len, reverse=True)
+        self._forms = _longest_first({form for value in values for form in forms(value)})
+        self._learned = 0
 
     def __call__(self, text: str) -> str:
+        if new := learned()[self._learned :]:
+            self._learned += len(new)
+            self._forms = _longest_first({*self._forms, *(form for value in new for form in forms(value))})
         if not self._forms:
             return text
         folded = fold(text)

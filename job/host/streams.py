@@ -15,14 +15,25 @@ from typing import IO, Any
 LOST = (OSError, ValueError)  # a pipe without a reader, a full disk, a terminal that hung up; a stream that is closed
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
+# Control characters but tab and line feed; and what turns text around, hides in it or ends a line of it. Letters of
+# scripts that are written from right to left need none of these; joiners, which some of them need, may stay.
+CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
+)
 
 
 def harmless(text: str) -> str:
-    """`text` without what a terminal would obey, which may come from somebody's data: colours go, other control
-    characters are shown as JSON escapes them.
+    """`text` without what a terminal would obey, which may come from somebody's data: colours go, other characters that
+    control are shown as JSON escapes them.
     """
-    return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", COLOURS.sub("", text))
+    return CONTROLS.sub(lambda found: _escaped(found[0]), COLOURS.sub("", text))
+
+
+def _escaped(character: str) -> str:
+    """Beyond four hex digits JSON has two escapes, as UTF-16 has."""
+    units = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
 class LastingStream:

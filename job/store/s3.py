@@ -26,6 +26,7 @@ from job.store.base import TEMPORARY, Stored, safe_key, split_s3, within
 from job.store.etag import Digests
 from job.store.patience import ATTEMPTS, be_patient
 from job.store.s3_errors import is_expired, is_mendable, translating_s3_errors, whole_answers
+from job.store.s3_secrets import keep_secret
 
 if TYPE_CHECKING:
     from boto3.s3.transfer import TransferConfig
@@ -254,7 +255,9 @@ def s3_client() -> S3Client:
     )
     try:
         with translating_s3_errors("S3"):
-            client = Session().client("s3", config=config)
+            session = Session()
+            client = session.client("s3", config=config)
+        keep_secret(client, session)
         be_patient(client)
     except (
         ValueError

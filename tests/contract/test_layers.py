@@ -16,8 +16,8 @@ JOB = Path(__file__).parents[2] / "job"
 FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): path for path in sorted(JOB.rglob("*.py"))}
 # Each may import those before it, and none after it. A package's modules are ordered among themselves by their own rule below.
 ORDER = (
-    "errors", "host", "weights", "gguf", "evaluation.metrics", "export.kinds", "data.worker.messages", "data.worker.shape", "spec",
-    "store", "ledger",
+    "errors", "host", "weights", "gguf", "evaluation.metrics", "export.kinds", "data.worker.json_text", "data.worker.messages",
+    "data.worker.shape", "spec", "store", "ledger",
     "hub", "source", "data", "evaluation", "plan", "seen", "training", "report", "follow", "context", "export", "publish", "reference",
     "tuning", "delivery", "run", "render", "arguments", "__main__",
 )  # fmt: skip
@@ -123,7 +123,7 @@ def test_only_the_backend_knows_unsloth(module: str) -> None:
 
 
 # What is outside the processes where a template from outside runs may know of them: how messages and rows look.
-BEFORE_THE_BOUNDARY = {"data.worker.wire", "data.worker.shape", "data.worker.messages"}
+BEFORE_THE_BOUNDARY = {"data.worker.wire", "data.worker.shape", "data.worker.messages", "data.worker.json_text"}
 
 
 @pytest.mark.parametrize("module", FILES)

@@ -20,7 +20,8 @@ from tests.elsewhere.cluster import NAME, RUNNING, command, condition, ended, ev
 TOOLS = Path(__file__).parents[2] / ".venv-k8s" / "bin"
 MEMBER = f"{NAME}-node-0"
 TRAINER = "trainer.kubeflow.org/v1alpha1"
-LOG = [line("start", run_id="r", output=""), line("train", done=1), line("published", run_id="r", output="")]
+RUN = "0" * 16
+LOG = [line("start", run_id=RUN, output=""), line("train", done=1), line("published", run_id=RUN, output="")]
 Json = dict[str, Any]
 
 

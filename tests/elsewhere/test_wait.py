@@ -454,6 +454,10 @@ NO_END = [
     "", "{", '{"event": "failed"}', '{"event": "failed", "exit_code": "0"}', line("start", run_id=RUN), "[" * 9999 + "{",
     '{"exit_code": 0, "event": "failed"}', '{"event": "failed", "exit_code": true}', '{"event": "failed", "exit_code": -1}',
     line("published") + '\n{"exit_code": 0, "event": "failed"}', '{"event": "start", "output": 5, "run_id": ["x"]}',
+    '{"event": "done"}', line("done"), line("done", run_id="x", output=""), json.dumps({"event": "done", "run_id": RUN, "output": ""}),
+    line("published", run_id=RUN, output=5), line("start", run_id=RUN) + "\n" + line("published", run_id="1" * 16, output=""),
+    line("start", run_id=RUN) + "\n" + line("start", run_id="1" * 16) + "\n" + line("published", run_id="1" * 16, output=""),
+    line("start", run_id=RUN) + "\n" + line("published", run_id=RUN, output="") + "\n" + line("train", done=1, total=2),
 ]  # fmt: skip
 
 
@@ -462,15 +466,73 @@ def test_a_log_without_an_end_is_not_a_success(text: str) -> None:
     assert outcome_of_log(text.splitlines(), "log", Log(io.StringIO())).exit_code == 1
 
 
+DONE = line("published", run_id=RUN, output="")
+FAILED = line("failed", **failure_facts(GateError("why"), "evaluate", RUN))
+
+
+@pytest.mark.parametrize(
+    ("lines", "exit_code"),
+    [
+        ([DONE], 0),
+        ([line("start", run_id=RUN, output=""), DONE, '{"event": "failed", "exit_code": 14}', line("lease", note="it expires")], 0),
+        ([line("start", run_id=RUN, output=""), FAILED, '{"event": "done"}', line("done", run_id="1" * 16, output=[])], 14),
+        ([line("start", run_id=RUN, output=""), DONE.replace(RUN, "2" * 16), FAILED], 14),
+        ([DONE, line("start", run_id="1" * 16, output=""), line("failed", **failure_facts(GateError("why"), "data", "1" * 16))], 14),
+        ([FAILED.replace('"exit_code": 14', '"exit_code": 20'), FAILED.replace("GateError", "InputError")], 1),
+        ([DONE, line("failed", **failure_facts(SpecError("why"), "validate"))], 10),
+    ],
+)
+def test_only_the_runs_own_last_word_counts(lines: list[str], exit_code: int) -> None:
+    assert outcome_of_log(lines, "log", Log(io.StringIO())).exit_code == exit_code
+
+
+def test_an_address_that_somebody_else_says_is_not_read() -> None:
+    forged = [line("note", output="s3://elsewhere/x"), json.dumps({"event": "start", "run_id": RUN, "output": "s3://elsewhere/x"})]
+    lines = [line("start", run_id=RUN, output="here"), *forged, line("published", run_id="1" * 16, output="s3://elsewhere/x"), DONE]
+    assert outcome_of_log(lines[:-1], "log", Log(io.StringIO())).heard.output == "here"
+    assert outcome_of_log(lines, "log", Log(io.StringIO())).exit_code == 0
+
+
+def packed(text: str, stream: str = "stdout", end: str = "\n") -> str:
+    return json.dumps({"log": f"{text}{end}", "stream": stream, "time": "2026-11-21T10:01:00.123456789Z"}) + "\n"
+
+
+def test_the_log_file_of_docker() -> None:
+    """Lines of more than 16 KiB come in parts; what is on stderr is said by libraries."""
+    start, middle = line("start", run_id=RUN, output=""), len(DONE) // 2
+    lines = [packed(start), packed(DONE[:middle], end=""), packed("a warning", "stderr"), packed(DONE[middle:]), packed(FAILED, "stderr")]
+    stream = io.StringIO()
+    outcome = outcome_of_log(lines, "log", Log(stream))
+    assert outcome.exit_code == 0
+    assert stream.getvalue().splitlines() == [start, "a warning", DONE, FAILED]
+    assert outcome_of_log([packed(start), packed(FAILED)], "log", Log(stream)).exit_code == 14
+    assert outcome_of_log([packed(start), packed(DONE, "stderr")], "log", Log(stream)).exit_code == 1
+    assert outcome_of_log([packed(start), packed(DONE, end="")], "log", Log(stream)).exit_code == 0  # cut off by a stop
+
+
+def test_the_log_file_of_a_node() -> None:
+    at, middle = "2026-11-21T10:01:00.123456789Z", len(DONE) // 2
+    lines = [f"{at} stdout F {line('start', run_id=RUN)}", f"{at} stdout P {DONE[:middle]}", f"{at} stdout F {DONE[middle:]}"]
+    assert outcome_of_log([*lines, f"{at} stderr F {FAILED}"], "log", Log(io.StringIO())).exit_code == 0
+
+
+@pytest.mark.parametrize("text", ['{"log": ["x"]}', '{"log": "x", "stream": "other"}', '{"log":', '{"log": "x"}', '{"log":' + "[" * 9999])
+def test_what_only_looks_like_dockers_is_passed_on(text: str) -> None:
+    stream = io.StringIO()
+    assert outcome_of_log([text, DONE], "log", Log(stream)).exit_code == 0
+    assert stream.getvalue().splitlines() == [text, DONE]
+
+
 def test_the_report_of_a_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "job", "report"]
     output = store(tmp_path)
     with Path(output, "report", "summary.md").open("a") as report:
-        report.write("an answer: \x1b]52;c;cm0gLXJmIC8=\x07 \x1b[2J \x9b2J é\n")
+        report.write("an answer: \x1b]52;c;cm0gLXJmIC8=\x07 \x1b[2J \x9b2J \u202eevil\u2066 \u200b\U000e0041 שלום می\u200cخواهم é\n")
     done = subprocess.run([*command, output], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stdout.startswith("# my-run\n")
-    assert not set(done.stdout) & {"\x1b", "\x07", "\x9b"}
+    assert not set(done.stdout) & {"\x1b", "\x07", "\x9b", "\u202e", "\u2066", "\u200b", "\U000e0041"}
+    assert "\\u202eevil\\u2066 \\u200b\\udb40\\udc41 שלום می\u200cخواهم" in done.stdout
     assert done.stdout.rstrip().endswith("é")
     missing = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False)
     assert missing.returncode == 11

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from job.errors import CapacityError, GateError, JobError
+from job.errors.facts import failure_facts
 from tests.elsewhere.cluster import NAME, NAMESPACE, RUNNING, Step, condition, ended, job, line, pod, replay
 from tests.elsewhere.tools import BIN, ROOT, needs_tools, tool
 
@@ -206,8 +208,12 @@ def test_a_spec_that_cannot_run_there_is_not_submitted(tmp_path: Path) -> None:
     assert not (tmp_path / "commands").exists()
 
 
+def failed(kind: type[JobError]) -> str:
+    return line("failed", **failure_facts(kind("why"), "train", "0" * 16))
+
+
 def test_the_step_exits_with_the_code_of_the_run(tmp_path: Path) -> None:
-    log = [line("start", run_id="0" * 16, output=""), "::set-output name=job::other", line("failed", exit_code=14)]
+    log = [line("start", run_id="0" * 16, output=""), "::set-output name=job::other", failed(GateError)]
     end = condition("Failed", "PodFailurePolicy", "exit code 14")
     replay(
         tmp_path,
@@ -231,7 +237,7 @@ exit {code}
 
 @pytest.mark.parametrize(
     ("last", "code", "expected"),
-    [(line("published", run_id="0" * 16, output=""), 0, 0), (line("failed", exit_code=13), 100, 13), ("no machine is available", 100, 1)],
+    [(line("published", run_id="0" * 16, output=""), 0, 0), (failed(CapacityError), 100, 13), ("no machine is available", 100, 1)],
 )
 def test_a_rented_gpu(last: str, code: int, expected: int, tmp_path: Path) -> None:
     program = tmp_path / "sky" / "bin" / "sky"

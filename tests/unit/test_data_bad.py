@@ -67,6 +67,9 @@ CASES = {
     "unknown kind of file": Bad(b"x", "not a kind of file the job reads", name="rows.xlsx"),
     "not Parquet": Bad(b"PAR1 nothing", "not a whole Parquet file", name="rows.parquet"),
     "CSV row too short": Bad(b"instruction,output\na,b\nc\n", "line 3: the row does not have 2 fields", "alpaca", name="rows.csv"),
+    "CSV header of a million names": Bad(b",".join([b"name"] * 800_000) + b"\n", "(found name, name, name", "text", name="rows.csv"),
+    "row of a thousand columns": Bad([{f"c{i}": 1 for i in range(1000)}], "(found c0, c1,", "text", COLUMNS),
+    "role of a million letters": Bad(message(role="x" * 1_000_000), "row 2: message 2 has the unknown role 'xxx"),
     "CSV header twice": Bad(b"text,text\na,b\n", "a different name for each column", "text", name="rows.csv"),
     "row too long": Bad(b'{"text": "' + b"x" * (5 << 20) + b'"}', "line 1: the row is too long", "text"),
     "nested too deeply": Bad(b'{"text": ' + b"[" * 100_000 + b"}", "line 1: nested too deeply", "text"),
@@ -114,7 +117,55 @@ CASES = {
         pointer="/data/max_untrained_fraction", spec={"length": 64},
     ),
     "all answers marked": Bad(
-        message(role="assistant", content="x", weight=0)[1:], "its answers are marked not to be", pointer="/data/train"
+        message(role="assistant", content="x", weight=0)[1:], "row 1: it is marked not to be learned", pointer="/data/train"
+    ),
+    "all rows marked": Bad([GOOD | {"train": False}], "row 1: it is marked not to be learned", pointer="/data/train"),
+    "a mark for each message": Bad([GOOD | {"loss_mask": [0, 1]}], "row 1: the row's loss_mask is a list; weight or train in each"),
+    "marks of a row that contradict": Bad([GOOD | {"train": False, "weight": 1}], "row 1: the row: weight and train contradict"),
+    "bad row under a template": Bad(
+        [{"q": "a", "label": False}], "row 1: label is False: preference", "template", source=templated("{{ q }}", "{{ q }}")
+    ),
+    "null in a row template": Bad(
+        b"q,a\nx,NaN\n", "row 1: TemplateError: null would be written as None; write {{ column or", "template",
+        "/data/train/0/template/assistant", "rows.csv", templated("{{ a }}"),
+    ),
+    "key given twice": Bad(b'{"text": "a"}\n{"text": "a", "text": "b"}\n', "rows.jsonl line 2: the key 'text' is given twice", "text"),
+    "key given twice, within": Bad(
+        b'[{"text": "a"}, {"text": "b", "m": {"a": 1, "a": 1}}]', "row 2: the key 'a' is given twice", "text", name="rows.json"
+    ),
+    "key given twice, whole": Bad(b'{"rows": [\n{"text": "a", "text": "b"}]}', "the key 'text' is given twice", "text", name="rows.json"),
+    "comma after the last row": Bad(b'[{"text": "a"}, ]', "a comma after the last row (found after row 1", "text", name="rows.json"),
+    "comma twice": Bad(b'[{"text": "a"},, {"text": "b"}]', "malformed (found in row 2", "text", name="rows.json"),
+    "comma first": Bad(b'[, {"text": "a"}]', "malformed (found in row 1", "text", name="rows.json"),
+    "no comma": Bad(b'[{"text": "a"} {"text": "b"}]', "malformed (found after row 1", "text", name="rows.json"),
+    "two arrays": Bad(b'[{"text": "a"}]\n[{"text": "b"}]', "text after the array", "text", name="rows.json"),
+    "NaN within": Bad(
+        b'{"messages": [{"role": "user", "content": "a", "x": NaN}]}', "row 1: messages holds NaN or an infinite number"
+    ),
+    "infinite": Bad(b'[{"text": 1e999}]', "row 1: text holds NaN or an infinite number", "text", name="rows.json"),
+    "NaN in arguments": Bad(
+        message(role="assistant", tool_calls=[{"name": "f", "arguments": '{"a": NaN}'}]),
+        "row 2: message 2: arguments of f: NaN is not a number in JSON",
+    ),
+    "infinity in arguments": Bad(
+        message(role="assistant", tool_calls=[{"name": "f", "arguments": '{"a": -1e999}'}]),
+        "row 2: message 2: arguments of f: the number -1e999 is too large",
+    ),
+    "key twice in arguments": Bad(
+        message(role="assistant", tool_calls=[{"name": "f", "arguments": '{"a": 1, "a": 2}'}]),
+        "row 2: message 2: arguments of f: the key 'a' is given twice",
+    ),
+    "key twice in messages": Bad([{"messages": '[{"role": "user", "role": "user"}]'}], "row 1: messages: the key 'role' is given twice"),
+    "reasoning alone": Bad(
+        message(role="assistant", content=None, reasoning_content="because"),
+        "row 2: the answer in message 2 is reasoning alone, which the chat template leaves out",
+    ),
+    "a tool that is not a function": Bad(
+        [GOOD | {"tools": [{"type": "retrieval"}]}], "row 1: tool 1 is of type 'retrieval'; only functions can be used"
+    ),
+    "a tool without a name": Bad([GOOD | {"tools": [{"function": {"name": " "}}]}], "row 1: tool 1: each tool must be"),
+    "tools and other functions": Bad(
+        [GOOD | {"tools": [{"name": "f"}], "functions": [{"name": "g"}]}], "row 1: tools and functions are one thing, and differ"
     ),
     "weight between": Bad(message(role="assistant", content="x", weight=0.5), "row 2: message 2: weight must be 0 or 1"),
     "a bad KTO row": Bad([{"prompt": "a", "completion": "b", "label": False}], "label is False: preference", "prompt_completion"),
@@ -152,6 +203,7 @@ def test_bad_data_set(name: str, tmp_path: Path) -> None:
     assert caught.value.exit_code == 11
     assert caught.value.faults[0].where == case.pointer
     assert case.says in str(caught.value.faults[0])
+    assert len(str(caught.value)) < 4000  # whatever the rows hold, it has to go through the redactor and into a log
 
 
 def test_ten_faulty_rows_are_named_and_counted(tmp_path: Path) -> None:

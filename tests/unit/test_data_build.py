@@ -273,7 +273,7 @@ def test_what_is_not_learned_as_it_is_in_the_rows_is_said_with_counts(tmp_path: 
     assert prepared.report.notes == [
         "the chat template leaves the reasoning of 2 answers out: it is not learned",
         "1 messages are marked to be learned but are not answers; train_on responses learns answers alone",
-        "keys of messages that nothing reads: 'id' (2), 'mood' (1)",
+        "keys of messages, calls and tools that nothing reads: 'id' (2), 'mood' (1)",
         "the text of 1 rows holds control tokens of the vocabulary, which the model reads as such: '<|im_end|>' (1)",
         "the answers of 1 rows are beyond model.max_seq_length 64; 517 would hold them",
     ]
@@ -297,12 +297,16 @@ SAID = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 @pytest.mark.parametrize(
     ("kind", "row", "unread"),
     [
-        ("messages", {"messages": SAID, "weight": 0, "train": False, "tools": None, "system": "s", "functions": None}, "'weight', 'train'"),
-        ("alpaca", {"instruction": "a", "output": "b", "input": "", "history": [["x", "y"]]}, "'history'"),
-        ("prompt_completion", {"prompt": "a ", "completion": "b", "system": "s", "label": True}, "'system'"),
+        (
+            "messages",
+            {"messages": SAID, "weight": 1, "train": True, "note": "", "tools": None, "system": "s", "functions": None, "id": 7},
+            "'id' (1)",
+        ),
+        ("alpaca", {"instruction": "a", "output": "b", "input": "", "history": [["x", "y"]]}, "'history' (1)"),
+        ("prompt_completion", {"prompt": "a ", "completion": "b", "system": "s", "label": True}, "'system' (1)"),
         ("prompt_completion", {"prompt": SAID[:1], "completion": SAID[1:], "system": "s", "tools": []}, ""),
-        ("text", {"text": "a", "label": 1, "\u202e\x1b": 1}, r"'label', '\u202e\x1b'"),
-        ("text", {"text": "a"} | {f"c{i}": i for i in range(10)}, "'c0', 'c1', 'c2', 'c3', 'c4', 'c5', 'c6', 'c7' and 2 others"),
+        ("text", {"text": "a", "label": 1, "\u202e\x1b": 1}, r"'label' (1), '\u202e\x1b' (1)"),
+        ("text", {"text": "a"} | {f"c{i}": i for i in range(10)}, ", ".join(f"'c{i}' (1)" for i in range(8)) + " and 2 others"),
         ("template", {"question": "a", "id": 1}, ""),
     ],
 )

@@ -71,6 +71,8 @@ def test_marks_are_those_of_their_message_after_a_system_prompt() -> None:
         ({"reasoning": ["a"]}, "reasoning must be text, not list"),
         ({"reasoning": "a", "thinking": "b"}, "are one thing, and differ"),
         ({"function_call": TEXT_CALL, "tool_calls": [CALL]}, "has both tool_calls and function_call"),
+        ({"tool_calls": [{"name": "", "arguments": {}}]}, "a tool call needs a function with a name"),
+        ({"tool_calls": [{"function": {"name": " "}}]}, "a tool call needs a function with a name"),
         ({"tool_calls": [{"type": "custom", "custom": {"name": "f"}}]}, "needs a function with a name"),
         ({"tool_calls": [CALL | {"type": "custom"}]}, "a tool call of type 'custom'"),
         ({"tool_calls": [{"name": "f", "arguments": [1]}]}, "arguments of f must be an object, not list"),
@@ -108,6 +110,27 @@ def test_arguments_under_their_other_name_and_keys_of_a_call_that_nobody_reads()
     found = answer(tool_calls=[{"index": 0, "function": {"name": "f", "parameters": {"a": None}, "strict": True}}])
     assert found.messages[1]["tool_calls"] == [CALL]
     assert found.ignored == ("tool_calls[].index", "tool_calls[].function.strict")
+
+
+@pytest.mark.parametrize(
+    ("turn", "words"),
+    [
+        ({"from": "function_call", "value": '{"name": "f"}', "tool_calls": [CALL]}, "turn 1 has both tool_calls and, as its value"),
+        ({"from": "tool_call", "value": "[]"}, "turn 1: the function call is an empty list"),
+        ({"from": "human", "value": "q", "tool_calls": [CALL]}, "turn 1: only answers call tools, not the role user"),
+    ],
+)
+def test_calls_that_would_be_lost(turn: Row, words: str) -> None:
+    with pytest.raises(RowFault, match=words):
+        chat("sharegpt", turn)
+
+
+def test_keys_of_a_tool_beside_its_function_stay_for_the_template_to_read() -> None:
+    talk = {"role": "user", "content": "q"}
+    tool = {"type": "function", "function": {"name": "f"}, "strict": True}
+    assert chat("messages", talk, tools=[tool], functions=[tool]).tools == [tool]
+    flat = {"type": "function", "name": "f", "strict": True}
+    assert chat("messages", talk, tools=[flat]).tools == [{"type": "function", "function": {"name": "f", "strict": True}}]
 
 
 @pytest.mark.parametrize("speaker", ["function_call", "tool_call"])

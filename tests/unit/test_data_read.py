@@ -89,7 +89,6 @@ def test_a_column_alone_may_hold_any_sign(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("rows.csv", "q,a\nNaN,x\n"),
         ("rows.jsonl", '{"q": NaN, "a": "x"}\n'),
         ("rows.json", '[{"q": NaN, "a": "x"}]'),
         ("rows.json", '{"rows": [{"q": NaN, "a": "x"}]}'),

@@ -179,7 +179,28 @@ def test_keys_that_a_template_does_not_read_are_counted() -> None:
     talk = [message | {"id": "7", "mood": "glad"} for message in turns("q", "one")]
     assert remarks(LAST_EOS, *talk) == {"key id": 2, "key mood": 2}
     assert remarks(LAST_EOS.replace("{{ m.content }}", "{{ m.mood }}{{ m.content }}"), *talk) == {"key id": 2}
+    asked = {"role": "user", "content": "q", "name": "Ada", "thinking": "hm"}
+    answered = turns("q", "one")[1] | {"thinking": "hm"}
+    assert remarks(SHOWING.replace("{{ m.thinking }}", "{{ m.thinking if m.role == 'assistant' }}"), asked, answered) == {
+        "key name": 1, "key thinking": 1
+    }  # fmt: skip
     assert remarks(LAST_EOS, *turns("q", "one"), ignored=("tool_calls[].index",), wished=1) == {"key tool_calls[].index": 1, "wished": 1}
+
+
+def test_keys_of_tools_that_a_template_does_not_read_are_counted() -> None:
+    tools = [{"type": "function", "function": {"name": name}, "strict": True} for name in "fg"]
+    shows = LAST_EOS.replace("<|{{ m.role }}|>", "{% if tools %}{{ tools | map(attribute='function') | list }}{% endif %}<|{{ m.role }}|>")
+    assert remarks(shows, *turns("q", "one"), tools=tools) == {"key tools[].strict": 2}
+    assert remarks(shows.replace(" | map(attribute='function') | list", ""), *turns("q", "one"), tools=tools) == {}
+    assert remarks(LAST_EOS, *turns("q", "one"), tools=tools) == {"tools": 1}
+
+
+def test_an_answer_of_reasoning_alone() -> None:
+    thought = {"role": "assistant", "content": "", "reasoning_content": "because", "reasoning": "because", "thinking": "because"}
+    assert learned(SHOWING, [*turns("q"), thought]) == [("because", "<|end|>")]
+    for talk in ([*turns("q"), thought], [*turns("q"), thought] * (FEW_ANSWERS + 8)):
+        with pytest.raises(RowFault, match="the answer in message 2 is reasoning alone, which the chat template leaves out"):
+            learned(LAST_EOS, talk)
 
 
 def test_what_is_marked_is_hidden_where_all_is_learned() -> None:

@@ -58,12 +58,15 @@ def test_a_bar_elsewhere_than_on_a_terminal_shows_the_end() -> None:
 def test_nothing_in_a_line_is_obeyed_by_a_terminal(json_lines: bool) -> None:
     stream = io.StringIO()
     log = Log(stream, json_lines=json_lines)
-    log("note", text="\x1b]0;title\x07 \x1b[2J \x9b2J \x7f \r \x1b[31mred\x1b[0m é")
+    text = "\x1b]0;title\x07 \x1b[2J \x9b2J \x7f \r é \u202e\u2069\u2028\u200f\ufeff\U000e0041 שלום مرحبا 👩\u200d🔬"
+    log("note", text=f"{text} \x1b[31mred\x1b[0m")
     log.say("\x1b]52;c;cm0gLXJmIC8=\x07 passed on")
     said = stream.getvalue()
     assert not set(said) & {*map(chr, range(32)), *map(chr, range(127, 160))} - {"\n"}
     assert said.count("\n") == 2
     assert "title" in said
     assert "é" in said
+    assert not set(said) & set("\u202e\u2069\u2028\u200f\ufeff\U000e0041")
+    assert "שלום مرحبا 👩\u200d🔬" in said
     if json_lines:
-        assert json.loads(said.splitlines()[0])["text"].startswith("\x1b]0;title")
+        assert json.loads(said.splitlines()[0])["text"].startswith(text)

@@ -10,6 +10,7 @@ import textwrap
 import urllib.parse
 from collections.abc import Callable
 from email.message import Message
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,9 @@ from job.errors import InputError
 from job.errors.facts import failure_facts
 from job.host.child import without_secrets
 from job.host.credentials import settle_credentials
+from job.host.known_secrets import learn
 from job.host.log import Log
+from job.host.proxies import require_proxies
 from job.host.redact import Redactor
 
 PLAIN = "hf_canary0004canary0004canary0004"
@@ -156,3 +159,90 @@ def test_a_credential_that_cannot_be_sent_is_refused_by_its_name(inside: str, mo
         settle_credentials()
     assert [fault.where for fault in refused.value.faults] == sorted(SENT, key=list(os.environ).index)
     assert "canary" not in str(refused.value)
+
+
+NAMES = ["GITHUB_PAT", "GH_TOKEN", "PGPASSWORD", "SSH_PASSPHRASE", "AZURE_DEVOPS_EXT_PAT", "MYSQL_PWD", "SMTP_PASS", "REDIS_AUTH",
+         "DOCKER_CREDS", "AZURE_STORAGE_ACCOUNT_KEY", "AWS_CONTAINER_AUTHORIZATION_TOKEN", "KAGGLE_KEY_SECRET"]  # fmt: skip
+PASSWORD = "Zq9xKp4LmT7vRw2yB8nC"
+ADDRESSES = {
+    "HTTPS_PROXY": [f"user:{PASSWORD}@proxy:3128", f"{PASSWORD}@proxy:3128", f"http://{PASSWORD}@proxy:3128", f"socks5h://me:{PASSWORD}@p",
+                    f"http://user:{PASSWORD}/x@proxy:1", f"http://us@er:{PASSWORD}@p:1", f"user:{PASSWORD}@proxy"],
+    "all_proxy": [f"user:{PASSWORD}@[::1]:3128"],
+    "PIP_EXTRA_INDEX_URL": [f"https://plain.example https://{PASSWORD}@a.example/simple", f"https://{PASSWORD}:x-oauth-basic@github.com/x"],
+    "SENTRY_DSN": [f"https://{PASSWORD}@o1.ingest.example/2"],
+    "ANYTHING": [f"amqp://me:{PASSWORD}@host/v", f"https://a:b@c,https://me:{PASSWORD}@host", f"https://{PASSWORD}:{PASSWORD}@h"],
+    "NETRC": [f"machine hub.example login me password {PASSWORD}"],
+    "AZURE_CONNECTION_STRING": [f"DefaultEndpointsProtocol=https;AccountName=me;AccountKey={PASSWORD};EndpointSuffix=x"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [*((name, PASSWORD) for name in NAMES), *((name, value) for name, values in ADDRESSES.items() for value in values)]
+)
+def test_every_usual_name_and_form_of_a_credential_counts(name: str, value: str) -> None:
+    masked = Redactor({name: value})(f"cannot reach {value} as {base64.b64encode(f'me:{PASSWORD}'.encode()).decode()} <{PASSWORD}>")
+    assert "<[secret]>" in masked
+    assert shown(masked, PASSWORD) < MAY_SHOW
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("GIT_REMOTE", "ssh://ubuntu@host/x", "ubuntu"),
+        ("GIT_REMOTE", "git@github.com:organisation/repository", "organisation"),
+        ("IMAGE", "registry.example:5000/team/tunejob@sha256:0123456789abcdef", "team/tunejob"),
+        ("MODEL_URL", "https://registry.example:8080/organisation/model@v1", "organisation"),
+        ("EMAIL", "somebody@example.com", "somebody"),
+        ("PWD", "/nowhere/at/all", "/nowhere/at/all"),
+        ("DATABASE_URL", "postgres://postgres@host/db", "postgres"),
+    ],
+)
+def test_what_only_looks_like_a_credential_is_left(name: str, value: str, kept: str) -> None:
+    assert Redactor({name: value})(f"<{value}> {kept}") == f"<{value}> {kept}"
+
+
+FILES = {
+    ".netrc": f"machine hub.example\n  login me\n  password {PASSWORD}\n",
+    ".aws/credentials": f"[default]\naws_access_key_id = AKIAX\naws_secret_access_key={PASSWORD}\n",
+    ".aws/config": f"[profile x]\nregion = eu-west-1\naws_session_token = {PASSWORD}\n",
+    "tokens/aws": f"{PASSWORD}\n",
+    "key.json": json.dumps({"type": "service_account", "private_key_id": PASSWORD, "client_email": "a@b"}),
+    "pass": PASSWORD,
+}
+NAMED_FILES = {"AWS_WEB_IDENTITY_TOKEN_FILE": "tokens/aws", "GOOGLE_APPLICATION_CREDENTIALS": "key.json", "DB_PASSWORD_FILE": "pass"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_in_files_of_credentials_is_secret(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(FILES[name])
+    environment = {variable: str(path) for variable, file in NAMED_FILES.items() if file == name}
+    masked = Redactor(environment or {"HOME": str(tmp_path)})(f"the answer to {path} quotes {PASSWORD}")
+    assert masked == f"the answer to {path} quotes [secret]"
+
+
+def test_a_file_that_is_none_or_has_no_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    names = {
+        "A_TOKEN_FILE": str(tmp_path / "pipe"),
+        "B_TOKEN_FILE": "/dev/zero",
+        "C_TOKEN": str(tmp_path),
+        "HOME": "/nowhere",
+        "D_TOKEN": "\0",
+    }
+    assert Redactor(names)("whatever it is") == "whatever it is"
+
+
+def test_what_is_learned_later_is_secret_for_every_redactor() -> None:
+    before = Redactor({})
+    assert before("canary0009canary0009") == "canary0009canary0009"
+    learn("canary0009canary0009", None, "")
+    assert before("<canary0009canary0009>") == Redactor({})("<canary0009canary0009>") == "<[secret]>"
+
+
+def test_the_scheme_of_a_refused_proxy_may_be_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"me:{PASSWORD}://x@proxy:3128")
+    with pytest.raises(InputError) as refused:
+        require_proxies("https")
+    assert PASSWORD.lower() not in str(refused.value).lower()

@@ -10,11 +10,21 @@ from itertools import pairwise
 from typing import Any, cast
 
 from job.data.worker import sandbox
-from job.data.worker.messages import Message, RowFault
-from job.data.worker.render import ChatTemplate, turn_end
-from job.data.worker.shape import Chat, Columns, Document, Example, Pair, Row, question_and_answer, shape
+from job.data.worker.messages import Message, RowFault, names, row_mark
+from job.data.worker.render import ChatTemplate
+from job.data.worker.shape import (
+    Chat,
+    Columns,
+    Document,
+    Example,
+    Pair,
+    Row,
+    question_and_answer,
+    require_good,
+    shape,
+)
 from job.data.worker.tokenise import Sequence, Tokeniser
-from job.data.worker.wire import BEYOND, Job, Reply, Request, Source
+from job.data.worker.wire import BEYOND, MARKED, Job, Reply, Request, Source
 
 CHAT_TEMPLATE = "/data/chat_template"
 BRACKETED = re.compile(r"<[^<>\s]{1,64}>|\[[^\[\]\s]{1,64}\]")  # what control tokens look like, of which some have 65k
@@ -50,12 +60,14 @@ class Batch:
         return self._template
 
     def turn_end(self, *_: Any) -> Reply:
-        """The text that closes an assistant turn."""
+        """The text that closes an assistant turn, such as `<|im_end|>`; empty if nothing does."""
         self._stage(CHAT_TEMPLATE)
         try:
-            return Reply(turn_end=turn_end(self.template))
+            rendered = self.template.conversation(Chat(question_and_answer("a", "b")))
         except RowFault as error:
             return Reply(failed=str(error))
+        (turn,) = rendered.turns
+        return Reply(turn_end=rendered.text[turn.content_end : turn.end].strip())
 
     def rows(self, request: Request, body: bytearray) -> Reply:
         """Sequences of the rows, and to the `body` their ids and labels.
@@ -65,7 +77,7 @@ class Batch:
         """
         remarks: Counter[str] = Counter()
         reply = Reply(remarks=remarks)
-        for index, example in self._examples(request, reply.faults):
+        for index, example in self._examples(request, reply, remarks):
             try:
                 sequences, found = self._sequences(example)
             except RowFault as error:
@@ -90,7 +102,7 @@ class Batch:
 
     def questions(self, request: Request, _: bytearray) -> Reply:
         """Prompts of rows up to their last answer, with that answer as reference; rows without one are left out."""
-        found = [self._question(example) for _, example in self._examples(request, [])]
+        found = [self._question(example) for _, example in self._examples(request, Reply(), Counter())]
         return Reply(questions=[question for question in found if question])
 
     def prompts(self, request: Request, _: bytearray) -> Reply:
@@ -127,8 +139,8 @@ class Batch:
             return list(self._tokeniser.document(example.text)), nothing
         if isinstance(example, Pair):
             useful = self._learn_all or example.completion.strip()
-            pair = self._tokeniser.pair(example.prompt, example.completion, self._learn_all)
-            return [pair] if useful else [], nothing
+            pair, border = self._tokeniser.pair(example.prompt, example.completion, self._learn_all)
+            return ([pair], Counter(border and [border])) if useful else ([], nothing)
         rendered = self.template.conversation(example)
         spans = [(turn.start, turn.end) for turn in rendered.turns]
         if self._learn_all:
@@ -136,7 +148,9 @@ class Batch:
             bounds = [0, *(bound for span in hidden for bound in span), len(rendered.text)]
             spans = list(pairwise(bounds))[::2]
             del rendered.remarks["wished"]
-        return [self._tokeniser.chat(rendered.text, spans)], rendered.remarks
+        sequence, merged = self._tokeniser.chat(rendered.text, spans, [turn.start for turn in rendered.turns])
+        rendered.remarks["merged"] += merged
+        return [sequence], +rendered.remarks
 
     def _control_tokens(self, example: Example) -> set[str]:
         """`control`, and each token of the vocabulary's that is not text and is in the row's text."""
@@ -151,10 +165,12 @@ class Batch:
         found = {f"token {token}" for token in written & self._control}
         return found | {"control"} if found else found
 
-    def _examples(self, request: Request, faults: list[list[Any]]) -> Iterator[tuple[int, Example]]:
-        source, rows = cast("Source", request.source), list(enumerate(request.rows))
+    def _examples(self, request: Request, reply: Reply, remarks: Counter[str]) -> Iterator[tuple[int, Example]]:
+        """The rows as examples; faulty ones and those marked not to be learned go to the reply."""
+        source = cast("Source", request.source)
         columns = Columns(source.columns, source.input_joint)
-        chats = self._templated(source, rows, faults) if source.template else {}
+        rows = list(self._unmarked(source, list(enumerate(request.rows)), reply, remarks))
+        chats = self._templated(source, rows, reply.faults) if source.template else {}
         self._stage(CHAT_TEMPLATE if self._template else "")
         for index, row in rows:
             if index in chats:
@@ -164,7 +180,29 @@ class Batch:
             try:
                 yield index, shape(source.format, row, columns)
             except RowFault as error:
-                faults.append([index, str(error), ""])
+                reply.faults.append([index, str(error), ""])
+
+    def _unmarked(
+        self, source: Source, rows: list[tuple[int, Row]], reply: Reply, remarks: Counter[str]
+    ) -> Iterator[tuple[int, Row]]:
+        """Rows that are not marked, beside what they hold, as not to be learned."""
+        data = set(source.columns.values())  # that are read under the name of a mark are none
+        for role, text in source.template.items():
+            self._stage(f"{source.pointer}/template/{role}")
+            data |= sandbox.columns_of(text)
+        for index, row in rows:
+            try:
+                learned, others = row_mark(row, data)
+                if source.template:
+                    require_good(source.format, row, data)
+            except RowFault as error:
+                reply.faults.append([index, str(error), ""])
+                continue
+            remarks.update(f"mark {name}" for name in others)
+            if learned is False:
+                reply.dropped.append([index, MARKED, 0])
+            else:
+                yield index, row
 
     def _templated(
         self, source: Source, rows: list[tuple[int, Row]], faults: list[list[Any]]
@@ -178,7 +216,7 @@ class Batch:
                 try:
                     turns[role][index] = sandbox.render(text, row, strict=True)
                 except sandbox.TemplateFailedError as error:
-                    faults.append([index, f"{error}; its columns are {', '.join(row)}", pointer])
+                    faults.append([index, f"{error}; its columns are {names(row)}", pointer])
         whole = set.intersection(*(set(found) for found in turns.values()))
         return {index: _messages({role: found[index] for role, found in turns.items()}) for index in whole}
 
@@ -190,7 +228,7 @@ def _messages(turns: dict[str, str]) -> list[Message]:
 
 def _reason(example: Example, sequences: list[Sequence]) -> str:
     if isinstance(example, Chat) and _all_marked(example):
-        return "its answers are marked not to be learned"
+        return MARKED
     if any(sequence.truncated for sequence in sequences):
         return BEYOND
     if isinstance(example, Chat) and all(message["role"] != "assistant" for message in example.messages):

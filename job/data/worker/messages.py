@@ -6,9 +6,12 @@ might read stays in the message, and what nothing can read is named in `Conversa
 
 from __future__ import annotations
 
-import json
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
+
+from job.data.worker.json_text import LaxError, strict
 
 Message = dict[str, Any]
 
@@ -33,9 +36,11 @@ SHAREGPT_ROLES = {
 CALLERS = ("function_call", "tool_call")  # speakers whose text is the JSON of a call
 
 REASONING = ("reasoning_content", "reasoning", "thinking")  # one thing under the names that templates ask for
-READ = ("role", "content", "name", "tool_calls", "tool_call_id", *REASONING)
+READ = ("role", "content", "tool_calls", "tool_call_id")
 LEARNED_WHERE_TRUE = ("weight", "train", "training", "trainable", "loss", "loss_weight", "loss_mask", "learn")
 LEARNED_WHERE_FALSE = ("masked",)
+MARKS = (*LEARNED_WHERE_TRUE, *LEARNED_WHERE_FALSE)
+MARK_WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}  # in a .csv all is text
 REFUSED = {
     "mask": "it does not say which value is learned; weight and train do",
     "train_detail": "parts of an answer cannot be chosen; weight and train choose whole ones",
@@ -46,6 +51,7 @@ REFUSED = {
     "video": "only text is trained on",
     "videos": "only text is trained on",
 }
+SHOWN_NAMES, SHOWN_CHARACTERS = 20, 60
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -63,12 +69,29 @@ def string(value: Any, name: str) -> str:
     return value
 
 
+def further_keys(message: Message) -> list[str]:
+    """Those that a template may not know of; the reasoning of an answer is looked for by itself."""
+    return [key for key in message if key not in READ and (key not in REASONING or message["role"] != "assistant")]
+
+
+def names(found: Iterable[Any]) -> str:
+    """Names of columns or keys for a message: rows may have a million, and long ones."""
+    first = [str(name)[:SHOWN_CHARACTERS] for name in islice(found, SHOWN_NAMES + 1)]
+    return ", ".join([*first[:SHOWN_NAMES], *(["…"] if len(first) > SHOWN_NAMES else [])]) or "none"
+
+
+def is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 def parsed(value: Any, name: str) -> Any:
     """Lists in CSV and some Parquet files are JSON text."""
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return strict(value)
+    except LaxError as error:
+        raise RowFault(f"{name}: {error}") from None
     except (ValueError, RecursionError):
         raise RowFault(f"{name} is text but not JSON") from None
 
@@ -98,7 +121,7 @@ class Conversation:
         if not isinstance(item, dict) or item.get("role") is None:
             raise RowFault(f"{where} must be an object with role and content")
         if item["role"] not in ROLES:
-            raise RowFault(f"{where} has the unknown role {item['role']!r}; known are {', '.join(ROLES)}")
+            raise RowFault(f"{where} has the unknown role {item['role']!r:.80}; known are {', '.join(ROLES)}")
         self._add(item | {"role": "tool"} if item["role"] == "function" else item, where, "content")
 
     def add_turn(self, item: Any, where: str) -> None:
@@ -112,9 +135,13 @@ class Conversation:
             raise RowFault(f"{where} must be an object with from and value")
         speaker, content = given.pop(who), given.pop(what, None)
         if not isinstance(speaker, str) or speaker not in SHAREGPT_ROLES:
-            raise RowFault(f"{where} has the unknown speaker {speaker!r}; known are {', '.join(SHAREGPT_ROLES)}")
+            raise RowFault(f"{where} has the unknown speaker {speaker!r:.80}; known are {', '.join(SHAREGPT_ROLES)}")
         if speaker in CALLERS:
+            if given.get("tool_calls"):
+                raise RowFault(f"{where} has both tool_calls and, as its value, a function call")
             calls = parsed(string(content, f"{where}: the value"), f"{where}: the function call")
+            if calls == []:
+                raise RowFault(f"{where}: the function call is an empty list")
             given["tool_calls"], content = calls if isinstance(calls, list) else [calls], ""
         self._add(given | {"role": SHAREGPT_ROLES[speaker], "content": content}, where, "the value")
 
@@ -129,7 +156,9 @@ class Conversation:
             if message.pop(key, None):
                 raise RowFault(f"{where}: the key {key} cannot be used: {REFUSED[key]}")
         calls = self._calls(message, where)
-        reasoning = _reasoning(message, where)
+        if calls and not is_answer:
+            raise RowFault(f"{where}: only answers call tools, not the role {message['role']}")
+        reasoning = _reasoning(message, where) if is_answer else ""
         content = self._content(item.get("content"), where, text, bool(calls or reasoning))
         message["content"] = content
         if calls:
@@ -150,11 +179,11 @@ class Conversation:
         """A tool call with its arguments as an object, which chat templates expect; data sets often hold JSON text."""
         flat = isinstance(call, dict) and not isinstance(call.get("function"), dict)
         function = call if flat else call.get("function") if isinstance(call, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        if not isinstance(function, dict) or not is_name(function.get("name")):
             raise RowFault(f"{where}: a tool call needs a function with a name")
         if call.get("type") not in (None, "function"):
-            raise RowFault(f"{where}: a tool call of type {call['type']!r}; only functions can be used")
-        name = f"{where}: arguments of {function['name']}"
+            raise RowFault(f"{where}: a tool call of type {call['type']!r:.80}; only functions can be used")
+        name = f"{where}: arguments of {function['name']:.80}"
         given = [function[key] for key in ("arguments", "parameters") if function.get(key) not in (None, "")]
         if len(given) > 1:
             raise RowFault(f"{name} are given twice, as arguments and as parameters")
@@ -181,10 +210,10 @@ class Conversation:
         """The text of a content part, which some writers call its value."""
         kind = part.get("type") if isinstance(part, dict) else kind_of(part)
         if kind not in TEXT_PARTS:
-            raise RowFault(f"{where}: content part of type {kind!r}; only text parts can be used")
+            raise RowFault(f"{where}: content part of type {kind!r:.80}; only text parts can be used")
         given = [part[key] for key in ("text", "value") if part.get(key) is not None]
         if len(given) != 1:
-            raise RowFault(f"{where}: a text part needs text, and has {', '.join(map(str, part))}")
+            raise RowFault(f"{where}: a text part needs text, and has {names(part)}")
         self._ignore(part, ("type", "text", "value"), "content[]")
         return string(given[0], f"{where}: the text of a content part")
 
@@ -195,15 +224,48 @@ class Conversation:
 def _mark(message: Message, where: str) -> bool | None:
     """Whether the message says that it is learned, taken out of it; None where it says nothing."""
     said: dict[str, bool] = {}
-    for key in (*LEARNED_WHERE_TRUE, *LEARNED_WHERE_FALSE):
+    for key in MARKS:
         if key in message:
             value = message.pop(key)
-            if not isinstance(value, bool | int | float) or value not in (0, 1):
+            if not _is_mark(value):
                 raise RowFault(f"{where}: {key} must be 0 or 1, false or true, not {value!r:.40}")
-            said[key] = bool(value) != (key in LEARNED_WHERE_FALSE)
-    if len(set(said.values())) > 1:
-        raise RowFault(f"{where}: {' and '.join(said)} contradict each other")
-    return next(iter(said.values()), None)
+            said[key] = bool(value)
+    return _verdict(said, where)
+
+
+def row_mark(row: Message, data: Collection[str]) -> tuple[bool | None, list[str]]:
+    """Whether the row as a whole says that it is learned, None where it says nothing; and its marks of other values.
+
+    These may be something else: a loss that somebody measured, a weight in kilograms. `data`: columns that are read
+    under these names. Raises `RowFault` for marks that contradict each other, and for lists.
+    """
+    said: dict[str, bool] = {}
+    others = []
+    for key in MARKS:
+        value = row.get(key) if key not in data else None
+        if isinstance(value, str):
+            value = MARK_WORDS.get(value.strip().lower(), value.strip())
+        if isinstance(value, list | dict) and value:
+            raise RowFault(
+                f"the row's {key} is a {kind_of(value)}; weight or train in each message says what is learned"
+            )
+        if _is_mark(value):
+            said[key] = bool(value)
+        elif value is not None and value not in ("", [], {}):
+            others.append(key)
+    return _verdict(said, "the row"), others
+
+
+def _is_mark(value: Any) -> bool:
+    return isinstance(value, bool | int | float) and value in (0, 1)
+
+
+def _verdict(said: dict[str, bool], where: str) -> bool | None:
+    """What the marks of one thing say together."""
+    learned = {key: value != (key in LEARNED_WHERE_FALSE) for key, value in said.items()}
+    if len(set(learned.values())) > 1:
+        raise RowFault(f"{where}: {' and '.join(learned)} contradict each other")
+    return next(iter(learned.values()), None)
 
 
 def _reasoning(message: Message, where: str) -> str:

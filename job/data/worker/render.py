@@ -15,9 +15,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from job.data.worker.messages import READ, REASONING, Message, RowFault
+from job.data.worker.messages import REASONING, Message, RowFault, further_keys
 from job.data.worker.sandbox import TemplateFailedError, render
-from job.data.worker.shape import Chat
+from job.data.worker.shape import TOOL, Chat
 
 PRIVATE_USE = range(0xE000, 0xF8FF)  # Unicode's private use area: characters without meaning
 FEW_ANSWERS = 32  # up to here each answer is looked for by itself, which takes three renderings of what is before it
@@ -86,6 +86,7 @@ class ChatTemplate:
         remarks += self._unread_keys(chat, full)
         remarks["wished"] = chat.wished
         remarks["tools"] = int(chat.tools is not None and self.render(chat.messages) == full)
+        remarks += Counter() if remarks["tools"] else self._unread_tool_keys(chat, full)
         for index, turn in zip(learned, turns, strict=True):
             remarks.update(_missing(chat.messages[index], full[turn.start : turn.end]))
         return Rendered(full, turns, +remarks)
@@ -110,16 +111,25 @@ class ChatTemplate:
 
     def _unread_keys(self, chat: Chat, full: str) -> Counter[str]:
         """Keys of messages without which the text is the same, with the number of messages that have them."""
-        further = Counter(key for message in chat.messages for key in message if key not in READ)
+        further = Counter(key for message in chat.messages for key in further_keys(message))
 
         def unread(keys: Collection[str]) -> bool:
-            without = [{key: value for key, value in m.items() if key not in keys} for m in chat.messages]
+            without = [
+                {key: m[key] for key in m if key not in keys or key not in further_keys(m)} for m in chat.messages
+            ]
             return self.attempt(without, chat.tools) == full
 
         if not further:
             return further
         ignored = further if unread(further) else [key for key in list(further)[:MAX_KEYS] if unread([key])]
         return Counter({f"key {key}": further[key] for key in ignored})
+
+    def _unread_tool_keys(self, chat: Chat, full: str) -> Counter[str]:
+        """The same for keys of tools beside their function."""
+        tools = chat.tools or []
+        further = Counter(f"key tools[].{key}" for tool in tools for key in tool if key not in TOOL)
+        plain = [{key: value for key, value in tool.items() if key in TOOL} for tool in tools]
+        return further if further and self.attempt(chat.messages, plain) == full else Counter()
 
     def _require_tool_calls(self, chat: Chat, full: str) -> None:
         if not any("tool_calls" in message for message in chat.messages):
@@ -190,7 +200,8 @@ class ChatTemplate:
         return {
             index: turn
             for index, turn in found.items()
-            if full.startswith(opening, turn.start)
+            if turn.start < turn.content_end
+            and full.startswith(opening, turn.start)
             and full.startswith(closing, turn.content_end)
             # What a template rewrites was found by what follows it, which must not be in it.
             and (_is_plain(message := chat.messages[index]) or (closing and closing not in _texts(message)))
@@ -203,8 +214,17 @@ class ChatTemplate:
         stop = self._stop(chat, index, full)
         content_end = tail if tail is not None else self._closed(full, stop)
         if start is None or content_end is None or not start < content_end <= (stop or len(full)):
-            raise RowFault(f"the chat template hides where the answer in message {index + 1} begins or ends")
+            raise RowFault(self._why_hidden(chat.messages[index], index + 1, full))
         return Turn(start, content_end, self._end(full, content_end, stop))
+
+    def _why_hidden(self, message: Message, number: int, full: str) -> str:
+        thought = message.get(REASONING[0], "").strip()
+        if thought and thought not in full and not message["content"].strip() and not message.get("tool_calls"):
+            return (
+                f"the answer in message {number} is reasoning alone, which the chat template leaves out: nothing of it "
+                "can be learned; write it as content, or choose a template that shows reasoning"
+            )
+        return f"the chat template hides where the answer in message {number} begins or ends"
 
     def _around(self, chat: Chat, index: int, full: str) -> tuple[int | None, int | None]:
         """Lengths of the text before and up to the end of a turn's content, as far as they do not depend on it."""
@@ -276,10 +296,3 @@ def _missing(message: Message, shown: str) -> set[str]:
     thoughts.append(message.get(REASONING[0], ""))
     reasoning = {"reasoning"} if any(thought.strip() not in shown for thought in thoughts) else set()
     return reasoning | ({"text"} if said.strip() not in shown else set())
-
-
-def turn_end(template: ChatTemplate) -> str:
-    """The text that closes an assistant turn, such as `<|im_end|>`; empty if the template closes turns with nothing."""
-    rendered = template.conversation(Chat([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]))
-    turn = rendered.turns[0]
-    return rendered.text[turn.content_end : turn.end].strip()

@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, Undefined, UndefinedError, nodes
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, Undefined, UndefinedError, meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -62,9 +62,19 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _environment(undefined: type[Undefined]) -> _Sandbox:
+def _not_null(value: Any) -> Any:
+    if value is None:
+        raise TemplateError("null would be written as None; write {{ column or '' }}, or what is to be there instead")
+    return value
+
+
+def _environment(undefined: type[Undefined], finalize: Callable[[Any], Any] | None = None) -> _Sandbox:
     environment = _Sandbox(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], undefined=undefined
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_Generation, loopcontrols],
+        undefined=undefined,
+        finalize=finalize,
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
@@ -73,7 +83,8 @@ def _environment(undefined: type[Undefined]) -> _Sandbox:
 
 
 CHAT = _environment(Undefined)
-COLUMNS = _environment(StrictUndefined)  # a column that is not there is an error, never an empty string
+# A column that is not there is an error, never an empty string, and so is a null, which would be the word None.
+COLUMNS = _environment(StrictUndefined, _not_null)
 LOADING = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 
 
@@ -92,6 +103,15 @@ def compile_template(text: str, strict: bool) -> Template:
         raise TemplateFailedError(f"not Jinja: {error.message} (line {error.lineno})") from None
     except (RecursionError, MemoryError, OverflowError) as error:
         raise TemplateRefusedError(_reason(error)) from None
+
+
+@lru_cache(maxsize=256)
+def columns_of(text: str) -> frozenset[str]:
+    """Names that a row template reads; none where it is not Jinja, which shows when it is rendered."""
+    try:
+        return frozenset(meta.find_undeclared_variables(COLUMNS.parse(text)))
+    except (TemplateError, RecursionError, MemoryError, OverflowError):
+        return frozenset()
 
 
 def render(text: str, variables: Mapping[str, Any], strict: bool = False) -> str:

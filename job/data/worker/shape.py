@@ -5,15 +5,16 @@ Pure Python on plain values; it runs in the worker processes. What a row gets wr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from job.data.worker.messages import Conversation, Message, RowFault, listed, string
+from job.data.worker.messages import Conversation, Message, RowFault, is_name, listed, names, string
 
 Row = dict[str, Any]
 
 ALPACA_INPUT = "\n\n### Input:\n"
+TOOL = ("type", "function")
 LABELS = ("label", "kto_tag")  # of KTO: whether the answer is a good one
 
 
@@ -61,7 +62,7 @@ class Columns:
     def need(self, row: Row, name: str) -> Any:
         column = self.names.get(name, name)
         if column not in row:
-            raise RowFault(f"column {column} is missing; the row has {', '.join(map(str, row)) or 'none'}")
+            raise RowFault(f"column {column} is missing; the row has {names(row)}")
         return row[column]
 
 
@@ -70,18 +71,21 @@ def shape(kind: str, row: Row, columns: Columns) -> Example:
     example = FORMATS[kind].example
     if example is None:
         raise ValueError(f"rows of format {kind} are rendered by the templates of their source")
-    if FORMATS[kind].has_answers:
-        _require_good(row, columns, kind == "prompt_completion")
+    require_good(kind, row, columns.names.values())
     return example(row, columns)
 
 
-def _require_good(row: Row, columns: Columns, or_zero: bool) -> None:
-    """A row that its label calls bad is not an example of what to say. `or_zero`: 0 is false, as in TRL's rows."""
-    bad = ("false", "0", "0.0") if or_zero else ("false",)
+def require_good(kind: str, row: Row, data: Collection[str]) -> None:
+    """Raises `RowFault` for a row that its label calls bad: it is not an example of what to say. `data`: columns that
+    are read under these names.
+    """
+    if not FORMATS[kind].has_answers:
+        return
+    bad = ("false", "0", "0.0") if kind == "prompt_completion" else ("false",)  # 0 is false in TRL's rows
     for name in LABELS:
-        if str(row.get(name)).lower() in bad and name not in columns.names.values():
+        if str(row.get(name)).lower() in bad and name not in data:
             raise RowFault(
-                f"{name} is {row[name]!r}: preference data marks so an answer that must not be learned; "
+                f"{name} is {row[name]!r:.40}: preference data marks so an answer that must not be learned; "
                 "leave such rows out"
             )
 
@@ -112,7 +116,9 @@ def _chat(talk: Conversation, row: Row, columns: Columns, first_trained: int = 0
     if [message["role"] for message in talk.messages[:2]] == ["system", "system"] and columns.get(row, "system"):
         raise RowFault("a system prompt is in the system column and in the first message")
     tools = _tools(columns.get(row, "tools"))
-    older = None if tools else _tools(row.get("functions"))  # of the time when a call was a function_call
+    older = _tools(row.get("functions"))  # of the time when a call was a function_call
+    if tools and older and tools != older:
+        raise RowFault("tools and functions are one thing, and differ here")
     return Chat(
         talk.messages, tools or older, first_trained, frozenset(talk.unlearned), talk.wished, tuple(talk.ignored)
     )
@@ -185,11 +191,19 @@ def _tools(value: Any) -> list[Any] | None:
     """Tool definitions in OpenAI's form; None if there are none."""
     if value is None or value in ("", "[]"):
         return None
-    return [_tool(tool) for tool in listed(value, "tools")] or None
+    return [_tool(tool, number) for number, tool in enumerate(listed(value, "tools"), 1)] or None
 
 
-def _tool(tool: Any) -> Row:
-    function = tool.get("function", tool) if isinstance(tool, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise RowFault("each tool must be an object with a name")
-    return {"type": "function", "function": function}
+def _tool(tool: Any, number: int) -> Row:
+    """Further keys beside the function (`strict`) stay for the template to read, as at inference."""
+    if not isinstance(tool, dict):
+        raise RowFault(f"tool {number}: each tool must be an object with a name")
+    if tool.get("type") not in (None, "function"):
+        raise RowFault(f"tool {number} is of type {tool['type']!r:.80}; only functions can be used")
+    further = {key: value for key, value in tool.items() if key not in TOOL}
+    function = tool.get("function")
+    if function is None:  # the flat form
+        function, further = further, {}
+    if not isinstance(function, dict) or not is_name(function.get("name")):
+        raise RowFault(f"tool {number}: each tool must be an object with a name")
+    return {"type": "function", "function": function, **further}

@@ -13,6 +13,7 @@ from job.data.worker.messages import RowFault
 from job.data.worker.wire import IGNORED
 
 Span = tuple[int, int]
+OPENINGS = ("", "\n", ".")  # after which a text is encoded as it is in the middle of another
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,48 @@ class Tokeniser:
         """Ids of raw text as the model expects to read it."""
         return [*self._prefix_ids, *self.encode(text).ids]
 
-    def chat(self, text: str, spans: list[Span]) -> Sequence:
-        """A rendered conversation, cut on the right to the longest sequence."""
+    def chat(self, text: str, spans: list[Span], starts: list[int]) -> tuple[Sequence, int]:
+        """A rendered conversation, cut on the right to the longest sequence; and how many of `starts`, where answers
+        begin, are within a token: who is asked for the answer sees the text before it in other tokens.
+        """
         encoding = self.encode(text)
-        return self._cut(encoding.ids, _labels(encoding, spans))
+        offsets = _offsets(encoding)
+        merged = sum(_within_a_token(offsets, start) for start in starts)
+        return self._cut(encoding.ids, _labels(encoding.ids, offsets, spans)), merged
 
-    def pair(self, prompt: str, completion: str, learn_all: bool) -> Sequence:
-        """Prompt, completion and the end token; cut on the right."""
-        encoding = self.encode(prompt + completion)
-        labels = encoding.ids if learn_all else _labels(encoding, [(len(prompt), len(prompt) + len(completion))])
+    def pair(self, prompt: str, completion: str, learn_all: bool) -> tuple[Sequence, str]:
+        """Prompt, completion and the end token; cut on the right.
+
+        The prompt's tokens are those that it has by itself, for so it is asked. Where a tokenizer would put its end and
+        the completion's beginning into one token, they are encoded apart, which is said as `apart`; as `merged` where
+        that would give another text.
+        """
+        asked, whole, border = self.encode(prompt).ids, self.encode(prompt + completion), ""
+        ids = whole.ids
+        labels = _labels(ids, _offsets(whole), [(len(prompt), len(prompt) + len(completion))])
+        if ids[: len(asked)] != asked:
+            rest = self._continuation(asked, completion, ids)
+            border = "merged" if rest is None else "apart"
+            if rest is not None:
+                ids, labels = [*asked, *rest], [*[IGNORED] * len(asked), *rest]
         hidden = [IGNORED] * len(self._prefix_ids)
-        return self._cut([*self._prefix_ids, *encoding.ids, *self._eos_ids], [*hidden, *labels, *self._eos_ids])
+        learned = [*hidden, *(ids if learn_all else labels), *self._eos_ids]
+        return self._cut([*self._prefix_ids, *ids, *self._eos_ids], learned), border
+
+    def _continuation(self, asked: list[int], completion: str, whole: list[int]) -> list[int] | None:
+        """The completion's ids such that after the prompt's own the text is what the whole's says, if there are such:
+        some tokenizers put a space before whatever they encode, but not after a line break or a point.
+        """
+        text = self._decode(whole)
+        for opening in OPENINGS:
+            opened, ids = self.encode(opening).ids, self.encode(opening + completion).ids
+            rest: list[int] = ids[len(opened) :]
+            if ids[: len(opened)] == opened and self._decode([*asked, *rest]) == text:
+                return rest
+        return None
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
 
     def document(self, text: str) -> Iterator[Sequence]:
         """A document closed by the end token, in pieces of the longest sequence; every token is in one piece."""
@@ -107,17 +139,27 @@ def pieces(tokens: int, longest: int) -> Iterator[Span]:
         start = stop
 
 
-def _labels(encoding: Any, spans: list[Span]) -> list[int]:
-    """Ids of the tokens that overlap a span, `IGNORED` elsewhere.
+def _offsets(encoding: Any) -> tuple[list[int], list[int]]:
+    """Where each token starts and ends.
 
     Some tokenizers leave the space before a word out of its offsets: what no token covers belongs to the next token.
     """
     offsets = list(chain.from_iterable(encoding.offsets))
     ends = offsets[1::2]
-    starts = [min(start, before) for start, before in zip(offsets[::2], [0, *ends], strict=False)]
-    ids = encoding.ids
+    return [min(start, before) for start, before in zip(offsets[::2], [0, *ends], strict=False)], ends
+
+
+def _labels(ids: list[int], offsets: tuple[list[int], list[int]], spans: list[Span]) -> list[int]:
+    """Ids of the tokens that overlap a span, `IGNORED` elsewhere."""
+    starts, ends = offsets
     labels = [IGNORED] * len(ids)
     for start, end in spans:
         first, last = bisect_right(ends, start), bisect_left(starts, end)
         labels[first:last] = ids[first:last]
     return labels
+
+
+def _within_a_token(offsets: tuple[list[int], list[int]], place: int) -> bool:
+    starts, ends = offsets
+    first = bisect_right(ends, place)
+    return first < len(starts) and starts[first] < place

@@ -15,6 +15,7 @@ from typing import Any, Literal
 LENGTHS = struct.Struct(">II")
 MAX_BYTES = 1 << 30
 IGNORED = -100  # the label of a token that is not learned, as PyTorch's cross entropy has it
+MARKED = "it is marked not to be learned"
 BEYOND = "the answer is beyond max_seq_length"  # why a row teaches nothing; a longer sequence would hold it
 
 
@@ -76,20 +77,23 @@ def pack(header: bytes, body: bytes = b"") -> bytes:
     return LENGTHS.pack(len(header), len(body)) + header + body
 
 
-class NotTextError(TypeError):
-    """Bytes that are not text."""
+class NotJsonError(TypeError):
+    """A value that JSON has no form for: bytes that are not text, or a number that is not one. It says which."""
 
 
 def dump(value: Any) -> bytes:
-    """JSON; records become objects, and dates, decimals and the like, which Parquet holds, text. Raises `NotTextError`
-    for bytes.
+    """JSON; records become objects, and dates, decimals and the like, which Parquet holds, text. Raises
+    `NotJsonError`.
     """
-    return json.dumps(value, default=_text, separators=(",", ":")).encode()
+    try:
+        return json.dumps(value, default=_text, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError:
+        raise NotJsonError("holds NaN or an infinite number, which is not in JSON") from None
 
 
 def _text(value: Any) -> Any:
     if isinstance(value, bytes):
-        raise NotTextError
+        raise NotJsonError("must be text, not bytes")
     return vars(value) if dataclasses.is_dataclass(value) else str(value)
 
 
