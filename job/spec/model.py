@@ -64,12 +64,17 @@ class HeldOutSpec:
 @dataclass(frozen=True)
 class DataSpec:
     train: tuple[SourceSpec, ...]
-    held_out: HeldOutSpec | None
+    held_out: HeldOutSpec | Literal["auto", False]
     chat_template: str
     train_on: Literal["responses", "all"]
     packing: bool
     shuffle: bool
     max_untrained_fraction: float
+
+    @property
+    def held_out_sources(self) -> tuple[SourceSpec, ...] | None:
+        """Sources of their own, where the spec names some."""
+        return self.held_out.sources if isinstance(self.held_out, HeldOutSpec) else None
 
 
 @dataclass(frozen=True)
@@ -229,8 +234,15 @@ class JobSpec:
 
     @property
     def run_id(self) -> str:
-        """First 16 hex digits of the SHA-256 of the resolved spec without `output`: the same work, the same id."""
+        """First 16 hex digits of the SHA-256 of the resolved spec without `output`: the same work, the same id.
+
+        Without `data.held_out` where that is false: so a spec meant it in which it was left out, before there was a
+        default.
+        """
         work = {key: value for key, value in self.resolved.items() if key not in ("output", "$schema")}
+        data = work.get("data")
+        if isinstance(data, dict) and data.get("held_out") is False:
+            work["data"] = {key: value for key, value in data.items() if key != "held_out"}
         text = json.dumps(work, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
