@@ -7,8 +7,6 @@ Source of names, defaults and limits: `schemas/job.schema.json`; the dataclasses
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import typing
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +15,7 @@ from typing import Any, Literal
 from job.errors import SpecError
 from job.export.kinds import asked_for, kind_of, variant_of
 from job.host.records import build
+from job.spec.identity import run_id_of
 from job.spec.rules import cross_faults
 from job.spec.strict import faults_of_schema, inspect_json, load_schema, natural, one_per_place
 
@@ -234,17 +233,8 @@ class JobSpec:
 
     @property
     def run_id(self) -> str:
-        """First 16 hex digits of the SHA-256 of the resolved spec without `output`: the same work, the same id.
-
-        Without `data.held_out` where that is false: so a spec meant it in which it was left out, before there was a
-        default.
-        """
-        work = {key: value for key, value in self.resolved.items() if key not in ("output", "$schema")}
-        data = work.get("data")
-        if isinstance(data, dict) and data.get("held_out") is False:
-            work["data"] = {key: value for key, value in data.items() if key != "held_out"}
-        text = json.dumps(work, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """The same work, the same id."""
+        return run_id_of(self.resolved)
 
 
 @cache
