@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from job.data.worker.shape import Document
-from job.errors import JobError
+from job.errors import Fault, InputError, JobError
 from job.init.look import LOOKED, SHOWN_FAULTS, Looked, look, name_of, prompts_of, source_spec
-from job.init.rendered import Model, Rendered, absent_packages, estimated_tokens, known_model, render
+from job.init.rendered import Model, Rendered, estimated_tokens, known_model, render
 from job.init.settings import LENGTHS, default_model, device_of, epochs_for, held_out_for, parsed, settle, wanted_length
 from job.spec import SourceSpec
 from job.store.base import local_path
@@ -48,7 +48,7 @@ def propose(asked: Asked, alone: bool) -> Proposal:
     is none, `CapacityError` for a model that does not fit the GPU.
     """
     with tempfile.TemporaryDirectory(prefix="tunejob-init-") as scratch:
-        looked = look(source_spec(asked.rows, asked.split), asked.columns, Path(scratch))
+        looked = _looked(asked, Path(scratch))
         device = device_of(asked.gpu_gib)
         model, why_model = (asked.model, "as --model says") if asked.model else default_model(device)
         document = draft(asked, looked, model)
@@ -72,6 +72,17 @@ def propose(asked: Asked, alone: bool) -> Proposal:
         ("output", f"{document['output']['uri']}/, an adapter; paths are as seen from this folder"),
     ]
     return Proposal(document, [*reasons, *why_not], rendered.samples if rendered else ())
+
+
+def _looked(asked: Asked, workdir: Path) -> Looked:
+    try:
+        return look(source_spec(asked.rows, asked.split), asked.columns, workdir)
+    except ModuleNotFoundError as error:
+        hint = "locks/cpu.txt has it; the light install reads .csv, .json, .jsonl and .txt of this machine and S3"
+        fault = Fault(
+            "a package for these rows is not installed", where=asked.rows, found=f"no {error.name}", hint=hint
+        )
+        raise InputError(fault) from error
 
 
 def draft(asked: Asked, looked: Looked, model: str) -> Json:
@@ -111,12 +122,12 @@ def _as_the_model_reads(
 ) -> tuple[Model | None, Rendered | None, list[tuple[str, str]]]:
     """What is known of the model, the rendered rows, and why there are none. A model of this machine must be one."""
     source, known = document["model"]["source"], None
-    if absent := absent_packages():
-        return None, None, [("samples", f"not rendered: this install has no {', '.join(absent)}")]
     try:
         known = known_model(source, workdir, alone)
         longest = {"model": document["model"] | {"max_seq_length": known.positions or LENGTHS[-1]}}
         return known, render(parsed(document | longest), looked, known.folder, workdir), []
+    except ModuleNotFoundError as error:  # the light install
+        return known, None, [("samples", f"not rendered: {error.name} is not installed here")]
     except JobError as error:
         if known is None and "://" not in source:
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -26,7 +25,6 @@ FOR_BASE_MODELS = "chatml"
 # A person waits: what the Hub does not answer at once is not rendered.
 SHORT_WAITS = {"TUNEJOB_HUB_PAUSE_SECONDS": "0.02", "TUNEJOB_HUB_PATIENCE_SECONDS": "5"}
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
-NEEDED = ("transformers", "tokenizers", "numpy", "pyarrow", "datasets")
 
 
 @dataclass(frozen=True)
@@ -45,11 +43,6 @@ class Rendered:
     samples: tuple[str, ...]
     longest_tokens: int
     chat_template: str
-
-
-def absent_packages() -> list[str]:
-    """Those without which nothing is rendered: the light install has none of them."""
-    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
 @contextmanager
