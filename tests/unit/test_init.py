@@ -22,6 +22,7 @@ from job.init.settings import GIB, Device, default_model, device_of, epochs_for,
 from job.init.write import refuse_to_overwrite, write
 from job.spec import parse_spec
 from tests.data_rows import Row, byte_tokenizer_dir, turns, write_rows
+from tests.servers import Hub
 
 ASKED = Asked("rows.csv", "train", {}, None, None, None)
 
@@ -110,6 +111,18 @@ def test_every_kind_of_file_that_a_run_reads(name: str, written: Callable[[Path,
     assert (found.count, found.whole, found.fit.format, len(found.rows)) == (30, True, "alpaca", 30)
     assert prompts_of(found) == ["What is 0?", "What is 14?", "What is 29?"]
     assert found.remarks == (["rows.csv: its columns are separated by ';'"] if name == "rows.csv" else [])
+
+
+def test_of_a_hub_data_set_the_first_file_of_the_subset_is_enough(hub: Hub, tmp_path: Path) -> None:
+    rows = b"".join(json.dumps({"question": f"{number}?", "answer": "a"}).encode() + b"\n" for number in range(3))
+    card = b"---\nconfigs:\n- {config_name: other, data_files: other.jsonl}\n- {config_name: main, data_files: 'main-*.jsonl'}\n---\n"
+    files = {"README.md": card, "other.jsonl": b"{}\n", "main-0.jsonl": rows, "main-1.jsonl": rows}
+    hub.repo("datasets/org/rows").commit(files)
+    found = look(source_spec("hf://org/rows/main", "train"), {}, tmp_path)
+    assert (found.count, found.whole, found.fit.format, found.source.spec.subset) == (3, False, "alpaca", "main")
+    assert hub.asked(r"GET .*/main-0\.jsonl") >= 1
+    assert hub.asked(r".*/main-1\.jsonl") == 0
+    assert held_out_for(found.count, found.whole)[0] == "auto", "how many there are in all is not known"
 
 
 def test_prompts_hold_nothing_that_a_spec_may_not(tmp_path: Path) -> None:
