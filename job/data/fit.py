@@ -106,6 +106,9 @@ def way_out(row: Row, spec: SourceSpec) -> str:
     guessed = {name: _meant(name, column, row) for name, column in missing.items() if column not in row}
     if all(guessed.values()) and len(set(guessed.values())) == len(guessed):
         return f'Write "columns": {json.dumps({**spec.columns, **guessed}, ensure_ascii=False)}'
+    pair = {name: _meant(name, name, row) for name in FORMATS["alpaca"].required}
+    if all(pair.values()) and len(set(pair.values())) == len(pair):
+        return f'Write "format": "alpaca", "columns": {json.dumps(pair, ensure_ascii=False)}'
     return "Name the source's columns in columns, or use format template"
 
 

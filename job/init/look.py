@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import Any, cast
 
 from job.data.fit import Fit, best_fit
 from job.data.read import Row
@@ -75,8 +76,9 @@ def look(spec: SourceSpec, named: Mapping[str, str], workdir: Path) -> Looked:
     if fit.example is None:
         faults = [Fault(f"{places[number]}: {reason}", where=POINTER) for number, reason in fit.faults[:SHOWN_FAULTS]]
         raise InputError(Fault(f"none of {len(rows)} rows can be used as format {fit.format}", where=POINTER), *faults)
-    selection.source = source = replace(source, spec=replace(spec, format=fit.format, columns=fit.columns))
-    return Looked(source, rows, places, len(selection), whole, fit, selection.remarks())
+    fitting = replace(spec, format=cast(Any, fit.format), columns=fit.columns)
+    source = replace(source, spec=fitting)
+    return Looked(source, rows, places, len(selection), whole, fit, Selection(source).remarks())
 
 
 def _no_format(row: Row, named: Mapping[str, str]) -> InputError:

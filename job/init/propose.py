@@ -58,8 +58,8 @@ def propose(asked: Asked, alone: bool) -> Proposal:
     if rendered and rendered.chat_template != "model":
         document["data"]["chat_template"] = rendered.chat_template
         reasons.append(("template", f"{rendered.chat_template}, as the model has none of its own"))
-    length = wanted_length(longest, isinstance(looked.fit.example, Document), known and known.positions)
-    document, why_fits = settle(document, device, length, known and known.parameters)
+    length = wanted_length(longest, isinstance(looked.fit.example, Document), known.positions if known else None)
+    document, why_fits = settle(document, device, length, known.parameters if known else None)
     parsed(document)  # what is written is valid
     has = "has" if rendered else "may have, by its bytes,"
     reasons += [
@@ -78,7 +78,7 @@ def _looked(asked: Asked, workdir: Path) -> Looked:
     try:
         return look(source_spec(asked.rows, asked.split), asked.columns, workdir)
     except ModuleNotFoundError as error:
-        hint = "locks/cpu.txt has it; the light install reads .csv, .json, .jsonl and .txt of this machine and S3"
+        hint = "locks/cpu.txt has it; the light install reads .csv, .tsv, .json, .jsonl and .txt of this machine and S3"
         fault = Fault(
             "a package for these rows is not installed", where=asked.rows, found=f"no {error.name}", hint=hint
         )

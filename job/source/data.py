@@ -14,7 +14,7 @@ from job.source.place import LocalOrigin, Place, S3Origin, at_revision, pointed
 from job.source.splits import CARD, files_of_split, unknown
 from job.spec import DataSpec, SourceSpec
 
-PLAIN = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow", ".txt")
+PLAIN = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 ACCEPTED = PLAIN + tuple(f"{kind}.gz" for kind in PLAIN)
 SINGLE_SPLIT = "train"
 
