@@ -161,6 +161,18 @@ def note_paths(spec: JobSpec, log: Log) -> None:
         log("note", pointer=pointer, text=text)
 
 
+def command_init(arguments: argparse.Namespace, log: Log) -> None:
+    from job.init.propose import Asked, propose
+    from job.init.write import refuse_to_overwrite, write
+
+    out = log.stream
+    if not arguments.output:
+        log.stream = sys.stderr  # a spec for a pipe: nothing else may come out of it
+    refuse_to_overwrite(arguments.output, arguments.force)
+    given = Asked(arguments.rows, arguments.split, arguments.columns, arguments.model, arguments.gpu, arguments.name)
+    write(propose(given, alone=True), arguments.output, out, log)
+
+
 def command_run(arguments: argparse.Namespace, log: Log) -> None:
     from job.plan.scratch import WORKDIR_VARIABLE, make_scratch
     from job.run import run_job

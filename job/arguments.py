@@ -9,6 +9,7 @@ from job import __version__
 from job.errors import Fault, SpecError
 
 LONGEST_SECONDS = 1e6
+MOST_GIB = 1e4
 RENDER_TARGETS = (
     "docker",
     "podman",
@@ -34,6 +35,20 @@ def seconds(text: str) -> float:
     if not 0 < float(text) <= LONGEST_SECONDS:
         raise ValueError
     return float(text)
+
+
+def gib(text: str) -> float:
+    if not 0 < float(text) <= MOST_GIB:
+        raise ValueError
+    return float(text)
+
+
+def columns(text: str) -> dict[str, str]:
+    """`instruction=Question,output=Answer` → what the format calls them: their names in the rows."""
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(name and column for name, _, column in pairs):
+        raise ValueError
+    return {name.strip(): column.strip() for name, _, column in pairs}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,8 +100,42 @@ def parser() -> argparse.ArgumentParser:
     )
     schema = commands.add_parser("schema", help="print the JSON Schema of a spec")
     schema.add_argument("-o", "--output", metavar="FILE", help="where to write (default: standard output)")
+    add_init(commands)
     add_render(commands, spec_help)
     return main_parser
+
+
+INIT_EXAMPLES = """examples:
+  tunejob init rows.csv -o spec.json
+  tunejob init hf://openai/gsm8k/main --model hf://Qwen/Qwen2.5-7B-Instruct --gpu 24 -o spec.json
+
+Then: tunejob validate spec.json && tunejob run spec.json
+"""
+
+
+def add_init(commands: Any) -> None:
+    init = commands.add_parser(
+        "init",
+        help="look at rows and write the spec that fits them",
+        description="Looks at rows, writes a spec for them, and says why it is as it is.",
+        epilog=INIT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    init.add_argument(
+        "rows", metavar="FILE", help="file or folder of rows, hf://owner/name[/subset], or s3://bucket/key"
+    )
+    init.add_argument("--model", help="base model: hf://owner/name or a folder (default: a small open one)")
+    init.add_argument(
+        "--gpu", type=gib, metavar="GIB", help="memory of the GPU that will train, such as 24 (default: this machine's)"
+    )
+    init.add_argument("-o", "--output", metavar="FILE", help="where to write (default: standard output)")
+    init.add_argument("--force", action="store_true", help="write over a file that is there")
+    init.add_argument("--name", help="of the run (default: that of the file)")
+    init.add_argument("--split", default="train", help="of a data set (default: train)")
+    init.add_argument(
+        "--columns", type=columns, default={}, metavar="NAME=COLUMN,…",
+        help="columns under other names than any format's, such as instruction=Frage,output=Antwort",
+    )  # fmt: skip
 
 
 def add_render(commands: Any, spec_help: str) -> None:

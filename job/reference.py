@@ -57,7 +57,7 @@ def _row(name: str, schema: Json, required: bool) -> str:
 
 
 def _is_section(schema: Json) -> bool:
-    return "properties" in schema
+    return "properties" in schema and "anyOf" not in schema
 
 
 def _value(schema: Json) -> str:

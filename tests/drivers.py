@@ -11,6 +11,7 @@ int cuInit(unsigned flags) { return STATUS; }
 int cuDriverGetVersion(int *version) { *version = VERSION; return 0; }
 int cuDeviceGetCount(int *count) { *count = COUNT; return 0; }
 int cuDeviceGet(int *device, int number) { *device = number; return 0; }
+int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)24 << 30; return 0; }
 int cuDeviceGetName(char *name, int length, int device) { strncpy(name, device ? "second" : "first", length); return 0; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? MAJOR + device : 6; return 0; }
 """

@@ -86,7 +86,7 @@ def build_dataset(
             if held_out
             else None
         )
-        training, kept_out = split(spec, table, own, notes)
+        training, kept_out, words = split(spec, table, own, notes)
         count = spec.evaluation.exact_match_rows if kept_out else 0
         exact_match = _exact_match(spec, pool, job, own_selections if held_out else selections, kept_out, count)
     notes += [note for selection in selections + own_selections for note in selection.column_notes()]
@@ -103,6 +103,7 @@ def build_dataset(
         report=DataReport(
             train=figures(training),
             held_out=figures(kept_out) if kept_out else None,
+            held_out_words=words,
             stop_token_ids=list(dict.fromkeys([*([] if job.eos_id is None else [job.eos_id]), *end_ids])),
             notes=notes,
         ),

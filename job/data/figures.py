@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataReport:
-    """Figures per split as plain dicts, the ids that end an answer, and notes on what the vocabulary made necessary."""
+    """Figures per split as plain dicts, in words which rows are held out, the ids that end an answer, and notes on what
+    the vocabulary made necessary.
+    """
 
     train: dict[str, Any]
     held_out: dict[str, Any] | None
+    held_out_words: str
     stop_token_ids: list[int]
     notes: list[str]
 
@@ -25,6 +28,7 @@ class DataReport:
         return {
             "train": self.train,
             "held_out": self.held_out,
+            "held_out_words": self.held_out_words,
             "stop_token_ids": self.stop_token_ids,
             "notes": self.notes,
         }

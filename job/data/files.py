@@ -16,6 +16,7 @@ from job.data.worker.json_text import LaxError, once
 from job.errors import Fault, InputError
 
 MAX_ROW_BYTES = 4 << 20
+SAME = {"ndjson": "jsonl", "tsv": "csv"}  # other names of a kind of file
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -27,7 +28,8 @@ class DataFile:
         self.name = path.name
         self._pointer = pointer
         self.zipped = self.name.lower().endswith(".gz")
-        self.kind = self.name.lower().removesuffix(".gz").rpartition(".")[2].replace("ndjson", "jsonl")
+        self.suffix = self.name.lower().removesuffix(".gz").rpartition(".")[2]
+        self.kind = SAME.get(self.suffix, self.suffix)
 
     @contextmanager
     def unzipped(self) -> Iterator[IO[bytes]]:

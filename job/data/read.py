@@ -67,7 +67,7 @@ def why_not_at_a_glance(path: Path, pointer: str) -> str:
 def _data_file(path: Path, pointer: str) -> DataFile:
     file = DataFile(path, pointer)
     if file.kind not in READERS:
-        expected = ".jsonl, .ndjson, .json, .csv, .parquet, .arrow or .txt, each plain or with .gz"
+        expected = ".jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow or .txt, each plain or with .gz"
         raise file.fault("not a kind of file the job reads", expected=expected)
     return file
 

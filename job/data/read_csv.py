@@ -12,7 +12,8 @@ from job.data.worker.messages import names as shown
 
 Row = dict[str, Any]
 
-COMMA, OTHERS = ",", (";", "\t", "|")
+COMMA, TAB = ",", "\t"
+OTHERS = (";", TAB, "|")
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,17 @@ def csv_remarks(file: DataFile) -> list[str]:
     """What was taken for granted about the file's form."""
     header = _header(file)
     remarks = ["its first column has no name and is left out"] if header.has_index else []
-    if header.separator != COMMA:
+    if header.separator != _usual(file):
         remarks.append(f"its columns are separated by {header.separator!r}")
     return remarks
 
 
+def _usual(file: DataFile) -> str:
+    return TAB if file.suffix == "tsv" else COMMA
+
+
 def _header(file: DataFile) -> Header:
-    header = _first(file, COMMA)
+    header = _first(file, _usual(file))
     if len(header.names) == 1:
         header = max(header, *(_first(file, separator) for separator in OTHERS), key=lambda found: len(found.names))
     if len(header.names) <= 2 and header.names[:1] == ["sep="]:

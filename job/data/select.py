@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     Index = NDArray[np.int64]
 
 SLICE = re.compile(r"\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\]$")
+# What is held out where the spec does not say: this part of the rows, within bounds, where there are enough of them.
+FRACTION, FEWEST, MOST, FROM_ROWS = 0.02, 8, 200, 100
 HELD_OUT, WEIGHT, SHUFFLE = 1, 2, 3  # separate random streams, so that changing one leaves the others as they were
 
 
@@ -61,6 +63,11 @@ def choose_held_out(spec: HeldOutSpec, rows: Index, seed: int) -> tuple[Index, I
     chosen = np.zeros(len(rows), dtype=bool)
     chosen[_random(seed, HELD_OUT).permutation(len(rows))[:count]] = True
     return rows[~chosen], rows[chosen]
+
+
+def default_held_out(different_rows: int) -> int:
+    """How many of so many different rows are held out where the spec does not say."""
+    return min(MOST, max(FEWEST, round(FRACTION * different_rows))) if different_rows >= FROM_ROWS else 0
 
 
 def weighted(rows: Index, weight: float, seed: int, source: int) -> Index:

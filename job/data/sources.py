@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from job.data.columns import Columns
+from job.data.fit import way_out
 from job.data.read import Row, count_rows, is_all_text, read_rows, remarks
 from job.data.select import row_range
 from job.data.worker import wire
@@ -24,19 +22,6 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 256
 BATCH_BYTES = 512 << 10
-CONSIDERED = 200  # columns, where a name is looked for that may have been meant
-# Names under which data sets have what a format calls otherwise, the usual ones first.
-QUESTION = ("question", "query", "instruction", "prompt", "input", "user", "problem")
-ANSWER = ("answer", "response", "output", "completion", "reply", "assistant", "solution", "target")
-USUAL_NAMES = {
-    "prompt": QUESTION,
-    "completion": ANSWER,
-    "instruction": QUESTION,
-    "output": ANSWER,
-    "messages": ("conversation", "conversations", "chat", "dialog", "dialogue"),
-    "conversations": ("conversation", "messages", "chat", "dialog", "dialogue"),
-    "text": ("content", "document", "body"),
-}
 
 
 @dataclass(frozen=True)
@@ -160,7 +145,7 @@ def check_columns(spec: SourceSpec, pointer: str, row: Row) -> bool:
                 where=f"{pointer}/columns",
                 found=names(row),
                 expected=expected,
-                hint=_fit(row, spec),
+                hint=way_out(row, spec),
             )
         )
     if spec.format == "prompt_completion":
@@ -175,28 +160,3 @@ def _not_json(value: object) -> str:
     except wire.NotJsonError as error:
         return str(error)
     return ""
-
-
-def _fit(row: Row, spec: SourceSpec) -> str:
-    """The nearest way out: another format whose columns are all there, or the `columns` to write."""
-    formats = [
-        name for name, kind in FORMATS.items() if kind.required and all(column in row for column in kind.required)
-    ]
-    if formats:
-        return f"The columns fit format {formats[0]}"
-    missing = {name: spec.columns.get(name, name) for name in (*FORMATS[spec.format].required, *spec.columns)}
-    guessed = {name: _meant(name, column, row) for name, column in missing.items() if column not in row}
-    if all(guessed.values()) and len(set(guessed.values())) == len(guessed):
-        return f'Write "columns": {json.dumps({**spec.columns, **guessed}, ensure_ascii=False)}'
-    pair = {name: _meant(name, name, row) for name in FORMATS["alpaca"].required}
-    if all(pair.values()) and len(set(pair.values())) == len(pair):
-        return f'Write "format": "alpaca", "columns": {json.dumps(pair, ensure_ascii=False)}'
-    return "Name the source's columns in columns, or use format template"
-
-
-def _meant(name: str, column: str, row: Row) -> str:
-    """The column of `row` that holds what the format calls `name`: misspelt, or under another usual name; or none."""
-    columns = {str(known).lower(): str(known) for known in islice(row, CONSIDERED)}
-    if near := difflib.get_close_matches(column.lower(), columns, 1, 0.75):
-        return columns[near[0]]
-    return next((columns[usual] for usual in USUAL_NAMES.get(name, ()) if usual in columns), "")

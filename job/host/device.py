@@ -81,6 +81,17 @@ def gpu_capability() -> str | None:
     return _dotted(found[0].capability) if found else None
 
 
+def card_bytes(library: str = LIBRARY) -> int | None:
+    """Memory of the first GPU, asked of the driver's library; None where there is none."""
+    try:
+        cuda = ctypes.CDLL(library)
+    except OSError:
+        return None
+    device, memory_bytes = ctypes.c_int(), ctypes.c_size_t()
+    known = cuda.cuInit(0) == 0 and cuda.cuDeviceGet(ctypes.byref(device), 0) == 0
+    return memory_bytes.value if known and cuda.cuDeviceTotalMem_v2(ctypes.byref(memory_bytes), device) == 0 else None
+
+
 def probe(library: str = LIBRARY, kernel_driver: Path = KERNEL_DRIVER) -> DeviceProbe:
     """Asks the driver's library; loads no CUDA context."""
     loaded, torch_cuda = kernel_driver.exists(), built_for()

@@ -22,7 +22,7 @@ from job.ledger.receipts import PINNED, Receipts
 from job.ledger.replace import Replacement, carry_out
 from job.spec import JobSpec
 from job.spec.differences import differences
-from job.spec.placeholders import run_id_of
+from job.spec.identity import run_id_of
 from job.store import Store
 
 DAMAGED_HINT = "tunejob verify names every damaged file; tunejob run --replace SPEC trains anew"

@@ -18,7 +18,7 @@ from job.ledger.lease import KEY as LEASE
 from job.ledger.lease import Lease
 from job.ledger.manifest import CHECKPOINTS, MANIFEST, SPEC, read_manifest
 from job.ledger.receipts import listed_files
-from job.spec.placeholders import run_id_of
+from job.spec.identity import run_id_of
 from job.store import Store
 
 OURS = re.compile(r"(adapter|merged|merged_4bit|gguf|report)/.+|README\.md|stats\.json|spec\.json")

@@ -77,7 +77,7 @@ class Resources:
 def resources(spec: JobSpec, size: ModelSize) -> Resources:
     """Raises `CapacityError` if no single GPU is large enough."""
     needed = gpu_bytes(spec, size)
-    cards = [gb for gb in GPU_CLASSES_GB if gb * GB >= needed * GPU_MARGIN + GPU_CONTEXT_BYTES]
+    cards = [gb for gb in GPU_CLASSES_GB if fits(needed, gb * GB)]
     if not cards:
         hint = "Choose 4bit, a smaller batch_size or max_seq_length, or gradient_checkpointing; several GPUs come in a later version"  # noqa: E501
         found, expected = f"about {needed / GB:.0f} GB ({size.origin})", f"at most {GPU_CLASSES_GB[-1]} GB"
@@ -104,6 +104,11 @@ def resources(spec: JobSpec, size: ModelSize) -> Resources:
         cpu_limit=16 if many else 8,
         origin=size.origin,
     )
+
+
+def fits(needed_bytes: int, card_bytes: int) -> bool:
+    """Whether a training of that peak fits a card of that memory."""
+    return needed_bytes * GPU_MARGIN + GPU_CONTEXT_BYTES <= card_bytes
 
 
 def gpu_bytes(spec: JobSpec, size: ModelSize) -> int:

@@ -32,7 +32,7 @@ def context(raw: bytes, options: Options) -> Rendering:
 
 def local_paths(spec: JobSpec) -> dict[str, str]:
     """Pointer → path of everything that the spec reads or writes on this machine's disk."""
-    held_out = (spec.data.held_out and spec.data.held_out.sources) or ()
+    held_out = spec.data.held_out_sources or ()
     places: dict[str, str | None] = {"/model/source": spec.model.source, "/model/merge_base": spec.model.merge_base}
     places |= {f"/data/train/{index}/source": source.source for index, source in enumerate(spec.data.train)}
     places |= {f"/data/held_out/sources/{index}/source": source.source for index, source in enumerate(held_out)}

@@ -43,6 +43,11 @@ def figure(value: object, digits: int = 4) -> str:
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
+def sentence(words: str) -> str:
+    """`words`, which begin as within a sentence, as one of their own."""
+    return f"{words[:1].upper()}{words[1:]}."
+
+
 def _printable(text: str) -> str:
     return "".join(character if character.isprintable() or character == "\t" else "�" for character in text)
 

@@ -24,17 +24,22 @@ def write_samples(prepared: Prepared, folder: Path, count: int = 3) -> Path:
         "",
     ]
     for index in range(min(count, len(prepared.train))):
-        row = prepared.train[index]
-        ids, labels = row["input_ids"], row["labels"]
-        learned = sum(label != IGNORED for label in labels)
-        text = marked_text(prepared.tokenizer, ids, labels)
+        row, (head, text) = prepared.train[index], sample(prepared, index)
         fence = "`" * (3 + max((len(run) for run in re.findall("`+", text)), default=0))
-        lines += [f"## Sample {index + 1}: {len(ids)} tokens, {learned} learned", "", f"{fence}text", text, fence, ""]
-        lines += _token_table(prepared.tokenizer, ids, labels)
+        lines += [f"## {head}", "", f"{fence}text", text, fence, ""]
+        lines += _token_table(prepared.tokenizer, row["input_ids"], row["labels"])
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "samples.md"
     path.write_text("\n".join(lines), "utf-8")
     return path
+
+
+def sample(prepared: Prepared, index: int) -> tuple[str, str]:
+    """A head line for a training sequence, and its text with the learned parts marked."""
+    row = prepared.train[index]
+    ids, labels = row["input_ids"], row["labels"]
+    learned = sum(label != IGNORED for label in labels)
+    return f"Sample {index + 1}: {len(ids)} tokens, {learned} learned", marked_text(prepared.tokenizer, ids, labels)
 
 
 def marked_text(tokenizer: Any, ids: list[int], labels: list[int]) -> str:

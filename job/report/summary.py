@@ -12,7 +12,7 @@ from job.host.log import Log
 from job.host.stats import GIB, Stats
 from job.ledger.evidence import REPORT, STATS, forget_failure
 from job.ledger.manifest import File, store_file
-from job.report.markdown import figure, table
+from job.report.markdown import figure, sentence, table
 from job.spec import JobSpec
 from job.store import Store
 
@@ -68,6 +68,7 @@ def write_summary(
         "",
     ]
     lines += table(("All held-out rows", "base", "trained"), _measures(stats.evaluation))
+    lines += [sentence(stats.data["held_out_words"]), ""]
     lines += _delivered(stats.delivered)
     lines += table(("Training", "value"), [(key, figure(value, DIGITS)) for key, value in stats.training.items()])
     lines += table(

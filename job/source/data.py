@@ -14,7 +14,7 @@ from job.source.place import LocalOrigin, Place, S3Origin, at_revision, pointed
 from job.source.splits import CARD, files_of_split, unknown
 from job.spec import DataSpec, SourceSpec
 
-PLAIN = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow", ".txt")
+PLAIN = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 ACCEPTED = PLAIN + tuple(f"{kind}.gz" for kind in PLAIN)
 SINGLE_SPLIT = "train"
 HUB = "hf://datasets/"
@@ -45,7 +45,7 @@ def fetch_data(
     """
     folder = workdir.resolve() / "data"
     train = [_fetch(s, f"/data/train/{i}", folder / f"train-{i}", revisions) for i, s in enumerate(spec.train)]
-    asked = spec.held_out.sources if spec.held_out else None
+    asked = spec.held_out_sources
     if asked is None:
         return train, None
     return train, [
@@ -53,20 +53,21 @@ def fetch_data(
     ]
 
 
+def fetch_glimpse(spec: SourceSpec, pointer: str, workdir: Path) -> tuple[FetchedSource, bool]:
+    """Enough of a source to see what its rows are like, and whether that is all of it: every file of this machine's,
+    else the first of the split. Nothing is hashed. Raises as `fetch_data` does.
+    """
+    folder = workdir.resolve() / "glimpse"
+    with pointed(f"{pointer}/source"):
+        origin, names = _chosen(spec, pointer, folder, spec.source)
+        seen = names[:1] if "://" in spec.source else names
+        origin.stage(seen, folder)
+    return FetchedSource(spec, pointer, tuple(folder / name for name in seen), origin.revision, ""), seen == names
+
+
 def _fetch(spec: SourceSpec, pointer: str, folder: Path, revisions: Mapping[str, str]) -> FetchedSource:
     with pointed(f"{pointer}/source"):
-        origin = _origin(at_revision(spec.source, revisions.get(pointer)))
-        names = [file.key for file in origin.files()]
-        if not names:
-            raise nothing_there(spec.source)
-        folder.mkdir(parents=True, exist_ok=True)
-        if names == [PurePosixPath(spec.source).name]:
-            chosen = single(names, spec, pointer)
-        else:
-            if CARD in names:
-                origin.stage([CARD], folder)
-            chosen = files_of_split(names, folder, spec, pointer)
-        check_kinds(chosen)
+        origin, chosen = _chosen(spec, pointer, folder, at_revision(spec.source, revisions.get(pointer)))
         origin.stage(chosen, folder)
     files = tuple(folder / name for name in chosen)
     return FetchedSource(spec, pointer, files, origin.revision, fingerprint(folder, chosen))
@@ -74,6 +75,23 @@ def _fetch(spec: SourceSpec, pointer: str, folder: Path, revisions: Mapping[str,
 
 def nothing_there(source: str) -> InputError:
     return InputError(Fault("there is nothing there", found=ascii(source), expected=f"files of {', '.join(PLAIN)}"))
+
+
+def _chosen(spec: SourceSpec, pointer: str, folder: Path, address: str) -> tuple[Place, list[str]]:
+    """Where the source is at `address`, and the names of the files there that make up its split."""
+    origin = _origin(address)
+    names = [file.key for file in origin.files()]
+    if not names:
+        raise nothing_there(spec.source)
+    folder.mkdir(parents=True, exist_ok=True)
+    if names == [PurePosixPath(spec.source).name]:
+        chosen = single(names, spec, pointer)
+    else:
+        if CARD in names:
+            origin.stage([CARD], folder)
+        chosen = files_of_split(names, folder, spec, pointer)
+    check_kinds(chosen)
+    return origin, chosen
 
 
 def _origin(source: str) -> Place:

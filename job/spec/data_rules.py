@@ -26,10 +26,15 @@ def sources_of(document: Json) -> Iterator[tuple[str, Json]]:
     data = document.get("data")
     if not isinstance(data, dict):
         return
-    held_out = data.get("held_out", {}).get("sources", [])
-    for place, sources in (("/data/train", data.get("train")), ("/data/held_out/sources", held_out)):
+    for place, sources in (("/data/train", data.get("train")), ("/data/held_out/sources", held_out_sources(data))):
         for index, source in enumerate(sources if isinstance(sources, list) else ()):
             yield f"{place}/{index}", source
+
+
+def held_out_sources(data: Json) -> Any:
+    """Those that the section `data` names; none where held-out rows are drawn, or there are none."""
+    held_out = data.get("held_out")
+    return held_out.get("sources", []) if isinstance(held_out, dict) else []
 
 
 def address_faults(uri: str, pointer: str, hub: str) -> Iterator[Fault]:

@@ -10,13 +10,14 @@ from typing import Any
 from job.errors import Fault
 from job.evaluation.metrics import METRICS, Metric
 from job.export.kinds import measured
+from job.spec.data_rules import held_out_sources
 from job.spec.wording import show
 
 Json = dict[str, Any]
 
 
 def needs_held_out(document: Json) -> Iterator[Fault]:
-    if "held_out" in document["data"]:
+    if document["data"].get("held_out") is not False:
         return
     evaluation = document.get("evaluation", {})
     if "eval_steps" in document.get("training", {}):
@@ -33,7 +34,7 @@ def needs_held_out(document: Json) -> Iterator[Fault]:
 
 
 def _no_held_out(message: str, pointer: str, value: Any) -> Fault:
-    return Fault(message, where=pointer, found=json.dumps(value), expected="data.held_out")
+    return Fault(message, where=pointer, found=json.dumps(value), expected="data.held_out that is not false")
 
 
 def exact_match(document: Json) -> Iterator[Fault]:
@@ -47,8 +48,7 @@ def exact_match(document: Json) -> Iterator[Fault]:
                 found=show(gate["metric"]),
                 expected="evaluation.exact_match_rows of at least 1",
             )
-    held_out = document["data"].get("held_out", {})
-    evaluated = held_out.get("sources", document["data"]["train"])
+    evaluated = held_out_sources(document["data"]) or document["data"]["train"]
     if rows and any(source["format"] == "text" for source in evaluated):
         yield Fault(
             "plain text has no answer to match",

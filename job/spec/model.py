@@ -15,7 +15,8 @@ from typing import Any, Literal
 from job.errors import SpecError
 from job.export.kinds import asked_for, kind_of, variant_of
 from job.host.records import build
-from job.spec.placeholders import expanded, run_id_of
+from job.spec.identity import run_id_of
+from job.spec.placeholders import expanded
 from job.spec.rules import cross_faults
 from job.spec.strict import faults_of_schema, inspect_json, load_schema, natural, one_per_place
 
@@ -63,12 +64,17 @@ class HeldOutSpec:
 @dataclass(frozen=True)
 class DataSpec:
     train: tuple[SourceSpec, ...]
-    held_out: HeldOutSpec | None
+    held_out: HeldOutSpec | Literal["auto", False]
     chat_template: str
     train_on: Literal["responses", "all"]
     packing: bool
     shuffle: bool
     max_untrained_fraction: float
+
+    @property
+    def held_out_sources(self) -> tuple[SourceSpec, ...] | None:
+        """Sources of their own, where the spec names some."""
+        return self.held_out.sources if isinstance(self.held_out, HeldOutSpec) else None
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,12 @@ every machine and in every try, and another name gives another id.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from job.errors import Fault
+from job.spec.identity import run_id_of
 from job.spec.wording import show
 
 Json = dict[str, Any]
@@ -33,13 +32,6 @@ def placeholder_faults(uri: str, pointer: str) -> Iterator[Fault]:
                 expected=" or ".join(PLACEHOLDERS),
                 hint=HINT,
             )
-
-
-def run_id_of(resolved: Json) -> str:
-    """First 16 hex digits of the SHA-256 of the resolved spec without `output`: the same work, the same id."""
-    work = {key: value for key, value in resolved.items() if key not in ("output", "$schema")}
-    text = json.dumps(work, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def expanded(resolved: Json) -> Json:

@@ -90,7 +90,7 @@ def test_a_recipe_is_the_tutorials(name: str) -> None:
     assert spec.lora is not None
     assert set(spec.lora.targets) == ALL_LINEAR
     assert spec.lora.dora is False
-    assert spec.data.held_out is None
+    assert spec.data.held_out is False
     assert spec.tracking == (() if name.startswith("medqa") else ("tensorboard",))
     # What the tutorials leave to the trainer's defaults.
     assert (spec.training.adam_beta1, spec.training.adam_beta2, spec.training.adam_epsilon) == (0.9, 0.999, 1e-8)

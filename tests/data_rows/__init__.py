@@ -58,13 +58,13 @@ def byte_tokenizer_dir() -> Path:
 
 
 def job_spec(
-    sources: Sequence[Row], held_out: Row | None = None, length: int = 512, prompts: Sequence[str] = (), exact: int = 0, **data: Any
+    sources: Sequence[Row], held_out: Row | str | None = None, length: int = 512, prompts: Sequence[str] = (), exact: int = 0, **data: Any
 ) -> JobSpec:
     document = {
         "version": 1,
         "name": "rows",
         "model": {"source": "/models/base", "max_seq_length": length},
-        "data": {"train": list(sources), "shuffle": False, **data} | ({"held_out": held_out} if held_out else {}),
+        "data": {"train": list(sources), "shuffle": False, "held_out": held_out or False, **data},
         "evaluation": {"prompts": list(prompts), "exact_match_rows": exact},
         "output": {"uri": "/output"},
     }

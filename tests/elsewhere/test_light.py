@@ -30,6 +30,7 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Missing
 from job.__main__ import main
 sys.exit(main(sys.argv[2:]))
 """
+ROWS = str(ROOT / "tests" / "demo" / "train.jsonl")
 SPEC = str(SPECS / "finetome-llama31-8b.json")
 
 
@@ -49,9 +50,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, input="", capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"), [(["validate", SPEC], 0), (["render", SPEC, "--to", "job"], 0), (["wait", "-"], 1), (["schema"], 0)], ids=str
-)
+COMMANDS = [(["validate", SPEC], 0), (["render", SPEC, "--to", "job"], 0), (["wait", "-"], 1), (["schema"], 0), (["init", ROWS], 0)]
+
+
+@pytest.mark.parametrize(("arguments", "code"), COMMANDS, ids=str)
 def test_a_command_needs_nothing_else(arguments: list[str], code: int) -> None:
     done = run(*arguments)
     assert done.returncode == code, done.stderr

@@ -117,7 +117,8 @@ def fitting(schema: dict[str, Any], name: str = "") -> st.SearchStrategy[Any]:
     if "const" in schema or "enum" in schema:
         return st.sampled_from(schema.get("enum", [schema.get("const")]))
     if "anyOf" in schema:
-        return st.one_of([fitting({"type": "string"} | option) for option in schema["anyOf"]])
+        common = {"type": "string"} | {key: value for key, value in schema.items() if key != "anyOf"}
+        return st.one_of([fitting(common | option) for option in schema["anyOf"]])
     return {
         "boolean": st.booleans,
         "integer": lambda: st.integers(schema["minimum"], schema["maximum"]),

@@ -60,7 +60,7 @@ def stats(spec: JobSpec, workdir: Path) -> dict[str, Any]:
         "dropped_rows": 2,
         "duplicate_rows": 0,
     }
-    kept.data = {"train": counts, "held_out": counts | {"rows": 60}}
+    kept.data = {"train": counts, "held_out": counts | {"rows": 60}, "held_out_words": "60 of 540 rows are held out"}
     kept.training = {"steps": 30, "first_loss": 3.6148, "final_loss": 0.21345, "best_step": None}
     kept.evaluation = {"base": {"held_out_loss": 3.5, "perplexity": 33.1154}, "trained": {"held_out_loss": 0.2, "perplexity": 1.2214}}
     kept.delivered = {
@@ -187,12 +187,13 @@ def test_without_held_out_rows_the_training_rows_are_named_as_such(tmp_path: Pat
     artefacts = {"trained": {"train_loss": 0.2}, "adapter": {"train_loss": 0.2, "kl": 0.0, "same_top_token": 1.0}}
     delivered = {"rows": rows, "merged_onto": None, "artefacts": artefacts}
     bare = known.stats | {"evaluation": {"base": {}, "trained": {}}, "delivered": delivered}
-    bare["data"] = {**known.stats["data"], "held_out": None}
+    bare["data"] = {**known.stats["data"], "held_out": None, "held_out_words": "no rows are held out: nothing is measured"}
     path = write_card(dataclasses.replace(known, stats=bare, samples=(), exports=()), tmp_path / "README.md")
     assert headings(parsed(path)) == [name for name in SECTIONS if name not in ("Files", "Answers")]
     text = path.read_text("utf-8")
     assert "| Model | Loss, nats a token | KL from the trained | same first choice |" in text
     assert "measured on the same rows: 9 training rows (none are held out), 150 learned tokens" in text
+    assert "\n\nNo rows are held out: nothing is measured.\n\n" in text
     assert "eld-out loss" not in text
 
 

@@ -93,6 +93,40 @@ def test_copies_of_held_out_rows_are_not_trained_on(tmp_path: Path) -> None:
     assert prepared.report.train["duplicate_rows"] == len(train) * 2 // 3
 
 
+def test_by_default_some_different_rows_are_held_out_with_their_copies(tmp_path: Path) -> None:
+    """Each of 120 rows is there twice, so 120 are different: eight of them are not trained on, the same ones in every try."""
+    held_out = []
+    for name in ("first", "again"):
+        folder = tmp_path / name
+        folder.mkdir()
+        prepared = prepare(folder, numbered(120) * 2, "prompt_completion", model=byte_tokenizer_dir(), held_out="auto")
+        held_out.append(numbers(prepared.held_out, prepared))
+    train = numbers(prepared.train, prepared)
+    assert held_out[0] == held_out[1]
+    assert len(set(held_out[0])) == 8
+    assert Counter(train) == dict.fromkeys(set(range(120)) - set(held_out[0]), 2)
+    words = "8 of 240 rows are held out by default, drawn by training.seed 3407"
+    assert prepared.report.held_out_words == words
+    assert prepared.report.notes[:2] == ["8 training rows left out: exact copies of held-out rows", words]
+    asked = prepare(tmp_path, numbered(120), "prompt_completion", model=byte_tokenizer_dir(), held_out={"rows": 8})
+    assert numbers(asked.held_out, asked) == held_out[0]
+    assert asked.report.held_out_words == "8 of 120 rows are held out, drawn by training.seed 3407"
+
+
+def test_where_nothing_is_held_out_that_is_said_or_refused(tmp_path: Path) -> None:
+    rows = numbered(99) * 2
+    few = prepare(tmp_path, rows, "prompt_completion", model=byte_tokenizer_dir(), held_out="auto")
+    assert (few.held_out, len(few.train)) == (None, 198)
+    why = "no rows are held out by default: 99 different rows are fewer than 100"
+    assert few.report.held_out_words == few.report.notes[0] == f"{why}; nothing is measured on rows that are not trained on"
+    with pytest.raises(InputError) as refused:
+        prepare(tmp_path, rows, "prompt_completion", model=byte_tokenizer_dir(), held_out="auto", exact=2)
+    assert str(refused.value) == (
+        "/evaluation/exact_match_rows: exact match needs held-out rows (found 2); expected held-out rows. "
+        f"{why}; say in data.held_out how many are to be"
+    )
+
+
 def test_held_out_sources_of_their_own(tmp_path: Path) -> None:
     train, test = write_rows(tmp_path / "a.jsonl", numbered(6)), write_rows(tmp_path / "b.jsonl", numbered(4, 4))
     own = {"sources": [{"source": str(test), "format": "prompt_completion"}]}

@@ -8,7 +8,7 @@ from datasets import ReadInstruction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job.data.select import choose_held_out, row_range, shuffled, weighted
+from job.data.select import choose_held_out, default_held_out, row_range, shuffled, weighted
 from job.spec import HeldOutSpec, SourceSpec
 
 
@@ -38,6 +38,11 @@ def test_held_out_fraction(fraction: float, count: int) -> None:
     assert len(held_out) == count
     assert sorted([*train, *held_out]) == list(range(100))
     assert list(held_out) == sorted(held_out)
+
+
+@pytest.mark.parametrize(("rows", "count"), [(99, 0), (100, 8), (400, 8), (450, 9), (10_000, 200), (10**6, 200)])
+def test_what_is_held_out_where_nobody_says(rows: int, count: int) -> None:
+    assert default_held_out(rows) == count
 
 
 def test_the_seed_decides() -> None:

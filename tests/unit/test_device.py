@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from job.errors import CapacityError, DeviceError, JobError
-from job.host.device import DeviceProbe, Gpu, built_for, probe, unusable
+from job.host.device import DeviceProbe, Gpu, built_for, card_bytes, probe, unusable
 from tests.drivers import libcuda
 
 GOOD = DeviceProbe(True, True, 0, (13, 0), (Gpu("NVIDIA H200", (9, 0)),), "13.0")
@@ -77,3 +77,10 @@ def test_torch_is_read_not_imported() -> None:
     assert built_for() == torch.version.cuda
     program = "import sys; from job.host.device import probe; probe(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, env=os.environ)
+
+
+def test_the_memory_of_a_card_is_known_without_torch(tmp_path: Path) -> None:
+    assert card_bytes(str(libcuda(tmp_path))) == 24 << 30
+    (tmp_path / "none").mkdir()
+    assert card_bytes(str(libcuda(tmp_path / "none", status=100, count=0))) is None
+    assert card_bytes(str(tmp_path / "nothing.so")) is None

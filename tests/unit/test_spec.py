@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import resource
@@ -24,6 +25,7 @@ from tests.specs import LEFT_OUT, MINIMAL, changed, faults_with, parse
 
 TRAIN = "/data/train/0"
 HELD_OUT = {"/data/held_out": {"rows": 5}}
+NONE_HELD_OUT = {"/data/held_out": False}
 TEXT = {f"{TRAIN}/format": "text"}
 
 # What is put where in the smallest spec; the pointers of all faults; words of the first fault.
@@ -120,14 +122,20 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/training": {"max_steps": 5, "warmup_steps": 6}}, ["/training/warmup_steps"], "the warm-up is longer than the run"),
     ({"/training/early_stopping": {"patience": 3}, **HELD_OUT}, ["/training/early_stopping"], "expected training.eval_steps"),
     ({"/training/keep": "best", **HELD_OUT}, ["/training/keep"], "expected training.eval_steps"),
-    ({"/training/eval_steps": 5}, ["/training/eval_steps"], "there are no held-out rows to evaluate on (found 5)"),
+    ({"/training/eval_steps": 5, **NONE_HELD_OUT}, ["/training/eval_steps"], "there are no held-out rows to evaluate on (found 5)"),
     ({"/model/precision": "full", "/lora": {}}, ["/lora"], "there is no adapter when every weight is trained"),
     ({"/model/precision": "full", "/data/packing": True}, ["/data/packing"], "packing is offered for adapters only"),
     ({"/lora": {"targets": ["q_proj", "lm_head"]}}, ["/lora/targets/1"], "trained whole or not at all"),
     ({"/model/backend": "peft", "/data/packing": True}, ["/data/packing"], "cannot keep packed rows apart"),
     ({"/model/backend": "peft", "/training/gradient_checkpointing": "unsloth"}, ["/training/gradient_checkpointing"], "unsloth backend"),
-    ({"/evaluation/exact_match_rows": 5}, ["/evaluation/exact_match_rows"], "exact match needs held-out rows"),
-    ({"/evaluation/gates": [{"metric": "held_out_loss", "gain_at_least": 0}]}, ["/evaluation/gates/0"], "a gate needs held-out rows"),
+    ({"/evaluation/exact_match_rows": 5, **NONE_HELD_OUT}, ["/evaluation/exact_match_rows"], "exact match needs held-out rows"),
+    (
+        {"/evaluation/gates": [{"metric": "held_out_loss", "gain_at_least": 0}], **NONE_HELD_OUT},
+        ["/evaluation/gates/0"],
+        "a gate needs held-out rows",
+    ),
+    ({"/data/held_out": True}, ["/data/held_out"], 'none of the allowed forms (found true); expected "auto" or false or an object'),
+    ({"/data/held_out": "atuo"}, ["/data/held_out"], 'Did you mean "auto"?'),
     ({"/evaluation/gates": [{"metric": "exact_match", "at_least": 0.5}], **HELD_OUT}, ["/evaluation/gates/0"], "needs exact_match_rows"),
     ({"/evaluation/gates": [{"metric": "perplexity"}], **HELD_OUT}, ["/evaluation/gates/0"], "no bound"),
     ({"/evaluation/gates": {"max_held_out_loss": 1}, **HELD_OUT}, ["/evaluation/gates"], "list"),
@@ -215,7 +223,7 @@ def test_defaults_of_the_smallest_spec() -> None:
     assert (spec.training.epochs, spec.training.max_steps) == (1.0, None)
     assert (spec.training.batch_size, spec.training.gradient_accumulation_steps, spec.training.learning_rate) == (2, 4, 2e-4)
     assert (spec.training.warmup_steps, spec.training.warmup_ratio, spec.training.gradient_checkpointing) == (None, None, "unsloth")
-    assert spec.data.held_out is None
+    assert spec.data.held_out == "auto"
     assert (spec.data.train[0].split, spec.data.train[0].weight, spec.data.train[0].columns) == ("train", 1.0, {})
     assert (spec.evaluation.prompts, spec.tracking) == ((), ("tensorboard",))
 
@@ -259,6 +267,14 @@ def test_run_id_stays_the_same_where_the_work_is_the_same(changes: dict[str, Any
 def test_run_id_does_not_depend_on_the_order_of_keys() -> None:
     backwards = json.dumps(dict(reversed(MINIMAL.items()))).encode()
     assert parse_spec(backwards).run_id == parse({}).run_id
+
+
+def test_without_held_out_rows_the_run_id_is_that_of_a_spec_from_before_there_was_a_default() -> None:
+    spec = parse(NONE_HELD_OUT)
+    older = {**spec.resolved, "data": {key: value for key, value in spec.resolved["data"].items() if key != "held_out"}}
+    assert spec.run_id == dataclasses.replace(spec, resolved=older).run_id
+    assert spec.resolved["data"]["held_out"] is False, "the stored spec says so"
+    assert parse({}).run_id == parse({"/data/held_out": "auto"}).run_id != spec.run_id
 
 
 def test_run_id_takes_minus_zero_for_zero() -> None:

@@ -57,7 +57,9 @@ class Columns:
     input_joint: str = "\n\n"
 
     def get(self, row: Row, name: str) -> Any:
-        return row.get(self.names.get(name, name))
+        """The value of a column that a row may lack; a column that is named for something else is that alone."""
+        taken = name not in self.names and name in self.names.values()
+        return None if taken else row.get(self.names.get(name, name))
 
     def need(self, row: Row, name: str) -> Any:
         column = self.names.get(name, name)

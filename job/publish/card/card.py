@@ -16,7 +16,7 @@ from job.export.kinds import kind_of
 from job.publish.card.facts import CardFacts, Sample, SourceFacts, card_facts
 from job.publish.card.metadata import metadata
 from job.publish.card.use import Usage, how_to_use, shell_verify
-from job.report.markdown import LONGEST, block, code, figure, table
+from job.report.markdown import LONGEST, block, code, figure, sentence, table
 
 if TYPE_CHECKING:
     from job.spec import JobSpec
@@ -80,8 +80,8 @@ def _results(facts: CardFacts) -> list[str]:
         if name in trained
     ]
     lines = table(("On all held-out rows", "base", "as trained"), rows)
-    found = [*lines, *_delivered(facts)]
-    return ["## Results", "", *found] if found else []
+    said = sentence(facts.stats["data"]["held_out_words"])
+    return ["## Results", "", *lines, said, "", *_delivered(facts)]
 
 
 def _delivered(facts: CardFacts) -> list[str]:

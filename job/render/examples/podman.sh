@@ -28,6 +28,7 @@ printf %s '{
         "split": "train"
       }
     ],
+    "held_out": false,
     "chat_template": "chatml",
     "train_on": "all",
     "packing": true
@@ -86,7 +87,7 @@ printf %s '{
   }
 }
 ' |
-  podman run --rm --interactive --name finetome-llama31-8b-4a7f87a74f \
+  podman run --rm --interactive --name finetome-llama31-8b-33f188f80e \
     --device nvidia.com/gpu=all --security-opt label=disable \
     --read-only --cap-drop ALL --security-opt no-new-privileges --volume /scratch --volume /tmp \
     --memory 24g --shm-size 2g \

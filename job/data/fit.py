@@ -1,0 +1,122 @@
+"""Which format rows are of, and under which names they have its columns: for those who wrote neither, or the wrong
+ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from job.data.worker.messages import RowFault
+from job.data.worker.shape import FORMATS, Chat, Columns, Example, Row, shape
+
+if TYPE_CHECKING:
+    from job.spec import SourceSpec
+
+CONSIDERED = 200  # columns, where a name is looked for that may have been meant
+# Names under which data sets have what a format calls otherwise, the usual ones first.
+QUESTION = ("question", "query", "instruction", "prompt", "input", "user", "problem")
+ANSWER = ("answer", "response", "output", "completion", "reply", "assistant", "solution", "target", "chosen")
+CONVERSATION = ("conversation", "conversations", "messages", "chat", "dialog", "dialogue", "chosen")
+USUAL_NAMES = {
+    "prompt": QUESTION,
+    "completion": ANSWER,
+    "instruction": QUESTION,
+    "output": ANSWER,
+    "messages": CONVERSATION,
+    "conversations": CONVERSATION,
+    "text": ("content", "document", "body"),
+}
+# The same for columns that a row may lack: taken where nobody has said what they are, not for what was misspelt.
+USUAL_ADDITIONS = {"input": ("context",), "system": ("system_prompt",)}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A format, the `columns` that it has under other names, and the first row that it can read, as it reads it.
+
+    `faults`: number of a row, from 0, and why it cannot be used, of each that cannot.
+    """
+
+    format: str
+    columns: dict[str, str]
+    example: Example | None
+    faults: tuple[tuple[int, str], ...]
+
+
+def best_fit(rows: Sequence[Row], named: Mapping[str, str]) -> Fit | None:
+    """The format that most of `rows` can be read in, as conversations rather than as raw text, under the fewest other
+    names; None where no format has such columns. `named`: columns whose names are known.
+    """
+    found = list(_fits(rows, named))
+    return min(
+        found, key=lambda fit: (len(fit.faults), not isinstance(fit.example, Chat), len(fit.columns)), default=None
+    )
+
+
+def _fits(rows: Sequence[Row], named: Mapping[str, str]) -> Iterator[Fit]:
+    for kind, form in FORMATS.items():
+        if form.example is None or not named.keys() <= set(form.columns):
+            continue
+        columns = dict(named) | _guessed(kind, rows[0], named)
+        if any(columns.get(name, name) not in rows[0] for name in (*form.required, *named)):
+            continue
+        renamed = {name: column for name, column in columns.items() if name != column}
+        examples, faults = _read(kind, rows, renamed)
+        yield Fit(kind, renamed, next(iter(examples), None), tuple(faults))
+
+
+def _read(kind: str, rows: Sequence[Row], columns: dict[str, str]) -> tuple[list[Example], list[tuple[int, str]]]:
+    examples, faults = [], []
+    for number, row in enumerate(rows):
+        try:
+            examples.append(shape(kind, row, Columns(columns)))
+        except RowFault as error:
+            faults.append((number, str(error)))
+    return examples, faults
+
+
+def _guessed(kind: str, row: Row, named: Mapping[str, str]) -> dict[str, str]:
+    """Columns of `row` that are most likely what the format asks for, and nobody has named."""
+    guessed: dict[str, str] = {}
+    for name in FORMATS[kind].columns:
+        if name in row or name in named:
+            continue
+        taken = {*named.values(), *guessed.values(), *FORMATS[kind].required}
+        free = {column: value for column, value in row.items() if column not in taken}
+        usual = USUAL_ADDITIONS.get(name, ())
+        required = name in FORMATS[kind].required
+        if column := _meant(name, name, free) if required else next((c for c in usual if c in free), ""):
+            guessed[name] = column
+    return guessed
+
+
+def way_out(row: Row, spec: SourceSpec) -> str:
+    """For a row that lacks columns of the spec's format: another format whose columns are all there, or the `columns`
+    to write.
+    """
+    formats = [
+        name for name, kind in FORMATS.items() if kind.required and all(column in row for column in kind.required)
+    ]
+    if formats:
+        return f"The columns fit format {formats[0]}"
+    missing = {name: spec.columns.get(name, name) for name in (*FORMATS[spec.format].required, *spec.columns)}
+    guessed = {name: _meant(name, column, row) for name, column in missing.items() if column not in row}
+    if all(guessed.values()) and len(set(guessed.values())) == len(guessed):
+        return f'Write "columns": {json.dumps({**spec.columns, **guessed}, ensure_ascii=False)}'
+    pair = {name: _meant(name, name, row) for name in FORMATS["alpaca"].required}
+    if all(pair.values()) and len(set(pair.values())) == len(pair):
+        return f'Write "format": "alpaca", "columns": {json.dumps(pair, ensure_ascii=False)}'
+    return "Name the source's columns in columns, or use format template"
+
+
+def _meant(name: str, column: str, row: Row) -> str:
+    """The column of `row` that holds what the format calls `name`: misspelt, or under another usual name; or none."""
+    columns = {str(known).lower(): str(known) for known in islice(row, CONSIDERED)}
+    if near := difflib.get_close_matches(column.lower(), columns, 1, 0.75):
+        return columns[near[0]]
+    return next((columns[usual] for usual in USUAL_NAMES.get(name, ()) if usual in columns), "")

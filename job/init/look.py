@@ -1,0 +1,127 @@
+"""What rows are like: enough of them is read to say which spec fits."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from job.data.fit import Fit, best_fit
+from job.data.read import Row
+from job.data.sources import Selection
+from job.data.worker.messages import RowFault
+from job.data.worker.shape import FORMATS, Chat, Columns, Document, shape
+from job.errors import Fault, InputError
+from job.host.credentials import looks_secret
+from job.source import FetchedSource, fetch_glimpse
+from job.spec import SourceSpec
+
+POINTER = "/data/train/0"
+HUB, DATASETS = "hf://", "hf://datasets/"
+LOOKED = 1000  # rows
+SHOWN_FAULTS = 3
+PROMPTS, PROMPT_CHARACTERS, OPENING_WORDS = 3, 2000, 8
+
+
+@dataclass(frozen=True)
+class Looked:
+    """The first rows of a source, each with its `places` in words, and the format that fits them. `whole`: whether
+    `count` is that of all rows, or of the first file's.
+    """
+
+    source: FetchedSource
+    rows: list[Row]
+    places: list[str]
+    count: int
+    whole: bool
+    fit: Fit
+    remarks: list[str]
+
+    @property
+    def is_chat(self) -> bool:
+        return isinstance(self.fit.example, Chat)
+
+    def faults(self) -> list[str]:
+        """Rows that cannot be used, and why."""
+        return [f"{self.places[number]}: {reason}" for number, reason in self.fit.faults]
+
+
+def source_spec(address: str, split: str) -> SourceSpec:
+    """The source that an address means; `hf://owner/name/subset` is a subset of the data set `hf://datasets/owner/name`."""
+    subset = None
+    if address.startswith(HUB):
+        name, at, revision = address.removeprefix(HUB).removeprefix("datasets/").partition("@")
+        owner, name, *rest = [*name.split("/", 2), ""]
+        address, subset = f"{DATASETS}{owner}/{name}{at}{revision}", rest[0] or None
+    return SourceSpec(address, "template", split, subset, {}, None, None, 1.0)
+
+
+def look(spec: SourceSpec, named: Mapping[str, str], workdir: Path) -> Looked:
+    """What the rows of a source are like; `named`: columns by what the format calls them.
+
+    Raises `InputError` for what cannot be read, and for rows that no format fits.
+    """
+    source, whole = fetch_glimpse(spec, POINTER, workdir)
+    selection = Selection(source)
+    seen = list(islice(selection, LOOKED))
+    rows = [json.loads(selection.dumped(row)) for row in seen]
+    places = [row.place for row in seen]
+    fit = best_fit(rows, named)
+    if fit is None:
+        raise _no_format(rows[0], named)
+    if fit.example is None:
+        faults = [Fault(f"{places[number]}: {reason}", where=POINTER) for number, reason in fit.faults[:SHOWN_FAULTS]]
+        raise InputError(Fault(f"none of {len(rows)} rows can be used as format {fit.format}", where=POINTER), *faults)
+    fitting = replace(spec, format=cast(Any, fit.format), columns=fit.columns)
+    source = replace(source, spec=fitting)
+    return Looked(source, rows, places, len(selection), whole, fit, Selection(source).remarks())
+
+
+def _no_format(row: Row, named: Mapping[str, str]) -> InputError:
+    known = [f"{' and '.join(form.required)} ({name})" for name, form in FORMATS.items() if form.required]
+    given = f"; named {', '.join(f'{name}={column}' for name, column in named.items())}" if named else ""
+    return InputError(
+        Fault(
+            "no format fits these columns",
+            where=f"{POINTER}/columns",
+            found=f"{', '.join(map(str, row)) or 'none'}{given}",
+            expected=" or ".join(known),
+            hint="Say which is which, such as --columns instruction=A,output=B where A asks and B answers",
+        )
+    )
+
+
+def prompts_of(looked: Looked) -> list[str]:
+    """Questions of three rows far apart; of documents, their first words."""
+    columns = Columns(looked.fit.columns)
+    texts: list[str] = []
+    for row in looked.rows:
+        try:
+            example = shape(looked.fit.format, row, columns)
+        except RowFault:
+            continue
+        if isinstance(example, Chat):
+            texts += [message["content"] for message in example.messages if message["role"] == "user"][:1]
+        elif isinstance(example, Document):
+            texts.append(" ".join(example.text.split()[:OPENING_WORDS]))
+    usable = list(dict.fromkeys(text for text in texts if _may_be_in_a_spec(text)))
+    last = len(usable) - 1
+    return [usable[number] for number in dict.fromkeys((0, last // 2, last))] if usable else []
+
+
+def _may_be_in_a_spec(text: str) -> bool:
+    return bool(text.strip()) and len(text) <= PROMPT_CHARACTERS and not looks_secret(text) and _is_whole(text)
+
+
+def _is_whole(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def name_of(address: str) -> str:
+    """A name for the run, as Kubernetes takes it: what the file, the folder or the data set is called."""
+    last = PurePosixPath(address.partition("@")[0] if address.startswith(HUB) else Path(address).absolute()).name
+    return re.sub(r"[^a-z0-9]+", "-", last.partition(".")[0].lower()).strip("-")[:40].strip("-") or "my-run"

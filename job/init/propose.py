@@ -1,0 +1,152 @@
+"""A spec for rows that nobody has written one for, and why it is as it is."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from job.data.worker.shape import Document
+from job.errors import Fault, InputError, JobError
+from job.init.look import LOOKED, SHOWN_FAULTS, Looked, look, name_of, prompts_of, source_spec
+from job.init.rendered import Model, Rendered, estimated_tokens, known_model, render
+from job.init.settings import LENGTHS, default_model, device_of, epochs_for, held_out_for, parsed, settle, wanted_length
+from job.spec import SourceSpec
+from job.store.base import local_path
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command was given; `columns`: those of the rows by what the format calls them."""
+
+    rows: str
+    split: str
+    columns: Mapping[str, str]
+    model: str | None
+    gpu_gib: float | None
+    name: str | None
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A spec, why it says what it says (topic and words), and rows as the model will read them."""
+
+    document: Json
+    reasons: list[tuple[str, str]]
+    samples: tuple[str, ...]
+
+
+def propose(asked: Asked, alone: bool) -> Proposal:
+    """Looks at the rows, at the model if it can be had, and at the machine; `alone`: in a process that does nothing
+    else.
+
+    Raises `InputError` for rows that cannot be read or that no format fits, `SpecError` for a name or an address that
+    is none, `CapacityError` for a model that does not fit the GPU.
+    """
+    with tempfile.TemporaryDirectory(prefix="tunejob-init-") as scratch:
+        looked = _looked(asked, Path(scratch))
+        device = device_of(asked.gpu_gib)
+        model, why_model = (asked.model, "as --model says") if asked.model else default_model(device)
+        document = draft(asked, looked, model)
+        known, rendered, why_not = _as_the_model_reads(document, looked, Path(scratch), alone)
+    longest = rendered.longest_tokens if rendered else estimated_tokens(looked)
+    reasons = [*_about_rows(looked), ("model", f"{model}: {why_model}")]
+    if rendered and rendered.chat_template != "model":
+        document["data"]["chat_template"] = rendered.chat_template
+        reasons.append(("template", f"{rendered.chat_template}, as the model has none of its own"))
+    length = wanted_length(longest, isinstance(looked.fit.example, Document), known.positions if known else None)
+    document, why_fits = settle(document, device, length, known.parameters if known else None)
+    parsed(document)  # what is written is valid
+    has = "has" if rendered else "may have, by its bytes,"
+    reasons += [
+        ("device", device.words),
+        ("memory", why_fits),
+        ("length", f"{document['model']['max_seq_length']} tokens: the longest row that was looked at {has} {longest}"),
+        ("training", f"{document['training']['epochs']} passes over the rows (epochs)"),
+        ("held out", held_out_for(looked.count, looked.whole)[1]),
+        ("prompts", f"{len(document['evaluation']['prompts'])} from the rows: base and trained model answer them"),
+        ("output", f"{document['output']['uri']}/, an adapter; paths are as seen from this folder"),
+    ]
+    return Proposal(document, [*reasons, *why_not], rendered.samples if rendered else ())
+
+
+def _looked(asked: Asked, workdir: Path) -> Looked:
+    try:
+        return look(source_spec(asked.rows, asked.split), asked.columns, workdir)
+    except ModuleNotFoundError as error:
+        hint = "locks/cpu.txt has it; the light install reads .csv, .tsv, .json, .jsonl and .txt of this machine and S3"
+        fault = Fault(
+            "a package for these rows is not installed", where=asked.rows, found=f"no {error.name}", hint=hint
+        )
+        raise InputError(fault) from error
+
+
+def draft(asked: Asked, looked: Looked, model: str) -> Json:
+    """The spec, but for what the machine decides."""
+    name = asked.name or f"{name_of(looked.source.spec.source)}-tuned"
+    return {
+        "version": 1,
+        "name": name,
+        "model": {"source": model},
+        "data": {
+            "train": [_train(looked.source.spec)],
+            "held_out": held_out_for(looked.count, looked.whole)[0],
+        },
+        "training": {"epochs": epochs_for(looked.count)},
+        "evaluation": {"prompts": prompts_of(looked)},
+        "output": {"uri": _free(name)},
+    }
+
+
+def _train(spec: SourceSpec) -> Json:
+    optional = {
+        "subset": spec.subset,
+        "split": None if spec.split == "train" else spec.split,
+        "columns": spec.columns or None,
+    }
+    return {"source": spec.source, "format": spec.format} | {k: v for k, v in optional.items() if v is not None}
+
+
+def _free(name: str) -> str:
+    """A folder that is not there yet: one output belongs to one run."""
+    names = [name, *(f"{name}-{number}" for number in range(2, 100))]
+    return next((free for free in names if not local_path(free).exists()), name)
+
+
+def _as_the_model_reads(
+    document: Json, looked: Looked, workdir: Path, alone: bool
+) -> tuple[Model | None, Rendered | None, list[tuple[str, str]]]:
+    """What is known of the model, the rendered rows, and why there are none. A model of this machine must be one."""
+    source, known = document["model"]["source"], None
+    try:
+        known = known_model(source, workdir, alone)
+        longest = {"model": document["model"] | {"max_seq_length": known.positions or LENGTHS[-1]}}
+        return known, render(parsed(document | longest), looked, known.folder, workdir), []
+    except ModuleNotFoundError as error:  # the light install
+        return known, None, [("samples", f"not rendered: {error.name} is not installed here")]
+    except JobError as error:
+        if known is None and "://" not in source:
+            raise
+        return known, None, [("samples", f"not rendered: {error.lines()[0]}")]
+
+
+def _about_rows(looked: Looked) -> list[tuple[str, str]]:
+    fit, unread = looked.fit, looked.remarks
+    files = "" if looked.whole else " in its first file"
+    looked_at = f", of which {LOOKED} were looked at" if looked.count > LOOKED else ""
+    named = "".join(f"; its {name} is the column {column}" for name, column in fit.columns.items())
+    becomes = "conversations, through a chat template" if looked.is_chat else "raw text, without a chat template"
+    lines = [
+        ("rows", f"{looked.count} in {looked.source.spec.source}{files}{looked_at}"),
+        ("format", f"{fit.format}{named}: {becomes}"),
+        *(("rows", remark) for remark in unread),
+    ]
+    faults = looked.faults()
+    if faults:
+        lines.append(("rows", f"{len(faults)} cannot be used, and a run refuses them (exit 11):"))
+        lines += [("", fault) for fault in faults[:SHOWN_FAULTS]]
+    return lines

@@ -1,0 +1,20 @@
+"""Which run a spec is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+
+def run_id_of(resolved: dict[str, Any]) -> str:
+    """First 16 hex digits of the SHA-256 of the resolved spec without `output`: the same work, the same id.
+
+    `data.held_out` does not count where it is false: before there was a default, that was meant where it was left out.
+    """
+    work = {key: value for key, value in resolved.items() if key not in ("output", "$schema")}
+    data = work.get("data")
+    if isinstance(data, dict) and data.get("held_out") is False:
+        work["data"] = {key: value for key, value in data.items() if key != "held_out"}
+    text = json.dumps(work, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,56 @@
+"""From a csv to a trained model without writing a spec: `tunejob init`, `validate`, `run`; some of its rows are held out by default."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from job.spec import parse_spec
+from tests.flow.running import Result, document, tunejob, valid_stats
+from tests.tiny import tiny_dir
+
+ROWS = 120
+HELD_OUT = "8 of 120 rows are held out by default, drawn by training.seed 3407"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("init")
+    with (folder / "lamps.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["question", "answer"])
+        writer.writerows([f"Turn on lamp {number}.", f"lamp {number}: on"] for number in range(ROWS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def proposed(folder: Path) -> Result:
+    arguments = ("init", "lamps.csv", "--model", str(tiny_dir()), "-o", "spec.json")
+    return tunejob(*arguments, scratch=folder / "init", cwd=folder, forked=True)
+
+
+def test_the_spec_is_valid_and_says_why_it_is_so(folder: Path, proposed: Result) -> None:
+    assert proposed.exit_code == 0, proposed.stdout + proposed.stderr
+    spec = parse_spec((folder / "spec.json").read_bytes())
+    assert spec.data.train[0].columns == {"instruction": "question", "output": "answer"}
+    assert spec.evaluation.prompts == ("Turn on lamp 0.", "Turn on lamp 59.", "Turn on lamp 119.")
+    assert (spec.data.held_out, spec.output.uri, spec.model.backend) == ("auto", "lamps-tuned", "peft")
+    assert "rows      120 in lamps.csv\n" in proposed.stdout
+    assert proposed.stdout.count("⟦lamp ") == 3, "three samples with the learned part marked"
+    assert "Next: tunejob validate spec.json && tunejob run spec.json" in proposed.stdout
+
+
+def test_it_trains_and_what_was_held_out_is_said_everywhere(folder: Path, proposed: Result) -> None:
+    assert proposed.exit_code == 0
+    result = tunejob("run", "spec.json", scratch=folder / "run", cwd=folder, forked=True)
+    assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    assert HELD_OUT in [event["text"] for event in result.named("note")]
+    output = folder / "lamps-tuned"
+    data = valid_stats(output / "stats.json")["data"]
+    assert (data["held_out"]["rows"], data["train"]["rows"], data["held_out_words"]) == (8, ROWS - 8, HELD_OUT)
+    for page in ("report/summary.md", "README.md"):
+        assert f"\n\n{HELD_OUT}.\n\n" in (output / page).read_text("utf-8"), page
+    losses = document(output / "manifest.json")["results"]
+    assert losses["trained"]["held_out_loss"] < losses["base"]["held_out_loss"]

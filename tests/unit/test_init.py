@@ -1,0 +1,259 @@
+"""`tunejob init`: which format rows are taken for, what the spec says of the machine, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.arguments import parser
+from job.data.fit import best_fit
+from job.data.worker.shape import Chat, Columns, shape
+from job.errors import CapacityError, InputError, SpecError
+from job.host.log import Log
+from job.init.look import look, name_of, prompts_of, source_spec
+from job.init.propose import Asked, propose
+from job.init.settings import GIB, Device, default_model, device_of, epochs_for, held_out_for, settle, wanted_length
+from job.init.write import refuse_to_overwrite, write
+from job.spec import parse_spec
+from tests.data_rows import Row, byte_tokenizer_dir, turns, write_rows
+from tests.servers import Hub
+
+ASKED = Asked("rows.csv", "train", {}, None, None, None)
+
+FITS: list[tuple[Row, str, dict[str, str]]] = [
+    ({"messages": turns("a", "b")}, "messages", {}),
+    ({"chat": turns("a", "b"), "id": 1}, "messages", {"messages": "chat"}),
+    ({"messages": json.dumps(turns("a", "b"))}, "messages", {}),
+    ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, "sharegpt", {}),
+    ({"conversations": turns("a", "b")}, "sharegpt", {}),
+    ({"prompt": turns("a"), "completion": [turns("a", "b")[1]]}, "prompt_completion", {}),
+    ({"instruction": "a", "input": "", "output": "b", "text": "ab"}, "alpaca", {}),
+    ({"question": "a", "answer": "b"}, "alpaca", {"instruction": "question", "output": "answer"}),
+    ({"Question": "a", "Answer": "b"}, "alpaca", {"instruction": "Question", "output": "Answer"}),
+    ({"input": "a", "output": "b"}, "alpaca", {"instruction": "input"}),
+    ({"instruction": "a", "context": "c", "response": "b"}, "alpaca", {"output": "response", "input": "context"}),
+    ({"system_prompt": "s", "question": "a", "response": "b"}, "alpaca",
+     {"instruction": "question", "output": "response", "system": "system_prompt"}),
+    ({"prompt": "a", "completion": "b"}, "alpaca", {"instruction": "prompt", "output": "completion"}),
+    ({"prompt": "a", "chosen": "b", "rejected": "c"}, "alpaca", {"instruction": "prompt", "output": "chosen"}),
+    ({"chosen": turns("a", "b"), "rejected": turns("a", "c")}, "messages", {"messages": "chosen"}),
+    ({"text": "a"}, "text", {}),
+    ({"content": "a", "url": "b"}, "text", {"text": "content"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "kind", "columns"), FITS, ids=[" ".join(row) for row, *_ in FITS])
+def test_the_format_that_fits(row: Row, kind: str, columns: dict[str, str]) -> None:
+    found = best_fit([row] * 3, {})
+    assert found is not None
+    assert (found.format, found.columns, found.faults) == (kind, columns, ())
+    assert isinstance(found.example, Chat) == (kind != "text"), "a question with its answer is said in the model's chat template"
+
+
+def test_a_column_that_was_given_a_meaning_has_no_other() -> None:
+    """`input` as the question was its addition as well."""
+    found = shape("alpaca", {"input": "Q", "output": "A"}, Columns({"instruction": "input"}))
+    assert isinstance(found, Chat)
+    assert found.messages == turns("Q", "A")
+
+
+def test_columns_may_be_named_and_bad_rows_are_told_from_good_ones() -> None:
+    rows: list[Row] = [{"Frage": "a", "Antwort": "b"}, {"Frage": "a", "Antwort": None}]
+    assert best_fit(rows, {}) is None
+    found = best_fit(rows, {"instruction": "Frage", "output": "Antwort"})
+    assert found is not None
+    assert (found.format, found.faults) == ("alpaca", ((1, "output must be text, not null"),))
+
+
+def as_csv(path: Path, rows: Sequence[Row]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=";")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def as_tsv(path: Path, rows: Sequence[Row]) -> Path:
+    """A comma in the header separates nothing."""
+    path.write_text("".join("\t".join((*map(str, row), "a, b")) + "\n" for row in [rows[0].keys(), *(r.values() for r in rows)]), "utf-8")
+    return path
+
+
+def as_json(path: Path, rows: Sequence[Row]) -> Path:
+    path.write_text(json.dumps({"rows": list(rows)}), "utf-8")
+    return path
+
+
+def as_parquet(path: Path, rows: Sequence[Row]) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(list(rows)), path)
+    return path
+
+
+def as_folder(path: Path, rows: Sequence[Row]) -> Path:
+    path.mkdir()
+    write_rows(path / "train.jsonl", rows)
+    return path
+
+
+WRITERS: list[tuple[str, Callable[[Path, Sequence[Row]], Path]]] = [
+    ("rows.csv", as_csv), ("rows.tsv", as_tsv), ("rows.json", as_json), ("rows.jsonl.gz", write_rows),
+    ("rows.parquet", as_parquet), ("rows", as_folder),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "written"), WRITERS, ids=[name for name, _ in WRITERS])
+def test_every_kind_of_file_that_a_run_reads(name: str, written: Callable[[Path, Sequence[Row]], Path], tmp_path: Path) -> None:
+    rows = [{"question": f"What is {i}?", "answer": str(i)} for i in range(30)]
+    path = written(tmp_path / name, rows)
+    found = look(source_spec(str(path), "train"), {}, tmp_path / "scratch")
+    assert (found.count, found.whole, found.fit.format, len(found.rows)) == (30, True, "alpaca", 30)
+    assert prompts_of(found) == ["What is 0?", "What is 14?", "What is 29?"]
+    separated = ["rows.csv: its columns are separated by ';'"]
+    assert [remark for remark in found.remarks if "separated" in remark] == (separated if name == "rows.csv" else [])
+
+
+def test_of_a_hub_data_set_the_first_file_of_the_subset_is_enough(hub: Hub, tmp_path: Path) -> None:
+    rows = b"".join(json.dumps({"question": f"{number}?", "answer": "a"}).encode() + b"\n" for number in range(3))
+    card = b"---\nconfigs:\n- {config_name: other, data_files: other.jsonl}\n- {config_name: main, data_files: 'main-*.jsonl'}\n---\n"
+    files = {"README.md": card, "other.jsonl": b"{}\n", "main-0.jsonl": rows, "main-1.jsonl": rows}
+    hub.repo("datasets/org/rows").commit(files)
+    found = look(source_spec("hf://org/rows/main", "train"), {}, tmp_path)
+    assert (found.count, found.whole, found.fit.format, found.source.spec.subset) == (3, False, "alpaca", "main")
+    assert hub.asked(r"GET .*/main-0\.jsonl") >= 1
+    assert hub.asked(r".*/main-1\.jsonl") == 0
+    assert held_out_for(found.count, found.whole)[0] == "auto", "how many there are in all is not known"
+
+
+def test_prompts_hold_nothing_that_a_spec_may_not(tmp_path: Path) -> None:
+    questions = ["sk-ant-api03-" + "a1B2" * 20, "\ud800", " ", "x" * 3000, "What?", "What?"]
+    path = write_rows(tmp_path / "rows.jsonl", [])
+    path.write_text("".join(json.dumps({"messages": turns(question, "b")}) + "\n" for question in questions), "utf-8")
+    assert prompts_of(look(source_spec(str(path), "train"), {}, tmp_path / "scratch")) == ["What?"]
+
+
+REFUSED: list[tuple[list[Row], str]] = [
+    ([{"frage": "a", "antwort": "b"}], "/data/train/0/columns: no format fits these columns (found frage, antwort); expected messages"),
+    ([{"messages": [{"role": "user"}]}], "none of 1 rows can be used as format messages"),
+]
+
+
+@pytest.mark.parametrize(("rows", "words"), REFUSED, ids=["columns", "rows"])
+def test_rows_that_fit_nothing_are_refused(rows: list[Row], words: str, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(InputError) as refused:
+        look(source_spec(str(path), "train"), {}, tmp_path / "scratch")
+    assert words in str(refused.value)
+    assert "--columns instruction=A,output=B" in str(refused.value) or "rows.jsonl row 1: message 1: content" in str(refused.value)
+
+
+ADDRESSES = [
+    ("hf://openai/gsm8k/main", "hf://datasets/openai/gsm8k", "main", "gsm8k"),
+    ("hf://datasets/openai/gsm8k", "hf://datasets/openai/gsm8k", None, "gsm8k"),
+    ("hf://org/Rows_2@refs/pr/1", "hf://datasets/org/Rows_2@refs/pr/1", None, "rows-2"),
+    ("data/My Rows.jsonl.gz", "data/My Rows.jsonl.gz", None, "my-rows"),
+    ("s3://bucket/ä.csv", "s3://bucket/ä.csv", None, "my-run"),
+]
+
+
+@pytest.mark.parametrize(("given", "source", "subset", "name"), ADDRESSES)
+def test_addresses_and_names(given: str, source: str, subset: str | None, name: str) -> None:
+    spec = source_spec(given, "train")
+    assert (spec.source, spec.subset, name_of(spec.source)) == (source, subset, name)
+
+
+SETTINGS: list[tuple[float, str, int, tuple[str, int, int]]] = [
+    (24, "hf://org/Tiny-1B", 1024, ("16bit", 8, 1024)),
+    (24, "hf://org/Base-8B", 1024, ("16bit", 8, 1024)),
+    (24, "hf://org/Base-8B", 4096, ("16bit", 2, 4096)),
+    (24, "hf://org/Base-8B-bnb-4bit", 256, ("4bit", 8, 256)),
+    (12, "hf://org/Base-8B", 8192, ("4bit", 1, 8192)),
+    (80, "hf://org/Base-70B", 2048, ("4bit", 8, 2048)),
+]
+
+
+@pytest.mark.parametrize(("gpu", "model", "length", "chosen"), SETTINGS)
+def test_what_fits_the_gpu_is_chosen(gpu: float, model: str, length: int, chosen: tuple[str, int, int]) -> None:
+    document, why = settle(draft(model), device_of(gpu), length, None)
+    spec = parse_spec(json.dumps(document).encode())
+    assert (spec.model.precision, spec.training.batch_size, spec.model.max_seq_length) == chosen
+    assert spec.training.batch_size * spec.training.gradient_accumulation_steps == 8
+    assert f"of {gpu:g} GiB" in why
+
+
+def draft(model: str) -> dict[str, Any]:
+    train = [{"source": "rows.csv", "format": "alpaca"}]
+    return {
+        "version": 1, "name": "x", "model": {"source": model}, "data": {"train": train}, "training": {}, "output": {"uri": "x"}
+    }  # fmt: skip
+
+
+def test_what_fits_nowhere_is_refused_and_long_rows_give_way() -> None:
+    with pytest.raises(CapacityError, match=r"does not fit the GPU, even in 4 bits \(found 24 GiB\); expected about"):
+        settle(draft("hf://org/Base-70B"), device_of(24), 256, None)
+    document, why = settle(draft("hf://org/Base-8B"), device_of(8.5), 32768, None)
+    assert document["model"]["max_seq_length"] < 32768
+    assert f"rows longer than {document['model']['max_seq_length']} tokens are cut" in why
+    on_cpu, _ = settle(draft("hf://org/Base-8B"), Device(None, ""), 512, None)
+    assert on_cpu["model"] == {"source": "hf://org/Base-8B", "precision": "16bit", "max_seq_length": 512, "backend": "peft"}
+
+
+def test_small_choices() -> None:
+    assert [wanted_length(tokens, False, None) for tokens in (1, 256, 257, 10**6)] == [256, 256, 512, 32768]
+    assert (wanted_length(5000, False, 2048), wanted_length(10**6, True, None)) == (2048, 2048)
+    assert [epochs_for(rows) for rows in (999, 1000, 5000)] == [3, 2, 1]
+    assert [held_out_for(*rows)[0] for rows in ((100, True), (5, False), (99, True), (20, True), (19, True))] == [
+        "auto", "auto", {"rows": 9}, {"rows": 2}, False,
+    ]  # fmt: skip
+    assert default_model(Device(24 * GIB, ""))[0] != default_model(Device(None, ""))[0]
+    assert default_model(Device(4 * GIB, "")) == default_model(Device(None, ""))
+
+
+def test_a_base_model_gets_a_template_and_samples_show_what_is_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "base"
+    model.mkdir()
+    for file in byte_tokenizer_dir().iterdir():
+        if file.name != "chat_template.jinja":
+            (model / file.name).write_bytes(file.read_bytes())
+    (model / "model.safetensors").write_bytes(b"")
+    as_csv(tmp_path / "rows.csv", [{"question": f"{i}?", "answer": f"{i}!"} for i in range(25)])
+    (tmp_path / "rows-tuned").mkdir()
+    asked = Asked("rows.csv", "train", {}, str(model), None, None)
+    monkeypatch.setenv("TUNEJOB_DEVICE", "cpu")
+    proposal = propose(asked, alone=False)
+    spec = parse_spec(json.dumps(proposal.document).encode())
+    assert (spec.data.chat_template, spec.output.uri, spec.model.max_seq_length) == ("chatml", "rows-tuned-2", 256)
+    assert [sample.splitlines()[-2:] for sample in proposal.samples[:2]] == [["<|im_start|>assistant", f"⟦{i}!<|im_end|>⟧"] for i in (0, 1)]
+    assert len(proposal.samples) == 3
+    said, spoken = io.StringIO(), io.StringIO()
+    write(proposal, None, said, Log(spoken, json_lines=True))
+    assert json.loads(said.getvalue()) == proposal.document
+    lines = spoken.getvalue().splitlines()
+    assert lines[1].startswith("format    alpaca; its instruction is the column question; its output is the column answer: ")
+    assert "template  chatml, as the model has none of its own" in lines
+    assert lines[-1] == "Next: tunejob validate spec.json && tunejob run spec.json"
+
+
+def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    refuse_to_overwrite(str(path), force=False)
+    path.write_text("mine", "utf-8")
+    refuse_to_overwrite(str(path), force=True)
+    with pytest.raises(SpecError, match=r"this file is there already .*--force writes over it"):
+        refuse_to_overwrite(str(path), force=False)
+
+
+@pytest.mark.parametrize("words", [["--gpu", "0"], ["--gpu", "24GB"], ["--columns", "instruction"], ["--columns", "a=,b=c"]], ids=str)
+def test_options_that_mean_nothing_are_refused(words: list[str]) -> None:
+    with pytest.raises(SpecError, match=r"argument --\w+: invalid"):
+        parser().parse_args(["init", "rows.csv", *words])
+    assert parser().parse_args(["init", "x", "--columns", "instruction=A b,output=C"]).columns == {"instruction": "A b", "output": "C"}
