@@ -71,4 +71,4 @@ def test_its_row_and_its_spec_are_valid() -> None:
     asked = parse_spec(spec.encode())
     assert asked.data.train[0].format == "messages"
     assert f"tunejob verify {asked.output.uri} " in README.read_text("utf-8")
-    assert f"tunejob schema -o {json.loads(spec)['$schema']} " in README.read_text("utf-8"), "works outside a clone"
+    assert f"tunejob schema -o {json.loads(spec)['$schema']}`" in README.read_text("utf-8"), "works outside a clone"
