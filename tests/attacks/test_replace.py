@@ -20,7 +20,7 @@ from job.ledger.manifest import MANIFEST, SPEC, File, store_file
 from job.ledger.receipts import Receipts
 from job.ledger.replace import Replacement, carry_out, plan_replacement
 from job.run import require_consent
-from job.store import DirectoryStore
+from job.store import DirectoryStore, S3Store
 from tests.unit.test_manifest import CONTENTS, SHA, a_manifest, a_spec, finished
 
 LOG = Log(io.StringIO())
@@ -55,6 +55,19 @@ def test_what_lists_name_is_deleted_and_the_rest_is_named(store: DirectoryStore,
     assert set(planned.kept) == there(store) == others
     assert planned.keys[-2:] == (MANIFEST, SPEC), "what says whose it is goes last"
     assert all(key in planned.left_alone() for key in ("notes.txt", "adapter/mine.bin"))
+
+
+def test_in_s3(bucket: str, tmp_path: Path) -> None:
+    """What lies beside the prefix, or only begins like it, is another one's."""
+    around, store = S3Store(f"s3://{bucket}"), S3Store(f"s3://{bucket}/run")
+    finished(store, SPEC_OF_A_RUN, tmp_path, CONTENTS)
+    others = {"run-2/adapter/adapter_model.safetensors", "adapter/adapter_model.safetensors", "manifest.json", "run/notes.txt"}
+    for key in others:
+        around.write(key, b"x")
+    planned = plan_replacement(store)
+    with Lease(store, LOG) as lease:
+        carry_out(planned, store, lease, LOG)
+    assert {item.key for item in around.list()} == others
 
 
 def test_receipts_of_a_run_that_has_not_finished(store: DirectoryStore, tmp_path: Path) -> None:

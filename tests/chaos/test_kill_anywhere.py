@@ -34,6 +34,7 @@ IN_A_DIRECTORY = [
     r"remove .*/done/trained\.json",  # published
 ]
 IN_S3 = [
+    r"PUT .*/spec\.json \(body\)",  # the claim
     r"PUT .*/weights\.safetensors\?.*partNumber=2.* \(body\)",
     r"POST .*/adapter_model\.safetensors\?uploadId",
     r"PUT .*/manifest\.json \(body\)",

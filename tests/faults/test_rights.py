@@ -20,8 +20,9 @@ from job.errors import Fault, InputError
 from job.host.log import Log
 from job.ledger.checkpoints import Checkpoints, TrainingOrigin
 from job.ledger.lease import KEY, Lease
-from job.ledger.manifest import store_file
+from job.ledger.manifest import store_file, verify
 from job.ledger.receipts import Receipts
+from job.ledger.replace import carry_out, plan_replacement
 from job.ledger.rights import require_rights
 from job.run import run_job
 from job.spec import CheckpointsSpec, parse_spec
@@ -29,6 +30,7 @@ from job.store import S3Store, open_store
 from tests.faults.proxy import ENDLESS, Kind, Proxy, Trouble, proxy_to
 from tests.flow.running import tiny
 from tests.servers import LIMITED, LIMITED_BUCKET, WITHOUT_DELETE, S3Server
+from tests.unit.test_manifest import a_spec, finished
 
 RUN = "0123456789abcdef"
 ORIGIN = TrainingOrigin(RUN, "hf://org/base@main", "d" * 64)
@@ -156,6 +158,16 @@ def test_receipts_and_lease_need_no_deletion(without_delete: S3Store, tmp_path: 
             assert without_delete.read(KEY)
         assert without_delete.read(KEY) == b""
     assert time.monotonic() - begun < 20
+
+
+def test_what_may_not_be_deleted_is_not_replaced(without_delete: S3Store, tmp_path: Path) -> None:
+    """The right is named, and the result stays as it was."""
+    manifest = finished(without_delete, a_spec(), tmp_path, {})
+    log = Log(StringIO())
+    with Lease(without_delete, log) as lease, pytest.raises(InputError) as refusal:
+        carry_out(plan_replacement(without_delete), without_delete, lease, log)
+    assert refusal.value.faults[0].expected == "the right s3:DeleteObject"
+    assert verify(without_delete).encode() == manifest.encode()
 
 
 # ---------------------------------------------------------------------------------------------- servers without checksums
