@@ -13,9 +13,10 @@ SENTENCES = {
     "tools": "the chat template leaves out the tool definitions of {} rows",
     "reasoning": "the chat template leaves the reasoning of {} answers out: it is not learned",
     "text": "the chat template changes the text of {} answers, or leaves a part of it out",
-    "apart": "as one text, prompt and completion of {} rows would share a token; each has its own, as when one asks",
-    "merged": "{} answers begin within a token that also holds the end of their prompt, which is asked in others; "
-    "prompts are best without white space at their end",
+    "apart": "prompt and completion of {} rows would share a token if they were one text; the prompt is tokenised by "
+    "itself, as at inference",
+    "merged": "{} answers begin within a token that also holds the end of the text before them, which is tokenised "
+    "otherwise at inference; prompts are best without white space at their end",
     "wished": "{} messages are marked to be learned but are not answers; train_on responses learns answers alone",
 }
 

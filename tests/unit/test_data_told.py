@@ -129,8 +129,11 @@ def test_answers_that_begin_within_a_token_are_counted(tmp_path: Path) -> None:
         folder = tmp_path / str(number)
         folder.mkdir()
         told += prepare(folder, [row], kind, **({"chat_template": template} if kind == "messages" else {})).report.notes
-    assert told[0].startswith("1 answers begin within a token that also holds the end of their prompt")  # " b"; a digit is by itself
-    assert told[1:] == ["as one text, prompt and completion of 1 rows would share a token; each has its own, as when one asks"]
+    # " b" and not "2": a digit is a token by itself
+    assert told[0].startswith("1 answers begin within a token that also holds the end of the text before them")
+    assert told[1:] == [
+        "prompt and completion of 1 rows would share a token if they were one text; the prompt is tokenised by itself, as at inference"
+    ]
 
 
 def test_words_that_may_mean_that_nothing_is_there(tmp_path: Path) -> None:
