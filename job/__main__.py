@@ -9,23 +9,29 @@ import locale
 import os
 import shutil
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from job.arguments import parser
-from job.errors import Fault, JobError, SpecError, classify
-from job.errors.facts import failure_facts
+from job.errors import DeviceError, Fault, Interrupted, JobError, SpecError, classify
+from job.errors.facts import failure_facts, failure_lines
 from job.host.credentials import settle_credentials
 from job.host.log import Log
 from job.host.proxies import settle_bypass
 from job.host.signals import defer_forever, ignore
-from job.host.streams import LastingStream, harmless, reopen_streams, settle_streams
+from job.host.streams import LastingStream, divert, harmless, last_printed, reopen_streams, settle_streams
+from job.report.spoken import words
 
 if TYPE_CHECKING:
     from job.spec import JobSpec
 
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
 TERMINATION_LOG = "/dev/termination-log"
+VENDOR_LOG = "vendor.log"  # in scratch: what libraries print
+NOTHING_ASKED = 2  # not a success: a container whose command was forgotten has done nothing
+UNEXPLAINED = (JobError.exit_code, DeviceError.exit_code)
 STOPPABLE = ("run", "verify", "wait")  # they take long: a signal ends them with 30 and a message
 
 
@@ -133,11 +139,16 @@ def command_run(arguments: argparse.Namespace, log: Log) -> None:
     spec = parse_spec(read_spec(arguments.spec))
     kept = arguments.workdir or os.environ.get(WORKDIR_VARIABLE)
     workdir = make_scratch(kept, spec)
-    divert_vendor_output(log, workdir)
+    printed = workdir / VENDOR_LOG
+    log.stream = divert(printed, log.redact, native=not log.json_lines)
     try:
         run_job(spec, workdir, log)
     except JobError as error:
         error.run_id = spec.run_id
+        if error.exit_code in UNEXPLAINED:
+            error.printed = error.printed or last_printed()
+        if not isinstance(error, Interrupted):
+            keep_printed(printed, bool(kept), log)
         raise
     finally:
         if not kept:
@@ -145,15 +156,17 @@ def command_run(arguments: argparse.Namespace, log: Log) -> None:
             shutil.rmtree(workdir, ignore_errors=True)
 
 
-def divert_vendor_output(log: Log, workdir: Path) -> None:
-    """Keeps our stream ours: what libraries print goes to stderr, or to a file where a live display is shown."""
-    sys.stdout.flush()
-    log.stream = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    target = os.open(workdir / "vendor.log", os.O_WRONLY | os.O_CREAT, 0o644) if not log.json_lines else 2
-    os.dup2(target, 1)
-    if target != 2:
-        os.dup2(target, 2)
-    sys.stdout = sys.stderr = LastingStream(sys.stderr, log.redact)
+def keep_printed(printed: Path, stays: bool, log: Log) -> None:
+    """Says where a failed run's libraries have their say; where its scratch does not stay, a copy does."""
+    with suppress(OSError):  # a full disk, most likely what the run has failed of
+        text = log.redact(printed.read_text("utf-8", "replace"))
+        if text.strip():
+            if not stays:
+                descriptor, name = tempfile.mkstemp(prefix="tunejob-", suffix=".log")
+                with os.fdopen(descriptor, "w", encoding="utf-8") as copy:
+                    copy.write(text)
+                printed = Path(name)
+            log("libraries", file=str(printed))
 
 
 def use_utf8() -> None:
@@ -177,16 +190,16 @@ def say_last_words(facts: dict[str, Any], log: Log) -> None:
 
 
 def report_failure(error: JobError, stage: str, log: Log) -> int:
-    facts = failure_facts(log.clean(error), error.stage or stage, error.run_id)
+    stage = error.stage or stage
+    facts = failure_facts(log.clean(error), stage, error.run_id)
+    log.end_bars()
+    if error.printed:
+        log.explain(error.printed)
     if not log.json_lines:
-        for line in error.lines():
-            log.say(f"  {line}")
+        for line in failure_lines(error, stage):
+            log.say(line)
     say_last_words(facts, log)
-    log(
-        "failed",
-        **facts,
-        **({"all": error.lines()} if len(error.faults) > 1 and log.json_lines else {}),
-    )
+    log("failed", **facts, **({"all": error.lines()} if len(error.faults) > 1 else {}))
     return error.exit_code
 
 
@@ -204,10 +217,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def carry_out(argv: list[str] | None) -> int:
     """The command that is asked for; its exit code, or that of its failure."""
-    log = Log()
-    sys.stderr = cast("TextIO", LastingStream(sys.stderr, log.redact))
+    log = Log(words=words)
+    log.aside = sys.stderr = cast("TextIO", LastingStream(sys.stderr, log.redact))
     try:
-        arguments = parser().parse_args(argv)
+        commands = parser()
+        arguments = commands.parse_args(argv)
+        if arguments.command is None:
+            commands.print_help()
+            return NOTHING_ASKED
         settle_credentials()
         settle_bypass()
         if getattr(arguments, "log", "auto") != "auto":
@@ -227,7 +244,7 @@ def carry_out(argv: list[str] | None) -> int:
         if failure.exit_code == 1:
             import traceback
 
-            print(log.redact(traceback.format_exc()), file=LastingStream(sys.stderr if log.json_lines else log.stream))
+            log.explain(traceback.format_exc())
         return report_failure(failure, arguments.command if "arguments" in locals() else "arguments", log)
     return exit_code or 0
 

@@ -23,8 +23,25 @@ RENDER_TARGETS = (
 )
 
 
+EXAMPLES = {  # two of each command
+    "": ("tunejob validate spec.json", "tunejob run spec.json"),
+    "validate": ("tunejob validate spec.json", "cat spec.json | tunejob validate -"),
+    "run": ("tunejob run spec.json", "tunejob run s3://bucket/spec.json --workdir /scratch --log json"),
+    "verify": ("tunejob verify my-run", "tunejob verify s3://models/my-run"),
+    "report": ("tunejob report my-run", "tunejob report s3://models/my-run > report.md"),
+    "wait": ("tunejob wait my-run-0123456789", 'sky jobs launch task.yaml --yes | tunejob wait - --summary "$GITHUB_STEP_SUMMARY"'),  # noqa: E501
+    "schema": ("tunejob schema", "tunejob schema > job.schema.json"),
+    "render": ("tunejob render spec.json --to docker -o run.sh", "tunejob render spec.json --to job --parameters 8b -o job.yaml"),  # noqa: E501
+}  # fmt: skip
+
+
 class Parser(argparse.ArgumentParser):
-    """Wrong usage is a wrong spec of what to do: exit 10, not argparse's 2."""
+    """Wrong usage is a wrong spec of what to do: exit 10, not argparse's 2. Its help ends with two examples."""
+
+    def __init__(self, **options: Any) -> None:
+        lines = EXAMPLES.get(options["prog"].partition(" ")[2], ())
+        epilog = "\n".join(["examples:", *(f"  {line}" for line in lines)]) if lines else None
+        super().__init__(**options, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> Any:
         raise SpecError(Fault(message, hint=f"See: {self.prog} --help"))
@@ -39,19 +56,13 @@ def seconds(text: str) -> float:
 def parser() -> argparse.ArgumentParser:
     main_parser = Parser(prog="tunejob", description="One JSON spec in, a proven fine-tuned model out.")
     main_parser.add_argument("--version", action="version", version=f"tunejob {__version__}")
-    commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    commands = main_parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     spec_help = "path of the spec, - for standard input, or s3://bucket/key"
     validate = commands.add_parser("validate", help="check a spec: every fault, in under a second, without a GPU")
     validate.add_argument("spec", metavar="SPEC", help=spec_help)
     run = commands.add_parser("run", help="run the job: fetch, train, evaluate, publish")
     run.add_argument("spec", metavar="SPEC", help=spec_help)
     run.add_argument("--workdir", help="scratch directory, kept afterwards (default: TUNEJOB_WORKDIR, else temporary)")
-    run.add_argument(
-        "--log",
-        choices=("auto", "json", "text"),
-        default="auto",
-        help="JSON lines, or a live display (default: by terminal)",
-    )
     verify = commands.add_parser("verify", help="hash every file of a published run again")
     verify.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
     report = commands.add_parser("report", help="print the report of a run, Markdown")
@@ -75,6 +86,13 @@ def parser() -> argparse.ArgumentParser:
     )
     commands.add_parser("schema", help="print the JSON Schema of a spec")
     add_render(commands, spec_help)
+    for command in (validate, run, verify, wait):
+        command.add_argument(
+            "--log",
+            choices=("auto", "json", "text"),
+            default="auto",
+            help="JSON lines, or lines for people (default: JSON unless on a terminal)",
+        )
     return main_parser
 
 

@@ -118,7 +118,11 @@ class Artefacts:
 
     def store_files(self, files: Mapping[str, Path]) -> list[File]:
         """Stores local files under their keys."""
-        return [store_file(self.run.store, path, key) for key, path in files.items()]
+        stored = []
+        for key, path in files.items():
+            with self.run.log.live(f"stores {key}"):
+                stored.append(store_file(self.run.store, path, key))
+        return stored
 
     def keep_stored(self, name: str, stored: Sequence[File], files: Mapping[str, Path], facts: Figures) -> None:
         """Sends `files`, which are among the `stored` ones, to the Hub as well, and writes the receipt."""

@@ -69,6 +69,14 @@ def test_every_artefact_is_stored_and_listed_with_its_figures(exported: Exported
     assert not (exported.output / "checkpoints").exists() or not list((exported.output / "checkpoints").rglob("*.json"))
 
 
+def test_what_libraries_print_is_not_in_the_log(exported: Exported) -> None:
+    assert exported.result.stderr == ""
+    assert len(exported.result.events) == len(exported.result.stdout.splitlines())
+    (kept,) = (exported.folder / "work").glob("*/vendor.log")
+    assert "{'loss':" in kept.read_text("utf-8")
+    assert "Loading weights" in kept.read_text("utf-8")
+
+
 def test_the_figures_hold_their_limits_and_tell_types_apart(exported: Exported) -> None:
     found = {name: artefact["figures"] for name, artefact in exported.artefacts().items()}
     assert found["merged"]["max_logit_difference"] <= 0.02 * found["merged"]["largest_logit"]

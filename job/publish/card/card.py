@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from job import __version__
 from job.evaluation.metrics import METRICS
-from job.export.delivered import TRAIN_LOSS
+from job.evaluation.metrics.losses import TRAIN_LOSS
 from job.export.kinds import kind_of
 from job.publish.card.facts import CardFacts, Sample, SourceFacts, card_facts
 from job.publish.card.metadata import metadata
