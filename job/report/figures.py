@@ -5,6 +5,7 @@ Card, report and terminal show the same one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +89,13 @@ def _note(rows: Mapping[str, Any], names: Sequence[str]) -> str:
         note += " KL is the mean divergence of the tuned model from it at a learned token (of the adapter: at a token "
         note += "of one row): 0 is equal. Same first choice: the share of places with the same likeliest token."
     return note
+
+
+def loss_of_perplexity(perplexity: float | None) -> float | None:
+    """In nats a token, of the perplexity of every token: the tests of exports have it, and people read another figure
+    by that name.
+    """
+    return None if perplexity is None or perplexity <= 0 else math.log(perplexity)
 
 
 def aligned(table: Figures) -> list[str]:

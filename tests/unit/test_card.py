@@ -19,6 +19,8 @@ from markdown_it.token import Token
 from job.host.stats import Phase, Stats
 from job.publish.card.card import CardFacts, Sample, card_facts, write_card
 from job.publish.card.metadata import metadata
+from job.report.figures import aligned, measured
+from job.report.summary import write_summary
 from job.source import FetchedModel, FetchedSource
 from job.spec import JobSpec, parse_spec
 from tests.tiny import tiny_dir
@@ -149,8 +151,8 @@ def test_a_base_that_is_not_on_the_hub_is_not_named_as_one(tmp_path: Path) -> No
 
 def test_exports_with_their_figures_and_limits(tmp_path: Path) -> None:
     text = write_card(facts(tmp_path), tmp_path / "README.md").read_text("utf-8")
-    assert "| `merged/` | 300.0 | 1.25 | – | – | 4.1e-05 | 0.01 | 100.00 % |" in text
-    assert "| `gguf/demo-Q4_K_M.gguf` | 105.0 | 1.3 | 4.00 % | 10.00 % | 0.0321 | 0.4 | 97.50 % |" in text
+    assert "| `merged/` | 300.0 | 0.2231 | – | – | 4.1e-05 | 0.01 | 100.00 % |" in text  # ln 1.25
+    assert "| `gguf/demo-Q4_K_M.gguf` | 105.0 | 0.2624 | 4.00 % | 10.00 % | 0.0321 | 0.4 | 97.50 % |" in text
     assert "| `gguf/demo-LoRA-F16.gguf` | 1.0 | – | – | – | 1e-06 | 0.01 | – |" in text
     parts = {**Q4, "files": ["gguf/demo-F16-00001-of-00003.gguf", "gguf/demo-F16-00002-of-00003.gguf", "gguf/demo-F16-00003-of-00003.gguf"]}
     assert "| `gguf/demo-F16-00001-of-00003.gguf` and 2 more parts |" in write_card(facts(tmp_path, (parts,)), tmp_path / "x").read_text(
@@ -163,8 +165,8 @@ def test_the_runs_own_figures(tmp_path: Path) -> None:
     text = write_card(facts(tmp_path, spec=spec), tmp_path / "README.md").read_text("utf-8")
     for line in [
         f"`org/Base-1B` at revision `{REVISION}`, fine-tuned on 480 rows (8273 learned tokens): LoRA of rank 24 on 4-bit weights (QLoRA).",
-        "| Held-out loss, nats a token | 3.5 | 0.2 |",
-        "| Held-out perplexity | 33.12 | 1.221 |",
+        "| the base | 3.5 | 33.12 | – | – | all 60 |",
+        "| tuned, as trained | 0.2 | 1.221 | – | – | all 60 |",
         f"| training | `hf://datasets/org/rows@main` | `train` | `{REVISION}` | `abababababababab` |",
         "| training | `s3://data/x.jsonl` | `train` | – | `abababababababab` |",
         "| held-out | 60 | 480 | 18814 | 8273 | 0 | 2 | 0 |",
@@ -191,7 +193,9 @@ def test_without_held_out_rows_the_training_rows_are_named_as_such(tmp_path: Pat
     path = write_card(dataclasses.replace(known, stats=bare, samples=(), exports=()), tmp_path / "README.md")
     assert headings(parsed(path)) == [name for name in SECTIONS if name not in ("Files", "Answers")]
     text = path.read_text("utf-8")
-    assert "| Model | Loss, nats a token | KL from the trained | same first choice |" in text
+    assert (
+        "| Model | Loss on training rows, nats a token | KL from the tuned, nats a token | Same first choice, % of tokens | Rows |" in text
+    )
     assert "measured on the same rows: 9 training rows (none are held out), 150 learned tokens" in text
     assert "eld-out loss" not in text
 
@@ -200,12 +204,12 @@ def test_every_figure_names_its_artefact(tmp_path: Path) -> None:
     """A row for each that is delivered, with the figures that were measured on it; answers that differ are under its name."""
     text = write_card(facts(tmp_path), tmp_path / "README.md").read_text("utf-8")
     for line in [
-        "| On all held-out rows | base | as trained |",
-        "| Model | Held-out loss, nats a token | Held-out perplexity | KL from the trained | same first choice |",
-        "| the base | 3.4 | 29.96 | – | – |",
-        "| as trained | 0.21 | 1.234 | – | – |",
-        "| `merged/` | 0.211 | 1.235 | 0.0001 | 100.00 % |",
-        "| `gguf/demo-Q4_K_M.gguf` | 0.25 | 1.284 | 0.0321 | 97.50 % |",
+        "| Model | Held-out loss, nats a token | Held-out perplexity, e^loss | KL from the tuned, nats a token | "
+        "Same first choice, % of tokens | Rows |",
+        "| the base | 3.4 | 29.96 | – | – | 9 |",
+        "| tuned, as trained | 0.21 | 1.234 | – | – | 9 |",
+        "| `merged/` | 0.211 | 1.235 | 0.0001 | 100.00 | 9 |",
+        "| `gguf/demo-Q4_K_M.gguf` | 0.25 | 1.284 | 0.0321 | 97.50 | 9 |",
         "The same: `adapter`, `merged`.",
         "`gguf-q4_k_m`:",
         '{"lamp": "off"}',
@@ -216,6 +220,25 @@ def test_every_figure_names_its_artefact(tmp_path: Path) -> None:
         "Merged onto the 4-bit base that was trained on, dequantised: before the merge, the adapter had a loss of 0.21 on the 4-bit" in text
     )
     assert "and 0.3 on the original 16-bit base." in text
+
+
+def test_perplexity_is_the_name_of_one_figure(tmp_path: Path) -> None:
+    """Of the learned tokens of held-out rows; the tests of exports are about every token, and say loss."""
+    known = facts(tmp_path)
+    text = write_card(known, tmp_path / "README.md").read_text("utf-8")
+    run = Stats("0" * 16, "demo", tmp_path)
+    run.__dict__ |= {name: known.stats[name] for name in ("device", "data", "training", "evaluation", "delivered")}
+    write_summary(known.spec, "org/Base-1B", run, [MERGED, Q4], tmp_path)
+    summary = (tmp_path / "summary.md").read_text("utf-8")
+    assert [text.lower().count("perplexity"), summary.lower().count("perplexity")] == [1, 1]
+    found = measured(known.stats)
+    assert found is not None
+    shown = "\n".join(aligned(found))
+    for row in found.rows:  # the same figures in all three
+        cells = " | ".join(row.cells)
+        assert f" | {cells} |" in text
+        assert f"| {row.label} | {cells} |" in summary
+        assert re.search(rf"^{row.label} +{' +'.join(map(re.escape, row.cells))}$", shown, re.MULTILINE)
 
 
 def test_only_ways_for_which_there_is_something(tmp_path: Path) -> None:
