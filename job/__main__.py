@@ -93,6 +93,12 @@ def command_report(arguments: argparse.Namespace, log: Log) -> None:
     print(harmless(log.redact(read_report(arguments.output))), file=log.stream, flush=True)
 
 
+def command_chat(arguments: argparse.Namespace, log: Log) -> None:
+    from job.chat.talk import Asked, chat
+
+    chat(arguments.output, Asked(arguments.gguf, arguments.base, arguments.base_from), arguments.prompt, log)
+
+
 def command_wait(arguments: argparse.Namespace, log: Log) -> int:
     from job.follow.kubectl import Kubectl
     from job.follow.kubernetes import JobWatch

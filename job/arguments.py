@@ -29,6 +29,7 @@ EXAMPLES = {  # two of each command
     "run": ("tunejob run spec.json", "tunejob run s3://bucket/spec.json --workdir /scratch --log json"),
     "verify": ("tunejob verify my-run", "tunejob verify s3://models/my-run"),
     "report": ("tunejob report my-run", "tunejob report s3://models/my-run > report.md"),
+    "chat": ("tunejob chat my-run", 'tunejob chat s3://models/my-run --gguf q4_k_m --prompt "Turn on the fan."'),
     "wait": ("tunejob wait my-run-0123456789", 'sky jobs launch task.yaml --yes | tunejob wait - --summary "$GITHUB_STEP_SUMMARY"'),  # noqa: E501
     "schema": ("tunejob schema", "tunejob schema > job.schema.json"),
     "render": ("tunejob render spec.json --to docker -o run.sh", "tunejob render spec.json --to job --parameters 8b -o job.yaml"),  # noqa: E501
@@ -67,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
     report = commands.add_parser("report", help="print the report of a run, Markdown")
     report.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
+    add_chat(commands)
     wait = commands.add_parser(
         "wait", help="follow a Kubernetes Job with kubectl, or a log, to its end; exit with its code"
     )
@@ -94,6 +96,21 @@ def parser() -> argparse.ArgumentParser:
             help="JSON lines, or lines for people (default: JSON unless on a terminal)",
         )
     return main_parser
+
+
+def add_chat(commands: Any) -> None:
+    chat = commands.add_parser("chat", help="ask what a run has made: a conversation, or an answer for each line")
+    chat.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
+    which = chat.add_mutually_exclusive_group()
+    which.add_argument(
+        "--gguf", nargs="?", const="", metavar="TYPE",
+        help="ask the GGUF of this type, or the first (default: the merged weights, else the adapter on its base)",
+    )  # fmt: skip
+    which.add_argument("--base", action="store_true", help="ask the base, untuned")
+    chat.add_argument("--base-from", metavar="PLACE", help="where the base is now, if it is not where it was")
+    chat.add_argument(
+        "--prompt", metavar="TEXT", help="answer this and end; else each line of a standard input that is piped"
+    )
 
 
 def add_render(commands: Any, spec_help: str) -> None:

@@ -30,12 +30,15 @@ class Terminal:
         self._process = fork("job.__main__:main", [list(arguments)], (slave, slave), cwd, variables, given=slave)
         os.close(slave)
         self.shown = ""
+        self._seen = 0
 
-    def wait_for(self, text: str, seconds: float = 120) -> None:
+    def wait_for_new(self, text: str, seconds: float = 120) -> None:
+        """Until `text` comes after what was waited for before."""
         deadline = time.monotonic() + seconds
-        while text not in self.shown:
+        while (at := self.shown.find(text, self._seen)) < 0:
             assert self._read(), self.shown
             assert time.monotonic() < deadline, self.shown
+        self._seen = at + len(text)
 
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,32 @@ def test_what_people_read_is_there(exported: Exported) -> None:
     assert delivered["merged_onto"]["losses"].keys() == {"trained", "original"}
     stages = [phase["name"] for phase in valid_stats(exported.output / "stats.json")["phases"]]
     assert stages[-4:] == ["merge", "compare", "gguf", "publish"]
+
+
+def snippets(card: Path) -> dict[str, str]:
+    """The Python that the card shows, by the heading that it is under."""
+    text = card.read_text("utf-8")
+    return dict(re.findall(r"^### ([^\n]+)\n(?:(?!^##).)*?^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+
+
+@pytest.mark.parametrize("program", ["transformers", "PEFT", "llama-cpp-python"])
+def test_what_the_card_shows_runs_as_printed(
+    exported: Exported, program: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside the card, without a network; llama.cpp's own programs are not in the lock, its library is."""
+    monkeypatch.chdir(exported.output)
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("it asks the network"))
+    exec(compile(snippets(exported.output / "README.md")[program], program, "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("artefact", ["merged", "gguf-q8_0"])
+def test_it_answers_as_its_test_had_it(exported: Exported, artefact: str, tmp_path: Path) -> None:
+    which = ["--gguf", "q8_0"] if artefact == "gguf-q8_0" else []
+    asked = tunejob("chat", str(exported.output), *which, "--prompt", "Turn on the lamp.", scratch=tmp_path, forked=True)
+    answers = {name: found["answers"][0] for name, found in exported.artefacts().items() if found.get("answers")}
+    assert asked.exit_code == 0, asked.stderr
+    assert asked.stdout == f"{answers[artefact] or answers['merged']}\n"  # a GGUF is not asked what has no end
 
 
 def test_the_same_spec_again_writes_nothing(exported: Exported) -> None:

@@ -1,9 +1,10 @@
-"""What a person at a terminal sees of a run, of an error, and of the help."""
+"""What a person at a terminal sees of a run, of an error and of the help, and what the run's result says when it is asked."""
 
 from __future__ import annotations
 
 import argparse
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from job.arguments import parser
 from tests.flow.running import document, tiny, tunejob, write_spec
 from tests.terminal import Terminal
+from tests.tiny import tiny_dir
 
 PROMPTS = ["Turn on the lamp.", "Turn it off.", "Is it on?"]
 STAGES = ["fetch", "engine", "data", "weights", "load", "baseline", "train", "adapter", "evaluate", "publish"]
@@ -20,7 +22,9 @@ STAGES = ["fetch", "engine", "data", "weights", "load", "baseline", "train", "ad
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Terminal]:
     folder = tmp_path_factory.mktemp("terminal")
-    spec = write_spec(folder / "spec.json", tiny(folder / "out", {"/evaluation/prompts": PROMPTS, "/training/eval_steps": 2}))
+    shutil.copytree(tiny_dir(), folder / "base")
+    changes = {"/model/source": str(folder / "base"), "/evaluation/prompts": PROMPTS, "/training/eval_steps": 2}
+    spec = write_spec(folder / "spec.json", tiny(folder / "out", changes))
     terminal = Terminal(["run", spec], folder / "scratch")
     assert terminal.finish() == 0, terminal.shown
     return folder / "out", terminal
@@ -95,3 +99,67 @@ def test_every_help_ends_with_two_examples() -> None:
         examples = text.partition("\nexamples:\n")[2].splitlines()
         assert len(examples) == 2, name
         assert all(f"tunejob {name}".strip() in line for line in examples), name
+
+
+# ------------------------------------------------------------------------------------------ asking what was made
+
+
+def stored_answers(output: Path, who: str) -> list[str]:
+    return [row[who] for row in document(output / "report" / "answers.json")]
+
+
+def test_the_adapter_on_its_base_answers_as_it_was_trained(shown: tuple[Path, Terminal], tmp_path: Path) -> None:
+    """And nothing but the answer is on standard output."""
+    asked = tunejob("chat", str(shown[0]), "--prompt", PROMPTS[0], scratch=tmp_path, forked=True)
+    assert (asked.exit_code, asked.stdout, asked.stderr) == (0, stored_answers(shown[0], "trained")[0] + "\n", "")
+
+
+def test_each_line_of_a_pipe_gets_a_line(shown: tuple[Path, Terminal], tmp_path: Path) -> None:
+    lines = f"{PROMPTS[0]}\n\n{PROMPTS[2]}"
+    asked = tunejob("chat", str(shown[0]), "--base", scratch=tmp_path, forked=True, given=lines)
+    first, _, third = stored_answers(shown[0], "base")
+    assert (asked.exit_code, asked.stdout) == (0, f"{first}\n\n{third}\n"), asked.stderr
+
+
+def test_a_conversation_remembers_until_a_new_one(shown: tuple[Path, Terminal], tmp_path: Path) -> None:
+    """It is held beside the base, which is where it was named."""
+    terminal = Terminal(["chat", str(shown[0])], tmp_path)
+    for typed in (PROMPTS[0], PROMPTS[1], "/new", PROMPTS[1], ""):
+        terminal.wait_for_new("> ")
+        terminal.type(f"{typed}\n")
+    assert terminal.finish() == 0, terminal.shown
+    said = [line for line in terminal.lines() if line and not line.startswith("> ")]
+    first, second, _ = stored_answers(shown[0], "trained")
+    assert "tiny: the adapter on its base, on cpu." in said[0]
+    assert (said[1], said[3]) == (first, second)
+    assert said[2] != second, "the first question and its answer come before"
+
+
+def test_a_base_that_is_gone_is_named_with_what_to_do(shown: tuple[Path, Terminal], tmp_path: Path) -> None:
+    base = shown[0].parent / "base"
+    moved = base.rename(tmp_path / "moved")
+    try:
+        refused = tunejob("chat", str(shown[0]), "--prompt", "x", scratch=tmp_path / "s", forked=True)
+        asked = tunejob("chat", str(shown[0]), "--prompt", PROMPTS[0], "--base-from", str(moved), scratch=tmp_path / "s", forked=True)
+    finally:
+        moved.rename(base)
+    assert refused.exit_code == 11
+    assert "--base-from" in refused.stderr
+    assert str(base) in refused.stderr
+    assert asked.stdout == stored_answers(shown[0], "trained")[0] + "\n", asked.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [(["--gguf", "q8_0"], 11, "the run has no such GGUF"), (["--gguf", "--base"], 10, "not allowed with argument")],
+)
+def test_what_cannot_be_asked(shown: tuple[Path, Terminal], tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    refused = tunejob("chat", str(shown[0]), "--prompt", "x", *arguments, scratch=tmp_path, forked=True)
+    assert refused.exit_code == code
+    assert said in refused.stdout + refused.stderr
+
+
+def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
+    refused = tunejob("chat", str(tmp_path), "--prompt", "x", scratch=tmp_path / "s", forked=True)
+    assert refused.exit_code == 11
+    assert "no finished run" in refused.stdout + refused.stderr

@@ -145,7 +145,9 @@ def test_a_base_that_is_not_on_the_hub_is_not_named_as_one(tmp_path: Path) -> No
     found = yaml.safe_load(metadata(facts(tmp_path, base_id="org/looks-like-one", base_revision=None, base_licence="other")))
     assert not {"base_model", "base_model_relation", "license_link"} & found.keys()
     text = write_card(facts(tmp_path, base_id="s3://models/base", base_revision=None), tmp_path / "README.md").read_text("utf-8")
-    assert 'from_pretrained("path/to/the/base", dtype' in text
+    assert "`adapter_config.json` names the base `s3://models/base`, which is not on the Hub" in text
+    assert "```sh\naws s3 cp --recursive s3://models/base base\n```" in text
+    assert 'from_pretrained("base", dtype' in text
     assert "vllm serve merged --served-model-name demo\n```" in text
 
 
@@ -246,11 +248,14 @@ def test_only_ways_for_which_there_is_something(tmp_path: Path) -> None:
         text = write_card(facts(tmp_path, **changes), tmp_path / "README.md").read_text("utf-8")
         return re.findall(r"^### (.+)$", text, re.MULTILINE)
 
-    assert programs() == ["transformers", "PEFT", "vLLM", "llama.cpp", "Ollama", "LM Studio"]
-    assert programs(exports=()) == ["PEFT", "vLLM"]
-    assert programs(exports=(LORA,)) == ["PEFT", "vLLM", "llama.cpp"]
-    assert programs(exports=(), spec=job(lora={"r": 8, "dora": True})) == ["PEFT"]
-    assert programs(exports=(Q4,), spec=job(export={"modelfile": False})) == ["PEFT", "vLLM", "llama.cpp", "LM Studio"]
+    assert programs() == ["tunejob", "transformers", "PEFT", "vLLM", "llama.cpp", "llama-cpp-python", "Ollama", "LM Studio"]
+    assert programs(exports=()) == ["tunejob", "PEFT", "vLLM"]
+    assert programs(exports=(LORA,)) == ["tunejob", "PEFT", "vLLM", "llama.cpp"]
+    assert programs(exports=(), spec=job(lora={"r": 8, "dora": True})) == ["tunejob", "PEFT"]
+    without = job(export={"modelfile": False})
+    assert programs(exports=(Q4,), spec=without) == ["tunejob", "PEFT", "vLLM", "llama.cpp", "llama-cpp-python", "LM Studio"]
+    pushed = job(output={"uri": "s3://models/demo", "hub": {"repository": "org/demo"}})
+    assert programs(exports=(), spec=pushed) == ["PEFT", "vLLM"], "the Hub has no manifest"
 
 
 def test_an_adapter_of_4_bit_weights_is_shown_on_them(tmp_path: Path) -> None:
@@ -299,10 +304,11 @@ def test_the_python_it_shows_answers(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     AutoTokenizer.from_pretrained(tiny_dir()).save_pretrained(tmp_path / "adapter")
     (tmp_path / "merged").symlink_to(tiny_dir())
-    (tmp_path / "path" / "to" / "the").mkdir(parents=True)
-    (tmp_path / "path" / "to" / "the" / "base").symlink_to(tiny_dir())
-    model = {"source": "base", "precision": "16bit"}
-    card = write_card(facts(tmp_path, spec=job(model=model), base_id="base", base_revision=None), tmp_path / "README.md")
+    model = {"source": str(tiny_dir()), "precision": "16bit"}
+    (tmp_path / "spec.json").write_text(json.dumps({"model": model}))
+    known = facts(tmp_path, (MERGED,), spec=job(model=model), base_id=tiny_dir().name, base_revision=None)
+    card = write_card(known, tmp_path / "README.md")
+    assert str(tiny_dir()) not in card.read_text("utf-8")
     monkeypatch.chdir(tmp_path)
     answers = []
     for program in blocks(parsed(card), "python"):

@@ -142,6 +142,7 @@ def _usage(facts: CardFacts) -> Usage:
         name=spec.name,
         kinds=frozenset(facts.kinds),
         base=facts.hub_base,
+        base_id=facts.base_id,
         revision=facts.base_revision,
         output=spec.output.uri,
         repository=spec.output.hub.repository if spec.output.hub else None,
@@ -153,6 +154,7 @@ def _usage(facts: CardFacts) -> Usage:
         prompt=prompts[0] if prompts else "Hello!",
         chat=facts.chat,
         max_new_tokens=spec.evaluation.max_new_tokens,
+        context_tokens=spec.model.max_seq_length + spec.evaluation.max_new_tokens,
     )
 
 
