@@ -94,9 +94,11 @@ def command_report(arguments: argparse.Namespace, log: Log) -> None:
 
 
 def command_chat(arguments: argparse.Namespace, log: Log) -> None:
-    from job.chat.talk import Asked, chat
+    from job.chat.answering import Asked
+    from job.chat.talk import chat
 
-    chat(arguments.output, Asked(arguments.gguf, arguments.base, arguments.base_from), arguments.prompt, log)
+    asked = Asked(arguments.gguf, arguments.base, arguments.base_from, arguments.max_new_tokens)
+    chat(arguments.output, asked, arguments.prompt, log)
 
 
 def command_wait(arguments: argparse.Namespace, log: Log) -> int:
@@ -165,6 +167,7 @@ def command_run(arguments: argparse.Namespace, log: Log) -> None:
 def keep_printed(printed: Path, stays: bool, log: Log) -> None:
     """Says where a failed run's libraries have their say; where its scratch does not stay, a copy does."""
     with suppress(OSError):  # a full disk, most likely what the run has failed of
+        sys.stdout.flush()
         text = log.redact(printed.read_text("utf-8", "replace"))
         if text.strip():
             if not stays:

@@ -9,6 +9,7 @@ from job import __version__
 from job.errors import Fault, SpecError
 
 LONGEST_SECONDS = 1e6
+LONGEST_ANSWER = 1 << 16  # tokens
 RENDER_TARGETS = (
     "docker",
     "podman",
@@ -52,6 +53,12 @@ def seconds(text: str) -> float:
     if not 0 < float(text) <= LONGEST_SECONDS:
         raise ValueError
     return float(text)
+
+
+def tokens(text: str) -> int:
+    if not 0 < int(text) <= LONGEST_ANSWER:
+        raise ValueError
+    return int(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -107,6 +114,9 @@ def add_chat(commands: Any) -> None:
         help="ask the GGUF of this type, or the first (default: the merged weights, else the adapter on its base)",
     )  # fmt: skip
     which.add_argument("--base", action="store_true", help="ask the base, untuned")
+    chat.add_argument(
+        "--max-new-tokens", type=tokens, metavar="N", help="of an answer (default: the run's evaluation.max_new_tokens)"
+    )
     chat.add_argument("--base-from", metavar="PLACE", help="where the base is now, if it is not where it was")
     chat.add_argument(
         "--prompt", metavar="TEXT", help="answer this and end; else each line of a standard input that is piped"

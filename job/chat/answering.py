@@ -31,12 +31,13 @@ Answer = Callable[[list[int]], list[int]]  # of a prompt, both in token ids
 @dataclass(frozen=True)
 class Asked:
     """What of a run is asked: a GGUF's type ("" the first, None no GGUF), or the `base`. `base_from`: where that is
-    now.
+    now. `max_new_tokens`: of an answer, None for as many as the run's own answers had.
     """
 
     gguf: str | None = None
     base: bool = False
     base_from: str | None = None
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Speaker:
 @contextmanager
 def opened(published: Published, asked: Asked, scratch: Path, log: Log) -> Iterator[Speaker]:
     """The model that is asked, ready to answer; what has to come from elsewhere goes to `scratch`."""
-    spec, most = published.spec, published.spec.evaluation.max_new_tokens
+    spec, most = published.spec, asked.max_new_tokens or published.spec.evaluation.max_new_tokens
     kept = MERGED if spec.lora is None or (published.files(MERGED) and not asked.base) else ADAPTER
     weights = asked.gguf is None and not asked.base
     files = [file for file in published.files(kept) if weights or not file.key.endswith(".safetensors")]
@@ -88,7 +89,7 @@ def opened(published: Published, asked: Asked, scratch: Path, log: Log) -> Itera
     template = tokenizer.chat_template if published.is_chat else ""
     job = describe(tokenizer, str(template), spec.model.max_seq_length)
     with Pool(write_tokenizer(tokenizer, scratch / "tokenizer.json"), 1) as pool:
-        room = max(spec.model.max_seq_length, LEAST_ROOM_TOKENS)
+        room = max(spec.model.max_seq_length, LEAST_ROOM_TOKENS) + most
         if asked.gguf is not None:
             with _gguf(published, asked.gguf, scratch, room, most) as (what, answer, room):
                 yield Speaker(what, answer, tokenizer, pool, job, room, most)

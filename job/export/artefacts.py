@@ -132,6 +132,8 @@ class Artefacts:
     def refuse(self, error: GateError) -> None:
         """Notes an artefact that failed its test; the run ends with `raise_refused` once the others are made."""
         self.refused += error.faults
+        if error.printed:
+            self.run.log.explain(error.printed)
         for fault in error.faults:
             self.run.log("refused", artefact=fault.where, text=str(fault))
         self.write_report()

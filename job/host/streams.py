@@ -107,10 +107,11 @@ def streams_of_children() -> tuple[int, int]:
 def last_printed() -> str:
     """The last lines of what libraries and children have printed; "" where that is not diverted or nothing is there."""
     try:
+        sys.stdout.flush()
         with _DIVERTED[0].open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_BYTES))
             text = file.read().decode("utf-8", "replace")
-    except (OSError, IndexError):
+    except (*LOST, IndexError):
         return ""
     lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
     return "\n".join(lines[-LAST_LINES:])

@@ -116,7 +116,7 @@ SENTENCES: dict[str, Callable[[Fields], str]] = {
     "note": lambda f: str(f["text"]),
     "trained before": lambda f: f"an earlier try has trained and stored {f['files']} files; nothing is trained again",
     "published": lambda f: f"{f['files']} files, {size(f['bytes'])}, each hashed in manifest.json",
-    "done": lambda f: f"{f['output']}: {f['note']}",
+    "done": lambda f: f"{f['output']}: {f['note']}; tunejob report and tunejob chat show it",
     "pushed": lambda f: f"{f['files']} files, {size(f['bytes'])}: {f['url']}",
     "checkpoint": lambda f: f"step {f['step']} {f['note']}" + (f": {f['reason']}" if "reason" in f else ""),
     "libraries": lambda f: f"what libraries printed is in {f['file']}",
