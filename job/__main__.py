@@ -98,7 +98,7 @@ def command_chat(arguments: argparse.Namespace, log: Log) -> None:
     from job.chat.talk import chat
 
     asked = Asked(arguments.gguf, arguments.base, arguments.base_from, arguments.max_new_tokens)
-    chat(arguments.output, asked, arguments.prompt, log)
+    chat(arguments.output, asked, arguments.prompt, arguments.workdir, log)
 
 
 def command_wait(arguments: argparse.Namespace, log: Log) -> int:

@@ -117,6 +117,9 @@ def add_chat(commands: Any) -> None:
     chat.add_argument(
         "--max-new-tokens", type=tokens, metavar="N", help="of an answer (default: the run's evaluation.max_new_tokens)"
     )
+    chat.add_argument(
+        "--workdir", help="for what is fetched, kept for the next time (default: TUNEJOB_WORKDIR, else none)"
+    )
     chat.add_argument("--base-from", metavar="PLACE", help="where the base is now, if it is not where it was")
     chat.add_argument(
         "--prompt", metavar="TEXT", help="answer this and end; else each line of a standard input that is piped"

@@ -66,8 +66,10 @@ class Published:
                 _require(file, self.store.uri, Path(self.store.uri, file.key), hashed=False)
             return Path(self.store.uri)
         for file in files:
-            self.store.download(file.key, scratch / file.key)
-            _require(file, self.store.uri, scratch / file.key, hashed=True)
+            path = scratch / file.key
+            if not _is_it(file, path, hashed=True):  # fetched by a chat before
+                self.store.download(file.key, path)
+            _require(file, self.store.uri, path, hashed=True)
         return scratch
 
 
@@ -94,12 +96,17 @@ def _document(store: Store, file: File) -> bytes:
 
 def _require(file: File, uri: str, path: Path, hashed: bool) -> None:
     """A directory is looked at by size alone: its hashes, which take as long as loading it, are `verify`'s."""
-    if not path.is_file() or path.stat().st_size != file.bytes:
+    if not _is_it(file, path, hashed):
         raise _changed(file, uri)
-    if hashed:
-        with path.open("rb") as content:
-            if hashlib.file_digest(content, "sha256").hexdigest() != file.sha256:
-                raise _changed(file, uri)
+
+
+def _is_it(file: File, path: Path, hashed: bool) -> bool:
+    if not path.is_file() or path.stat().st_size != file.bytes:
+        return False
+    if not hashed:
+        return True
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
 
 
 def _changed(file: File, uri: str) -> GateError:

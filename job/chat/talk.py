@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import IO
 
 from job.chat.answering import Asked, Speaker, opened
-from job.chat.published import open_published
+from job.chat.published import Published, open_published
 from job.errors import InputError
 from job.host.log import Log
 from job.host.streams import divert
+from job.plan.scratch import WORKDIR_VARIABLE
 from job.training.environment import prepare_environment
 
 ANEW, QUESTION = "/new", "> "
 WELCOME = f"An empty line ends the conversation, {ANEW} begins another one."
 
 
-def chat(output: str, asked: Asked, prompt: str | None, log: Log) -> None:
+@contextmanager
+def scratch_of(published: Published, kept: str | None) -> Iterator[Path]:
+    """A folder for what is fetched: below `kept`, where the next chat finds it again, or one that goes."""
+    if kept:
+        folder = Path(kept).resolve() / f"chat-{published.manifest.run_id}"
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory(prefix="tunejob-chat-", ignore_cleanup_errors=True) as temporary:
+            yield Path(temporary)
+
+
+def chat(output: str, asked: Asked, prompt: str | None, workdir: str | None, log: Log) -> None:
     """Answers `prompt`, or what comes on standard input. Raises what cannot be fetched, opened or asked.
 
     On standard output there are answers and nothing else, unless it and standard input are a terminal.
@@ -29,8 +44,7 @@ def chat(output: str, asked: Asked, prompt: str | None, log: Log) -> None:
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     published = open_published(output)
-    with tempfile.TemporaryDirectory(prefix="tunejob-chat-", ignore_cleanup_errors=True) as folder:
-        scratch = Path(folder)
+    with scratch_of(published, workdir or os.environ.get(WORKDIR_VARIABLE)) as scratch:
         prepare_environment(scratch)
         out = divert(scratch / "vendor.log", log.redact, native=False)
         log.stream = out if at_terminal else log.aside

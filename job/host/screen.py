@@ -44,7 +44,7 @@ class Screen:
     def end(self, label: str) -> None:
         if label in self._tasks:
             self._progress.remove_task(self._tasks.pop(label))
-            if not self._tasks:
+            if not self._tasks and self._progress.live.is_started:
                 self._progress.stop()
 
     def end_all(self) -> None:

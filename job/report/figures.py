@@ -24,6 +24,7 @@ TITLES = {
 }
 PERCENT = {"same_top_token"}
 ROWS = "Rows"
+SAME = 1e-4
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,15 @@ def _measurements(stats: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, 
     delivered, evaluation = stats["delivered"], stats["evaluation"]
     artefacts, compared = delivered["artefacts"], str(delivered["rows"]["rows"])
     both = [name for name in (BASE, TUNED) if evaluation.get(name)]
-    if any(evaluation[name] != artefacts.get(name) for name in both):
+    if any(not _alike(evaluation[name], artefacts.get(name, {})) for name in both):
         held_out = stats["data"].get("held_out") or {}
         yield from ((name, evaluation[name], f"all {held_out.get('rows', '')}".strip()) for name in both)
     yield from ((name, figures, compared) for name, figures in artefacts.items())
+
+
+def _alike(ours: Mapping[str, float], theirs: Mapping[str, float]) -> bool:
+    """Whether the same was measured: a perplexity of a loss that was rounded before is another in its last places."""
+    return all(math.isclose(value, theirs.get(name, math.nan), rel_tol=SAME) for name, value in ours.items())
 
 
 def _shown(name: str, value: float | None) -> str:

@@ -112,7 +112,7 @@ SENTENCES: dict[str, Callable[[Fields], str]] = {
     "export": lambda f: f"{f['artefact']} has passed its test and is stored, {size(f['bytes'])}",
     "delivered": lambda f: f"{f['artefact']}: {figures(f)}",
     "held_out": lambda f: f"step {f['step']}: held-out loss {f['held_out_loss']:.4g} nats a token",
-    "refused": lambda f: f"{f['artefact']}: {f['text']}",
+    "refused": lambda f: f"{f['artefact']}; what is not made of it is still made, and the end says why",
     "note": lambda f: str(f["text"]),
     "trained before": lambda f: f"an earlier try has trained and stored {f['files']} files; nothing is trained again",
     "published": lambda f: f"{f['files']} files, {size(f['bytes'])}, each hashed in manifest.json",

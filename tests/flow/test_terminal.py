@@ -140,13 +140,15 @@ def test_a_base_that_is_gone_is_named_with_what_to_do(shown: tuple[Path, Termina
     moved = base.rename(tmp_path / "moved")
     try:
         refused = tunejob("chat", str(shown[0]), "--prompt", "x", scratch=tmp_path / "s", forked=True)
-        asked = tunejob("chat", str(shown[0]), "--prompt", PROMPTS[0], "--base-from", str(moved), scratch=tmp_path / "s", forked=True)
+        elsewhere = ["--base-from", str(moved), "--workdir", str(tmp_path / "kept")]
+        asked = tunejob("chat", str(shown[0]), "--prompt", PROMPTS[0], *elsewhere, scratch=tmp_path / "s", forked=True)
     finally:
         moved.rename(base)
     assert refused.exit_code == 11
     assert "--base-from" in refused.stderr
     assert str(base) in refused.stderr
     assert asked.stdout == stored_answers(shown[0], "trained")[0] + "\n", asked.stderr
+    assert [path.is_symlink() for path in (tmp_path / "kept").glob("chat-*/model/*.safetensors")] == [True]
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,15 @@ def test_perplexity_is_the_name_of_one_figure(tmp_path: Path) -> None:
         assert re.search(rf"^{row.label} +{' +'.join(map(re.escape, row.cells))}$", shown, re.MULTILINE)
 
 
+def test_base_and_tuned_have_one_row_where_all_rows_were_compared(tmp_path: Path) -> None:
+    known = facts(tmp_path).stats
+    artefacts = known["delivered"]["artefacts"]
+    rounded = {name: {**artefacts[name], "perplexity": artefacts[name]["perplexity"] + 1e-5} for name in ("base", "trained")}
+    found = measured({**known, "evaluation": rounded})
+    assert found is not None
+    assert [row.name for row in found.rows] == ["base", "trained", "merged", "gguf-q4_k_m"]
+
+
 def test_only_ways_for_which_there_is_something(tmp_path: Path) -> None:
     def programs(**changes: Any) -> list[str]:
         text = write_card(facts(tmp_path, **changes), tmp_path / "README.md").read_text("utf-8")
