@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from job.chat.published import ADAPTER, MERGED, Published
 from job.data.chat import describe
@@ -18,10 +18,8 @@ from job.data.worker import wire
 from job.data.worker.messages import Message
 from job.errors import Fault, InputError
 from job.evaluation.generate import answer_ids, spoken
+from job.ledger.manifest import File
 from job.source import check_config, fetch_model_config, fetch_model_weights, go_offline
-
-if TYPE_CHECKING:
-    from job.host.log import Log
 
 BASE_HINT = "Put the model back there, name its place with --base-from, or ask what needs no base: merged weights or a GGUF (export.merged, export.gguf)"  # noqa: E501
 LEAST_ROOM_TOKENS = 4096  # for a conversation, where the model has them; training sequences may be short
@@ -78,46 +76,50 @@ class Speaker:
 
 
 @contextmanager
-def opened(published: Published, asked: Asked, scratch: Path, log: Log) -> Iterator[Speaker]:
-    """The model that is asked, ready to answer; what has to come from elsewhere goes to `scratch`."""
+def opened(published: Published, asked: Asked, scratch: Path) -> Iterator[Speaker]:
+    """The model that is asked, ready to answer; what has to come from elsewhere goes to `scratch`.
+
+    Raises `InputError` for what was not made, or a base that is gone, before anything large is fetched or imported.
+    """
     spec, most = published.spec, asked.max_new_tokens or published.spec.evaluation.max_new_tokens
+    parts = published.gguf(asked.gguf) if asked.gguf is not None else []
     kept = MERGED if spec.lora is None or (published.files(MERGED) and not asked.base) else ADAPTER
-    weights = asked.gguf is None and not asked.base
+    needs_base = asked.base or (kept == ADAPTER and not parts)
+    base = _base(published, asked.base_from, scratch) if needs_base else None
+    go_offline()
+    weights = not parts and not asked.base
     files = [file for file in published.files(kept) if weights or not file.key.endswith(".safetensors")]
     folder = published.fetch(files, scratch) / kept
     tokenizer = load_tokenizer(folder)
-    template = tokenizer.chat_template if published.is_chat else ""
-    job = describe(tokenizer, str(template), spec.model.max_seq_length)
-    with Pool(write_tokenizer(tokenizer, scratch / "tokenizer.json"), 1) as pool:
-        room = max(spec.model.max_seq_length, LEAST_ROOM_TOKENS) + most
-        if asked.gguf is not None:
-            with _gguf(published, asked.gguf, scratch, room, most) as (what, answer, room):
-                yield Speaker(what, answer, tokenizer, pool, job, room, most)
-            return
-        what, model = _model(published, asked, folder, scratch)
-        stops, pad = published.stop_token_ids, tokenizer.pad_token_id
-
-        def answer(ids: list[int]) -> list[int]:
-            return answer_ids(model, [ids], pad, stops, most)[0]
-
-        room = min(room, getattr(model.config.get_text_config(), "max_position_embeddings", None) or room)
-        yield Speaker(what, answer, tokenizer, pool, job, room, most)
+    job = describe(tokenizer, str(tokenizer.chat_template) if published.is_chat else "", spec.model.max_seq_length)
+    room = max(spec.model.max_seq_length, LEAST_ROOM_TOKENS) + most
+    model = _gguf(published, parts, scratch, room, most) if parts else _whole(published, asked, folder, base, most)
+    with Pool(write_tokenizer(tokenizer, scratch / "tokenizer.json"), 1) as pool, model as (what, answer, longest):
+        yield Speaker(what, answer, tokenizer, pool, job, min(room, longest or room), most)
 
 
-def _model(published: Published, asked: Asked, folder: Path, scratch: Path) -> tuple[str, Any]:
+@contextmanager
+def _whole(
+    published: Published, asked: Asked, folder: Path, base: Path | None, most: int
+) -> Iterator[tuple[str, Answer, int]]:
+    """Merged weights, adapter on `base`, or `base` alone, by transformers and PEFT."""
     from job.export.logits import comparison_dtype, open_model
     from job.export.reload import open_trained
     from job.host.device import choose_device
 
     device, precision = choose_device(), published.spec.model.precision
-    if folder.name == MERGED and not asked.base:
-        go_offline()
-        return f"the merged weights on {device}", open_model(folder, comparison_dtype(folder, device), device)
-    base = _base(published, asked.base_from, scratch)
-    go_offline()
-    if asked.base:
-        return f"the base, untuned, on {device}", open_trained(base, None, precision, device)
-    return f"the adapter on its base, on {device}", open_trained(base, folder, precision, device)
+    if base is None:
+        what, model = f"the merged weights on {device}", open_model(folder, comparison_dtype(folder, device), device)
+    elif asked.base:
+        what, model = f"the base, untuned, on {device}", open_trained(base, None, precision, device)
+    else:
+        what, model = f"the adapter on its base, on {device}", open_trained(base, folder, precision, device)
+    stops = published.stop_token_ids
+
+    def answer(ids: list[int]) -> list[int]:
+        return answer_ids(model, [ids], stops[0] if stops else 0, stops, most)[0]  # nothing is padded
+
+    yield what, answer, getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
 
 
 def _base(published: Published, elsewhere: str | None, scratch: Path) -> Path:
@@ -134,20 +136,20 @@ def _base(published: Published, elsewhere: str | None, scratch: Path) -> Path:
 
 
 @contextmanager
-def _gguf(published: Published, name: str, scratch: Path, room: int, most: int) -> Iterator[tuple[str, Answer, int]]:
+def _gguf(
+    published: Published, files: list[File], scratch: Path, room: int, most: int
+) -> Iterator[tuple[str, Answer, int]]:
     """By llama.cpp, as its test runs it."""
     from job.gguf import native, quality
     from job.host.cgroup import native_threads
 
-    files = published.gguf(name)
-    go_offline()
-    path = published.fetch(files, scratch) / files[0].key
-    with native.opened(path, files[0].key) as model:
-        room = min(room, model.trained_tokens or room)
-        with model.context(room, native_threads(), key=files[0].key) as context:
+    key = files[0].key
+    with native.opened(published.fetch(files, scratch) / key, key) as model:
+        longest = min(room, model.trained_tokens or room)
+        with model.context(longest, native_threads(), key=key) as context:
 
             def answer(ids: list[int]) -> list[int]:
                 said = quality.answer(context, model, ids, most)
                 return said[:-1] if said and model.ends(said[-1]) else said
 
-            yield f"{files[0].key} by llama.cpp", answer, room
+            yield f"{key} by llama.cpp", answer, longest

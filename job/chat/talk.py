@@ -48,7 +48,7 @@ def chat(output: str, asked: Asked, prompt: str | None, workdir: str | None, log
         prepare_environment(scratch)
         out = divert(scratch / "vendor.log", log.redact, native=False)
         log.stream = out if at_terminal else log.aside
-        with log.live("opens the model") as bar, opened(published, asked, scratch, log) as speaker:
+        with log.live("opens the model") as bar, opened(published, asked, scratch) as speaker:
             bar.end()
             if at_terminal:
                 log.say(f"{published.spec.name}: {speaker.what}. {WELCOME}")
