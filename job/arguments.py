@@ -10,6 +10,7 @@ from job.errors import Fault, SpecError
 
 LONGEST_SECONDS = 1e6
 MOST_GIB = 1e4
+LONGEST_ANSWER = 1 << 16  # tokens
 RENDER_TARGETS = (
     "docker",
     "podman",
@@ -24,8 +25,27 @@ RENDER_TARGETS = (
 )
 
 
+EXAMPLES = {  # two of each command
+    "": ("tunejob validate spec.json", "tunejob run spec.json"),
+    "init": ("tunejob init rows.csv -o spec.json", "tunejob init hf://openai/gsm8k/main --model hf://Qwen/Qwen2.5-7B-Instruct --gpu 24 -o spec.json"),  # noqa: E501
+    "validate": ("tunejob validate spec.json", "cat spec.json | tunejob validate -"),
+    "run": ("tunejob run spec.json", "tunejob run s3://bucket/spec.json --workdir /scratch --log json"),
+    "verify": ("tunejob verify my-run", "tunejob verify s3://models/my-run"),
+    "report": ("tunejob report my-run", "tunejob report s3://models/my-run > report.md"),
+    "chat": ("tunejob chat my-run", 'tunejob chat s3://models/my-run --gguf q4_k_m --prompt "Turn on the fan."'),
+    "wait": ("tunejob wait my-run-0123456789", 'sky jobs launch task.yaml --yes | tunejob wait - --summary "$GITHUB_STEP_SUMMARY"'),  # noqa: E501
+    "schema": ("tunejob schema", "tunejob schema > job.schema.json"),
+    "render": ("tunejob render spec.json --to docker -o run.sh", "tunejob render spec.json --to job --parameters 8b -o job.yaml"),  # noqa: E501
+}  # fmt: skip
+
+
 class Parser(argparse.ArgumentParser):
-    """Wrong usage is a wrong spec of what to do: exit 10, not argparse's 2."""
+    """Wrong usage is a wrong spec of what to do: exit 10, not argparse's 2. Its help ends with two examples."""
+
+    def __init__(self, **options: Any) -> None:
+        lines = EXAMPLES.get(options["prog"].partition(" ")[2], ())
+        epilog = "\n".join(["examples:", *(f"  {line}" for line in lines)]) if lines else None
+        super().__init__(**options, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> Any:
         raise SpecError(Fault(message, hint=f"See: {self.prog} --help"))
@@ -51,10 +71,16 @@ def columns(text: str) -> dict[str, str]:
     return {name.strip(): column.strip() for name, _, column in pairs}
 
 
+def tokens(text: str) -> int:
+    if not 0 < int(text) <= LONGEST_ANSWER:
+        raise ValueError
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     main_parser = Parser(prog="tunejob", description="One JSON spec in, a proven fine-tuned model out.")
     main_parser.add_argument("--version", action="version", version=f"tunejob {__version__}")
-    commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    commands = main_parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     spec_help = "path of the spec, - for standard input, or s3://bucket/key"
     validate = commands.add_parser(
         "validate", help="check a spec and the files it names: every fault, in under a second, without a GPU"
@@ -67,12 +93,6 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("spec", metavar="SPEC", help=spec_help)
     run.add_argument("--workdir", help="scratch directory, kept afterwards (default: TUNEJOB_WORKDIR, else temporary)")
     run.add_argument(
-        "--log",
-        choices=("auto", "json", "text"),
-        default="auto",
-        help="JSON lines, or a live display (default: by terminal)",
-    )
-    run.add_argument(
         "--replace",
         action="store_true",
         help="delete what runs have stored at the output, nothing else, and train anew; asks on a terminal",
@@ -81,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
     report = commands.add_parser("report", help="print the report of a run, Markdown")
     report.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
+    add_chat(commands)
     wait = commands.add_parser(
         "wait", help="follow a Kubernetes Job with kubectl, or a log, to its end; exit with its code"
     )
@@ -102,15 +123,14 @@ def parser() -> argparse.ArgumentParser:
     schema.add_argument("-o", "--output", metavar="FILE", help="where to write (default: standard output)")
     add_init(commands)
     add_render(commands, spec_help)
+    for command in (validate, run, verify, wait):
+        command.add_argument(
+            "--log",
+            choices=("auto", "json", "text"),
+            default="auto",
+            help="JSON lines, or lines for people (default: JSON unless on a terminal)",
+        )
     return main_parser
-
-
-INIT_EXAMPLES = """examples:
-  tunejob init rows.csv -o spec.json
-  tunejob init hf://openai/gsm8k/main --model hf://Qwen/Qwen2.5-7B-Instruct --gpu 24 -o spec.json
-
-Then: tunejob validate spec.json && tunejob run spec.json
-"""
 
 
 def add_init(commands: Any) -> None:
@@ -118,8 +138,6 @@ def add_init(commands: Any) -> None:
         "init",
         help="look at rows and write the spec that fits them",
         description="Looks at rows, writes a spec for them, and says why it is as it is.",
-        epilog=INIT_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     init.add_argument(
         "rows", metavar="FILE", help="file or folder of rows, hf://owner/name[/subset], or s3://bucket/key"
@@ -136,6 +154,27 @@ def add_init(commands: Any) -> None:
         "--columns", type=columns, default={}, metavar="NAME=COLUMN,…",
         help="columns under other names than any format's, such as instruction=Frage,output=Antwort",
     )  # fmt: skip
+
+
+def add_chat(commands: Any) -> None:
+    chat = commands.add_parser("chat", help="ask what a run has made: a conversation, or an answer for each line")
+    chat.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
+    which = chat.add_mutually_exclusive_group()
+    which.add_argument(
+        "--gguf", nargs="?", const="", metavar="TYPE",
+        help="ask the GGUF of this type, or the first (default: the merged weights, else the adapter on its base)",
+    )  # fmt: skip
+    which.add_argument("--base", action="store_true", help="ask the base, untuned")
+    chat.add_argument(
+        "--max-new-tokens", type=tokens, metavar="N", help="of an answer (default: the run's evaluation.max_new_tokens)"
+    )
+    chat.add_argument(
+        "--workdir", help="for what is fetched, kept for the next time (default: TUNEJOB_WORKDIR, else none)"
+    )
+    chat.add_argument("--base-from", metavar="PLACE", help="where the base is now, if it is not where it was")
+    chat.add_argument(
+        "--prompt", metavar="TEXT", help="answer this and end; else each line of a standard input that is piped"
+    )
 
 
 def add_render(commands: Any, spec_help: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,12 @@ class Run:
     def revisions(self) -> Mapping[str, str]:
         """Commits that an earlier try has trained on, by place in the spec: a branch may have moved since."""
         return self.receipts[PINNED].facts["revisions"] if PINNED in self.receipts else {}
+
+    @contextmanager
+    def stage(self, name: str, children: bool = False) -> Iterator[None]:
+        """Measures one stage, with its `children` if it has any, and shows it to people while it lasts."""
+        with self.log.stage(name), self.stats.phase(name, children):
+            yield
 
     @property
     def report(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from job.ledger.evidence import STATS, forget_failure
 from job.ledger.manifest import File, Manifest
 from job.publish.card.card import Sample, card_facts, write_card
 from job.publish.ollama.modelfile import write_modelfiles
+from job.report.ending import ending
 from job.report.summary import mask_secrets, store_document, write_summary
 from job.source import FetchedModel, FetchedSource
 
@@ -85,6 +87,18 @@ def show_on_hub(run: Run) -> None:
         staged += run.push.stage({key: path for key, path in documents.items() if path.exists()})
         shown = run.push.publish(staged)
         run.log("pushed", commit=shown.commit, url=shown.url, files=shown.files, bytes=shown.bytes)
+
+
+def show_ending(run: Run, manifest: Manifest) -> None:
+    """On a terminal: what came of it. Answers to the spec's prompts, then, where they are here, to held-out rows."""
+    if run.log.json_lines:
+        return
+    asked = zip(run.spec.evaluation.prompts, run.receipts[TRAINED].facts["samples"], strict=False)
+    answers = [sample | {"prompt": prompt} for prompt, sample in asked]
+    kept = run.report / "answers.json"
+    answers += json.loads(kept.read_bytes())[len(answers) :] if kept.exists() else []
+    for line in ending(run.store.uri, [file.key for file in manifest.files], run.stats.document(), answers):
+        run.log.say(line)
 
 
 def store_statistics(run: Run) -> File:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from job.context import TRAINED, Run
 from job.data.build import Prepared, build_dataset
-from job.delivery import manifest_of, show_on_hub, store_documents, store_statistics
+from job.delivery import manifest_of, show_ending, show_on_hub, store_documents, store_statistics
 from job.errors import Fault, InputError, JobError, classify
 from job.errors.facts import failure_facts
 from job.export.artefacts import Artefacts
@@ -140,13 +140,15 @@ def with_evidence(run: Run) -> Manifest:
 
     report_where(locate)
     try:
-        return stages(run)
+        manifest = stages(run)
     except BaseException as error:
         failure = run.log.clean(with_disk_figures(classify(error), run.workdir, run.store.uri))
         locate(failure)
         run.stats.failure = failure_facts(failure, failure.stage, run.spec.run_id)
         leave_evidence(run)
         raise failure from error
+    show_ending(run, manifest)  # of what is published: a failure here would not be one of the run
+    return manifest
 
 
 def leave_evidence(run: Run) -> None:
@@ -162,27 +164,27 @@ def stages(run: Run) -> Manifest:
     What an earlier try of this run has stored is not made again: once trained, a rerun starts at the first artefact
     that is missing.
     """
-    spec, stats = run.spec, run.stats
+    spec = run.spec
     require_wanted_device()
     trained_before = TRAINED in run.receipts
     run.log("start", name=spec.name, run_id=spec.run_id, output=run.store.uri, stored_before=run.receipts.names())
-    with stats.phase("fetch"):
+    with run.stage("fetch"):
         if run.push:
             run.push.require_access()
         train_sources, held_out_sources = fetch_data(spec.data, run.workdir, run.revisions)
         sources = [*train_sources, *(held_out_sources or [])]
         run.log("fetch", files=sum(len(source.files) for source in sources))
     start_imports()
-    with stats.phase("engine"):  # before anything imports transformers
+    with run.stage("engine"):  # before anything imports transformers
         backend = None if trained_before else engine(run)
-    with stats.phase("data", children=True):
+    with run.stage("data", children=True):
         base, merge_base = models(run)
         prepared = prepare(run, train_sources, held_out_sources, base)
         artefacts = Artefacts(run, Delivered.of(run, prepared))
         if trained_before:
             require_same_origin(run, base, prepared)
         rehearse(run, base, merge_base, prepared)
-    with stats.phase("weights"):
+    with run.stage("weights"):
         fetch_weights(artefacts, base, merge_base)
         go_offline()
     if backend:
@@ -193,14 +195,14 @@ def stages(run: Run) -> Manifest:
     require_gates(artefacts)
     if artefacts.outstanding:
         device = choose_device()
-        with stats.phase("merge", children=True):
+        with run.stage("merge", children=True):
             folder = merge(artefacts, base.path, merge_base.path, device)
         with Quants(artefacts, folder, device) as quants:
-            with stats.phase("compare", children=True):
+            with run.stage("compare", children=True):
                 compare(artefacts, folder, device).store(artefacts)
-            with stats.phase("gguf", children=True):
+            with run.stage("gguf", children=True):
                 make_quants(quants, base.path, merge_base.path)
-    with stats.phase("publish"):
+    with run.stage("publish"):
         files = store_documents(run, artefacts, prepared, base, sources)
         show_on_hub(run)
     files.append(store_statistics(run))

@@ -48,23 +48,24 @@ def train_and_store(
     spec, stats = run.spec, run.stats
     clear_away(run)
     checkpoints = open_checkpoints(run, base, prepared)
-    with stats.phase("load"):
+    with run.stage("load"):
         model = load(run, backend, base, merge_base, prepared)
-    with stats.phase("baseline"):
+    with run.stage("baseline"):
         before = measure(artefacts, backend, model, BASE)
     with checkpoints.until_stored():
-        with stats.phase("train"):
+        with run.stage("train"):
             start_reserved_bytes = gpu_reserved_bytes()
             result = train(backend, model, spec, prepared, run.workdir, checkpoints, run.log)
             stats.training = result.summary()
+            run.log("trained", **stats.training)
         stats.memory = training_memory(
             start_reserved_bytes, stats.phases[-1].peak_gpu_reserved_bytes, stats.device["total_memory_bytes"]
         )
-        with stats.phase("adapter"):
+        with run.stage("adapter"):
             folder, weights = export_weights(run, backend, model, prepared, base)
             stored = artefacts.store_files(weights)
             run.log(folder.name, files=len(stored), bytes=sum(file.bytes for file in stored))
-        with stats.phase("evaluate", children=True):
+        with run.stage("evaluate", children=True):
             after = measure(artefacts, backend, model, TRAINED_MODEL)
             write_report(run, model, prepared, result, before, after)
             del model
@@ -165,7 +166,8 @@ def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> As
     run, delivered = artefacts.run, artefacts.delivered
     backend.for_inference(model)
     batch_rows = run.spec.training.eval_batch_size
-    found = assess(model, delivered.prepared, run.spec.evaluation.max_new_tokens, batch_rows)
+    with run.log.live(run.stats.current) as bar:
+        found = assess(model, delivered.prepared, run.spec.evaluation.max_new_tokens, batch_rows, bar)
     run.log(run.stats.current, **found.figures)
     if delivered.compared.whole:
         loss = found.figures[HELD_OUT_LOSS.name]

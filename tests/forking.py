@@ -70,11 +70,14 @@ def fork(
     cwd: Path,
     variables: Mapping[str, str],
     extra: Mapping[str, str] | None = None,
+    given: int | None = None,
 ) -> Forked:
-    """As `start`, for the function `call`, module:function. What of `extra` an import may read, the server has, too."""
+    """As `start`, for the function `call`, module:function. What of `extra` an import may read, the server has, too. `given` is its
+    standard input, nothing where it is None."""
     early = tuple(sorted((name, value) for name, value in (extra or {}).items() if not name.startswith(READ_LATE)))
     with open(os.devnull) as nothing:
-        return server(early).fork("tests.forking:run", [call, *arguments], cwd, variables, [nothing.fileno(), *streams])
+        asked = [nothing.fileno() if given is None else given, *streams]
+        return server(early).fork("tests.forking:run", [call, *arguments], cwd, variables, asked)
 
 
 def run_forked(

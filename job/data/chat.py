@@ -21,16 +21,9 @@ def set_chat_template(spec: JobSpec, tokenizer: Any, chat: bool, pool: Pool, not
     Gives `tokenizer` the chat template and, as `eos_token`, the token that ends its turns. `notes` gets what the
     vocabulary made necessary. Raises `InputError` or `PolicyError` for a template that cannot be used.
     """
-    prefix = prefix_ids(tokenizer)
-    job = wire.Job(
-        chat_template=_choose(spec.data.chat_template, tokenizer, chat, tokenizer.bos_token_id in prefix, notes),
-        variables=dict(tokenizer.special_tokens_map),
-        end_tokens=end_tokens(tokenizer),
-        train_on=spec.data.train_on,
-        max_seq_length=spec.model.max_seq_length,
-        prefix_ids=prefix,
-        eos_id=tokenizer.eos_token_id,
-    )
+    uses_bos = tokenizer.bos_token_id in prefix_ids(tokenizer)
+    template = _choose(spec.data.chat_template, tokenizer, chat, uses_bos, notes)
+    job = describe(tokenizer, template, spec.model.max_seq_length, spec.data.train_on)
     if job.chat_template:
         tokenizer.chat_template = job.chat_template
         _set_turn_end(pool, job, tokenizer, notes)
@@ -38,6 +31,19 @@ def set_chat_template(spec: JobSpec, tokenizer: Any, chat: bool, pool: Pool, not
     if tokenizer.eos_token_id is None:
         notes.append("the tokenizer has no eos_token: nothing marks the end of a text")
     return job
+
+
+def describe(tokenizer: Any, template: str, max_seq_length: int, train_on: str = "responses") -> wire.Job:
+    """The job description for `template`, Jinja, "" for raw text, with this tokenizer."""
+    return wire.Job(
+        chat_template=template,
+        variables=dict(tokenizer.special_tokens_map),
+        end_tokens=end_tokens(tokenizer),
+        train_on=train_on,
+        max_seq_length=max_seq_length,
+        prefix_ids=prefix_ids(tokenizer),
+        eos_id=tokenizer.eos_token_id,
+    )
 
 
 def _choose(name: str, tokenizer: Any, chat: bool, uses_bos: bool, notes: list[str]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
-from job.errors import JobError
+from job.errors import Interrupted, JobError
+from job.errors.tree import SHOWN_FAULTS
 
 MESSAGE_BYTES = 320  # with the fields below: at most 1,024 bytes as JSON in UTF-8, whatever the text
 FIELD_BYTES = 96
@@ -27,6 +29,22 @@ def failure_facts(error: JobError, stage: str, run_id: str = "") -> dict[str, An
         fields = {"pointer": first.where, "found": first.found, "expected": first.expected, "hint": first.hint}
         facts |= {key: _short(value, FIELD_BYTES) for key, value in fields.items() if value}
     return facts
+
+
+def failure_lines(error: JobError, stage: str) -> Iterator[str]:
+    """The same for a person at a terminal, once and in full: each fault with its place, the value, and what to do."""
+    count = f": {len(error.faults)} faults" if len(error.faults) > 1 else ""
+    yield ""
+    yield f"failed in {stage}: {type(error).__name__}, exit code {error.exit_code}{count}"
+    for fault in error.faults[:SHOWN_FAULTS]:
+        yield f"  {fault.where}: {fault.message}" if fault.where else f"  {fault.message}"
+        for words, text in (("found", fault.found), ("expected", fault.expected), ("to do", fault.hint)):
+            if text:
+                yield f"    {words + ':':<10}{text}"
+    if len(error.faults) > SHOWN_FAULTS:
+        yield f"  and {len(error.faults) - SHOWN_FAULTS} more"
+    if error.retryable and not isinstance(error, Interrupted):
+        yield "  The same command may succeed when it is tried again."
 
 
 def _short(text: str, limit_bytes: int) -> str:

@@ -57,6 +57,7 @@ class JobError(Exception):
     retryable: ClassVar[bool] = True
     stage: str = ""  # where and in which run it happened; the run fills these in
     run_id: str = ""
+    printed: str = ""  # the last lines of a process that says nothing else of its end
 
     def __init__(self, *faults: Fault | str) -> None:
         self.faults = tuple(Fault(f) if isinstance(f, str) else f for f in faults)
@@ -64,7 +65,9 @@ class JobError(Exception):
 
     def at(self, where: str) -> Self:
         """The same failure; `where` is the place of those faults that name none."""
-        return type(self)(*(replace(fault, where=fault.where or where) for fault in self.faults))
+        found = type(self)(*(replace(fault, where=fault.where or where) for fault in self.faults))
+        found.printed = self.printed
+        return found
 
     def lines(self) -> list[str]:
         """A line for each fault, up to `SHOWN_FAULTS`, and one that counts the others."""

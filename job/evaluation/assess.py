@@ -12,6 +12,7 @@ from job.evaluation.metrics.record import DIGITS
 
 if TYPE_CHECKING:
     from job.data.build import Prepared, Question
+    from job.host.log import Bar
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,17 @@ class Assessment:
     answers: list[str]
 
 
-def assess(model: Any, prepared: Prepared, max_new_tokens: int, batch_rows: int) -> Assessment:
-    """Measures the model as it is; it must be in inference mode."""
+def assess(model: Any, prepared: Prepared, max_new_tokens: int, batch_rows: int, bar: Bar) -> Assessment:
+    """Measures the model as it is; it must be in inference mode. `bar` is shown rows and questions that are done."""
     stops = prepared.report.stop_token_ids
     pad = prepared.tokenizer.pad_token_id
-    held_out_loss = None if prepared.held_out is None else loss_of(model, prepared.held_out, batch_rows, pad)
+    rows = 0 if prepared.held_out is None else len(prepared.held_out)
     asked = [*prepared.exact_match, *prepared.questions]  # all at once: a batch costs as much as a row, almost
-    answers = answer(model, asked, prepared.tokenizer, stops, max_new_tokens)
+    bar.total = rows + len(asked)
+    held_out_loss = None
+    if prepared.held_out is not None:
+        held_out_loss = loss_of(model, prepared.held_out, batch_rows, pad, bar.update)
+    answers = answer(model, asked, prepared.tokenizer, stops, max_new_tokens, lambda done: bar.update(rows + done))
     matched, rest = answers[: len(prepared.exact_match)], answers[len(prepared.exact_match) :]
     return Assessment(figures_of(held_out_loss, matched, prepared.exact_match), matched, rest)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from job.host.micro_batch import in_halves
@@ -13,12 +13,17 @@ if TYPE_CHECKING:
 GENERATION_BATCH_TOKENS = 16_384  # prompts and answers of one batch: bounds the key-value cache (2 GiB for an 8B model)
 
 
+Progress = Callable[[int], object]  # is called with how many questions are answered
+
+
 def answer(
-    model: Any, questions: list[Question], tokenizer: Any, stop_token_ids: list[int], max_new_tokens: int
-) -> list[str]:
+    model: Any, questions: list[Question], tokenizer: Any, stop_token_ids: list[int], max_new_tokens: int,
+    progress: Progress = lambda _: None,
+) -> list[str]:  # fmt: skip
     """Greedy answers, without special tokens, in the order of `questions`."""
     prompts = [question.input_ids for question in questions]
-    return spoken(tokenizer, answer_ids(model, prompts, tokenizer.pad_token_id, stop_token_ids, max_new_tokens))
+    pad = tokenizer.pad_token_id
+    return spoken(tokenizer, answer_ids(model, prompts, pad, stop_token_ids, max_new_tokens, progress))
 
 
 def spoken(tokenizer: Any, answers: list[list[int]]) -> list[str]:
@@ -27,8 +32,9 @@ def spoken(tokenizer: Any, answers: list[list[int]]) -> list[str]:
 
 
 def answer_ids(
-    model: Any, prompts: list[list[int]], pad: int, stop_token_ids: list[int], max_new_tokens: int
-) -> list[list[int]]:
+    model: Any, prompts: list[list[int]], pad: int, stop_token_ids: list[int], max_new_tokens: int,
+    progress: Progress = lambda _: None,
+) -> list[list[int]]:  # fmt: skip
     """The ids of greedy answers in the order of `prompts`, their end and padding with them; generated in batches
     padded on the left.
     """
@@ -52,8 +58,11 @@ def answer_ids(
         answers: list[list[int]] = output[:, width:].tolist()
         return answers
 
-    batches = _generation_batches(prompts, max_new_tokens)
-    return [ids for batch in batches for ids in in_halves(batch, answered)]
+    found: list[list[int]] = []
+    for batch in _generation_batches(prompts, max_new_tokens):
+        found += in_halves(batch, answered)
+        progress(len(found))
+    return found
 
 
 def _generation_batches(prompts: list[list[int]], max_new_tokens: int) -> Iterator[list[list[int]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from job.data.worker.wire import IGNORED
@@ -11,8 +11,11 @@ from job.errors import Fault, GateError
 from job.host.micro_batch import in_halves
 
 
-def loss_of(model: Any, rows: Any, batch_rows: int, pad_token_id: int) -> float:
+def loss_of(
+    model: Any, rows: Any, batch_rows: int, pad_token_id: int, progress: Callable[[int], object] = lambda _: None
+) -> float:
     """Mean cross-entropy in nats over the trained tokens of `rows` (columns input_ids, labels); batch-independent.
+    `progress(rows done)` is called as it goes.
 
     Raises `GateError` if it is not finite.
     """
@@ -23,8 +26,13 @@ def loss_of(model: Any, rows: Any, batch_rows: int, pad_token_id: int) -> float:
         count = int((inputs["labels"][:, 1:] != IGNORED).sum())
         return [(float(model(**inputs).loss) * count, count)]
 
+    sums: list[tuple[float, int]] = []
+    done = 0
     with torch.no_grad():
-        sums = [pair for batch in _batches(rows, batch_rows) for pair in in_halves(batch, measured)]
+        for batch in _batches(rows, batch_rows):
+            sums += in_halves(batch, measured)
+            done += len(batch)
+            progress(done)
     total, tokens = sum(loss for loss, _ in sums), sum(count for _, count in sums)
     if not math.isfinite(total):
         raise GateError(

@@ -119,7 +119,11 @@ class Artefacts:
     def store_files(self, files: Mapping[str, Path]) -> list[File]:
         """Stores local files under their keys; the output is this run's from then on."""
         self.run.claim.hold()
-        return [store_file(self.run.store, path, key) for key, path in files.items()]
+        stored = []
+        for key, path in files.items():
+            with self.run.log.live(f"stores {key}"):
+                stored.append(store_file(self.run.store, path, key))
+        return stored
 
     def keep_stored(self, name: str, stored: Sequence[File], files: Mapping[str, Path], facts: Figures) -> None:
         """Sends `files`, which are among the `stored` ones, to the Hub as well, and writes the receipt."""
@@ -129,6 +133,8 @@ class Artefacts:
     def refuse(self, error: GateError) -> None:
         """Notes an artefact that failed its test; the run ends with `raise_refused` once the others are made."""
         self.refused += error.faults
+        if error.printed:
+            self.run.log.explain(error.printed)
         for fault in error.faults:
             self.run.log("refused", artefact=fault.where, text=str(fault))
         self.write_report()

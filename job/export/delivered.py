@@ -13,7 +13,7 @@ from job.evaluation.assess import figures_of
 from job.evaluation.gates import check_gates
 from job.evaluation.generate import spoken
 from job.evaluation.metrics import METRICS
-from job.evaluation.metrics.losses import HELD_OUT_LOSS
+from job.evaluation.metrics.losses import HELD_OUT_LOSS, TRAIN_LOSS
 from job.evaluation.metrics.record import DIGITS
 from job.export.reference import Measure
 from job.export.rows import Compared, asked_questions, check_prompt, compared_rows
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 Figures = dict[str, float]
 BASE, TRAINED_MODEL = "base", "trained"  # beside the names of exports
-TRAIN_LOSS = "train_loss"  # of rows that were trained on, where none are held out
 
 
 @dataclass(frozen=True)

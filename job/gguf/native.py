@@ -72,6 +72,7 @@ class Model:
 
         self._handle = handle
         self._vocabulary: Any = native.llama_model_get_vocab(handle)
+        self.trained_tokens = int(native.llama_model_n_ctx_train(handle))  # of its longest sequence; 0: it does not say
         self.tokens = int(native.llama_vocab_n_tokens(self._vocabulary))
         self.adds_bos = bool(native.llama_vocab_get_add_bos(self._vocabulary))
         self.bos = int(native.llama_vocab_bos(self._vocabulary))

@@ -134,18 +134,18 @@ def measure(
                 wanted = trained.logits[first : first + len(logits)][learned]
                 step.add([following[i] for i in learned], logits[learned], wanted)
         seconds = time.monotonic() - started
-        answer = _answer(context, model, reference.prompt, reference.answer_limit)
-        stopped = model.ends(answer[-1]) or ends_alike(context, model, reference)
+        said = answer(context, model, reference.prompt, reference.answer_limit)
+        stopped = model.ends(said[-1]) or ends_alike(context, model, reference)
         pairs = zip(asked.questions, asked.max_new_tokens, strict=True)
-        answers = [_answer(context, model, question, most) if most else [] for question, most in pairs]
+        answers = [answer(context, model, question, most) if most else [] for question, most in pairs]
     same = next(
-        (i for i, (a, b) in enumerate(zip(answer, reference.answer, strict=False)) if a != b),
-        min(len(answer), len(reference.answer)),
+        (i for i, (a, b) in enumerate(zip(said, reference.answer, strict=False)) if a != b),
+        min(len(said), len(reference.answer)),
     )
     return Quality(
         perplexity=sums.perplexity(sums.loss), reference_perplexity=sums.perplexity(sums.reference_loss),
         kl=sums.kl / sums.tokens, same_top_token=sums.same / sums.tokens, tokens_per_second=sums.tokens / seconds,
-        stopped=stopped, answer_tokens=len(answer), same_answer_tokens=same,
+        stopped=stopped, answer_tokens=len(said), same_answer_tokens=same,
         step=Step(step.loss / step.predicted, step.kl / step.tokens, step.same / step.tokens),
         answers=[ids[:-1] if ids and model.ends(ids[-1]) else ids for ids in answers],
     )  # fmt: skip
@@ -190,18 +190,18 @@ class _Sums:
         return math.exp(min(loss / max(self.predicted, 1), 700.0))
 
 
-def _answer(context: LlamaContext, model: Model, prompt: list[int], limit: int) -> list[int]:
+def answer(context: LlamaContext, model: Model, prompt: list[int], limit: int) -> list[int]:
     """The greedy continuation of the prompt, up to an end token or the limit."""
     context.forget()
     for start in range(0, len(prompt), CHUNK_TOKENS):
         logits = context.evaluate(prompt[start : start + CHUNK_TOKENS], start)
-    answer: list[int] = []
-    while len(answer) < limit:
-        answer.append(int(logits[-1].argmax()))
-        if model.ends(answer[-1]):
+    said: list[int] = []
+    while len(said) < limit:
+        said.append(int(logits[-1].argmax()))
+        if model.ends(said[-1]):
             break
-        logits = context.evaluate(answer[-1:], len(prompt) + len(answer) - 1)
-    return answer
+        logits = context.evaluate(said[-1:], len(prompt) + len(said) - 1)
+    return said
 
 
 def ends_alike(context: LlamaContext, model: Model, reference: Reference) -> bool:

@@ -30,7 +30,7 @@ from job.host.forked import Forked
 from job.host.memory import MemorySampler
 from job.host.records import build, encode
 from job.host.redact import Redactor
-from job.host.streams import LastingStream
+from job.host.streams import LastingStream, last_printed, streams_of_children
 
 PARENT = "TUNEJOB_PARENT"  # the process that a child must not outlive
 SAMPLE_SECONDS = 0.02
@@ -124,11 +124,11 @@ class Child:
     def wait(self) -> dict[str, Any]:
         """The child's result. Raises the `JobError` it ended with, or what its death means."""
         code = self._end()
-        if not self._answer.exists():
-            raise self._death(code)
-        answer = json.loads(self._answer.read_bytes())
-        if "error" in answer:
-            raise _revived(answer["error"])
+        answer = json.loads(self._answer.read_bytes()) if self._answer.exists() else None
+        if answer is None or "error" in answer:
+            error = self._death(code) if answer is None else _revived(answer["error"])
+            error.printed = last_printed() if answer is None or error.exit_code == JobError.exit_code else ""
+            raise error
         result: dict[str, Any] = answer["result"]
         return result
 
@@ -149,7 +149,7 @@ class Child:
                 Fault(
                     f"{self.what}: native code crashed",
                     found=signal.Signals(-code).name,
-                    hint="Its last output is on stderr",
+                    hint="Its last output is beside this message",
                 )
             )
         if code < 0:
@@ -158,7 +158,7 @@ class Child:
             return CapacityError(
                 Fault(f"{self.what}: the disk is full: its process could not even write down its result")
             )
-        return JobError(Fault(f"{self.what}: its process ended with code {code}; its error is on stderr"))
+        return JobError(Fault(f"{self.what}: its process ended with code {code}; its last output says why"))
 
 
 def taken_bytes() -> int:
@@ -236,7 +236,7 @@ def _process(
     plain = without_secrets(os.environ)
     if _SERVERS and environment is None:
         with open(os.devnull) as nothing:
-            streams = [nothing.fileno(), 1, 2]
+            streams = [nothing.fileno(), *streams_of_children()]
             try:
                 return _SERVERS[0].fork(
                     "job.host.child:serve_forked", [module, str(asked), str(answered)], folder, plain, streams
@@ -244,9 +244,10 @@ def _process(
             except ConnectionError as refusal:
                 LastingStream(sys.stderr).write(f"children are started, not forked, from here on: {refusal}\n")
                 _SERVERS.clear()
+    out, errors = streams_of_children()
     return subprocess.Popen(  # noqa: S603 - our own module, and no shell
         [sys.executable, "-P", "-m", module, str(asked), str(answered)],
-        stdin=subprocess.DEVNULL, cwd=folder, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=out, stderr=errors, cwd=folder, start_new_session=True,
         env={**ALLOCATOR, **(plain if environment is None else environment), "PYTHONPATH": search_path(os.environ),
              PARENT: str(os.getpid())},
     )  # fmt: skip

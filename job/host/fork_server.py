@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 
 from job.host.forked import Forked
 from job.host.imports import collector_paused, gpu_left_alone
+from job.host.streams import streams_of_children
 
 PACKAGE_ROOT = Path(__file__).parents[2]
 DIE_WITH_PARENT, ADOPT_ORPHANS = 1, 36  # prctl's PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER
@@ -113,10 +114,13 @@ class ForkServer:
             raise ConnectionError(self._refusal)
 
     def _start_server(self, theirs: socket.socket, modules: Sequence[str], environment: Mapping[str, str]) -> None:
+        out, errors = streams_of_children()
         self._server = subprocess.Popen(  # noqa: S603 - our own module, and no shell
             [sys.executable, "-P", "-m", "job.host.fork_server", str(theirs.fileno()), *modules],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=errors,
             cwd="/",
             env={**environment, "PYTHONPATH": search_path(environment)},
             start_new_session=True,

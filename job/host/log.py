@@ -1,20 +1,23 @@
-"""What the job says: JSON lines, or a live display on a terminal; never a secret."""
+"""What the job says: JSON lines, or lines for people with bars on a terminal; never a secret."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from job.errors import Fault, JobError
 from job.host.credentials import MASK
 from job.host.redact import Redactor
-from job.host.streams import LOST, LastingStream, harmless
+from job.host.screen import Screen, clock
+from job.host.streams import LOST, harmless
 
-LIVE = {"loss": "loss", "tokens_per_second": "tokens/s"}  # what a live bar has room for
+Words = Callable[[str, Mapping[str, Any]], str | None]  # an event for people; None: nothing that they need
+BEGIN = "begin"  # the event that only people are told: a stage begins
 
 
 class Secret:
@@ -35,30 +38,63 @@ class Secret:
         return bool(self._value)
 
 
-class Log:
-    """Events of one run. On a pipe each is a JSON line on stdout; on a terminal a short readable one."""
+def plain(event: str, fields: Mapping[str, Any]) -> str:
+    """Any event for people, in the names that its JSON has."""
+    return ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in fields.items())
 
-    def __init__(self, stream: IO[str] | None = None, json_lines: bool | None = None) -> None:
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class Log:
+    """Events of one run. On a pipe each is a JSON line on stdout; on a terminal a line for people, in `words`.
+
+    `aside`: where goes, beside JSON lines, what is no event.
+    """
+
+    def __init__(
+        self, stream: IO[str] | None = None, json_lines: bool | None = None, words: Words = plain,
+        aside: IO[str] | None = None,
+    ) -> None:  # fmt: skip
         self.redact = Redactor()
         self.stream = stream or sys.stdout
         self.json_lines = (not self.stream.isatty()) if json_lines is None else json_lines
+        self.words = words
+        self.aside = aside or sys.stderr
         self._start = time.monotonic()
+        self._screen: Screen | None = None
+        self._label = ""  # of the last line
 
     def __call__(self, event: str, **fields: Any) -> None:
         if self.json_lines:
             record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **fields}
-            line = json.dumps(record, ensure_ascii=False, default=str)
-        else:
-            facts = "  ".join(f"{key}={_short(value)}" for key, value in fields.items())
-            line = f"{time.monotonic() - self._start:7.1f}s  {event:<10} {facts}"
-        self.say(line)
+            self.say(json.dumps(record, ensure_ascii=False, default=str))
+        elif (text := self.words(event, fields)) is not None:
+            self._tell(event, text)
+
+    def _tell(self, label: str, text: str) -> None:
+        """A line with its time since the start; a label is not written twice in a row."""
+        shown, self._label = ("" if label == self._label else label), label
+        self.say(f"{clock(time.monotonic() - self._start):>7}  {shown:<11}{text}".rstrip())
 
     def say(self, line: str) -> None:
         """One line, secrets masked and nothing in it that a terminal obeys; lost if it cannot be written."""
         # A vendor's message may hold half a character
         whole = harmless(self.redact(line)).encode("utf-8", "backslashreplace").decode()
         with suppress(*LOST):
-            print(whole, file=self.stream, flush=True)
+            if self._screen:
+                self._screen.line(whole)
+            else:
+                print(whole, file=self.stream, flush=True)
+
+    def explain(self, text: str) -> None:
+        """What only helps where nobody knows what happened: a traceback, the last words of a process."""
+        with suppress(*LOST):
+            if self.json_lines:
+                print(harmless(self.redact(text)), file=self.aside, flush=True)
+            else:
+                self.say(text)
 
     def clean(self, error: JobError) -> JobError:
         """`error` with every secret masked: before it is shortened, or the first part of one would be left."""
@@ -67,66 +103,74 @@ class Log:
         )
         return error
 
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Tells people that a stage begins, with a bar for as long as it lasts. JSON lines have what it found."""
+        if not self.json_lines:
+            self._tell(name, self.words(BEGIN, {"stage": name}) or "")
+        with self.live(name):
+            yield
+
     def bar(self, stage: str, total: int | None = None, every_seconds: float = 5.0) -> Bar:
         """A progress display for `stage`; use as a context manager."""
         return Bar(self, stage, total, every_seconds)
 
+    def live(self, label: str, total: int | None = None) -> Bar:
+        """The same for people alone: JSON lines say nothing of it."""
+        return Bar(self, label, total, None)
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    def screen(self) -> Screen | None:
+        """The terminal that bars are shown on; None where there is none."""
+        if self._screen is None and not self.json_lines and self.stream.isatty():
+            self._screen = Screen(self.stream)
+        return self._screen
+
+    def end_bars(self) -> None:
+        """For last words: nothing moves any more below them."""
+        if self._screen:
+            self._screen.end_all()
 
 
 class Bar:
-    """Progress of one long stage: a live bar on a terminal, an event now and then (or each update) elsewhere."""
+    """Progress of something long: a bar on a terminal, elsewhere an event now and then (or each update), or none."""
 
-    def __init__(self, log: Log, stage: str, total: int | None, every_seconds: float) -> None:
+    def __init__(self, log: Log, label: str, total: int | None, every_seconds: float | None) -> None:
         self.total = total
         self._log = log
-        self._stage = stage
+        self._label = label
         self._every_seconds = every_seconds
         self._last = 0.0
-        self._live: Any = None
-        self._task: Any = None
+        self._screen: Screen | None = None
+        self._begun = False
 
     def __enter__(self) -> Bar:
-        if not self._log.json_lines:
-            self._live = _live_bar(self._log.stream)
-            self._task = self._live.add_task(self._stage, total=self.total, detail="")
-            self._live.start()
-        return self
+        return self.begin()
 
     def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
+        self.end()
+
+    def begin(self) -> Bar:
+        self._screen = self._log.screen()
+        if self._screen:
+            self._begun = self._screen.begin(self._label)
+        return self
+
+    def end(self) -> None:
+        if self._screen and self._begun:
+            self._screen.end(self._label)
 
     def update(self, done: int, **fields: Any) -> None:
-        if self._live:
-            detail = "  ".join(f"{_short(fields[key])} {unit}" for key, unit in LIVE.items() if key in fields)
-            self._live.update(self._task, completed=done, total=self.total, detail=detail)
-        elif time.monotonic() - self._last >= self._every_seconds or done == self.total:
+        if self._screen:
+            self._screen.update(self._label, done, self.total, fields)
+        elif (
+            self._log.json_lines
+            and self._every_seconds is not None
+            and (time.monotonic() - self._last >= self._every_seconds or done == self.total)
+        ):
             self._last = time.monotonic()
-            self._log(self._stage, done=done, total=self.total, **fields)
+            self._log(self._label, done=done, total=self.total, **fields)
 
     def update_total(self, done: int, total: int | None) -> None:
         """For work that learns only on the way how much there is."""
         self.total = total
         self.update(done)
-
-
-def _live_bar(stream: IO[str]) -> Any:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description:<8}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[detail]}"),
-    )  # fmt: skip
-    console = Console(file=cast("IO[str]", LastingStream(stream)))
-    return Progress(*columns, console=console, refresh_per_second=4, redirect_stdout=False, redirect_stderr=False)

@@ -10,9 +10,13 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from io import TextIOWrapper
-from typing import IO, Any
+from pathlib import Path
+from typing import IO, Any, TextIO, cast
 
 LOST = (OSError, ValueError)  # a pipe without a reader, a full disk, a terminal that hung up; a stream that is closed
+
+LAST_BYTES, LAST_LINES = 1 << 14, 20  # of what libraries printed, where nothing else says what happened
+_DIVERTED: list[Path] = []  # none, or the file that what libraries print goes to
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # Control characters but tab and line feed; and what turns text around, hides in it or ends a line of it. Letters of
@@ -86,3 +90,39 @@ def settle_streams() -> None:
         except LOST:
             with suppress(*LOST):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def divert(path: Path, change: Callable[[str], str], native: bool) -> IO[str]:
+    """From here on what Python code prints goes to the file `path`, through `change`, and so does all that children
+    print. Returns the standard output that was there before.
+
+    `native`: also what native code writes to standard error, which else stays where a crash is looked for.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for number in (1, 2) if native else (1,):
+        os.dup2(target, number)
+    printed = os.fdopen(target, "w", encoding="utf-8", buffering=1, errors="backslashreplace")
+    sys.stdout = sys.stderr = cast("TextIO", LastingStream(printed, change))
+    _DIVERTED[:] = [path]
+    return out
+
+
+def streams_of_children() -> tuple[int, int]:
+    """Descriptors of a child's standard output and error."""
+    return (1, 1) if _DIVERTED else (1, 2)
+
+
+def last_printed() -> str:
+    """The last lines of what libraries and children have printed; "" where that is not diverted or nothing is there."""
+    try:
+        sys.stdout.flush()
+        with _DIVERTED[0].open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except (*LOST, IndexError):
+        return ""
+    lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
+    return "\n".join(lines[-LAST_LINES:])

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+from job.data.columns import Columns
 from job.data.fit import Fit, best_fit
 from job.data.read import Row
 from job.data.sources import Selection
@@ -78,7 +79,11 @@ def look(spec: SourceSpec, named: Mapping[str, str], workdir: Path) -> Looked:
         raise InputError(Fault(f"none of {len(rows)} rows can be used as format {fit.format}", where=POINTER), *faults)
     fitting = replace(spec, format=cast(Any, fit.format), columns=fit.columns)
     source = replace(source, spec=fitting)
-    return Looked(source, rows, places, len(selection), whole, fit, Selection(source).remarks())
+    columns = Columns(fitting, POINTER)
+    for row in seen:
+        columns.see(row.row, row.all_text)
+    said = [*Selection(source).remarks(), *columns.notes()]
+    return Looked(source, rows, places, len(selection), whole, fit, said)
 
 
 def _no_format(row: Row, named: Mapping[str, str]) -> InputError:

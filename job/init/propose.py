@@ -66,7 +66,7 @@ def propose(asked: Asked, alone: bool) -> Proposal:
         ("device", device.words),
         ("memory", why_fits),
         ("length", f"{document['model']['max_seq_length']} tokens: the longest row that was looked at {has} {longest}"),
-        ("training", f"{document['training']['epochs']} passes over the rows (epochs)"),
+        ("epochs", f"{document['training']['epochs']} times over the rows, more often where there are few"),
         ("held out", held_out_for(looked.count, looked.whole)[1]),
         ("prompts", f"{len(document['evaluation']['prompts'])} from the rows: base and trained model answer them"),
         ("output", f"{document['output']['uri']}/, an adapter; paths are as seen from this folder"),

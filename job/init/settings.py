@@ -57,7 +57,7 @@ def default_model(device: Device) -> tuple[str, str]:
 
 def wanted_length(longest_tokens: int, documents: bool, positions: int | None) -> int:
     """The shortest of the usual lengths that holds the longest row, as far as the model reads."""
-    longest = DOCUMENT_TOKENS if documents else longest_tokens
+    longest = min(longest_tokens, DOCUMENT_TOKENS) if documents else longest_tokens
     usual = next((length for length in LENGTHS if length >= longest), LENGTHS[-1])
     return min(usual, positions or usual)
 
@@ -81,7 +81,7 @@ def settle(document: Json, device: Device, length: int, parameters: int | None) 
             if (not size.quantised or precision == "4bit") and fits(needed, device.card_bytes):
                 cut = f"; rows longer than {tokens} tokens are cut to fit" if tokens < length else ""
                 memory = f"about {needed / GIB:.1f} of {device.card_bytes / GIB:.3g} GiB"
-                why = f"by the estimate for {size.parameters / 1e9:.2g}e9 weights{cut}"
+                why = f"by the estimate for {size.parameters / 1e9:.2g} billion weights{cut}"
                 return tried, f"{precision}, batches of {batch}: {memory}, {why}"
     raise CapacityError(
         Fault(

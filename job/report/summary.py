@@ -12,7 +12,8 @@ from job.host.log import Log
 from job.host.stats import GIB, Stats
 from job.ledger.evidence import REPORT, STATS, forget_failure
 from job.ledger.manifest import File, store_file
-from job.report.markdown import figure, sentence, table
+from job.report.figures import loss_of_perplexity, measured
+from job.report.markdown import figure, table
 from job.spec import JobSpec
 from job.store import Store
 
@@ -67,16 +68,20 @@ def write_summary(
         f"Base `{public_id}`, run `{spec.run_id}`, {stats.device.get('name')}, {spec.model.precision}.",
         "",
     ]
-    lines += table(("All held-out rows", "base", "trained"), _measures(stats.evaluation))
-    lines += [sentence(stats.data["held_out_words"]), ""]
-    lines += _delivered(stats.delivered)
+    lines += _figures(stats)
     lines += table(("Training", "value"), [(key, figure(value, DIGITS)) for key, value in stats.training.items()])
     lines += table(
         ("Data", "value"),
         [(key, figure(value, DIGITS)) for key, value in stats.data["train"].items() if isinstance(value, int)],
     )
     lines += table(
-        ("Test of each export, against what it is made of", "MB", "perplexity", "KL (nats a token)", "same top token"),
+        (
+            "Test of each export, on every token, against what it is made of",
+            "MB",
+            "loss (nats a token)",
+            "KL (nats a token)",
+            "same first choice",
+        ),
         [_export_row(fact) for fact in exports],
     )
     lines += table(
@@ -89,30 +94,25 @@ def write_summary(
     (folder / "summary.md").write_text("\n".join(lines), "utf-8")
 
 
-def _delivered(delivered: Mapping[str, Any]) -> list[str]:
-    """Everything that is delivered beside the trained model, on the compared rows; which base was merged onto."""
-    names = list(dict.fromkeys(name for figures in delivered["artefacts"].values() for name in figures))
-    head = (f"On {delivered['rows']['rows']} compared rows", *(name.replace("_", " ") for name in names))
-    rows = [
-        (artefact, *(figure(figures.get(name), DIGITS) for name in names))
-        for artefact, figures in delivered["artefacts"].items()
-    ]
-    onto = delivered["merged_onto"]
-    return [*table(head, rows), *([f"Merged onto the {onto['onto']} base.", ""] if onto else [])]
+def _figures(stats: Stats) -> list[str]:
+    """Base, tuned, and everything that is delivered; which base was merged onto."""
+    found = measured(stats.document())
+    if found is None:
+        return []
+    rows = [(row.label, *row.cells) for row in found.rows]
+    onto = stats.delivered["merged_onto"]
+    merged = [f"Merged onto the {onto['onto']} base.", ""] if onto else []
+    return [*table(("Model", *found.heads), rows), found.note, "", *merged]
 
 
 def _export_row(fact: Mapping[str, Any]) -> tuple[str, ...]:
     figures = [fact["figures"].get(name) for name in ("perplexity", "kl", "same_top_token")]
+    figures[0] = loss_of_perplexity(figures[0])
     return (
         fact["name"],
         f"{fact['bytes'] / 1e6:.1f}",
         *("–" if figure is None else f"{figure:.4g}" for figure in figures),
     )
-
-
-def _measures(evaluation: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
-    base, trained = evaluation["base"], evaluation["trained"]
-    return [(name, figure(base[name], DIGITS), figure(trained[name], DIGITS)) for name in trained]
 
 
 def _gib(size_bytes: int) -> str:

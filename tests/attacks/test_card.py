@@ -89,7 +89,7 @@ def test_tables_keep_their_columns(tmp_path: Path, name: str) -> None:
     assert [len({line.count("|") for line in lines}) for lines in tables] == [1] * len(tables)
     rows = [token for token in parsed(path) if token.type == "tr_open"]
     assert len(rows) == sum(len(lines) - 1 for lines in tables)
-    assert len(tables) == 9
+    assert len(tables) == 8
 
 
 @pytest.mark.parametrize("name", [name for name, text in TEXTS.items() if text.isprintable() and text])

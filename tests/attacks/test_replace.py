@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from job.__main__ import consent
+from job.commands import consent
 from job.errors import InputError
 from job.host.log import Log
 from job.ledger.claim import Claim, examine, spec_bytes

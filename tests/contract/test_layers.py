@@ -18,8 +18,8 @@ FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): pat
 ORDER = (
     "errors", "host", "weights", "gguf", "evaluation.metrics", "export.kinds", "data.worker.json_text", "data.worker.messages",
     "data.worker.shape", "spec", "store", "ledger",
-    "hub", "source", "data", "evaluation", "plan", "seen", "training", "report", "follow", "context", "export", "publish", "reference",
-    "tuning", "delivery", "run", "render", "init", "arguments", "__main__",
+    "hub", "source", "data", "evaluation", "plan", "seen", "training", "report", "follow", "context", "export", "publish", "chat",
+    "reference", "tuning", "delivery", "run", "render", "init", "arguments", "commands", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes", "huggingface_hub", "boto3",
          "botocore", "pyarrow", "numpy", "tokenizers", "accelerate", "safetensors", "pandas"}  # fmt: skip

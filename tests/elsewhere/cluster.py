@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from job.__main__ import command_wait, report_failure
+from job.__main__ import report_failure
 from job.arguments import parser
+from job.commands import command_wait
 from job.errors import JobError
 from job.host.log import Log
 

@@ -69,12 +69,13 @@ def test_the_commands_of_the_ways_are_all_there() -> None:
     assert len(listed) >= 9
     short = commands(section("README.md", "Where it runs"))
     assert {words[1] for words in short} == {"run", "render", "wait", "report"}
-    assert [words[1] for words in commands(section("README.md", "Your own data in five minutes"))] == ["init", "validate", "run", "verify"]
+    quick = commands(section("README.md", "Your own data in five minutes"))
+    assert [words[1] for words in quick] == ["init", "validate", "run", "verify", "chat"]
 
 
 def test_the_page_names_every_command() -> None:
     listed = {words[1] for words in commands(section("job/stages.md", "The command"))}
-    assert listed == {"init", "validate", "run", "verify", "schema", "render", "wait", "report"}
+    assert listed == {"init", "validate", "run", "verify", "schema", "render", "wait", "report", "chat"}
 
 
 def ways(text: str) -> dict[str, str]:

@@ -16,8 +16,8 @@ from unittest import mock
 import jsonschema
 import pytest
 
-from job.__main__ import command_wait
 from job.arguments import parser
+from job.commands import command_wait
 from job.errors import TREE, Fault, GateError, Interrupted, PolicyError, SpecError, TransientError
 from job.errors.facts import failure_facts
 from job.follow.outcome import outcome_of_log

@@ -48,9 +48,11 @@ class Running:
 
     def __init__(
         self, arguments: tuple[str, ...], scratch: Path, extra: Mapping[str, str] | None = None, cwd: Path = ROOT,
-        forked: bool | None = None,
+        forked: bool | None = None, given: str = "",
     ) -> None:  # fmt: skip
-        """`forked` says how the process begins (`tests.forking`); where it does not, the quickest way that gives the same."""
+        """`forked` says how the process begins (`tests.forking`); where it does not, the quickest way that gives the same. `given` is
+        the standard input of one that is forked.
+        """
         scratch.mkdir(parents=True, exist_ok=True)
         self._scratch = scratch
         self._last_words = scratch / "termination-log"
@@ -59,7 +61,9 @@ class Running:
         self.start = time.monotonic()
         streams, variables = (self._out.fileno(), self._err.fileno()), environment(scratch, extra)
         if may_be_forked(arguments, extra or {}) if forked is None else forked:
-            self._process = fork("job.__main__:main", [list(arguments)], streams, cwd, variables, extra)
+            (scratch / "stdin").write_text(given)
+            with (scratch / "stdin").open("rb") as read:
+                self._process = fork("job.__main__:main", [list(arguments)], streams, cwd, variables, extra, read.fileno())
         else:
             self._process = start([*COMMAND, *arguments], streams, cwd, variables)
 
@@ -101,9 +105,11 @@ class Running:
         return Result(code, events, stdout, (self._scratch / "stderr").read_text("utf-8", "replace"), taken, last_words)
 
 
-def tunejob(*arguments: str, scratch: Path, extra: Mapping[str, str] | None = None, cwd: Path = ROOT, forked: bool | None = None) -> Result:
+def tunejob(
+    *arguments: str, scratch: Path, extra: Mapping[str, str] | None = None, cwd: Path = ROOT, forked: bool | None = None, given: str = ""
+) -> Result:
     """Runs `python -m job …` to its end."""
-    return Running(arguments, scratch, extra, cwd, forked).finish()
+    return Running(arguments, scratch, extra, cwd, forked, given).finish()
 
 
 def tiny(output: Path | str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def test_schema_prints_the_shipped_schema(tmp_path: Path) -> None:
     assert json.loads(result.stdout) == load_schema("job")
 
 
-WRONG = [(), ("train", "spec.json"), ("run",), ("run", "a", "b"), ("run", "a", "--fast"), ("run", "a", "--log", "x")]
+WRONG = [("train", "spec.json"), ("run",), ("run", "a", "b"), ("run", "a", "--fast"), ("run", "a", "--log", "x")]
 
 
 @pytest.mark.parametrize("arguments", WRONG)

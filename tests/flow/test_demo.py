@@ -53,6 +53,7 @@ def test_it_succeeds_and_says_so_last(demo: Demo) -> None:
     assert demo.result.events[-1]["event"] == "published"
     assert demo.result.last_words == ""
     assert len(demo.result.events) == len(demo.result.stdout.splitlines()), "stdout holds JSON lines and nothing else"
+    assert demo.result.stderr == "", "what libraries print is in a file of its own"
 
 
 def test_the_model_learned_the_task(demo: Demo) -> None:

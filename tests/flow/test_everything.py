@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,20 @@ def test_every_artefact_is_stored_and_listed_with_its_figures(exported: Exported
     assert not (exported.output / "checkpoints").exists() or not list((exported.output / "checkpoints").rglob("*.json"))
 
 
+def printed_by(run: Exported) -> str:
+    """What its libraries have printed."""
+    (kept,) = (run.folder / "work").glob("*/vendor.log")
+    return kept.read_text("utf-8")
+
+
+def test_what_libraries_print_is_not_in_the_log(exported: Exported) -> None:
+    assert exported.result.stderr == ""
+    assert len(exported.result.events) == len(exported.result.stdout.splitlines())
+    printed = printed_by(exported)
+    assert "{'loss':" in printed
+    assert "Loading weights" in printed
+
+
 def test_the_figures_hold_their_limits_and_tell_types_apart(exported: Exported) -> None:
     found = {name: artefact["figures"] for name, artefact in exported.artefacts().items()}
     assert found["merged"]["max_logit_difference"] <= 0.02 * found["merged"]["largest_logit"]
@@ -115,6 +131,32 @@ def test_what_people_read_is_there(exported: Exported) -> None:
     assert delivered["merged_onto"]["losses"].keys() == {"trained", "original"}
     stages = [phase["name"] for phase in valid_stats(exported.output / "stats.json")["phases"]]
     assert stages[-4:] == ["merge", "compare", "gguf", "publish"]
+
+
+def snippets(card: Path) -> dict[str, str]:
+    """The Python that the card shows, by the heading that it is under."""
+    text = card.read_text("utf-8")
+    return dict(re.findall(r"^### ([^\n]+)\n(?:(?!^##).)*?^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+
+
+@pytest.mark.parametrize("program", ["transformers", "PEFT", "llama-cpp-python"])
+def test_what_the_card_shows_runs_as_printed(
+    exported: Exported, program: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside the card, without a network; llama.cpp's own programs are not in the lock, its library is."""
+    monkeypatch.chdir(exported.output)
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("it asks the network"))
+    exec(compile(snippets(exported.output / "README.md")[program], program, "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("artefact", ["merged", "gguf-q8_0"])
+def test_it_answers_as_its_test_had_it(exported: Exported, artefact: str, tmp_path: Path) -> None:
+    which = ["--gguf", "q8_0"] if artefact == "gguf-q8_0" else []
+    asked = tunejob("chat", str(exported.output), *which, "--prompt", "Turn on the lamp.", scratch=tmp_path, forked=True)
+    answers = {name: found["answers"][0] for name, found in exported.artefacts().items() if found.get("answers")}
+    assert asked.exit_code == 0, asked.stderr
+    assert asked.stdout == f"{answers[artefact] or answers['merged']}\n"  # a GGUF is not asked what has no end
 
 
 def test_the_same_spec_again_writes_nothing(exported: Exported) -> None:
@@ -166,7 +208,7 @@ def test_both_ways_train_the_same(exported: Exported, tmp_path: Path) -> None:
 def test_both_ways_give_the_same(exported: Exported, tmp_path: Path) -> None:
     started, forked = exported, run(tmp_path, forked=True)
     assert started.result.exit_code == forked.result.exit_code == 0, started.result.stdout + forked.result.stdout + forked.result.stderr
-    assert "children are started" not in started.result.stderr + forked.result.stderr
+    assert not [run for run in (started, forked) if "children are started" in printed_by(run)]
     assert said_by(started) == said_by(forked)
     outputs = [started.output, forked.output]
     listings = [sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()) for output in outputs]

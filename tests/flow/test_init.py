@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def proposed(folder: Path) -> Result:
     arguments = ("init", "lamps.csv", "--model", str(tiny_dir()), "-o", "spec.json")
-    return tunejob(*arguments, scratch=folder / "init", cwd=folder, forked=True)
+    return tunejob(*arguments, scratch=folder / "init", cwd=folder, extra={"PYTHONPROFILEIMPORTTIME": "1"})
 
 
 def test_the_spec_is_valid_and_says_why_it_is_so(folder: Path, proposed: Result) -> None:
@@ -39,6 +40,9 @@ def test_the_spec_is_valid_and_says_why_it_is_so(folder: Path, proposed: Result)
     assert (spec.data.held_out, spec.output.uri, spec.model.backend) == ("auto", "lamps-tuned", "peft")
     assert "rows      120 in lamps.csv\n" in proposed.stdout
     assert proposed.stdout.count("⟦lamp ") == 3, "three samples with the learned part marked"
+    imported = set(re.findall(r"\| +(\w+)$", proposed.stderr, re.MULTILINE))
+    assert "tokenizers" in imported
+    assert "torch" not in imported, "it would take seconds"
     assert "Next: tunejob validate spec.json && tunejob run spec.json" in proposed.stdout
 
 

@@ -100,6 +100,21 @@ def test_again_writes_nothing(s3_job: S3Job) -> None:
     assert s3_job.stored() == before
 
 
+def test_what_is_in_s3_is_asked_and_damage_is_noticed(s3_job: S3Job) -> None:
+    """The adapter and its base come from there, each file with its hash. No object is changed for good."""
+    output, key = f"s3://{s3_job.bucket}/{FOLDER}/run", f"{FOLDER}/run/adapter/adapter_model.safetensors"
+    client, asked = s3_job.server.client(), ("chat", output, "--prompt", "Turn on the lamp.")
+    stored = json.loads(client.get_object(Bucket=s3_job.bucket, Key=f"{FOLDER}/run/report/answers.json")["Body"].read())
+    said = tunejob(*asked, scratch=s3_job.folder / "chat", extra=s3_job.environment(), forked=True)
+    assert (said.exit_code, said.stdout) == (0, stored[0]["trained"] + "\n"), said.stderr
+    weights = client.get_object(Bucket=s3_job.bucket, Key=key)["Body"].read()
+    client.put_object(Bucket=s3_job.bucket, Key=key, Body=weights[:-1] + bytes([weights[-1] ^ 1]))
+    damaged = tunejob(*asked, scratch=s3_job.folder / "chat", extra=s3_job.environment(), forked=True)
+    client.put_object(Bucket=s3_job.bucket, Key=key, Body=weights)
+    assert damaged.exit_code == 14
+    assert json.loads(damaged.stderr)["pointer"] == "adapter/adapter_model.safetensors"
+
+
 def test_verify_reads_it_all_again(s3_job: S3Job) -> None:
     result = s3_job.run("verify", f"s3://{s3_job.bucket}/{FOLDER}/run")
     assert result.exit_code == 0

@@ -19,6 +19,8 @@ from markdown_it.token import Token
 from job.host.stats import Phase, Stats
 from job.publish.card.card import CardFacts, Sample, card_facts, write_card
 from job.publish.card.metadata import metadata
+from job.report.figures import aligned, measured
+from job.report.summary import write_summary
 from job.source import FetchedModel, FetchedSource
 from job.spec import JobSpec, parse_spec
 from tests.tiny import tiny_dir
@@ -143,14 +145,16 @@ def test_a_base_that_is_not_on_the_hub_is_not_named_as_one(tmp_path: Path) -> No
     found = yaml.safe_load(metadata(facts(tmp_path, base_id="org/looks-like-one", base_revision=None, base_licence="other")))
     assert not {"base_model", "base_model_relation", "license_link"} & found.keys()
     text = write_card(facts(tmp_path, base_id="s3://models/base", base_revision=None), tmp_path / "README.md").read_text("utf-8")
-    assert 'from_pretrained("path/to/the/base", dtype' in text
+    assert "`adapter_config.json` names the base `s3://models/base`, which is not on the Hub" in text
+    assert "```sh\naws s3 cp --recursive s3://models/base base\n```" in text
+    assert 'from_pretrained("base", dtype' in text
     assert "vllm serve merged --served-model-name demo\n```" in text
 
 
 def test_exports_with_their_figures_and_limits(tmp_path: Path) -> None:
     text = write_card(facts(tmp_path), tmp_path / "README.md").read_text("utf-8")
-    assert "| `merged/` | 300.0 | 1.25 | – | – | 4.1e-05 | 0.01 | 100.00 % |" in text
-    assert "| `gguf/demo-Q4_K_M.gguf` | 105.0 | 1.3 | 4.00 % | 10.00 % | 0.0321 | 0.4 | 97.50 % |" in text
+    assert "| `merged/` | 300.0 | 0.2231 | – | – | 4.1e-05 | 0.01 | 100.00 % |" in text  # ln 1.25
+    assert "| `gguf/demo-Q4_K_M.gguf` | 105.0 | 0.2624 | 4.00 % | 10.00 % | 0.0321 | 0.4 | 97.50 % |" in text
     assert "| `gguf/demo-LoRA-F16.gguf` | 1.0 | – | – | – | 1e-06 | 0.01 | – |" in text
     parts = {**Q4, "files": ["gguf/demo-F16-00001-of-00003.gguf", "gguf/demo-F16-00002-of-00003.gguf", "gguf/demo-F16-00003-of-00003.gguf"]}
     assert "| `gguf/demo-F16-00001-of-00003.gguf` and 2 more parts |" in write_card(facts(tmp_path, (parts,)), tmp_path / "x").read_text(
@@ -163,8 +167,8 @@ def test_the_runs_own_figures(tmp_path: Path) -> None:
     text = write_card(facts(tmp_path, spec=spec), tmp_path / "README.md").read_text("utf-8")
     for line in [
         f"`org/Base-1B` at revision `{REVISION}`, fine-tuned on 480 rows (8273 learned tokens): LoRA of rank 24 on 4-bit weights (QLoRA).",
-        "| Held-out loss, nats a token | 3.5 | 0.2 |",
-        "| Held-out perplexity | 33.12 | 1.221 |",
+        "| the base | 3.5 | 33.12 | – | – | all 60 |",
+        "| tuned, as trained | 0.2 | 1.221 | – | – | all 60 |",
         f"| training | `hf://datasets/org/rows@main` | `train` | `{REVISION}` | `abababababababab` |",
         "| training | `s3://data/x.jsonl` | `train` | – | `abababababababab` |",
         "| held-out | 60 | 480 | 18814 | 8273 | 0 | 2 | 0 |",
@@ -191,7 +195,9 @@ def test_without_held_out_rows_the_training_rows_are_named_as_such(tmp_path: Pat
     path = write_card(dataclasses.replace(known, stats=bare, samples=(), exports=()), tmp_path / "README.md")
     assert headings(parsed(path)) == [name for name in SECTIONS if name not in ("Files", "Answers")]
     text = path.read_text("utf-8")
-    assert "| Model | Loss, nats a token | KL from the trained | same first choice |" in text
+    assert (
+        "| Model | Loss on training rows, nats a token | KL from the tuned, nats a token | Same first choice, % of tokens | Rows |" in text
+    )
     assert "measured on the same rows: 9 training rows (none are held out), 150 learned tokens" in text
     assert "\n\nNo rows are held out: nothing is measured.\n\n" in text
     assert "eld-out loss" not in text
@@ -201,12 +207,12 @@ def test_every_figure_names_its_artefact(tmp_path: Path) -> None:
     """A row for each that is delivered, with the figures that were measured on it; answers that differ are under its name."""
     text = write_card(facts(tmp_path), tmp_path / "README.md").read_text("utf-8")
     for line in [
-        "| On all held-out rows | base | as trained |",
-        "| Model | Held-out loss, nats a token | Held-out perplexity | KL from the trained | same first choice |",
-        "| the base | 3.4 | 29.96 | – | – |",
-        "| as trained | 0.21 | 1.234 | – | – |",
-        "| `merged/` | 0.211 | 1.235 | 0.0001 | 100.00 % |",
-        "| `gguf/demo-Q4_K_M.gguf` | 0.25 | 1.284 | 0.0321 | 97.50 % |",
+        "| Model | Held-out loss, nats a token | Held-out perplexity, e^loss | KL from the tuned, nats a token | "
+        "Same first choice, % of tokens | Rows |",
+        "| the base | 3.4 | 29.96 | – | – | 9 |",
+        "| tuned, as trained | 0.21 | 1.234 | – | – | 9 |",
+        "| `merged/` | 0.211 | 1.235 | 0.0001 | 100.00 | 9 |",
+        "| `gguf/demo-Q4_K_M.gguf` | 0.25 | 1.284 | 0.0321 | 97.50 | 9 |",
         "The same: `adapter`, `merged`.",
         "`gguf-q4_k_m`:",
         '{"lamp": "off"}',
@@ -219,16 +225,47 @@ def test_every_figure_names_its_artefact(tmp_path: Path) -> None:
     assert "and 0.3 on the original 16-bit base." in text
 
 
+def test_perplexity_is_the_name_of_one_figure(tmp_path: Path) -> None:
+    """Of the learned tokens of held-out rows; the tests of exports are about every token, and say loss."""
+    known = facts(tmp_path)
+    text = write_card(known, tmp_path / "README.md").read_text("utf-8")
+    run = Stats("0" * 16, "demo", tmp_path)
+    run.__dict__ |= {name: known.stats[name] for name in ("device", "data", "training", "evaluation", "delivered")}
+    write_summary(known.spec, "org/Base-1B", run, [MERGED, Q4], tmp_path)
+    summary = (tmp_path / "summary.md").read_text("utf-8")
+    assert [text.lower().count("perplexity"), summary.lower().count("perplexity")] == [1, 1]
+    found = measured(known.stats)
+    assert found is not None
+    shown = "\n".join(aligned(found))
+    for row in found.rows:  # the same figures in all three
+        cells = " | ".join(row.cells)
+        assert f" | {cells} |" in text
+        assert f"| {row.label} | {cells} |" in summary
+        assert re.search(rf"^{row.label} +{' +'.join(map(re.escape, row.cells))}$", shown, re.MULTILINE)
+
+
+def test_base_and_tuned_have_one_row_where_all_rows_were_compared(tmp_path: Path) -> None:
+    known = facts(tmp_path).stats
+    artefacts = known["delivered"]["artefacts"]
+    rounded = {name: {**artefacts[name], "perplexity": artefacts[name]["perplexity"] + 1e-5} for name in ("base", "trained")}
+    found = measured({**known, "evaluation": rounded})
+    assert found is not None
+    assert [row.name for row in found.rows] == ["base", "trained", "merged", "gguf-q4_k_m"]
+
+
 def test_only_ways_for_which_there_is_something(tmp_path: Path) -> None:
     def programs(**changes: Any) -> list[str]:
         text = write_card(facts(tmp_path, **changes), tmp_path / "README.md").read_text("utf-8")
         return re.findall(r"^### (.+)$", text, re.MULTILINE)
 
-    assert programs() == ["transformers", "PEFT", "vLLM", "llama.cpp", "Ollama", "LM Studio"]
-    assert programs(exports=()) == ["PEFT", "vLLM"]
-    assert programs(exports=(LORA,)) == ["PEFT", "vLLM", "llama.cpp"]
-    assert programs(exports=(), spec=job(lora={"r": 8, "dora": True})) == ["PEFT"]
-    assert programs(exports=(Q4,), spec=job(export={"modelfile": False})) == ["PEFT", "vLLM", "llama.cpp", "LM Studio"]
+    assert programs() == ["tunejob", "transformers", "PEFT", "vLLM", "llama.cpp", "llama-cpp-python", "Ollama", "LM Studio"]
+    assert programs(exports=()) == ["tunejob", "PEFT", "vLLM"]
+    assert programs(exports=(LORA,)) == ["tunejob", "PEFT", "vLLM", "llama.cpp"]
+    assert programs(exports=(), spec=job(lora={"r": 8, "dora": True})) == ["tunejob", "PEFT"]
+    without = job(export={"modelfile": False})
+    assert programs(exports=(Q4,), spec=without) == ["tunejob", "PEFT", "vLLM", "llama.cpp", "llama-cpp-python", "LM Studio"]
+    pushed = job(output={"uri": "s3://models/demo", "hub": {"repository": "org/demo"}})
+    assert programs(exports=(), spec=pushed) == ["PEFT", "vLLM"], "the Hub has no manifest"
 
 
 def test_an_adapter_of_4_bit_weights_is_shown_on_them(tmp_path: Path) -> None:
@@ -277,10 +314,11 @@ def test_the_python_it_shows_answers(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     AutoTokenizer.from_pretrained(tiny_dir()).save_pretrained(tmp_path / "adapter")
     (tmp_path / "merged").symlink_to(tiny_dir())
-    (tmp_path / "path" / "to" / "the").mkdir(parents=True)
-    (tmp_path / "path" / "to" / "the" / "base").symlink_to(tiny_dir())
-    model = {"source": "base", "precision": "16bit"}
-    card = write_card(facts(tmp_path, spec=job(model=model), base_id="base", base_revision=None), tmp_path / "README.md")
+    model = {"source": str(tiny_dir()), "precision": "16bit"}
+    (tmp_path / "spec.json").write_text(json.dumps({"model": model}))
+    known = facts(tmp_path, (MERGED,), spec=job(model=model), base_id=tiny_dir().name, base_revision=None)
+    card = write_card(known, tmp_path / "README.md")
+    assert str(tiny_dir()) not in card.read_text("utf-8")
     monkeypatch.chdir(tmp_path)
     answers = []
     for program in blocks(parsed(card), "python"):

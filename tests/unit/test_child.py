@@ -33,6 +33,7 @@ def handle(request):
         case "surprise":
             raise KeyError("what")
         case "die":
+            os.write(2, b"last native words\\n")
             os.kill(os.getpid(), request["signal"])
         case "leave":
             os._exit(3)
@@ -77,6 +78,32 @@ def test_a_death_has_its_meaning_and_its_name(module: str, tmp_path: Path, numbe
     with pytest.raises(JobError, match="a part") as caught:
         run_child(module, {"do": "die", "signal": number}, tmp_path, "a part")
     assert type(caught.value) is kind
+
+
+DIVERTED = """
+import os, signal, sys
+from pathlib import Path
+from job.errors import GateError
+from job.host.child import run_child
+from job.host.streams import divert
+out = divert(Path(sys.argv[2]) / "vendor.log", lambda text: text.replace("s3cret", "[secret]"), native=False)
+print("a library's line, s3cret")
+print("a library's warning", file=sys.stderr)
+try:
+    run_child(sys.argv[1], {"do": "die", "signal": 11}, Path(sys.argv[2]), "a part")
+except GateError as error:
+    print(error.printed, file=out)
+os.write(2, b"words of the process itself\\n")
+os.kill(os.getpid(), signal.SIGSEGV)
+"""
+
+
+def test_what_libraries_print_is_apart_and_the_last_words_of_a_crash_are_found(module: str, tmp_path: Path) -> None:
+    """Those of a child beside its error, those of the process on its standard error."""
+    done = subprocess.run([sys.executable, "-c", DIVERTED, module, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    printed = "a library's line, [secret]\na library's warning\nlast native words\n"
+    assert (tmp_path / "vendor.log").read_text() == printed
+    assert (done.returncode, done.stdout, done.stderr) == (-11, printed, "words of the process itself\n")
 
 
 def test_a_child_does_not_outlive_its_context(module: str, tmp_path: Path) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import pty
+import select
+import time
 from urllib.parse import quote
 
 import pytest
@@ -70,3 +74,45 @@ def test_nothing_in_a_line_is_obeyed_by_a_terminal(json_lines: bool) -> None:
     assert "שלום مرحبا 👩\u200d🔬" in said
     if json_lines:
         assert json.loads(said.splitlines()[0])["text"].startswith(text)
+
+
+def read_all(master: int) -> str:
+    """What was written to a pseudo-terminal so far."""
+    parts = []
+    while select.select([master], [], [], 0.1)[0]:
+        parts.append(os.read(master, 1 << 16))
+    return b"".join(parts).decode()
+
+
+def test_what_takes_long_has_a_bar_on_a_terminal_and_lines_stay_above_it() -> None:
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "w") as stream:
+        log = Log(stream)
+        with log.stage("merge"), log.live("stores a"):
+            time.sleep(0.3)
+            log("note", text="soon")
+        early = read_all(master)
+        with log.stage("train"), log.bar("train", 4) as bar:
+            bar.update(1, loss=0.25)
+            time.sleep(2.6)
+            log("note", text="late")
+            bar.update(4)
+        log.end_bars()
+        log.say("the end")
+        late = read_all(master)
+    os.close(master)
+    assert "so far" not in early
+    assert "note       text soon" in early
+    assert "train" in late
+    assert "1 of 4, 0:02 so far" in late
+    assert "0.25 loss" in late
+    assert late.index("1 of 4") < late.index("note       text late") < late.index("the end")
+    assert "so far" not in late[late.index("the end") :]
+
+
+def test_a_bar_for_people_alone_says_nothing_in_json() -> None:
+    stream = io.StringIO()
+    log = Log(stream, json_lines=True)
+    with log.stage("merge"), log.live("stores a", 2) as bar:
+        bar.update(2)
+    assert stream.getvalue() == ""

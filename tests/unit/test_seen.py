@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from job.__main__ import carry_out, command_render, command_validate, parser, report_failure
+from job.__main__ import carry_out, report_failure
+from job.arguments import parser
+from job.commands import command_render, command_validate
 from job.errors import InputError, JobError, PolicyError, SpecError
 from job.host.log import Log
 from job.spec.strict import load_schema

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from job.__main__ import command_render, command_validate, parser
+from job.arguments import parser
+from job.commands import command_render, command_validate
 from job.errors import SpecError
 from job.host.log import Log
 from job.render import render

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from job.__main__ import read_spec
+from job.commands import read_spec
 from job.errors import SpecError
 from job.spec.strict import MAX_BYTES, MAX_DEPTH, faults_of_schema, load_schema, read_json
 from job.spec.wording import pointer_of, printable, show

@@ -38,6 +38,7 @@ from job.gguf.worker import (
 )
 from job.host.cgroup import native_threads
 from job.host.child import Child
+from job.host.log import Bar
 from job.plan.host_memory import Memory
 from job.plan.steps import GGUF_SPLIT_BYTES, weighed
 from job.weights.shapes import read_shapes
@@ -47,11 +48,12 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Made:
-    """A GGUF that a child is making: its artefact name, the file, the process."""
+    """A GGUF that a child is making: its artefact name, the file, the process, its bar."""
 
     name: str
     path: Path
     child: Child
+    bar: Bar
 
 
 class Quants:
@@ -111,13 +113,16 @@ class Quants:
         planned_bytes = self.artefacts.planned(
             lambda memory: (memory.quant if name != self._own_type else memory.check)(name)
         )
-        return Made(artefact, path, self._child((*make, Split(path, GGUF_SPLIT_BYTES), check), key, planned_bytes))
+        child = self._child((*make, Split(path, GGUF_SPLIT_BYTES), check), key, planned_bytes)
+        return Made(artefact, path, child, self.artefacts.run.log.live(artefact).begin())
 
     def finish(self, made: Made) -> None:
         """Waits for a process and stores its file, or notes why it is refused."""
         try:
             *_, parts, checked = results(made.child.wait())
+            made.bar.end()
         except GateError as error:
+            made.bar.end()
             self.artefacts.refuse(error)
         else:
             files = {f"gguf/{name}": made.path.with_name(name) for name in parts.files}

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from job.evaluation.metrics.losses import HELD_OUT_LOSS
+from job.evaluation.metrics.losses import HELD_OUT_LOSS, TRAIN_LOSS
 from job.evaluation.metrics.record import DIGITS
 from job.export.adapted import AdaptedRequest
 from job.export.artefacts import Artefacts
-from job.export.delivered import TRAIN_LOSS
 from job.export.trained import TRAINED_LOGITS, reopened_name
 from job.gguf.quality import Step
 from job.host.child import run_child

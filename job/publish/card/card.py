@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job import __version__
-from job.evaluation.metrics import METRICS
-from job.export.delivered import TRAIN_LOSS
 from job.export.kinds import kind_of
 from job.publish.card.facts import CardFacts, Sample, SourceFacts, card_facts
 from job.publish.card.metadata import metadata
 from job.publish.card.use import Usage, how_to_use, shell_verify
-from job.report.markdown import LONGEST, block, code, figure, sentence, table
+from job.report.figures import loss_of_perplexity, measured
+from job.report.markdown import LONGEST, block, code, figure, table
 
 if TYPE_CHECKING:
     from job.spec import JobSpec
@@ -27,12 +26,7 @@ MIB = 1 << 20
 SAMPLE_CHARACTERS = 2000
 SETTINGS = ("model", "data", "lora", "training")  # sections of the spec that decide what is learned
 NOT_SETTINGS = {"source", "merge_base", "train", "held_out"}
-WORDS = {
-    "base": "the base",
-    "trained": "as trained",
-    "adapter": "`adapter/` on its training base",
-    "merged": "`merged/`",
-}
+WORDS = {"adapter": "`adapter/` on its training base", "merged": "`merged/`"}
 DATA_FIGURES = ("rows", "sequences", "tokens", "trained_tokens", "truncated_rows", "dropped_rows", "duplicate_rows")
 
 
@@ -72,43 +66,14 @@ def _method(spec: JobSpec) -> str:
 
 
 def _results(facts: CardFacts) -> list[str]:
-    """The trained model on all held-out rows, then everything that is delivered on the compared ones, a row each."""
-    base, trained = (facts.stats["evaluation"].get(who, {}) for who in ("base", "trained"))
-    rows = [
-        (metric.title, figure(base.get(name)), figure(trained.get(name)))
-        for name, metric in METRICS.items()
-        if name in trained
-    ]
-    lines = table(("On all held-out rows", "base", "as trained"), rows)
-    said = sentence(facts.stats["data"]["held_out_words"])
-    return ["## Results", "", *lines, said, "", *_delivered(facts)]
-
-
-def _delivered(facts: CardFacts) -> list[str]:
-    delivered = facts.stats["delivered"]
-    if not delivered:
+    """One table: base, tuned, and everything that is delivered."""
+    found = measured(facts.stats)
+    if found is None:
         return []
-    artefacts, compared = delivered["artefacts"], delivered["rows"]
-    known = {TRAIN_LOSS: "Loss, nats a token"} | {name: metric.title for name, metric in METRICS.items()}
-    shown = [name for name in known if any(name in figures for figures in artefacts.values())]
     keys = {artefact["name"]: _files(artefact["files"]) for artefact in facts.exports}
-    rows = [
-        (
-            keys.get(name, WORDS.get(name, code(name))),
-            *(figure(figures.get(metric)) for metric in shown),
-            figure(figures.get("kl")),
-            _percent(figures.get("same_top_token")),
-        )
-        for name, figures in artefacts.items()
-    ]
-    what = "held-out rows" if compared["of"] == "held_out" else "training rows (none are held out)"
-    which = "all" if compared["all"] else f"{compared['rows']}"
-    note = f"Each was opened as its reader opens it and measured on the same rows: {which} {what}, "
-    note += f"{compared['learned_tokens']} learned tokens. KL is the mean divergence of the trained model from it, in "
-    note += "nats a learned token (of the adapter: a token of one row); same first choice the share of places with the "
-    note += "same likeliest token."
-    head = ("Model", *(known[name] for name in shown), "KL from the trained", "same first choice")
-    return [*table(head, rows), note, *_onto(delivered["merged_onto"]), ""]
+    rows = [(keys.get(row.name, WORDS.get(row.name, row.label)), *row.cells) for row in found.rows]
+    onto = _onto(facts.stats["delivered"]["merged_onto"])
+    return ["## Results", "", *table(("Model", *found.heads), rows), found.note, *onto, ""]
 
 
 def _onto(choice: Mapping[str, Any] | None) -> list[str]:
@@ -127,10 +92,19 @@ def _exports(facts: CardFacts) -> list[str]:
     rows = [_export(artefact) for artefact in facts.exports]
     if not rows:
         return []
-    head = ("Files", "MiB", "perplexity", "rise", "limit", "KL", "limit", "same first choice")
+    head = (
+        "Files",
+        "MiB",
+        "loss on every token, nats a token",
+        "rise of e^loss",
+        "limit",
+        "KL, nats a token",
+        "limit",
+        "same first choice",
+    )
     note = "The test that each has passed: on every token of the compared rows, learned or not, merged weights must say what adapter and "  # noqa: E501
-    note += "base say that were merged, all else what the merged weights say. KL is the mean divergence in nats a token; same first "  # noqa: E501
-    note += "choice is the share of positions with the same likeliest token. Figures beside the trained model are under Results."  # noqa: E501
+    note += "base say that were merged, all else what the merged weights say. KL is the mean divergence; same first choice is the share "  # noqa: E501
+    note += "of positions with the same likeliest token. How good each is at the learned tokens is under Results."
     return ["## Files", "", *table(head, rows), note, ""]
 
 
@@ -139,7 +113,7 @@ def _export(artefact: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         _files(artefact["files"]),
         f"{artefact['bytes'] / MIB:.1f}",
-        figure(figures.get("perplexity")),
+        figure(loss_of_perplexity(figures.get("perplexity"))),
         _percent(figures.get("perplexity_rise")),
         _percent(limits.get("max_perplexity_rise")),
         figure(figures.get("kl")),
@@ -168,6 +142,7 @@ def _usage(facts: CardFacts) -> Usage:
         name=spec.name,
         kinds=frozenset(facts.kinds),
         base=facts.hub_base,
+        base_id=facts.base_id,
         revision=facts.base_revision,
         output=spec.output.uri,
         repository=spec.output.hub.repository if spec.output.hub else None,
@@ -179,6 +154,7 @@ def _usage(facts: CardFacts) -> Usage:
         prompt=prompts[0] if prompts else "Hello!",
         chat=facts.chat,
         max_new_tokens=spec.evaluation.max_new_tokens,
+        context_tokens=spec.model.max_seq_length + spec.evaluation.max_new_tokens,
     )
 
 

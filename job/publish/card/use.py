@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from job.export.kinds import EXPORTS
-from job.report.markdown import block
+from job.report.markdown import block, code
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the greatest rank that its server can be set to
-SEPARATE_BASE = "path/to/the/base"
+SEPARATE_BASE, FETCHED_BASE = "path/to/the/base", "base"
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What there is and where. `base` is None where the base is not on the Hub.
+    """What there is and where. `base` is None where the base is not on the Hub; `base_id` is then its S3 address, or
+    its directory's name.
 
     `in_4_bits`: whether the adapter was trained on NF4 weights. `served_rank`: the adapter's rank, None for an adapter
     of a kind that vLLM does not serve. `gguf` and `lora_gguf` are keys of files.
@@ -25,6 +26,7 @@ class Usage:
     name: str
     kinds: frozenset[str]
     base: str | None
+    base_id: str
     revision: str | None
     output: str
     repository: str | None
@@ -36,6 +38,7 @@ class Usage:
     prompt: str
     chat: bool
     max_new_tokens: int
+    context_tokens: int
 
     @property
     def folder(self) -> str | None:
@@ -47,10 +50,12 @@ class Usage:
 def how_to_use(usage: Usage) -> list[str]:
     """Markdown lines: fetching, then each program."""
     sections = {
+        "tunejob": ("sh", "" if usage.repository else f"tunejob chat {_place(usage.output)}"),
         "transformers": ("python", python_transformers(usage, usage.folder) if usage.folder else ""),
         "PEFT": ("python", python_peft(usage) if "adapter" in usage.kinds else ""),
         "vLLM": ("sh", "\n".join(shell_vllm(usage))),
         "llama.cpp": ("sh", "\n".join(shell_llama_cpp(usage))),
+        "llama-cpp-python": ("python", python_llama_cpp(usage) if usage.gguf else ""),
         "Ollama": (
             "sh",
             f"ollama create {usage.name} -f gguf/Modelfile\nollama run {usage.name}"
@@ -66,8 +71,18 @@ def how_to_use(usage: Usage) -> list[str]:
         else ["The commands run beside this card.", ""]
     )
     for program, (language, text) in sections.items():
-        lines += [f"### {program}", "", *block(text, language)] if text else []
+        notes = base_notes(usage) if program == "PEFT" and text else []
+        lines += [f"### {program}", "", *notes, *block(text, language)] if text else []
     return lines
+
+
+def base_notes(usage: Usage) -> list[str]:
+    """How to come by a base that PEFT cannot load by the name in `adapter_config.json`."""
+    if usage.base:
+        return []
+    lines = [f"`adapter_config.json` names the base {code(usage.base_id)}, which is not on the Hub: open it first.", ""]
+    fetch = f"aws s3 cp --recursive {shlex.quote(usage.base_id)} {FETCHED_BASE}"
+    return [*lines, *(block(fetch, "sh") if usage.base_id.startswith("s3://") else [])]
 
 
 def shell_fetch(usage: Usage) -> str:
@@ -79,8 +94,12 @@ def shell_fetch(usage: Usage) -> str:
 
 
 def shell_verify(output: str) -> str:
+    return f"tunejob verify {_place(output)}"
+
+
+def _place(output: str) -> str:
     """A local path says nothing to a reader elsewhere."""
-    return f"tunejob verify {shlex.quote(output) if output.startswith('s3://') else '.'}"
+    return shlex.quote(output) if output.startswith("s3://") else "."
 
 
 def python_transformers(usage: Usage, folder: str) -> str:
@@ -93,7 +112,10 @@ def python_peft(usage: Usage) -> str:
     """The base at the revision, and in the precision, that was trained on, with the adapter."""
     names = "AutoModelForCausalLM, AutoTokenizer" + (", BitsAndBytesConfig" if usage.in_4_bits else "")
     lines = ["from peft import PeftModel", f"from transformers import {names}", ""]
-    base = json.dumps(usage.base or SEPARATE_BASE)
+    base = json.dumps(usage.base or (FETCHED_BASE if usage.base_id.startswith("s3://") else SEPARATE_BASE))
+    if not usage.base and not usage.repository and not usage.base_id.startswith("s3://"):
+        lines = ["import json", "", *lines, "# Where the base was in the training; its path, if it is elsewhere now"]
+        base = 'json.load(open("spec.json"))["model"]["source"]'
     revision = f", revision={json.dumps(usage.revision)}" if usage.base else ""
     precision = ""
     if usage.in_4_bits:
@@ -120,6 +142,18 @@ def _answer(usage: Usage, folder: str) -> Iterator[str]:
     yield 'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))'
 
 
+def python_llama_cpp(usage: Usage) -> str:
+    """By the chat template and the ends that are in the file."""
+    prompt, greedy = json.dumps(usage.prompt), f"max_tokens={usage.max_new_tokens}, temperature=0"
+    lines = ["from llama_cpp import Llama", ""]
+    lines += [f"model = Llama({json.dumps(usage.gguf)}, n_ctx={usage.context_tokens}, verbose=False)"]
+    if usage.chat:
+        lines += [f'messages = [{{"role": "user", "content": {prompt}}}]']
+        lines += [f"answer = model.create_chat_completion(messages, {greedy})"]
+        return "\n".join([*lines, 'print(answer["choices"][0]["message"]["content"])'])
+    return "\n".join([*lines, f"answer = model({prompt}, {greedy})", 'print(answer["choices"][0]["text"])'])
+
+
 def shell_vllm(usage: Usage) -> Iterator[str]:
     if usage.folder:
         yield f"vllm serve {usage.folder} --served-model-name {usage.name}"
@@ -137,4 +171,5 @@ def shell_llama_cpp(usage: Usage) -> Iterator[str]:
     if usage.gguf:
         yield f"{program} -m {shlex.quote(usage.gguf)} {asked}"
     if usage.lora_gguf:
+        yield "# The adapter on a GGUF of the base, which llama.cpp's convert_hf_to_gguf.py makes"
         yield f"{program} -m {SEPARATE_BASE}.gguf --lora {shlex.quote(usage.lora_gguf)} {asked}"

@@ -1,0 +1,120 @@
+"""What a finished run has left, looked up by its manifest: the files of one artefact, here and unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from job.errors import Fault, GateError, InputError
+from job.gguf.types import TYPES
+from job.ledger.manifest import MANIFEST, SPEC, File, Manifest, read_manifest
+from job.spec import JobSpec, parse_spec
+from job.store import Store, open_store
+from job.store.base import within
+from job.store.directory import DirectoryStore
+
+STATISTICS = "stats.json"
+ADAPTER, MERGED = "adapter", "merged"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A finished run at its output."""
+
+    store: Store
+    manifest: Manifest
+    spec: JobSpec
+    stop_token_ids: list[int]
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether it was trained on conversations, by a chat template."""
+        return self.manifest.chat_template_sha256 != hashlib.sha256(b"").hexdigest()
+
+    def files(self, folder: str) -> list[File]:
+        return [file for file in self.manifest.files if within(file.key, folder)]
+
+    def gguf(self, asked: str) -> list[File]:
+        """The files of the GGUF of type `asked`, "" for the first that the spec names: one, or the parts of it.
+
+        Raises `InputError` where there is none.
+        """
+        made = {name: files for name in self.spec.export.gguf if (files := self._gguf_files(name))}
+        if not asked and made:
+            return next(iter(made.values()))
+        if asked not in made:
+            hint = "" if made else "A run makes them where its spec has export.gguf"
+            found = asked or "none"
+            raise InputError(
+                Fault("the run has no such GGUF", where="--gguf", found=found, expected=" or ".join(made), hint=hint)
+            )
+        return made[asked]
+
+    def _gguf_files(self, name: str) -> list[File]:
+        stem = f"gguf/{self.spec.name}-{TYPES[name].label}"
+        return [f for f in self.files("gguf") if f.key == f"{stem}.gguf" or f.key.startswith(f"{stem}-0")]
+
+    def fetch(self, files: Sequence[File], scratch: Path) -> Path:
+        """The folder that has `files` under their keys: the output itself where that is a directory of this machine,
+        else `scratch`. Raises `GateError` for what is not, by its size or hash, what was published.
+        """
+        if isinstance(self.store, DirectoryStore):
+            for file in files:
+                _require(file, self.store.uri, Path(self.store.uri, file.key), hashed=False)
+            return Path(self.store.uri)
+        for file in files:
+            path = scratch / file.key
+            if not _is_it(file, path, hashed=True):  # fetched by a chat before
+                self.store.download(file.key, path)
+            _require(file, self.store.uri, path, hashed=True)
+        return scratch
+
+
+def open_published(output: str) -> Published:
+    """The run at `output`. Raises `InputError` where none has finished, `GateError` where its documents are damaged."""
+    store = open_store(output)
+    try:
+        manifest = read_manifest(store)
+    except InputError as error:
+        hint = "A run writes it last: ask one that has finished, by its output, a directory or s3://bucket/prefix"
+        fault = Fault(f"no finished run: {error.faults[0].message}", where=MANIFEST, found=ascii(output), hint=hint)
+        raise InputError(fault) from error
+    documents = {file.key: file for file in manifest.files}
+    spec, stats = (_document(store, documents[key]) for key in (SPEC, STATISTICS))
+    return Published(store, manifest, parse_spec(spec), list(json.loads(stats)["data"]["stop_token_ids"]))
+
+
+def _document(store: Store, file: File) -> bytes:
+    data = store.read(file.key)
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise _changed(file, store.uri)
+    return data
+
+
+def _require(file: File, uri: str, path: Path, hashed: bool) -> None:
+    """A directory is looked at by size alone: its hashes, which take as long as loading it, are `verify`'s."""
+    if not _is_it(file, path, hashed):
+        raise _changed(file, uri)
+
+
+def _is_it(file: File, path: Path, hashed: bool) -> bool:
+    if not path.is_file() or path.stat().st_size != file.bytes:
+        return False
+    if not hashed:
+        return True
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
+
+
+def _changed(file: File, uri: str) -> GateError:
+    return GateError(
+        Fault(
+            "this file is not the one that was published",
+            where=file.key,
+            expected=f"{file.bytes} bytes, sha256 {file.sha256}",
+            hint=f"tunejob verify {uri} names every damaged file",
+        )
+    )

@@ -1,0 +1,231 @@
+"""What each command of `tunejob` does, its arguments read. What it needs is imported when it is called: a spec is
+refused in a moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from job.errors import DeviceError, Fault, Interrupted, JobError, SpecError
+from job.host.log import Log
+from job.host.streams import divert, harmless, last_printed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from job.seen import Seen
+    from job.spec import JobSpec
+
+VENDOR_LOG = "vendor.log"  # in scratch: what libraries print
+UNEXPLAINED = (JobError.exit_code, DeviceError.exit_code)
+
+
+def read_spec(source: str) -> bytes:
+    """The bytes of a spec, no more of a local one than may be. Raises `SpecError` if they cannot be read locally."""
+    from job.spec.strict import MAX_BYTES
+
+    if source == "-":
+        return sys.stdin.buffer.read(MAX_BYTES + 1)
+    if source.startswith("s3://"):
+        from job.store import open_store
+
+        prefix, _, key = source.rpartition("/")
+        return open_store(prefix).read(key)
+    try:
+        with Path(source).open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise SpecError(Fault(f"the spec cannot be read: {error.strerror}", found=source)) from None
+
+
+def command_validate(arguments: argparse.Namespace, log: Log) -> None:
+    from job.seen import look_to_validate
+    from job.spec import parse_spec
+
+    spec = parse_spec(read_spec(arguments.spec))
+    note_trackers(spec, log)
+    if not arguments.spec_only:
+        say_seen(look_to_validate(spec, Path(arguments.spec).parent), log)
+    log("valid", name=spec.name, run_id=spec.run_id, output=spec.output.uri)
+
+
+def say_seen(seen: Seen, log: Log) -> None:
+    """Notes on what works and may surprise. Raises what will not work."""
+    for pointer, text in [*seen.remarks, *seen.notes]:
+        log("note", pointer=pointer, text=text)
+    if failure := seen.failure():
+        raise failure
+
+
+def note_trackers(spec: JobSpec, log: Log) -> None:
+    """Says what a run in the image will refuse: a machine with its own packages may have them."""
+    from job.spec.model import TRACKERS_IN_IMAGE
+
+    absent = [name for name in spec.tracking if name not in TRACKERS_IN_IMAGE]
+    if absent:
+        text = (
+            f"the image of this version has no package for {', '.join(absent)}: there a run ends at once with exit 11"
+        )
+        log("note", pointer="/tracking", text=text)
+
+
+def command_schema(arguments: argparse.Namespace, log: Log) -> None:
+    from job.spec.strict import load_schema
+
+    text = json.dumps(load_schema("job"), indent=2)
+    if arguments.output:
+        Path(arguments.output).write_text(f"{text}\n", "utf-8")
+    else:
+        print(text, file=log.stream, flush=True)
+
+
+def command_verify(arguments: argparse.Namespace, log: Log) -> None:
+    from job.ledger.evidence import require_result
+    from job.ledger.manifest import MANIFEST, verify
+    from job.store import open_store
+
+    store = open_store(arguments.output)
+    require_result(store, MANIFEST)
+    manifest = verify(store)
+    log("verified", run_id=manifest.run_id, files=len(manifest.files), bytes=sum(f.bytes for f in manifest.files))
+
+
+def command_report(arguments: argparse.Namespace, log: Log) -> None:
+    from job.follow.outcome import read_report
+
+    print(harmless(log.redact(read_report(arguments.output))), file=log.stream, flush=True)
+
+
+def command_chat(arguments: argparse.Namespace, log: Log) -> None:
+    from job.chat.answering import Asked
+    from job.chat.talk import chat
+
+    asked = Asked(arguments.gguf, arguments.base, arguments.base_from, arguments.max_new_tokens)
+    chat(arguments.output, asked, arguments.prompt, arguments.workdir, log)
+
+
+def command_wait(arguments: argparse.Namespace, log: Log) -> int:
+    from job.follow.kubectl import Kubectl
+    from job.follow.kubernetes import JobWatch
+    from job.follow.outcome import outcome_of_log
+
+    if arguments.job == "-":
+        outcome = outcome_of_log(sys.stdin, "log", log)
+    else:
+        kubectl = Kubectl(arguments.namespace, arguments.poll_seconds, arguments.patience_seconds)
+        outcome = JobWatch(arguments.job, kubectl, log, arguments.poll_seconds).wait()
+    if arguments.summary:
+        try:
+            with Path(arguments.summary).open("a", encoding="utf-8") as summary:
+                summary.write(harmless(log.redact(outcome.markdown())))
+        except OSError as error:  # the Job's code is worth more
+            log("summary", note="the summary could not be written", reason=str(error))
+    log("ended", name=outcome.name, exit_code=outcome.exit_code, reason=outcome.reason)
+    return outcome.exit_code
+
+
+def command_render(arguments: argparse.Namespace, log: Log) -> None:
+    from job.render import TARGETS, render
+    from job.render.options import options
+    from job.spec import parse_spec
+
+    out, log.stream = log.stream, sys.stderr  # a file for a pipe: nothing else may come out of it
+    chosen = options(
+        arguments.image, arguments.name, arguments.namespace, arguments.queue, arguments.parameters, arguments.gpus
+    )
+    raw = read_spec(arguments.spec)
+    text = render(raw, arguments.to, chosen)
+    spec = parse_spec(raw)
+    note_trackers(spec, log)
+    if TARGETS[arguments.to].takes_paths:
+        note_paths(spec, log)
+    if arguments.output:
+        Path(arguments.output).write_text(text, "utf-8", newline="")
+    else:
+        print(text, end="", file=out, flush=True)
+
+
+def note_paths(spec: JobSpec, log: Log) -> None:
+    """What a container would find wrong with this machine's paths: the file may be made before they are."""
+    from job.seen import look
+
+    seen = look(spec)
+    faults = [fault for error in seen.failures for fault in error.faults]
+    said = [(fault.where, str(replace(fault, where=""))) for fault in faults]
+    for pointer, text in [*said, *seen.remarks, *seen.notes]:
+        log("note", pointer=pointer, text=text)
+
+
+def command_init(arguments: argparse.Namespace, log: Log) -> None:
+    from job.init.propose import Asked, propose
+    from job.init.write import refuse_to_overwrite, write
+
+    out = log.stream
+    if not arguments.output:
+        log.stream = sys.stderr  # a spec for a pipe: nothing else may come out of it
+    refuse_to_overwrite(arguments.output, arguments.force)
+    given = Asked(arguments.rows, arguments.split, arguments.columns, arguments.model, arguments.gpu, arguments.name)
+    write(propose(given, alone=True), arguments.output, out, log)
+
+
+def command_run(arguments: argparse.Namespace, log: Log) -> None:
+    from job.plan.scratch import WORKDIR_VARIABLE, make_scratch
+    from job.run import run_job
+    from job.spec import parse_spec
+
+    spec = parse_spec(read_spec(arguments.spec))
+    kept = arguments.workdir or os.environ.get(WORKDIR_VARIABLE)
+    workdir = make_scratch(kept, spec)
+    printed = workdir / VENDOR_LOG
+    log.stream = divert(printed, log.redact, native=not log.json_lines)
+    try:
+        run_job(spec, workdir, log, consent(log) if arguments.replace else None)
+    except JobError as error:
+        error.run_id = spec.run_id
+        if error.exit_code in UNEXPLAINED:
+            error.printed = error.printed or last_printed()
+        if not isinstance(error, Interrupted):
+            keep_printed(printed, bool(kept), log)
+        raise
+    finally:
+        if not kept:
+            os.chdir("/")
+            shutil.rmtree(workdir, ignore_errors=True)
+
+
+def consent(log: Log) -> Callable[[str], bool]:
+    """Asks on a terminal, and only there: elsewhere nobody answers, and the option has said it."""
+
+    def confirm(question: str) -> bool:
+        if not sys.stdin.isatty():
+            return True
+        if log.json_lines:
+            print(harmless(log.redact(question)), file=sys.stderr, flush=True)
+        else:
+            log.say(question)
+        return sys.stdin.readline().strip().lower() == "yes"
+
+    return confirm
+
+
+def keep_printed(printed: Path, stays: bool, log: Log) -> None:
+    """Says where a failed run's libraries have their say; where its scratch does not stay, a copy does."""
+    with suppress(OSError):  # a full disk, most likely what the run has failed of
+        sys.stdout.flush()
+        text = log.redact(printed.read_text("utf-8", "replace"))
+        if text.strip():
+            if not stays:
+                descriptor, name = tempfile.mkstemp(prefix="tunejob-", suffix=".log")
+                with os.fdopen(descriptor, "w", encoding="utf-8") as copy:
+                    copy.write(text)
+                printed = Path(name)
+            log("libraries", file=str(printed))

@@ -1,0 +1,43 @@
+"""The end of a run on a terminal: what was measured, three answers, where things are, what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from job.report.figures import aligned, measured
+
+SHOWN_ANSWERS = 3
+SHOWN_CHARACTERS = 300
+FOLDERS = {
+    "adapter/": "the adapter, for PEFT",
+    "merged/": "whole 16-bit weights, for transformers and vLLM",
+    "merged_4bit/": "whole weights in 4 bits",
+    "gguf/": "for llama.cpp and Ollama",
+    "README.md": "the model card: how to load each of them",
+    "report/summary.md": "every figure",
+}
+
+
+def ending(
+    output: str, keys: Sequence[str], stats: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """Lines. `keys`: of the stored files. `answers`: each with prompt, base and trained."""
+    if table := measured(stats):
+        yield from ("", *aligned(table))
+    for answer in answers[:SHOWN_ANSWERS]:
+        yield from ("", _short(answer["prompt"]))
+        yield f"  base:   {_short(answer['base'])}"
+        yield f"  tuned:  {_short(answer['trained'])}"
+    yield from ("", f"In {output}:")
+    for folder, what in FOLDERS.items():
+        if any(key.startswith(folder) for key in keys):
+            yield f"  {folder:<19}{what}"
+    place = shlex.quote(output)
+    yield from ("", "Next:", f"  tunejob chat {place}      ask it", f"  tunejob report {place}    every figure")
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + "…"

@@ -1,0 +1,120 @@
+"""The figures of a run in one table: base, tuned, delivered; each number with its unit and what it belongs to.
+
+Card, report and terminal show the same one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from job.evaluation.metrics import METRICS
+from job.evaluation.metrics.losses import TRAIN_LOSS
+from job.report.markdown import NOTHING, figure, sentence
+
+BASE, TUNED = "base", "trained"  # as the statistics call them
+WORDS = {BASE: "the base", TUNED: "tuned, as trained"}
+TITLES = {
+    TRAIN_LOSS: "Loss on training rows, nats a token",
+    **{name: metric.title for name, metric in METRICS.items()},
+    "kl": "KL from the tuned, nats a token",
+    "same_top_token": "Same first choice, % of tokens",
+}
+PERCENT = {"same_top_token"}
+ROWS = "Rows"
+SAME = 1e-4
+
+
+@dataclass(frozen=True)
+class Row:
+    """The figures of one model or artefact, `name` as the statistics call it, as text in the order of the columns."""
+
+    name: str
+    cells: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        return WORDS.get(self.name, self.name)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """`heads`: of the cells, "name, unit". `note`: what was measured on what, in a sentence or two."""
+
+    heads: tuple[str, ...]
+    rows: tuple[Row, ...]
+    note: str
+
+
+def measured(stats: Mapping[str, Any]) -> Figures | None:
+    """Everything that was measured of the models of a run, from the document of its stats.json; None for nothing.
+
+    Base and tuned model have two rows each where they were measured on more than everything else was.
+    """
+    delivered = stats["delivered"]
+    if not delivered or not delivered["artefacts"]:
+        return None
+    found = list(_measurements(stats))
+    names = [name for name in TITLES if any(name in figures for _, figures, _ in found)]
+    rows = tuple(
+        Row(name, (*(_shown(key, figures.get(key)) for key in names), count)) for name, figures, count in found
+    )
+    return Figures(
+        (*(TITLES[name] for name in names), ROWS),
+        rows,
+        _note(delivered["rows"], names, stats["data"]["held_out_words"]),
+    )
+
+
+def _measurements(stats: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float], str]]:
+    """Name, figures, and the number of rows."""
+    delivered, evaluation = stats["delivered"], stats["evaluation"]
+    artefacts, compared = delivered["artefacts"], str(delivered["rows"]["rows"])
+    both = [name for name in (BASE, TUNED) if evaluation.get(name)]
+    if any(not _alike(evaluation[name], artefacts.get(name, {})) for name in both):
+        held_out = stats["data"].get("held_out") or {}
+        yield from ((name, evaluation[name], f"all {held_out.get('rows', '')}".strip()) for name in both)
+    yield from ((name, figures, compared) for name, figures in artefacts.items())
+
+
+def _alike(ours: Mapping[str, float], theirs: Mapping[str, float]) -> bool:
+    """Whether the same was measured: a perplexity of a loss that was rounded before is another in its last places."""
+    return all(math.isclose(value, theirs.get(name, math.nan), rel_tol=SAME) for name, value in ours.items())
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return f"{100 * value:.2f}" if name in PERCENT else figure(value)
+
+
+def _note(rows: Mapping[str, Any], names: Sequence[str], held_out_words: str) -> str:
+    what = "held-out rows" if rows["of"] == "held_out" else "training rows (none are held out)"
+    which = "all" if rows["all"] else f"{rows['rows']}"
+    note = f"Each was opened as its reader opens it and measured on the same rows: {which} {what}, "
+    note += f"{rows['learned_tokens']} learned tokens."
+    if "kl" in names:
+        note += " KL is the mean divergence of the tuned model from it at a learned token (of the adapter: at a token "
+        note += "of one row): 0 is equal. Same first choice: the share of places with the same likeliest token."
+    return f"{note} {sentence(held_out_words)}"
+
+
+def loss_of_perplexity(perplexity: float | None) -> float | None:
+    """In nats a token, of the perplexity of every token: the tests of exports have it, and people read another figure
+    by that name.
+    """
+    return None if perplexity is None or perplexity <= 0 else math.log(perplexity)
+
+
+def aligned(table: Figures) -> list[str]:
+    """The table for a terminal: names over units, numbers to the right."""
+    heads = [head.partition(", ") for head in table.heads]
+    lines = [("", *(name for name, _, _ in heads)), ("", *(unit for _, _, unit in heads))]
+    lines += [(row.label, *row.cells) for row in table.rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return [
+        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
+        for line in lines
+    ]

@@ -1,0 +1,125 @@
+"""The log's events as people read them on a terminal: a sentence for each, nothing that the end says again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from job.host.log import BEGIN, plain
+
+Fields = Mapping[str, Any]
+STAGES = {
+    "fetch": "looks for the rows",
+    "engine": "imports the training engine",
+    "data": "turns rows into tokens",
+    "weights": "fetches the weights of the base, and plans the exports",
+    "load": "loads the base",
+    "baseline": "measures the base and asks it",
+    "train": "trains",
+    "adapter": "stores what was trained",
+    "evaluate": "measures the trained model, reopens what was stored and measures that",
+    "merge": "merges adapter and base",
+    "compare": "reopens the merged weights and measures them",
+    "gguf": "makes GGUF files, tests and measures each",
+    "publish": "stores card, report and manifest",
+}
+QUIET = {"failed", "plan", "rehearsal", "adapted", "compare", "reload", "convert", "merge"}  # for machines and reports
+UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+FIGURES = {
+    "held_out_loss": "held-out loss",
+    "train_loss": "loss on training rows",
+    "exact_match": "exact match",
+    "kl": "KL from the trained model",
+}
+
+
+def words(event: str, fields: Fields) -> str | None:
+    """What a terminal shows of an event; None for what a person does not need."""
+    if event in QUIET:
+        return None
+    sentence = SENTENCES.get(event)
+    try:
+        return sentence(fields) if sentence else plain(event, {key: _known(key, fields[key]) for key in fields})
+    except LookupError:  # an event of that name that says something else
+        return plain(event, fields)
+
+
+def size(count: float) -> str:
+    """Bytes as 145 MB."""
+    unit, name = next(((unit, name) for unit, name in UNITS if count >= unit), (1, "bytes"))
+    return f"{count / unit:.3g} {name}"
+
+
+def figures(found: Fields) -> str:
+    """The figures of one model, each with its name; those that the report has besides are left to it."""
+    known = [f"{name} {_figure(key, found[key])}" for key, name in FIGURES.items() if found.get(key) is not None]
+    return ", ".join(known)
+
+
+def _figure(key: str, value: Any) -> str:
+    if key == "exact_match":
+        return f"{100 * value:.0f} %"
+    return f"{value:.4g} nats a token"
+
+
+def _known(key: str, value: Any) -> Any:
+    return size(value) if key == "bytes" and isinstance(value, int | float) else value
+
+
+def _start(fields: Fields) -> str:
+    before = f"; stored by an earlier try: {', '.join(fields['stored_before'])}" if fields["stored_before"] else ""
+    return f"{fields['name']}, run {fields['run_id']}, to {fields['output']}{before}; minutes and seconds since now:"
+
+
+def _data(fields: Fields) -> str:
+    held_out = fields.get("held_out_rows")
+    parts = [f"{fields['rows']} rows, {fields['tokens']} tokens, of which {fields['trained_tokens']} are learned"]
+    parts += [f"{fields[key]} {word}" for key, word in (("truncated_rows", "cut"), ("dropped_rows", "left out"),
+                                                        ("duplicate_rows", "twice there")) if fields[key]]  # fmt: skip
+    return ", ".join([*parts, f"{held_out} rows held out" if held_out else "no rows held out"])
+
+
+def _trained(fields: Fields) -> str:
+    return (
+        f"{fields['steps']} steps in {fields['wall_seconds']:.1f} s, {fields['tokens_per_second']:.0f} tokens/s, "
+        f"loss of a step {fields['first_loss']:.4g} at first, {fields['final_loss']:.4g} at last"
+    )
+
+
+def _onto(fields: Fields) -> str:
+    losses = ", ".join(f"{loss:.4g} on the {name} one" for name, loss in fields["losses"].items())
+    return f"the {fields['onto']} base" + (f": loss {losses}" if losses else "")
+
+
+def _engine(fields: Fields) -> str:
+    packed = "packing" if fields["packing"] else "no packing"
+    return f"{fields['backend']} on {fields['device']}: {fields['precision']}, {fields['optimizer']}, {packed}"
+
+
+SENTENCES: dict[str, Callable[[Fields], str]] = {
+    BEGIN: lambda f: STAGES.get(f["stage"], ""),
+    "start": _start,
+    "fetch": lambda f: f"{f['files']} files of rows",
+    "engine": _engine,
+    "data": _data,
+    "load": lambda f: f"{f['model']}, {size(f['bytes'])}" + (f", commit {f['revision']}" if f["revision"] else ""),
+    "baseline": figures,
+    "trained": _trained,
+    "adapter": lambda f: f"{f['files']} files, {size(f['bytes'])}",
+    "merged": lambda f: f"{f['files']} files, {size(f['bytes'])}",
+    "evaluate": figures,
+    "merge onto": _onto,
+    "export": lambda f: f"{f['artefact']} has passed its test and is stored, {size(f['bytes'])}",
+    "delivered": lambda f: f"{f['artefact']}: {figures(f)}",
+    "held_out": lambda f: f"step {f['step']}: held-out loss {f['held_out_loss']:.4g} nats a token",
+    "refused": lambda f: f"{f['artefact']}; what is not made of it is still made, and the end says why",
+    "note": lambda f: str(f["text"]),
+    "trained before": lambda f: f"an earlier try has trained and stored {f['files']} files; nothing is trained again",
+    "published": lambda f: f"{f['files']} files, {size(f['bytes'])}, each hashed in manifest.json",
+    "done": lambda f: f"{f['output']}: {f['note']}; tunejob report and tunejob chat show it",
+    "pushed": lambda f: f"{f['files']} files, {size(f['bytes'])}: {f['url']}",
+    "checkpoint": lambda f: f"step {f['step']} {f['note']}" + (f": {f['reason']}" if "reason" in f else ""),
+    "libraries": lambda f: f"what libraries printed is in {f['file']}",
+    "valid": lambda f: f"{f['name']}, run {f['run_id']}",
+    "verified": lambda f: f"{f['files']} files, {size(f['bytes'])}: each is there and has its hash",
+}

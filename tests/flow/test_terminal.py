@@ -1,0 +1,167 @@
+"""What a person at a terminal sees of a run, of an error and of the help, and what the run's result says when it is asked."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from job.arguments import parser
+from tests.flow.running import document, tiny, tunejob, write_spec
+from tests.terminal import Terminal
+from tests.tiny import tiny_dir
+
+PROMPTS = ["Turn on the lamp.", "Turn it off.", "Is it on?"]
+STAGES = ["fetch", "engine", "data", "weights", "load", "baseline", "train", "adapter", "evaluate", "publish"]
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Terminal]:
+    folder = tmp_path_factory.mktemp("terminal")
+    shutil.copytree(tiny_dir(), folder / "base")
+    changes = {"/model/source": str(folder / "base"), "/evaluation/prompts": PROMPTS, "/training/eval_steps": 2}
+    spec = write_spec(folder / "spec.json", tiny(folder / "out", changes))
+    terminal = Terminal(["run", spec], folder / "scratch")
+    assert terminal.finish() == 0, terminal.shown
+    return folder / "out", terminal
+
+
+def test_each_stage_says_when_it_begins_and_what_it_does(shown: tuple[Path, Terminal]) -> None:
+    labels = [found[1] for line in shown[1].lines() if (found := re.match(r" +\d+:\d\d  (\S+) +\S.*", line))]
+    assert [label for label in labels if label in STAGES] == STAGES
+
+
+def test_no_line_is_there_twice_and_none_is_json_or_a_librarys(shown: tuple[Path, Terminal]) -> None:
+    lines = [line for line in shown[1].lines() if line.strip() and not line.startswith(("  base:", "  tuned:"))]
+    assert [line for line, count in Counter(lines).items() if count > 1] == []
+    assert not [line for line in lines if line.lstrip().startswith("{") or "Loading weights" in line or "it/s" in line]
+    assert sum("held-out loss" in line and "step" in line for line in lines) == 2
+
+
+def test_it_ends_with_figures_answers_places_and_what_to_type(shown: tuple[Path, Terminal]) -> None:
+    output, terminal = shown
+    lines = terminal.lines()
+    figures = document(output / "stats.json")["delivered"]["artefacts"]
+    for name, label in (("base", "the base"), ("trained", "tuned, as trained"), ("adapter", "adapter")):
+        *_, row = [line for line in lines if line.startswith(f"{label} ")]
+        assert f" {figures[name]['held_out_loss']:.4g} " in row
+    (head,) = [line for line in lines if "Held-out loss" in line]
+    assert "nats a token" in lines[lines.index(head) + 1]
+    answers = document(output / "report" / "answers.json")
+    for prompt, answer in zip(PROMPTS, answers, strict=False):
+        at = lines.index(prompt)
+        assert lines[at + 1].split() == ["base:", *answer["base"].split()]
+        assert lines[at + 2].split() == ["tuned:", *answer["trained"].split()]
+    assert f"In {output}:" in lines
+    assert [line for line in lines if line.startswith(f"  tunejob chat {output}")]
+    assert [line for line in lines if line.startswith(f"  tunejob report {output}")]
+
+
+def test_an_error_is_said_once_with_place_value_and_cure(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", {"/model/precision": "5bit", "/training/lr": 1}))
+    terminal = Terminal(["validate", spec], tmp_path / "scratch")
+    assert terminal.finish() == 10
+    text = "\n".join(terminal.lines())
+    assert text.count("/model/precision") == 1
+    assert "exit code 10: 2 faults" in text
+    assert re.search(r"^    found: +\"5bit\"$", text, re.MULTILINE)
+    assert re.search(r"^    to do: +.*/training/learning_rate", text, re.MULTILINE)
+    assert '{"' not in text
+
+
+def test_a_failed_run_keeps_what_libraries_printed(tmp_path: Path) -> None:
+    """Out of scratch that goes."""
+    gate = {"/evaluation/gates": [{"metric": "held_out_loss", "at_most": 0.001}]}
+    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", gate))
+    terminal = Terminal(["run", spec], tmp_path / "scratch")
+    assert terminal.finish() == 14
+    (line,) = [line for line in terminal.lines() if "what libraries printed is in" in line]
+    kept = Path(line.split()[-1])
+    assert kept.parent == tmp_path / "scratch"
+    assert "{'loss'" in kept.read_text("utf-8")
+
+
+def test_a_bare_command_shows_its_help_and_is_not_a_success(tmp_path: Path) -> None:
+    bare = tunejob(scratch=tmp_path)
+    assert (bare.exit_code, bare.stderr) == (2, "")
+    assert "validate" in bare.stdout
+
+
+def test_every_help_ends_with_two_examples() -> None:
+    main = parser()
+    (commands,) = [action for action in main._actions if isinstance(action, argparse._SubParsersAction)]
+    for name, command in {"": main, **commands.choices}.items():
+        text = command.format_help()
+        examples = text.partition("\nexamples:\n")[2].splitlines()
+        assert len(examples) == 2, name
+        assert all(f"tunejob {name}".strip() in line for line in examples), name
+
+
+# ------------------------------------------------------------------------------------------ asking what was made
+
+
+def stored_answers(output: Path, who: str) -> list[str]:
+    return [row[who] for row in document(output / "report" / "answers.json")]
+
+
+def test_the_adapter_on_its_base_answers_as_it_was_trained(shown: tuple[Path, Terminal], tmp_path: Path) -> None:
+    """And nothing but the answer is on standard output."""
+    asked = tunejob("chat", str(shown[0]), "--prompt", PROMPTS[0], scratch=tmp_path, forked=True)
+    assert (asked.exit_code, asked.stdout, asked.stderr) == (0, stored_answers(shown[0], "trained")[0] + "\n", "")
+
+
+def test_each_line_of_a_pipe_gets_a_line(shown: tuple[Path, Terminal], tmp_path: Path) -> None:
+    lines = f"{PROMPTS[0]}\n\n{PROMPTS[2]}"
+    asked = tunejob("chat", str(shown[0]), "--base", scratch=tmp_path, forked=True, given=lines)
+    first, _, third = stored_answers(shown[0], "base")
+    assert (asked.exit_code, asked.stdout) == (0, f"{first}\n\n{third}\n"), asked.stderr
+
+
+def test_a_conversation_remembers_until_a_new_one(shown: tuple[Path, Terminal], tmp_path: Path) -> None:
+    """It is held beside the base, which is where it was named."""
+    terminal = Terminal(["chat", str(shown[0])], tmp_path)
+    for typed in (PROMPTS[0], PROMPTS[1], "/new", PROMPTS[1], ""):
+        terminal.wait_for_new("> ")
+        terminal.type(f"{typed}\n")
+    assert terminal.finish() == 0, terminal.shown
+    said = [line for line in terminal.lines() if line and not line.startswith("> ")]
+    first, second, _ = stored_answers(shown[0], "trained")
+    assert "tiny: the adapter on its base, on cpu." in said[0]
+    assert (said[1], said[3]) == (first, second)
+    assert said[2] != second, "the first question and its answer come before"
+
+
+def test_a_base_that_is_gone_is_named_with_what_to_do(shown: tuple[Path, Terminal], tmp_path: Path) -> None:
+    base = shown[0].parent / "base"
+    moved = base.rename(tmp_path / "moved")
+    try:
+        refused = tunejob("chat", str(shown[0]), "--prompt", "x", scratch=tmp_path / "s", forked=True)
+        elsewhere = ["--base-from", str(moved), "--workdir", str(tmp_path / "kept")]
+        asked = tunejob("chat", str(shown[0]), "--prompt", PROMPTS[0], *elsewhere, scratch=tmp_path / "s", forked=True)
+    finally:
+        moved.rename(base)
+    assert refused.exit_code == 11
+    assert "--base-from" in refused.stderr
+    assert str(base) in refused.stderr
+    assert asked.stdout == stored_answers(shown[0], "trained")[0] + "\n", asked.stderr
+    assert [path.is_symlink() for path in (tmp_path / "kept").glob("chat-*/model/*.safetensors")] == [True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [(["--gguf", "q8_0"], 11, "the run has no such GGUF"), (["--gguf", "--base"], 10, "not allowed with argument")],
+)
+def test_what_cannot_be_asked(shown: tuple[Path, Terminal], tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    refused = tunejob("chat", str(shown[0]), "--prompt", "x", *arguments, scratch=tmp_path, forked=True)
+    assert refused.exit_code == code
+    assert said in refused.stdout + refused.stderr
+
+
+def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
+    refused = tunejob("chat", str(tmp_path), "--prompt", "x", scratch=tmp_path / "s", forked=True)
+    assert refused.exit_code == 11
+    assert "no finished run" in refused.stdout + refused.stderr

@@ -1,0 +1,53 @@
+"""What of a conversation is asked: as much of its end as has room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from job.chat.answering import Speaker
+from job.data.chat import describe
+from job.data.pool import Pool
+from job.data.tokenizer import load_tokenizer, write_tokenizer
+from job.errors import InputError
+from tests.tiny import tiny_dir
+
+TURNS = [("user", "Turn on the lamp."), ("assistant", "It is on."), ("user", "Turn it off.")]
+MESSAGES = [{"role": role, "content": content} for role, content in TURNS]
+MOST = 4
+
+
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Speaker]:
+    """One that says in token ids what it was asked."""
+    tokenizer = load_tokenizer(tiny_dir())
+    job = describe(tokenizer, str(tokenizer.chat_template), 128)
+    with Pool(write_tokenizer(tokenizer, tmp_path_factory.mktemp("chat") / "tokenizer.json"), 1) as pool:
+        yield Speaker("an echo", lambda ids: ids, tokenizer, pool, job, 1000, MOST)
+
+
+def with_room(speaker: Speaker, tokens: int) -> Speaker:
+    return Speaker(speaker.what, speaker.answer, speaker.tokenizer, speaker.pool, speaker.job, tokens, MOST)
+
+
+def length(speaker: Speaker, messages: list[dict[str, str]]) -> int:
+    return len(speaker.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+
+
+def test_all_of_it_where_it_fits(speaker: Speaker) -> None:
+    whole = length(speaker, MESSAGES) + MOST
+    text, dropped = with_room(speaker, whole).reply(MESSAGES)
+    assert dropped == 0
+    assert [content in text for _, content in TURNS] == [True, True, True]
+    text, dropped = with_room(speaker, whole - 1).reply(MESSAGES)
+    assert dropped == 2
+    assert [content in text for _, content in TURNS] == [False, False, True]
+
+
+def test_a_question_alone_that_is_too_long_is_refused_with_its_length(speaker: Speaker) -> None:
+    tokens = length(speaker, MESSAGES[-1:])
+    with pytest.raises(InputError) as refused:
+        with_room(speaker, tokens).reply(MESSAGES)
+    (fault,) = refused.value.faults
+    assert (fault.found, fault.expected) == (f"{tokens} tokens, and {MOST} for the answer", f"at most {tokens}")
