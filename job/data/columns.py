@@ -22,7 +22,7 @@ MISSING_WORDS = (*NOT_A_NUMBER, "NA", "N/A", "<NA>", "null", "NULL", "None")
 NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
-class Columns:
+class ColumnUse:
     """The columns of one source's rows; `pointer` is its place in the spec."""
 
     def __init__(self, spec: SourceSpec, pointer: str) -> None:
@@ -77,7 +77,7 @@ class Columns:
 
 
 def _listed(counts: Mapping[tuple[str, str], int]) -> str:
-    """Columns, each with the word that is meant and how often."""
+    """ColumnUse, each with the word that is meant and how often."""
     shown = [
         f"{name[:SHOWN_CHARACTERS]!a}{f' {word}' if word else ''} ({count})"
         for (name, word), count in list(counts.items())[:SHOWN]

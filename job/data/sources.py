@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from job.data.columns import Columns
+from job.data.columns import ColumnUse
 from job.data.fit import way_out
 from job.data.read import Row, count_rows, is_all_text, read_rows, remarks
 from job.data.select import row_range
@@ -43,7 +43,7 @@ class Selection:
         self.source = source
         self._counts = [count_rows(path, self.pointer) for path in source.files]
         self._range = row_range(source.spec, sum(self._counts))
-        self._columns = Columns(source.spec, self.pointer)
+        self._columns = ColumnUse(source.spec, self.pointer)
         if not self._range:
             rows = sum(self._counts)
             hint = f"{source.spec.split} leaves none of them" if rows else "The files are empty"

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from job.data.columns import Columns
+from job.data.columns import ColumnUse
 from job.data.fit import Fit, best_fit
 from job.data.read import Row
 from job.data.sources import Selection
@@ -79,7 +79,7 @@ def look(spec: SourceSpec, named: Mapping[str, str], workdir: Path) -> Looked:
         raise InputError(Fault(f"none of {len(rows)} rows can be used as format {fit.format}", where=POINTER), *faults)
     fitting = replace(spec, format=cast(Any, fit.format), columns=fit.columns)
     source = replace(source, spec=fitting)
-    columns = Columns(fitting, POINTER)
+    columns = ColumnUse(fitting, POINTER)
     for row in seen:
         columns.see(row.row, row.all_text)
     said = [*Selection(source).remarks(), *columns.notes()]
