@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow
 import pytest
 
-from job.data.columns import Columns
+from job.data.columns import ColumnUse
 from job.data.read import read_rows, remarks
 from job.data.tokenizer import end_tokens, load_tokenizer
 from job.data.worker.batch import answer
@@ -152,7 +152,7 @@ def test_words_that_may_mean_that_nothing_is_there(tmp_path: Path) -> None:
 
 def test_words_in_columns_of_row_templates_and_in_files_that_know_null() -> None:
     template = {"user": "{{ q }}", "assistant": "{{ a or 'none' }}"}
-    columns = Columns(job_spec([{"source": "rows.csv", "format": "template", "template": template}]).data.train[0], SOURCE)
+    columns = ColumnUse(job_spec([{"source": "rows.csv", "format": "template", "template": template}]).data.train[0], SOURCE)
     row = columns.settled({"q": "NA", "a": "nan", "b": "null"})
     assert row == {"q": "NA", "a": None, "b": "null"}
     columns.see(row, all_text=True)
@@ -164,7 +164,7 @@ def test_words_in_columns_of_row_templates_and_in_files_that_know_null() -> None
 
 
 def test_columns_without_end_take_no_memory_without_end() -> None:
-    columns = Columns(job_spec([{"source": "rows.jsonl", "format": "text"}]).data.train[0], SOURCE)
+    columns = ColumnUse(job_spec([{"source": "rows.jsonl", "format": "text"}]).data.train[0], SOURCE)
     for number in range(3000):
         columns.see({"text": "a", str(number): 1}, all_text=False)
     assert columns.notes()[0].endswith("'7' (1) and 992 others")
