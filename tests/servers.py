@@ -81,7 +81,7 @@ def _free_ports(count: int) -> list[int]:
     """Ports that are free, with their gRPC twins."""
     found: list[int] = []
     while len(found) < count:
-        port = random.randint(20_000, 50_000)
+        port = random.randint(10_000, 22_000)  # with its twin below those that the system gives to clients
         if port not in found and not any(_answers(p) for p in (port, port + GRPC_OFFSET)):
             found.append(port)
     return found

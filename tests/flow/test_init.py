@@ -55,6 +55,6 @@ def test_it_trains_and_what_was_held_out_is_said_everywhere(folder: Path, propos
     data = valid_stats(output / "stats.json")["data"]
     assert (data["held_out"]["rows"], data["train"]["rows"], data["held_out_words"]) == (8, ROWS - 8, HELD_OUT)
     for page in ("report/summary.md", "README.md"):
-        assert f"\n\n{HELD_OUT}.\n\n" in (output / page).read_text("utf-8"), page
+        assert f" {HELD_OUT}.\n\n" in (output / page).read_text("utf-8"), page
     losses = document(output / "manifest.json")["results"]
     assert losses["trained"]["held_out_loss"] < losses["base"]["held_out_loss"]

@@ -7,10 +7,17 @@ from typing import Any
 
 from job.ledger.manifest import verify
 from job.store import open_store
-from tests.flow.running import Result, listing, tiny, tunejob, valid_stats, write_spec
+from tests.flow.running import DEMO, Result, listing, tiny, tunejob, valid_stats, write_spec
 
 MISSPELT = {"/data/train/0/columns": {"messages": "mesages"}}
 CHANGED = {"/training/learning_rate": 0.02}
+
+
+def broken(folder: Path) -> str:
+    """Rows of which the first is sound."""
+    path = folder / "broken.jsonl"
+    path.write_text((DEMO / "train.jsonl").read_text("utf-8").splitlines()[0] + '\n{"messages": 1}\n', "utf-8")
+    return str(path)
 
 
 def test_a_typo_costs_nothing(tmp_path: Path) -> None:
@@ -21,6 +28,9 @@ def test_a_typo_costs_nothing(tmp_path: Path) -> None:
         return tunejob("run", spec, *options, scratch=tmp_path / "scratch")
 
     assert tried(MISSPELT).failure["pointer"] == "/data/train/0/columns"
+    assert not output.exists(), "it is seen before anything is written"
+    late = tried({"/data/train/0": {"source": broken(tmp_path), "format": "messages"}})
+    assert late.failure["exit_code"] == 11
     assert {path.name for path in output.iterdir()} == {"stats.json", "checkpoints"}
     assert valid_stats(output / "stats.json")["failure"]["exit_code"] == 11
 
@@ -37,7 +47,7 @@ def test_a_typo_costs_nothing(tmp_path: Path) -> None:
     before = listing(output)
     misspelt = tried(MISSPELT, "--replace")
     assert misspelt.failure["pointer"] == "/data/train/0/columns"
-    assert listing(output) == before, "what is to be replaced stays until the rows are read"
+    assert listing(output) == before, "what is to be replaced stays"
 
     anew = tried({}, "--replace")
     assert anew.exit_code == 0, anew.stdout[-2000:] + anew.stderr[-2000:]

@@ -199,7 +199,7 @@ def test_without_held_out_rows_the_training_rows_are_named_as_such(tmp_path: Pat
         "| Model | Loss on training rows, nats a token | KL from the tuned, nats a token | Same first choice, % of tokens | Rows |" in text
     )
     assert "measured on the same rows: 9 training rows (none are held out), 150 learned tokens" in text
-    assert "\n\nNo rows are held out: nothing is measured.\n\n" in text
+    assert " No rows are held out: nothing is measured.\n\n" in text
     assert "eld-out loss" not in text
 
 

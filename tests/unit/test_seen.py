@@ -15,6 +15,7 @@ from job.arguments import parser
 from job.commands import command_render, command_validate
 from job.errors import InputError, JobError, PolicyError, SpecError
 from job.host.log import Log
+from job.report.spoken import words
 from job.spec.strict import load_schema
 from tests.specs import changed
 
@@ -239,9 +240,9 @@ def test_on_a_terminal_each_fault_is_said_once_and_whole() -> None:
     far = "models/" + "long/" * 30 + "name"
     with pytest.raises(JobError) as failure:
         validate({"/model/source": f"{far}", f"{TRAIN}/source": "rows.jsnl"})
-    assert report_failure(failure.value, "validate", Log(stream, json_lines=False)) == 11
+    assert report_failure(failure.value, "validate", Log(stream, json_lines=False, words=words)) == 11
     said = stream.getvalue()
-    assert [said.count(words) for words in (f"'{far}'", "Did you mean rows.jsonl?", "no such file")] == [1, 1, 2]
+    assert [said.count(part) for part in (f"'{far}'", "Did you mean rows.jsonl?", "no such file")] == [1, 1, 2]
 
 
 def test_a_wrong_spec_is_said_before_its_files_are_looked_at() -> None:

@@ -13,8 +13,10 @@ import pytest
 
 from job.errors import InputError
 from job.plan.scratch import make_scratch
+from tests.flow.running import DEMO
 from tests.forking import ROOT, environment
 from tests.specs import changed, parse
+from tests.tiny import tiny_dir
 
 
 @pytest.fixture
@@ -27,6 +29,13 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"no file system can be mounted here: {mount.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def there(folder: Path) -> dict[str, str]:
+    """A model and rows that are really there: what is not is refused before anything else."""
+    rows = folder / "rows.jsonl"
+    rows.write_text((DEMO / "train.jsonl").read_text("utf-8"), "utf-8")
+    return {"/model/source": str(tiny_dir()), "/data/train/0/source": str(rows)}
 
 
 def failure(folder: Path, changes: dict[str, object], *options: str, **variables: str) -> dict[str, object]:
@@ -59,14 +68,16 @@ def test_no_temporary_directory_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_output_that_cannot_be_written_is_refused_by_its_pointer(read_only: Path, tmp_path: Path) -> None:
-    facts = failure(tmp_path, {"/output/uri": str(read_only / "out")})
+    facts = failure(tmp_path, {"/output/uri": str(read_only / "out"), **there(tmp_path)})
     assert (facts["class"], facts["pointer"]) == ("InputError", "/output/uri")
     assert "Read-only file system" in str(facts["message"])
 
 
 def test_letters_that_the_locale_does_not_know(tmp_path: Path) -> None:
     """The encoding of paths and files is the locale's by default: every path with a letter beyond ASCII was an unknown failure."""
-    changes = {"/output/uri": str(tmp_path / "größe"), "/data/train/0/source": str(tmp_path / "données.jsonl")}
-    facts = failure(tmp_path, changes, LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
-    assert (facts["class"], facts["pointer"]) == ("InputError", "/data/train/0/source")
+    given = there(tmp_path)
+    Path(given["/data/train/0/source"]).rename(tmp_path / "données.jsonl")
+    changes = given | {"/output/uri": str(tmp_path / "größe"), "/data/train/0/source": str(tmp_path / "données.jsonl")}
+    facts = failure(tmp_path, changes, LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", TUNEJOB_DEVICE="gpu")
+    assert facts["class"] == "DeviceError", "found once the rows were seen and the output was written to"
     assert os.listdir(tmp_path / "größe") != []
