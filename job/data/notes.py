@@ -56,7 +56,7 @@ def _left_out(tables: Sequence[Table]) -> list[str]:
         count = sum(table.dropped_reasons[reason] for table in tables)
         places = [place for table in tables for place in table.dropped_places.get(reason, ())]
         more = f" and {count - len(places)} more" if count > len(places) else ""
-        notes.append(f"{count} rows are left out, {reason}: {', '.join(places)}{more}")
+        notes.append(f"{count} row{'s' * (count != 1)} left out, {reason}: {', '.join(places)}{more}")
     return notes
 
 

@@ -150,7 +150,9 @@ class Table:
                     where="/data/max_untrained_fraction",
                     found=f"{self.dropped_rows - marked} of {self.read_rows - marked} rows",
                     expected=f"at most {max_untrained_fraction:g} of them",
-                    hint=hint if self.beyond_tokens else "",
+                    hint=hint
+                    if self.beyond_tokens
+                    else "Complete these rows, leave them out, or let more of them be left out",
                 )
             )
 

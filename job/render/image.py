@@ -13,7 +13,9 @@ def is_local(image: str) -> bool:
 
 
 def registry(image: str) -> str:
-    """The registry that an image is pulled from, as `docker login` names it."""
+    """The registry that an image is pulled from, as `docker login` names it; a placeholder where none is named yet."""
+    if is_local(image):
+        return "REGISTRY"
     host = image.partition("/")[0]
     return host if "." in host or ":" in host else "https://index.docker.io/v1/"
 

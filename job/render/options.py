@@ -114,7 +114,7 @@ def options(asked: Asked) -> Options:
         expected = "a number of weights, such as 8b or 135m"
         faults.append(Fault("--parameters is not a size", found=show(asked.parameters), expected=expected))
     notes = [found for text in asked.annotation if (found := _read(_annotation, "--annotation", text, faults))]
-    ranges = [found for text in asked.egress if (found := _read(egress_in, "--egress", text, faults))]
+    ranges = [egress for text in asked.egress if (egress := _read(egress_in, "--egress", text, faults))]
     source = None if asked.source is None else _read(_source, "--source", asked.source, faults)
     if faults:
         raise SpecError(*faults)

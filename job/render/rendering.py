@@ -11,7 +11,7 @@ from job.render.options import DEADLINE_HOURS, Options, job_name
 from job.spec import JobSpec, parse_spec
 from job.spec.wording import show
 
-READ = ("s3:// or hf://", "Copy it there, such as with `aws s3 cp`, and name the address in the spec")
+READ = ("s3:// or hf://", "Copy it to a bucket (`aws s3 cp`) and name that address")
 WRITTEN = (
     "s3://",
     "The machine that runs it is gone afterwards: write to a bucket, which `tunejob report` and `chat` read",

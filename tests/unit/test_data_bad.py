@@ -111,8 +111,9 @@ CASES = {
         [{"messages": turns("word " * 99, "")}], "row 1: the answer is empty", pointer="/data/train", spec={"length": 32}
     ),
     "an empty cell": Bad(
-        b'instruction,output\n"a\nb",b\n\nc,\n', "rows.csv line 5: the answer is empty (found 1 of 2 rows", "alpaca",
-        "/data/max_untrained_fraction", "rows.csv",
+        b'instruction,output\n"a\nb",b\n\nc,\n',
+        "rows.csv line 5: the answer is empty (found 1 of 2 rows); expected at most 0.05 of them. Complete these rows",
+        "alpaca", "/data/max_untrained_fraction", "rows.csv",
     ),
     "an empty completion": Bad(
         b"prompt;completion\na;b\nc;\n", "rows.csv line 3: the answer is empty", "prompt_completion",
@@ -141,7 +142,7 @@ CASES = {
         [{"q": "a", "label": False}], "row 1: label is False: preference", "template", source=templated("{{ q }}", "{{ q }}")
     ),
     "null in a row template": Bad(
-        b"q,a\nx,NaN\n", "row 1: TemplateError: null would be written as None; write {{ column or", "template",
+        b"q,a\nx,NaN\n", "rows.csv line 2: TemplateError: null would be written as None; write {{ column or", "template",
         "/data/train/0/template/assistant", "rows.csv", templated("{{ a }}"),
     ),
     "key given twice": Bad(b'{"text": "a"}\n{"text": "a", "text": "b"}\n', "rows.jsonl line 2: the key 'text' is given twice", "text"),

@@ -157,6 +157,7 @@ def test_the_file_has_the_commands_that_make_its_secrets(target: str) -> None:
     keys = {name: [word.split("=")[1] for word in words if word.startswith("--from-literal")] for name, words in made.items()}
     assert keys == {"tunejob-s3": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"], "tunejob-hub": ["HF_TOKEN", "WANDB_API_KEY"], "login": []}
     assert "--docker-server=registry.example.com" in made["login"]
+    assert "--docker-server=REGISTRY " in rendered(raw, target, pull_secret="login")
     shipped = yaml.safe_load((ROOT / "k8s" / "base" / "job.yaml").read_text())["spec"]["template"]["spec"]["containers"][0]
     assert {source["secretRef"]["name"] for source in shipped["envFrom"]} == keys.keys() - {"login"}
 
