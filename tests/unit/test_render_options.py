@@ -18,7 +18,7 @@ from job.render import TARGETS, image_note
 from job.render.egress import egress_in
 from job.render.image import IMAGE
 from job.render.options import PARTICULAR, flag
-from tests.renders import LAYOUTS, NEEDED, PUSHED, objects, options_of, rendered, step
+from tests.renders import LAYOUTS, NEEDED, PUSHED, objects, options_of, ran, rendered, step
 
 ROOT = Path(__file__).parents[2]
 RAW = LAYOUTS["lines"]
@@ -199,6 +199,16 @@ def test_the_workflow_checks_the_spec_with_the_light_install(tmp_path: Path) -> 
     assert '"event": "valid"' in done.stdout
     assert (runner / "installed").read_text() == (ROOT / "locks" / "light.txt").read_text()
     assert "docker" not in yaml.safe_dump(workflow["jobs"]["validate"])
+
+
+def test_the_workflow_follows_with_the_light_install_and_keeps_the_code(tmp_path: Path) -> None:
+    workflow = yaml.safe_load(rendered(RAW, "actions", namespace="tuning"))
+    follow = step(workflow, "Follow it to its end")
+    summary = str(tmp_path / "summary")
+    code, seen, _ = ran(follow, tmp_path, "python", RUNNER_TEMP=str(tmp_path), GITHUB_STEP_SUMMARY=summary, AWS_SESSION_TOKEN="")
+    name = objects(rendered(RAW, "job"))["Job"]["metadata"]["name"]
+    assert (code, seen) == (14, ["-m", "job", "wait", name, "--namespace", "tuning", "--summary", summary])
+    assert follow.index("::stop-commands::") < follow.index(" wait ") < follow.index('echo "::$resume::"')
 
 
 def test_the_workflow_says_what_it_takes_the_command_from() -> None:
