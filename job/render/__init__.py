@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from job.errors import Fault, SpecError
 from job.render.actions import actions
@@ -27,7 +28,8 @@ class Target:
 
     render: Callable[[Rendering], str]  # the file that runs it there
     takes_paths: bool = False  # whether what is on this machine can be read and written there
-    finds_image: str = "here"  # where an image of no registry is: "here", "loaded" into its nodes, or "nowhere"
+    # Where an image of no registry may be: on the machine that renders, or loaded into the nodes.
+    finds_image: Literal["here", "loaded", "nowhere"] = "here"
     knows: frozenset[str] = frozenset()  # which of the `PARTICULAR` options mean something there
 
 
