@@ -1,6 +1,6 @@
 # tunejob: one JSON spec in, a proven fine-tuned model out.
 #
-#   docker build -t tunejob .                        the GPU image
+#   docker build -t tunejob:0.1.0 .                  the GPU image
 #   tests/image/build.py                             the same file on a Debian base with the CPU lock, for tests
 #
 # NVIDIA's -base- flavour, not -runtime-: torch brings CUDA's libraries as wheels (locks/cuda.txt), and a second set of

@@ -85,7 +85,7 @@ examples: setup
 # The GPU image, where a registry can be reached; docker or podman.
 image:
 	docker build --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' job/__init__.py) \
-	  --build-arg REVISION=$$(git rev-parse HEAD) -t tunejob .
+	  --build-arg REVISION=$$(git rev-parse HEAD) -t tunejob:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' job/__init__.py) .
 
 # Writes the digest of the base's tag into the Dockerfile. Asks the registry, and changes nothing without an answer.
 image-pin:

@@ -35,7 +35,7 @@ EXAMPLES = {  # two of each command
     "chat": ("tunejob chat my-run", 'tunejob chat s3://models/my-run --gguf q4_k_m --prompt "Turn on the fan."'),
     "wait": ("tunejob wait my-run-0123456789", 'sky jobs launch task.yaml --yes | tunejob wait - --summary "$GITHUB_STEP_SUMMARY"'),  # noqa: E501
     "schema": ("tunejob schema", "tunejob schema > job.schema.json"),
-    "render": ("tunejob render spec.json --to docker -o run.sh", "tunejob render spec.json --to job --parameters 8b -o job.yaml"),  # noqa: E501
+    "render": ("tunejob render spec.json --to docker -o run.sh", "tunejob render spec.json --to job --image registry.example.com/tunejob:0.1.0 --deadline 6 -o job.yaml"),  # noqa: E501
 }  # fmt: skip
 
 
@@ -182,11 +182,32 @@ def add_render(commands: Any, spec_help: str) -> None:
     render.add_argument("spec", metavar="SPEC", help=spec_help)
     render.add_argument("--to", required=True, choices=RENDER_TARGETS, help="where it shall run")
     render.add_argument("-o", "--output", metavar="FILE", help="where to write (default: standard output)")
-    render.add_argument("--image", help="reference of the image (default: that of this version)")
+    render.add_argument(
+        "--image", help="its reference in a registry (default: the one of this version that `docker build` makes here)"
+    )
     render.add_argument("--name", help="of the job, before its hash (default: the spec's)")
-    render.add_argument("--namespace", help="of Kubernetes (default: the context's)")
-    render.add_argument("--queue", default="tunejob", help="LocalQueue, for kueue (default: tunejob)")
+    render.add_argument("--cpu", type=int, metavar="CORES", help="cores it gets (default: by the exports)")
     render.add_argument(
         "--parameters", metavar="SIZE", help="weights of the base model, such as 8b (default: from its files or name)"
     )
     render.add_argument("--gpus", type=int, default=1, help="1; more come in a later version")
+    some = render.add_argument_group("for some targets", "the others refuse them")
+    some.add_argument("--deadline", type=int, metavar="HOURS", help="for all tries together (default: 24)")
+    some.add_argument("--namespace", help="of Kubernetes (default: the context's)")
+    some.add_argument("--queue", help="LocalQueue of Kueue (default: tunejob)")
+    some.add_argument("--pull-secret", metavar="NAME", help="Secret with the login of a private registry")
+    some.add_argument(
+        "--service-account", metavar="NAME",
+        help="one that is there; with --annotation the file makes it (default: tunejob, which the file makes)",
+    )  # fmt: skip
+    some.add_argument(
+        "--annotation", action="append", default=[], metavar="NAME=VALUE",
+        help="of the service account, such as eks.amazonaws.com/role-arn=ARN; may be repeated",
+    )  # fmt: skip
+    some.add_argument(
+        "--egress", action="append", default=[], metavar="CIDR:PORT",
+        help="addresses the pod may reach besides public HTTPS, such as 10.0.0.0/8:9000; may be repeated",
+    )  # fmt: skip
+    some.add_argument(
+        "--source", metavar="URL@COMMIT", help="git repository of tunejob from which a CI takes the command"
+    )

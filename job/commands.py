@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,18 +134,18 @@ def command_wait(arguments: argparse.Namespace, log: Log) -> int:
 
 
 def command_render(arguments: argparse.Namespace, log: Log) -> None:
-    from job.render import TARGETS, render
-    from job.render.options import options
+    from job.render import TARGETS, image_note, render
+    from job.render.options import Asked, options
     from job.spec import parse_spec
 
     out, log.stream = log.stream, sys.stderr  # a file for a pipe: nothing else may come out of it
-    chosen = options(
-        arguments.image, arguments.name, arguments.namespace, arguments.queue, arguments.parameters, arguments.gpus
-    )
+    chosen = options(Asked(**{field.name: getattr(arguments, field.name) for field in fields(Asked)}))
     raw = read_spec(arguments.spec)
     text = render(raw, arguments.to, chosen)
     spec = parse_spec(raw)
     note_trackers(spec, log)
+    if note := image_note(arguments.to, chosen):
+        log("note", pointer="--image", text=note)
     if TARGETS[arguments.to].takes_paths:
         note_paths(spec, log)
     if arguments.output:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
-from job.data.read import Row, read_rows, remarks, why_not_at_a_glance
+from job.data.read import Row, place, read_numbered, remarks, why_not_at_a_glance
 from job.data.select import SLICE
 from job.data.sources import check_columns
 from job.data.worker.messages import RowFault
@@ -153,7 +153,7 @@ def _first_row(spec: SourceSpec, pointer: str, path: Path, chats: bool, seen: Se
         if reason := why_not_at_a_glance(path, where):
             seen.remarks.append((where, f"{path.name}: its rows were not looked at: {reason}"))
             return
-        row = next(read_rows(path, where), None)
+        number, row = next(read_numbered(path, where), (0, None))
         remarked = remarks(path, where)
     if row is None:
         raise InputError(Fault("no rows", where=where, found=f"{path.name} is empty", expected="at least 1 row"))
@@ -167,7 +167,7 @@ def _first_row(spec: SourceSpec, pointer: str, path: Path, chats: bool, seen: Se
         try:
             example = shape(spec.format, row, Columns(spec.columns))
         except RowFault as error:
-            raise InputError(Fault(f"{path.name} row 1: {error}", where=where)) from None
+            raise InputError(Fault(f"{place(path, number)}: {error}", where=where)) from None
         if chats and isinstance(example, Pair):
             seen.notes.append((where, _raw_pair(spec)))
 

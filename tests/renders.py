@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from job.render import TARGETS, render
-from job.render.options import options
+from job.render.options import Asked, Options, options
 from tests.specs import changed
 
 REMOTE = {"/data/train/0/source": "s3://data/rows.jsonl", "/output/uri": "s3://models/small", "/model/source": "hf://org/llama-8b"}
@@ -39,12 +39,19 @@ LAYOUTS = {
 }
 
 
-def options_of(**given: Any) -> Any:
-    return options(**{"image": None, "name": None, "namespace": None, "queue": "tunejob", "parameters": None, "gpus": 1} | given)
+# What a target cannot do without, as long as no release is out.
+PUSHED = "registry.example.com/tunejob:0.1.0"
+NEEDED: dict[str, dict[str, str]] = {
+    "skypilot": {"image": PUSHED}, "dstack": {"image": PUSHED}, "actions": {"source": "https://git.example.com/tunejob@v0.1.0"},
+}  # fmt: skip
+
+
+def options_of(target: str, **given: Any) -> Options:
+    return options(Asked(**NEEDED.get(target, {}) | given))
 
 
 def rendered(raw: bytes, target: str, **given: Any) -> str:
-    return render(raw, target, options_of(**given))
+    return render(raw, target, options_of(target, **given))
 
 
 def objects(text: str) -> dict[str, Any]:
@@ -69,9 +76,11 @@ def ran(
     """
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
-    for name in ("docker", "podman", "kubectl"):
-        (tools / name).write_text(NOTE.format(python=sys.executable, folder=str(folder)))
-        (tools / name).chmod(0o755)
+    light = folder / "light" / "bin"  # where a workflow puts its Python
+    light.mkdir(parents=True, exist_ok=True)
+    for program in (tools / "docker", tools / "podman", tools / "kubectl", light / "python"):
+        program.write_text(NOTE.format(python=sys.executable, folder=str(folder)))
+        program.chmod(0o755)
     file = folder / "script"
     file.write_text(script, "utf-8", newline="")
     path = {"PATH": f"{tools}:/usr/bin:/bin", "HOME": str(folder)}
@@ -79,6 +88,11 @@ def ran(
     noted = folder / engine
     seen, given = json.loads(noted.read_text()) if noted.exists() else ([], "")
     return done.returncode, seen, given.encode("latin-1")
+
+
+def step(workflow: dict[str, Any], name: str) -> str:
+    """What the step of a rendered workflow runs."""
+    return next(str(step["run"]) for work in workflow["jobs"].values() for step in work["steps"] if step["name"] == name)
 
 
 def spec_inside(target: str, text: str, folder: Path) -> bytes:
@@ -91,7 +105,7 @@ def spec_inside(target: str, text: str, folder: Path) -> bytes:
         assert lines[0].startswith("docker info")
         return ran("".join(lines[1:]), folder)[2]
     if target == "actions":
-        return ran(parsed["jobs"]["validate"]["steps"][0]["run"], folder)[2]
+        return ran(step(parsed, "Check the spec"), folder, "python", RUNNER_TEMP=str(folder))[2]
     if target in ("dstack", "compose"):
         command = parsed["commands"][0] if target == "dstack" else parsed["services"]["tunejob"]["command"][0].replace("$$", "$")
         wrote = command.split(" > /tmp/spec.json")

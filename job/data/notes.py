@@ -17,6 +17,7 @@ SENTENCES = {
     "itself, as at inference",
     "merged": "{} answers begin within a token that also holds the end of the text before them, which is tokenised "
     "otherwise at inference; prompts are best without white space at their end",
+    "empty": "{} answers are empty and not learned; the other answers of these conversations are",
     "wished": "{} messages are marked to be learned but are not answers; train_on responses learns answers alone",
 }
 
@@ -27,6 +28,7 @@ def row_notes(tables: Sequence[Table], max_seq_length: int) -> list[str]:
     notes = [sentence.format(remarks[kind]) for kind, sentence in SENTENCES.items() if remarks[kind]]
     if rows := sum(table.dropped_reasons[wire.MARKED] for table in tables):
         notes.append(f"{rows} rows are marked not to be learned and left out")
+    notes += _left_out(tables)
     if marks := _names(remarks, "mark "):
         notes.append(f"rows have values other than 0 and 1, false and true in these columns, and are learned: {marks}")
     if keys := _names(remarks, "key "):
@@ -41,6 +43,20 @@ def row_notes(tables: Sequence[Table], max_seq_length: int) -> list[str]:
         notes.append(
             f"the answers of {rows} rows are beyond model.max_seq_length {max_seq_length}; {longest} would hold them"
         )
+    return notes
+
+
+def _left_out(tables: Sequence[Table]) -> list[str]:
+    """Rows that teach nothing, by their reason and with their places; those with a sentence of their own apart."""
+    reasons = dict.fromkeys(reason for table in tables for reason in table.dropped_places)
+    notes = []
+    for reason in reasons:
+        if reason in (wire.MARKED, wire.BEYOND):
+            continue
+        count = sum(table.dropped_reasons[reason] for table in tables)
+        places = [place for table in tables for place in table.dropped_places.get(reason, ())]
+        more = f" and {count - len(places)} more" if count > len(places) else ""
+        notes.append(f"{count} row{'s' * (count != 1)} left out, {reason}: {', '.join(places)}{more}")
     return notes
 
 

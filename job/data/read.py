@@ -48,8 +48,18 @@ def read_rows(path: Path, pointer: str) -> Iterator[Row]:
 
     Raises `InputError` at `pointer` with the file and line for a file that is damaged, not UTF-8 or of no known kind.
     """
+    return (row for _, row in read_numbered(path, pointer))
+
+
+def read_numbered(path: Path, pointer: str) -> Iterator[tuple[int, Row]]:
+    """The same, each with the number that an editor shows: of its line where rows are lines, else its own, from 1."""
     file = _data_file(path, pointer)
-    yield from READERS[file.kind](file)
+    yield from LINED[file.kind](file) if file.kind in LINED else enumerate(READERS[file.kind](file), 1)
+
+
+def place(path: Path, number: int) -> str:
+    """A row in words, by its number of `read_numbered`. A `.csv` has a header, and cells of several lines."""
+    return f"{path.name} {'line' if is_all_text(path) else 'row'} {number}"
 
 
 def why_not_at_a_glance(path: Path, pointer: str) -> str:
@@ -66,24 +76,26 @@ def why_not_at_a_glance(path: Path, pointer: str) -> str:
 
 def _data_file(path: Path, pointer: str) -> DataFile:
     file = DataFile(path, pointer)
-    if file.kind not in READERS:
+    if file.kind not in LINED and file.kind not in READERS:
         expected = ".jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow or .txt, each plain or with .gz"
         raise file.fault("not a kind of file the job reads", expected=expected)
     return file
 
 
-def _read_txt(file: DataFile) -> Iterator[Row]:
+def _read_txt(file: DataFile) -> Iterator[tuple[int, Row]]:
     for number, line in file.lines():
-        yield {"text": file.decode(line, number).rstrip("\r\n")}
+        yield number, {"text": file.decode(line, number).rstrip("\r\n")}
 
 
-READERS: dict[str, Callable[[DataFile], Iterator[Row]]] = {
+LINED: dict[str, Callable[[DataFile], Iterator[tuple[int, Row]]]] = {
     "jsonl": read_jsonl,
-    "json": read_json,
     "csv": read_csv,
+    "txt": _read_txt,
+}
+READERS: dict[str, Callable[[DataFile], Iterator[Row]]] = {
+    "json": read_json,
     "parquet": read_parquet,
     "arrow": read_arrow,
-    "txt": _read_txt,
 }
 COUNTERS: dict[str, Callable[[DataFile], int]] = {"parquet": count_parquet, "arrow": count_arrow}
 REMARKS: dict[str, Callable[[DataFile], list[str]]] = {"csv": csv_remarks, "json": json_remarks}

@@ -28,16 +28,17 @@ class Header:
         return len(self.names) > 1 and self.names[0] == ""
 
 
-def read_csv(file: DataFile) -> Iterator[Row]:
+def read_csv(file: DataFile) -> Iterator[tuple[int, Row]]:
+    """Each row with the line that it begins in."""
     header = _header(file)
     with file.damage_named(), file.open_text() as opened:
         records = _records(file, opened, header.separator, strict=True)
         next(records, None)
-        for fields in records:
+        for line, fields in records:
             row: Row = dict(zip(header.names, fields, strict=True))
             if header.has_index:
                 del row[""]
-            yield row
+            yield line, row
 
 
 def csv_remarks(file: DataFile) -> list[str]:
@@ -68,22 +69,27 @@ def _header(file: DataFile) -> Header:
 
 def _first(file: DataFile, separator: str) -> Header:
     with file.damage_named(), file.open_text() as opened:
-        return Header(next(_records(file, opened, separator, strict=False), []), separator)
+        return Header(next(_records(file, opened, separator, strict=False), (1, []))[1], separator)
 
 
-def _records(file: DataFile, opened: IO[str], separator: str, strict: bool) -> Iterator[list[str]]:
-    """The fields of each record, all as many as the first one's; `strict` refuses what comes after a quote."""
+def _records(file: DataFile, opened: IO[str], separator: str, strict: bool) -> Iterator[tuple[int, list[str]]]:
+    """The line where each record begins, and its fields, all as many as the first one's; `strict` refuses what comes
+    after a quote.
+    """
     csv.field_size_limit(MAX_ROW_BYTES)
     lines = _Lines(file, opened)
     reader = csv.reader(lines, delimiter=separator, strict=strict)
-    count = 0
+    count, after = 0, 1
     try:
-        for fields in filter(None, reader):
+        for fields in reader:
+            line, after = after, reader.line_num + 1
+            if not fields:
+                continue
             lines.characters = 0
             count = count or len(fields)
             if len(fields) != count:
-                raise file.fault(f"the row does not have {count} fields as the header does", reader.line_num)
-            yield fields
+                raise file.fault(f"the row does not have {count} fields as the header does", line)
+            yield line, fields
     except csv.Error as error:
         raise file.fault(f"not CSV: {error}", reader.line_num) from None
 

@@ -19,9 +19,10 @@ NOT_SPACE = re.compile(r"[^ \t\r\n]")
 CHUNK_CHARACTERS = 1 << 20
 
 
-def read_jsonl(file: DataFile) -> Iterator[Row]:
+def read_jsonl(file: DataFile) -> Iterator[tuple[int, Row]]:
+    """Each row with its line."""
     for number, line in file.lines():
-        yield file.row(file.parse(file.decode(line, number), number), number, "line")
+        yield number, file.row(file.parse(file.decode(line, number), number), number, "line")
 
 
 def read_json(file: DataFile) -> Iterator[Row]:
@@ -32,7 +33,7 @@ def read_json(file: DataFile) -> Iterator[Row]:
     if line.startswith(b"["):
         yield from _read_array(file)
     elif _is_jsonl(line, more):
-        yield from read_jsonl(file)
+        yield from (row for _, row in read_jsonl(file))
     else:
         yield from _unwrap(_whole(file), file)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from job.data.columns import ColumnUse
 from job.data.fit import way_out
-from job.data.read import Row, count_rows, is_all_text, read_rows, remarks
+from job.data.read import Row, count_rows, is_all_text, place, read_numbered, remarks
 from job.data.select import row_range
 from job.data.worker import wire
 from job.data.worker.messages import names
@@ -69,13 +69,12 @@ class Selection:
         for path, count in zip(self.source.files, self._counts, strict=True):
             if before < self._range.stop and before + count > self._range.start:
                 all_text = is_all_text(path)
-                for number, row in enumerate(read_rows(path, self.pointer), before):
+                for number, (shown, row) in enumerate(read_numbered(path, self.pointer), before):
                     if number >= self._range.stop:
                         return
                     if number in self._range:
-                        place = f"{path.name} row {number - before + 1}"
                         row = self._columns.settled(row) if all_text else row
-                        yield SelectedRow(number - self._range.start, place, row, all_text)
+                        yield SelectedRow(number - self._range.start, place(path, shown), row, all_text)
             before += count
 
     def check_columns(self) -> bool:

@@ -42,7 +42,7 @@ class Table:
         self.read_rows = 0
         self.dropped_rows = 0
         self.dropped_reasons: Counter[str] = Counter()
-        self.dropped_examples: list[str] = []
+        self.dropped_places: dict[str, list[str]] = {}  # of the first rows with each reason
         self.remarks: Counter[str] = Counter()  # what was in rows and is not learned as it was there, by kind
         self.beyond_tokens = 0  # of the longest row whose answer is beyond the longest sequence
         self._columns = {
@@ -87,8 +87,9 @@ class Table:
             self.dropped_reasons[reason] += 1
             if reason == wire.BEYOND:
                 self.beyond_tokens = max(self.beyond_tokens, tokens)
-            if len(self.dropped_examples) < SHOWN_DROPPED:
-                self.dropped_examples.append(f"{batch[index].place}: {reason}")
+            places = self.dropped_places.setdefault(reason, [])
+            if len(places) < SHOWN_DROPPED:
+                places.append(batch[index].place)
         self.remarks.update(reply.remarks)
         self.dropped_rows += len(reply.dropped)
         for index, length, trained, truncated, digest in reply.sequences:
@@ -126,7 +127,7 @@ class Table:
 
     def require_useful(self, pointer: str, max_untrained_fraction: float, max_seq_length: int) -> None:
         """Raises `InputError` if no row, or too small a part of them, has a token to learn."""
-        examples = "; ".join(self.dropped_examples)
+        examples = "; ".join(f"{', '.join(places)}: {reason}" for reason, places in self.dropped_places.items())
         hint = f"model.max_seq_length is {max_seq_length}"
         if self.beyond_tokens:
             hint += f"; {self.beyond_tokens} would hold each of these rows"
@@ -149,7 +150,9 @@ class Table:
                     where="/data/max_untrained_fraction",
                     found=f"{self.dropped_rows - marked} of {self.read_rows - marked} rows",
                     expected=f"at most {max_untrained_fraction:g} of them",
-                    hint=hint if self.beyond_tokens else "",
+                    hint=hint
+                    if self.beyond_tokens
+                    else "Complete these rows, leave them out, or let more of them be left out",
                 )
             )
 

@@ -44,7 +44,6 @@ DISK_MARGIN = 1.1
 DISK_STEP_BYTES = 16 * GIB
 MEMORY_STEP_BYTES = 4 * GIB
 TOKENIZER_BYTES = 32 << 20
-DEADLINE_SECONDS = 86_400
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,6 @@ class Resources:
     origin: str
     shm_bytes: int = SHM_BYTES
     tmp_bytes: int = TMP_BYTES
-    deadline_seconds: int = DEADLINE_SECONDS
 
     @property
     def ephemeral_bytes(self) -> int:

@@ -4,16 +4,19 @@ of them all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
+from job.errors import Fault, SpecError
 from job.render.actions import actions
 from job.render.compose import compose
 from job.render.docker import docker, podman
 from job.render.dstack import dstack
+from job.render.image import build, is_local, words_for_nodes
 from job.render.jobset import jobset
 from job.render.kubernetes import job, kueue
-from job.render.options import Options
+from job.render.options import Options, flag
 from job.render.rendering import Rendering, context, require_remote
 from job.render.skypilot import skypilot
 from job.render.trainjob import trainjob
@@ -25,29 +28,59 @@ class Target:
 
     render: Callable[[Rendering], str]  # the file that runs it there
     takes_paths: bool = False  # whether what is on this machine can be read and written there
+    # Where an image of no registry may be: on the machine that renders, or loaded into the nodes.
+    finds_image: Literal["here", "loaded", "nowhere"] = "here"
+    knows: frozenset[str] = frozenset()  # which of the `PARTICULAR` options mean something there
 
 
+CLUSTER = frozenset({"namespace", "pull_secret", "service_account", "annotation", "egress"})
+TIMED = CLUSTER | {"deadline"}
 TARGETS = {
     "docker": Target(docker, takes_paths=True),
     "podman": Target(podman, takes_paths=True),
     "compose": Target(compose),
-    "job": Target(job),
-    "kueue": Target(kueue),
-    "jobset": Target(jobset),
-    "trainjob": Target(trainjob),
-    "skypilot": Target(skypilot),
-    "dstack": Target(dstack),
-    "actions": Target(actions),
+    "job": Target(job, finds_image="loaded", knows=TIMED),
+    "kueue": Target(kueue, finds_image="loaded", knows=TIMED | {"queue"}),
+    "jobset": Target(jobset, finds_image="loaded", knows=TIMED),
+    "trainjob": Target(trainjob, finds_image="loaded", knows=CLUSTER),  # the deadline is that of all specs' runtime
+    "skypilot": Target(skypilot, finds_image="nowhere"),
+    "dstack": Target(dstack, finds_image="nowhere", knows=frozenset({"deadline"})),
+    "actions": Target(actions, finds_image="loaded", knows=TIMED | {"source"}),
 }
 
 
 def render(raw: bytes, target: str, options: Options) -> str:
     """The file that runs the spec `raw` at `target`, the spec inside it byte for byte.
 
-    Raises `SpecError` for a spec that is not valid or that the place cannot run, `CapacityError` for one that fits no
-    GPU.
+    Raises `SpecError` for a spec that is not valid or that the place cannot run, and for options that mean nothing
+    there, `CapacityError` for a spec that fits no GPU.
     """
+    if faults := [*_options_faults(target, options)]:
+        raise SpecError(*faults)
     place, task = TARGETS[target], context(raw, options)
     if not place.takes_paths:
         require_remote(task.spec)
     return place.render(task)
+
+
+def _options_faults(target: str, options: Options) -> Iterator[Fault]:
+    """Nothing that was asked for is dropped silently, and no machine is rented for an image that it cannot pull."""
+    place = TARGETS[target]
+    for name in options.particular():
+        if name not in place.knows:
+            others = ", ".join(other for other, known in TARGETS.items() if name in known.knows)
+            yield Fault(f"--to {target} does not know {flag(name)}", hint=f"Leave it out; it is for --to {others}")
+    if place.finds_image == "nowhere" and is_local(options.image):
+        yield Fault(
+            f"--to {target} cannot reach an image of this machine",
+            found=f"--image {options.image}",
+            expected="--image REGISTRY/NAME@sha256:DIGEST",
+            hint=f"No release is out yet: `{build(options.image)}` in a clone of tunejob, and push it to a registry",
+        )
+
+
+def image_note(target: str, options: Options) -> str:
+    """What has to be done before the image is where the target looks for it; empty where nothing has."""
+    if TARGETS[target].finds_image != "loaded" or not is_local(options.image):
+        return ""
+    return " ".join(words_for_nodes(options.image))

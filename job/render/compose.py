@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from job.plan.machine import GIB
+from job.render.image import is_local, words_here
 from job.render.pod import GRACE_SECONDS, STOP_SECONDS
 from job.render.rendering import Rendering
-from job.render.shell import COMMAND, SPEC_PATH, variables, write_spec
+from job.render.shell import COMMAND, SPEC_PATH, environment_words, variables, write_spec
 from job.render.text import documents
 
 
@@ -15,6 +16,7 @@ def compose(task: Rendering) -> str:
     command = f"{write_spec(task)} && exec {COMMAND} run {SPEC_PATH}"
     service = {
         "image": task.options.image,
+        **({"pull_policy": "never"} if is_local(task.options.image) else {}),
         "entrypoint": ["/bin/sh", "-c"],
         "command": [command.replace("$", "$$")],  # $ begins a variable of compose
         "environment": {"AWS_EC2_METADATA_DISABLED": "true", "TUNEJOB_STOP_SECONDS": str(STOP_SECONDS)}
@@ -25,6 +27,7 @@ def compose(task: Rendering) -> str:
         "volumes": ["/scratch", "/tmp"],  # noqa: S108 (anonymous volumes of the container)
         "shm_size": f"{needs.shm_bytes // GIB}g",
         "mem_limit": f"{needs.memory_bytes // GIB}g",
+        **({"cpus": task.options.cpu} if task.options.cpu else {}),
         "stop_grace_period": f"{GRACE_SECONDS}s",
         "restart": "no",
         "deploy": {
@@ -33,7 +36,8 @@ def compose(task: Rendering) -> str:
     }
     header = [
         "docker compose -f FILE up --exit-code-from tunejob        then: docker compose -f FILE down --volumes",
-        "Credentials are taken from the environment: AWS_..., HF_TOKEN.",
+        *environment_words(task.spec),
+        *words_here(task.options.image),
         *needs.words(),
     ]
     return documents(header, {"name": task.name, "services": {"tunejob": service}})

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 from job.errors import Fault, InputError, SpecError
 from job.plan.machine import GIB
+from job.render.image import is_local, words_here
 from job.render.pod import GRACE_SECONDS, STOP_SECONDS, UID
 from job.render.rendering import Rendering, local_paths
-from job.render.shell import SHELLCHECK, variables
+from job.render.shell import SHELLCHECK, environment_words, variables
 from job.render.text import comment, word
 from job.spec.wording import show
 
@@ -32,7 +33,8 @@ def podman(task: Rendering) -> str:
 def _file(task: Rendering, engine: str) -> str:
     header = [
         f"sh FILE        more options of {engine} run may follow; exit status 0, or the code of the failure (README, Exit codes)",  # noqa: E501
-        "Credentials are taken from the environment: AWS_..., HF_TOKEN.",
+        *environment_words(task.spec),
+        *words_here(task.options.image, engine),
         *task.needs.words(),
         SHELLCHECK,
     ]
@@ -49,6 +51,10 @@ def script(task: Rendering, engine: str) -> str:
         f"--memory {needs.memory_bytes // GIB}g --shm-size {needs.shm_bytes // GIB}g",
         f"--stop-timeout {GRACE_SECONDS} --env TUNEJOB_STOP_SECONDS={STOP_SECONDS} --env AWS_EC2_METADATA_DISABLED=true",  # noqa: E501
     ]
+    if task.options.cpu:
+        options.append(f"--cpus {task.options.cpu}")
+    if is_local(task.options.image):
+        options.append("--pull never")  # whoever took that name at a public registry is not asked
     lines = [
         "set -eu",
         *_mounts(task, engine),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from job.plan.machine import GIB
+from job.render.image import words_for_rented
 from job.render.pod import STOP_SECONDS
 from job.render.rendering import Rendering
 from job.render.shell import COMMAND, SPEC_PATH, needed_secrets, write_spec
@@ -18,8 +19,12 @@ def dstack(task: Rendering) -> str:
     they are.
     """
     needs = task.needs
+    asked = " ".join(f"{name}=..." for name in needed_secrets(task.spec))
     header = [
-        "dstack apply -f FILE        -e NAME passes on more variables, such as HF_TOKEN or AWS_ENDPOINT_URL",
+        f"export {asked} && dstack apply -f FILE",
+        "-e NAME passes on more variables, such as HF_TOKEN or AWS_ENDPOINT_URL",
+        *words_for_rented(task.options.image, "A private one needs registry_auth in this file."),
+        task.deadline_words(),
         *needs.words(),
     ]
     return documents(
@@ -35,7 +40,7 @@ def dstack(task: Rendering) -> str:
             ],
             "commands": [write_spec(task), f"exec {COMMAND} run {SPEC_PATH}"],
             "resources": {
-                "cpu": f"{needs.cpu_request + 1}..",
+                "cpu": f"{task.cores}..",
                 "memory": f"{needs.memory_bytes // GIB}GB..",
                 "shm_size": f"{needs.shm_bytes // GIB}GB",
                 "gpu": {"vendor": "nvidia", "memory": f"{needs.gpu_gb}GB..", "count": 1},
@@ -43,7 +48,7 @@ def dstack(task: Rendering) -> str:
             },
             "spot_policy": "auto",
             "retry": {"on_events": ["no-capacity", "interruption"], "duration": f"{RETRY_HOURS}h"},
-            "max_duration": f"{needs.deadline_seconds // 3600}h",
+            "max_duration": f"{task.deadline_hours}h",
         },
     )
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from job.follow.kubernetes import JOB_LABEL, SET_LABEL
+from job.render.egress import policy
+from job.render.image import registry, words_for_nodes
+from job.render.options import DEADLINE_HOURS, Options
 from job.render.pod import batch_job, placed, shipped
 from job.render.rendering import Rendering
+from job.render.shell import S3_SECRETS, TRACKERS
 from job.render.text import Json, documents
 
+QUEUE = "tunejob"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 APPLY_LIMIT_BYTES = 200_000  # kubectl apply notes the object in an annotation, of which there may be 256 KiB
 
@@ -19,7 +27,7 @@ def kueue(task: Rendering) -> str:
     running Job.
     """
     waiting = batch_job(task)
-    waiting["metadata"]["labels"] |= {QUEUE_LABEL: task.options.queue}
+    waiting["metadata"]["labels"] |= {QUEUE_LABEL: task.options.queue or QUEUE}
     return manifests(task, waiting)
 
 
@@ -37,10 +45,48 @@ def config_map(task: Rendering) -> Json:
 def manifests(task: Rendering, *work: Json) -> str:
     """The file of everything that `work` needs, and itself."""
     large = len(task.text.encode()) > APPLY_LIMIT_BYTES
+    kind = work[-1]["kind"]
     header = [
         "kubectl apply --server-side -f FILE (a spec of this size needs it)" if large else "kubectl apply -f FILE",
-        "Credentials come from the Secrets tunejob-s3 and tunejob-hub, where they exist.",
+        *credentials(task),
+        *words_for_nodes(task.options.image),
+        task.deadline_words() if kind != "TrainJob" else f"Deadline: {DEADLINE_HOURS} hours, that of the runtime.",
         *task.needs.words(),
     ]
-    around = [placed(shipped(f"base/{name}.yaml"), task.options) for name in ("serviceaccount", "networkpolicy")]
-    return documents(header, config_map(task), *around, *work)
+    policies = [placed(shipped("base/networkpolicy.yaml"), task.options)]
+    if task.options.egress:
+        metadata = batch_job(task)["metadata"]
+        label = JOB_LABEL if kind == "Job" else SET_LABEL  # which the controllers put on the pods
+        policies.append(policy(task.name, metadata, label, task.options.egress))
+    return documents(header, config_map(task), *_account(task.options), *policies, *work)
+
+
+def _account(options: Options) -> list[Json]:
+    """The service account, unless it is there already: one that is named and gets no annotation."""
+    if options.service_account and not options.annotation:
+        return []
+    account = placed(shipped("base/serviceaccount.yaml"), options)
+    account["metadata"]["name"] = options.service_account or account["metadata"]["name"]
+    account["metadata"] |= {"annotations": options.annotation} if options.annotation else {}
+    return [account]
+
+
+def credentials(task: Rendering) -> list[str]:
+    """For the head of the file: the Secrets that the pod reads, by the commands that make them."""
+    options = task.options
+    into = f" -n {options.namespace}" if options.namespace else ""
+    own = [name for tracker in task.spec.tracking for name in TRACKERS[tracker]]
+    lines = [
+        "Secrets, once in the namespace, the values from your environment. Either may be missing; other variables",
+        "(AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL) go in as further keys of the first:",
+        f"  {_secret(into, 'tunejob-s3', S3_SECRETS)}",
+        f"  {_secret(into, 'tunejob-hub', ('HF_TOKEN', *own))}  # gated models, pushing{', tracking' * bool(own)}",
+    ]
+    if options.pull_secret:
+        login = f"--docker-server={registry(options.image)} --docker-username=NAME --docker-password=PASSWORD"
+        lines.append(f"  kubectl{into} create secret docker-registry {options.pull_secret} {login}")
+    return lines
+
+
+def _secret(into: str, name: str, keys: Sequence[str]) -> str:
+    return f"kubectl{into} create secret generic {name} " + " ".join(f'--from-literal={key}="${key}"' for key in keys)

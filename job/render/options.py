@@ -4,64 +4,159 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-from job import __version__
 from job.errors import Fault, SpecError
+from job.render.egress import Egress, egress_in
+from job.render.image import IMAGE
 from job.spec import JobSpec
 from job.spec.wording import show
 
-IMAGE = f"ghcr.io/tunejob/tunejob:{__version__}"
 # As docker, Kubernetes and shells take them; no dash in front, which would be an option.
 IMAGES = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}")
 NAMES = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 PARAMETERS = re.compile(r"([0-9]+(?:\.[0-9]+)?)([bBmM])")
+# The name of an annotation after an optional domain, and its value.
+ANNOTATIONS = re.compile(
+    r"((?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)=([ -~]{1,1024})"
+)
+SOURCES = re.compile(r"(https://[A-Za-z0-9.-]+(?::[0-9]+)?/[A-Za-z0-9._/~-]+)@([A-Za-z0-9][A-Za-z0-9._/-]{0,200})")
 UNITS = {"b": 10**9, "m": 10**6}
 DIGEST_DIGITS = 10
 NAME_CHARACTERS = 48  # JobSet appends "-node-0-0-" and five more, and takes 63 in all
+DEADLINE_HOURS = 24
+MOST_HOURS = 24 * 365
+MOST_CORES = 1024
+# Options that only some targets know: the others refuse them.
+PARTICULAR = ("namespace", "queue", "pull_secret", "service_account", "annotation", "egress", "deadline", "source")
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options as they were written, by the names of the arguments of `tunejob render`."""
+
+    image: str | None = None
+    name: str | None = None
+    namespace: str | None = None
+    queue: str | None = None
+    pull_secret: str | None = None
+    service_account: str | None = None
+    annotation: Sequence[str] = ()
+    egress: Sequence[str] = ()
+    cpu: int | None = None
+    deadline: int | None = None
+    source: str | None = None
+    parameters: str | None = None
+    gpus: int = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """A git repository of tunejob and the commit, tag or branch in it."""
+
+    url: str
+    ref: str
 
 
 @dataclass(frozen=True)
 class Options:
-    """`name`, `namespace` and `queue` are Kubernetes names; `parameters` is the number of weights of the base model."""
+    """`cpu` is in cores, `deadline` in hours, `parameters` the number of weights of the base model; names are those of
+    Kubernetes.
+    """
 
     image: str = IMAGE
     name: str | None = None
     namespace: str | None = None
-    queue: str = "tunejob"
+    queue: str | None = None
+    pull_secret: str | None = None
+    service_account: str | None = None
+    annotation: dict[str, str] = field(default_factory=dict)
+    egress: tuple[Egress, ...] = ()
+    cpu: int | None = None
+    deadline: int | None = None
+    source: Source | None = None
     parameters: int | None = None
 
+    def particular(self) -> list[str]:
+        """Those of the options that were given which only some targets know."""
+        return [name for name in PARTICULAR if getattr(self, name)]
 
-def options(
-    image: str | None, name: str | None, namespace: str | None, queue: str, parameters: str | None, gpus: int
-) -> Options:
+
+def flag(name: str) -> str:
+    """`pull_secret` → `--pull-secret`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def options(asked: Asked) -> Options:
     """Options from their text. Raises `SpecError` with every one that is wrong."""
-    image = image or IMAGE
-    faults = []
+    faults: list[Fault] = []
+    image = asked.image or IMAGE
     if not IMAGES.fullmatch(image):
-        faults.append(
-            Fault(
-                "--image is not the reference of an image",
-                found=show(image),
-                expected="name, name:tag or name@sha256:digest",
-            )
-        )
-    for option, value in (("--name", name), ("--namespace", namespace), ("--queue", queue)):
+        expected = "name, name:tag or name@sha256:digest"
+        faults.append(Fault("--image is not the reference of an image", found=show(image), expected=expected))
+    for name in ("name", "namespace", "queue", "pull_secret", "service_account"):
+        value = getattr(asked, name)
         if value is not None and not NAMES.fullmatch(value):
             expected = "lower-case letters, digits and hyphens, at most 63"
-            faults.append(Fault(f"{option} is not a name of Kubernetes", found=show(value), expected=expected))
-    if gpus != 1:
+            faults.append(Fault(f"{flag(name)} is not a name of Kubernetes", found=show(value), expected=expected))
+    for name, most, unit in (("cpu", MOST_CORES, "cores"), ("deadline", MOST_HOURS, "hours")):
+        value = getattr(asked, name)
+        if value is not None and not 0 < value <= most:
+            faults.append(Fault(f"{flag(name)} is out of range", found=str(value), expected=f"1 to {most} {unit}"))
+    if asked.gpus != 1:
         hint = "Several GPUs come in a later version; a larger model may fit one larger GPU"
-        faults.append(Fault("a job runs on one GPU", found=f"--gpus {gpus}", expected="--gpus 1", hint=hint))
-    if parameters is not None and not PARAMETERS.fullmatch(parameters):
-        faults.append(
-            Fault(
-                "--parameters is not a size", found=show(parameters), expected="a number of weights, such as 8b or 135m"
-            )
-        )
+        faults.append(Fault("a job runs on one GPU", found=f"--gpus {asked.gpus}", expected="--gpus 1", hint=hint))
+    if asked.parameters is not None and not PARAMETERS.fullmatch(asked.parameters):
+        expected = "a number of weights, such as 8b or 135m"
+        faults.append(Fault("--parameters is not a size", found=show(asked.parameters), expected=expected))
+    notes = [found for text in asked.annotation if (found := _read(_annotation, "--annotation", text, faults))]
+    ranges = [egress for text in asked.egress if (egress := _read(egress_in, "--egress", text, faults))]
+    source = None if asked.source is None else _read(_source, "--source", asked.source, faults)
     if faults:
         raise SpecError(*faults)
-    return Options(image, name, namespace, queue, parameters_in(parameters))
+    return Options(
+        image, asked.name, asked.namespace, asked.queue, asked.pull_secret, asked.service_account, dict(notes),
+        tuple(ranges), asked.cpu, asked.deadline, source, parameters_in(asked.parameters),
+    )  # fmt: skip
+
+
+EXPECTED = {
+    "--annotation": ("NAME=VALUE, such as eks.amazonaws.com/role-arn=arn:aws:iam::111122223333:role/tunejob", ""),
+    "--egress": (
+        "addresses and a TCP port, such as 10.0.0.0/8:9000 or 10.1.2.3:9000",
+        "A NetworkPolicy knows no names: `getent hosts NAME` says its addresses",
+    ),
+    "--source": (
+        "https://HOST/PATH@COMMIT",
+        "A repository of tunejob, such as your clone pushed to a fork; `git rev-parse HEAD` says the commit",
+    ),
+}
+
+
+def _read(reader: Callable[[str], Found], option: str, text: str, faults: list[Fault]) -> Found | None:
+    """What `reader` makes of the option's text; None after a fault."""
+    try:
+        return reader(text)
+    except ValueError as error:
+        expected, hint = EXPECTED[option]
+        faults.append(Fault(f"{option} {error}", found=show(text), expected=expected, hint=hint))
+        return None
+
+
+def _annotation(text: str) -> tuple[str, str]:
+    if not (found := ANNOTATIONS.fullmatch(text)):
+        raise ValueError("is not an annotation")
+    return found[1], found[2]
+
+
+def _source(text: str) -> Source:
+    if not (found := SOURCES.fullmatch(text)):
+        raise ValueError("is not a place in a git repository")
+    return Source(found[1], found[2])
 
 
 def parameters_in(text: str | None) -> int | None:

@@ -39,8 +39,9 @@ def batch_job(task: Rendering) -> Json:
     """The shipped Job for a spec."""
     job = placed(shipped(JOB), task.options)
     job["metadata"]["name"] = task.name
-    job["spec"]["activeDeadlineSeconds"] = task.needs.deadline_seconds
+    job["spec"]["activeDeadlineSeconds"] = task.deadline_hours * 3600
     pod = job["spec"]["template"]["spec"]
+    pod |= of_its_own(task.options)
     pod["containers"][0] |= {"image": task.options.image, "resources": _requirements(task.needs)}
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     volumes["spec"]["configMap"]["name"] = task.name
@@ -48,6 +49,12 @@ def batch_job(task: Rendering) -> Json:
     for name, size in sizes.items():
         volumes[name]["emptyDir"]["sizeLimit"] = _gibibytes(size)
     return job
+
+
+def of_its_own(options: Options) -> Json:
+    """What of the pod was chosen: who it is, and how its image is pulled."""
+    account = {"serviceAccountName": options.service_account} if options.service_account else {}
+    return account | ({"imagePullSecrets": [{"name": options.pull_secret}]} if options.pull_secret else {})
 
 
 def placed(manifest: Json, options: Options) -> Json:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from job.errors import Fault, SpecError
 from job.plan.machine import Resources, resources
 from job.plan.model_size import model_size
-from job.render.options import Options, job_name
+from job.render.options import DEADLINE_HOURS, Options, job_name
 from job.spec import JobSpec, parse_spec
 from job.spec.wording import show
+
+READ = ("s3:// or hf://", "Copy it to a bucket (`aws s3 cp`) and name that address")
+WRITTEN = (
+    "s3://",
+    "The machine that runs it is gone afterwards: write to a bucket, which `tunejob report` and `chat` read",
+)
+HERE = "or render with `--to docker`, which mounts paths on this machine"
 
 
 @dataclass(frozen=True)
@@ -22,11 +29,26 @@ class Rendering:
     needs: Resources
     name: str
 
+    @property
+    def cores(self) -> int:
+        """Of a machine of its own: one is the system's, unless they were chosen."""
+        return self.options.cpu or self.needs.cpu_request + 1
+
+    @property
+    def deadline_hours(self) -> int:
+        return self.options.deadline or DEADLINE_HOURS
+
+    def deadline_words(self) -> str:
+        """For the head of a file that has one."""
+        return f"Deadline: {self.deadline_hours} hours for all tries together (--deadline HOURS)."
+
 
 def context(raw: bytes, options: Options) -> Rendering:
     """Raises `SpecError` for a spec that is not valid, `CapacityError` for one that fits no GPU."""
     spec = parse_spec(raw)
     needs = resources(spec, model_size(spec, options.parameters))
+    if options.cpu:
+        needs = replace(needs, cpu_request=options.cpu, cpu_limit=options.cpu)
     return Rendering(raw.decode(), spec, options, needs, job_name(spec, raw, options.name))
 
 
@@ -42,10 +64,10 @@ def local_paths(spec: JobSpec) -> dict[str, str]:
 
 def require_remote(spec: JobSpec) -> None:
     """Raises `SpecError` for every path: the machine that runs the job does not have it, or loses it at the end."""
-    hint = "Use s3:// or, for what is read, hf://; on this machine `--to docker` mounts paths"
     faults = [
-        Fault("a path of this machine", where=pointer, found=show(path), expected="an address", hint=hint)
+        Fault("a path of this machine", where=pointer, found=show(path), expected=expected, hint=f"{hint}; {HERE}")
         for pointer, path in local_paths(spec).items()
+        for expected, hint in [WRITTEN if pointer.startswith("/output/") else READ]
     ]
     if faults:
         raise SpecError(*faults)

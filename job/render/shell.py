@@ -44,6 +44,16 @@ def needed_secrets(spec: JobSpec) -> list[str]:
     return [*s3, *hub]
 
 
+def environment_words(spec: JobSpec) -> list[str]:
+    """For the head of a file: which variables the run takes from the shell that starts it."""
+    others = [name for name in SECRETS if name not in S3_SECRETS]
+    others += [name for tracker in spec.tracking for name in TRACKERS[tracker]]
+    return [
+        f"Credentials are taken from the environment: {', '.join(S3_SECRETS)} for S3, and where they are set",
+        f"{', '.join(others)}; so are AWS_REGION, AWS_ENDPOINT_URL and HF_ENDPOINT.",
+    ]
+
+
 def write_spec(task: Rendering) -> str:
     """A shell command that writes the spec, byte for byte. Raises `SpecError` for one that no argument can hold."""
     return f"printf %s {_argument(word(task.text))} > {SPEC_PATH}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 from job.errors import JobError
 from job.plan.machine import GIB
 from job.render.docker import script
+from job.render.image import words_for_rented
 from job.render.pod import retryable_codes
 from job.render.rendering import Rendering
 from job.render.shell import SECRETS, variables
@@ -36,6 +37,7 @@ def skypilot(task: Rendering) -> str:
     header = [
         "sky jobs launch FILE --secret AWS_ACCESS_KEY_ID --secret AWS_SECRET_ACCESS_KEY --secret HF_TOKEN    (those you need)",  # noqa: E501
         "A lost machine and the exit codes below start it again, anywhere; what is stored already is not made again.",
+        *words_for_rented(task.options.image, "It does so without a login."),
         *needs.words(),
     ]
     return documents(
@@ -44,7 +46,7 @@ def skypilot(task: Rendering) -> str:
             "name": task.name,
             "resources": {
                 "accelerators": {name: 1 for name, gb in ACCELERATORS.items() if gb >= needs.gpu_gb},
-                "cpus": f"{needs.cpu_request + 1}+",
+                "cpus": f"{task.cores}+",
                 "memory": f"{(needs.memory_bytes + 2 * GIB) // GIB}+",
                 "disk_size": (needs.ephemeral_bytes + SYSTEM_BYTES) // GIB,
                 "job_recovery": {"max_restarts_on_errors": 0, "recover_on_exit_codes": own_retries},

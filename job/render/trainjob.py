@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from job.render.jobset import member
 from job.render.kubernetes import manifests
-from job.render.pod import JOB, RUNTIME, TRAINJOB, batch_job, shipped
+from job.render.pod import JOB, RUNTIME, TRAINJOB, batch_job, of_its_own, shipped
 from job.render.rendering import Rendering
 from job.render.text import Json
 
@@ -47,5 +47,6 @@ def train_job(task: Rendering) -> Json:
     }
     patch = made["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]
     own = patch["template"]["spec"]["template"]["spec"]
+    own |= of_its_own(task.options)
     own["volumes"] = [volume for volume in pod["volumes"] if volume["name"] in OF_THE_SPEC]
     return made

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from job.errors import SpecError
 from job.render.text import word
-from tests.renders import EVERY_TARGET, LAYOUTS, objects, ran, rendered, spec_inside
+from tests.renders import EVERY_TARGET, LAYOUTS, objects, options_of, ran, rendered, spec_inside, step
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -44,7 +45,7 @@ def test_no_expression_of_dstack_and_no_variable_of_compose(target: str, layout:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_actions_submits_is_the_job_itself(layout: str, tmp_path: Path) -> None:
     workflow = yaml.safe_load(rendered(LAYOUTS[layout], "actions", name="x"))
-    _, seen, given = ran(workflow["jobs"]["run"]["steps"][1]["run"], tmp_path, "kubectl", RUNNER_TEMP="/runner")
+    _, seen, given = ran(step(workflow, "Submit the Job"), tmp_path, "kubectl", RUNNER_TEMP="/runner")
     assert seen == ["--kubeconfig", "/runner/kubeconfig", "apply", "-f", "-"]
     assert objects(given.decode()) == objects(rendered(LAYOUTS[layout], "job", name="x"))
 
@@ -74,8 +75,12 @@ def test_no_value_of_this_shell_is_copied(target: str, monkeypatch: pytest.Monke
         {"image": "a'b"},
         {"name": "a b"}, {"name": "A"}, {"name": "a\n"}, {"name": "-a"}, {"namespace": "a/b"}, 
         {"queue": ""}, {"queue": "x: y"}, {"name": "x" * 64},
+        {"pull_secret": "a b"}, {"service_account": "${{ x }}"}, {"annotation": ["a: b=c"]}, {"annotation": ["a=b\nc"]},
+        {"annotation": ["a"]},
+        {"egress": ["10.0.0.0/8:1; x"]}, {"egress": ["store.internal:9000"]},
+        {"source": "https://a/b@c; x"}, {"source": "--upload-pack=x@c"}, {"source": "https://a/b@-x"}, {"source": "https://u:p@h/b@c"},
     ],
 )  # fmt: skip
-def test_options_are_names_or_refused(given: dict[str, str]) -> None:
+def test_options_are_names_or_refused(given: dict[str, Any]) -> None:
     with pytest.raises(SpecError):
-        rendered(LAYOUTS["lines"], "job", **given)
+        options_of("kueue", **given)

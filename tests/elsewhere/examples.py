@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from job.render import render
-from job.render.options import options
+from job.render.options import Asked, Options, options
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "job" / "render" / "examples"
 SPECS = ROOT / "schemas" / "examples"
+IMAGE = "registry.example.com/tunejob:0.1.0"
+SOURCE = "https://git.example.com/tunejob@v0.1.0"
+HERE = ("docker", "podman", "compose")  # targets whose image is made where they run
 # File: the spec it is for, and the target.
 EXAMPLES = {
     "compose.yaml": ("try-out", "compose"),
@@ -26,9 +29,14 @@ EXAMPLES = {
 BY_HAND = {"object-store.yaml", "cpu.yaml"}  # parts that are laid over compose.yaml
 
 
+def asked(target: str) -> Options:
+    image = None if target in HERE else IMAGE
+    return options(Asked(image=image, source=SOURCE if target == "actions" else None))
+
+
 def rendered(name: str) -> str:
     spec, target = EXAMPLES[name]
-    return render((SPECS / f"{spec}.json").read_bytes(), target, options(None, None, None, "tunejob", None, 1))
+    return render((SPECS / f"{spec}.json").read_bytes(), target, asked(target))
 
 
 if __name__ == "__main__":

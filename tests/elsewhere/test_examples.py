@@ -14,13 +14,13 @@ import yaml
 
 from job.errors import TREE
 from job.render import TARGETS
+from job.render.image import IMAGE as BUILT
 from job.spec import parse_spec
-from tests.elsewhere.examples import BY_HAND, EXAMPLES, FOLDER, SPECS
+from tests.elsewhere.examples import BY_HAND, EXAMPLES, FOLDER, HERE, IMAGE, SOURCE, SPECS
 from tests.elsewhere.test_workflows import zizmor
 from tests.elsewhere.tools import BIN, needs_tools, tool
 
 SPEC = (SPECS / "finetome-llama31-8b.json").read_text()
-IMAGE = "ghcr.io/tunejob/tunejob:0.1.0"
 
 
 def test_every_target_has_its_example_and_no_file_is_left_over() -> None:
@@ -32,6 +32,8 @@ def test_every_target_has_its_example_and_no_file_is_left_over() -> None:
 def test_an_example_is_what_the_command_writes(name: str, tmp_path: Path) -> None:
     spec, target = EXAMPLES[name]
     command = [sys.executable, "-m", "job", "render", str(SPECS / f"{spec}.json"), "--to", target, "-o", str(tmp_path / name)]
+    command += [] if target in HERE else ["--image", IMAGE]
+    command += ["--source", SOURCE] if target == "actions" else []
     subprocess.run(command, check=True, capture_output=True)
     assert (FOLDER / name).read_bytes() == (tmp_path / name).read_bytes(), "run: make examples"
 
@@ -86,7 +88,7 @@ def compose(*files: str) -> dict[str, Any]:
 def test_docker_compose_reads_its_example(tmp_path: Path) -> None:
     job = compose("compose.yaml")["services"]["tunejob"]
     assert job["deploy"]["resources"]["reservations"]["devices"] == [{"capabilities": ["gpu"], "driver": "nvidia", "count": 1}]
-    assert (job["read_only"], job["cap_drop"], job["image"]) == (True, ["ALL"], IMAGE)
+    assert (job["read_only"], job["cap_drop"], job["image"]) == (True, ["ALL"], BUILT)
     spec = written_spec(job["command"][0].replace("$$", "$"), tmp_path)
     assert parse_spec(spec.encode()).resolved == parse_spec((SPECS / "try-out.json").read_bytes()).resolved
 

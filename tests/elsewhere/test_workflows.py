@@ -17,6 +17,7 @@ from job.errors import CapacityError, GateError, JobError
 from job.errors.facts import failure_facts
 from tests.elsewhere.cluster import NAME, NAMESPACE, RUNNING, Step, condition, ended, job, line, pod, replay
 from tests.elsewhere.tools import BIN, ROOT, needs_tools, tool
+from tests.renders import PUSHED
 
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
@@ -245,7 +246,7 @@ def test_a_rented_gpu(last: str, code: int, expected: int, tmp_path: Path) -> No
     program.write_text(SKY.format(line=last, code=code))
     program.chmod(0o755)
     given = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "", "AWS_ENDPOINT_URL": "", "HF_TOKEN": ""}
-    where = {"SPEC": str(SPEC), "IMAGE": "", "OPTIONS": "", "NAME": "tunejob-7", "TASK": str(tmp_path / "task.yaml")}
+    where = {"SPEC": str(SPEC), "IMAGE": PUSHED, "OPTIONS": "", "NAME": "tunejob-7", "TASK": str(tmp_path / "task.yaml")}
     done = perform(shell("Submit and wait", "skypilot"), tmp_path, **given, **where)
     assert done.returncode == expected, done.stdout
     assert commands(tmp_path) == ["jobs launch --yes --name tunejob-7 --secret AWS_ACCESS_KEY_ID --secret AWS_SECRET_ACCESS_KEY task.yaml"]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
+import subprocess
 
 import pytest
 import yaml
 
 from job.render import render
-from job.render.options import Options
+from job.render.image import IMAGE
+from job.render.options import Asked, Options, options
 from tests.k8s import rules
-from tests.k8s.render import K8S, ROOT, Document, only
+from tests.k8s.render import K8S, ROOT, TOOLS, Document, only
 from tests.k8s.test_manifests import schema_faults
 
 SPEC = (K8S / "base" / "spec.json").read_bytes()
@@ -20,8 +24,14 @@ EXAMPLES = [
 ]
 
 
-def rendered(target: str, spec: bytes = SPEC) -> list[Document]:
-    return list(yaml.safe_load_all(render(spec, target, Options())))
+ALL = Asked(
+    image="registry.example.com/tunejob:0.1.0", namespace="tuning", pull_secret="login", service_account="trainer",
+    annotation=["eks.amazonaws.com/role-arn=arn:aws:iam::111122223333:role/tunejob"], egress=["10.0.0.0/8:443", "::/0:8333"], cpu=5,
+)  # fmt: skip
+
+
+def rendered(target: str, spec: bytes = SPEC, chosen: Options | None = None) -> list[Document]:
+    return list(yaml.safe_load_all(render(spec, target, chosen or Options())))
 
 
 def renamed(documents: list[Document]) -> dict[tuple[str, str], Document]:
@@ -46,7 +56,8 @@ def test_the_command_writes_the_runtime_of_the_manifests(manifests: dict[str, li
 
 def test_what_the_command_writes_keeps_the_rules_and_the_schemas() -> None:
     written = {f"{path.stem} {target}": rendered(target, path.read_bytes()) for path in EXAMPLES for target in TARGETS}
-    assert len(written) >= 4 * 4
+    written |= {f"all options {target}": rendered(target, chosen=options(ALL)) for target in TARGETS}
+    assert len(written) >= 5 * 4
     assert {name: rules.faults(documents) for name, documents in written.items() if rules.faults(documents)} == {}
     assert schema_faults(written) == []
 
@@ -54,3 +65,24 @@ def test_what_the_command_writes_keeps_the_rules_and_the_schemas() -> None:
 def test_two_specs_are_two_jobs() -> None:
     other = json.dumps(json.loads(SPEC) | {"name": "another"}).encode()
     assert only(rendered("job"), "Job")["metadata"]["name"] != only(rendered("job", other), "Job")["metadata"]["name"]
+
+
+def test_kubectl_takes_the_commands_that_the_file_has() -> None:
+    """As they stand there, with nothing sent to a cluster."""
+    text = render(SPEC, "job", options(ALL))
+    lines = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#   kubectl")]
+    script = "\n".join(line.replace(" create ", " create --dry-run=client -o json ") for line in lines)
+    environment = {"PATH": f"{TOOLS}:/usr/bin:/bin", "AWS_ACCESS_KEY_ID": "a b", "AWS_SECRET_ACCESS_KEY": "$c", "HF_TOKEN": "d"}
+    done = subprocess.run(["sh", "-euc", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    made = {secret["metadata"]["name"]: secret for secret in map(json.loads, done.stdout.replace("}\n{", "}\0{").split("\0"))}
+    assert {name: set(secret["data"]) for name, secret in made.items()} == {
+        "tunejob-s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, "tunejob-hub": {"HF_TOKEN"}, "login": {".dockerconfigjson"}
+    }  # fmt: skip
+    assert base64.b64decode(made["tunejob-s3"]["data"]["AWS_ACCESS_KEY_ID"]) == b"a b"
+    assert {secret["metadata"]["namespace"] for secret in made.values()} == {"tuning"}
+
+
+def test_the_pages_build_the_image_that_the_files_name() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("job/**/*.md"), *ROOT.glob("k8s/*.md"), ROOT / "Dockerfile"]
+    assert {name for page in pages for name in re.findall(r"docker build -t (\S+) \.", page.read_text("utf-8"))} == {IMAGE, '"$IMAGE"'}

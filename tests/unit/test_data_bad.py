@@ -106,7 +106,23 @@ CASES = {
     "null text": Bad([{"text": None}], "row 1: text must be text, not null", "text"),
     "lone surrogate": Bad(b'{"text": "a\\ud800"}\n', "row 1: a lone surrogate '\\ud800' is not a character", "text"),
     "no assistant anywhere": Bad([{"messages": turns("a")}] * 3, "no row has a token to learn", pointer="/data/train"),
-    "empty answers": Bad([{"messages": turns("a", " ")}], "nothing to learn in it", pointer="/data/train"),
+    "empty answers": Bad([{"messages": turns("a", " ")}], "rows.jsonl row 1: the answer is empty", pointer="/data/train"),
+    "an empty answer, beyond the length": Bad(
+        [{"messages": turns("word " * 99, "")}], "row 1: the answer is empty", pointer="/data/train", spec={"length": 32}
+    ),
+    "an empty cell": Bad(
+        b'instruction,output\n"a\nb",b\n\nc,\n',
+        "rows.csv line 5: the answer is empty (found 1 of 2 rows); expected at most 0.05 of them. Complete these rows",
+        "alpaca", "/data/max_untrained_fraction", "rows.csv",
+    ),
+    "an empty completion": Bad(
+        b"prompt;completion\na;b\nc;\n", "rows.csv line 3: the answer is empty", "prompt_completion",
+        "/data/max_untrained_fraction", "rows.csv"
+    ),
+    "a bad cell after a long one": Bad(
+        b'instruction,output\r\n"a\r\nb",b\r\n"",c\r\n', "rows.csv line 4: instruction and input are empty", "alpaca", name="rows.csv"
+    ),
+    "a bad row after a blank line": Bad(b'{"text": "a"}\n\n{"text": null}\n', "rows.jsonl row 3: text must be text", "text"),
     "zero turns": Bad(sharegpt(), "no assistant turn", "sharegpt", "/data/train"),
     "all answers cut off": Bad(
         [{"messages": turns("word " * 99, "b")}, {"messages": turns("word " * 9, "b")}],
@@ -126,7 +142,7 @@ CASES = {
         [{"q": "a", "label": False}], "row 1: label is False: preference", "template", source=templated("{{ q }}", "{{ q }}")
     ),
     "null in a row template": Bad(
-        b"q,a\nx,NaN\n", "row 1: TemplateError: null would be written as None; write {{ column or", "template",
+        b"q,a\nx,NaN\n", "rows.csv line 2: TemplateError: null would be written as None; write {{ column or", "template",
         "/data/train/0/template/assistant", "rows.csv", templated("{{ a }}"),
     ),
     "key given twice": Bad(b'{"text": "a"}\n{"text": "a", "text": "b"}\n', "rows.jsonl line 2: the key 'text' is given twice", "text"),

@@ -174,6 +174,16 @@ def test_the_report_counts(tmp_path: Path) -> None:
     assert prepared.report.stop_token_ids == [2]
     assert json.loads(json.dumps(prepared.report.document()))["train"]["rows"] == 3
     assert prepared.report.totals()["tokens"] == sum(lengths)
+    assert "1 row left out, no assistant turn: rows.jsonl row 4" in prepared.report.notes
+
+
+def test_empty_answers_are_told_with_their_rows(tmp_path: Path) -> None:
+    rows = [{"messages": turns(*talk)} for talk in [("a", "b"), *[("a", "")] * 7, ("a", "", "c", "d")]]
+    prepared = prepare(tmp_path, rows, "messages", max_untrained_fraction=1.0)
+    assert prepared.report.train["dropped_reasons"] == {"the answer is empty": 7}
+    empty = ", ".join(f"rows.jsonl row {number}" for number in range(2, 7))
+    assert f"7 rows left out, the answer is empty: {empty} and 2 more" in prepared.report.notes
+    assert "1 answers are empty and not learned; the other answers of these conversations are" in prepared.report.notes
 
 
 def test_samples_show_what_is_learned(tmp_path: Path) -> None:

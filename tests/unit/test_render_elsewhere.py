@@ -13,8 +13,9 @@ import yaml
 
 from job.errors import SpecError
 from job.render import TARGETS
+from job.render.image import IMAGE
 from job.render.skypilot import ACCELERATORS
-from tests.renders import LAYOUTS, ran, rendered
+from tests.renders import LAYOUTS, PUSHED, ran, rendered
 
 ROOT = Path(__file__).parents[2]
 RAW = LAYOUTS["lines"]
@@ -30,9 +31,17 @@ def test_the_container_is_locked_down_and_its_exit_code_kept(target: str, shell:
     assert code == 14
     assert given == RAW
     assert seen[0] == "run"
-    assert seen[-3:] == ["ghcr.io/tunejob/tunejob:0.1.0", "run", "-"]
+    assert seen[-3:] == [IMAGE, "run", "-"]
     joined = " ".join(seen)
-    for option in ("--rm", "--read-only", "--cap-drop ALL", "--security-opt no-new-privileges", "--memory 12g", "--shm-size 2g"):
+    for option in (
+        "--rm",
+        "--read-only",
+        "--cap-drop ALL",
+        "--security-opt no-new-privileges",
+        "--memory 12g",
+        "--shm-size 2g",
+        "--pull never",
+    ):
         assert f" {option} " in joined
     assert ("--gpus all" in joined) == (target == "docker")
     assert ("--device nvidia.com/gpu=all" in joined) == (target == "podman")
@@ -52,7 +61,7 @@ def test_options_of_the_user_and_a_ca_bundle_go_in(tmp_path: Path) -> None:
         rendered(RAW, "docker"), tmp_path, arguments=("--network", "a b"), AWS_CA_BUNDLE="/certs/my ca.pem", TUNEJOB_GPUS="device=1"
     )
     assert seen[seen.index("--network") + 1] == "a b"
-    assert seen.index("--network") < seen.index("ghcr.io/tunejob/tunejob:0.1.0")
+    assert seen.index("--network") < seen.index(IMAGE)
     assert "/certs/my ca.pem:/etc/tunejob/ca.pem:ro" in seen
     assert "AWS_CA_BUNDLE=/etc/tunejob/ca.pem" in seen
     assert seen[seen.index("--gpus") + 1] == "device=1"
@@ -170,11 +179,12 @@ def command(*arguments: str, **given: bytes) -> subprocess.CompletedProcess[byte
 
 
 def test_the_command_writes_the_file_and_nothing_else(tmp_path: Path) -> None:
-    done = command("-", "--to", "job", "--namespace", "tuning", input=RAW)
+    asked = ("-", "--to", "job", "--namespace", "tuning", "--image", PUSHED)
+    done = command(*asked, input=RAW)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.decode() == rendered(RAW, "job", namespace="tuning")
+    assert done.stdout.decode() == rendered(RAW, "job", namespace="tuning", image=PUSHED)
     file = tmp_path / "job.yaml"
-    assert command("-", "--to", "job", "--namespace", "tuning", "-o", str(file), input=RAW).stdout == b""
+    assert command(*asked, "-o", str(file), input=RAW).stdout == b""
     assert file.read_bytes() == done.stdout
 
 

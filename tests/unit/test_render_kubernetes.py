@@ -102,7 +102,7 @@ def test_what_the_webhooks_ask_for() -> None:
 
 
 def test_kueue_gets_a_label_and_nothing_that_stops_a_running_job() -> None:
-    plain, queued = (objects(rendered(RAW, target, queue="gpus"))["Job"] for target in ("job", "kueue"))
+    plain, queued = (objects(rendered(RAW, target, **given))["Job"] for target, given in (("job", {}), ("kueue", {"queue": "gpus"})))
     assert queued["metadata"]["labels"].pop("kueue.x-k8s.io/queue-name") == "gpus"
     assert queued == plain
 

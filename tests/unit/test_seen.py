@@ -83,7 +83,7 @@ MISTAKES: dict[str, tuple[dict[str, str], dict[str, Any], str, str]] = {
         {f"{TRAIN}/source": "rows.csv", **PAIRS, f"{TRAIN}/columns": {"prompt": "question", "completion": "anwser"}},
         f"{TRAIN}/columns", '{"prompt": "question", "completion": "answer"}',
     ),
-    "text for messages": ({"rows.csv": "messages\nhi\n"}, {f"{TRAIN}/source": "rows.csv"}, f"{TRAIN}/source", "rows.csv row 1: messages"),
+    "text for messages": ({"rows.csv": "messages\nhi\n"}, {f"{TRAIN}/source": "rows.csv"}, f"{TRAIN}/source", "rows.csv line 2: messages"),
     "no file of a folder fits": ({"d/a.csv": "x\n1\n", "d/b.csv": "y\n1\n"}, {f"{TRAIN}/source": "d"}, f"{TRAIN}/columns", "(found x)"),
     "a model that is none": ({"model/notes.md": ""}, {"/model/source": "model"}, "/model/source", "expected a config.json at the top"),
     "a model in a folder below": (

@@ -18,7 +18,7 @@ from job.commands import command_render, command_validate
 from job.errors import SpecError
 from job.host.log import Log
 from job.render import render
-from job.render.options import options
+from job.render.options import Asked, options
 from job.spec import parse_spec
 from job.spec.elsewhere import NAMES, keys_of
 from job.spec.strict import load_schema
@@ -310,7 +310,7 @@ def test_placeholders_are_filled_in_and_change_no_run_id() -> None:
     again = parse_spec(json.dumps(spec.resolved).encode())
     assert (again, again.run_id) == (spec, spec.run_id), "what is stored names the place itself"
     local = json.dumps(changed(places | {"/output/uri": "out/{run_id}"})).encode()
-    rendered = render(local, "docker", options(None, None, None, "queue", "1b", 1))
+    rendered = render(local, "docker", options(Asked(parameters="1b")))
     assert f'mkdir -p "$PWD"/out/{spec.run_id}\n' in rendered
 
 

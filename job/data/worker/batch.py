@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from job.data.worker import sandbox
 from job.data.worker.messages import Message, RowFault, names, row_mark
-from job.data.worker.render import ChatTemplate
+from job.data.worker.render import ChatTemplate, is_empty
 from job.data.worker.shape import (
     Chat,
     Columns,
@@ -24,7 +24,7 @@ from job.data.worker.shape import (
     shape,
 )
 from job.data.worker.tokenise import Sequence, Tokeniser
-from job.data.worker.wire import BEYOND, MARKED, Job, Reply, Request, Source
+from job.data.worker.wire import BEYOND, EMPTY, MARKED, Job, Reply, Request, Source
 
 CHAT_TEMPLATE = "/data/chat_template"
 BRACKETED = re.compile(r"<[^<>\s]{1,64}>|\[[^\[\]\s]{1,64}\]")  # what control tokens look like, of which some have 65k
@@ -147,7 +147,7 @@ class Batch:
             hidden = self.template.hidden(example, rendered.text)
             bounds = [0, *(bound for span in hidden for bound in span), len(rendered.text)]
             spans = list(pairwise(bounds))[::2]
-            del rendered.remarks["wished"]
+            del rendered.remarks["wished"], rendered.remarks["empty"]
         sequence, merged = self._tokeniser.chat(rendered.text, spans, [turn.start for turn in rendered.turns])
         rendered.remarks["merged"] += merged
         return [sequence], +rendered.remarks
@@ -229,6 +229,8 @@ def _messages(turns: dict[str, str]) -> list[Message]:
 def _reason(example: Example, sequences: list[Sequence]) -> str:
     if isinstance(example, Chat) and _all_marked(example):
         return MARKED
+    if _is_unanswered(example):
+        return EMPTY
     if any(sequence.truncated for sequence in sequences):
         return BEYOND
     if isinstance(example, Chat) and all(message["role"] != "assistant" for message in example.messages):
@@ -236,9 +238,23 @@ def _reason(example: Example, sequences: list[Sequence]) -> str:
     return "nothing to learn in it"
 
 
+def _is_unanswered(example: Example) -> bool:
+    """Whether there are answers, and all that would be learned are empty."""
+    if isinstance(example, Pair):
+        return not example.completion.strip()
+    if isinstance(example, Document):
+        return False
+    answers = _answers(example) - set(range(example.first_trained)) - example.unlearned
+    return bool(answers) and all(is_empty(example.messages[index]) for index in answers)
+
+
+def _answers(chat: Chat) -> set[int]:
+    return {i for i, message in enumerate(chat.messages) if message["role"] == "assistant"}
+
+
 def _all_marked(chat: Chat) -> bool:
     """Whether each answer that would be learned is marked not to be, and there is one."""
-    answers = {i for i, message in enumerate(chat.messages) if message["role"] == "assistant"}
+    answers = _answers(chat)
     return bool(answers) and answers - set(range(chat.first_trained)) <= chat.unlearned
 
 

@@ -85,6 +85,8 @@ class ChatTemplate:
         remarks = Counter({f"key {key}": chat.ignored.count(key) for key in set(chat.ignored)})
         remarks += self._unread_keys(chat, full)
         remarks["wished"] = chat.wished
+        if learned:  # else the row is left out, and named
+            remarks["empty"] = sum(i not in chat.unlearned for i in answers) - len(learned)
         remarks["tools"] = int(chat.tools is not None and self.render(chat.messages) == full)
         remarks += Counter() if remarks["tools"] else self._unread_tool_keys(chat, full)
         for index, turn in zip(learned, turns, strict=True):

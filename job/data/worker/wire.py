@@ -16,6 +16,7 @@ LENGTHS = struct.Struct(">II")
 MAX_BYTES = 1 << 30
 IGNORED = -100  # the label of a token that is not learned, as PyTorch's cross entropy has it
 MARKED = "it is marked not to be learned"
+EMPTY = "the answer is empty"
 BEYOND = "the answer is beyond max_seq_length"  # why a row teaches nothing; a longer sequence would hold it
 
 

@@ -1,6 +1,9 @@
 #!/bin/sh
 # sh FILE        more options of podman run may follow; exit status 0, or the code of the failure (README, Exit codes)
-# Credentials are taken from the environment: AWS_..., HF_TOKEN.
+# Credentials are taken from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY for S3, and where they are set
+# AWS_SESSION_TOKEN, HF_TOKEN; so are AWS_REGION, AWS_ENDPOINT_URL and HF_ENDPOINT.
+# Image: tunejob:0.1.0, made on this machine by `podman build -t tunejob:0.1.0 .` in a clone of tunejob.
+# It is not pulled: no release is out yet.
 # Base model: 8,000,000,000 weights, guessed from the model's name (--parameters says it exactly).
 # GPU memory: 11.9 GB estimated, a card of 24 GB or more.
 # shellcheck disable=SC2016
@@ -92,4 +95,5 @@ printf %s '{
     --read-only --cap-drop ALL --security-opt no-new-privileges --volume /scratch --volume /tmp \
     --memory 24g --shm-size 2g \
     --stop-timeout 120 --env TUNEJOB_STOP_SECONDS=100 --env AWS_EC2_METADATA_DISABLED=true \
-    "$@" ghcr.io/tunejob/tunejob:0.1.0 run -
+    --pull never \
+    "$@" tunejob:0.1.0 run -
