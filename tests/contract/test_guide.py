@@ -24,6 +24,7 @@ FORMS = rows(section(GUIDE, "Which format your rows have").partition("\n\n|")[2]
 SYMPTOMS = [(int(code), words.strip("`")) for code, words, _ in
             rows(section(GUIDE, "When something goes wrong").partition("\n\n|")[2].partition("\n\n")[0])]  # fmt: skip
 READ_AS = {"Chat": "conversation", "Pair": "raw text", "Document": "document"}
+SPEC = frozenset({errors.SpecError.exit_code})
 EXIT_CODES = {kind.__name__: kind.exit_code for kind in TREE}
 
 
@@ -54,11 +55,13 @@ def test_a_format_is_not_taken_for_another(tmp_path: Path) -> None:
 
 @cache
 def said() -> list[tuple[str, frozenset[int]]]:
-    """Each text in the code that is not a docstring, with the exit codes that it may come with."""
-    return [text for path in sorted((ROOT / "job").rglob("*.py")) for text in _texts(ast.parse(path.read_text("utf-8")))]
+    """Each text in the code that is not a docstring, with the exit codes that it may come with: that of the error it is said in, else
+    those of the errors that its module names. What is wrong with a spec is collected by modules that name none."""
+    modules = [(path, ast.parse(path.read_text("utf-8"))) for path in sorted((ROOT / "job").rglob("*.py"))]
+    return [text for path, module in modules for text in _texts(module, SPEC if path.parent.name == "spec" else frozenset())]
 
 
-def _texts(module: ast.Module) -> Iterator[tuple[str, frozenset[int]]]:
+def _texts(module: ast.Module, otherwise: frozenset[int]) -> Iterator[tuple[str, frozenset[int]]]:
     named = frozenset(EXIT_CODES[node.id] for node in ast.walk(module) if isinstance(node, ast.Name) and node.id in EXIT_CODES)
 
     def visit(node: ast.AST, codes: frozenset[int]) -> Iterator[tuple[str, frozenset[int]]]:
@@ -70,7 +73,7 @@ def _texts(module: ast.Module) -> Iterator[tuple[str, frozenset[int]]]:
             if not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)):
                 yield from visit(child, codes)
 
-    return visit(module, named)
+    return visit(module, named or otherwise)
 
 
 @pytest.mark.parametrize(("code", "words"), SYMPTOMS)
