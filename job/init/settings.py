@@ -26,6 +26,7 @@ DOCUMENT_TOKENS = 2048  # documents are cut into pieces
 ROWS_A_STEP = 8
 # Precision and rows at once, the most wanted first: 16 bits learn a little better, 4 bits leave room for long rows.
 CHOICES = [("16bit", 8), ("16bit", 4), ("16bit", 2), ("4bit", 8), ("4bit", 4), ("4bit", 2), ("4bit", 1)]
+RECOMPUTED_FROM = 10**9  # weights: activations of a smaller model fit a machine's memory, and keeping them is quicker
 EPOCHS = ((1000, 3), (5000, 2))  # below so many rows, so many passes
 SOME_ROWS = 20  # of which a tenth can be spared
 
@@ -69,7 +70,11 @@ def settle(document: Json, device: Device, length: int, parameters: int | None) 
     """
     if device.card_bytes is None:
         document["model"] |= {"precision": "16bit", "max_seq_length": length, "backend": "peft"}
-        return document, "16bit with plain PEFT, batches of 2: a CPU gains nothing from 4-bit weights"
+        why = "16bit with plain PEFT, batches of 2: a CPU gains nothing from 4-bit weights"
+        if length <= LENGTHS[1] and model_size(parsed(document), parameters).parameters < RECOMPUTED_FROM:
+            document["training"]["gradient_checkpointing"] = False
+            why += ", and short rows of a small model need no gradient_checkpointing"
+        return document, why
     shorter = [length, *(less for less in reversed(LENGTHS) if less < length)]
     needed = 0
     for tokens in shorter:

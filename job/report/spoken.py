@@ -99,7 +99,7 @@ def _engine(fields: Fields) -> str:
 SENTENCES: dict[str, Callable[[Fields], str]] = {
     BEGIN: lambda f: STAGES.get(f["stage"], ""),
     "start": _start,
-    "fetch": lambda f: f"{f['files']} files of rows",
+    "fetch": lambda f: f"{f['files']} {'file' if f['files'] == 1 else 'files'} of rows",
     "engine": _engine,
     "data": _data,
     "load": lambda f: f"{f['model']}, {size(f['bytes'])}" + (f", commit {f['revision']}" if f["revision"] else ""),

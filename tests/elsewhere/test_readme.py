@@ -18,8 +18,8 @@ from tests.elsewhere.examples import FOLDER
 
 RETRIES = {"Count": "yes, counted", "FailJob": "no", "Ignore": "yes, not counted"}
 KILLED = 137  # not ours: no class has it, and no rule of the pod failure policy names it
-PAGES = ("README.md", "schemas/README.md", "job/README.md", "job/stages.md", "job/render/README.md", "job/export/README.md",
-         "k8s/README.md", "tests/README.md", "tests/gpu/README.md")  # fmt: skip
+PAGES = ("README.md", "schemas/guide.md", "schemas/README.md", "job/README.md", "job/stages.md", "job/render/README.md",
+         "job/export/README.md", "k8s/README.md", "tests/README.md", "tests/gpu/README.md")  # fmt: skip
 # Pages with the ways to run a spec in full.
 WAYS = ("k8s/README.md", "job/render/README.md")
 

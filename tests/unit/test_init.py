@@ -203,6 +203,9 @@ def test_what_fits_nowhere_is_refused_and_long_rows_give_way() -> None:
     assert document["model"]["max_seq_length"] < 32768
     assert f"rows longer than {document['model']['max_seq_length']} tokens are cut" in why
     on_cpu, _ = settle(draft("hf://org/Base-8B"), Device(None, ""), 512, None)
+    small = [settle(draft("hf://org/Base-8B"), Device(None, ""), length, 135_000_000)[0] for length in (512, 1024)]
+    kept = [spec["training"].get("gradient_checkpointing") for spec in (on_cpu, *small)]
+    assert kept == [None, False, None], "recomputing takes time, and short rows of a small model need no memory"
     assert on_cpu["model"] == {"source": "hf://org/Base-8B", "precision": "16bit", "max_seq_length": 512, "backend": "peft"}
 
 
