@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from job.plan.machine import GIB
+from job.plan.gpu_memory import GIB
 from job.render.pod import STOP_SECONDS
 from job.render.rendering import Rendering
 from job.render.shell import COMMAND, SPEC_PATH, needed_secrets, write_spec

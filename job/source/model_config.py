@@ -22,10 +22,17 @@ def check_config(folder: Path, where: str) -> None:
     divide, names that transformers does not know, an attention kernel that it would have to fetch. `where`: its
     model's place in the spec. Imports torch.
     """
+    check_values(folder, where)
+    _require(_refusal(folder), where)
+
+
+def check_values(folder: Path, where: str) -> None:
+    """The part of it that needs neither torch nor transformers."""
     config = read_object(folder / CONFIG)
-    faults = [*_attention(config, ""), *_sizes(config)]
-    if not faults:
-        faults = _refusal(folder)
+    _require([*_attention(config, ""), *_sizes(config)], where)
+
+
+def _require(faults: list[tuple[str, str, str]], where: str) -> None:
     if faults:
         hint = f"Correct {CONFIG}, or take another copy of the model"
         raise InputError(

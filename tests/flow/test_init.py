@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from job.spec import parse_spec
-from tests.flow.running import Result, document, tunejob, valid_stats
+from tests.flow.running import Result, document, require_planned, strict, tunejob, valid_stats
 from tests.tiny import tiny_dir
 
 ROWS = 120
@@ -52,9 +52,13 @@ def test_it_trains_and_what_was_held_out_is_said_everywhere(folder: Path, propos
     assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
     assert HELD_OUT in [event["text"] for event in result.named("note")]
     output = folder / "lamps-tuned"
-    data = valid_stats(output / "stats.json")["data"]
+    stats = valid_stats(output / "stats.json")
+    data = stats["data"]
     assert (data["held_out"]["rows"], data["train"]["rows"], data["held_out_words"]) == (8, ROWS - 8, HELD_OUT)
     for page in ("report/summary.md", "README.md"):
         assert f" {HELD_OUT}.\n\n" in (output / page).read_text("utf-8"), page
+    planned = tunejob("plan", "spec.json", "--json", scratch=folder / "plan", cwd=folder, forked=True)
+    assert planned.exit_code == 0, planned.stderr
+    require_planned(strict(planned.stdout), stats)
     losses = document(output / "manifest.json")["results"]
     assert losses["trained"]["held_out_loss"] < losses["base"]["held_out_loss"]
