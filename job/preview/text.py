@@ -17,6 +17,15 @@ EXPLAINED = {
     "smaller": "smaller batches: a run finds the micro-batch that fits by itself; rows a step stay the same",
 }
 BAR = 30  # characters
+# The stage of a run in which a step of its exports is taken; the others are those of "compare".
+STAGE_OF = {
+    "train": "train",
+    "reload": "evaluate",
+    "merge": "merge",
+    "convert": "gguf",
+    "quantise": "gguf",
+    "adapter": "gguf",
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ def _text(section: Section) -> Iterator[str]:
     for row in section.table:
         yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
     for text in section.texts:
-        yield from ("", *(f"  {line}" for line in text.split("\n")))
+        yield from ("", *(f"  {line}".rstrip() for line in text.rstrip().split("\n")))
 
 
 def _markdown(section: Section) -> Iterator[str]:
@@ -80,7 +89,7 @@ def _head(plan: Plan) -> Iterator[str]:
     packed = "packed sequences" if schedule.packed else "rows"
     yield (
         f"steps: {schedule.steps:,} of {rows} {packed} and about {schedule.tokens_a_step:,.0f} tokens; "
-        f"{schedule.epochs:.3g} epochs of {schedule.steps_an_epoch:,} steps"
+        f"{schedule.epochs:.3g} times over the rows, which is {schedule.steps_an_epoch:,} steps each time"
     )
     if not schedule.packed and spec.training.batch_size > 1:
         yield f"padding: {schedule.padding:.0%} of what is computed"
@@ -144,7 +153,7 @@ def _cards(cards: Sequence[OnCard]) -> Iterator[list[str]]:
 
 
 def _cost(on: OnCard) -> str:
-    return "–" if on.cost is None else f"{on.cost:.2f}"
+    return "–" if on.cost is None else f"{on.cost:.2f}" if on.cost >= 1 else f"{on.cost:.2g}"
 
 
 def _about_stages(plan: Plan) -> Iterator[str]:
@@ -155,15 +164,13 @@ def _about_stages(plan: Plan) -> Iterator[str]:
 
 def _stages(plan: Plan) -> Iterator[list[str]]:
     times = {stage.name: stage.seconds for stage in plan.shown.stages} if plan.shown else {}
-    needs = {step.name: step for step in plan.needs}
+    taken = [(STAGE_OF.get(step.name, "compare"), step) for step in plan.needs]
     yield ["stage", "time", "disk", "memory"]
-    for name in dict.fromkeys([*times, *needs]):
+    for name in dict.fromkeys([*times, *(stage for stage, _ in taken)]):
+        needs = [step for stage, step in taken if stage == name]
         time = duration(times[name]) if name in times else "–"
-        yield [
-            name,
-            time,
-            *((_gb(needs[name].disk_bytes), _gb(needs[name].ram_bytes)) if name in needs else ("–", "–")),
-        ]
+        disk = _gb(max(step.disk_bytes for step in needs)) if needs else "–"
+        yield [name, time, disk, _gb(max(step.ram_bytes for step in needs)) if needs else "–"]
 
 
 def _gb(count: int) -> str:
@@ -172,7 +179,7 @@ def _gb(count: int) -> str:
 
 def duration(seconds: float) -> str:
     """In the two largest units."""
-    if seconds < 60:
+    if seconds < 100:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

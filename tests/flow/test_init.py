@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from job.plan.schedule import packed
 from job.spec import parse_spec
 from tests.flow.running import Result, document, require_planned, strict, tunejob, valid_stats
+from tests.forking import environment, run_forked
 from tests.tiny import tiny_dir
 
 ROWS = 120
@@ -62,3 +65,12 @@ def test_it_trains_and_what_was_held_out_is_said_everywhere(folder: Path, propos
     require_planned(strict(planned.stdout), stats)
     losses = document(output / "manifest.json")["results"]
     assert losses["trained"]["held_out_loss"] < losses["base"]["held_out_loss"]
+
+
+def test_packs_are_planned_as_trl_makes_them(tmp_path: Path) -> None:
+    """Here, where a process has imported it."""
+    lengths = [37 * number % 61 + 1 for number in range(1200)]
+    arguments = [json.dumps(lengths), "64"]
+    code, said, complaint = run_forked("tests.flow.packs:main", arguments, tmp_path, environment(tmp_path), 60)
+    assert code == 0, complaint
+    assert sorted(packed(lengths, 64)) == sorted(json.loads(said.splitlines()[-1]))

@@ -106,13 +106,10 @@ def test_padding_is_counted() -> None:
     assert (found.tokens, found.padded_tokens, found.longest_tokens, found.padding) == (80, 100, 30, pytest.approx(0.2))
 
 
-def test_packs_are_those_of_trl() -> None:
-    from datasets import Dataset
-    from trl import pack_dataset
-
-    lengths = [37 * number % 61 + 1 for number in range(200)]
-    rows = Dataset.from_dict({"input_ids": [[1] * length for length in lengths]})
-    assert sorted(packed(lengths, 64)) == sorted(map(len, pack_dataset(rows, 64, "bfd")["input_ids"]))
+def test_packs_are_full_and_hold_every_token() -> None:
+    """That they are those of TRL, tests/flow/test_init.py holds."""
+    assert sorted(packed([40, 30, 30, 24, 10], 64)) == [10, 60, 64]
+    assert sorted(packed([64] * 3 + [1] * 70, 64)) == [6, 64, 64, 64, 64]
 
 
 # ----------------------------------------------------------------------------------------------------- advice
