@@ -186,7 +186,11 @@ def command_plan(arguments: argparse.Namespace, log: Log) -> None:
     spec = parse_spec(read_spec(arguments.spec))
     asked = Asked(Path(arguments.spec).parent, arguments.sample, arguments.price, arguments.advice, alone=True)
     with tempfile.TemporaryDirectory(prefix="tunejob-plan-") as scratch:
-        plan = make_plan(spec, asked, Path(scratch), log)
+        try:
+            plan = make_plan(spec, asked, Path(scratch), log)
+        except JobError as error:
+            error.run_id = spec.run_id
+            raise
     if arguments.json:
         text = json.dumps(plan.document(), indent=2, ensure_ascii=False) + "\n"
     else:

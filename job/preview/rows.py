@@ -165,6 +165,8 @@ def _held_out(spec: JobSpec, prepared: Prepared, read: int, whole: int, own: int
         count = default_held_out(usable)
     elif isinstance(asked, HeldOutSpec):
         count = asked.rows if asked.rows is not None else max(1, round((asked.fraction or 0.0) * usable))
+    if not count:
+        return Estimate(0, 0, 0), "no rows are held out"
     return Estimate(count, count, count), f"{count} rows are held out, drawn by training.seed {spec.training.seed}"
 
 

@@ -107,7 +107,7 @@ def _rows(rows: Rows) -> Iterator[str]:
     yield f"cut to max_seq_length: {_count(rows.truncated_rows)}{_named(rows.truncated)}"
     yield f"dropped, as nothing in them is learned: {_count(rows.dropped_rows)}{_named(rows.dropped)}"
     yield f"copies of other training rows: {rows.duplicate_rows:,}"
-    yield f"held out: {_count(rows.held_out_rows)}; {rows.held_out_words}"
+    yield f"held out: {_count(rows.held_out_rows)} rows; {rows.held_out_words}"
     if rows.also_trained is not None:
         leak = ": what is measured on them is not new to the model" if rows.also_trained else ""
         yield f"held-out sequences that are trained on, too: {rows.also_trained:,}{leak}"

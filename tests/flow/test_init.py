@@ -11,8 +11,10 @@ import pytest
 
 from job.plan.schedule import packed
 from job.spec import parse_spec
-from tests.flow.running import Result, document, require_planned, strict, tunejob, valid_stats
+from tests.data_rows import sized_model
+from tests.flow.running import DEMO, Result, document, require_planned, strict, tunejob, valid_stats, write_spec
 from tests.forking import environment, run_forked
+from tests.specs import changed
 from tests.tiny import tiny_dir
 
 ROWS = 120
@@ -74,3 +76,15 @@ def test_packs_are_planned_as_trl_makes_them(tmp_path: Path) -> None:
     code, said, complaint = run_forked("tests.flow.packs:main", arguments, tmp_path, environment(tmp_path), 60)
     assert code == 0, complaint
     assert sorted(packed(lengths, 64)) == sorted(json.loads(said.splitlines()[-1]))
+
+
+def test_a_plan_that_fits_no_gpu_is_said_before_it_ends_with_13(folder: Path, tmp_path: Path) -> None:
+    sized_model(tmp_path, 200_000_000_000, {"hidden_size": 16384, "num_hidden_layers": 62})
+    model = {"source": str(tmp_path), "precision": "16bit"}
+    document = changed({"/model": model, "/data/train/0": {"source": str(DEMO / "train.jsonl"), "format": "messages"}})
+    spec = write_spec(tmp_path / "spec.json", document)
+    result = tunejob("plan", spec, "--sample", "50", scratch=folder / "too-large", forked=True)
+    assert result.exit_code == 13, result.stderr
+    assert "  H200      141 GB  no " in result.stdout
+    last_words = strict(result.last_words)
+    assert (last_words["class"], last_words["stage"], last_words["pointer"]) == ("CapacityError", "plan", "/model/source")

@@ -24,7 +24,7 @@ from job.preview.plan import ANY, Asked, Plan, make_plan
 from job.preview.text import as_markdown, as_text
 from job.spec import JobSpec
 from job.spec.strict import StrictValidator, load_schema
-from tests.data_rows import Row, byte_tokenizer_dir, turns, write_rows
+from tests.data_rows import Row, sized_model, turns, write_rows
 from tests.specs import changed, parse
 
 LLAMA_8B = ModelSize(8_030_261_248, 4096, 32, 128_256, quantised=False, local=False, origin="")
@@ -149,19 +149,8 @@ def model(tmp_path: Path) -> Path:
     """A tokenizer of bytes with the config and the weights' header of a model of 1.5 billion weights; the weights are holes."""
     folder = tmp_path / "model"
     folder.mkdir()
-    for path in byte_tokenizer_dir().iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    sized(folder, 1_500_000_000, {"hidden_size": 2048, "num_hidden_layers": 24})
+    sized_model(folder, 1_500_000_000, {"hidden_size": 2048, "num_hidden_layers": 24})
     return folder
-
-
-def sized(folder: Path, weights: int, config: dict[str, Any]) -> None:
-    header = json.dumps({"x.weight": {"dtype": "BF16", "shape": [weights], "data_offsets": [0, 2 * weights]}}).encode()
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + 2 * weights)
-    known = json.loads((byte_tokenizer_dir() / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(known | config))
 
 
 def plan(model: Path, rows: list[Row], changes: dict[str, Any] | None = None, sample: int | None = None, **prices: float) -> Plan:
@@ -222,7 +211,7 @@ def test_a_sample_holds_the_true_figures_within_its_bounds(model: Path) -> None:
 
 
 def test_what_fits_no_gpu_is_13_after_the_plan_is_said(model: Path) -> None:
-    sized(model, 200_000_000_000, {"hidden_size": 16384, "num_hidden_layers": 62})
+    sized_model(model, 200_000_000_000, {"hidden_size": 16384, "num_hidden_layers": 62})
     found = plan(model, chats(3), {"/model/precision": "16bit"})
     failure = found.failure()
     assert isinstance(failure, CapacityError)
@@ -233,7 +222,7 @@ def test_what_fits_no_gpu_is_13_after_the_plan_is_said(model: Path) -> None:
 
 
 def test_a_batch_that_is_too_large_is_planned_as_a_run_takes_it(model: Path) -> None:
-    sized(model, 8_000_000_000, {"hidden_size": 4096, "num_hidden_layers": 32})
+    sized_model(model, 8_000_000_000, {"hidden_size": 4096, "num_hidden_layers": 32})
     long = [{"messages": turns("Q?", "x" * 1500)}] * 8
     batch = {"batch_size": 8, "gradient_accumulation_steps": 1, "gradient_checkpointing": False}
     found = {on.key: on for on in plan(model, long, {"/model/max_seq_length": 2048, "/training": batch}).cards}
@@ -252,6 +241,7 @@ MISTAKES: list[tuple[str, dict[str, Any], list[Row], type[JobError], str]] = [
     ("a quantised base to be merged", {"/export": {"gguf": ["q8_0"]}}, chats(3), InputError, "/model/merge_base"),
     ("an adapter as the model", {}, chats(3), PolicyError, "this is an adapter"),
     ("more held out than there is", {"/data/held_out": {"rows": 5}}, chats(5), InputError, "no rows are left to train on"),
+    ("a width that the heads do not divide", {}, chats(3), InputError, "transformers can make no model of it"),
     ("layers that no model has", {}, chats(3), InputError, "num_hidden_layers"),
 ]
 
@@ -261,11 +251,13 @@ def test_mistakes_are_caught_before_a_gpu(
     mistake: str, changes: dict[str, Any], rows: list[Row], kind: type[JobError], words: str, model: Path
 ) -> None:
     if mistake == "a quantised base to be merged":
-        sized(model, 1000, {"quantization_config": {}})
+        sized_model(model, 1000, {"quantization_config": {}})
     if mistake == "an adapter as the model":
         (model / "adapter_config.json").write_text("{}")
     if mistake == "layers that no model has":
-        sized(model, 1000, {"num_hidden_layers": 0})
+        sized_model(model, 1000, {"num_hidden_layers": 0})
+    if mistake == "a width that the heads do not divide":
+        sized_model(model, 1000, {"hidden_size": 4096, "num_attention_heads": 9})
     with pytest.raises(JobError) as refused:
         plan(model, rows, changes)
     assert type(refused.value) is kind
