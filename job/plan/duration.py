@@ -7,7 +7,7 @@ A step takes what its products take, or what the host needs to start them, which
 
 FLOPs a token: 2 for each weight that a token meets, once forward, once for the gradients of what comes in, once more
 for those of the weights where all are trained, and once more forward where that is recomputed; and the attention. On
-the H200 this was within 6 % of eight measured steps with Unsloth. Other cards get the H200's efficiency and host: they
+the H200 this was within 7 % of nine measured steps with Unsloth. Other cards get the H200's efficiency and host: they
 were not measured. What is fetched over a network is not counted.
 """
 
@@ -44,20 +44,18 @@ class Stage:
     seconds: float
 
 
-def flops_a_token(spec: JobSpec, size: ModelSize, mean_tokens: float) -> float:
-    """Of all passes, in a sequence of `mean_tokens`, half of which a token looks at."""
+def flops_a_token(spec: JobSpec, size: ModelSize, row_tokens: float) -> float:
+    """Of all passes, in a row of `row_tokens`, half of which a token looks at; rows of a pack do not see each other."""
     met = size.parameters - size.embedding_parameters + size.table_rows * size.hidden  # the output layer is met
-    forward = 2 * met + 2 * size.layers * size.hidden * mean_tokens
+    forward = 2 * met + 2 * size.layers * size.hidden * row_tokens
     full, recomputed = spec.model.precision == "full", spec.training.gradient_checkpointing is not False
     return forward * (2 + full + recomputed)
 
 
 def epoch_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card) -> float:
     """Of one pass over the rows."""
-    # Packed rows do not look at each other: their attention is that of short ones.
-    mean = planned.tokens / planned.sequences / (2 if planned.packed else 1)
     reached = card.tflops * 1e12 * EFFICIENCY * size.hidden / (size.hidden + HALF_WIDTH)
-    products = planned.padded_tokens * flops_a_token(spec, size, mean) / reached
+    products = planned.padded_tokens * flops_a_token(spec, size, planned.seen_tokens) / reached
     host = planned.micro_batches * size.layers * LAYER_SECONDS
     if spec.training.gradient_checkpointing is not False:
         host *= RECOMPUTED

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from job.errors import CapacityError, Fault
 from job.gguf.types import TYPES
 from job.plan.adapter import adapter_bytes
+from job.plan.cards import GB
 from job.plan.gpu_memory import GIB, fits, gpu_bytes, offloaded_bytes, packed_bytes, state_bytes
 from job.plan.model_size import ModelSize
 from job.plan.steps import Step, plan_memory, quantiser_bytes, steps
 from job.spec import JobSpec
 
-GB = 10**9
 # Sizes of cards that are rented singly, from the smallest with bf16 that every cloud has to the largest.
 GPU_CLASSES_GB = (24, 40, 48, 80, 141, 180)
 

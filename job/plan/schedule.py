@@ -16,7 +16,8 @@ PACKED_AT_ONCE = 1000  # rows among which TRL's packing looks for a place
 @dataclass(frozen=True)
 class Schedule:
     """Steps of a training in micro-batches of `rows` sequences. `padded_tokens`: of an epoch with the padding of its
-    micro-batches, `tokens` without; `longest_tokens` of a sequence.
+    micro-batches, `tokens` without; `longest_tokens` of a sequence; `seen_tokens`: of the row that a token is in, the
+    mean over all tokens.
     """
 
     rows: int
@@ -24,6 +25,7 @@ class Schedule:
     tokens: int
     padded_tokens: int
     longest_tokens: int
+    seen_tokens: float
     micro_batches: int
     steps_an_epoch: int
     steps: int
@@ -65,6 +67,7 @@ def schedule(spec: JobSpec, lengths: Sequence[int], rows: int, packing: bool, ti
         round(sum(found) * times),
         round(padded * times),
         max(found),
+        sum(length * length for length in lengths) / sum(lengths),
         math.ceil(sequences / rows),
         steps_an_epoch,
         steps,

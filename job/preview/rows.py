@@ -172,6 +172,8 @@ def _held_out(spec: JobSpec, prepared: Prepared, read: int, whole: int, own: int
 
 def _share(found: int, read: int, whole: int) -> Estimate:
     """How many of all rows are what `found` of those that were `read` are."""
+    if read == whole:
+        return Estimate(found, found, found)
     share = found / read
     error = SURE * whole * math.sqrt(share * (1 - share) / read * (1 - read / whole))
     high = math.ceil(whole * share + error) if found else min(whole - read, math.ceil(UNSEEN * whole / read))

@@ -50,7 +50,7 @@ def tutorial(rows: int, passes: int, checkpointing: Any = "unsloth", **changes: 
 def one_step(spec: JobSpec) -> Schedule:
     """Full packs of short chats."""
     rows = spec.training.batch_size * spec.training.gradient_accumulation_steps
-    return schedule(spec, [2048] * rows, spec.training.batch_size, packing=True)
+    return schedule(spec, [512] * 4 * rows, spec.training.batch_size, packing=True)
 
 
 MEASURED: list[tuple[ModelSize, JobSpec, float]] = [  # seconds a step on an H200, tests/gpu/README.md
