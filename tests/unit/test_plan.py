@@ -25,6 +25,7 @@ from job.preview.text import as_markdown, as_text
 from job.spec import JobSpec
 from job.spec.strict import StrictValidator, load_schema
 from tests.data_rows import Row, sized_model, turns, write_rows
+from tests.servers import Hub
 from tests.specs import changed, parse
 
 LLAMA_8B = ModelSize(8_030_261_248, 4096, 32, 128_256, quantised=False, local=False, origin="")
@@ -195,6 +196,16 @@ def test_a_plan_in_every_form(model: Path) -> None:
     assert page.count("\n| H200 | 141 GB | yes |") == 1
     assert "(rows.jsonl row 23)" in text
     assert "(rows.jsonl row 23)" in page
+
+
+def test_of_a_model_on_the_hub_the_weights_stay_there(hub: Hub, model: Path) -> None:
+    files = {path.name: path.read_bytes() for path in model.iterdir() if path.name != "model.safetensors"}
+    hub.repo("org/base").commit(files | {"model.safetensors": bytes(5000)})
+    found = plan(model, chats(3), {"/model/source": "hf://org/base"})
+    assert found.size.parameters == 2500
+    assert not found.size.local
+    assert hub.asked(r"GET .*/config\.json") >= 1
+    assert hub.asked(r"GET .*/model\.safetensors") == 0
 
 
 def test_a_sample_holds_the_true_figures_within_its_bounds(model: Path) -> None:
