@@ -99,7 +99,9 @@ def size_of_fetched(folder: Path, weight_bytes: int, local: bool) -> ModelSize:
     if packed:
         tables = _with_config(of_parameters(2 * weight_bytes, True, local, ""), config).embedding_parameters
         parameters = max(1, tables + int(max(0, weight_bytes - 2 * tables) / NF4_BYTES))
-    origin = f"{parameters:,} weights, by the size of its files"
+    experts = any("experts" in key for key in section)
+    all_met = ", every expert counted as if each token met it: times are at most these" if experts else ""
+    origin = f"{parameters:,} weights, by the size of its files{all_met}"
     return _with_config(of_parameters(parameters, packed, local, origin), config)
 
 

@@ -283,6 +283,13 @@ def test_the_size_of_a_packed_base_is_that_of_its_16_bit_model(tmp_path: Path) -
     assert found.quantised
 
 
+def test_experts_are_said_to_be_counted_whole(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"num_local_experts": 8, "dtype": "float32"}))
+    found = size_of_fetched(tmp_path, 4000, local=True)
+    assert (found.parameters, found.local) == (1000, True)
+    assert "times are at most these" in found.origin
+
+
 @pytest.mark.parametrize("price", ["h999=1", "2,3", "x", "h100=", "-1", "nan"])
 def test_prices_are_of_gpus_that_are_known(price: str) -> None:
     with pytest.raises(SpecError):
