@@ -7,9 +7,12 @@ from typing import Any
 
 from job import __version__
 from job.errors import Fault, SpecError
+from job.plan.cards import CARDS
 
 LONGEST_SECONDS = 1e6
 MOST_GIB = 1e4
+MOST_ROWS = 10**12
+HIGHEST_PRICE = 1e6
 LONGEST_ANSWER = 1 << 16  # tokens
 RENDER_TARGETS = (
     "docker",
@@ -29,6 +32,7 @@ EXAMPLES = {  # two of each command
     "": ("tunejob validate spec.json", "tunejob run spec.json"),
     "init": ("tunejob init rows.csv -o spec.json", "tunejob init hf://openai/gsm8k/main --model hf://Qwen/Qwen2.5-7B-Instruct --gpu 24 -o spec.json"),  # noqa: E501
     "validate": ("tunejob validate spec.json", "cat spec.json | tunejob validate -"),
+    "plan": ("tunejob plan spec.json --price 2.49", "tunejob plan spec.json --sample 5000 --price h100=2.49,l4=0.7 --markdown"),  # noqa: E501
     "run": ("tunejob run spec.json", "tunejob run s3://bucket/spec.json --workdir /scratch --log json"),
     "verify": ("tunejob verify my-run", "tunejob verify s3://models/my-run"),
     "report": ("tunejob report my-run", "tunejob report s3://models/my-run > report.md"),
@@ -77,6 +81,25 @@ def tokens(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    if not 0 < int(text) <= MOST_ROWS:
+        raise ValueError
+    return int(text)
+
+
+def prices(text: str) -> dict[str, float]:
+    """`2.49` → that price for every GPU, under the name ""; `h100=2.49,l4=0.7` → a price for each."""
+    found = {}
+    for part in text.split(","):
+        name, _, price = part.strip().rpartition("=")
+        if name not in CARDS and (name or "," in text):
+            raise argparse.ArgumentTypeError(f"{name or part!r} is not a GPU of the plan: {', '.join(CARDS)}")
+        if not 0 <= float(price) <= HIGHEST_PRICE:
+            raise ValueError
+        found[name] = float(price)
+    return found
+
+
 def parser() -> argparse.ArgumentParser:
     main_parser = Parser(prog="tunejob", description="One JSON spec in, a proven fine-tuned model out.")
     main_parser.add_argument("--version", action="version", version=f"tunejob {__version__}")
@@ -89,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
     validate.add_argument(
         "--spec-only", action="store_true", help="do not look at files: the paths are another machine's"
     )
+    add_plan(commands, spec_help)
     run = commands.add_parser("run", help="run the job: fetch, train, evaluate, publish")
     run.add_argument("spec", metavar="SPEC", help=spec_help)
     run.add_argument("--workdir", help="scratch directory, kept afterwards (default: TUNEJOB_WORKDIR, else temporary)")
@@ -154,6 +178,26 @@ def add_init(commands: Any) -> None:
         "--columns", type=columns, default={}, metavar="NAME=COLUMN,…",
         help="columns under other names than any format's, such as instruction=Frage,output=Antwort",
     )  # fmt: skip
+
+
+def add_plan(commands: Any, spec_help: str) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="say what a run will be like: rows, steps, memory, time, money; without a GPU and without torch",
+        description="Reads the rows as a run would, and says what it needs and takes on each GPU. 13: it fits none.",
+    )
+    plan.add_argument("spec", metavar="SPEC", help=spec_help)
+    form = plan.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as schemas/plan.schema.json has it")
+    form.add_argument("--markdown", action="store_true", help="for a pull request")
+    plan.add_argument(
+        "--sample", type=count, metavar="N", help="read so many rows, drawn by training.seed (default: all of them)"
+    )
+    plan.add_argument(
+        "--price", type=prices, default={}, metavar="PRICE",
+        help=f"of an hour, such as 2.49; or by GPU, such as h100=2.49,l4=0.7 ({', '.join(CARDS)})",
+    )  # fmt: skip
+    plan.add_argument("--no-advice", dest="advice", action="store_false", help="leave advice out")
 
 
 def add_chat(commands: Any) -> None:

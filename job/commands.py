@@ -177,6 +177,29 @@ def command_init(arguments: argparse.Namespace, log: Log) -> None:
     write(propose(given, alone=True), arguments.output, out, log)
 
 
+def command_plan(arguments: argparse.Namespace, log: Log) -> None:
+    from job.preview.plan import Asked, make_plan
+    from job.preview.text import as_markdown, as_text
+    from job.spec import parse_spec
+
+    out, log.stream = log.stream, sys.stderr  # a plan for a pipe: nothing else may come out of it
+    spec = parse_spec(read_spec(arguments.spec))
+    asked = Asked(Path(arguments.spec).parent, arguments.sample, arguments.price, arguments.advice, alone=True)
+    with tempfile.TemporaryDirectory(prefix="tunejob-plan-") as scratch:
+        try:
+            plan = make_plan(spec, asked, Path(scratch), log)
+        except JobError as error:
+            error.run_id = spec.run_id
+            raise
+    if arguments.json:
+        text = json.dumps(plan.document(), indent=2, ensure_ascii=False) + "\n"
+    else:
+        text = as_markdown(plan) if arguments.markdown else as_text(plan)
+    print(harmless(log.redact(text)), end="", file=out, flush=True)
+    if failure := plan.failure():
+        raise failure
+
+
 def command_run(arguments: argparse.Namespace, log: Log) -> None:
     from job.plan.scratch import WORKDIR_VARIABLE, make_scratch
     from job.run import run_job

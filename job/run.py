@@ -40,9 +40,8 @@ from job.source import (
     FetchedModel,
     FetchedSource,
     check_config,
-    check_merge_base,
+    fetch_bases,
     fetch_data,
-    fetch_model_config,
     fetch_model_weights,
     go_offline,
 )
@@ -178,7 +177,7 @@ def stages(run: Run) -> Manifest:
     with run.stage("engine"):  # before anything imports transformers
         backend = None if trained_before else engine(run)
     with run.stage("data", children=True):
-        base, merge_base = models(run)
+        base, merge_base = fetch_bases(spec, run.workdir, check_config, run.revisions)
         prepared = prepare(run, train_sources, held_out_sources, base)
         artefacts = Artefacts(run, Delivered.of(run, prepared))
         if trained_before:
@@ -241,28 +240,6 @@ def engine(run: Run) -> Backend:
     }
     run.log("engine", device=run.stats.device["name"], **run.stats.effective)
     return backend
-
-
-def models(run: Run) -> tuple[FetchedModel, FetchedModel]:
-    """Configs of the base and of the 16-bit base that is merged into: the same, unless the spec names another."""
-    spec = run.spec
-    base = fetch_model_config(spec.model.source, run.workdir, revisions=run.revisions)
-    check_config(base.path, base.pointer)
-    if spec.model.merge_base is not None:
-        merge_base = fetch_model_config(spec.model.merge_base, run.workdir, "/model/merge_base", run.revisions)
-        check_merge_base(base, merge_base)
-        check_config(merge_base.path, merge_base.pointer)
-        return base, merge_base
-    if base.quantised and spec.needs_merge:
-        raise InputError(
-            Fault(
-                "exports need the 16-bit weights that this base was quantised from",
-                where="/model/merge_base",
-                found=f"{base.public_id}, quantised",
-                expected="the address of its 16-bit model",
-            )
-        )
-    return base, base
 
 
 def prepare(run: Run, train: list[FetchedSource], held_out: list[FetchedSource] | None, base: FetchedModel) -> Prepared:

@@ -4,6 +4,7 @@ cuda.txt   what the GPU image installs: the run-time set with torch and NVIDIA's
 cpu.txt    the run-time and development sets without torch: torch's CPU build has an index of its own (Makefile)
 build.txt  what the image's builder stage compiles llama-cpp-python with
 light.txt  what validate, render, wait and report need: the command without torch, for CI
+plan.txt   the same and what plan needs beyond it: tokenizers and readers of rows, without torch as well
 tools-*.txt  what the tests of image, manifests and workflows use, each in a venv of its own (Makefile)
 
 All are complete and exact and are installed with --no-deps: see overrides.txt.
@@ -36,5 +37,5 @@ def write(name: str, packages: list[str]) -> None:
 write("cuda.txt", resolve("run.in"))
 write("cpu.txt", [block for block in resolve("run.in", "dev.in") if not NOT_ON_CPU.match(block)])
 write("build.txt", resolve("build.in"))
-for name in ("light", "tools-image", "tools-k8s", "tools-checkov", "tools-elsewhere"):
+for name in ("light", "plan", "tools-image", "tools-k8s", "tools-checkov", "tools-elsewhere"):
     write(f"{name}.txt", resolve(f"{name}.in"))

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.data.chat import set_chat_template
-from job.data.figures import DataReport, figures
+from job.data.figures import DataReport, figures, shared
 from job.data.notes import row_notes
 from job.data.pool import Pool
 from job.data.probes import TemplateProbe, ask_probes
 from job.data.questions import Question, ask_prompts, ask_rows
+from job.data.select import sampled
 from job.data.sources import Selection
 from job.data.split import Part, split
 from job.data.table import Table
@@ -60,14 +61,16 @@ def build_dataset(
     model_dir: Path,
     workdir: Path,
     progress: Progress,
+    sample: int | None = None,
 ) -> Prepared:
-    """Reads, renders, masks and tokenises every row; `progress(rows done, rows in all)` is called as it goes.
+    """Reads, renders, masks and tokenises every row; `progress(rows done, rows in all)` is called as it goes. With
+    `sample`, only so many rows of the training sources and of the held-out sources, drawn by the seed.
 
     Writes Arrow files and the tokenizer under `workdir`/data. Raises `InputError` for files, rows and templates that
     do not fit, `PolicyError` for templates that the sandbox refuses, `CapacityError` if memory runs out.
     """
-    selections = [Selection(source) for source in train]
-    own_selections = [Selection(source) for source in held_out or []]
+    selections = select(train, sample, spec.training.seed)
+    own_selections = select(held_out or [], sample, spec.training.seed)
     chats = [selection.check_columns() for selection in selections + own_selections]
     tokenizer = load_tokenizer(model_dir)
     end_ids = own_end_ids(tokenizer, model_dir)
@@ -102,12 +105,21 @@ def build_dataset(
         exact_match=exact_match,
         report=DataReport(
             train=figures(training),
-            held_out=figures(kept_out) if kept_out else None,
+            held_out=figures(kept_out) | {"also_trained": shared(kept_out, training)} if kept_out else None,
             held_out_words=words,
             stop_token_ids=list(dict.fromkeys([*([] if job.eos_id is None else [job.eos_id]), *end_ids])),
             notes=notes,
         ),
     )
+
+
+def select(sources: list[FetchedSource], sample: int | None, seed: int) -> list[Selection]:
+    """The selected rows of each source, or only `sample` of them all together."""
+    selections = [Selection(source) for source in sources]
+    if sample and sources:
+        for selection, numbers in zip(selections, sampled(list(map(len, selections)), sample, seed), strict=True):
+            selection.sample(numbers)
+    return selections
 
 
 class _Progress:

@@ -54,15 +54,26 @@ def figures(part: Part) -> dict[str, Any]:
         "read_rows": table.read_rows,
         "dropped_rows": table.dropped_rows,
         "dropped_reasons": dict(table.dropped_reasons),
+        "dropped_examples": [
+            f"{place}: {reason}" for reason, places in table.dropped_places.items() for place in places
+        ],
         "rows": len(rows),
         "sequences": len(sequences),
         "tokens": int(lengths.sum()),
         "trained_tokens": int(table.trained[sequences].sum()),
         "truncated_rows": int(np.isin(rows, table.rows[table.truncated]).sum()),
+        "truncated_examples": table.truncated_examples,
         "duplicate_rows": len(digests) - len(np.unique(digests)),
         "longest_tokens": int(lengths.max()),
         "lengths": histogram(lengths),
     }
+
+
+def shared(held_out: Part, train: Part) -> int:
+    """How many held-out sequences are trained on as well."""
+    import numpy as np
+
+    return int(np.isin(held_out.table.digests[held_out.sequences], train.table.digests[train.sequences]).sum())
 
 
 def histogram(lengths: NDArray[Any]) -> dict[str, int]:

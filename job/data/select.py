@@ -7,6 +7,8 @@ the same rows.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from job.errors import Fault, InputError
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 SLICE = re.compile(r"\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\]$")
 # What is held out where the spec does not say: this part of the rows, within bounds, where there are enough of them.
 FRACTION, FEWEST, MOST, FROM_ROWS = 0.02, 8, 200, 100
-HELD_OUT, WEIGHT, SHUFFLE = 1, 2, 3  # separate random streams, so that changing one leaves the others as they were
+# Separate random streams, so that changing one leaves the others as they were.
+HELD_OUT, WEIGHT, SHUFFLE, SAMPLE = 1, 2, 3, 4
 
 
 def row_range(source: SourceSpec, rows: int) -> range:
@@ -68,6 +71,19 @@ def choose_held_out(spec: HeldOutSpec, rows: Index, seed: int) -> tuple[Index, I
 def default_held_out(different_rows: int) -> int:
     """How many of so many different rows are held out where the spec does not say."""
     return min(MOST, max(FEWEST, round(FRACTION * different_rows))) if different_rows >= FROM_ROWS else 0
+
+
+def sampled(counts: Sequence[int], most: int, seed: int) -> list[frozenset[int]]:
+    """At most so many rows of all sources together, each as likely as any other: places in each source, of which there
+    are `counts`. At least one row of every source.
+    """
+    import numpy as np
+
+    total = sum(counts)
+    chosen = np.sort(_random(seed, SAMPLE).permutation(total)[:most])
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    parts = [chosen[(chosen >= start) & (chosen < stop)] - start for start, stop in pairwise(starts)]
+    return [frozenset(part.tolist()) or frozenset({0}) for part in parts]
 
 
 def weighted(rows: Index, weight: float, seed: int, source: int) -> Index:

@@ -26,8 +26,8 @@ BATCH_BYTES = 512 << 10
 
 @dataclass(frozen=True)
 class SelectedRow:
-    """A row with its place: running number in its source, and words for messages. `all_text`: its file knows no other
-    values.
+    """A row with its place: running number among those that are read of its source, and words for messages. `all_text`:
+    its file knows no other values.
     """
 
     number: int
@@ -43,6 +43,7 @@ class Selection:
         self.source = source
         self._counts = [count_rows(path, self.pointer) for path in source.files]
         self._range = row_range(source.spec, sum(self._counts))
+        self._sampled: frozenset[int] | None = None
         self._columns = ColumnUse(source.spec, self.pointer)
         if not self._range:
             rows = sum(self._counts)
@@ -62,19 +63,25 @@ class Selection:
         return f"{self.source.pointer}/source"
 
     def __len__(self) -> int:
-        return len(self._range)
+        return len(self._range) if self._sampled is None else len(self._sampled)
+
+    def sample(self, numbers: frozenset[int]) -> None:
+        """Leaves only the rows that have these places, counted from 0, among the selected ones."""
+        self._sampled = numbers
 
     def __iter__(self) -> Iterator[SelectedRow]:
-        before = 0
+        before = yielded = 0
         for path, count in zip(self.source.files, self._counts, strict=True):
             if before < self._range.stop and before + count > self._range.start:
                 all_text = is_all_text(path)
                 for number, (shown, row) in enumerate(read_numbered(path, self.pointer), before):
                     if number >= self._range.stop:
                         return
-                    if number in self._range:
+                    selected = number - self._range.start
+                    if number in self._range and (self._sampled is None or selected in self._sampled):
                         row = self._columns.settled(row) if all_text else row
-                        yield SelectedRow(number - self._range.start, place(path, shown), row, all_text)
+                        yield SelectedRow(yielded, place(path, shown), row, all_text)
+                        yielded += 1
             before += count
 
     def check_columns(self) -> bool:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_FAULTS = 10
-SHOWN_DROPPED = 5
+SHOWN_ROWS = 5  # that are dropped or cut, by their places
 MOST_CHARACTERS = 1000  # of a reason, which may quote the row
 
 
@@ -43,6 +43,7 @@ class Table:
         self.dropped_rows = 0
         self.dropped_reasons: Counter[str] = Counter()
         self.dropped_places: dict[str, list[str]] = {}  # of the first rows with each reason
+        self.truncated_examples: list[str] = []
         self.remarks: Counter[str] = Counter()  # what was in rows and is not learned as it was there, by kind
         self.beyond_tokens = 0  # of the longest row whose answer is beyond the longest sequence
         self._columns = {
@@ -88,7 +89,7 @@ class Table:
             if reason == wire.BEYOND:
                 self.beyond_tokens = max(self.beyond_tokens, tokens)
             places = self.dropped_places.setdefault(reason, [])
-            if len(places) < SHOWN_DROPPED:
+            if len(places) < SHOWN_ROWS:
                 places.append(batch[index].place)
         self.remarks.update(reply.remarks)
         self.dropped_rows += len(reply.dropped)
@@ -97,6 +98,8 @@ class Table:
                 self._columns.values(), (self.read_rows + index, length, trained, truncated, digest), strict=True
             ):
                 column.append(value)
+            if truncated and len(self.truncated_examples) < SHOWN_ROWS:
+                self.truncated_examples.append(batch[index].place)
         self.read_rows += len(batch)
         self._row_source.extend([source] * len(batch))
         self._write([length for _, length, *_ in reply.sequences], body)

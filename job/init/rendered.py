@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 from job.data.templates import POINTER as TEMPLATE
 from job.errors import InputError
 from job.init.look import LOOKED, Looked
+from job.preview.light import without_torch
+from job.report.samples import first_samples
 from job.source import fetch_model_config
 from job.source.model_files import CONFIG, read_object
 
 if TYPE_CHECKING:
-    from job.data.build import Prepared
     from job.spec import JobSpec
 
-SAMPLES, SAMPLE_CHARACTERS = 3, 1500
 FOR_BASE_MODELS = "chatml"
 # A person waits: what the Hub does not answer at once is not rendered.
 SHORT_WAITS = {"TUNEJOB_HUB_PAUSE_SECONDS": "0.02", "TUNEJOB_HUB_PATIENCE_SECONDS": "5"}
-QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 
 
 @dataclass(frozen=True)
@@ -45,30 +41,14 @@ class Rendered:
     chat_template: str
 
 
-@contextmanager
-def without_torch(alone: bool) -> Iterator[None]:
-    """transformers looks once whether there is torch, and its tokenizers do without: importing torch takes seconds.
-    Only for a process that is `alone` with this, for it is not asked again.
-    """
-    hidden = alone and not {"torch", "transformers"} & sys.modules.keys()
-    if hidden:
-        sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if hidden:
-            del sys.modules["torch"]
-
-
 def known_model(source: str, workdir: Path, alone: bool) -> Model:
     """What can be had of a model without its weights; `alone`: in a process that does nothing else. Raises what
     fetching raises.
     """
-    for name, value in (SHORT_WAITS | QUIET).items():
+    for name, value in SHORT_WAITS.items():
         os.environ.setdefault(name, value)
     with without_torch(alone):
         model = fetch_model_config(source, workdir)
-        from transformers.models.auto import tokenization_auto  # noqa: F401
     positions = read_object(model.path / CONFIG).get("max_position_embeddings")
     parameters = None if model.quantised else model.weight_bytes // 2  # files of 16-bit weights, as nearly all are
     return Model(model.path, parameters, positions if type(positions) is int and positions > 0 else None)
@@ -93,17 +73,7 @@ def _render(spec: JobSpec, looked: Looked, folder: Path, workdir: Path) -> Rende
     data = replace(spec.data, held_out=False, shuffle=False, max_untrained_fraction=1.0)
     asked = replace(spec, data=data, evaluation=replace(spec.evaluation, prompts=(), exact_match_rows=0))
     prepared = build_dataset(asked, [replace(looked.source, spec=first)], None, folder, workdir, lambda *_: None)
-    count = min(SAMPLES, len(prepared.train))
-    samples = tuple(_sample(prepared, index) for index in range(count))
-    return Rendered(samples, prepared.report.train["longest_tokens"], spec.data.chat_template)
-
-
-def _sample(prepared: Prepared, index: int) -> str:
-    from job.report.samples import sample
-
-    head, text = sample(prepared, index)
-    shown = text if len(text) <= SAMPLE_CHARACTERS else f"{text[:SAMPLE_CHARACTERS]}…"
-    return f"{head}\n{shown}"
+    return Rendered(first_samples(prepared), prepared.report.train["longest_tokens"], spec.data.chat_template)
 
 
 def estimated_tokens(looked: Looked) -> int:

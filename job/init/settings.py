@@ -10,7 +10,7 @@ from typing import Any
 from job.data.select import FEWEST, FRACTION, FROM_ROWS, MOST
 from job.errors import CapacityError, Fault
 from job.host.device import card_bytes, wanted_device
-from job.plan.machine import fits, gpu_bytes
+from job.plan.gpu_memory import fits, gpu_bytes
 from job.plan.model_size import model_size
 from job.spec import JobSpec, parse_spec
 

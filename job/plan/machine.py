@@ -1,8 +1,6 @@
 """What a job needs of a machine, worked out from its spec before anything is fetched.
 
-Upper estimates, to rent or reserve by; the run itself checks the lower bounds (`job.plan.require`). The figures per
-token were fitted to peaks measured on an H200 with models of 1.2e9 and 8e9 weights
-(tests/unit/test_render_resources.py compares).
+Upper estimates, to rent or reserve by; the run itself checks the lower bounds (`job.plan.require`).
 """
 
 from __future__ import annotations
@@ -12,25 +10,13 @@ from dataclasses import dataclass
 
 from job.errors import CapacityError, Fault
 from job.gguf.types import TYPES
-from job.plan.adapter import ADAPTER_BYTES_PER_WEIGHT, adapter_bytes
+from job.plan.adapter import adapter_bytes
+from job.plan.cards import GB
+from job.plan.gpu_memory import GIB, fits, gpu_bytes, offloaded_bytes, packed_bytes, state_bytes
 from job.plan.model_size import ModelSize
-from job.plan.require import FULL_TRAINING_BYTES, WEIGHT_BYTES
 from job.plan.steps import Step, plan_memory, quantiser_bytes, steps
 from job.spec import JobSpec
-from job.weights.shapes import NF4_BYTES
 
-GIB = 1 << 30
-GB = 10**9
-# Bytes for each token in a forward pass: times the model's width, and once more times its layers where nothing is
-# recomputed.
-BLOCK_BYTES = 56
-KEPT_BYTES = 31
-CHECKPOINT_BYTES = 2
-LOGIT_BYTES = 8  # peft: the logits in fp32, and their gradient
-ADAPTER_BYTES = 12  # per weight of the adapter: itself, gradient, moments
-FULL_MOMENTS_BYTES = 8  # moments in fp32 where the optimiser is no 8-bit one
-GPU_CONTEXT_BYTES = GIB
-GPU_MARGIN = 1.05
 # Sizes of cards that are rented singly, from the smallest with bf16 that every cloud has to the largest.
 GPU_CLASSES_GB = (24, 40, 48, 80, 141, 180)
 
@@ -88,10 +74,9 @@ def resources(spec: JobSpec, size: ModelSize) -> Resources:
                 hint=hint,
             )
         )
-    steps = _steps(spec, size)
-    training = _base_bytes(spec, size) + LOCAL_CHECKPOINTS * _state_bytes(spec, size)
-    disk = max([training, *(step.disk_bytes for step in steps)])
-    memory = PROCESS_BYTES + SHM_BYTES + _offloaded_bytes(spec, size) + max([0, *(step.ram_bytes for step in steps)])
+    needs = needs_by_stage(spec, size)
+    disk = max(need.disk_bytes for need in needs)
+    memory = SHM_BYTES + max(need.ram_bytes for need in needs)
     many = bool(spec.export.gguf)  # llama.cpp quantises and evaluates on the cores
     return Resources(
         gpu_gb=cards[0],
@@ -104,53 +89,17 @@ def resources(spec: JobSpec, size: ModelSize) -> Resources:
     )
 
 
-def fits(needed_bytes: int, card_bytes: int) -> bool:
-    """Whether a training of that peak fits a card of that memory."""
-    return needed_bytes * GPU_MARGIN + GPU_CONTEXT_BYTES <= card_bytes
-
-
-def gpu_bytes(spec: JobSpec, size: ModelSize) -> int:
-    """Peak of the memory reserved in training."""
-    tokens = spec.training.batch_size * spec.model.max_seq_length
-    width = tokens * size.hidden
-    activations = BLOCK_BYTES * width
-    if spec.training.gradient_checkpointing is False:
-        activations = KEPT_BYTES * width * size.layers
-    elif spec.training.gradient_checkpointing is True:
-        activations += CHECKPOINT_BYTES * width * size.layers
-    logits = LOGIT_BYTES * tokens * size.vocabulary if spec.model.backend == "peft" else 0
-    return int(_weight_bytes(spec, size) + _state_bytes(spec, size) + activations + logits)
-
-
-def _state_bytes(spec: JobSpec, size: ModelSize) -> float:
-    """What is trained, with its gradient and moments; of the frozen weights nothing."""
-    if spec.model.precision != "full":
-        return ADAPTER_BYTES * adapter_bytes(spec, size.shapes()) / ADAPTER_BYTES_PER_WEIGHT
-    moments = 0 if "8bit" in spec.training.optimizer else FULL_MOMENTS_BYTES
-    return size.parameters * (FULL_TRAINING_BYTES + moments)
-
-
-def _weight_bytes(spec: JobSpec, size: ModelSize) -> float:
-    if spec.model.precision == "4bit":
-        return _packed_bytes(size)
-    return size.parameters * WEIGHT_BYTES[spec.model.precision]
-
-
-def _packed_bytes(size: ModelSize) -> float:
-    """In NF4, the tables of the vocabulary in 16 bits."""
-    return NF4_BYTES * (size.parameters - size.embedding_parameters) + 2 * size.embedding_parameters
-
-
-def _offloaded_bytes(spec: JobSpec, size: ModelSize) -> int:
-    """Unsloth's checkpointing keeps each layer's input in host memory."""
-    if spec.training.gradient_checkpointing != "unsloth":
-        return 0
-    return CHECKPOINT_BYTES * spec.training.batch_size * spec.model.max_seq_length * size.hidden * size.layers
+def needs_by_stage(spec: JobSpec, size: ModelSize) -> list[Step]:
+    """Scratch and memory of the whole job while it trains and in each step of the exports."""
+    own = PROCESS_BYTES + offloaded_bytes(spec, size)
+    training = _base_bytes(spec, size) + LOCAL_CHECKPOINTS * int(state_bytes(spec, size))
+    exports = [Step(step.name, step.disk_bytes, own + step.ram_bytes) for step in _steps(spec, size)]
+    return [Step("train", training, own), *exports]
 
 
 def _base_bytes(spec: JobSpec, size: ModelSize) -> int:
     """Copies of the fetched weights; local ones are linked."""
-    fetched = 0.0 if size.local else _packed_bytes(size) if size.quantised else 2 * size.parameters
+    fetched = 0.0 if size.local else packed_bytes(size) if size.quantised else 2 * size.parameters
     if spec.model.merge_base and "://" in spec.model.merge_base:
         fetched += 2 * size.parameters
     return int(fetched)

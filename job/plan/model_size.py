@@ -6,10 +6,11 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from job.source.model_files import CONFIG, read_object
 from job.spec import JobSpec
-from job.weights.shapes import Shapes, read_shapes
+from job.weights.shapes import NF4_BYTES, Shapes, read_shapes
 
 DEFAULT_PARAMETERS = 8 * 10**9
 # A name says "1B" of 1.24e9 weights and "7b" of 8.5e9.
@@ -21,6 +22,7 @@ VOCABULARY = 128_256  # Llama 3's; most are between this half and this double
 HEAD_WIDTH = 128  # layers grow with the width: 32 of 4,096, 80 of 8,192
 TIED_BELOW = 4 * 10**9  # smaller models share the embedding with the output layer
 PACKED_WEIGHTS = 2  # of 4 bits in each stored byte
+NUMBER_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 MOST = {"hidden": 1 << 17, "layers": 1 << 12, "vocabulary": 1 << 21}  # more is a mistake in the file
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -84,18 +86,43 @@ def model_size(spec: JobSpec, parameters: int | None) -> ModelSize:
     return of_parameters(DEFAULT_PARAMETERS, packed, local, origin)
 
 
+def size_of_fetched(folder: Path, weight_bytes: int, local: bool) -> ModelSize:
+    """From the config in `folder` and the size of the weights, which need not be there. Raises `InputError` for a
+    config that is not one.
+    """
+    config = read_object(folder / CONFIG)
+    packed = "quantization_config" in config
+    text = config.get("text_config")
+    section = text if isinstance(text, dict) else config
+    kind = str(section.get("dtype") or section.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype"))
+    parameters = max(1, weight_bytes // NUMBER_BYTES.get(kind.removeprefix("torch."), 2))
+    if packed:
+        tables = _with_config(of_parameters(2 * weight_bytes, True, local, ""), config).embedding_parameters
+        parameters = max(1, tables + int(max(0, weight_bytes - 2 * tables) / NF4_BYTES))
+    experts = any("experts" in key for key in section)
+    all_met = ", every expert counted as if each token met it: times are at most these" if experts else ""
+    origin = f"{parameters:,} weights, by the size of its files{all_met}"
+    return _with_config(of_parameters(parameters, packed, local, origin), config)
+
+
 def _from_files(folder: Path, parameters: int | None) -> ModelSize | None:
     config = read_object(folder / CONFIG)
     packed = "quantization_config" in config
     found = parameters or read_shapes(folder).parameters * (PACKED_WEIGHTS if packed else 1)
     if not found:
         return None
-    guess = of_parameters(found, packed, True, f"{found:,} weights, read from its files")
+    return _with_config(of_parameters(found, packed, True, f"{found:,} weights, read from its files"), config)
+
+
+def _with_config(guess: ModelSize, config: dict[str, Any]) -> ModelSize:
+    """What the config says, as far as it can be true; of models of several parts, of the one that reads text."""
+    text = config.get("text_config")
+    section = text if isinstance(text, dict) else config
     sizes = {"hidden": "hidden_size", "layers": "num_hidden_layers", "vocabulary": "vocab_size"}
     known = {
-        field: config[key]
+        field: section[key]
         for field, key in sizes.items()
-        if type(config.get(key)) is int and 0 < config[key] <= MOST[field]
+        if type(section.get(key)) is int and 0 < section[key] <= MOST[field]
     }
     return dataclasses.replace(guess, **known)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.errors import CapacityError, Fault, InputError, JobError, disk_is_full
 from job.host.cgroup import available_bytes
+from job.plan.gpu_memory import least_bytes
 from job.spec import JobSpec
 from job.spec.optimizers import moment_bytes
 from job.store.base import local_path
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from job.data.build import Prepared
 
 TRACKER_MODULES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
-WEIGHT_BYTES = {"4bit": 0.5, "8bit": 1.0, "16bit": 2.0, "full": 2.0}  # per parameter, scales left out
-FULL_TRAINING_BYTES = 2.0 + 2.0  # gradient and 8-bit Adam moments, per parameter
 
 
 def require_trackers(names: tuple[str, ...]) -> None:
@@ -164,12 +163,8 @@ def require_memory(model_dir: Path, spec: JobSpec, device: dict[str, Any]) -> No
     """
     count = parameters(model_dir)
     on_cpu = device["kind"] == "cpu"
-    per_parameter = WEIGHT_BYTES[spec.model.precision] * (
-        2 if on_cpu and spec.model.precision in ("16bit", "full") else 1
-    )
-    if spec.model.precision == "full":
-        per_parameter += FULL_TRAINING_BYTES
-    needed = int(count * per_parameter)
+    in_fp32 = on_cpu and spec.model.precision in ("16bit", "full")
+    needed = int(least_bytes(spec.model.precision, count) + (least_bytes("16bit", count) if in_fp32 else 0))
     total = available_bytes() if on_cpu else device["total_memory_bytes"]
     if needed > total:
         raise CapacityError(

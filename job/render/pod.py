@@ -7,7 +7,8 @@ from pathlib import Path
 import yaml
 
 from job.errors import TREE
-from job.plan.machine import GIB, Resources
+from job.plan.gpu_memory import GIB
+from job.plan.machine import Resources
 from job.render.options import Options
 from job.render.rendering import Rendering
 from job.render.text import Json

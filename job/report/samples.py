@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 LEARNED = ("⟦", "⟧")
 TABLE_TOKENS = 400
+SAMPLE_CHARACTERS = 1500
 
 
 def write_samples(prepared: Prepared, folder: Path, count: int = 3) -> Path:
@@ -40,6 +41,15 @@ def sample(prepared: Prepared, index: int) -> tuple[str, str]:
     ids, labels = row["input_ids"], row["labels"]
     learned = sum(label != IGNORED for label in labels)
     return f"Sample {index + 1}: {len(ids)} tokens, {learned} learned", marked_text(prepared.tokenizer, ids, labels)
+
+
+def first_samples(prepared: Prepared, count: int = 3) -> tuple[str, ...]:
+    """The first of them for a terminal: each with its head line, and not at any length."""
+    shown = []
+    for index in range(min(count, len(prepared.train))):
+        head, text = sample(prepared, index)
+        shown.append(f"{head}\n{text if len(text) <= SAMPLE_CHARACTERS else f'{text[:SAMPLE_CHARACTERS]}…'}")
+    return tuple(shown)
 
 
 def marked_text(tokenizer: Any, ids: list[int], labels: list[int]) -> str:

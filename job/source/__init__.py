@@ -1,6 +1,7 @@
 """Bringing in what the job reads: a model and data, each pinned to one revision and contained in the work directory."""
 
 from job.hub.origin import go_offline
+from job.source.bases import fetch_bases
 from job.source.data import FetchedSource, fetch_data, fetch_glimpse
 from job.source.model import FetchedModel, check_merge_base, fetch_model_config, fetch_model_weights
 from job.source.model_config import check_config
@@ -10,6 +11,7 @@ __all__ = [
     "FetchedSource",
     "check_config",
     "check_merge_base",
+    "fetch_bases",
     "fetch_data",
     "fetch_glimpse",
     "fetch_model_config",

@@ -22,10 +22,19 @@ def check_config(folder: Path, where: str) -> None:
     divide, names that transformers does not know, an attention kernel that it would have to fetch. `where`: its
     model's place in the spec. Imports torch.
     """
+    _check(folder, where, build=True)
+
+
+def check_values(folder: Path, where: str) -> None:
+    """The same without torch: the config alone, and no model of it."""
+    _check(folder, where, build=False)
+
+
+def _check(folder: Path, where: str, build: bool) -> None:
     config = read_object(folder / CONFIG)
     faults = [*_attention(config, ""), *_sizes(config)]
     if not faults:
-        faults = _refusal(folder)
+        faults = _refusal(folder, build)
     if faults:
         hint = f"Correct {CONFIG}, or take another copy of the model"
         raise InputError(
@@ -58,19 +67,28 @@ def _sizes(config: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "num_key_value_heads does not divide num_attention_heads", f"{shared} and {heads}", "a divisor"
 
 
-def _refusal(folder: Path) -> list[tuple[str, str, str]]:
-    """What transformers says when it builds the model without memory for its weights; nothing if it can."""
-    import torch
+def _refusal(folder: Path, build: bool) -> list[tuple[str, str, str]]:
+    """What transformers says when it reads the config and, with `build`, makes the model without memory for its
+    weights; nothing if it can.
+    """
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     wrong = (StrictDataclassError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        if build:
+            _build(config)
     except (*wrong, RuntimeError, OSError, ImportError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = lines[1] if isinstance(error, StrictDataclassError) and len(lines) > 1 else (lines or [""])[0]
         return [("transformers can make no model of it", f"{type(error).__name__}: {said}", "values that it takes")]
     return []
+
+
+def _build(config: Any) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        AutoModelForCausalLM.from_config(config, trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""locks/light.txt is what the command needs outside its image, in the versions of the image's own lock."""
+"""locks/light.txt is what the command needs outside its image, locks/plan.txt what a plan needs, in the versions of the image's lock."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from tests.elsewhere.examples import ROOT, SPECS
 from tests.specs import changed
+from tests.tiny import tiny_dir
 
 # Everything else that is installed here is made to be missing.
 PROGRAM = """
@@ -40,13 +41,14 @@ def locked(name: str) -> dict[str, str]:
 
 
 def test_the_versions_are_those_of_the_whole_lock() -> None:
-    light, whole = locked("light.txt"), locked("cpu.txt")
+    light, more, whole = locked("light.txt"), locked("plan.txt"), locked("cpu.txt")
     assert {"boto3", "jsonschema", "pyyaml", "rich"} <= set(light)
-    assert {name: whole[name] for name in light} == light
+    assert light.items() <= more.items() <= whole.items()
+    assert "torch" not in more
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", PROGRAM, json.dumps(list(locked("light.txt"))), *arguments]
+def run(*arguments: str, lock: str = "light.txt") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROGRAM, json.dumps(list(locked(lock))), *arguments]
     return subprocess.run(command, input="", capture_output=True, text=True, check=False)
 
 
@@ -58,6 +60,17 @@ def test_a_command_needs_nothing_else(arguments: list[str], code: int) -> None:
     done = run(*arguments)
     assert done.returncode == code, done.stderr
     assert "No module named" not in done.stdout + done.stderr
+
+
+def test_a_plan_needs_no_torch(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(changed({"/model/source": str(tiny_dir()), "/data/train/0/source": ROWS})))
+    refused = run("plan", str(spec))
+    assert refused.returncode == 11, refused.stderr
+    assert "locks/plan.txt" in refused.stderr
+    done = run("plan", str(spec), "--json", lock="plan.txt")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["rows"]["read_rows"] == len(Path(ROWS).read_text("utf-8").splitlines())
 
 
 def test_rows_that_only_the_image_can_read_are_said_to_be_unseen(tmp_path: Path) -> None:

@@ -70,12 +70,12 @@ def test_the_commands_of_the_ways_are_all_there() -> None:
     short = commands(section("README.md", "Where it runs"))
     assert {words[1] for words in short} == {"run", "render", "wait", "report"}
     quick = commands(section("README.md", "Your own data in five minutes"))
-    assert [words[1] for words in quick] == ["init", "validate", "run", "verify", "chat"]
+    assert [words[1] for words in quick] == ["init", "validate", "plan", "run", "verify", "chat"]
 
 
 def test_the_page_names_every_command() -> None:
     listed = {words[1] for words in commands(section("job/stages.md", "The command"))}
-    assert listed == {"init", "validate", "run", "verify", "schema", "render", "wait", "report", "chat"}
+    assert listed == {"init", "validate", "plan", "run", "verify", "schema", "render", "wait", "report", "chat"}
 
 
 def ways(text: str) -> dict[str, str]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from job.spec.strict import StrictValidator, load_schema
 from tests.forking import COMMAND, ROOT, environment, fork, may_be_forked, run_forked, start
 from tests.specs import LEFT_OUT, changed
@@ -166,6 +168,19 @@ def planned_and_seen(output: Path, work: Path, peak_bytes: int) -> tuple[int, in
     steps = document(output / "report" / "exports.json")["plan"]
     other = [path for folder in ("data", "cache") for path in work.rglob(f"{folder}/**/*") if path.is_file()]
     return max(step["disk_bytes"] for step in steps), peak_bytes - sum(path.stat().st_size for path in other)
+
+
+def require_planned(planned: Mapping[str, Any], stats: Mapping[str, Any]) -> None:
+    """What `tunejob plan --json` said before a run is what the run's statistics say after it."""
+    rows, steps, data, training = planned["rows"], planned["training"], stats["data"], stats["training"]
+    assert rows["read_rows"] == data["train"]["read_rows"]
+    for name in ("rows", "sequences", "tokens", "trained_tokens", "truncated_rows", "dropped_rows"):
+        assert rows[name] == dict.fromkeys(("expected", "low", "high"), data["train"][name]), name
+    held_out = data["held_out"]["rows"] if data["held_out"] else 0
+    assert (rows["held_out_rows"]["expected"], rows["held_out_words"]) == (held_out, data["held_out_words"])
+    assert (rows["longest_tokens"], rows["histogram"]) == (data["train"]["longest_tokens"], data["train"]["lengths"])
+    assert steps["steps"] == training["steps"]
+    assert steps["tokens_per_step"] * steps["steps"] == pytest.approx(training["tokens"], rel=0.001)
 
 
 def document(path: Path) -> dict[str, Any]:

@@ -15,7 +15,20 @@ from job.gguf.header import read_header
 from job.ledger.manifest import read_manifest
 from job.spec.strict import StrictValidator, load_schema
 from job.store import open_store
-from tests.flow.running import ROOT, Result, document, listing, planned_and_seen, reloaded, tunejob, valid_stats, watched, write_spec
+from tests.flow.running import (
+    ROOT,
+    Result,
+    document,
+    listing,
+    planned_and_seen,
+    reloaded,
+    require_planned,
+    strict,
+    tunejob,
+    valid_stats,
+    watched,
+    write_spec,
+)
 from tests.smollm2 import model_dir
 
 pytestmark = pytest.mark.slow
@@ -114,6 +127,12 @@ def test_types_that_do_not_suit_the_widths_are_replaced_as_llama_cpp_does_it(dem
     types = Counter(tensor.type for tensor in header.tensors.values())
     assert types == {"F32": 61, "Q4_K": 16, "Q5_0": 166, "Q6_K": 14, "Q8_0": 15}
     assert (demo.output / "gguf" / "demo-Q8_0.gguf").stat().st_size < 145_000_000
+
+
+def test_the_plan_of_the_spec_is_what_the_run_did(demo: Demo) -> None:
+    planned = tunejob("plan", demo.spec, "--json", scratch=demo.folder / "plan", forked=True)
+    assert planned.exit_code == 0, planned.stderr
+    require_planned(strict(planned.stdout), demo.read("stats.json"))
 
 
 def test_the_plan_predicted_the_disk(demo: Demo) -> None:

@@ -3,6 +3,7 @@ written, but for the model. Some of the rows are held out by default."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -10,9 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from job.plan.schedule import packed
 from job.spec import parse_spec
+from tests.data_rows import sized_model
 from tests.elsewhere.test_readme import section
-from tests.flow.running import Result, document, tunejob, valid_stats
+from tests.flow.running import DEMO, Result, document, require_planned, strict, tunejob, valid_stats, write_spec
+from tests.forking import environment, run_forked
+from tests.specs import changed
 from tests.tiny import tiny_dir
 
 BLOCKS = re.findall(r"```sh\n(.*?)```", section("schemas/guide.md", "From a csv to an answering model in ten minutes"), re.DOTALL)
@@ -74,10 +79,14 @@ def test_it_trains_and_what_was_held_out_is_said_everywhere(folder: Path, traine
     assert trained.exit_code == 0, trained.stdout[-2000:] + trained.stderr[-3000:]
     assert HELD_OUT in [event["text"] for event in trained.named("note")]
     output = folder / OUTPUT
-    data = valid_stats(output / "stats.json")["data"]
+    stats = valid_stats(output / "stats.json")
+    data = stats["data"]
     assert (data["held_out"]["rows"], data["train"]["rows"], data["held_out_words"]) == (8, ROWS - 8, HELD_OUT)
     for page in ("report/summary.md", "README.md"):
         assert f" {HELD_OUT}.\n\n" in (output / page).read_text("utf-8"), page
+    planned = tunejob("plan", "spec.json", "--json", scratch=folder / "plan", cwd=folder, forked=True)
+    assert planned.exit_code == 0, planned.stderr
+    require_planned(strict(planned.stdout), stats)
     losses = document(output / "manifest.json")["results"]
     assert losses["trained"]["held_out_loss"] < losses["base"]["held_out_loss"]
 
@@ -91,3 +100,24 @@ def test_the_report_is_shown_and_the_model_answers(folder: Path, trained: Result
     assert (asked.exit_code, asked.stderr) == (0, "")
     assert asked.stdout.strip()
     assert command(5)[-1] not in {line.partition(",")[0] for line in (folder / "helpdesk.csv").read_text("utf-8").splitlines()}
+
+
+def test_packs_are_planned_as_trl_makes_them(tmp_path: Path) -> None:
+    """Here, where a process has imported it."""
+    lengths = [37 * number % 61 + 1 for number in range(1200)]
+    arguments = [json.dumps(lengths), "64"]
+    code, said, complaint = run_forked("tests.flow.packs:main", arguments, tmp_path, environment(tmp_path), 60)
+    assert code == 0, complaint
+    assert sorted(packed(lengths, 64)) == sorted(json.loads(said.splitlines()[-1]))
+
+
+def test_a_plan_that_fits_no_gpu_is_said_before_it_ends_with_13(folder: Path, tmp_path: Path) -> None:
+    sized_model(tmp_path, 200_000_000_000, {"hidden_size": 16384, "num_hidden_layers": 62})
+    model = {"source": str(tmp_path), "precision": "16bit"}
+    document = changed({"/model": model, "/data/train/0": {"source": str(DEMO / "train.jsonl"), "format": "messages"}})
+    spec = write_spec(tmp_path / "spec.json", document)
+    result = tunejob("plan", spec, "--sample", "50", scratch=folder / "too-large", forked=True)
+    assert result.exit_code == 13, result.stderr
+    assert "  H200      141 GB  no " in result.stdout
+    last_words = strict(result.last_words)
+    assert (last_words["class"], last_words["stage"], last_words["pointer"]) == ("CapacityError", "plan", "/model/source")

@@ -165,8 +165,9 @@ def test_the_report_counts(tmp_path: Path) -> None:
     lengths = [len(row["input_ids"]) for row in prepared.train]
     learned = [sum(label != -100 for label in row["labels"]) for row in prepared.train]
     assert prepared.report.train == {
-        "read_rows": 4, "dropped_rows": 1, "dropped_reasons": {"no assistant turn": 1}, "rows": 3, "sequences": 3,
-        "tokens": sum(lengths), "trained_tokens": sum(learned), "truncated_rows": 1, "duplicate_rows": 1,
+        "read_rows": 4, "dropped_rows": 1, "dropped_reasons": {"no assistant turn": 1},
+        "dropped_examples": ["rows.jsonl row 4: no assistant turn"], "rows": 3, "sequences": 3, "tokens": sum(lengths),
+        "trained_tokens": sum(learned), "truncated_rows": 1, "truncated_examples": ["rows.jsonl row 3"], "duplicate_rows": 1,
         "longest_tokens": 48, "lengths": {"<=16": 2, "<=64": 1},
     }  # fmt: skip
     assert learned[:2] == [2, 2]

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from job.errors import CapacityError, InputError
-from job.plan.machine import GIB, gpu_bytes, resources
+from job.plan.gpu_memory import GIB, gpu_bytes
+from job.plan.machine import resources
 from job.plan.model_size import DEFAULT_PARAMETERS, NAME_MARGIN, ModelSize, model_size
 from job.spec import JobSpec, parse_spec
 from tests.renders import REMOTE, objects, rendered

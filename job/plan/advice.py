@@ -1,0 +1,132 @@
+"""What experience says of a spec that is valid and will run: each piece with its place and its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from job.spec import JobSpec
+
+ADAPTER_RATES = (1e-4, 5e-4)  # what adapters are usually trained with
+FULL_RATES = (1e-5, 5e-5)
+FEW_ROWS, USUAL_ROWS = 500, "500 to 5,000"
+SMALL_SET, MANY_EPOCHS = 1000, 5
+FAR_ABOVE, SHORT = 2, 256  # times the longest row; a limit below that costs nothing
+WORTH_PACKING, STEPS_WORTH_PACKING = 0.8, 20  # of the time
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a run beside its spec. `packing_time`: what the training would take with packing, as a part of
+    what it takes; None where packing is impossible or is on. `formats`: of the training sources, in their order.
+    `chats`: whether the model has a chat template; `quantised`: whether its weights are packed already.
+    """
+
+    rows: int
+    epochs: float
+    steps: int
+    longest_tokens: int
+    truncated_rows: int
+    packing_time: float | None
+    formats: tuple[str, ...]
+    chats: bool
+    quantised: bool
+
+
+@dataclass(frozen=True)
+class Advice:
+    where: str
+    text: str
+    reason: str
+
+
+def advise(spec: JobSpec, facts: Facts) -> list[Advice]:
+    """Everything that there is to say, in the order of the spec."""
+    return [advice for rule in RULES for advice in rule(spec, facts)]
+
+
+def _merge_base(spec: JobSpec, facts: Facts) -> Iterator[Advice]:
+    if facts.quantised and spec.model.merge_base is None:
+        yield Advice(
+            "/model/merge_base",
+            "name the 16-bit model that this base was quantised from, or take that as the source",
+            "without it an adapter is all that can be made: merged weights and GGUF need the 16-bit weights",
+        )
+
+
+def _length(spec: JobSpec, facts: Facts) -> Iterator[Advice]:
+    most, longest = spec.model.max_seq_length, max(facts.longest_tokens, 1)
+    if not spec.data.packing and most > SHORT and most > FAR_ABOVE * longest and not facts.truncated_rows:
+        yield Advice(
+            "/model/max_seq_length",
+            f"{next_power(longest)} would do instead of {most}",
+            f"the longest row has {longest} tokens; GPUs are chosen and memory is checked for rows that are not there",
+        )
+
+
+def _formats(_: JobSpec, facts: Facts) -> Iterator[Advice]:
+    for index, name in enumerate(facts.formats):
+        if facts.chats and name in ("prompt_completion", "text"):
+            yield Advice(
+                f"/data/train/{index}/format",
+                "write rows as messages or alpaca, if the model is to answer in conversations",
+                f"{name} is learned without the chat template that this model was made to answer in",
+            )
+
+
+def _packing(_: JobSpec, facts: Facts) -> Iterator[Advice]:
+    share = facts.packing_time
+    if share is not None and share <= WORTH_PACKING and facts.steps >= STEPS_WORTH_PACKING:
+        yield Advice(
+            "/data/packing",
+            f"true would take about {1 - share:.0%} of the training time away",
+            "several short rows share a sequence then, instead of padding; an epoch has fewer steps of more rows each",
+        )
+
+
+def _rows(_: JobSpec, facts: Facts) -> Iterator[Advice]:
+    if facts.rows < FEW_ROWS:
+        yield Advice(
+            "/data/train",
+            f"more rows than {facts.rows}, if there are any",
+            f"{USUAL_ROWS} good ones are usual: with fewer, a model learns the form rather than the task",
+        )
+
+
+def _rate(spec: JobSpec, _: Facts) -> Iterator[Advice]:
+    rate, full = spec.training.learning_rate, spec.model.precision == "full"
+    low, high = FULL_RATES if full else ADAPTER_RATES
+    if full and rate > high:
+        why = "that is a rate for adapters: where every weight is trained, it makes the model forget what it knew"
+    elif not full and rate > high:
+        why = "above that the loss of an adapter tends to jump, or the model to repeat its rows"
+    elif not full and rate < low:
+        why = "below that an adapter learns little in the usual number of steps"
+    else:
+        return
+    yield Advice("/training/learning_rate", f"{low:g} to {high:g} instead of {rate:g}", why)
+
+
+def _epochs(_: JobSpec, facts: Facts) -> Iterator[Advice]:
+    if facts.epochs > MANY_EPOCHS and facts.rows < SMALL_SET:
+        yield Advice(
+            "/training/epochs",
+            f"1 to 3 epochs instead of {facts.epochs:.3g}",
+            f"{facts.rows} rows seen so often are learned by heart; the held-out loss shows when that begins",
+        )
+
+
+RULES: tuple[Callable[[JobSpec, Facts], Iterator[Advice]], ...] = (
+    _merge_base,
+    _length,
+    _formats,
+    _packing,
+    _rows,
+    _rate,
+    _epochs,
+)
+
+
+def next_power(tokens: int) -> int:
+    """The next power of two from there."""
+    return 1 << (tokens - 1).bit_length()

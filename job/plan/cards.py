@@ -1,0 +1,38 @@
+"""GPUs that trainings are rented or bought for, by the names that `--price` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GB = 10**9
+
+
+@dataclass(frozen=True)
+class Card:
+    """`gb`: memory in 10^9 bytes, as cards are named. `tflops`: the maker's figure for dense 16-bit products that add
+    up in fp32. `measured`: whether the times of the plan were fitted to this card.
+    """
+
+    name: str
+    gb: int
+    tflops: float
+    measured: bool = False
+
+    @property
+    def bytes(self) -> int:
+        return self.gb * GB
+
+
+CARDS = {
+    "t4": Card("T4", 16, 65),
+    "l4": Card("L4", 24, 121),
+    "a10": Card("A10", 24, 125),
+    "rtx3090": Card("RTX 3090", 24, 71),
+    "rtx4090": Card("RTX 4090", 24, 165),
+    "rtx5090": Card("RTX 5090", 32, 210),
+    "a100-40": Card("A100 40", 40, 312),
+    "l40s": Card("L40S", 48, 362),
+    "a100-80": Card("A100 80", 80, 312),
+    "h100": Card("H100", 80, 989),
+    "h200": Card("H200", 141, 989, measured=True),
+}

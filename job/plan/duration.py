@@ -1,0 +1,94 @@
+"""How long a run takes: a model of few terms, fitted to what was measured on an H200 (tests/gpu/README.md).
+
+A step takes what its products take, or what the host needs to start them, whichever is longer:
+
+    products = padded tokens x FLOPs a token / (the card's figure x efficiency)
+    host     = micro-batches x layers x seconds a layer
+
+FLOPs a token: 2 for each weight that a token meets, once forward, once for the gradients of what comes in, once more
+for those of the weights where all are trained, and once more forward where that is recomputed; and the attention. On
+the H200 this was within 7 % of nine measured steps with Unsloth. Other cards get the H200's efficiency and host: they
+were not measured. What is fetched over a network is not counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from job.export.kinds import kind_of
+from job.plan.cards import Card
+from job.plan.model_size import ModelSize
+from job.plan.schedule import Schedule
+from job.spec import JobSpec
+
+# Of the card's figure, what is reached by wide models, and the width at which it is half of that.
+EFFICIENCY, HALF_WIDTH = 0.69, 1500
+LAYER_SECONDS = 0.0093  # of the host: forward and backward of a layer's Python and kernels in a micro-batch
+RECOMPUTED = 1.5  # the same with the layer run forward twice
+PEFT_PRODUCTS = 2.45  # plain PEFT beside Unsloth, where products take the time
+# Beside a 4-bit or 16-bit adapter with Unsloth, where the host takes the time.
+PEFT_HOST, EIGHT_BIT_HOST, DORA_HOST, FULL_HOST = 1.6, 2.7, 3.6, 0.37
+
+ENGINE_SECONDS = 33.0  # imports of torch and Unsloth
+COMPILE_SECONDS = 13.5  # of Unsloth's kernels, in the first steps
+REOPEN_SECONDS = 8.4  # of the adapter in a process of its own
+LOAD_RATE = 1.16e9  # bytes of 16-bit weights a second
+MERGE_RATE, STORE_RATE = 1.87e9, 1.23e9
+COMPARE_RATE, FORM_RATE = 0.57e9, 0.66e9  # the merge beside the adapter; 4-bit weights made and opened
+CONVERT_RATE, QUANTISE_RATE = 0.74e9, 1.35e9  # each GGUF is made, tested and stored
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    seconds: float
+
+
+def flops_a_token(spec: JobSpec, size: ModelSize, row_tokens: float) -> float:
+    """Of all passes, in a row of `row_tokens`, half of which a token looks at; rows of a pack do not see each other."""
+    met = size.parameters - size.embedding_parameters + size.table_rows * size.hidden  # the output layer is met
+    forward = 2 * met + 2 * size.layers * size.hidden * row_tokens
+    full, recomputed = spec.model.precision == "full", spec.training.gradient_checkpointing is not False
+    return forward * (2 + full + recomputed)
+
+
+def epoch_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card) -> float:
+    """Of one pass over the rows."""
+    reached = card.tflops * 1e12 * EFFICIENCY * size.hidden / (size.hidden + HALF_WIDTH)
+    products = planned.padded_tokens * flops_a_token(spec, size, planned.seen_tokens) / reached
+    host = planned.micro_batches * size.layers * LAYER_SECONDS
+    if spec.training.gradient_checkpointing is not False:
+        host *= RECOMPUTED
+    if spec.model.backend == "peft":
+        products, host = products * PEFT_PRODUCTS, host * PEFT_HOST
+    if spec.model.precision == "8bit":
+        host *= EIGHT_BIT_HOST
+    if spec.model.precision == "full":
+        host *= FULL_HOST
+    elif spec.lora and spec.lora.dora:
+        host *= DORA_HOST
+    return max(products, host)
+
+
+def train_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card) -> float:
+    return epoch_seconds(spec, size, planned, card) * planned.epochs
+
+
+def stages(spec: JobSpec, size: ModelSize, data_seconds: float, training_seconds: float) -> list[Stage]:
+    """Of a run in its order. `data_seconds`: as long as tokenising took here."""
+    weights = 2 * size.parameters
+    compiled = COMPILE_SECONDS if spec.model.backend == "unsloth" else 0.0
+    found = [
+        Stage("engine", ENGINE_SECONDS),
+        Stage("data", data_seconds),
+        Stage("load", weights / LOAD_RATE),
+        Stage("train", training_seconds + compiled),
+        Stage("evaluate", REOPEN_SECONDS),
+    ]
+    if spec.needs_merge:
+        forms = sum(1 for name in spec.artefacts if kind_of(name).form)
+        found.append(Stage("merge", weights / MERGE_RATE + (weights / STORE_RATE if spec.export.merged else 0)))
+        found.append(Stage("compare", weights / COMPARE_RATE + forms * weights / FORM_RATE))
+    if spec.export.converts:
+        found.append(Stage("gguf", weights / CONVERT_RATE + len(spec.export.gguf) * weights / QUANTISE_RATE))
+    return found

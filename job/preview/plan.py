@@ -1,0 +1,250 @@
+"""What a run of a spec will be like, before any GPU second is paid for: rows, steps, memory, time, money, advice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from job.errors import CapacityError, Fault, InputError
+from job.host.log import Log
+from job.host.micro_batch import MicroBatch
+from job.plan.advice import Advice, Facts, advise
+from job.plan.cards import CARDS, GB, Card
+from job.plan.duration import Stage, epoch_seconds, stages, train_seconds
+from job.plan.gpu_memory import GPU_CONTEXT_BYTES, GpuMemory, fits, gpu_memory
+from job.plan.machine import needs_by_stage
+from job.plan.model_size import ModelSize, size_of_fetched
+from job.plan.schedule import Schedule, schedule
+from job.plan.steps import Step
+from job.preview.light import without_torch
+from job.preview.rows import Rows, see_rows
+from job.seen import look_to_validate
+from job.source import fetch_bases, fetch_data
+from job.source.model_config import check_values
+from job.spec import JobSpec
+
+VERSION = 1
+Scheduler = Callable[[int, bool], Schedule]
+ANY = ""  # the key of a price that holds for every card
+
+
+@dataclass(frozen=True)
+class OnCard:
+    """A training on a card. `fits`: "yes"; "tight", where it does with the rows that there are and would not if each
+    had `max_seq_length`; "smaller", in micro-batches of `rows`, which a run finds by itself; "no", and then there are
+    no times. `needed`: with those micro-batches.
+    """
+
+    key: str
+    card: Card
+    fits: str
+    rows: int
+    needed: GpuMemory
+    step_seconds: float | None = None
+    stages: tuple[Stage, ...] = ()
+    price_per_hour: float | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        return sum(stage.seconds for stage in self.stages) if self.stages else None
+
+    @property
+    def cost(self) -> float | None:
+        return (
+            None if self.seconds is None or self.price_per_hour is None else self.seconds / 3600 * self.price_per_hour
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`cheapest`: the card on which the whole run costs least, where prices differ by card."""
+
+    spec: JobSpec
+    size: ModelSize
+    rows: Rows
+    schedule: Schedule
+    cards: list[OnCard]
+    needs: list[Step]
+    cheapest: OnCard | None
+    advice: list[Advice]
+    remarks: list[str]
+
+    @property
+    def shown(self) -> OnCard | None:
+        """The card whose times are told by stage: the cheapest, else the smallest that is large enough."""
+        return self.cheapest or next((on for on in self.cards if on.fits != "no"), None)
+
+    def failure(self) -> CapacityError | None:
+        """What a run would end with on every card."""
+        if self.shown:
+            return None
+        needed = min(on.needed.expected for on in self.cards)
+        return CapacityError(
+            Fault(
+                "this fits on no single GPU that is known here",
+                where="/model/source",
+                found=f"about {needed / GB:.0f} GB with one row at a time",
+                expected=f"at most {max(card.gb for card in CARDS.values())} GB",
+                hint="Choose 4bit, a smaller max_seq_length or a smaller model, or turn gradient_checkpointing on",
+            )
+        )
+
+    def document(self) -> dict[str, Any]:
+        """As `schemas/plan.schema.json` has it."""
+        rows = {
+            key: value for key, value in asdict(self.rows).items() if key not in ("lengths", "times", "has_template")
+        }
+        return {
+            "version": VERSION,
+            "name": self.spec.name,
+            "run_id": self.spec.run_id,
+            "model": {"source": self.spec.model.source, "parameters": self.size.parameters, "origin": self.size.origin},
+            "rows": {key: _rounded(value) for key, value in rows.items()},
+            "training": {
+                "steps": self.schedule.steps,
+                "steps_per_epoch": self.schedule.steps_an_epoch,
+                "epochs": _rounded(self.schedule.epochs),
+                "rows_per_step": self.spec.training.batch_size * self.spec.training.gradient_accumulation_steps,
+                "sequences": self.schedule.sequences,
+                "tokens_per_step": _rounded(self.schedule.tokens_a_step),
+                "padding": _rounded(self.schedule.padding),
+            },
+            "gpus": [_card_document(on) for on in self.cards],
+            "needs": [asdict(step) for step in self.needs],
+            "cheapest": self.cheapest.key if self.cheapest else None,
+            "advice": [asdict(advice) for advice in self.advice],
+            "remarks": self.remarks,
+        }
+
+
+def _card_document(on: OnCard) -> dict[str, Any]:
+    return {
+        "gpu": on.key,
+        "name": on.card.name,
+        "memory_bytes": on.card.bytes,
+        "fits": on.fits,
+        "micro_batch_rows": on.rows,
+        "needed_bytes": asdict(on.needed),
+        "times": "measured" if on.card.measured else "estimated, not measured",
+        "step_seconds": _rounded(on.step_seconds),
+        "stages": [{"stage": stage.name, "seconds": _rounded(stage.seconds)} for stage in on.stages],
+        "seconds": _rounded(on.seconds),
+        "price_per_hour": on.price_per_hour,
+        "cost": _rounded(on.cost),
+    }
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command was given. `folder`: where the spec is. `prices` an hour by card, or by `ANY`. `alone`: in a
+    process that does nothing else.
+    """
+
+    folder: Path
+    sample: int | None
+    prices: Mapping[str, float]
+    advice: bool
+    alone: bool
+
+
+def make_plan(spec: JobSpec, asked: Asked, workdir: Path, log: Log) -> Plan:
+    """Looks, fetches rows and the model's config into `workdir`, tokenises and reckons. Raises as a run would before
+    its weights are fetched.
+    """
+    seen = look_to_validate(spec, asked.folder)
+    if failure := seen.failure():
+        raise failure
+    try:
+        with without_torch(asked.alone):
+            train, held_out = fetch_data(spec.data, workdir)
+            base, _ = fetch_bases(spec, workdir, check_values)
+        with log.bar("data") as bar:
+            rows = see_rows(spec, train, held_out, base.path, workdir, bar.update_total, asked.sample)
+    except ModuleNotFoundError as error:
+        hint = "Install locks/plan.txt, which has all that a plan needs, without torch"
+        raise InputError(
+            Fault("a package that reads rows is not installed", found=f"no {error.name}", hint=hint)
+        ) from error
+    size = size_of_fetched(base.path, base.weight_bytes, local="://" not in spec.model.source)
+    scheduled = scheduler(spec, rows)
+    cards = [on_card(spec, size, rows, scheduled, key, asked.prices) for key in CARDS]
+    priced = [on for on in cards if on.cost is not None]
+    return Plan(
+        spec=spec,
+        size=size,
+        rows=rows,
+        schedule=scheduled(spec.training.batch_size, spec.data.packing),
+        cards=cards,
+        needs=needs_by_stage(spec, size),
+        cheapest=min(priced, key=lambda on: on.cost or 0.0, default=None) if ANY not in asked.prices else None,
+        advice=advise(spec, facts(spec, size, rows, scheduled, base.quantised)) if asked.advice else [],
+        remarks=[text for _, text in [*seen.remarks, *seen.notes]],
+    )
+
+
+def scheduler(spec: JobSpec, rows: Rows) -> Scheduler:
+    """The steps in micro-batches of so many rows, packed or not."""
+
+    @cache
+    def scheduled(micro_batch: int, packing: bool) -> Schedule:
+        return schedule(spec, rows.lengths, micro_batch, packing, rows.times)
+
+    return scheduled
+
+
+def on_card(
+    spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, key: str, prices: Mapping[str, float]
+) -> OnCard:
+    """What becomes of the training there."""
+    card, batch = CARDS[key], MicroBatch(spec.training.batch_size, spec.training.gradient_accumulation_steps)
+    longest = scheduled(batch.rows, spec.data.packing).longest_tokens
+    whole = batch
+    while True:
+        needed = gpu_memory(spec, size, batch.rows, longest)
+        holds = fits(needed.expected - GPU_CONTEXT_BYTES, card.bytes)
+        smaller = batch.smaller()
+        if holds or smaller is None:
+            break
+        batch = smaller
+    if not holds:
+        return OnCard(key, card, "no", batch.rows, needed)
+    verdict = "smaller" if batch != whole else "yes" if needed.high <= card.bytes else "tight"
+    planned = scheduled(batch.rows, spec.data.packing)
+    training = train_seconds(spec, size, planned, card)
+    return OnCard(
+        key,
+        card,
+        verdict,
+        batch.rows,
+        needed,
+        training / planned.steps,
+        tuple(stages(spec, size, rows.whole_seconds, training)),
+        prices.get(key, prices.get(ANY)),
+    )
+
+
+def facts(spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, quantised: bool) -> Facts:
+    """What the advice asks for."""
+    planned, time = scheduled(spec.training.batch_size, spec.data.packing), None
+    if not spec.data.packing and spec.model.backend == "unsloth" and spec.model.precision != "full":
+        card = next(card for card in CARDS.values() if card.measured)
+        packed = scheduled(spec.training.batch_size, True)
+        time = epoch_seconds(spec, size, packed, card) / epoch_seconds(spec, size, planned, card)
+    return Facts(
+        rows=rows.rows.expected,
+        epochs=planned.epochs,
+        steps=planned.steps,
+        longest_tokens=rows.longest_tokens,
+        truncated_rows=rows.truncated_rows.expected,
+        packing_time=time,
+        formats=tuple(source.format for source in spec.data.train),
+        chats=rows.has_template,
+        quantised=quantised,
+    )

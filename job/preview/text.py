@@ -1,0 +1,185 @@
+"""A plan for people: as text, and as Markdown for a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from job.plan.cards import GB
+from job.preview.plan import OnCard, Plan
+from job.preview.rows import Estimate, Rows
+from job.report import markdown
+from job.report.samples import LEARNED
+
+WORDS = {"yes": "yes", "tight": "tight", "smaller": "smaller batches", "no": "no"}
+EXPLAINED = {
+    "tight": "tight: it does with the rows that there are, and would not if each had max_seq_length",
+    "smaller": "smaller batches: a run finds the micro-batch that fits by itself; rows a step stay the same",
+}
+BAR = 30  # characters
+# The stage of a run in which a step of its exports is taken; the others are those of "compare".
+STAGE_OF = {
+    "train": "train",
+    "reload": "evaluate",
+    "merge": "merge",
+    "convert": "gguf",
+    "quantise": "gguf",
+    "adapter": "gguf",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """Lines, then a table (a head and rows of as many cells), then texts that are shown as they are."""
+
+    title: str
+    lines: Sequence[str] = ()
+    table: Sequence[Sequence[str]] = ()
+    texts: Sequence[str] = ()
+
+
+def as_text(plan: Plan) -> str:
+    """For a terminal."""
+    return "\n\n".join("\n".join(_text(section)) for section in sections(plan)) + "\n"
+
+
+def as_markdown(plan: Plan) -> str:
+    """For a pull request."""
+    return "\n".join(line for section in sections(plan) for line in _markdown(section)).rstrip() + "\n"
+
+
+def _text(section: Section) -> Iterator[str]:
+    yield section.title
+    yield from (f"  {line}" for line in section.lines)
+    widths = [max(map(len, column)) for column in zip(*section.table, strict=True)]
+    for row in section.table:
+        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    for text in section.texts:
+        yield from ("", *(f"  {line}".rstrip() for line in text.rstrip().split("\n")))
+
+
+def _markdown(section: Section) -> Iterator[str]:
+    yield from (f"### {section.title}", "")
+    yield from (f"- {markdown.code(line) if '`' in line else line}" for line in section.lines)
+    yield from [""] if section.lines else []
+    if section.table:
+        yield from markdown.table(section.table[0], section.table[1:])
+    for text in section.texts:
+        yield from markdown.block(text, "text")
+
+
+def sections(plan: Plan) -> Iterator[Section]:
+    """What there is to say, in the order in which it is asked."""
+    yield Section(f"Plan of {plan.spec.name}, run {plan.spec.run_id}", list(_head(plan)))
+    yield Section("Rows", list(_rows(plan.rows)), _lengths(plan.rows))
+    yield Section("GPUs", list(_about_cards(plan)), list(_cards(plan.cards)))
+    yield Section("Time, disk and memory by stage", list(_about_stages(plan)), list(_stages(plan)))
+    if plan.advice:
+        lines = [f"{advice.where}: {advice.text}; {advice.reason}" for advice in plan.advice]
+        yield Section("Advice (--no-advice leaves it out)", lines)
+    marked = f"The model learns what is between {LEARNED[0]} and {LEARNED[1]}."
+    yield Section("The first rows as the model will read them", [marked], texts=plan.rows.samples)
+
+
+def _head(plan: Plan) -> Iterator[str]:
+    spec, schedule = plan.spec, plan.schedule
+    kind = "every weight" if spec.model.precision == "full" else f"{spec.model.precision} with an adapter"
+    yield f"model: {spec.model.source}, {plan.size.origin}; {kind}, {spec.model.backend}"
+    rows = spec.training.batch_size * spec.training.gradient_accumulation_steps
+    packed = "packed sequences" if schedule.packed else "rows"
+    yield (
+        f"steps: {schedule.steps:,} of {rows} {packed} and about {schedule.tokens_a_step:,.0f} tokens; "
+        f"{schedule.epochs:.3g} times over the rows, which is {schedule.steps_an_epoch:,} steps each time"
+    )
+    if not schedule.packed and spec.training.batch_size > 1:
+        yield f"padding: {schedule.padding:.0%} of what is computed"
+    yield from (f"note: {remark}" for remark in plan.remarks)
+
+
+def _rows(rows: Rows) -> Iterator[str]:
+    if rows.read_rows == rows.whole_rows:
+        yield f"read: all {rows.whole_rows:,} rows of the training sources, in {rows.seconds:.1f} s"
+    else:
+        yield f"read: a sample of {rows.read_rows:,} of {rows.whole_rows:,} rows; bounds hold in 19 of 20 samples"
+    yield f"trained on: {_count(rows.rows)} rows, {_count(rows.sequences)} sequences an epoch"
+    yield f"tokens an epoch: {_count(rows.tokens)}, of which {_count(rows.trained_tokens)} are learned"
+    yield f"longest: {rows.longest_tokens:,} tokens"
+    yield f"cut to max_seq_length: {_count(rows.truncated_rows)}{_named(rows.truncated)}"
+    yield f"dropped, as nothing in them is learned: {_count(rows.dropped_rows)}{_named(rows.dropped)}"
+    yield f"copies of other training rows: {rows.duplicate_rows:,}"
+    yield f"held out: {_count(rows.held_out_rows)} rows; {rows.held_out_words}"
+    if rows.also_trained is not None:
+        leak = ": what is measured on them is not new to the model" if rows.also_trained else ""
+        yield f"held-out sequences that are trained on, too: {rows.also_trained:,}{leak}"
+    yield from (f"note: {note}" for note in rows.notes)
+
+
+def _named(places: Sequence[str]) -> str:
+    return f" ({'; '.join(places)}{'; …' if len(places) > 1 else ''})" if places else ""
+
+
+def _count(count: Estimate) -> str:
+    if count.low == count.high:
+        return f"{count.expected:,}"
+    return f"about {count.expected:,} ({count.low:,} to {count.high:,})"
+
+
+def _lengths(rows: Rows) -> list[list[str]]:
+    most = max(rows.histogram.values())
+    bars = [[name, f"{count:,}", "█" * max(1, round(BAR * count / most))] for name, count in rows.histogram.items()]
+    return [["tokens", "sequences read", ""], *bars]
+
+
+def _about_cards(plan: Plan) -> Iterator[str]:
+    needed = plan.cards[-1].needed
+    yield (
+        f"a micro-batch of {plan.cards[-1].rows} needs {_gb(needed.expected)}; at least {_gb(needed.low)}, and "
+        f"{_gb(needed.high)} if every row had max_seq_length {plan.spec.model.max_seq_length}"
+    )
+    yield from (EXPLAINED[verdict] for verdict in EXPLAINED if any(on.fits == verdict for on in plan.cards))
+    yield "times of the H200 by a model that was fitted to measured steps; the others estimated, not measured"
+    if plan.cheapest:
+        yield f"cheapest that fits: {plan.cheapest.card.name}, {_cost(plan.cheapest)} for the whole run"
+
+
+def _cards(cards: Sequence[OnCard]) -> Iterator[list[str]]:
+    priced = any(on.price_per_hour is not None for on in cards)
+    yield ["GPU", "memory", "fits", "rows at once", "needed", "s a step", "whole run", *(["cost"] if priced else [])]
+    for on in cards:
+        step = "–" if on.step_seconds is None else f"{on.step_seconds:.3g}"
+        whole = "–" if on.seconds is None else duration(on.seconds)
+        cells = [on.card.name, f"{on.card.gb} GB", WORDS[on.fits], str(on.rows), _gb(on.needed.expected), step, whole]
+        yield [*cells, *([_cost(on)] if priced else [])]
+
+
+def _cost(on: OnCard) -> str:
+    return "–" if on.cost is None else f"{on.cost:.2f}" if on.cost >= 1 else f"{on.cost:.2g}"
+
+
+def _about_stages(plan: Plan) -> Iterator[str]:
+    if plan.shown:
+        yield f"times on {plan.shown.card.name}; what is fetched over a network and answers are not counted"
+    yield "memory is the host's, of the whole job; disk is scratch"
+
+
+def _stages(plan: Plan) -> Iterator[list[str]]:
+    times = {stage.name: stage.seconds for stage in plan.shown.stages} if plan.shown else {}
+    taken = [(STAGE_OF.get(step.name, "compare"), step) for step in plan.needs]
+    yield ["stage", "time", "disk", "memory"]
+    for name in dict.fromkeys([*times, *(stage for stage, _ in taken)]):
+        needs = [step for stage, step in taken if stage == name]
+        time = duration(times[name]) if name in times else "–"
+        disk = _gb(max(step.disk_bytes for step in needs)) if needs else "–"
+        yield [name, time, disk, _gb(max(step.ram_bytes for step in needs)) if needs else "–"]
+
+
+def _gb(count: int) -> str:
+    return f"{count / GB:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """In the two largest units."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,0 +1,41 @@
+"""The models that a spec names: the base, and the 16-bit base that is merged into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from job.errors import Fault, InputError
+from job.source.model import FetchedModel, check_merge_base, fetch_model_config
+from job.spec import JobSpec
+
+
+def fetch_bases(
+    spec: JobSpec,
+    workdir: Path,
+    check: Callable[[Path, str], None],
+    revisions: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[FetchedModel, FetchedModel]:
+    """Configs of the base and of the 16-bit base that is merged into: the same, unless the spec names another. `check`
+    looks at each folder, with its model's place in the spec.
+
+    Raises as `fetch_model_config` does, and `InputError` where what the spec exports needs another base.
+    """
+    base = fetch_model_config(spec.model.source, workdir, revisions=revisions)
+    check(base.path, base.pointer)
+    if spec.model.merge_base is not None:
+        merge_base = fetch_model_config(spec.model.merge_base, workdir, "/model/merge_base", revisions)
+        check_merge_base(base, merge_base)
+        check(merge_base.path, merge_base.pointer)
+        return base, merge_base
+    if base.quantised and spec.needs_merge:
+        raise InputError(
+            Fault(
+                "exports need the 16-bit weights that this base was quantised from",
+                where="/model/merge_base",
+                found=f"{base.public_id}, quantised",
+                expected="the address of its 16-bit model",
+            )
+        )
+    return base, base

@@ -1,0 +1,311 @@
+"""`tunejob plan`: what it reckons is what was measured and what a run does; mistakes that it catches before any GPU second."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.arguments import parser
+from job.errors import CapacityError, InputError, JobError, PolicyError, SpecError
+from job.host.log import Log
+from job.plan.advice import Facts, advise
+from job.plan.cards import CARDS
+from job.plan.duration import epoch_seconds
+from job.plan.gpu_memory import GIB, gpu_bytes, gpu_memory
+from job.plan.model_size import ModelSize, size_of_fetched
+from job.plan.schedule import Schedule, packed, schedule
+from job.preview.plan import ANY, Asked, Plan, make_plan
+from job.preview.text import as_markdown, as_text
+from job.spec import JobSpec
+from job.spec.strict import StrictValidator, load_schema
+from tests.data_rows import Row, sized_model, turns, write_rows
+from tests.servers import Hub
+from tests.specs import changed, parse
+
+LLAMA_8B = ModelSize(8_030_261_248, 4096, 32, 128_256, quantised=False, local=False, origin="")
+LLAMA_1B = ModelSize(1_235_814_400, 2048, 16, 128_256, quantised=False, local=False, origin="")
+NOTHING_ODD = Facts(
+    rows=2000, epochs=2.0, steps=500, longest_tokens=2000, truncated_rows=0, packing_time=None, formats=("messages",), chats=True,
+    quantised=False,
+)  # fmt: skip
+
+
+def tutorial(rows: int, passes: int, checkpointing: Any = "unsloth", **changes: Any) -> JobSpec:
+    """The FineTome recipe in micro-batches of `rows`."""
+    return parse(
+        {
+            "/model/max_seq_length": 2048,
+            "/data/packing": True,
+            "/training": {"batch_size": rows, "gradient_accumulation_steps": passes, "gradient_checkpointing": checkpointing},
+            **changes,
+        }
+    )
+
+
+def one_step(spec: JobSpec) -> Schedule:
+    """Full packs of short chats."""
+    rows = spec.training.batch_size * spec.training.gradient_accumulation_steps
+    return schedule(spec, [512] * 4 * rows, spec.training.batch_size, packing=True)
+
+
+MEASURED: list[tuple[ModelSize, JobSpec, float]] = [  # seconds a step on an H200, tests/gpu/README.md
+    (LLAMA_8B, tutorial(8, 2), 2.858),
+    (LLAMA_8B, tutorial(2, 8), 3.536),
+    (LLAMA_8B, tutorial(8, 2, False), 2.005),
+    (LLAMA_8B, tutorial(4, 4, False), 2.095),
+    (LLAMA_8B, tutorial(2, 8, False), 2.327),
+    (LLAMA_8B, tutorial(1, 16, False), 4.789),
+    (LLAMA_1B, tutorial(8, 2), 0.588),
+    (LLAMA_1B, tutorial(8, 2, False), 0.428),
+    (LLAMA_1B, tutorial(4, 4, False), 0.617),
+]
+
+
+@pytest.mark.parametrize(("size", "spec", "seconds"), MEASURED)
+def test_a_step_takes_what_was_measured(size: ModelSize, spec: JobSpec, seconds: float) -> None:
+    assert epoch_seconds(spec, size, one_step(spec), CARDS["h200"]) == pytest.approx(seconds, rel=0.08)
+
+
+def test_plain_peft_takes_what_was_measured() -> None:
+    spec = tutorial(4, 4, True, **{"/model/backend": "peft", "/data/packing": False})
+    assert epoch_seconds(spec, LLAMA_8B, one_step(spec), CARDS["h200"]) == pytest.approx(7.219, rel=0.08)
+
+
+@pytest.mark.parametrize(("rows", "gib"), [(8, 61.8), (4, 35.6), (2, 22.8)])
+def test_memory_without_recomputation_is_what_was_measured(rows: int, gib: float) -> None:
+    assert gpu_bytes(tutorial(rows, 1, False), LLAMA_8B) / GIB == pytest.approx(gib, rel=0.1)
+
+
+def test_memory_has_bounds_in_their_order() -> None:
+    found = gpu_memory(tutorial(8, 2, False), LLAMA_8B, 8, 500)
+    assert found.low < found.expected < found.high
+    assert found.high > gpu_bytes(tutorial(8, 2, False), LLAMA_8B)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "steps"),
+    [
+        ({"epochs": 3, "batch_size": 2, "gradient_accumulation_steps": 4}, 100, 39),
+        ({"epochs": 0.5, "batch_size": 3, "gradient_accumulation_steps": 1}, 10, 2),
+        ({"max_steps": 7}, 10, 7),
+        ({"batch_size": 8, "gradient_accumulation_steps": 8}, 3, 1),
+    ],
+)
+def test_steps_are_the_trainers(changes: dict[str, Any], rows: int, steps: int) -> None:
+    found = schedule(parse({"/training": changes}), [10] * rows, 2, packing=False)
+    assert (found.steps, found.sequences, found.micro_batches) == (steps, rows, math.ceil(rows / 2))
+
+
+def test_padding_is_counted() -> None:
+    found = schedule(parse({"/data/shuffle": False}), [10, 30, 20, 20], 2, packing=False)
+    assert (found.tokens, found.padded_tokens, found.longest_tokens, found.padding) == (80, 100, 30, pytest.approx(0.2))
+
+
+def test_packs_are_full_and_hold_every_token() -> None:
+    """That they are those of TRL, tests/flow/test_init.py holds."""
+    assert sorted(packed([40, 30, 30, 24, 10], 64)) == [10, 60, 64]
+    assert sorted(packed([64] * 3 + [1] * 70, 64)) == [6, 64, 64, 64, 64]
+
+
+# ----------------------------------------------------------------------------------------------------- advice
+
+SAID: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("/training/learning_rate", {"/model/precision": "full", "/training/learning_rate": 2e-4}, {}),
+    ("/training/learning_rate", {"/training/learning_rate": 2e-3}, {}),
+    ("/training/learning_rate", {"/training/learning_rate": 1e-5}, {}),
+    ("/training/epochs", {}, {"epochs": 20.0, "rows": 600}),
+    ("/model/max_seq_length", {"/model/max_seq_length": 8192}, {"longest_tokens": 300}),
+    ("/data/packing", {}, {"packing_time": 0.5}),
+    ("/data/train", {}, {"rows": 40}),
+    ("/data/train/0/format", {}, {"formats": ("prompt_completion",)}),
+    ("/data/train/0/format", {}, {"formats": ("text",)}),
+    ("/model/merge_base", {}, {"quantised": True}),
+]
+
+
+@pytest.mark.parametrize(("where", "changes", "facts"), SAID)
+def test_advice_is_given_with_its_reason_where_it_is_due(where: str, changes: dict[str, Any], facts: dict[str, Any]) -> None:
+    (advice,) = advise(parse(changes), replace(NOTHING_ODD, **facts))
+    assert advice.where == where
+    assert len(advice.text) > 5
+    assert len(advice.reason) > 20
+
+
+def test_no_advice_where_nothing_is_odd() -> None:
+    assert advise(parse({}), NOTHING_ODD) == []
+    assert advise(parse({"/model/precision": "full"}), NOTHING_ODD) == []
+
+
+# ------------------------------------------------------------------------------------------------- whole plans
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A tokenizer of bytes with the config and the weights' header of a model of 1.5 billion weights; the weights are holes."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    sized_model(folder, 1_500_000_000, {"hidden_size": 2048, "num_hidden_layers": 24})
+    return folder
+
+
+def plan(model: Path, rows: list[Row], changes: dict[str, Any] | None = None, sample: int | None = None, **prices: float) -> Plan:
+    path = write_rows(model.parent / "rows.jsonl", rows)
+    length = {"/model/source": str(model), "/model/max_seq_length": 256, "/data/train/0/source": str(path)}
+    spec = parse({**length, "/output/uri": str(model.parent / "out"), **(changes or {})})
+    given = {name or ANY: price for name, price in prices.items()}
+    scratch = model.parent / "scratch"
+    scratch.mkdir(exist_ok=True)
+    return make_plan(spec, Asked(model.parent, sample, given, advice=True, alone=False), scratch, Log(io.StringIO(), json_lines=True))
+
+
+def chats(count: int, words: int = 1) -> list[Row]:
+    return [{"messages": turns(f"Question {number}?", "word " * (number % 7 * words + 1))} for number in range(count)]
+
+
+def test_a_plan_in_every_form(model: Path) -> None:
+    """What spoils a training and stays within the rules: copies, leaks, rows that are cut, rows that teach nothing."""
+    rows = [*chats(20), *chats(2), {"messages": turns("Long?", "word " * 90)}, {"messages": turns("Long " * 90, "never reached")}]
+    held_out = write_rows(model.parent / "held_out.jsonl", [*chats(3), {"messages": turns("Another?", "yes")}])
+    sources = {"sources": [{"source": str(held_out), "format": "messages"}]}
+    changes = {"/data/held_out": sources, "/data/max_untrained_fraction": 0.5, "/export": {"merged": ["16bit"], "gguf": ["q8_0"]}}
+    found = plan(model, rows, changes, h200=3.5, l4=0.7)
+    document = found.document()
+    StrictValidator(load_schema("plan")).validate(json.loads(json.dumps(document)))
+    seen = document["rows"]
+    assert (seen["read_rows"], seen["rows"]["expected"], seen["duplicate_rows"], seen["also_trained"]) == (24, 23, 2, 3)
+    assert (seen["truncated_rows"]["expected"], seen["truncated"]) == (1, ["rows.jsonl row 23"])
+    assert seen["dropped"] == ["rows.jsonl row 24: the answer is beyond max_seq_length"]
+    assert seen["tokens"]["low"] == seen["tokens"]["high"] == sum(found.rows.lengths)
+    assert document["training"]["steps"] == math.ceil(23 / document["training"]["rows_per_step"])
+    assert document["model"]["parameters"] == pytest.approx(1.5e9, rel=1e-6)
+    assert [on["fits"] for on in document["gpus"]] == ["yes"] * len(CARDS)
+    assert {step["name"] for step in document["needs"]} >= {"train", "merge", "compare", "quantise"}
+    assert {on["gpu"]: on["times"] for on in document["gpus"]}["l4"] == "estimated, not measured"
+    costs = {on["gpu"]: on["cost"] for on in document["gpus"] if on["cost"] is not None}
+    assert document["cheapest"] == min(costs, key=costs.__getitem__)
+    text, page = as_text(found), as_markdown(found)
+    assert text.count("⟦") == 3 + 1
+    assert "held-out sequences that are trained on, too: 3: what is measured on them is not new to the model" in text
+    assert "cheapest that fits: " in text
+    assert page.count("\n| H200 | 141 GB | yes |") == 1
+    assert "(rows.jsonl row 23)" in text
+    assert "(rows.jsonl row 23)" in page
+
+
+def test_of_a_model_on_the_hub_the_weights_stay_there(hub: Hub, model: Path) -> None:
+    files = {path.name: path.read_bytes() for path in model.iterdir() if path.name != "model.safetensors"}
+    hub.repo("org/base").commit(files | {"model.safetensors": bytes(5000)})
+    found = plan(model, chats(3), {"/model/source": "hf://org/base"})
+    assert found.size.parameters == 2500
+    assert not found.size.local
+    assert hub.asked(r"GET .*/config\.json") >= 1
+    assert hub.asked(r"GET .*/model\.safetensors") == 0
+
+
+def test_a_sample_holds_the_true_figures_within_its_bounds(model: Path) -> None:
+    rows = chats(400, words=3)
+    whole, part = plan(model, rows), plan(model, rows, sample=120)
+    assert (part.rows.read_rows, part.rows.whole_rows) == (120, 400)
+    for name in ("rows", "sequences", "tokens", "trained_tokens", "held_out_rows"):
+        true, found = getattr(whole.rows, name), getattr(part.rows, name)
+        assert found.low <= true.expected <= found.high, name
+        assert found.high - found.low <= 0.2 * true.expected, name
+    assert part.schedule.steps == whole.schedule.steps
+    StrictValidator(load_schema("plan")).validate(json.loads(json.dumps(part.document())))
+    assert plan(model, rows, sample=120).rows.lengths == part.rows.lengths, "the same seed draws the same rows"
+
+
+def test_what_fits_no_gpu_is_13_after_the_plan_is_said(model: Path) -> None:
+    sized_model(model, 200_000_000_000, {"hidden_size": 16384, "num_hidden_layers": 62})
+    found = plan(model, chats(3), {"/model/precision": "16bit"})
+    failure = found.failure()
+    assert isinstance(failure, CapacityError)
+    assert failure.exit_code == 13
+    assert "expected at most 141 GB" in str(failure)
+    assert {on.fits for on in found.cards} == {"no"}
+    assert "H200" in as_text(found)
+
+
+def test_a_batch_that_is_too_large_is_planned_as_a_run_takes_it(model: Path) -> None:
+    sized_model(model, 8_000_000_000, {"hidden_size": 4096, "num_hidden_layers": 32})
+    long = [{"messages": turns("Q?", "x" * 1500)}] * 8
+    batch = {"batch_size": 8, "gradient_accumulation_steps": 1, "gradient_checkpointing": False}
+    found = {on.key: on for on in plan(model, long, {"/model/max_seq_length": 2048, "/training": batch}).cards}
+    assert (found["l4"].fits, found["l4"].rows) == ("smaller", 2)
+    assert (found["a100-80"].fits, found["a100-80"].rows) == ("yes", 8)
+
+
+ROWS = "/data/train/0"
+MISTAKES: list[tuple[str, dict[str, Any], list[Row], type[JobError], str]] = [
+    ("misspelt key", {"/training/learning_rte": 1}, chats(3), SpecError, "learning_rate"),
+    ("no such file", {f"{ROWS}/source": "rowz.jsonl"}, chats(3), InputError, "rowz.jsonl"),
+    ("columns of another format", {f"{ROWS}/format": "alpaca"}, chats(3), InputError, "misses columns"),
+    ("an answer that is not text", {}, [*chats(9), {"messages": turns("a", 5)}], InputError, "rows.jsonl row 10"),  # type: ignore[arg-type]
+    ("answers beyond the longest sequence", {"/model/max_seq_length": 16}, chats(3), InputError, "would hold each of these rows"),
+    ("a template that fails", {"/data/chat_template": "{{ messages[7].content }}"}, chats(3), InputError, "/data/chat_template"),
+    ("a quantised base to be merged", {"/export": {"gguf": ["q8_0"]}}, chats(3), InputError, "/model/merge_base"),
+    ("an adapter as the model", {}, chats(3), PolicyError, "this is an adapter"),
+    ("more held out than there is", {"/data/held_out": {"rows": 5}}, chats(5), InputError, "no rows are left to train on"),
+    ("a width that the heads do not divide", {}, chats(3), InputError, "transformers can make no model of it"),
+    ("layers that no model has", {}, chats(3), InputError, "num_hidden_layers"),
+]
+
+
+@pytest.mark.parametrize(("mistake", "changes", "rows", "kind", "words"), MISTAKES, ids=[name for name, *_ in MISTAKES])
+def test_mistakes_are_caught_before_a_gpu(
+    mistake: str, changes: dict[str, Any], rows: list[Row], kind: type[JobError], words: str, model: Path
+) -> None:
+    if mistake == "a quantised base to be merged":
+        sized_model(model, 1000, {"quantization_config": {}})
+    if mistake == "an adapter as the model":
+        (model / "adapter_config.json").write_text("{}")
+    if mistake == "layers that no model has":
+        sized_model(model, 1000, {"num_hidden_layers": 0})
+    if mistake == "a width that the heads do not divide":
+        sized_model(model, 1000, {"hidden_size": 4096, "num_attention_heads": 9})
+    with pytest.raises(JobError) as refused:
+        plan(model, rows, changes)
+    assert type(refused.value) is kind
+    assert words in str(refused.value)
+
+
+def test_the_size_of_a_packed_base_is_that_of_its_16_bit_model(tmp_path: Path) -> None:
+    config = {"hidden_size": 4096, "num_hidden_layers": 32, "vocab_size": 128_256, "quantization_config": {"load_in_4bit": True}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = size_of_fetched(tmp_path, 5_702_746_401, local=False)
+    assert found.parameters == pytest.approx(8.03e9, rel=0.02)
+    assert found.quantised
+
+
+def test_experts_are_said_to_be_counted_whole(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"num_local_experts": 8, "dtype": "float32"}))
+    found = size_of_fetched(tmp_path, 4000, local=True)
+    assert (found.parameters, found.local) == (1000, True)
+    assert "times are at most these" in found.origin
+
+
+@pytest.mark.parametrize("price", ["h999=1", "2,3", "x", "h100=", "-1", "nan"])
+def test_prices_are_of_gpus_that_are_known(price: str) -> None:
+    with pytest.raises(SpecError):
+        parser().parse_args(["plan", "spec.json", f"--price={price}"])
+
+
+def test_prices_are_read() -> None:
+    read = lambda text: parser().parse_args(["plan", "spec.json", "--price", text]).price  # noqa: E731
+    assert read("2.49") == {ANY: 2.49}
+    assert read("h100=2.49, l4=0.7") == {"h100": 2.49, "l4": 0.7}
+
+
+def test_the_smallest_spec_can_be_planned_for(model: Path) -> None:
+    """With one price for every GPU nothing is cheapest: what costs how much is in the table."""
+    found = plan(model, chats(3), {}, **{"": 2.0})
+    assert found.cheapest is None
+    assert all(on.cost is not None and on.seconds is not None for on in found.cards)
+    assert "| cost |" in as_markdown(found)
+    assert changed({})["version"] == 1
