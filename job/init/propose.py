@@ -12,7 +12,17 @@ from job.data.worker.shape import Document
 from job.errors import Fault, InputError, JobError
 from job.init.look import LOOKED, SHOWN_FAULTS, Looked, look, name_of, prompts_of, source_spec
 from job.init.rendered import Model, Rendered, estimated_tokens, known_model, render
-from job.init.settings import LENGTHS, default_model, device_of, epochs_for, held_out_for, parsed, settle, wanted_length
+from job.init.settings import (
+    LENGTHS,
+    default_model,
+    device_of,
+    epochs_for,
+    held_out_for,
+    parsed,
+    rate_for,
+    settle,
+    wanted_length,
+)
 from job.spec import SourceSpec
 from job.store.base import local_path
 
@@ -60,6 +70,9 @@ def propose(asked: Asked, alone: bool) -> Proposal:
         reasons.append(("template", f"{rendered.chat_template}, as the model has none of its own"))
     length = wanted_length(longest, isinstance(looked.fit.example, Document), known.positions if known else None)
     document, why_fits = settle(document, device, length, known.parameters if known else None)
+    if rate := rate_for(document, known.parameters if known else None):
+        document["training"]["learning_rate"] = rate[0]
+        reasons.append(("rate", rate[1]))
     parsed(document)  # what is written is valid
     has = "has" if rendered else "may have, by its bytes,"
     reasons += [

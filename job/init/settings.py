@@ -28,6 +28,8 @@ ROWS_A_STEP = 8
 CHOICES = [("16bit", 8), ("16bit", 4), ("16bit", 2), ("4bit", 8), ("4bit", 4), ("4bit", 2), ("4bit", 1)]
 RECOMPUTED_FROM = 10**9  # weights: activations of a smaller model fit a machine's memory, and keeping them is quicker
 EPOCHS = ((1000, 3), (5000, 2))  # below so many rows, so many passes
+VERY_SMALL = 500_000_000  # weights below which the usual rate teaches an adapter little in a few dozen steps
+QUICK_RATE = 0.001
 SOME_ROWS = 20  # of which a tenth can be spared
 
 
@@ -71,7 +73,7 @@ def settle(document: Json, device: Device, length: int, parameters: int | None) 
     if device.card_bytes is None:
         document["model"] |= {"precision": "16bit", "max_seq_length": length, "backend": "peft"}
         why = "16bit with plain PEFT, batches of 2: a CPU gains nothing from 4-bit weights"
-        if length <= LENGTHS[1] and model_size(parsed(document), parameters).parameters < RECOMPUTED_FROM:
+        if length <= LENGTHS[1] and _weights(document, parameters) < RECOMPUTED_FROM:
             document["training"]["gradient_checkpointing"] = False
             why += ", and short rows of a small model need no gradient_checkpointing"
         return document, why
@@ -106,6 +108,10 @@ def _with(document: Json, precision: str, batch: int, tokens: int) -> Json:
     return tried
 
 
+def _weights(document: Json, parameters: int | None) -> int:
+    return model_size(parsed(document), None).parameters if parameters is None else parameters
+
+
 def parsed(document: Json) -> JobSpec:
     return parse_spec(json.dumps(document).encode())
 
@@ -113,6 +119,13 @@ def parsed(document: Json) -> JobSpec:
 def epochs_for(rows: int) -> int:
     """More passes over few rows: one over all of them would be a handful of steps."""
     return next((passes for most, passes in EPOCHS if rows < most), 1)
+
+
+def rate_for(document: Json, parameters: int | None) -> tuple[float, str] | None:
+    """The learning rate for a very small model, and why; None for the usual one."""
+    if _weights(document, parameters) >= VERY_SMALL:
+        return None
+    return QUICK_RATE, f"{QUICK_RATE:g}: so small a model learns little in few steps at the usual 0.0002"
 
 
 def held_out_for(rows: int, whole: bool) -> tuple[Any, str]:

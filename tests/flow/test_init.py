@@ -66,6 +66,7 @@ def test_the_spec_is_valid_and_says_why_it_is_so(folder: Path, proposed: Result)
     assert spec.data.train[0].columns == {"instruction": "question", "output": "answer"}
     asked = [("heater", 10), ("scanner", 14), ("scanner", 19)]
     assert spec.evaluation.prompts == tuple(f"How do I reset the {device} in room {room}?" for device, room in asked)
+    assert spec.training.learning_rate == 0.001, "that of a very small model"
     assert (spec.data.held_out, spec.output.uri, spec.model.backend) == ("auto", OUTPUT, "peft")
     assert f"rows      {ROWS} in helpdesk.csv\n" in proposed.stdout
     assert proposed.stdout.count("⟦Room 10, ") == 3, "three samples with the learned part marked"

@@ -18,7 +18,7 @@ from job.errors import CapacityError, InputError, SpecError
 from job.host.log import Log
 from job.init.look import look, name_of, prompts_of, source_spec
 from job.init.propose import Asked, propose
-from job.init.settings import GIB, Device, default_model, device_of, epochs_for, held_out_for, settle, wanted_length
+from job.init.settings import GIB, Device, default_model, device_of, epochs_for, held_out_for, rate_for, settle, wanted_length
 from job.init.write import refuse_to_overwrite, write
 from job.spec import parse_spec
 from tests.data_rows import Row, byte_tokenizer_dir, turns, write_rows
@@ -216,6 +216,8 @@ def test_small_choices() -> None:
     assert [held_out_for(*rows)[0] for rows in ((100, True), (5, False), (99, True), (20, True), (19, True))] == [
         "auto", "auto", {"rows": 9}, {"rows": 2}, False,
     ]  # fmt: skip
+    rates = [rate_for(draft("hf://org/Base-135M"), parameters) for parameters in (None, 499_999_999, 500_000_000)]
+    assert [rate and rate[0] for rate in rates] == [0.001, 0.001, None]
     assert default_model(Device(24 * GIB, ""))[0] != default_model(Device(None, ""))[0]
     assert default_model(Device(4 * GIB, "")) == default_model(Device(None, ""))
 
