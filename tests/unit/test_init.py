@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from job.arguments import parser
 from job.data.fit import best_fit
@@ -229,7 +231,7 @@ def test_a_base_model_gets_a_template_and_samples_show_what_is_learned(tmp_path:
     for file in byte_tokenizer_dir().iterdir():
         if file.name != "chat_template.jinja":
             (model / file.name).write_bytes(file.read_bytes())
-    (model / "model.safetensors").write_bytes(b"")
+    save_file({"w": torch.zeros(4, 4)}, model / "model.safetensors")
     as_csv(tmp_path / "rows.csv", [{"question": f"{i}?", "answer": f"{i}!"} for i in range(25)])
     (tmp_path / "rows-tuned").mkdir()
     asked = Asked("rows.csv", "train", {}, str(model), None, None)
