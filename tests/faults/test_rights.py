@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import threading
 import time
@@ -12,11 +13,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import trustme
 
 from job.errors import Fault, InputError
+from job.host import child
 from job.host.log import Log
 from job.ledger.checkpoints import Checkpoints, TrainingOrigin
 from job.ledger.lease import KEY, Lease
@@ -91,8 +94,10 @@ def test_what_may_not_be_written_is_reported_at_the_claim(proxy: Proxy, bucket: 
     """By the run itself, with its place in the spec, before an engine is imported."""
     proxy.order(Trouble(Kind.DENIED, "PUT .*", ENDLESS))
     spec = parse_spec(json.dumps(tiny(f"s3://{bucket}/runs")).encode())
-    with pytest.raises(InputError) as refusal:
-        run_job(spec, tmp_path, Log(StringIO()))
+    with patch.dict(os.environ):  # which a run prepares for its engine
+        with pytest.raises(InputError) as refusal:
+            run_job(spec, tmp_path, Log(StringIO()))
+    child._SERVERS.pop().close()
     (fault,) = refusal.value.faults
     assert (fault.where, fault.expected) == ("/output/uri", "the right s3:PutObject")
 
