@@ -94,9 +94,8 @@ def test_what_may_not_be_written_is_reported_at_the_claim(proxy: Proxy, bucket: 
     """By the run itself, with its place in the spec, before an engine is imported."""
     proxy.order(Trouble(Kind.DENIED, "PUT .*", ENDLESS))
     spec = parse_spec(json.dumps(tiny(f"s3://{bucket}/runs")).encode())
-    with patch.dict(os.environ):  # which a run prepares for its engine
-        with pytest.raises(InputError) as refusal:
-            run_job(spec, tmp_path, Log(StringIO()))
+    with patch.dict(os.environ), pytest.raises(InputError) as refusal:  # a run prepares the environment for its engine
+        run_job(spec, tmp_path, Log(StringIO()))
     child._SERVERS.pop().close()
     (fault,) = refusal.value.faults
     assert (fault.where, fault.expected) == ("/output/uri", "the right s3:PutObject")
