@@ -162,8 +162,8 @@ def make_plan(spec: JobSpec, asked: Asked, workdir: Path, log: Log) -> Plan:
     if failure := seen.failure():
         raise failure
     try:
+        train, held_out = fetch_data(spec.data, workdir)  # datasets takes a torch that is hidden for one that is there
         with without_torch(asked.alone):
-            train, held_out = fetch_data(spec.data, workdir)
             base, _ = fetch_bases(spec, workdir, check_values)
         with log.bar("data") as bar:
             rows = see_rows(spec, train, held_out, base.path, workdir, bar.update_total, asked.sample)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,10 @@ from job.preview.text import as_markdown, as_text
 from job.spec import JobSpec
 from job.spec.strict import StrictValidator, load_schema
 from tests.data_rows import Row, sized_model, turns, write_rows
+from tests.forking import environment
 from tests.servers import Hub
 from tests.specs import changed, parse
+from tests.tiny import tiny_dir
 
 LLAMA_8B = ModelSize(8_030_261_248, 4096, 32, 128_256, quantised=False, local=False, origin="")
 LLAMA_1B = ModelSize(1_235_814_400, 2048, 16, 128_256, quantised=False, local=False, origin="")
@@ -309,3 +313,19 @@ def test_the_smallest_spec_can_be_planned_for(model: Path) -> None:
     assert all(on.cost is not None and on.seconds is not None for on in found.cards)
     assert "| cost |" in as_markdown(found)
     assert changed({})["version"] == 1
+
+
+def test_a_folder_is_read_in_a_process_that_keeps_torch_away(tmp_path: Path) -> None:
+    """`datasets`, which knows the splits of a folder, takes a torch that is hidden for one that is there."""
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    write_rows(rows / "train.jsonl", [{"messages": turns(f"{number}?", f"{number}!")} for number in range(4)])
+    (rows / "dataset_infos.json").write_text("{}")
+    spec = changed({"/model/source": str(tiny_dir()), "/data/train/0/source": str(rows)})
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    command = [sys.executable, "-X", "importtime", "-m", "job", "plan", "spec.json", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert json.loads(done.stdout)["rows"]["read_rows"] == 4
+    assert "| datasets\n" in done.stderr
+    assert "| torch\n" not in done.stderr
