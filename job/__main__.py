@@ -12,19 +12,19 @@ from typing import Any, TextIO, cast
 
 from job import commands
 from job.arguments import parser
-from job.errors import JobError, classify
+from job.errors import JobError
 from job.errors.facts import failure_facts, failure_lines
 from job.host.credentials import settle_credentials
 from job.host.log import Log
 from job.host.proxies import settle_bypass
-from job.host.signals import defer_forever, ignore
+from job.host.signals import cause, defer_forever, ignore
 from job.host.streams import LastingStream, reopen_streams, settle_streams
 from job.report.spoken import words
 
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
 TERMINATION_LOG = "/dev/termination-log"
 NOTHING_ASKED = 2  # not a success: a container whose command was forgotten has done nothing
-STOPPABLE = ("run", "verify", "wait")  # they take long: a signal ends them with 30 and a message
+STOPPABLE = ("run", "verify", "wait", "plan", "init", "chat")  # a signal ends them with 30, a message and no scratch
 
 
 def use_utf8() -> None:
@@ -92,13 +92,14 @@ def carry_out(argv: list[str] | None) -> int:
             from job.host.time_limits import check_limits
 
             check_limits()
-            install(lambda error: report_failure(error, "stop", log))
+            # Ctrl-C while a conversation answers ends the answer alone
+            install(lambda error: report_failure(error, "stop", log), keyboard=arguments.command != "chat")
         exit_code: int | None = getattr(commands, f"command_{arguments.command}")(arguments, log)
     except BaseException as error:
         defer_forever()
         if isinstance(error, SystemExit):
             raise
-        failure = classify(error)
+        failure = error if isinstance(error, JobError) and error.stage else cause(error)  # a run has judged by itself
         if failure.exit_code == 1:
             import traceback
 

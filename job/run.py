@@ -12,7 +12,7 @@ from pathlib import Path
 from job.context import TRAINED, Run
 from job.data.build import Prepared, build_dataset
 from job.delivery import manifest_of, show_ending, show_on_hub, store_documents, store_statistics
-from job.errors import Fault, InputError, JobError, classify
+from job.errors import Fault, InputError, JobError
 from job.errors.facts import failure_facts
 from job.export.artefacts import Artefacts
 from job.export.delivered import Delivered
@@ -22,7 +22,7 @@ from job.export.rehearsal import rehearse
 from job.host.child import preload, start_imports
 from job.host.device import choose_device, gpu_capability, require_wanted_device
 from job.host.log import Log
-from job.host.signals import report_where
+from job.host.signals import cause, report_where
 from job.host.stats import Stats, describe_device
 from job.hub.staging import open_push
 from job.ledger.claim import Claim, examine
@@ -141,7 +141,7 @@ def with_evidence(run: Run) -> Manifest:
     try:
         manifest = stages(run)
     except BaseException as error:
-        failure = run.log.clean(with_disk_figures(classify(error), run.workdir, run.store.uri))
+        failure = run.log.clean(with_disk_figures(cause(error), run.workdir, run.store.uri))
         locate(failure)
         run.stats.failure = failure_facts(failure, failure.stage, run.spec.run_id)
         leave_evidence(run)

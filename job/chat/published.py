@@ -84,7 +84,21 @@ def open_published(output: str) -> Published:
         raise InputError(fault) from error
     documents = {file.key: file for file in manifest.files}
     spec, stats = (_document(store, documents[key]) for key in (SPEC, STATISTICS))
-    return Published(store, manifest, parse_spec(spec), list(json.loads(stats)["data"]["stop_token_ids"]))
+    return Published(store, manifest, parse_spec(spec), _stop_token_ids(stats))
+
+
+def _stop_token_ids(stats: bytes) -> list[int]:
+    """Of the answers that the run has learned. Raises `GateError` for statistics that no run writes."""
+    try:
+        found = json.loads(stats)["data"]["stop_token_ids"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(type(token) is int for token in found):
+        fault = Fault(
+            "it does not say which tokens end an answer", where=STATISTICS, expected="the statistics of a run"
+        )
+        raise GateError(fault)
+    return found
 
 
 def _document(store: Store, file: File) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from job.errors import Fault, Interrupted, JobError
+from job.errors import Fault, Interrupted, JobError, classify
 from job.host.time_limits import limit
 
 LAST_WORDS_SECONDS = 1.0
@@ -21,8 +21,9 @@ _last_words: list[Callable[[JobError], object]] = []
 _places: list[Callable[[JobError], object]] = []
 
 
-def install(last_words: Callable[[JobError], object]) -> None:
-    """SIGTERM and SIGINT raise `Interrupted`; a second one, or the end of the budget, exits 30 at once.
+def install(last_words: Callable[[JobError], object], keyboard: bool = True) -> None:
+    """SIGTERM, and with `keyboard` SIGINT, raise `Interrupted`; a second one, or the end of the budget, exits 30 at
+    once.
 
     `last_words` is called before such a hard exit. Install before anything heavy is imported: Python as PID 1 ignores
     a SIGTERM nobody handles.
@@ -45,7 +46,7 @@ def install(last_words: Callable[[JobError], object]) -> None:
         if not _deferred.is_set():
             raise stopped()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT) if keyboard else (signal.SIGTERM,):
         signal.signal(number, handle)
 
 
@@ -77,6 +78,14 @@ def stopped() -> Interrupted:
 def stop_requested() -> bool:
     """Whether a signal has come; within `deferred` somebody has to ask."""
     return _stopping.is_set()
+
+
+def cause(error: BaseException) -> JobError:
+    """What has ended the work: a stop that came before, whatever a library has made of its exception, else what
+    `error` means.
+    """
+    failure = classify(error)
+    return stopped() if stop_requested() and not isinstance(failure, Interrupted) else failure
 
 
 @contextmanager

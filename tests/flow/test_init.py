@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 import subprocess
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from job.plan.schedule import packed
 from job.spec import parse_spec
 from tests.data_rows import sized_model
 from tests.elsewhere.test_readme import section
-from tests.flow.running import DEMO, Result, document, require_planned, strict, tunejob, valid_stats, write_spec
+from tests.flow.running import DEMO, Result, Running, document, require_planned, strict, tunejob, valid_stats, write_spec
 from tests.forking import environment, run_forked
 from tests.specs import changed
 from tests.tiny import tiny_dir
@@ -101,6 +102,17 @@ def test_the_report_is_shown_and_the_model_answers(folder: Path, trained: Result
     assert (asked.exit_code, asked.stderr) == (0, "")
     assert asked.stdout.strip()
     assert command(5)[-1] not in {line.partition(",")[0] for line in (folder / "helpdesk.csv").read_text("utf-8").splitlines()}
+
+
+@pytest.mark.parametrize("command", [("plan", "spec.json"), ("chat", OUTPUT)], ids=lambda command: command[0])
+def test_a_stop_leaves_nothing_that_was_fetched(command: tuple[str, ...], folder: Path, trained: Result, tmp_path: Path) -> None:
+    """Scratch may hold a whole data set, or merged weights."""
+    running = Running(command, tmp_path, cwd=folder, forked=True, given="And now?\n" * 1000)
+    running.wait_until(lambda _: any(tmp_path.glob("tunejob-*")))
+    running.signal(signal.SIGTERM)
+    stopped = running.finish()
+    assert (stopped.exit_code, json.loads(stopped.last_words)["class"]) == (30, "Interrupted"), stopped.stdout + stopped.stderr
+    assert list(tmp_path.glob("tunejob-*")) == []
 
 
 def test_packs_are_planned_as_trl_makes_them(tmp_path: Path) -> None:

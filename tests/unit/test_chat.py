@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from job.chat.answering import Speaker
+from job.chat.published import open_published
 from job.data.chat import describe
 from job.data.pool import Pool
 from job.data.tokenizer import load_tokenizer, write_tokenizer
-from job.errors import InputError
+from job.errors import GateError, InputError
+from job.store import open_store
 from tests.tiny import tiny_dir
+from tests.unit.test_manifest import a_spec, finished
 
 TURNS = [("user", "Turn on the lamp."), ("assistant", "It is on."), ("user", "Turn it off.")]
 MESSAGES = [{"role": role, "content": content} for role, content in TURNS]
@@ -51,3 +55,15 @@ def test_a_question_alone_that_is_too_long_is_refused_with_its_length(speaker: S
         with_room(speaker, tokens).reply(MESSAGES)
     (fault,) = refused.value.faults
     assert (fault.found, fault.expected) == (f"{tokens} tokens, and {MOST} for the answer", f"at most {tokens}")
+
+
+@pytest.mark.parametrize(
+    "statistics", ["{}", "[]", "{", '{"data": null}', '{"data": {"stop_token_ids": ["2"]}}', '{"data": {"stop_token_ids": 2}}']
+)
+def test_statistics_of_another_form_are_a_damaged_output(statistics: str, tmp_path: Path) -> None:
+    """Listed with its hash by whoever wrote the manifest; it was an unknown failure, which is tried again."""
+    output = tmp_path / "out"
+    finished(open_store(str(output)), a_spec(), tmp_path, {"stats.json": statistics.encode()})
+    with pytest.raises(GateError) as refused:
+        open_published(str(output))
+    assert refused.value.faults[0].where == "stats.json"
