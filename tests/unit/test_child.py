@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from job.errors import CapacityError, GateError, InputError, JobError, TransientError
-from job.host import child
+from job.errors import CapacityError, Fault, GateError, InputError, Interrupted, JobError, TransientError
+from job.host import child, signals
 from job.host.child import Child, run_child
 from tests.flow.running import ROOT
 
@@ -198,3 +199,15 @@ def test_a_forked_child_answers_fails_and_dies_as_a_started_one_does(module: str
     finally:
         server.close()
         child._SERVERS.clear()
+
+
+def test_what_a_library_makes_of_a_stop_is_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some wrap every exception that passes through them: a pod that was evicted meanwhile ended as if its data were bad."""
+    stopping = threading.Event()
+    monkeypatch.setattr(signals, "_stopping", stopping)
+    monkeypatch.setattr(signals, "_by", ["SIGTERM"])
+    dressed = InputError(Fault("this config cannot be read"))
+    assert signals.cause(dressed) is dressed
+    stopping.set()
+    assert (type(signals.cause(dressed)), signals.cause(dressed).faults[0].message) == (Interrupted, "stopped by SIGTERM")
+    assert type(signals.cause(ValueError("x"))) is Interrupted
