@@ -10,6 +10,7 @@ from job.ledger.manifest import CHECKPOINTS
 from job.store import Store
 
 CONTENT = b"Written and removed by tunejob to see what it may do here.\n"
+TRIES = 10
 WORK = f"checkpoints, receipts and the lease, all below {CHECKPOINTS}/,"
 
 
@@ -34,8 +35,21 @@ def require_rights(store: Store, run_id: str, where: str, log: Log) -> None:
 
 
 def _read_back(store: Store, key: str) -> None:
-    if store.read(key) != CONTENT:
-        raise TransientError(Fault(f"{store.uri}/{key}: what was read back is not what was written"))
+    """Reads what was written. A process of the same run that began at the same time may have removed it: it is written
+    again.
+    """
+    for _ in range(TRIES):
+        try:
+            content = store.read(key)
+        except InputError:
+            if any(item.key == key for item in store.list(key)):
+                raise
+            store.write(key, CONTENT)
+        else:
+            if content == CONTENT:
+                return
+            break
+    raise TransientError(Fault(f"{store.uri}/{key}: what was read back is not what was written"))
 
 
 def _refused(use: Callable[[], object]) -> list[Fault]:

@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
@@ -230,3 +231,15 @@ def test_a_server_without_trailing_checksums_is_reported_with_the_cure(
         assert "AWS_REQUEST_CHECKSUM_CALCULATION=when_required" in failure.value.faults[0].expected
         clean_environment.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
         S3Store("s3://bucket/run").write("a", b"x")
+
+
+@pytest.mark.parametrize("kind", ["directory", "s3"])
+def test_those_who_try_at_once_do_not_take_each_others_trial_for_a_missing_right(kind: str, bucket: str, tmp_path: Path) -> None:
+    """Of two runs of one spec that began together, one removed what the other had just written, which then ended with 11 for good."""
+    address = str(tmp_path / "out") if kind == "directory" else f"s3://{bucket}/runs"
+
+    def try_often() -> list[list[Fault]]:
+        return [missing for missing, _ in (tried(address) for _ in range(10)) if missing]
+
+    with ThreadPoolExecutor(2) as both:
+        assert [found.result() for found in [both.submit(try_often), both.submit(try_often)]] == [[], []]
