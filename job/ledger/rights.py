@@ -38,18 +38,20 @@ def _read_back(store: Store, key: str) -> None:
     """Reads what was written. A process of the same run that began at the same time may have removed it: it is written
     again.
     """
+    refusal: InputError | None = None
     for _ in range(TRIES):
         try:
             content = store.read(key)
-        except InputError:
-            if any(item.key == key for item in store.list(key)):
-                raise
-            store.write(key, CONTENT)
+        except InputError as error:
+            refusal = error
+            if not any(item.key == key for item in store.list(key)):
+                store.write(key, CONTENT)
         else:
-            if content == CONTENT:
-                return
-            break
-    raise TransientError(Fault(f"{store.uri}/{key}: what was read back is not what was written"))
+            if content != CONTENT:
+                raise TransientError(Fault(f"{store.uri}/{key}: what was read back is not what was written"))
+            return
+    if refusal:
+        raise refusal
 
 
 def _refused(use: Callable[[], object]) -> list[Fault]:
