@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 GB = 10**9
+NEAR = 0.15  # of its memory: drivers say somewhat more or less than the name
 
 
 @dataclass(frozen=True)
@@ -36,3 +38,13 @@ CARDS = {
     "h100": Card("H100", 80, 989),
     "h200": Card("H200", 141, 989, measured=True),
 }
+
+
+def card_of(name: str, memory_bytes: int) -> str | None:
+    """The key of the card that a driver calls `name`, such as "NVIDIA A100-SXM4-80GB"; None for one of no plan."""
+    words = set(re.split(r"[^A-Za-z0-9]+", name))
+    for key, card in CARDS.items():
+        family = card.name.split()[1] if card.name.startswith("RTX") else card.name.split()[0]
+        if family in words and abs(memory_bytes - card.bytes) <= NEAR * card.bytes:
+            return key
+    return None

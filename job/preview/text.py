@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from job.plan.cards import GB
-from job.preview.plan import OnCard, Plan
+from job.preview.plan import Plan
+from job.preview.reckoning import OnCard
 from job.preview.rows import Estimate, Rows
 from job.report import markdown
 from job.report.samples import LEARNED
@@ -138,6 +139,8 @@ def _about_cards(plan: Plan) -> Iterator[str]:
     )
     yield from (EXPLAINED[verdict] for verdict in EXPLAINED if any(on.fits == verdict for on in plan.cards))
     yield "times of the H200 by a model that was fitted to measured steps; the others estimated, not measured"
+    if plan.priced:
+        yield f"costs by the price of an hour that you have named: {plan.priced}"
     if plan.cheapest:
         yield f"cheapest that fits: {plan.cheapest.card.name}, {_cost(plan.cheapest)} for the whole run"
 

@@ -111,6 +111,14 @@ def _engine(fields: Fields) -> str:
     return f"{fields['backend']} on {fields['device']}: {fields['precision']}, {fields['optimizer']}, {packed}"
 
 
+def _differs(fields: Fields) -> str:
+    """Only said of what is more than a fifth apart."""
+    planned, taken = (
+        size(fields[name]) if fields["unit"] == "bytes" else f"{fields[name]:.0f} s" for name in ("planned", "actual")
+    )
+    return f"{fields['what']}: {planned} planned, {taken} taken"
+
+
 SENTENCES: dict[str, Callable[[Fields], str]] = {
     BEGIN: lambda f: STAGES.get(f["stage"], ""),
     PROGRESS: _progress,
@@ -135,6 +143,8 @@ SENTENCES: dict[str, Callable[[Fields], str]] = {
     "done": lambda f: f"{f['output']}: {f['note']}; tunejob report and tunejob chat show it",
     "pushed": lambda f: f"{f['files']} files, {size(f['bytes'])}: {f['url']}",
     "checkpoint": lambda f: f"step {f['step']} {f['note']}" + (f": {f['reason']}" if "reason" in f else ""),
+    "differs": _differs,
+    "cost": lambda f: f"{f['cost']:.4g}: {f['hours']:.4g} hours at your price of {f['price_per_hour']:g} an hour",
     "libraries": lambda f: f"what libraries printed is in {f['file']}",
     "valid": lambda f: f"{f['name']}, run {f['run_id']}",
     "verified": lambda f: f"{f['files']} files, {size(f['bytes'])}: each is there and has its hash",

@@ -63,8 +63,8 @@ def test_it_ends_with_figures_answers_places_and_what_to_type(shown: tuple[Path,
 
 
 def test_a_log_that_is_kept_has_stages_and_steps_for_people(tmp_path: Path) -> None:
-    """What `kubectl logs` and `docker logs` show of a run with `--log text`."""
-    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out"))
+    """What `kubectl logs` and `docker logs` show of a run with `--log text`; at its end, what it has cost."""
+    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", {"/resources/price_per_hour": 3600}))
     done = tunejob("run", spec, "--log", "text", scratch=tmp_path / "scratch", forked=True)
     assert (done.exit_code, done.stderr) == (0, ""), done.stdout
     assert not set(done.stdout) & {"\r", "\x1b", "{"}
@@ -76,6 +76,14 @@ def test_a_log_that_is_kept_has_stages_and_steps_for_people(tmp_path: Path) -> N
     told = [(str(row["step"]), f"{row['loss']:.4g}", f"{row['learning_rate']:.3g}") for row in (rows[0], rows[-1])]
     assert [step[:3] for step in steps] == told
     assert (steps[0][3], steps[1][3]) == (", 0:00 left", None)
+    stats = document(tmp_path / "out" / "stats.json")
+    assert stats["cost"]["cost"] == pytest.approx(stats["wall_seconds"], abs=0.2)
+    assert f"cost       {stats['cost']['cost']:.4g}: {stats['cost']['hours']:.4g} hours at your price of 3600 an hour\n" in done.stdout
+    assert "hours at the price of 3600 an hour that the spec names." in (tmp_path / "out" / "report" / "summary.md").read_text()
+    disk = stats["planned"].pop("disk_peak_bytes")
+    assert (disk["planned"], disk["actual"]) == (pytest.approx(0, abs=1e9), pytest.approx(0, abs=1e9))
+    nothing = {"gpu_peak_bytes": None, "host_peak_bytes": None}
+    assert {name: pair["planned"] for name, pair in stats["planned"].items() if name in nothing} == nothing, "no plan is for a CPU"
 
 
 def test_an_error_is_said_once_with_place_value_and_cure(tmp_path: Path) -> None:

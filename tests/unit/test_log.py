@@ -60,7 +60,10 @@ def test_a_bar_elsewhere_than_on_a_terminal_shows_the_end() -> None:
     assert len(steps_done) <= 2
 
 
-@pytest.mark.parametrize(("soonest", "latest", "told"), [(10, 60, [1, 200]), (0, 60, [1, *range(11, 200, 10), 200]), (10, 0, [*range(1, 201)])])
+PACES = [(10, 60, [1, 200]), (0, 60, [1, *range(11, 200, 10), 200]), (10, 0, [*range(1, 201)])]
+
+
+@pytest.mark.parametrize(("soonest", "latest", "told"), PACES)
 def test_a_line_of_progress_is_written_now_and_then(soonest: int, latest: int, told: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a training the first and the last step, between them one for each twentieth, but none at once and one in time."""
     monkeypatch.setattr(log_module, "SOONEST_SECONDS", soonest)
