@@ -141,7 +141,7 @@ format: setup
 fuzz: setup
 	TUNEJOB_FUZZ_EXAMPLES=$${EXAMPLES:-20000} $(BIN)/pytest tests/fuzz
 
-# The generated tables of README.md, schemas/README.md and job/export/README.md: exit codes, spec, GGUF types.
+# The generated tables of README.md, schemas/README.md, schemas/guide.md and job/export/README.md: exit codes, spec, common jobs, GGUF types.
 docs: setup
 	$(BIN)/python -m job.reference
 

@@ -142,7 +142,7 @@ def _about_cards(plan: Plan) -> Iterator[str]:
     if plan.priced:
         yield f"costs by the price of an hour that you have named: {plan.priced}"
     if plan.cheapest:
-        yield f"cheapest that fits: {plan.cheapest.card.name}, {_cost(plan.cheapest)} for the whole run"
+        yield f"cheapest that fits: {plan.cheapest.card.name}, {cost(plan.cheapest)} for the whole run"
 
 
 def _cards(cards: Sequence[OnCard]) -> Iterator[list[str]]:
@@ -152,10 +152,11 @@ def _cards(cards: Sequence[OnCard]) -> Iterator[list[str]]:
         step = "–" if on.step_seconds is None else f"{on.step_seconds:.3g}"
         whole = "–" if on.seconds is None else duration(on.seconds)
         cells = [on.card.name, f"{on.card.gb} GB", WORDS[on.fits], str(on.rows), _gb(on.needed.expected), step, whole]
-        yield [*cells, *([_cost(on)] if priced else [])]
+        yield [*cells, *([cost(on)] if priced else [])]
 
 
-def _cost(on: OnCard) -> str:
+def cost(on: OnCard) -> str:
+    """Of the whole run there."""
     return "–" if on.cost is None else f"{on.cost:.2f}" if on.cost >= 1 else f"{on.cost:.2g}"
 
 

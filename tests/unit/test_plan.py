@@ -23,6 +23,7 @@ from job.plan.duration import epoch_seconds
 from job.plan.gpu_memory import GIB, gpu_bytes, gpu_memory
 from job.plan.model_size import ModelSize, size_of_fetched
 from job.plan.schedule import Schedule, packed, schedule
+from job.preview.common import common_jobs, drawn
 from job.preview.expected import expected
 from job.preview.plan import Asked, Plan, make_plan
 from job.preview.reckoning import ANY
@@ -32,7 +33,7 @@ from job.source.model_config import check_values
 from job.spec import JobSpec
 from job.spec.strict import StrictValidator, load_schema
 from tests.data_rows import Row, prepare, sized_model, turns, write_rows
-from tests.forking import environment
+from tests.forking import ROOT, environment
 from tests.servers import Hub
 from tests.specs import changed, parse
 from tests.tiny import tiny_dir
@@ -361,6 +362,22 @@ def test_a_run_is_held_against_the_plan_that_was_made_of_its_spec(model: Path, t
     assert (other.gpu, other.stage_seconds, other.gpu_peak_bytes) == (None, {}, known.gpu_peak_bytes)
     none = expected(found.spec, base, prepared, {"kind": "cpu"})
     assert none == Foreseen(disk_peak_bytes=known.disk_peak_bytes)
+
+
+def test_the_tutorials_took_about_what_is_planned_for_them() -> None:
+    """What their authors saw, on GPUs and with libraries that the model of times was not fitted to."""
+    _, finetome, medqa = common_jobs(ROOT)
+    for job, key, seconds in ((finetome, "a100-40", 4.75 * 3600), (medqa, "t4", 4.32 * 60)):
+        (train,) = [stage.seconds for stage in job.on(key, {}).stages if stage.name == "train"]
+        assert train == pytest.approx(seconds, rel=0.3)
+
+
+def test_rows_that_stand_for_others_have_their_lengths() -> None:
+    lengths = drawn(2048, 403, 0.6)
+    assert sorted(lengths)[len(lengths) // 2] == pytest.approx(403, rel=0.01)
+    assert max(lengths) == 2048
+    within = sum(403 / math.exp(0.6) <= length <= 403 * math.exp(0.6) for length in lengths)
+    assert within / len(lengths) == pytest.approx(0.683, abs=0.005)
 
 
 def test_a_folder_is_read_in_a_process_that_keeps_torch_away(tmp_path: Path) -> None:
