@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from job.spec import JobSpec
 from job.spec.strict import StrictValidator, load_schema
 from tests.data_rows import Row, prepare, sized_model, turns, write_rows
 from tests.forking import ROOT, environment
+from tests.planned import guide, printed
 from tests.servers import Hub
 from tests.specs import changed, parse
 from tests.tiny import tiny_dir
@@ -279,8 +282,10 @@ def test_mistakes_are_caught_before_a_gpu(
         sized_model(model, 1000, {"num_hidden_layers": 0})
     if mistake == "a width that the heads do not divide":
         sized_model(model, 1000, {"hidden_size": 4096, "num_attention_heads": 9})
+    start = time.process_time()
     with pytest.raises(JobError) as refused:
         plan(model, rows, changes)
+    assert time.process_time() - start < 60
     assert type(refused.value) is kind
     assert words in str(refused.value)
 
@@ -378,6 +383,18 @@ def test_rows_that_stand_for_others_have_their_lengths() -> None:
     assert max(lengths) == 2048
     within = sum(403 / math.exp(0.6) <= length <= 403 * math.exp(0.6) for length in lengths)
     assert within / len(lengths) == pytest.approx(0.683, abs=0.005)
+
+
+def test_the_guide_shows_what_the_command_prints(tmp_path: Path) -> None:
+    """Line by line. How long the rows took to read, and with it what a time is rounded to, is this machine's affair, and its cores count
+    in the memory of the exports.
+    """
+    shown = re.findall(r"<!-- plan -->\n```text\n(.*)\n```\n<!-- /plan -->", guide(), re.DOTALL)[0].splitlines()
+    found = printed(tmp_path).splitlines()
+    varies = re.compile(r"[\d.]+(?= (?:s|min)\b| for the whole run|(?: GB)?$)")
+    for ours, theirs in zip(shown, found, strict=True):
+        ours, theirs = (varies.sub("#", " ".join(line.split())) for line in (ours, theirs))
+        assert ours == theirs, "python -m tests.planned writes it again"
 
 
 def test_a_folder_is_read_in_a_process_that_keeps_torch_away(tmp_path: Path) -> None:
