@@ -14,6 +14,7 @@ from job.init.look import LOOKED, SHOWN_FAULTS, Looked, look, name_of, prompts_o
 from job.init.rendered import Model, Rendered, estimated_tokens, known_model, render
 from job.init.settings import (
     LENGTHS,
+    answers_for,
     default_model,
     device_of,
     epochs_for,
@@ -73,6 +74,8 @@ def propose(asked: Asked, alone: bool) -> Proposal:
     if rate := rate_for(document, known.parameters if known else None):
         document["training"]["learning_rate"] = rate[0]
         reasons.append(("rate", rate[1]))
+    answered, why_answered = answers_for(device, rendered.longest_learned if rendered else None)
+    document["evaluation"]["max_new_tokens"] = answered
     parsed(document)  # what is written is valid
     has = "has" if rendered else "may have, by its bytes,"
     reasons += [
@@ -82,6 +85,7 @@ def propose(asked: Asked, alone: bool) -> Proposal:
         ("epochs", f"{document['training']['epochs']} times over the rows, more often where there are few"),
         ("held out", held_out_for(looked.count, looked.whole)[1]),
         ("prompts", f"{len(document['evaluation']['prompts'])} from the rows: base and trained model answer them"),
+        ("answers", f"at most {answered} tokens, {why_answered}"),
         ("output", f"{document['output']['uri']}/, an adapter; paths are as seen from this folder"),
     ]
     return Proposal(document, [*reasons, *why_not], rendered.samples if rendered else ())
