@@ -43,7 +43,7 @@ class Replacement:
         return f"--replace deletes {what}; {self.left_alone()}. Delete them? Type yes: "
 
     def left_alone(self) -> str:
-        """What stays. Files with the names of a run's that nothing lists may be anybody's; mostly they are a lost try's."""
+        """What stays. Files that nothing lists, with the names of a run's, may be anybody's; mostly a lost try's."""
         unlisted = [key for key in self.kept if OURS.fullmatch(key)]
         others = [key for key in self.kept if key not in unlisted]
         said = [f"left alone: {_first(others)}"] if others else []
