@@ -24,7 +24,9 @@ from job.init.settings import (
     settle,
     wanted_length,
 )
+from job.ledger.evidence import unclaimed
 from job.spec import SourceSpec
+from job.store import open_store
 from job.store.base import local_path
 
 Json = dict[str, Any]
@@ -129,9 +131,17 @@ def _train(spec: SourceSpec) -> Json:
 
 
 def _free(name: str) -> str:
-    """A folder that is not there yet: one output belongs to one run."""
+    """A folder that a run may claim: one output belongs to one run, and the report of a failure to none."""
     names = [name, *(f"{name}-{number}" for number in range(2, 100))]
-    return next((free for free in names if not local_path(free).exists()), name)
+    return next((free for free in names if _may_be_claimed(free)), name)
+
+
+def _may_be_claimed(name: str) -> bool:
+    if not local_path(name).exists():
+        return True
+    store = open_store(name)
+    keys = [item.key for item in store.list()]
+    return bool(keys) and not unclaimed(store, keys)
 
 
 def _as_the_model_reads(
@@ -148,7 +158,8 @@ def _as_the_model_reads(
     except JobError as error:
         if known is None and "://" not in source:
             raise
-        return known, None, [("samples", f"not rendered: {error.lines()[0]}")]
+        elsewhere = "" if known else "; --model FOLDER takes a model of this machine"
+        return known, None, [("samples", f"not rendered: {error.lines()[0]}{elsewhere}")]
 
 
 def _about_rows(looked: Looked) -> list[tuple[str, str]]:

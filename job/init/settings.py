@@ -10,6 +10,7 @@ from typing import Any
 from job.data.select import FEWEST, FRACTION, FROM_ROWS, MOST
 from job.errors import CapacityError, Fault
 from job.host.device import card_bytes, wanted_device
+from job.plan.advice import VERY_SMALL
 from job.plan.gpu_memory import fits, gpu_bytes
 from job.plan.model_size import model_size
 from job.spec import JobSpec, parse_spec
@@ -28,7 +29,6 @@ ROWS_A_STEP = 8
 CHOICES = [("16bit", 8), ("16bit", 4), ("16bit", 2), ("4bit", 8), ("4bit", 4), ("4bit", 2), ("4bit", 1)]
 RECOMPUTED_FROM = 10**9  # weights: activations of a smaller model fit a machine's memory, and keeping them is quicker
 EPOCHS = ((1000, 3), (5000, 2))  # below so many rows, so many passes
-VERY_SMALL = 500_000_000  # weights below which the usual rate teaches an adapter little in a few dozen steps
 QUICK_RATE = 0.001
 ANSWER_STEP, MOST_ANSWERED, MOST_ON_CPU = 16, 128, 64  # tokens of an answer to a prompt
 SOME_ROWS = 20  # of which a tenth can be spared

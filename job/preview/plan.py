@@ -190,4 +190,5 @@ def facts(spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, quan
         formats=tuple(source.format for source in spec.data.train),
         chats=rows.has_template,
         quantised=quantised,
+        parameters=size.parameters,
     )

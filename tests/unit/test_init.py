@@ -249,7 +249,10 @@ def test_a_base_model_gets_a_template_and_samples_show_what_is_learned(tmp_path:
             (model / file.name).write_bytes(file.read_bytes())
     save_file({"w": torch.zeros(4, 4)}, model / "model.safetensors")
     as_csv(tmp_path / "rows.csv", [{"question": f"{i}?", "answer": f"{i}!"} for i in range(25)])
-    (tmp_path / "rows-tuned").mkdir()
+    (tmp_path / "rows-tuned").mkdir()  # somebody's
+    (tmp_path / "rows-tuned-2").mkdir()
+    failed = {"status": "failed", "run_id": "0123456789abcdef", "report": []}
+    (tmp_path / "rows-tuned-2" / "stats.json").write_text(json.dumps(failed), "utf-8")
     asked = Asked("rows.csv", "train", {}, str(model), None, None)
     monkeypatch.setenv("TUNEJOB_DEVICE", "cpu")
     proposal = propose(asked, alone=False)

@@ -19,6 +19,7 @@ from job.arguments import parser
 from job.errors import CapacityError, InputError, JobError, PolicyError, SpecError
 from job.host.foreseen import Foreseen
 from job.host.log import Log
+from job.init.settings import QUICK_RATE
 from job.plan.advice import Facts, advise
 from job.plan.cards import CARDS, card_of
 from job.plan.duration import epoch_seconds
@@ -45,7 +46,7 @@ LLAMA_8B = ModelSize(8_030_261_248, 4096, 32, 128_256, quantised=False, local=Fa
 LLAMA_1B = ModelSize(1_235_814_400, 2048, 16, 128_256, quantised=False, local=False, origin="")
 NOTHING_ODD = Facts(
     rows=2000, epochs=2.0, steps=500, longest_tokens=2000, truncated_rows=0, packing_time=None, formats=("messages",), chats=True,
-    quantised=False,
+    quantised=False, parameters=8 * 10**9,
 )  # fmt: skip
 
 
@@ -153,6 +154,7 @@ def test_advice_is_given_with_its_reason_where_it_is_due(where: str, changes: di
 def test_no_advice_where_nothing_is_odd() -> None:
     assert advise(parse({}), NOTHING_ODD) == []
     assert advise(parse({"/model/precision": "full"}), NOTHING_ODD) == []
+    assert advise(parse({"/training/learning_rate": QUICK_RATE}), replace(NOTHING_ODD, parameters=135_000_000)) == [], "init writes it"
 
 
 # ------------------------------------------------------------------------------------------------- whole plans
