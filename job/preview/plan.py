@@ -61,7 +61,7 @@ class Plan:
                 where="/model/source",
                 found=f"about {needed / GB:.0f} GB with one row at a time",
                 expected=f"at most {max(card.gb for card in CARDS.values())} GB",
-                hint="Choose 4bit, a smaller max_seq_length or a smaller model, or turn gradient_checkpointing on",
+                hint="Choose 4bit, a smaller max_seq_length or model, or leave gradient_checkpointing to auto",
             )
         )
 
@@ -101,6 +101,7 @@ def _card_document(on: OnCard) -> dict[str, Any]:
         "memory_bytes": on.card.bytes,
         "fits": on.fits,
         "micro_batch_rows": on.rows,
+        "kept_layers": on.kept_layers,
         "needed_bytes": asdict(on.needed),
         "times": "measured" if on.card.measured else "estimated, not measured",
         "step_seconds": _rounded(on.step_seconds),
@@ -179,7 +180,8 @@ def facts(spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, quan
     if not spec.data.packing and spec.model.backend == "unsloth" and spec.model.precision != "full":
         card = next(card for card in CARDS.values() if card.measured)
         packed = scheduled(spec.training.batch_size, True)
-        time = epoch_seconds(spec, size, packed, card) / epoch_seconds(spec, size, planned, card)
+        kept = 0 if spec.training.gradient_checkpointing else size.layers
+        time = epoch_seconds(spec, size, packed, card, kept) / epoch_seconds(spec, size, planned, card, kept)
     return Facts(
         rows=rows.rows.expected,
         epochs=planned.epochs,

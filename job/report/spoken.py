@@ -119,6 +119,14 @@ def _differs(fields: Fields) -> str:
     return f"{fields['what']}: {planned} planned, {taken} taken"
 
 
+def _steps(fields: Fields) -> str:
+    rows, passes = fields["batch_size"], fields["gradient_accumulation_steps"]
+    said = f"{rows} rows at once, {passes} times a step; {fields['kept_layers']} layers compute nothing again"
+    if "usable_bytes" not in fields:
+        return said
+    return f"{said}: about {size(fields['planned_bytes'])} of {size(fields['usable_bytes'])}"
+
+
 SENTENCES: dict[str, Callable[[Fields], str]] = {
     BEGIN: lambda f: STAGES.get(f["stage"], ""),
     PROGRESS: _progress,
@@ -128,6 +136,7 @@ SENTENCES: dict[str, Callable[[Fields], str]] = {
     "data": _data,
     "load": lambda f: f"{f['model']}, {size(f['bytes'])}" + (f", commit {f['revision']}" if f["revision"] else ""),
     "baseline": figures,
+    "steps": _steps,
     "trained": _trained,
     "adapter": lambda f: f"{f['files']} files, {size(f['bytes'])}",
     "merged": lambda f: f"{f['files']} files, {size(f['bytes'])}",
