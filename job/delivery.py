@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from job.export.kinds import kind_of, variant_of
 from job.export.rows import ASKED_PROMPTS
 from job.gguf.expected import describe_tokenizer
 from job.gguf.types import TYPES
+from job.host.foreseen import pairs
 from job.host.stats import package_versions
 from job.ledger.evidence import STATS, forget_failure
 from job.ledger.manifest import File, Manifest
@@ -102,8 +104,14 @@ def show_ending(run: Run, manifest: Manifest) -> None:
 
 
 def store_statistics(run: Run) -> File:
-    """`stats.json`, once every stage has ended."""
-    return store_document(run.store, run.workdir, STATS, run.stats.document())
+    """`stats.json`, once every stage has ended; says what the run has cost, and where it was not as planned."""
+    document = run.stats.document()
+    for pair in pairs(document["planned"]):
+        if pair.differs:
+            run.log("differs", **asdict(pair))
+    if document["cost"]:
+        run.log("cost", **document["cost"])
+    return store_document(run.store, run.workdir, STATS, document)
 
 
 def manifest_of(

@@ -1,5 +1,5 @@
-"""The tables of the spec, the GGUF types and the exit codes, generated from the schema, `job.gguf.types` and
-`job.errors`.
+"""The tables of the spec, the GGUF types, the exit codes and the common jobs, generated from the schema,
+`job.gguf.types`, `job.errors` and `job.preview`.
 
     python -m job.reference        rewrites them in the documents that `TABLES` names
 
@@ -16,6 +16,7 @@ from typing import Any
 
 from job.errors import tree as errors
 from job.gguf.types import TYPES
+from job.preview.common import jobs_table
 from job.spec import job_schema
 
 Json = dict[str, Any]
@@ -118,6 +119,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "exit codes": ("README.md", exit_code_table),
     "spec table": ("schemas/README.md", spec_table),
     "gguf types": ("job/export/README.md", gguf_table),
+    "common jobs": ("schemas/guide.md", lambda: jobs_table(ROOT)),
 }
 
 

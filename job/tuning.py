@@ -40,7 +40,7 @@ from job.training.checks import require_compute_dtype
 from job.training.loop import TrainResult, train
 
 CHECKPOINTS_VARIABLE = "TUNEJOB_CHECKPOINTS"
-KEPT_STATS = ("device", "memory", "data", "training", "evaluation", "delivered", "effective")
+KEPT_STATS = ("device", "memory", "data", "training", "evaluation", "delivered", "effective", "planned")
 
 
 def train_and_store(
@@ -142,7 +142,7 @@ def recall(artefacts: Artefacts) -> None:
     remove_checkpoints(checkpoint_store(run.spec, run.store)[0], run.spec.run_id, run.log)
     facts = run.receipts[TRAINED].facts
     for name in KEPT_STATS:
-        setattr(run.stats, name, facts[name])
+        setattr(run.stats, name, facts.get(name, {}))  # another version's receipt may lack one
     artefacts.recall_figures()
     run.log("trained before", files=len(run.receipts[TRAINED].files))
 

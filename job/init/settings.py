@@ -10,6 +10,7 @@ from typing import Any
 from job.data.select import FEWEST, FRACTION, FROM_ROWS, MOST
 from job.errors import CapacityError, Fault
 from job.host.device import card_bytes, wanted_device
+from job.plan.advice import VERY_SMALL
 from job.plan.gpu_memory import fits, least_gpu_bytes
 from job.plan.model_size import model_size
 from job.spec import JobSpec, parse_spec
@@ -25,8 +26,8 @@ LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 DOCUMENT_TOKENS = 2048  # documents are cut into pieces
 PRECISIONS = ("16bit", "4bit")  # the most wanted first: 16 bits learn a little better, 4 bits leave room for long rows
 EPOCHS = ((1000, 3), (5000, 2))  # below so many rows, so many passes
-VERY_SMALL = 500_000_000  # weights below which the usual rate teaches an adapter little in a few dozen steps
 QUICK_RATE = 0.001
+ANSWER_STEP, MOST_ANSWERED, MOST_ON_CPU = 16, 128, 64  # tokens of an answer to a prompt
 SOME_ROWS = 20  # of which a tenth can be spared
 
 
@@ -106,6 +107,14 @@ def parsed(document: Json) -> JobSpec:
 def epochs_for(rows: int) -> int:
     """More passes over few rows: one over all of them would be a handful of steps."""
     return next((passes for most, passes in EPOCHS if rows < most), 1)
+
+
+def answers_for(device: Device, longest_learned: int | None) -> tuple[int, str]:
+    """The value of `evaluation.max_new_tokens`, and why: an untuned base mostly goes on to there."""
+    most = MOST_ANSWERED if device.card_bytes else MOST_ON_CPU
+    if longest_learned is not None and longest_learned <= most:
+        return -(-longest_learned // ANSWER_STEP) * ANSWER_STEP, "which holds the longest answer"
+    return most, "as an untuned model often goes on and on" + ("" if device.card_bytes else ", slowly on a CPU")
 
 
 def rate_for(document: Json, parameters: int | None) -> tuple[float, str] | None:

@@ -95,7 +95,11 @@ def size_of_fetched(folder: Path, weight_bytes: int, local: bool) -> ModelSize:
     """From the config in `folder` and the size of the weights, which need not be there. Raises `InputError` for a
     config that is not one.
     """
-    config = read_object(folder / CONFIG)
+    return size_of_config(read_object(folder / CONFIG), weight_bytes, local)
+
+
+def size_of_config(config: dict[str, Any], weight_bytes: int, local: bool) -> ModelSize:
+    """The same of a config that has been read."""
     packed = "quantization_config" in config
     text = config.get("text_config")
     section = text if isinstance(text, dict) else config

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from job.errors import CapacityError, Fault, InputError
 from job.host.log import Log
 from job.plan.advice import Advice, Facts, advise
-from job.plan.cards import CARDS, GB, Card
-from job.plan.choice import Choice, Training
-from job.plan.duration import Stage, epoch_seconds, stages, train_seconds
-from job.plan.gpu_memory import GPU_CONTEXT_BYTES, GpuMemory, activation_budget, fits, gpu_memory
+from job.plan.cards import CARDS, GB
+from job.plan.duration import epoch_seconds
 from job.plan.machine import needs_by_stage
 from job.plan.model_size import ModelSize, size_of_fetched
-from job.plan.schedule import Schedule, schedule
+from job.plan.schedule import Schedule
 from job.plan.steps import Step
 from job.preview.light import without_torch
+from job.preview.reckoning import ANY, OnCard, Scheduler, on_card, scheduler
 from job.preview.rows import Rows, see_rows
 from job.seen import look_to_validate
 from job.source import fetch_bases, fetch_data
@@ -27,41 +25,14 @@ from job.source.model_config import check_values
 from job.spec import JobSpec
 
 VERSION = 1
-Scheduler = Callable[[int, bool], Schedule]
-ANY = ""  # the key of a price that holds for every card
-
-
-@dataclass(frozen=True)
-class OnCard:
-    """A training on a card. `fits`: "yes"; "tight", where it does with the rows that there are and would not if each
-    had `max_seq_length`; "smaller", in smaller forward passes than the spec names; "no", and then there are no times.
-    `rows` of a forward pass, `kept_layers` that compute nothing again, `needed` with both: what a run would choose.
-    """
-
-    key: str
-    card: Card
-    fits: str
-    rows: int
-    kept_layers: int
-    needed: GpuMemory
-    step_seconds: float | None = None
-    stages: tuple[Stage, ...] = ()
-    price_per_hour: float | None = None
-
-    @property
-    def seconds(self) -> float | None:
-        return sum(stage.seconds for stage in self.stages) if self.stages else None
-
-    @property
-    def cost(self) -> float | None:
-        return (
-            None if self.seconds is None or self.price_per_hour is None else self.seconds / 3600 * self.price_per_hour
-        )
+OF_COMMAND, OF_SPEC = "--price", "the spec's resources.price_per_hour"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`cheapest`: the card on which the whole run costs least, where prices differ by card."""
+    """`cheapest`: the card on which the whole run costs least, where prices differ by card. `priced`: whose prices
+    these are, None for none.
+    """
 
     spec: JobSpec
     size: ModelSize
@@ -69,6 +40,7 @@ class Plan:
     schedule: Schedule
     cards: list[OnCard]
     needs: list[Step]
+    priced: str | None
     cheapest: OnCard | None
     advice: list[Advice]
     remarks: list[str]
@@ -114,6 +86,7 @@ class Plan:
                 "padding": _rounded(self.schedule.padding),
             },
             "gpus": [_card_document(on) for on in self.cards],
+            "priced": self.priced,
             "needs": [asdict(step) for step in self.needs],
             "cheapest": self.cheapest.key if self.cheapest else None,
             "advice": [asdict(advice) for advice in self.advice],
@@ -175,9 +148,10 @@ def make_plan(spec: JobSpec, asked: Asked, workdir: Path, log: Log) -> Plan:
             Fault("a package that reads rows is not installed", found=f"no {error.name}", hint=hint)
         ) from error
     size = size_of_fetched(base.path, base.weight_bytes, local="://" not in spec.model.source)
-    scheduled = scheduler(spec, rows)
-    cards = [on_card(spec, size, rows, scheduled, key, asked.prices) for key in CARDS]
-    priced = [on for on in cards if on.cost is not None]
+    scheduled = scheduler(spec, rows.lengths, rows.times)
+    prices, priced = prices_of(spec, asked.prices)
+    cards = [on_card(spec, size, scheduled, rows.whole_seconds, key, prices) for key in CARDS]
+    costs = [on for on in cards if on.cost is not None]
     return Plan(
         spec=spec,
         size=size,
@@ -185,66 +159,19 @@ def make_plan(spec: JobSpec, asked: Asked, workdir: Path, log: Log) -> Plan:
         schedule=scheduled(spec.training.batch_size, spec.data.packing),
         cards=cards,
         needs=needs_by_stage(spec, size),
-        cheapest=min(priced, key=lambda on: on.cost or 0.0, default=None) if ANY not in asked.prices else None,
+        priced=priced,
+        cheapest=min(costs, key=lambda on: on.cost or 0.0, default=None) if ANY not in prices else None,
         advice=advise(spec, facts(spec, size, rows, scheduled, base.quantised)) if asked.advice else [],
         remarks=[text for _, text in [*seen.remarks, *seen.notes]],
     )
 
 
-def scheduler(spec: JobSpec, rows: Rows) -> Scheduler:
-    """The steps in micro-batches of so many rows, packed or not."""
-
-    @cache
-    def scheduled(micro_batch: int, packing: bool) -> Schedule:
-        return schedule(spec, rows.lengths, micro_batch, packing, rows.times)
-
-    return scheduled
-
-
-def on_card(
-    spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, key: str, prices: Mapping[str, float]
-) -> OnCard:
-    """What becomes of the training there: how it would be computed, and whether that fits."""
-    card = CARDS[key]
-    training = Training(spec, size, lambda count: scheduled(count, spec.data.packing), card)
-    choice = training.choose(card.bytes - GPU_CONTEXT_BYTES)
-    while not _holds(card, needed := _needed(training, choice)) and (smaller := training.choose_after(choice)):
-        choice = smaller  # as a run does it
-    if not _holds(card, needed):
-        return OnCard(key, card, "no", choice.batch.rows, choice.kept_layers, needed)
-    planned = training.scheduled(choice.batch.rows)
-    seconds = train_seconds(spec, size, planned, card, choice.kept_layers)
-    return OnCard(
-        key,
-        card,
-        _verdict(training, choice, card),
-        choice.batch.rows,
-        choice.kept_layers,
-        needed,
-        seconds / planned.steps,
-        tuple(stages(spec, size, rows.whole_seconds, seconds)),
-        prices.get(key, prices.get(ANY)),
-    )
-
-
-def _needed(training: Training, choice: Choice) -> GpuMemory:
-    spec, size = training.spec, training.size
-    longest = training.scheduled(choice.batch.rows).longest_tokens
-    return gpu_memory(spec, size, choice.batch.rows, longest, choice.kept_layers)
-
-
-def _holds(card: Card, needed: GpuMemory) -> bool:
-    return fits(needed.expected - GPU_CONTEXT_BYTES, card.bytes)
-
-
-def _verdict(training: Training, choice: Choice, card: Card) -> str:
-    """Of a card that holds the rows that there are."""
-    wanted, usable = training.spec.training.micro_batch, card.bytes - GPU_CONTEXT_BYTES
-    if wanted != "auto" and choice.batch.rows < wanted:
-        return "smaller"
-    with_any_rows = training.choose(usable, training.spec.model.max_seq_length)
-    holds_any = with_any_rows.activation_bytes <= activation_budget(training.spec, training.size, usable)
-    return "yes" if holds_any else "tight"
+def prices_of(spec: JobSpec, asked: Mapping[str, float]) -> tuple[Mapping[str, float], str | None]:
+    """Prices an hour by card, and whose they are: the command's go before the spec's."""
+    own = spec.resources.price_per_hour
+    if asked:
+        return asked, f"{OF_COMMAND}, not the {own:g} of {OF_SPEC}" if own is not None else OF_COMMAND
+    return ({}, None) if own is None else ({ANY: own}, OF_SPEC)
 
 
 def facts(spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, quantised: bool) -> Facts:
@@ -265,4 +192,5 @@ def facts(spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, quan
         formats=tuple(source.format for source in spec.data.train),
         chats=rows.has_template,
         quantised=quantised,
+        parameters=size.parameters,
     )

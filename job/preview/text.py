@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from job.plan.cards import GB
-from job.preview.plan import OnCard, Plan
+from job.preview.plan import Plan
+from job.preview.reckoning import OnCard
 from job.preview.rows import Estimate, Rows
 from job.report import markdown
 from job.report.samples import LEARNED
@@ -138,8 +139,10 @@ def _about_cards(plan: Plan) -> Iterator[str]:
     )
     yield from (EXPLAINED[verdict] for verdict in EXPLAINED if any(on.fits == verdict for on in plan.cards))
     yield "times of the H200 by a model that was fitted to measured steps; the others estimated, not measured"
+    if plan.priced:
+        yield f"costs by the price of an hour that you have named: {plan.priced}"
     if plan.cheapest:
-        yield f"cheapest that fits: {plan.cheapest.card.name}, {_cost(plan.cheapest)} for the whole run"
+        yield f"cheapest that fits: {plan.cheapest.card.name}, {cost(plan.cheapest)} for the whole run"
 
 
 def recomputed(kept_layers: int, layers: int) -> str:
@@ -165,10 +168,11 @@ def _cards(cards: Sequence[OnCard], layers: int) -> Iterator[list[str]]:
         whole = "–" if on.seconds is None else duration(on.seconds)
         how = [str(on.rows), recomputed(on.kept_layers, layers)]
         cells = [on.card.name, f"{on.card.gb} GB", WORDS[on.fits], *how, _gb(on.needed.expected), step, whole]
-        yield [*cells, *([_cost(on)] if priced else [])]
+        yield [*cells, *([cost(on)] if priced else [])]
 
 
-def _cost(on: OnCard) -> str:
+def cost(on: OnCard) -> str:
+    """Of the whole run there."""
     return "–" if on.cost is None else f"{on.cost:.2f}" if on.cost >= 1 else f"{on.cost:.2g}"
 
 

@@ -1,11 +1,12 @@
-"""The log's events as people read them on a terminal: a sentence for each, nothing that the end says again."""
+"""The log's events as people read them: a sentence for each, nothing that the end says again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from job.host.log import BEGIN, plain
+from job.host.log import BEGIN, PROGRESS, plain
+from job.host.screen import clock
 
 Fields = Mapping[str, Any]
 STAGES = {
@@ -34,7 +35,7 @@ FIGURES = {
 
 
 def words(event: str, fields: Fields) -> str | None:
-    """What a terminal shows of an event; None for what a person does not need."""
+    """What people are told of an event; None for what they do not need."""
     if event in QUIET:
         return None
     sentence = SENTENCES.get(event)
@@ -64,6 +65,20 @@ def _figure(key: str, value: Any) -> str:
 
 def _known(key: str, value: Any) -> Any:
     return size(value) if key == "bytes" and isinstance(value, int | float) else value
+
+
+def _progress(fields: Fields) -> str:
+    done, total = fields["done"], fields["total"]
+    far = f"{done:,} of {total:,}" if total else f"{done:,}"
+    if "loss" not in fields:
+        return far
+    left = [] if done == total else [f"{clock(fields['eta_seconds'])} left"]
+    said = [
+        f"loss {fields['loss']:.4g}",
+        *([f"learning rate {fields['learning_rate']:.3g}"] if "learning_rate" in fields else []),
+        f"{fields['tokens_per_second']:,.0f} tokens/s",
+    ]
+    return f"step {far}: {', '.join([*said, *left])}"
 
 
 def _start(fields: Fields) -> str:
@@ -96,6 +111,14 @@ def _engine(fields: Fields) -> str:
     return f"{fields['backend']} on {fields['device']}: {fields['precision']}, {fields['optimizer']}, {packed}"
 
 
+def _differs(fields: Fields) -> str:
+    """Only said of what is more than a fifth apart."""
+    planned, taken = (
+        size(fields[name]) if fields["unit"] == "bytes" else f"{fields[name]:.0f} s" for name in ("planned", "actual")
+    )
+    return f"{fields['what']}: {planned} planned, {taken} taken"
+
+
 def _steps(fields: Fields) -> str:
     rows, passes = fields["batch_size"], fields["gradient_accumulation_steps"]
     said = f"{rows} rows at once, {passes} times a step; {fields['kept_layers']} layers compute nothing again"
@@ -106,6 +129,7 @@ def _steps(fields: Fields) -> str:
 
 SENTENCES: dict[str, Callable[[Fields], str]] = {
     BEGIN: lambda f: STAGES.get(f["stage"], ""),
+    PROGRESS: _progress,
     "start": _start,
     "fetch": lambda f: f"{f['files']} {'file' if f['files'] == 1 else 'files'} of rows",
     "engine": _engine,
@@ -128,6 +152,8 @@ SENTENCES: dict[str, Callable[[Fields], str]] = {
     "done": lambda f: f"{f['output']}: {f['note']}; tunejob report and tunejob chat show it",
     "pushed": lambda f: f"{f['files']} files, {size(f['bytes'])}: {f['url']}",
     "checkpoint": lambda f: f"step {f['step']} {f['note']}" + (f": {f['reason']}" if "reason" in f else ""),
+    "differs": _differs,
+    "cost": lambda f: f"{f['cost']:.4g}: {f['hours']:.4g} hours at your price of {f['price_per_hour']:g} an hour",
     "libraries": lambda f: f"what libraries printed is in {f['file']}",
     "valid": lambda f: f"{f['name']}, run {f['run_id']}",
     "verified": lambda f: f"{f['files']} files, {size(f['bytes'])}: each is there and has its hash",

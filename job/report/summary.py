@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.errors import JobError
+from job.host.foreseen import Pair, pairs
 from job.host.log import Log
 from job.host.stats import GIB, Stats
 from job.ledger.evidence import REPORT, STATS, forget_failure
@@ -91,6 +92,16 @@ def write_summary(
             for p in stats.phases
         ],
     )
+    document = stats.document()
+    lines += table(
+        ("Planned and taken", "planned", "taken", "more than a fifth apart"),
+        [_planned_row(pair) for pair in pairs(document["planned"])],
+    )
+    if cost := document["cost"]:
+        lines.append(
+            f"Cost up to here: {cost['cost']:.4g}, which is {cost['hours']:.4g} hours at the price of "
+            f"{cost['price_per_hour']:g} an hour that the spec names."
+        )
     (folder / "summary.md").write_text("\n".join(lines), "utf-8")
 
 
@@ -113,6 +124,12 @@ def _export_row(fact: Mapping[str, Any]) -> tuple[str, ...]:
         f"{fact['bytes'] / 1e6:.1f}",
         *("–" if figure is None else f"{figure:.4g}" for figure in figures),
     )
+
+
+def _planned_row(pair: Pair) -> tuple[str, ...]:
+    in_bytes = pair.unit == "bytes"
+    planned, taken = (f"{n / GIB:.2f} GiB" if in_bytes else f"{n:.1f} s" for n in (pair.planned, pair.actual))
+    return pair.what, planned, taken, "yes" if pair.differs else ""
 
 
 def _gib(size_bytes: int) -> str:

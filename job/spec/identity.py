@@ -6,13 +6,15 @@ import hashlib
 import json
 from typing import Any
 
+NOT_THE_WORK = ("output", "resources", "$schema")  # where it goes and what it costs is no part of a run's identity
+
 
 def run_id_of(resolved: dict[str, Any]) -> str:
-    """First 16 hex digits of the SHA-256 of the resolved spec without `output`: the same work, the same id.
+    """First 16 hex digits of the SHA-256 of the resolved spec without what is not the work: the same work, the same id.
 
     `data.held_out` does not count where it is false: before there was a default, that was meant where it was left out.
     """
-    work = {key: value for key, value in resolved.items() if key not in ("output", "$schema")}
+    work = {key: value for key, value in resolved.items() if key not in NOT_THE_WORK}
     data = work.get("data")
     if isinstance(data, dict) and data.get("held_out") is False:
         work["data"] = {key: value for key, value in data.items() if key != "held_out"}

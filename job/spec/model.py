@@ -17,6 +17,7 @@ from job.export.kinds import asked_for, kind_of, variant_of
 from job.host.records import build
 from job.spec.identity import run_id_of
 from job.spec.placeholders import expanded
+from job.spec.resources import ResourcesSpec
 from job.spec.rules import cross_faults
 from job.spec.strict import faults_of_schema, inspect_json, load_schema, natural, one_per_place
 
@@ -216,6 +217,7 @@ class JobSpec:
     evaluation: EvaluationSpec
     export: ExportSpec
     tracking: tuple[str, ...]
+    resources: ResourcesSpec
     output: OutputSpec
     resolved: Json = dataclasses.field(repr=False, compare=False)
 

@@ -19,7 +19,7 @@ ORDER = (
     "errors", "host", "weights", "gguf", "evaluation.metrics", "export.kinds", "data.worker.json_text", "data.worker.messages",
     "data.worker.shape", "spec", "store", "ledger",
     "hub", "source", "data", "evaluation", "plan", "seen", "training", "report", "follow", "context", "export", "publish", "chat",
-    "reference", "tuning", "delivery", "run", "render", "preview", "init", "arguments", "commands", "__main__",
+    "preview", "reference", "tuning", "delivery", "run", "render", "init", "arguments", "commands", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes", "huggingface_hub", "boto3",
          "botocore", "pyarrow", "numpy", "tokenizers", "accelerate", "safetensors", "pandas"}  # fmt: skip

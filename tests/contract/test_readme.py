@@ -31,6 +31,7 @@ def test_every_table_is_kept_where_it_belongs() -> None:
         "exit codes": "README.md",
         "spec table": "schemas/README.md",
         "gguf types": "job/export/README.md",
+        "common jobs": "schemas/guide.md",
     }
 
 

@@ -20,7 +20,7 @@ from job.errors import CapacityError, InputError, SpecError
 from job.host.log import Log
 from job.init.look import look, name_of, prompts_of, source_spec
 from job.init.propose import Asked, propose
-from job.init.settings import GIB, Device, default_model, device_of, epochs_for, held_out_for, rate_for, settle, wanted_length
+from job.init.settings import GIB, Device, answers_for, default_model, device_of, epochs_for, held_out_for, rate_for, settle, wanted_length
 from job.init.write import refuse_to_overwrite, write
 from job.spec import parse_spec
 from tests.data_rows import Row, byte_tokenizer_dir, turns, write_rows
@@ -142,6 +142,22 @@ def test_prompts_hold_nothing_that_a_spec_may_not(tmp_path: Path) -> None:
     assert prompts_of(look(source_spec(str(path), "train"), {}, tmp_path / "scratch")) == ["What?"]
 
 
+def test_prompts_are_short_where_rows_have_short_questions(tmp_path: Path) -> None:
+    """The base is asked them as well, and a CPU reads slowly."""
+    lengths = [900, 20, 800, 30, 700, 40, 50]
+    rows = [{"messages": turns(str(number) * length, "b")} for number, length in enumerate(lengths)]
+    found = lambda some: [len(text) for text in prompts_of(look(source_spec(str(some), "train"), {}, tmp_path / "scratch"))]  # noqa: E731
+    assert found(write_rows(tmp_path / "rows.jsonl", rows)) == [20, 30, 50]
+    assert found(write_rows(tmp_path / "long.jsonl", rows[:5])) == [20, 30, 700]
+
+
+def test_answers_are_as_long_as_those_of_the_rows() -> None:
+    """Which the mark at their end belongs to."""
+    cpu, gpu = Device(None, ""), Device(24 * GIB, "")
+    asked = [(cpu, 1), (cpu, 16), (cpu, 17), (cpu, 64), (cpu, 65), (cpu, None), (gpu, 65), (gpu, 129), (gpu, None)]
+    assert [answers_for(*one)[0] for one in asked] == [16, 16, 32, 64, 64, 64, 80, 128, 128]
+
+
 REFUSED: list[tuple[list[Row], str]] = [
     ([{"frage": "a", "antwort": "b"}], "/data/train/0/columns: no format fits these columns (found frage, antwort); expected messages"),
     ([{"messages": [{"role": "user"}]}], "none of 1 rows can be used as format messages"),
@@ -230,7 +246,10 @@ def test_a_base_model_gets_a_template_and_samples_show_what_is_learned(tmp_path:
             (model / file.name).write_bytes(file.read_bytes())
     save_file({"w": torch.zeros(4, 4)}, model / "model.safetensors")
     as_csv(tmp_path / "rows.csv", [{"question": f"{i}?", "answer": f"{i}!"} for i in range(25)])
-    (tmp_path / "rows-tuned").mkdir()
+    (tmp_path / "rows-tuned").mkdir()  # somebody's
+    (tmp_path / "rows-tuned-2").mkdir()
+    failed = {"status": "failed", "run_id": "0123456789abcdef", "report": []}
+    (tmp_path / "rows-tuned-2" / "stats.json").write_text(json.dumps(failed), "utf-8")
     asked = Asked("rows.csv", "train", {}, str(model), None, None)
     monkeypatch.setenv("TUNEJOB_DEVICE", "cpu")
     proposal = propose(asked, alone=False)
@@ -238,6 +257,7 @@ def test_a_base_model_gets_a_template_and_samples_show_what_is_learned(tmp_path:
     assert (spec.data.chat_template, spec.output.uri, spec.model.max_seq_length) == ("chatml", "rows-tuned-2", 256)
     assert [sample.splitlines()[-2:] for sample in proposal.samples[:2]] == [["<|im_start|>assistant", f"⟦{i}!<|im_end|>⟧"] for i in (0, 1)]
     assert len(proposal.samples) == 3
+    assert spec.evaluation.max_new_tokens == 16, "an answer of two or three bytes, and its end"
     said, spoken = io.StringIO(), io.StringIO()
     write(proposal, None, said, Log(spoken, json_lines=True))
     assert json.loads(said.getvalue()) == proposal.document

@@ -8,6 +8,7 @@ import math
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,26 @@ import pytest
 
 from job.arguments import parser
 from job.errors import CapacityError, InputError, JobError, PolicyError, SpecError
+from job.host.foreseen import Foreseen
 from job.host.log import Log
+from job.init.settings import QUICK_RATE
 from job.plan.advice import Facts, advise
-from job.plan.cards import CARDS
-from job.plan.gpu_memory import gpu_bytes, gpu_memory
+from job.plan.cards import CARDS, card_of
+from job.plan.gpu_memory import GIB, gpu_bytes, gpu_memory
 from job.plan.model_size import ModelSize, size_of_fetched
 from job.plan.schedule import Schedule, packed, schedule
-from job.preview.plan import ANY, Asked, Plan, make_plan
+from job.preview.common import common_jobs, drawn
+from job.preview.expected import expected
+from job.preview.plan import Asked, Plan, make_plan
+from job.preview.reckoning import ANY
 from job.preview.text import as_markdown, as_text
+from job.source import fetch_bases
+from job.source.model_config import check_values
 from job.spec import JobSpec
 from job.spec.strict import StrictValidator, load_schema
-from tests.data_rows import Row, sized_model, turns, write_rows
-from tests.forking import environment
+from tests.data_rows import Row, prepare, sized_model, turns, write_rows
+from tests.forking import ROOT, environment
+from tests.planned import guide, printed
 from tests.servers import Hub
 from tests.specs import changed, parse
 from tests.tiny import tiny_dir
@@ -36,7 +45,7 @@ LLAMA_8B = ModelSize(8_030_261_248, 4096, 32, 128_256, quantised=False, local=Fa
 LLAMA_1B = ModelSize(1_235_814_400, 2048, 16, 128_256, quantised=False, local=False, origin="")
 NOTHING_ODD = Facts(
     rows=2000, epochs=2.0, steps=500, longest_tokens=2000, truncated_rows=0, packing_time=None, formats=("messages",), chats=True,
-    quantised=False,
+    quantised=False, parameters=8 * 10**9,
 )  # fmt: skip
 
 
@@ -117,6 +126,7 @@ def test_advice_is_given_with_its_reason_where_it_is_due(where: str, changes: di
 def test_no_advice_where_nothing_is_odd() -> None:
     assert advise(parse({}), NOTHING_ODD) == []
     assert advise(parse({"/model/precision": "full"}), NOTHING_ODD) == []
+    assert advise(parse({"/training/learning_rate": QUICK_RATE}), replace(NOTHING_ODD, parameters=135_000_000)) == [], "init writes it"
 
 
 # ------------------------------------------------------------------------------------------------- whole plans
@@ -257,8 +267,10 @@ def test_mistakes_are_caught_before_a_gpu(
         sized_model(model, 1000, {"num_hidden_layers": 0})
     if mistake == "a width that the heads do not divide":
         sized_model(model, 1000, {"hidden_size": 4096, "num_attention_heads": 9})
+    start = time.process_time()
     with pytest.raises(JobError) as refused:
         plan(model, rows, changes)
+    assert time.process_time() - start < 60
     assert type(refused.value) is kind
     assert words in str(refused.value)
 
@@ -297,6 +309,79 @@ def test_the_smallest_spec_can_be_planned_for(model: Path) -> None:
     assert all(on.cost is not None and on.seconds is not None for on in found.cards)
     assert "| cost |" in as_markdown(found)
     assert changed({})["version"] == 1
+
+
+def test_the_specs_price_is_taken_unless_the_command_has_one(model: Path) -> None:
+    """And the plan says whose price it is."""
+    own = plan(model, chats(3), {"/resources/price_per_hour": 3.5})
+    assert [on.cost for on in own.cards] == [pytest.approx((on.seconds or 0) / 3600 * 3.5) for on in own.cards]
+    assert own.document()["priced"] == "the spec's resources.price_per_hour"
+    asked = plan(model, chats(3), {"/resources/price_per_hour": 3.5}, l4=0.7)
+    assert {on.key: on.price_per_hour for on in asked.cards if on.cost is not None} == {"l4": 0.7}
+    said = "--price, not the 3.5 of the spec's resources.price_per_hour"
+    assert asked.document()["priced"] == said
+    assert f"costs by the price of an hour that you have named: {said}\n" in as_text(asked)
+    assert plan(model, chats(3)).document()["priced"] is None
+
+
+DEVICE = {"kind": "cuda", "name": "NVIDIA H200", "total_memory_bytes": 150_110_011_392}
+
+
+@pytest.mark.parametrize(
+    ("name", "gib", "key"),
+    [("NVIDIA H200", 139.8, "h200"), ("NVIDIA A100-SXM4-80GB", 79.3, "a100-80"), ("NVIDIA A100-PCIE-40GB", 39.4, "a100-40"),
+     ("NVIDIA H100 80GB HBM3", 79.1, "h100"), ("Tesla T4", 14.6, "t4"), ("NVIDIA L4", 22.2, "l4"), ("NVIDIA L40S", 44.4, "l40s"),
+     ("NVIDIA GeForce RTX 4090", 23.5, "rtx4090"), ("NVIDIA GeForce RTX 4090 Laptop GPU", 15.6, None), ("NVIDIA B200", 178.0, None)],
+)  # fmt: skip
+def test_a_gpu_of_the_plan_is_known_by_what_its_driver_says(name: str, gib: float, key: str | None) -> None:
+    assert card_of(name, int(gib * GIB)) == key
+
+
+def test_a_run_is_held_against_the_plan_that_was_made_of_its_spec(model: Path, tmp_path: Path) -> None:
+    rows, changes = chats(40, words=3), {"/export": {"merged": ["16bit"], "gguf": ["q8_0"]}, "/training/batch_size": 8}
+    found = plan(model, rows, changes)
+    base, _ = fetch_bases(found.spec, tmp_path / "fetched", check_values)
+    prepared = prepare(tmp_path, rows, "messages", model, length=256)
+    known = expected(found.spec, base, prepared, DEVICE)
+    (on,) = [on for on in found.cards if on.key == "h200"]
+    assert (known.gpu, known.gpu_peak_bytes) == ("h200", on.needed.expected - GIB)
+    assert known.stage_seconds == {stage.name: pytest.approx(stage.seconds, abs=0.001) for stage in on.stages if stage.name != "data"}
+    assert known.host_peak_bytes == max(step.ram_bytes for step in found.needs)
+    assert known.disk_peak_bytes == max(step.disk_bytes for step in found.needs)
+    other = expected(found.spec, base, prepared, DEVICE | {"name": "NVIDIA B200"})
+    assert other == Foreseen(host_peak_bytes=known.host_peak_bytes, disk_peak_bytes=known.disk_peak_bytes)
+    none = expected(found.spec, base, prepared, {"kind": "cpu"})
+    assert none == Foreseen(disk_peak_bytes=known.disk_peak_bytes)
+
+
+def test_the_tutorials_took_about_what_is_planned_for_them() -> None:
+    """What their authors saw, on GPUs and with libraries that the model of times was not fitted to. A run would compute it quicker."""
+    _, finetome, medqa = common_jobs(ROOT)
+    for job, key, seconds in ((finetome, "a100-40", 4.75 * 3600), (medqa, "t4", 4.32 * 60)):
+        theirs = replace(job.spec.training, micro_batch=job.spec.training.batch_size, gradient_checkpointing="unsloth")
+        as_they_did = replace(job, spec=replace(job.spec, training=theirs))
+        (train,) = [stage.seconds for stage in as_they_did.on(key, {}).stages if stage.name == "train"]
+        assert train == pytest.approx(seconds, rel=0.3)
+
+
+def test_rows_that_stand_for_others_have_their_lengths() -> None:
+    lengths = drawn(2048, 403, 0.6)
+    assert sorted(lengths)[len(lengths) // 2] == pytest.approx(403, rel=0.01)
+    assert max(lengths) == 2048
+    within = sum(403 / math.exp(0.6) <= length <= 403 * math.exp(0.6) for length in lengths)
+    assert within / len(lengths) == pytest.approx(0.683, abs=0.005)
+
+
+def test_the_guide_shows_what_the_command_prints(tmp_path: Path) -> None:
+    """Line by line. How long the rows took to read, and with it what a time is rounded to, is this machine's affair, and its cores count
+    in the memory of the exports.
+    """
+    shown = re.findall(r"<!-- plan -->\n```text\n(.*)\n```\n<!-- /plan -->", guide(), re.DOTALL)[0].splitlines()
+    found = printed(tmp_path).splitlines()
+    varies = re.compile(r"[\d.]+(?= (?:s|min)\b| for the whole run|(?: GB)?$)")
+    for ours, theirs in zip(shown, found, strict=True):
+        ours, theirs = (varies.sub("#", " ".join(line.split())) for line in (ours, theirs))
+        assert ours == theirs, "python -m tests.planned writes it again"
 
 
 def test_a_folder_is_read_in_a_process_that_keeps_torch_away(tmp_path: Path) -> None:

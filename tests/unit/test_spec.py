@@ -262,7 +262,8 @@ def test_run_id_is_sixteen_hex_digits() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"/output/uri": "elsewhere"}, {"/$schema": "../job.schema.json"}, {"/lora": {}}, {"/lora/r": 16}, {"/lora/dropout": 0},
+    [{"/output/uri": "elsewhere"}, {"/resources/price_per_hour": 2.49},
+     {"/$schema": "../job.schema.json"}, {"/lora": {}}, {"/lora/r": 16}, {"/lora/dropout": 0},
      {"/lora/alpha": 16.0}, {"/training/epochs": 1}, {"/training/epochs": 1.0}, {"/training/learning_rate": 2e-4}, {"/evaluation": {}},
      {"/training/weight_decay": 1e-2}, {f"{TRAIN}/weight": 1}, {f"{TRAIN}/columns": {}}, {"/tracking": ["tensorboard"]},
      {"/training/gradient_checkpointing": "auto"}, {"/training/micro_batch": "auto"}],
