@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from job.data.worker.messages import RowFault
 from job.data.worker.shape import FORMATS, Chat, Columns, Example, Row, shape
+from job.training.methods import METHODS
 
 if TYPE_CHECKING:
     from job.spec import SourceSpec
@@ -59,7 +60,8 @@ def best_fit(rows: Sequence[Row], named: Mapping[str, str]) -> Fit | None:
 
 
 def _fits(rows: Sequence[Row], named: Mapping[str, str]) -> Iterator[Fit]:
-    for kind, form in FORMATS.items():
+    for kind in METHODS["sft"].formats:
+        form = FORMATS[kind]
         if form.example is None or not named.keys() <= set(form.columns):
             continue
         columns = dict(named) | _guessed(kind, rows[0], named)
