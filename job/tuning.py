@@ -170,7 +170,7 @@ def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> As
     batch_rows = run.spec.training.eval_batch_size
     with run.log.live(run.stats.current) as bar:
         most, prepared = run.spec.evaluation.max_new_tokens, delivered.prepared
-        found = assess(model, prepared, most, batch_rows, bar, margins(run.spec, prepared))
+        found = assess(model, prepared, most, batch_rows, bar, margins(run.spec, prepared, name))
     run.log(run.stats.current, **found.figures)
     if delivered.compared.whole:
         loss = found.figures[HELD_OUT_LOSS.name]
@@ -180,11 +180,15 @@ def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> As
     return found
 
 
-def margins(spec: JobSpec, prepared: Prepared) -> Margins | None:
-    """How held-out pairs are measured, where the method learns from pairs."""
+def margins(spec: JobSpec, prepared: Prepared, name: str) -> Margins | None:
+    """How held-out pairs are measured of `name`, where the method learns from pairs. To itself, the base likes all
+    answers alike.
+    """
     method, pad = METHODS[spec.training.method], prepared.tokenizer.pad_token_id
     if (rewards := method.rewards) is None:
         return None
+    if rewards.by_reference and name == BASE:
+        return lambda model, rows, progress: [0.0] * len(rows)
     settings = getattr(spec.training, method.name)
     return lambda model, rows, progress: margins_of(model, rows, rewards, settings, pad, progress)
 

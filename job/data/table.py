@@ -119,7 +119,9 @@ class Table:
         column_of = np.repeat(np.tile(np.arange(each.shape[1]), len(each)), each.ravel())
         tokens = np.frombuffer(body, dtype=np.int32)
         columns = [
-            pa.ListArray.from_arrays(pa.array([0, *np.cumsum(found)], pa.int32()), pa.array(tokens[column_of == number]))
+            pa.ListArray.from_arrays(
+                pa.array([0, *np.cumsum(found)], pa.int32()), pa.array(tokens[column_of == number])
+            )
             for number, found in enumerate(each.T)
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=self._schema))

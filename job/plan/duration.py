@@ -8,7 +8,8 @@ A step takes what its products take, or what the host needs to start them, which
 FLOPs a token: 2 for each weight that a token meets, once forward, once for the gradients of what comes in, once more
 for those of the weights where all are trained, and once more forward where that is recomputed; and the attention. On
 the H200 this was within 7 % of nine measured steps with Unsloth. Other cards get the H200's efficiency and host: they
-were not measured. What is fetched over a network is not counted.
+were not measured; nor were methods with a reference, whose forward pass is added. What is fetched over a network is not
+counted.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from job.plan.cards import Card
 from job.plan.model_size import ModelSize
 from job.plan.schedule import Schedule
 from job.spec import JobSpec
+from job.training.methods import METHODS
 
 # Of the card's figure, what is reached by wide models, and the width at which it is half of that.
 EFFICIENCY, HALF_WIDTH = 0.69, 1500
@@ -67,7 +69,8 @@ def epoch_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card)
         host *= FULL_HOST
     elif spec.lora and spec.lora.dora:
         host *= DORA_HOST
-    return max(products, host)
+    learned = 2 + (spec.model.precision == "full") + (spec.training.gradient_checkpointing is not False)
+    return max(products, host) * (1 + METHODS[spec.training.method].further_passes / learned)
 
 
 def train_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card) -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from job.plan.adapter import ADAPTER_BYTES_PER_WEIGHT, adapter_bytes
 from job.plan.model_size import ModelSize
 from job.spec import JobSpec
+from job.training.methods import METHODS
 from job.weights.shapes import NF4_BYTES
 
 GIB = 1 << 30
@@ -42,9 +43,9 @@ class GpuMemory:
 
 
 def gpu_memory(spec: JobSpec, size: ModelSize, rows: int, longest_tokens: int) -> GpuMemory:
-    """For micro-batches of so many `rows`, the longest of which has `longest_tokens`."""
+    """For micro-batches of so many `rows`, the longest of which has `longest_tokens`; a pair those of both answers."""
     low, expected, most = (
-        gpu_bytes(spec, size, tokens) for tokens in (0, rows * longest_tokens, rows * spec.model.max_seq_length)
+        gpu_bytes(spec, size, tokens) for tokens in (0, rows * longest_tokens, most_tokens(spec, rows))
     )
     return GpuMemory(low + GPU_CONTEXT_BYTES, expected + GPU_CONTEXT_BYTES, card_bytes(most))
 
@@ -64,7 +65,7 @@ def gpu_bytes(spec: JobSpec, size: ModelSize, tokens: int | None = None) -> int:
     where they are not known.
     """
     if tokens is None:
-        tokens = spec.training.batch_size * spec.model.max_seq_length
+        tokens = most_tokens(spec, spec.training.batch_size)
     width = tokens * size.hidden
     activations = BLOCK_BYTES * width
     if spec.training.gradient_checkpointing is False:
@@ -73,6 +74,11 @@ def gpu_bytes(spec: JobSpec, size: ModelSize, tokens: int | None = None) -> int:
         activations += CHECKPOINT_BYTES * width * size.layers
     logits = LOGIT_BYTES * tokens * size.vocabulary if spec.model.backend == "peft" else 0
     return int(weight_bytes(spec, size) + state_bytes(spec, size) + activations + logits)
+
+
+def most_tokens(spec: JobSpec, rows: int) -> int:
+    """Of a micro-batch of so many rows, of which a pair has two sequences."""
+    return rows * METHODS[spec.training.method].sequences * spec.model.max_seq_length
 
 
 def least_bytes(precision: str, parameters: int) -> float:
@@ -104,4 +110,4 @@ def offloaded_bytes(spec: JobSpec, size: ModelSize) -> int:
     """Of host memory: Unsloth's checkpointing keeps each layer's input there."""
     if spec.training.gradient_checkpointing != "unsloth":
         return 0
-    return CHECKPOINT_BYTES * spec.training.batch_size * spec.model.max_seq_length * size.hidden * size.layers
+    return CHECKPOINT_BYTES * most_tokens(spec, spec.training.batch_size) * size.hidden * size.layers

@@ -29,6 +29,8 @@ FIGURES = {
     "held_out_loss": "held-out loss",
     "train_loss": "loss on training rows",
     "exact_match": "exact match",
+    "preference_accuracy": "preference accuracy",
+    "reward_margin": "reward margin",
     "kl": "KL from the trained model",
 }
 
@@ -57,8 +59,10 @@ def figures(found: Fields) -> str:
 
 
 def _figure(key: str, value: Any) -> str:
-    if key == "exact_match":
+    if key in ("exact_match", "preference_accuracy"):
         return f"{100 * value:.0f} %"
+    if key == "reward_margin":
+        return f"{value:.4g}"
     return f"{value:.4g} nats a token"
 
 
@@ -96,6 +100,12 @@ def _engine(fields: Fields) -> str:
     return f"{fields['backend']} on {fields['device']}: {fields['precision']}, {fields['optimizer']}, {packed}"
 
 
+def _held_out(fields: Fields) -> str:
+    if (loss := fields.get("held_out_loss")) is not None:
+        return f"step {fields['step']}: held-out loss {loss:.4g} nats a token"
+    return f"step {fields['step']}: held-out loss {fields['held_out_preference_loss']:.4g} a pair"
+
+
 SENTENCES: dict[str, Callable[[Fields], str]] = {
     BEGIN: lambda f: STAGES.get(f["stage"], ""),
     "start": _start,
@@ -111,7 +121,7 @@ SENTENCES: dict[str, Callable[[Fields], str]] = {
     "merge onto": _onto,
     "export": lambda f: f"{f['artefact']} has passed its test and is stored, {size(f['bytes'])}",
     "delivered": lambda f: f"{f['artefact']}: {figures(f)}",
-    "held_out": lambda f: f"step {f['step']}: held-out loss {f['held_out_loss']:.4g} nats a token",
+    "held_out": _held_out,
     "refused": lambda f: f"{f['artefact']}; what is not made of it is still made, and the end says why",
     "note": lambda f: str(f["text"]),
     "trained before": lambda f: f"an earlier try has trained and stored {f['files']} files; nothing is trained again",

@@ -87,7 +87,7 @@ def gates_on_pairs(document: Json) -> Iterator[Fault]:
             if name != "trained":
                 yield Fault("this figure is measured of the trained model alone",
                             where=f"/evaluation/gates/{index}/of/{place}", found=show(name),
-                            expected='"trained"; held_out_loss is measured of everything that is delivered')  # fmt: skip
+                            expected='"trained"; held_out_loss is measured of all that is delivered')  # fmt: skip
 
 
 def gate_bounds(document: Json) -> Iterator[Fault]:

@@ -92,6 +92,18 @@ def test_memory_has_bounds_in_their_order() -> None:
     assert found.high > gpu_bytes(tutorial(8, 2, False), LLAMA_8B)
 
 
+def test_pairs_are_two_sequences_and_one_more_pass() -> None:
+    """Reckoned, not measured: a forward pass beside the two and the recomputed one that a step of an adapter has."""
+    pairs = {"/training/method": "dpo", "/data/train/0/format": "preference", "/data/packing": False}
+    one, two = tutorial(4, 4, **{"/data/packing": False}), tutorial(4, 4, **pairs)
+    assert gpu_bytes(two, LLAMA_8B) == gpu_bytes(replace(one, training=replace(one.training, batch_size=8)), LLAMA_8B)
+    times = [epoch_seconds(spec, LLAMA_8B, one_step(one), CARDS["h200"]) for spec in (one, two)]
+    assert times[1] / times[0] == pytest.approx(4 / 3)
+    rate = replace(two, training=replace(two.training, learning_rate=2e-4))
+    assert [advice.text for advice in advise(rate, NOTHING_ODD)] == ["5e-07 to 5e-05 instead of 0.0002"]
+    assert advise(replace(two, training=replace(two.training, learning_rate=5e-6)), NOTHING_ODD) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "rows", "steps"),
     [

@@ -97,7 +97,6 @@ def question_and_answer(question: str, answer: str) -> list[Message]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-
 def _tools(value: Any) -> list[Any] | None:
     """Tool definitions in OpenAI's form; None if there are none."""
     if value is None or value in ("", "[]"):

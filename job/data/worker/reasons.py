@@ -29,7 +29,7 @@ def teaches(part: tuple[Sequence, ...]) -> bool:
     )
 
 
-def _reason(example: Example, sequences: Iterable[Sequence]) -> str:
+def _reason(example: Chat | Pair | Document, sequences: Iterable[Sequence]) -> str:
     if isinstance(example, Chat) and _all_marked(example):
         return MARKED
     if _is_unanswered(example):
@@ -41,7 +41,7 @@ def _reason(example: Example, sequences: Iterable[Sequence]) -> str:
     return "nothing to learn in it"
 
 
-def _is_unanswered(example: Example) -> bool:
+def _is_unanswered(example: Chat | Pair | Document) -> bool:
     """Whether there are answers, and all that would be learned are empty."""
     if isinstance(example, Pair):
         return not example.completion.strip()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
 
 from job.data.worker.examples import (
     TOOL,
@@ -27,8 +26,8 @@ from job.data.worker.messages import RowFault, listed, string
 from job.data.worker.preference import OPENINGS, is_raw, preference
 
 __all__ = [
-    "ALPACA_INPUT", "FORMATS", "LABELS", "TOOL", "Chat", "Columns", "Document", "Example", "Format", "Pair", "Preference", "Row",
-    "is_chat", "question_and_answer", "require_good", "shape",
+    "ALPACA_INPUT", "FORMATS", "LABELS", "TOOL", "Chat", "Columns", "Document", "Example", "Format", "Pair",
+    "Preference", "Row", "is_chat", "question_and_answer", "require_good", "shape",
 ]  # fmt: skip
 
 ALPACA_INPUT = "\n\n### Input:\n"
@@ -140,5 +139,3 @@ def is_chat(kind: str, row: Row, columns: Columns) -> bool:
     if kind == "prompt_completion":
         return not isinstance(columns.get(row, "prompt"), str)
     return not is_raw(row, columns) if kind == "preference" else FORMATS[kind].is_chat
-
-

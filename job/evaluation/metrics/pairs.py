@@ -23,6 +23,4 @@ PREFERENCE_ACCURACY = Metric(
     "preference_accuracy", "Preference accuracy, 0 to 1", lower_is_better=False, lowest=0.0, highest=1.0,
     of_margins=accuracy,
 )  # fmt: skip
-REWARD_MARGIN = Metric(
-    "reward_margin", "Reward margin", lower_is_better=False, lowest=-math.inf, of_margins=mean
-)
+REWARD_MARGIN = Metric("reward_margin", "Reward margin", lower_is_better=False, lowest=-math.inf, of_margins=mean)

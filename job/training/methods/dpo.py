@@ -17,7 +17,7 @@ def _trainer_classes() -> tuple[type, type]:
 
     from job.training.methods.plain import compute_on_cpus
 
-    class PairsTrainer(DPOTrainer):  # type: ignore[misc, valid-type]
+    class PairsTrainer(DPOTrainer):  # type: ignore[misc]
         """Rows are tokens already, and the reference is the base with the adapter off: a copy of the adapter would be
         what a training that goes on, or begins again in smaller batches, has learned so far.
         """
@@ -96,5 +96,5 @@ DPO = Method(
     learning_rate=5e-6,
     needs_adapter=True,
     sequences=2,
-    passes=4 / 3,  # one more forward pass, of the reference
+    further_passes=1,  # of the reference
 )

@@ -14,9 +14,9 @@ def compute_on_cpus(arguments: Any) -> None:
 
 
 class LogProbabilities:
-    """In the form of TRL's own: `apply` takes hidden states [tokens, width], the output layer's weight and bias, and the
-    tokens that come next, and gives of each token the log-probability, the entropy, nothing, the mean logit, and whether
-    it is the likeliest.
+    """In the form of TRL's own: `apply` takes hidden states [tokens, width], the output layer's weight and bias, and
+    the tokens that come next, and gives of each token the log-probability, the entropy, nothing, the mean logit, and
+    whether it is the likeliest.
     """
 
     @staticmethod

@@ -36,8 +36,8 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to learn from prepared rows; a new one is a module here and a line in `METHODS`. The rules of the spec ask
-    them, so nothing of a spec is imported here; `spec` is a `JobSpec`.
+    """One way to learn from prepared rows; a new one is a module here and a line in `METHODS`. The rules of the spec
+    ask them, so nothing of a spec is imported here; `spec` is a `JobSpec`.
 
     `trainer_classes` are the config and the trainer of trl, as the engine has patched them, imported when they are
     called. `arguments` are those of the config beyond `job.training.arguments`, `collator` makes a batch of rows, given
@@ -61,4 +61,4 @@ class Method:
     needs_adapter: bool = False
     packs: bool = False
     sequences: int = 1  # of a row, in one forward pass
-    passes: float = 1.0  # time of a step, as a multiple of that with the loss of the labels
+    further_passes: int = 0  # forward passes of a step beside the one that is learned from
