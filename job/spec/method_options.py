@@ -14,3 +14,8 @@ class DpoSpec:
     beta: float
     label_smoothing: float
     sft_weight: float
+
+
+@dataclass(frozen=True)
+class OrpoSpec:
+    beta: float

@@ -15,7 +15,7 @@ from job.errors import SpecError
 from job.export.kinds import asked_for, kind_of, variant_of
 from job.host.records import build
 from job.spec.identity import run_id_of
-from job.spec.method_options import DpoSpec
+from job.spec.method_options import DpoSpec, OrpoSpec
 from job.spec.placeholders import expanded
 from job.spec.resolved import job_schema, resolve
 from job.spec.rules import cross_faults
@@ -99,10 +99,11 @@ class EarlyStoppingSpec:
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """`dpo`: where that is the `method`."""
+    """`dpo`, `orpo`: where that is the `method`."""
 
-    method: Literal["sft", "dpo"]
+    method: Literal["sft", "dpo", "orpo"]
     dpo: DpoSpec | None
+    orpo: OrpoSpec | None
     epochs: float | None
     max_steps: int | None
     batch_size: int

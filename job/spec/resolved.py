@@ -27,12 +27,12 @@ def resolve(document: Json) -> Json:
     method = METHODS[training["method"]]
     if options := job_schema()["definitions"]["training"]["properties"].get(method.name):
         training[method.name] = _with_defaults(training.get(method.name, {}), options)
-    if method.learning_rate and "learning_rate" not in document.get("training", {}):
-        training["learning_rate"] = method.learning_rate
     if document["model"].get("precision") == "full":
         del resolved["lora"]
         if "learning_rate" not in document.get("training", {}):
             training["learning_rate"] = FULL_LEARNING_RATE
+    if method.learning_rate and "learning_rate" not in document.get("training", {}):
+        training["learning_rate"] = method.learning_rate
     resolved.pop("$schema", None)
     if document["model"].get("backend") == "peft" and "gradient_checkpointing" not in document.get("training", {}):
         training["gradient_checkpointing"] = True

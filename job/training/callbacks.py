@@ -34,8 +34,9 @@ class TokenCounter:
         step = trainer.training_step
 
         def counted(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-            mask = inputs.get("attention_mask")
-            self._total = self._total + (inputs["input_ids"].numel() if mask is None else mask.sum())
+            masks = [tensor for name, tensor in inputs.items() if name.endswith("attention_mask")]
+            counted = sum(mask.sum() for mask in masks) if masks else inputs["input_ids"].numel()
+            self._total = self._total + counted
             return step(model, inputs, *args, **kwargs)
 
         trainer.training_step = counted
