@@ -181,14 +181,12 @@ def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> As
 
 
 def margins(spec: JobSpec, prepared: Prepared, name: str) -> Margins | None:
-    """How held-out pairs are measured of `name`, where the method learns from pairs. To itself, the base likes all
-    answers alike.
-    """
+    """How held-out pairs are measured of `name`, where the method learns from pairs, or from answers with labels."""
     method, pad = METHODS[spec.training.method], prepared.tokenizer.pad_token_id
     if (rewards := method.rewards) is None:
         return None
     if rewards.by_reference and name == BASE:
-        return lambda model, rows, progress: [0.0] * len(rows)
+        return lambda model, rows, progress: [0.0] * len(rows)  # to itself, the base likes all answers alike
     settings = getattr(spec.training, method.name)
     return lambda model, rows, progress: margins_of(model, rows, rewards, settings, pad, progress)
 

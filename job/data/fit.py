@@ -30,6 +30,7 @@ USUAL_NAMES = {
     "output": ANSWER,
     "messages": CONVERSATION,
     "conversations": CONVERSATION,
+    "label": ("kto_tag",),
     "text": ("content", "document", "body"),
 }
 # The same for columns that a row may lack: taken where nobody has said what they are, not for what was misspelt.

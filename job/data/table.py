@@ -109,13 +109,17 @@ class Table:
         self._write([lengths for _, lengths, *_ in reply.sequences], body)
 
     def _write(self, lengths: list[list[int]], body: bytes) -> None:
-        """`body`: for each sequence (of a pair, one after the other) its ids, then its labels, int32."""
+        """`body`: for each sequence (of a pair, one after the other) its ids, then its labels, then one number for each
+        further column, int32.
+        """
         import numpy as np
         import pyarrow as pa
 
         if not lengths:
             return
         each = np.repeat(np.array(lengths), 2, axis=1)  # ids and labels are of one length
+        further = len(self._schema) - each.shape[1]
+        each = np.concatenate([each, np.ones((len(each), further), each.dtype)], axis=1)
         column_of = np.repeat(np.tile(np.arange(each.shape[1]), len(each)), each.ravel())
         tokens = np.frombuffer(body, dtype=np.int32)
         columns = [

@@ -10,24 +10,33 @@ from job.errors import Fault, GateError
 from job.evaluation.loss import nats_of
 from job.training.methods.record import Rewards
 
-CHOSEN, REJECTED = "", "rejected_"
+CHOSEN, REJECTED, DESIRABLE = "", "rejected_", "desirable"
 
 
 def margins_of(
     model: Any, rows: Any, rewards: Rewards, settings: Any, pad_token_id: int, progress: Callable[[int], object]
 ) -> list[float]:
-    """The chosen answer's reward less the rejected one's, of each row; `settings` are those of the method. Where the
-    rewards are by a reference, `model` has an adapter. `progress(rows done)` is called as it goes.
+    """The chosen answer's reward less the rejected one's, of each row; where rows are single answers, a good one's less
+    a bad one's, of every two. `settings` are those of the method. Where the rewards are by a reference, `model` has an
+    adapter. `progress(rows done)` is called as it goes.
 
     Raises `GateError` if one is not finite.
     """
-    found = []
+
+    def reward(row: Any, part: str) -> float:
+        answer = {name: row[f"{part}{name}"] for name in ("input_ids", "labels")}
+        return _reward(model, answer, rewards, settings, pad_token_id)
+
+    found: list[float] = []
+    single: dict[bool, list[float]] = {True: [], False: []}  # by whether they are good
     for number in range(len(rows)):
         row = rows[number]
-        answers = [{name: row[f"{part}{name}"] for name in ("input_ids", "labels")} for part in (CHOSEN, REJECTED)]
-        chosen, rejected = (_reward(model, answer, rewards, settings, pad_token_id) for answer in answers)
-        found.append(chosen - rejected)
+        if DESIRABLE in row:
+            single[bool(row[DESIRABLE][0])].append(reward(row, CHOSEN))
+        else:
+            found.append(reward(row, CHOSEN) - reward(row, REJECTED))
         progress(number + 1)
+    found += [good - bad for good in single[True] for bad in single[False]]
     if not all(map(math.isfinite, found)):
         raise GateError(
             Fault("the model has diverged: a reward is not a number", found="a margin of NaN or infinity",

@@ -19,3 +19,10 @@ class DpoSpec:
 @dataclass(frozen=True)
 class OrpoSpec:
     beta: float
+
+
+@dataclass(frozen=True)
+class KtoSpec:
+    beta: float
+    desirable_weight: float
+    undesirable_weight: float

@@ -46,11 +46,15 @@ def settings_of_the_method(document: Json) -> Iterator[Fault]:
                 expected=f"no {name}, or method {show(name)}",
             )
     if not method.packs and document["data"].get("packing"):
-        yield Fault("rows of this method cannot be packed: a batch holds both answers beside each other",
+        yield Fault("rows of this method cannot be packed: answers are compared whole",
                     where="/data/packing", found=f"true with method {method.name}", expected="false")  # fmt: skip
     if not method.packs and document["data"].get("train_on") == "all":
         yield Fault("this method compares answers; prompts are not learned", where="/data/train_on",
                     found=f'"all" with method {method.name}', expected='"responses"')  # fmt: skip
+    if training.get("batch_size", 2) < method.least_rows:
+        yield Fault("this method compares the rows of a micro-batch with each other", where="/training/batch_size",
+                    found=f"{training['batch_size']} with method {method.name}",
+                    expected=f"at least {method.least_rows}")  # fmt: skip
     if method.needs_adapter and document["model"].get("precision") == "full":
         yield Fault("this method compares with the base, of which there would have to be a second copy",
                     where="/model/precision", found=f'"full" with method {method.name}',

@@ -15,7 +15,7 @@ from job.errors import SpecError
 from job.export.kinds import asked_for, kind_of, variant_of
 from job.host.records import build
 from job.spec.identity import run_id_of
-from job.spec.method_options import DpoSpec, OrpoSpec
+from job.spec.method_options import DpoSpec, KtoSpec, OrpoSpec
 from job.spec.placeholders import expanded
 from job.spec.resolved import job_schema, resolve
 from job.spec.rules import cross_faults
@@ -45,7 +45,7 @@ class TemplateSpec:
 @dataclass(frozen=True)
 class SourceSpec:
     source: str
-    format: Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text", "template", "preference"]
+    format: Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text", "template", "preference", "kto"]
     split: str
     subset: str | None
     columns: dict[str, str]
@@ -99,11 +99,12 @@ class EarlyStoppingSpec:
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """`dpo`, `orpo`: where that is the `method`."""
+    """`dpo`, `orpo`, `kto`: where that is the `method`."""
 
-    method: Literal["sft", "dpo", "orpo"]
+    method: Literal["sft", "dpo", "orpo", "kto"]
     dpo: DpoSpec | None
     orpo: OrpoSpec | None
+    kto: KtoSpec | None
     epochs: float | None
     max_steps: int | None
     batch_size: int

@@ -21,6 +21,7 @@ from job.host.watchdog import Watchdog
 from job.spec import TrainingSpec
 
 CURVES = {"loss", "grad_norm", "learning_rate"}
+ATTENTION_MASKS = ("attention_mask", "chosen_attention_mask", "rejected_attention_mask")  # of what is learned from
 STEP_FIELDS = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate"}
 
 
@@ -34,7 +35,7 @@ class TokenCounter:
         step = trainer.training_step
 
         def counted(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-            masks = [tensor for name, tensor in inputs.items() if name.endswith("attention_mask")]
+            masks = [inputs[name] for name in ATTENTION_MASKS if name in inputs]
             counted = sum(mask.sum() for mask in masks) if masks else inputs["input_ids"].numel()
             self._total = self._total + counted
             return step(model, inputs, *args, **kwargs)

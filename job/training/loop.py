@@ -78,7 +78,8 @@ def train(
             loop.run(start)
         except OutOfMemoryError as error:
             smaller = batch.smaller()
-            if smaller is None or loop.within_optimizer():
+            too_few = smaller is None or smaller.rows < loop.method.least_rows
+            if smaller is None or too_few or loop.within_optimizer():
                 raise _does_not_fit(spec, batch) from error
             said = str(error)
         else:
@@ -130,12 +131,13 @@ class Loop:
         if self.method.kernel_loss:
             trainer_class = self.backend.adapt(trainer_class)
         tokenizer, collator = self.prepared.tokenizer, self.method.collator
+        longest = self.spec.model.max_seq_length
         return trainer_class(
             model=self.model,
-            args=config_class(**common, **self.method.arguments(self.spec)),
+            args=config_class(**common | self.method.arguments(self.spec)),
             train_dataset=self.prepared.train,
             processing_class=tokenizer,
-            **({"data_collator": collator(tokenizer.pad_token_id)} if collator else {}),
+            **({"data_collator": collator(tokenizer.pad_token_id, longest)} if collator else {}),
         )
 
     def run(self, start: Checkpoint | None) -> None:

@@ -187,7 +187,10 @@ RULES: list[Json] = [
         {"metric": "exact_match", "gain_at_least": 2}, {"metric": "held_out_loss", "at_most": 0},
         {"metric": "perplexity", "at_most": 1.0}, {"metric": "preference_accuracy", "at_least": 0.5},
         {"metric": "reward_margin", "at_least": 0})),
-    {f"{TRAIN}/format": "preference"}, {"/training/method": "dpo"}, {"/training/dpo": {}}, {"/training/orpo": {}},
+    {f"{TRAIN}/format": "preference"}, {"/training/method": "dpo"}, {"/training/dpo": {}}, {"/training/orpo": {}}, {"/training/kto": {}},
+    {f"{TRAIN}/format": "kto"}, {"/training/method": "kto"},
+    {"/training/method": "kto", f"{TRAIN}/format": "kto", "/training/batch_size": 1},
+    {"/training/method": "kto", f"{TRAIN}/format": "kto", "/data/held_out": {"sources": [{"source": "x", "format": "preference"}]}},
     {"/training/dpo": {"beta": 0.2}, "/training/method": "sft"},
     *(PAIRS_OF_ROWS | changes for changes in (
         {"/model/precision": "full"}, {"/data/packing": True}, {"/data/train_on": "all"},

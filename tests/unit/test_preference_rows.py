@@ -1,4 +1,4 @@
-"""Rows with a chosen and a rejected answer: their forms, and what is refused. tests/flow/test_dpo.py has TRL's own tokens and masks."""
+"""Rows with a chosen and a rejected answer: their forms, and what is refused. Beside TRL: tests/flow/test_preference.py."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({**DPO, "/data/held_out": {"sources": [{"source": "x", "format": "messages"}]}}, ["/data/held_out/sources/0/format"],
      "method dpo learns from other rows"),
     ({"/training/dpo": {"beta": 0.1}}, ["/training/dpo"], 'these are settings of method dpo (found method "sft"); expected no dpo, or'),
-    ({**DPO, "/data/packing": True}, ["/data/packing"], "rows of this method cannot be packed: a batch holds both answers beside each"),
+    ({**DPO, "/data/packing": True}, ["/data/packing"], "rows of this method cannot be packed: answers are compared whole"),
     ({**DPO, "/data/train_on": "all"}, ["/data/train_on"], "this method compares answers; prompts are not learned"),
     ({**DPO, "/model/precision": "full"}, ["/model/precision"],
      "this method compares with the base, of which there would have to be a second copy (found \"full\" with method dpo)"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -18,6 +19,7 @@ from job.data.worker.shape import (
     Columns,
     Document,
     Example,
+    Labelled,
     Pair,
     Preference,
     Row,
@@ -72,7 +74,7 @@ class Batch:
         return Reply(turn_end=rendered.text[turn.content_end : turn.end].strip())
 
     def rows(self, request: Request, body: bytearray) -> Reply:
-        """Sequences of the rows, or pairs of them, and to the `body` their ids and labels.
+        """Sequences of the rows, or pairs of them, and to the `body` their ids and labels, and what else a row has.
 
         A row that cannot be used is a fault, one that teaches nothing is dropped; both with their reason, the latter
         with its tokens as well. `remarks` counts what was in the rows and is not learned as it was there, by kind.
@@ -96,6 +98,7 @@ class Batch:
                 reply.dropped.append([index, why_unlearned(example, parts), tokens])
             for part in kept:
                 data = b"".join(sequence.input_ids.tobytes() + sequence.labels.tobytes() for sequence in part)
+                data += array("i", [example.desirable]).tobytes() if isinstance(example, Labelled) else b""
                 digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
                 trained, truncated = sum(s.trained_tokens for s in part), any(s.truncated for s in part)
                 reply.sequences.append([index, [len(s.input_ids) for s in part], trained, truncated, digest])
@@ -126,6 +129,8 @@ class Batch:
     def _question(self, example: Example) -> list[Any] | None:
         if isinstance(example, Preference):
             return self._question(example.chosen)
+        if isinstance(example, Labelled):
+            return self._question(example.answer) if example.desirable else None
         if isinstance(example, Pair):
             return [example.prompt, self._tokeniser.raw_ids(example.prompt), example.completion]
         if isinstance(example, Document):
@@ -139,6 +144,10 @@ class Batch:
 
     def _parts(self, example: Example) -> tuple[list[tuple[Sequence, ...]], Counter[str]]:
         """Each sequence of an example, or its one pair; and what was in it and is not learned as it was there."""
+        if isinstance(example, Labelled):
+            sequences, found = self._sequences(example.answer)
+            found["desirable" if example.desirable else "undesirable"] += 1
+            return [(sequence,) for sequence in sequences], found
         if not isinstance(example, Preference):
             sequences, found = self._sequences(example)
             return [(sequence,) for sequence in sequences], found
@@ -183,6 +192,8 @@ class Batch:
         match example:
             case Preference(chosen, rejected):
                 return self._control_tokens(chosen) | self._control_tokens(rejected)
+            case Labelled(answer):
+                return self._control_tokens(answer)
             case Document(text):
                 texts = [text]
             case Pair(prompt, completion):

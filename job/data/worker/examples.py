@@ -51,7 +51,15 @@ class Preference:
     rejected: Chat | Pair
 
 
-Example = Chat | Pair | Document | Preference
+@dataclass(frozen=True)
+class Labelled:
+    """An answer with its prompt, and whether it is a good one."""
+
+    answer: Chat | Pair
+    desirable: bool
+
+
+Example = Chat | Pair | Document | Preference | Labelled
 
 
 @dataclass(frozen=True)

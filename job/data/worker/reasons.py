@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from job.data.worker.render import is_empty
-from job.data.worker.shape import Chat, Document, Example, Pair, Preference
+from job.data.worker.shape import Chat, Document, Example, Labelled, Pair, Preference
 from job.data.worker.tokenise import Sequence
 from job.data.worker.wire import BEYOND, EMPTY, EQUAL, EQUAL_WITHIN, MARKED
 
 
 def why_unlearned(example: Example, parts: list[tuple[Sequence, ...]]) -> str:
     """`parts`: what the row became, each a sequence or a pair of them."""
+    if isinstance(example, Labelled):
+        return _reason(example.answer, [sequence for (sequence,) in parts])
     if not isinstance(example, Preference):
         return _reason(example, [sequence for (sequence,) in parts])
     if not parts:

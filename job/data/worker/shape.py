@@ -1,5 +1,5 @@
-"""A row of any format as one of four shapes: a conversation, a raw prompt with its completion, a document, or two
-answers to one prompt.
+"""A row of any format as one of five shapes: a conversation, a raw prompt with its completion, a document, two answers
+to one prompt, or an answer that is called good or bad.
 
 Pure Python on plain values; it runs in the worker processes. What a row gets wrong is a `RowFault`.
 """
@@ -7,7 +7,7 @@ Pure Python on plain values; it runs in the worker processes. What a row gets wr
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from job.data.worker.examples import (
     TOOL,
@@ -15,6 +15,7 @@ from job.data.worker.examples import (
     Columns,
     Document,
     Example,
+    Labelled,
     Pair,
     Preference,
     Row,
@@ -22,12 +23,12 @@ from job.data.worker.examples import (
     opened,
     question_and_answer,
 )
-from job.data.worker.messages import RowFault, listed, string
-from job.data.worker.preference import OPENINGS, is_raw, preference
+from job.data.worker.messages import MARK_WORDS, RowFault, kind_of, listed, string
+from job.data.worker.preference import ANSWERING, OPENINGS, is_raw, preference
 
 __all__ = [
-    "ALPACA_INPUT", "FORMATS", "LABELS", "TOOL", "Chat", "Columns", "Document", "Example", "Format", "Pair",
-    "Preference", "Row", "is_chat", "question_and_answer", "require_good", "shape",
+    "ALPACA_INPUT", "FORMATS", "LABELS", "TOOL", "Chat", "Columns", "Document", "Example", "Format",
+    "Labelled", "Pair", "Preference", "Row", "is_chat", "question_and_answer", "require_good", "shape",
 ]  # fmt: skip
 
 ALPACA_INPUT = "\n\n### Input:\n"
@@ -99,8 +100,45 @@ def _prompt_completion(row: Row, columns: Columns) -> Chat | Pair:
     return chat(talk, row, columns, first_trained)
 
 
+def _labelled(row: Row, columns: Columns) -> Labelled:
+    """A conversation's last answer, or the answer that the row has, and its label."""
+    label = columns.need(row, "label")
+    desirable = MARK_WORDS.get(label.strip().lower()) if isinstance(label, str) else label
+    if not isinstance(desirable, bool | int | float) or desirable not in (0, 1):
+        raise RowFault(f"label must be true or false, 1 or 0, not {label!r:.40} ({kind_of(label)})")
+    found = [name for name in ANSWERED if all(columns.get(row, column) is not None for column in ANSWERED[name])]
+    if len(found) != 1:
+        forms = " or ".join(" and ".join(names) for names in ANSWERED.values())
+        raise RowFault(f"the answer must be in {forms}; it is in {', '.join(found) or 'none of them'}")
+    answer = ANSWERED_BY[found[0]](row, columns)
+    if isinstance(answer, Chat):
+        answer = replace(answer, first_trained=_last_answer(answer))
+    return Labelled(answer, bool(desirable))
+
+
+def _last_answer(talk: Chat) -> int:
+    """Where it begins: after the last message that is neither an answer nor what a tool says."""
+    roles = [message["role"] in ANSWERING for message in talk.messages]
+    return max((number for number, is_answer in enumerate(roles, 1) if not is_answer), default=0)
+
+
 def _text(row: Row, columns: Columns) -> Document:
     return Document(string(columns.need(row, "text"), "text"))
+
+
+# Of format kto: the columns of each form that its rows may have.
+ANSWERED = {
+    "messages": ("messages",),
+    "sharegpt": ("conversations",),
+    "alpaca": ("instruction", "output"),
+    "prompt_completion": ("prompt", "completion"),
+}
+ANSWERED_BY: dict[str, Callable[[Row, Columns], Chat | Pair]] = {
+    "messages": _messages,
+    "sharegpt": _sharegpt,
+    "alpaca": _alpaca,
+    "prompt_completion": _prompt_completion,
+}
 
 
 @dataclass(frozen=True)
@@ -131,11 +169,18 @@ FORMATS: dict[str, Format] = {
     "preference": Format(
         ("chosen", "rejected"), (*OPENINGS, "input", "system", "tools"), preference, unnamed=("functions",)
     ),
+    "kto": Format(
+        ("label",),
+        (*(name for names in ANSWERED.values() for name in names), "input", "system", "tools"),
+        _labelled,
+        has_answers=False,
+        unnamed=("functions",),
+    ),
 }
 
 
 def is_chat(kind: str, row: Row, columns: Columns) -> bool:
     """Whether rows like `row` are conversations, which a chat template puts in words."""
-    if kind == "prompt_completion":
-        return not isinstance(columns.get(row, "prompt"), str)
+    if kind in ("prompt_completion", "kto"):
+        return not isinstance(columns.get(row, "prompt"), str) or columns.get(row, "completion") is None
     return not is_raw(row, columns) if kind == "preference" else FORMATS[kind].is_chat

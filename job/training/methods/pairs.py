@@ -14,7 +14,7 @@ CHOSEN, REJECTED = "", "rejected_"
 MARGINS = {"rewards/margins": "reward_margin", "rewards/accuracies": "preference_accuracy"}
 
 
-def one_after_the_other(pad: int) -> Callable[[list[Row]], dict[str, Any]]:
+def one_after_the_other(pad: int, _: int) -> Callable[[list[Row]], dict[str, Any]]:
     """Batches as TRL's DPO has them: the chosen answers, then the rejected ones, padded on the right with `pad`."""
 
     def collate(rows: list[Row]) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def one_after_the_other(pad: int) -> Callable[[list[Row]], dict[str, Any]]:
     return collate
 
 
-def side_by_side(pad: int) -> Callable[[list[Row]], dict[str, Any]]:
+def side_by_side(pad: int, _: int) -> Callable[[list[Row]], dict[str, Any]]:
     """Batches as TRL's ORPO has them: tensors of the chosen and of the rejected answers, of a width each."""
 
     def collate(rows: list[Row]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 TOKENS = ("input_ids", "labels")
+LABELLED = (*TOKENS, "desirable")  # the last is one number, 1 or 0
 PAIRS = (*TOKENS, "rejected_input_ids", "rejected_labels")  # the first two are the chosen answer's
 
 Row = Mapping[str, Any]
@@ -40,9 +41,10 @@ class Method:
     ask them, so nothing of a spec is imported here; `spec` is a `JobSpec`.
 
     `trainer_classes` are the config and the trainer of trl, as the engine has patched them, imported when they are
-    called. `arguments` are those of the config beyond `job.training.arguments`, `collator` makes a batch of rows, given
-    the id that pads (None: trl's own). `check` raises `CapacityError` where the trainer, once it is made, is not set as
-    the spec says. `kernel_loss`: trl's loss of it is a kernel that CPUs lack, and transformers' own takes its place.
+    called. `arguments` are those of the config beyond `job.training.arguments`, or in their place. `collator` makes a
+    batch of rows, given the id that pads and the tokens of the longest sequence (None: trl's own). `check` raises
+    `CapacityError` where the trainer, once it is made, is not set as the spec says. `kernel_loss`: trl's loss of it is
+    a kernel that CPUs lack, and transformers' own takes its place.
     """
 
     name: str
@@ -52,7 +54,7 @@ class Method:
     trainer_classes: Callable[[], tuple[type, type]]
     arguments: Callable[[Any], dict[str, Any]]
     check: Callable[[Any, Any], None]
-    collator: Callable[[int], Callable[[list[Row]], dict[str, Any]]] | None = None
+    collator: Callable[[int, int], Callable[[list[Row]], dict[str, Any]]] | None = None
     kernel_loss: bool = False
     held_out: HeldOut | None = None  # None: the loss of the labels, nats a token
     rewards: Rewards | None = None
@@ -60,5 +62,6 @@ class Method:
     learning_rate: float | None = None  # where the spec has none; None: the schema's
     needs_adapter: bool = False
     packs: bool = False
+    least_rows: int = 1  # of a micro-batch
     sequences: int = 1  # of a row, in one forward pass
     further_passes: int = 0  # forward passes of a step beside the one that is learned from

@@ -10,12 +10,12 @@ COPY = "ref"  # of the adapter, which trl makes
 
 
 def without_copies(trainer: type) -> type:
-    """`trainer`, of trl, for rows that are tokens already, and without a copy of the adapter as the reference: that would
-    be what a training that goes on, or begins again in smaller batches, has learned so far.
+    """`trainer`, of trl, for rows that are tokens already, and without a copy of the adapter as the reference: that
+    would be what a training that goes on, or begins again in smaller batches, has learned so far.
     """
     from job.training.methods.plain import compute_on_cpus
 
-    class Trainer(trainer):  # type: ignore[misc, valid-type]
+    class Trainer(trainer):  # type: ignore[misc]
         def __init__(self, **given: Any) -> None:
             super().__init__(**given)
             compute_on_cpus(given["args"])
