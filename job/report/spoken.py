@@ -103,7 +103,7 @@ def _engine(fields: Fields) -> str:
 def _held_out(fields: Fields) -> str:
     if (loss := fields.get("held_out_loss")) is not None:
         return f"step {fields['step']}: held-out loss {loss:.4g} nats a token"
-    return f"step {fields['step']}: held-out loss {fields['held_out_preference_loss']:.4g} a pair"
+    return f"step {fields['step']}: held-out loss {fields['held_out_preference_loss']:.4g} a row"
 
 
 SENTENCES: dict[str, Callable[[Fields], str]] = {

@@ -113,7 +113,11 @@ ALTERNATIVES = {"/training/max_steps", "/training/warmup_steps", "/data/held_out
 
 
 # Of other methods than everything.json's, and of their rows.
-OF_METHODS = {"dpo-llama32-1b": ("/training/dpo", "/data/train/0/columns/chosen", "/data/train/0/columns/rejected")}
+OF_METHODS = {
+    "dpo-llama32-1b": ("/training/dpo", "/data/train/0/columns/chosen", "/data/train/0/columns/rejected"),
+    "orpo-llama32-1b": ("/training/orpo",),
+    "kto-llama32-1b": ("/training/kto", "/data/train/0/columns/label"),
+}
 
 
 def test_everything_sets_every_key_but_those_that_exclude_another() -> None:

@@ -1,13 +1,17 @@
-"""Rows with a chosen and a rejected answer: their forms, and what is refused. Beside TRL: tests/flow/test_preference.py."""
+"""Rows of pairs of answers, and of answers with labels: their forms, and what is refused. Beside TRL: tests/flow/test_preference.py."""
 
 from __future__ import annotations
 
 import json
+import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from job.data.worker.messages import RowFault
+from job.data.worker.shape import Columns, shape
 from job.errors import InputError
 from tests.data_rows import SHARED, Row, byte_tokenizer_dir, prepare, turns
 
@@ -62,14 +66,20 @@ FORMS: dict[str, tuple[Row, dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FORMS)
-def test_a_form_of_rows(name: str, tmp_path: Path) -> None:
-    row, columns, prompt = FORMS[name]
-    prepared = pairs(tmp_path, [row], source={"columns": columns})
-    assert shown(prepared, prepared.train[0]) == (f"{prompt}⟦{GOOD}<|im_end|>⟧", f"{prompt}⟦{BAD}<|im_end|>⟧")
-    assert prepared.report.train["tokens"] == sum(len(prepared.train[0][f"{part}input_ids"]) for part in ("", "rejected_"))
-    assert prepared.report.train["longest_tokens"] == len(prepared.train[0]["input_ids"])
-    assert prepared.report.notes == []
+def test_the_forms_of_rows(tmp_path: Path) -> None:
+    """All of them in one file; the columns that a form has under other names do not matter to the others."""
+    renamed = {own: other for _, columns, _ in FORMS.values() for own, other in columns.items()}
+    plain = [form for form in FORMS.values() if not form[1]]
+    for folder, forms, columns in (("plain", plain, {}), ("renamed", [form for form in FORMS.values() if form[1]], renamed)):
+        (tmp_path / folder).mkdir()
+        prepared = pairs(tmp_path / folder, [row for row, _, _ in forms], source={"columns": columns})
+        assert len(prepared.train) == len(forms)
+        for found, (_, _, prompt) in zip(prepared.train, forms, strict=True):
+            assert shown(prepared, found) == (f"{prompt}⟦{GOOD}<|im_end|>⟧", f"{prompt}⟦{BAD}<|im_end|>⟧")
+        sides = [[len(row[f"{part}input_ids"]) for row in prepared.train] for part in ("", "rejected_")]
+        assert prepared.report.train["tokens"] == sum(map(sum, sides))
+        assert prepared.report.train["longest_tokens"] == max(map(max, sides))
+        assert prepared.report.notes == []
 
 
 def test_raw_text_has_no_template(tmp_path: Path) -> None:
@@ -134,13 +144,17 @@ REFUSED: dict[str, tuple[Row, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_row_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_row_is_refused(name: str) -> None:
     row, says = REFUSED[name]
+    with pytest.raises(RowFault, match=re.escape(says)):
+        shape("preference", row, Columns({}))
+
+
+def test_a_refusal_names_the_row(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        pairs(tmp_path, [ROW, row])
+        pairs(tmp_path, [ROW, REFUSED["other prompts"][0]])
     assert caught.value.faults[0].where == "/data/train/0/source"
-    assert "rows.jsonl row 2: " in str(caught.value)
-    assert says in str(caught.value)
+    assert "rows.jsonl row 2: chosen and rejected do not have the same prompt" in str(caught.value)
 
 
 def test_a_template_that_writes_the_prompt_in_two_ways_is_refused(tmp_path: Path) -> None:
@@ -194,3 +208,58 @@ def test_answers_are_cut_on_the_right(tmp_path: Path) -> None:
 def test_a_pair_that_lacks_an_answer_is_left_out(row: Row, reason: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"no row has a token to learn: rows.jsonl row 1: {reason}"):
         pairs(tmp_path, [row])
+
+
+# ------------------------------------------------------------------------------------------ answers with labels
+
+
+def labelled(folder: Path, rows: Any, **spec: Any) -> Any:
+    return prepare(folder, rows, "kto", byte_tokenizer_dir(), method="kto", **spec)
+
+
+LABELLED: dict[str, tuple[Row, dict[str, Any], str]] = {
+    "messages": ({"messages": turns("One?", "Two.", QUESTION, GOOD), "label": True}, {}, EARLIER + PROMPT),
+    "prompt and completion": ({"prompt": turns(QUESTION), "completion": [answer(GOOD)], "label": 1}, {}, PROMPT),
+    "conversations": ({"conversations": [HUMAN, {"from": "gpt", "value": GOOD}], "kto_tag": True}, {"label": "kto_tag"}, PROMPT),
+    "instruction": ({"instruction": QUESTION, "output": GOOD, "label": "True"}, {}, PROMPT),
+    "text": ({"prompt": "Q: ", "completion": GOOD, "label": 1.0}, {}, "Q: "),
+}
+
+
+@pytest.mark.parametrize("columns", [{}, {"label": "kto_tag"}], ids=["label", "kto_tag"])
+def test_the_forms_of_answers_with_labels(columns: dict[str, str], tmp_path: Path) -> None:
+    forms = [(row, prompt) for row, own, prompt in LABELLED.values() if own == columns]
+    label = columns.get("label", "label")
+    prepared = labelled(tmp_path, [row | {label: value} for row, _ in forms for value in (row[label], False)], source={"columns": columns})
+    for found, (number, good) in zip(prepared.train, product(range(len(forms)), (1, 0)), strict=True):
+        first = next(index for index, label in enumerate(found["labels"]) if label != -100)
+        assert prepared.tokenizer.decode(found["input_ids"][:first]) == forms[number][1]
+        assert prepared.tokenizer.decode([label for label in found["labels"] if label != -100]) == f"{GOOD}<|im_end|>"
+        assert found["desirable"] == [good]
+    assert {f"{len(forms)} answers are called good", f"{len(forms)} answers are called bad"} <= set(prepared.report.notes)
+
+
+@pytest.mark.parametrize(("row", "says"), [
+    ({"messages": turns("a", "b"), "label": "maybe"}, "label must be true or false, 1 or 0, not 'maybe'"),
+    ({"messages": turns("a", "b"), "label": 2}, "label must be true or false, 1 or 0, not 2"),
+    ({"messages": turns("a", "b"), "label": None}, "label must be true or false, 1 or 0, not None"),
+    ({"messages": turns("a", "b")}, "column label is missing"),
+    ({"label": True, "text": "a"}, "it is in none of them"),
+    ({"label": True, "messages": turns("a", "b"), "prompt": "a", "completion": "b"}, "it is in messages, prompt_completion"),
+])  # fmt: skip
+def test_an_answer_with_a_label_is_refused(row: Row, says: str) -> None:
+    with pytest.raises(RowFault, match=re.escape(says)):
+        shape("kto", row, Columns({}))
+
+
+def test_only_good_answers_are_references(tmp_path: Path) -> None:
+    rows = [{"messages": turns(f"{number}?", f"yes {number}"), "label": number % 2 == 0} for number in range(8)]
+    prepared = labelled(tmp_path, rows, held_out={"rows": 6}, exact=6)
+    good = sum(row["desirable"][0] for row in prepared.held_out)
+    assert 0 < len(prepared.exact_match) == good < 6
+    assert all(int(question.reference.split()[1]) % 2 == 0 for question in prepared.exact_match)
+
+
+def test_a_label_by_another_name_is_found(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=re.escape('Write "columns": {"label": "kto_tag"}')):
+        labelled(tmp_path, [{"messages": turns("a", "b"), "kto_tag": True}])

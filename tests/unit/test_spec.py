@@ -28,6 +28,7 @@ TRAIN = "/data/train/0"
 HELD_OUT = {"/data/held_out": {"rows": 5}}
 NONE_HELD_OUT = {"/data/held_out": False}
 TEXT = {f"{TRAIN}/format": "text"}
+KTO = {"/training/method": "kto", f"{TRAIN}/format": "kto"}
 DPO = {"/training/method": "dpo", f"{TRAIN}/format": "preference"}
 
 # What is put where in the smallest spec; the pointers of all faults; words of the first fault.
@@ -124,8 +125,7 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/training": {"max_steps": 5, "warmup_steps": 6}}, ["/training/warmup_steps"], "the warm-up is longer than the run"),
     # methods
     ({f"{TRAIN}/format": "preference"}, [f"{TRAIN}/format"],
-     "method sft learns from other rows (found \"preference\"); expected one of messages, sharegpt, alpaca, prompt_completion, text, "
-     'template. Write these rows\' method in training.method: "dpo"'),
+     "method sft learns from other rows (found \"preference\"); expected one of messages, sharegpt, alpaca, prompt_completion, text, "),
     ({"/training/method": "dpo"}, [f"{TRAIN}/format"], 'expected one of preference. Write these rows\' method in training.method: "sft"'),
     ({**DPO, "/data/held_out": {"sources": [{"source": "x", "format": "messages"}]}}, ["/data/held_out/sources/0/format"],
      "method dpo learns from other rows"),
@@ -138,6 +138,12 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({**DPO, "/training/dpo": {"loss_type": "exo_pair"}}, ["/training/dpo/label_smoothing"], "expected more than 0, such as 0.001"),
     ({**DPO, "/training/dpo": {"loss_type": "dpo"}}, ["/training/dpo/loss_type"], "not one of the allowed values"),
     ({**DPO, "/training/rpo_alpha": 0.1}, ["/training/rpo_alpha"], "unknown key"),
+    ({f"{TRAIN}/format": "kto", "/training/method": "orpo"}, [f"{TRAIN}/format"], 'Write these rows\' method in training.method: "kto"'),
+    ({f"{TRAIN}/format": "preference"}, [f"{TRAIN}/format"], 'Write these rows\' method in training.method: "dpo" or "orpo"'),
+    ({**DPO, "/training/kto": {}}, ["/training/kto"], "these are settings of method kto"),
+    ({**KTO, "/training/batch_size": 1}, ["/training/batch_size"],
+     "this method compares the rows of a micro-batch with each other (found 1 with method kto); expected at least 2"),
+    ({**KTO, "/model/precision": "full"}, ["/model/precision"], "this method compares with the base"),
     ({**DPO, f"{TRAIN}/columns": {"chosen": "rejected"}}, [f"{TRAIN}/columns/chosen"], "rejected answers of preference data are not to be"),
     ({**HELD_OUT, "/evaluation/gates": [{"metric": "reward_margin", "at_least": 0}]}, ["/evaluation/gates/0/metric"],
      'this figure is measured on pairs of answers (found "reward_margin" with method sft)'),
@@ -268,6 +274,11 @@ def test_a_method_has_its_settings_and_its_rate() -> None:
     assert (training.dpo.beta, training.dpo.loss_type, training.dpo.sft_weight, training.learning_rate) == (0.3, "sigmoid", 0.0, 5e-6)
     assert parse({**DPO, "/training/learning_rate": 1e-4}).training.learning_rate == 1e-4
     assert (parse({}).training.method, parse({}).training.dpo) == ("sft", None)
+    orpo = parse({"/training/method": "orpo", f"{TRAIN}/format": "preference", "/model/precision": "full"})
+    assert (orpo.lora, orpo.training.learning_rate, orpo.training.orpo and orpo.training.orpo.beta) == (None, 8e-6, 0.1)
+    kto = parse(KTO | {"/training/kto": {"undesirable_weight": 2}}).training.kto
+    assert kto is not None
+    assert (kto.beta, kto.desirable_weight, kto.undesirable_weight) == (0.1, 1.0, 2.0)
 
 
 def test_without_a_method_the_run_id_is_that_of_a_spec_from_before_there_were_others() -> None:
