@@ -239,6 +239,7 @@ def engine(run: Run) -> Backend:
         "precision": spec.model.precision,
         "optimizer": effective_optimizer(spec.training.optimizer, backend.device),
         "packing": spec.data.packing,
+        "method": spec.training.method,
     }
     run.log("engine", device=run.stats.device["name"], **run.stats.effective)
     return backend

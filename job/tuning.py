@@ -10,9 +10,10 @@ from typing import Any, cast
 
 from job.context import TRAINED, Run
 from job.data.build import Prepared
-from job.evaluation.assess import Assessment, assess
+from job.evaluation.assess import Assessment, Margins, assess
 from job.evaluation.gates import check_gates
 from job.evaluation.loss import loss_of
+from job.evaluation.margins import margins_of
 from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.evaluation.probe import write_probe
 from job.export import adapter
@@ -38,6 +39,7 @@ from job.training.backend import Backend, loading
 from job.training.checkpointing import loaded_with
 from job.training.checks import require_compute_dtype
 from job.training.loop import TrainResult, train
+from job.training.methods import METHODS
 
 CHECKPOINTS_VARIABLE = "TUNEJOB_CHECKPOINTS"
 KEPT_STATS = ("device", "memory", "data", "training", "evaluation", "delivered", "effective", "planned")
@@ -174,7 +176,8 @@ def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> As
     backend.for_inference(model)
     batch_rows = run.spec.training.eval_batch_size
     with run.log.live(run.stats.current) as bar:
-        found = assess(model, delivered.prepared, run.spec.evaluation.max_new_tokens, batch_rows, bar)
+        most, prepared = run.spec.evaluation.max_new_tokens, delivered.prepared
+        found = assess(model, prepared, most, batch_rows, bar, margins(run.spec, prepared, name))
     run.log(run.stats.current, **found.figures)
     if delivered.compared.whole:
         loss = found.figures[HELD_OUT_LOSS.name]
@@ -182,6 +185,17 @@ def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> As
         loss = loss_of(model, delivered.compared.rows, batch_rows, delivered.prepared.tokenizer.pad_token_id)
     delivered.note(name, delivered.beside(found, loss))
     return found
+
+
+def margins(spec: JobSpec, prepared: Prepared, name: str) -> Margins | None:
+    """How held-out pairs are measured of `name`, where the method learns from pairs, or from answers with labels."""
+    method, pad = METHODS[spec.training.method], prepared.tokenizer.pad_token_id
+    if (rewards := method.rewards) is None:
+        return None
+    if rewards.by_reference and name == BASE:
+        return lambda model, rows, progress: [0.0] * len(rows)  # to itself, the base likes all answers alike
+    settings = getattr(spec.training, method.name)
+    return lambda model, rows, progress: margins_of(model, rows, rewards, settings, pad, progress)
 
 
 def export_weights(

@@ -22,6 +22,7 @@ from job.data.table import Table
 from job.data.tokenizer import load_tokenizer, own_end_ids, set_pad_token, write_tokenizer
 from job.data.worker import wire
 from job.host.cgroup import worker_count
+from job.training.methods import METHODS
 
 if TYPE_CHECKING:
     from job.source import FetchedSource
@@ -38,7 +39,8 @@ class Prepared:
 
     `digest`: SHA-256 over the sequences that are trained on, in their order. `train`, `held_out`: `datasets.Dataset`
     of `input_ids` and `labels`, lists of int32 of one length of at most `max_seq_length`, -100 where nothing is
-    learned; memory-mapped, in the order of training. `tokenizer`: with the job's `chat_template` and the turn's end
+    learned (of pairs those of the chosen answers; `rejected_input_ids` and `rejected_labels` beside them);
+    memory-mapped, in the order of training. `tokenizer`: with the job's `chat_template` and the turn's end
     token as `eos_token`. `template`: that template's Jinja, "" for raw text. `probes`: made-up conversations through
     it, for those who must write it in another language.
     """
@@ -139,7 +141,7 @@ def _tokenise(
     spec: JobSpec, pool: Pool, job: wire.Job, selections: list[Selection], path: Path, pointer: str, done: _Progress
 ) -> Table:
     """All rows of a split's sources as a table on disk."""
-    with Table(path) as table:
+    with Table(path, METHODS[spec.training.method].columns) as table:
         for index, selection in enumerate(selections):
             request = wire.Request("rows", job, source=selection.description(spec.data.chat_template == "alpaca"))
             requests = ((batch, wire.with_rows(request, rows)) for batch, rows in selection.batches())

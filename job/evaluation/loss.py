@@ -22,9 +22,7 @@ def loss_of(
     import torch
 
     def measured(batch: list[dict[str, list[int]]]) -> list[tuple[float, int]]:
-        inputs = _padded(batch, pad_token_id, model.device)
-        count = int((inputs["labels"][:, 1:] != IGNORED).sum())
-        return [(float(model(**inputs).loss) * count, count)]
+        return [_summed(model, batch, pad_token_id)]
 
     sums: list[tuple[float, int]] = []
     done = 0
@@ -44,6 +42,20 @@ def loss_of(
             )
         )
     return total / tokens
+
+
+def nats_of(model: Any, row: dict[str, list[int]], pad_token_id: int) -> tuple[float, int]:
+    """The summed cross-entropy of a row's trained tokens, nats, and their number."""
+    import torch
+
+    with torch.no_grad():
+        return _summed(model, [row], pad_token_id)
+
+
+def _summed(model: Any, batch: list[dict[str, list[int]]], pad_token_id: int) -> tuple[float, int]:
+    inputs = _padded(batch, pad_token_id, model.device)
+    count = int((inputs["labels"][:, 1:] != IGNORED).sum())
+    return float(model(**inputs).loss) * count, count
 
 
 def _batches(rows: Any, size: int) -> Iterator[list[dict[str, list[int]]]]:

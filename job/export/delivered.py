@@ -84,7 +84,8 @@ class Delivered:
     def beside(self, found: Assessment, loss: float) -> Figures:
         """Those figures of a whole model in training, from its assessment and its loss on the compared rows."""
         _, rows = asked_questions(self.prepared)
-        return self._metrics(loss, found.exact_match_answers[: len(rows)], rows)
+        known = self._metrics(loss, found.exact_match_answers[: len(rows)], rows)
+        return known | (_of_pairs(found.figures) if self.compared.whole else {})
 
     def _metrics(self, loss: float, answers: list[str], rows: list[Question]) -> Figures:
         if self.compared.held_out:
@@ -99,6 +100,10 @@ class Delivered:
         everywhere, here = self.run.stats.evaluation, self.run.stats.delivered["artefacts"][TRAINED_MODEL]
         found = judged(everywhere[TRAINED_MODEL], here, figures)
         check_gates(self.run.spec.evaluation.gates, name, everywhere[BASE], found)
+
+
+def _of_pairs(figures: Figures) -> Figures:
+    return {name: value for name, value in figures.items() if METRICS[name].of_margins is not None}
 
 
 def judged(everywhere: Figures, here: Figures, found: Figures) -> Figures:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from job.host.micro_batch import MicroBatch
 from job.plan.cards import Card
 from job.plan.duration import epoch_seconds
-from job.plan.gpu_memory import activation_budget, activation_bytes
+from job.plan.gpu_memory import activation_budget, activation_bytes, divisors, rows_at_once
 from job.plan.model_size import ModelSize
 from job.plan.schedule import Schedule
 from job.spec import JobSpec
+from job.training.methods import METHODS
 
 SAME = 1.01  # times within that are the same: less memory decides
 AFTER_FAILURE = 0.6  # of the activations that did not fit
@@ -46,8 +47,7 @@ class Training:
         """The fastest that is reckoned to fit where PyTorch may have so many bytes; what needs least where nothing is.
         With the spec's own `micro_batch` where it has one.
         """
-        wanted = self.spec.training.micro_batch
-        rows = self._rows() if wanted == "auto" else [wanted]
+        rows = rows_at_once(self.spec)
         budget = activation_budget(self.spec, self.size, int(usable_bytes))
         return self._fastest(rows, budget, longest_tokens) or self.choice(rows[0], 0, longest_tokens)
 
@@ -55,18 +55,18 @@ class Training:
         """The fastest with far smaller activations than those that did not fit after all; None where they were the
         smallest.
         """
-        rows = [rows for rows in self._rows() if rows <= failed.batch.rows]
+        rows = self._smaller_rows(failed)
+        if not rows:
+            return None
         smaller = self._fastest(rows, failed.activation_bytes * AFTER_FAILURE, None)
         if smaller:
             return smaller
         least = self.choice(rows[0], 0, None)
         return least if least.activation_bytes < failed.activation_bytes else None
 
-    def _rows(self) -> list[int]:
-        """What a step can be cut into, the smallest first."""
-        wanted, whole = self.spec.training.micro_batch, self.rows_a_step
-        most = whole if wanted == "auto" else wanted
-        return [rows for rows in range(1, most + 1) if whole % rows == 0]
+    def _smaller_rows(self, failed: Choice) -> list[int]:
+        least = METHODS[self.spec.training.method].least_rows
+        return [rows for rows in divisors(self.rows_a_step) if least <= rows <= failed.batch.rows]
 
     def _fastest(self, rows: list[int], budget: float, longest_tokens: int | None) -> Choice | None:
         fitting = [choice for count in rows if (choice := self._fitting(count, budget, longest_tokens))]

@@ -8,7 +8,8 @@ somewhat more, as the fourth root of the sum of their fourth powers:
 
 FLOPs a token: 2 for each weight that a token meets, once forward, once for the gradients of what comes in, once more
 for those of the weights where all are trained, and once more forward in layers that are computed again; and the
-attention. Other cards get the H200's efficiency and host: they were not measured. What is fetched over a network is not
+attention. Other cards get the H200's efficiency and host: they were not measured; nor were methods with a reference,
+whose forward pass is added. What is fetched over a network is not
 counted.
 """
 
@@ -21,6 +22,7 @@ from job.plan.cards import Card
 from job.plan.model_size import ModelSize
 from job.plan.schedule import Schedule
 from job.spec import JobSpec
+from job.training.methods import METHODS
 
 # Of the card's figure, what is reached by wide models, and the width at which it is half of that.
 EFFICIENCY, HALF_WIDTH = 0.69, 1500
@@ -69,7 +71,9 @@ def epoch_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card,
         host *= FULL_HOST
     elif spec.lora and spec.lora.dora:
         host *= DORA_HOST
-    return float((products**BOTH + host**BOTH) ** (1 / BOTH))
+    learned = 2 + (spec.model.precision == "full") + recomputed
+    further = METHODS[spec.training.method].further_passes / learned
+    return float((products**BOTH + host**BOTH) ** (1 / BOTH)) * (1 + further)
 
 
 def train_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card, kept_layers: int) -> float:

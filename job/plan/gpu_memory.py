@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from job.plan.adapter import ADAPTER_BYTES_PER_WEIGHT, adapter_bytes
 from job.plan.model_size import ModelSize
 from job.spec import JobSpec
+from job.training.methods import METHODS
 from job.weights.shapes import NF4_BYTES
 
 GIB = 1 << 30
@@ -27,6 +28,7 @@ ADAPTER_BYTES = 10  # per weight of the adapter: itself, gradient, moments
 CHECKPOINT_BYTES = 2  # of a layer's input, per number
 WIDTH_BYTES = 9  # per token, layer and width: norms, attention, residuals
 PRODUCT_BYTES = 4 / 3  # per token and weight of a layer, divided by the width: outputs of its products
+LOGIT_BYTES = 12  # per token and word, of methods that have all logits at once; not measured
 AT_WORK = 1.5  # layers whose activations are there while one is computed again, or a kept one's gradients are
 # Beside Unsloth's fused layers with an adapter: modules of transformers, 8-bit products, padded batches with a mask.
 PLAIN_LAYERS, FULL_LAYERS, EIGHT_BIT_LAYERS, PADDED_LAYERS = 1.5, 1.3, 1.83, 1.1
@@ -49,10 +51,9 @@ class GpuMemory:
 
 
 def gpu_memory(spec: JobSpec, size: ModelSize, rows: int, longest_tokens: int, kept_layers: int) -> GpuMemory:
-    """For forward passes of so many `rows`, the longest of which has `longest_tokens`."""
+    """For forward passes of so many `rows`, the longest of which has `longest_tokens`; a pair those of both answers."""
     low, expected, most = (
-        gpu_bytes(spec, size, tokens, kept_layers)
-        for tokens in (0, rows * longest_tokens, rows * spec.model.max_seq_length)
+        gpu_bytes(spec, size, tokens, kept_layers) for tokens in (0, rows * longest_tokens, most_tokens(spec, rows))
     )
     return GpuMemory(low + GPU_CONTEXT_BYTES, expected + GPU_CONTEXT_BYTES, card_bytes(most))
 
@@ -80,9 +81,25 @@ def gpu_bytes(spec: JobSpec, size: ModelSize, tokens: int, kept_layers: int) -> 
 def least_gpu_bytes(spec: JobSpec, size: ModelSize) -> int:
     """Peak with rows of `max_seq_length` where a step is computed as sparingly as the spec lets it."""
     training = spec.training
-    rows = 1 if training.micro_batch == "auto" else training.micro_batch
+    rows = rows_at_once(spec)[0]
     kept_layers = size.layers if training.gradient_checkpointing is False else 0
-    return gpu_bytes(spec, size, rows * spec.model.max_seq_length, kept_layers)
+    return gpu_bytes(spec, size, most_tokens(spec, rows), kept_layers)
+
+
+def rows_at_once(spec: JobSpec) -> list[int]:
+    """Of a forward pass, what the spec lets be chosen: what a step can be cut into, the fewest first. Where the loss of
+    a method is not that of a whole step, however it is cut, `auto` is the spec's `batch_size`.
+    """
+    training, method = spec.training, METHODS[spec.training.method]
+    if training.micro_batch != "auto":
+        return [training.micro_batch]
+    if not method.loss_of_step:
+        return [training.batch_size]
+    return divisors(training.batch_size * training.gradient_accumulation_steps)
+
+
+def divisors(rows: int) -> list[int]:
+    return [count for count in range(1, rows + 1) if rows % count == 0]
 
 
 def fixed_bytes(spec: JobSpec, size: ModelSize) -> float:
@@ -96,7 +113,8 @@ def activation_bytes(spec: JobSpec, size: ModelSize, tokens: int, kept_layers: i
     inputs = 0
     if spec.training.gradient_checkpointing is True or spec.model.backend == "peft":  # otherwise they are on the host
         inputs = CHECKPOINT_BYTES * size.hidden * (size.layers - kept_layers)
-    return int(tokens * (layer_bytes(spec, size) * (kept_layers + AT_WORK) + inputs))
+    logits = 0 if METHODS[spec.training.method].loss_of_step else LOGIT_BYTES * size.vocabulary
+    return int(tokens * (layer_bytes(spec, size) * (kept_layers + AT_WORK) + inputs + logits))
 
 
 def layer_bytes(spec: JobSpec, size: ModelSize) -> float:
@@ -109,6 +127,11 @@ def layer_bytes(spec: JobSpec, size: ModelSize) -> float:
     if spec.model.precision == "8bit":
         return fused * EIGHT_BIT_LAYERS
     return fused if spec.data.packing else fused * PADDED_LAYERS
+
+
+def most_tokens(spec: JobSpec, rows: int) -> int:
+    """Of a micro-batch of so many rows, of which a pair has two sequences."""
+    return rows * METHODS[spec.training.method].sequences * spec.model.max_seq_length
 
 
 def least_bytes(precision: str, parameters: int) -> float:

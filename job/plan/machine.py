@@ -12,7 +12,7 @@ from job.errors import CapacityError, Fault
 from job.gguf.types import TYPES
 from job.plan.adapter import adapter_bytes
 from job.plan.cards import GB
-from job.plan.gpu_memory import GIB, fits, least_gpu_bytes, offloaded_bytes, packed_bytes, state_bytes
+from job.plan.gpu_memory import GIB, fits, least_gpu_bytes, most_tokens, offloaded_bytes, packed_bytes, state_bytes
 from job.plan.model_size import ModelSize
 from job.plan.steps import Step, plan_memory, quantiser_bytes, steps
 from job.spec import JobSpec
@@ -91,7 +91,7 @@ def resources(spec: JobSpec, size: ModelSize) -> Resources:
 
 def needs_by_stage(spec: JobSpec, size: ModelSize) -> list[Step]:
     """Scratch and memory of the whole job while it trains and in each step of the exports."""
-    tokens = spec.training.batch_size * spec.model.max_seq_length
+    tokens = most_tokens(spec, spec.training.batch_size)
     own = PROCESS_BYTES + offloaded_bytes(spec, size, tokens, 0)
     training = _base_bytes(spec, size) + LOCAL_CHECKPOINTS * int(state_bytes(spec, size))
     exports = [Step(step.name, step.disk_bytes, own + step.ram_bytes) for step in _steps(spec, size)]

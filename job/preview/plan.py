@@ -23,6 +23,7 @@ from job.seen import look_to_validate
 from job.source import fetch_bases, fetch_data
 from job.source.model_config import check_values
 from job.spec import JobSpec
+from job.training.methods import METHODS
 
 VERSION = 1
 OF_COMMAND, OF_SPEC = "--price", "the spec's resources.price_per_hour"
@@ -177,7 +178,10 @@ def prices_of(spec: JobSpec, asked: Mapping[str, float]) -> tuple[Mapping[str, f
 def facts(spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, quantised: bool) -> Facts:
     """What the advice asks for."""
     planned, time = scheduled(spec.training.batch_size, spec.data.packing), None
-    if not spec.data.packing and spec.model.backend == "unsloth" and spec.model.precision != "full":
+    may_pack = (
+        METHODS[spec.training.method].packs and spec.model.backend == "unsloth" and spec.model.precision != "full"
+    )
+    if may_pack and not spec.data.packing:
         card = next(card for card in CARDS.values() if card.measured)
         packed = scheduled(spec.training.batch_size, True)
         kept = 0 if spec.training.gradient_checkpointing else size.layers

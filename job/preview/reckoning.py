@@ -9,7 +9,7 @@ from functools import cache
 from job.plan.cards import CARDS, Card
 from job.plan.choice import Choice, Training
 from job.plan.duration import Stage, stages, train_seconds
-from job.plan.gpu_memory import GPU_CONTEXT_BYTES, GpuMemory, activation_budget, fits, gpu_memory
+from job.plan.gpu_memory import GPU_CONTEXT_BYTES, GpuMemory, activation_budget, fits, gpu_memory, most_tokens
 from job.plan.model_size import ModelSize
 from job.plan.schedule import Schedule, schedule
 from job.spec import JobSpec
@@ -99,6 +99,6 @@ def _verdict(training: Training, choice: Choice, card: Card) -> str:
     wanted, usable = training.spec.training.micro_batch, card.bytes - GPU_CONTEXT_BYTES
     if wanted != "auto" and choice.batch.rows < wanted:
         return "smaller"
-    with_any_rows = training.choose(usable, training.spec.model.max_seq_length)
+    with_any_rows = training.choose(usable, most_tokens(training.spec, 1))
     holds_any = with_any_rows.activation_bytes <= activation_budget(training.spec, training.size, usable)
     return "yes" if holds_any else "tight"

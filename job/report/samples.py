@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from job.data.build import Prepared
 
 LEARNED = ("⟦", "⟧")
+REJECTED = "rejected_input_ids"  # of a pair
 TABLE_TOKENS = 400
 SAMPLE_CHARACTERS = 1500
 
@@ -29,6 +30,9 @@ def write_samples(prepared: Prepared, folder: Path, count: int = 3) -> Path:
         fence = "`" * (3 + max((len(run) for run in re.findall("`+", text)), default=0))
         lines += [f"## {head}", "", f"{fence}text", text, fence, ""]
         lines += _token_table(prepared.tokenizer, row["input_ids"], row["labels"])
+        if REJECTED in row:
+            lines += ["The rejected answer:", ""]
+            lines += _token_table(prepared.tokenizer, row[REJECTED], row["rejected_labels"])
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "samples.md"
     path.write_text("\n".join(lines), "utf-8")
@@ -40,7 +44,11 @@ def sample(prepared: Prepared, index: int) -> tuple[str, str]:
     row = prepared.train[index]
     ids, labels = row["input_ids"], row["labels"]
     learned = sum(label != IGNORED for label in labels)
-    return f"Sample {index + 1}: {len(ids)} tokens, {learned} learned", marked_text(prepared.tokenizer, ids, labels)
+    text = marked_text(prepared.tokenizer, ids, labels)
+    if REJECTED in row:
+        answer = [label for label in row["rejected_labels"] if label != IGNORED]
+        text += f"\nrejected: {LEARNED[0]}{prepared.tokenizer.decode(answer)}{LEARNED[1]}"
+    return f"Sample {index + 1}: {len(ids)} tokens, {learned} learned", text
 
 
 def first_samples(prepared: Prepared, count: int = 3) -> tuple[str, ...]:

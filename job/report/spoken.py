@@ -30,6 +30,8 @@ FIGURES = {
     "held_out_loss": "held-out loss",
     "train_loss": "loss on training rows",
     "exact_match": "exact match",
+    "preference_accuracy": "preference accuracy",
+    "reward_margin": "reward margin",
     "kl": "KL from the trained model",
 }
 
@@ -58,8 +60,10 @@ def figures(found: Fields) -> str:
 
 
 def _figure(key: str, value: Any) -> str:
-    if key == "exact_match":
+    if key in ("exact_match", "preference_accuracy"):
         return f"{100 * value:.0f} %"
+    if key == "reward_margin":
+        return f"{value:.4g}"
     return f"{value:.4g} nats a token"
 
 
@@ -127,6 +131,12 @@ def _steps(fields: Fields) -> str:
     return f"{said}: about {size(fields['planned_bytes'])} of {size(fields['usable_bytes'])}"
 
 
+def _held_out(fields: Fields) -> str:
+    if (loss := fields.get("held_out_loss")) is not None:
+        return f"step {fields['step']}: held-out loss {loss:.4g} nats a token"
+    return f"step {fields['step']}: held-out loss {fields['held_out_preference_loss']:.4g} a row"
+
+
 SENTENCES: dict[str, Callable[[Fields], str]] = {
     BEGIN: lambda f: STAGES.get(f["stage"], ""),
     PROGRESS: _progress,
@@ -144,7 +154,7 @@ SENTENCES: dict[str, Callable[[Fields], str]] = {
     "merge onto": _onto,
     "export": lambda f: f"{f['artefact']} has passed its test and is stored, {size(f['bytes'])}",
     "delivered": lambda f: f"{f['artefact']}: {figures(f)}",
-    "held_out": lambda f: f"step {f['step']}: held-out loss {f['held_out_loss']:.4g} nats a token",
+    "held_out": _held_out,
     "refused": lambda f: f"{f['artefact']}; what is not made of it is still made, and the end says why",
     "note": lambda f: str(f["text"]),
     "trained before": lambda f: f"an earlier try has trained and stored {f['files']} files; nothing is trained again",

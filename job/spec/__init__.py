@@ -11,9 +11,9 @@ from job.spec.model import (
     ModelSpec,
     SourceSpec,
     TrainingSpec,
-    job_schema,
     parse_spec,
 )
+from job.spec.resolved import job_schema
 
 __all__ = [
     "CheckpointsSpec",

@@ -11,6 +11,7 @@ from job.errors import Fault
 from job.evaluation.metrics import METRICS, Metric
 from job.export.kinds import measured
 from job.spec.data_rules import held_out_sources
+from job.spec.method_rules import method_of
 from job.spec.wording import show
 
 Json = dict[str, Any]
@@ -70,6 +71,23 @@ def gates_of_what_is_delivered(document: Json) -> Iterator[Fault]:
                     expected=f"one of {', '.join(delivered)}",
                     hint="Ask for it in export, or take it out of the gate",
                 )
+
+
+def gates_on_pairs(document: Json) -> Iterator[Fault]:
+    """Figures of pairs are those of a method that learns from pairs, and of the trained model alone."""
+    method = method_of(document)
+    for index, gate in enumerate(document.get("evaluation", {}).get("gates", [])):
+        if METRICS[gate["metric"]].of_margins is None:
+            continue
+        if method.rewards is None:
+            yield Fault("this figure is measured on pairs of answers", where=f"/evaluation/gates/{index}/metric",
+                        found=f"{show(gate['metric'])} with method {method.name}",
+                        expected="a method that learns from pairs, such as dpo")  # fmt: skip
+        for place, name in enumerate(gate.get("of", [])):
+            if name != "trained":
+                yield Fault("this figure is measured of the trained model alone",
+                            where=f"/evaluation/gates/{index}/of/{place}", found=show(name),
+                            expected='"trained"; held_out_loss is measured of all that is delivered')  # fmt: skip
 
 
 def gate_bounds(document: Json) -> Iterator[Fault]:

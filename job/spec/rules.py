@@ -14,8 +14,10 @@ from job.spec.evaluation_rules import (
     exact_match,
     gate_bounds,
     gates_of_what_is_delivered,
+    gates_on_pairs,
     needs_held_out,
 )
+from job.spec.method_rules import dpo_loss, rows_of_the_method, settings_of_the_method
 from job.spec.placeholders import placeholder_faults
 from job.spec.strict import load_schema
 from job.spec.wording import show
@@ -243,6 +245,10 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (_peft_checkpointing, ("/model/backend", "/training/gradient_checkpointing")),
     (_micro_batch, ("/training/batch_size", "/training/gradient_accumulation_steps", "/training/micro_batch")),
     (_training, ("/training",)),
+    (rows_of_the_method, ("/training/method", "/data/train", "/data/held_out")),
+    (settings_of_the_method, ("/training", "/data/packing", "/data/train_on", "/model/precision")),
+    (dpo_loss, ("/training/dpo",)),
+    (gates_on_pairs, ("/evaluation/gates", "/training/method")),
     (needs_held_out, ("/data", "/training", "/evaluation")),
     (exact_match, ("/data", "/evaluation")),
     (gate_bounds, ("/evaluation/gates",)),

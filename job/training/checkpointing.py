@@ -17,6 +17,7 @@ from job.plan.model_size import ModelSize
 from job.plan.schedule import Schedule, schedule
 from job.spec import JobSpec
 from job.training.backend import Backend
+from job.training.methods import METHODS
 
 FP32 = 2  # times what a GPU's 16 bits take
 
@@ -62,8 +63,8 @@ class Chooser:
         """One that needs less; None if there is none."""
         if not self._on_cpu:
             return self._training().choose_after(failed)
-        smaller = failed.batch.smaller()
-        return self._cpu_choice(smaller.rows) if smaller else None
+        smaller, least = failed.batch.smaller(), METHODS[self._spec.training.method].least_rows
+        return self._cpu_choice(smaller.rows) if smaller and smaller.rows >= least else None
 
     def remembered(self, known: Mapping[str, int]) -> Choice:
         """Of a training that goes on: the choice it was made with."""

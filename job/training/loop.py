@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.errors import CapacityError, Fault
+from job.evaluation.loss import loss_of
+from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.host.log import Log
 from job.host.micro_batch import free_memory
 from job.host.signals import deferred
@@ -25,12 +27,11 @@ if TYPE_CHECKING:
     from job.data.build import Prepared
 
 
-METHOD = "sft"  # no spec names another yet
-
-
 @dataclass(frozen=True)
 class TrainResult:
-    """What happened. Losses are means over the tokens of a step; seconds are wall time of the loop alone."""
+    """What happened. Losses are means over the tokens (with pairs: the pairs) of a step; seconds are wall time of the
+    loop alone. The best held-out loss is by the loss that the method lowers.
+    """
 
     steps: int
     wall_seconds: float
@@ -120,11 +121,12 @@ def described(choice: Choice) -> dict[str, int]:
 
 
 def lengths_of(prepared: Prepared) -> list[int]:
-    """Tokens of each sequence."""
+    """Tokens of each row, a pair's of both answers."""
     import pyarrow.compute as pc
 
-    lengths: list[int] = pc.list_value_length(prepared.train.data.column("input_ids")).to_pylist()
-    return lengths
+    rows = prepared.train.data
+    columns = [pc.list_value_length(rows.column(name)) for name in rows.column_names if name.endswith("input_ids")]
+    return [sum(lengths) for lengths in zip(*(column.to_pylist() for column in columns), strict=True)]
 
 
 class Loop:
@@ -138,15 +140,10 @@ class Loop:
         from job.training.saver import Saver
 
         self.backend, self.model, self.spec, self.prepared, self.log = backend, model, spec, prepared, log
-        self.choice, self.checkpoints, self.method = choice, checkpoints, METHODS[METHOD]
+        self.choice, self.checkpoints, self.method = choice, checkpoints, METHODS[spec.training.method]
         if backend.device == "cuda" and backend.loaded_with:
             backend.keep_activations(model, choice.kept_layers)
-        config_class, trainer_class = self.method.trainer_classes()
-        common = trainer_arguments(spec, choice.batch, backend.device, workdir, backend.loaded_with)
-        arguments = config_class(**common, **self.method.arguments(spec))
-        self.trainer = backend.adapt(trainer_class)(
-            model=model, args=arguments, train_dataset=prepared.train, processing_class=prepared.tokenizer
-        )
+        self.trainer = self._trainer(workdir)
         self.method.check(self.trainer, spec)
         filled = spec.data.packing
         if filled:
@@ -154,15 +151,33 @@ class Loop:
         if backend.device == "cpu":
             compute_in_fp32(model)
         self.watchdog = Watchdog()
-        self.watch = LossWatch(TokenCounter(self.trainer, filled), self.watchdog)
-        self.held_out = HeldOut(spec.training, self._measure, self._report)
+        self.watch = LossWatch(TokenCounter(self.trainer, filled), self.watchdog, self.method.curves)
+        name = self.method.held_out.name if self.method.held_out else HELD_OUT_LOSS.name
+        self.held_out = HeldOut(spec.training, name, self._measure, self._report)
         folder = workdir / f"checkpoints-{choice.batch.rows}-{choice.kept_layers}"
         self.saver = Saver(
             self.trainer, spec.output.checkpoints, checkpoints, self.watch, self.held_out, choice, folder
         )
-        curves = [Curves(workdir / "report" / "tensorboard")] if "tensorboard" in spec.tracking else []
+        drawn = {name, *self.method.curves}
+        curves = [Curves(workdir / "report" / "tensorboard", drawn)] if "tensorboard" in spec.tracking else []
         for callback in (self.watch, *curves, self.held_out, self.saver):
             self.trainer.add_callback(callback)
+
+    def _trainer(self, workdir: Path) -> Any:
+        """The method's, with every setting explicit."""
+        config_class, trainer_class = self.method.trainer_classes()
+        common = trainer_arguments(self.spec, self.choice.batch, self.backend.device, workdir, self.backend.loaded_with)
+        if self.method.kernel_loss:
+            trainer_class = self.backend.adapt(trainer_class)
+        tokenizer, collator = self.prepared.tokenizer, self.method.collator
+        longest = self.spec.model.max_seq_length
+        return trainer_class(
+            model=self.model,
+            args=config_class(**common | self.method.arguments(self.spec)),
+            train_dataset=self.prepared.train,
+            processing_class=tokenizer,
+            **({"data_collator": collator(tokenizer.pad_token_id, longest)} if collator else {}),
+        )
 
     def run(self, start: Checkpoint | None) -> None:
         """To the last step, from `start` or from the beginning."""
@@ -194,17 +209,21 @@ class Loop:
     def _measure(self) -> float:
         with self.watchdog.paused(), self.watch.aside():
             self.backend.for_inference(self.model)
-            pad = self.prepared.tokenizer.pad_token_id
-            rows_at_once = self.spec.training.eval_batch_size
-            loss = self.method.held_out_loss(self.model, self.prepared.held_out, rows_at_once, pad)
+            rows, rows_at_once = self.prepared.held_out, self.spec.training.eval_batch_size
+            if self.method.held_out:
+                loss = self.method.held_out.measure(self.trainer, rows, rows_at_once)
+            else:
+                loss = loss_of(self.model, rows, rows_at_once, self.prepared.tokenizer.pad_token_id)
             self.backend.for_training(self.model)
         return loss
 
-    def _report(self, step: int, loss: float) -> None:
+    def _report(self, step: int, name: str, loss: float) -> None:
+        from transformers import Trainer
+
         due = self.trainer.control.should_log  # logging our figure would swallow the step's own
-        self.trainer.log({"held_out_loss": loss})
+        Trainer.log(self.trainer, {name: loss})  # trl's would take it for the end of what it counts over a step
         self.trainer.control.should_log = due
-        self.log("held_out", step=step, held_out_loss=loss)
+        self.log("held_out", step=step, **{name: loss})
 
     def result(self, resumed_from: Checkpoint | None, too_large: int) -> TrainResult:
         watch, held_out, seconds = self.watch, self.held_out, self.watch.seconds()

@@ -112,9 +112,21 @@ def test_the_medqa_template_renders_the_tutorials_prompt(trim: bool) -> None:
 ALTERNATIVES = {"/training/max_steps", "/training/warmup_steps", "/data/held_out/fraction", "/data/held_out/rows", "/export/lora_gguf"}
 
 
+# Of other methods than everything.json's, and of their rows.
+OF_METHODS = {
+    "dpo-llama32-1b": ("/training/dpo", "/data/train/0/columns/chosen", "/data/train/0/columns/rejected"),
+    "orpo-llama32-1b": ("/training/orpo",),
+    "kto-llama32-1b": ("/training/kto", "/data/train/0/columns/label"),
+}
+
+
 def test_everything_sets_every_key_but_those_that_exclude_another() -> None:
     given = set(pointers(json.loads(EXAMPLES["everything"].read_bytes())))
     wanted = {pointer.replace("/data/held_out/sources/0/", "/data/train/0/") for pointer in NAMED} - ALTERNATIVES
+    for name, places in OF_METHODS.items():
+        own = {pointer for pointer in wanted if any(f"{pointer}/".startswith(f"{place}/") for place in places)}
+        assert own <= set(pointers(json.loads(EXAMPLES[name].read_bytes())))
+        wanted -= own
     assert wanted <= given
     assert given & ALTERNATIVES == set()
 

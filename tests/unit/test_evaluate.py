@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from types import SimpleNamespace
@@ -15,8 +16,11 @@ from job.evaluation.assess import figures_of
 from job.evaluation.gates import check_gates
 from job.evaluation.generate import GENERATION_BATCH_TOKENS, _generation_batches
 from job.evaluation.loss import loss_of
+from job.evaluation.margins import margins_of
 from job.export.delivered import judged
 from job.spec import GateSpec
+from job.training.methods import METHODS
+from job.training.methods.record import Rewards
 
 VOCABULARY = 50
 
@@ -58,6 +62,60 @@ def test_the_loss_is_the_mean_over_trained_tokens_whatever_the_batch(model: Any)
         tokens += int((labels != -100).sum())
     for batch in (1, 2, 4, 9, 100):
         assert loss_of(model, rows(9), batch, 0) == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_the_figures_of_pairs() -> None:
+    """Equal rewards count half; of what was not measured there is no figure."""
+    found = figures_of(None, [], [], [0.5, -0.25, 0.0, 1.0])
+    assert found == {"preference_accuracy": 0.625, "reward_margin": 0.3125}
+    assert figures_of(2.0, [], [], [0.0])["preference_accuracy"] == 0.5
+
+
+def test_margins_are_of_the_rewards(model: Any) -> None:
+    """Beside log-probabilities that are worked out here, with the adapter off for the reference."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    adapted = get_peft_model(copy.deepcopy(model), LoraConfig(target_modules="all-linear", r=2))
+    with torch.no_grad():
+        for weight in adapted.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.1 * weight.requires_grad)
+    sides = [rows(4), rows(9)[5:]]
+
+    def log_probability(of: Any, row: dict[str, list[int]]) -> float:
+        with torch.no_grad():
+            known = of(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1].log_softmax(-1)
+        return sum(float(known[place, label]) for place, label in enumerate(row["labels"][1:]) if label != -100)
+
+    def reward(row: dict[str, list[int]]) -> float:
+        return 0.2 * (log_probability(adapted, row) - log_probability(model, row))
+
+    pairs = [chosen | {f"rejected_{name}": rejected[name] for name in rejected} for chosen, rejected in zip(*sides, strict=True)]
+    told: list[int] = []
+    dpo = METHODS["dpo"].rewards
+    assert dpo is not None
+    found = margins_of(adapted, pairs, dpo, SimpleNamespace(beta=0.2), 0, told.append)
+    assert found == pytest.approx([reward(a) - reward(b) for a, b in zip(*sides, strict=True)], abs=1e-5)
+    assert min(map(abs, found)) > 1e-4
+    assert told == [1, 2, 3, 4]
+
+
+def test_a_reward_that_is_not_a_number_ends_the_run() -> None:
+    def diverged(**_: Any) -> Any:
+        return SimpleNamespace(loss=float("nan"))
+
+    diverged.device = "cpu"  # type: ignore[attr-defined]
+    pair = rows(1)[0] | {f"rejected_{name}": values for name, values in rows(1)[0].items()}
+    with pytest.raises(GateError, match="a reward is not a number"):
+        margins_of(diverged, [pair], Rewards(lambda _, log_probability, *__: log_probability, by_reference=False), None, 0, print)
+
+
+def test_gates_on_pairs_are_of_the_trained_model_alone() -> None:
+    gate = GateSpec("preference_accuracy", None, 0.9, None, None, None)
+    with pytest.raises(GateError, match="trained does not pass this gate on preference_accuracy"):
+        check_gates([gate], "trained", {"preference_accuracy": 0.5}, {"preference_accuracy": 0.8})
+    check_gates([gate], "merged", {"preference_accuracy": 0.5}, {"held_out_loss": 1.0})
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run() -> None:

@@ -22,7 +22,8 @@ from job.host.log import Log
 from job.init.settings import QUICK_RATE
 from job.plan.advice import Facts, advise
 from job.plan.cards import CARDS, card_of
-from job.plan.gpu_memory import GIB, gpu_bytes, gpu_memory
+from job.plan.duration import epoch_seconds
+from job.plan.gpu_memory import GIB, gpu_bytes, gpu_memory, least_gpu_bytes, most_tokens, rows_at_once
 from job.plan.model_size import ModelSize, size_of_fetched
 from job.plan.schedule import Schedule, packed, schedule
 from job.preview.common import common_jobs, drawn
@@ -72,6 +73,21 @@ def test_memory_has_bounds_in_their_order() -> None:
     found = gpu_memory(spec, LLAMA_8B, 8, 500, LLAMA_8B.layers)
     assert found.low < found.expected < found.high
     assert found.high > gpu_bytes(spec, LLAMA_8B, 8 * 2048, LLAMA_8B.layers)
+
+
+def test_pairs_are_two_sequences_and_one_more_pass() -> None:
+    """Reckoned, not measured: a forward pass beside the two and the recomputed one that a step of an adapter has."""
+    pairs = {"/training/method": "dpo", "/data/train/0/format": "preference", "/data/packing": False}
+    one, two = tutorial(4, 4, **{"/data/packing": False}), tutorial(4, 4, **pairs)
+    rows = [rows_at_once(spec) for spec in (one, two)]
+    assert rows == [[1, 2, 4, 8, 16], [4]], "how pairs are cut into passes changes their loss"
+    assert most_tokens(two, 4) == most_tokens(one, 8)
+    assert least_gpu_bytes(two, LLAMA_8B) > least_gpu_bytes(replace(one, training=replace(one.training, micro_batch=8)), LLAMA_8B)
+    times = [epoch_seconds(spec, LLAMA_8B, one_step(one), CARDS["h200"], 0) for spec in (one, two)]
+    assert times[1] / times[0] == pytest.approx(4 / 3)
+    rate = replace(two, training=replace(two.training, learning_rate=2e-4))
+    assert [advice.text for advice in advise(rate, NOTHING_ODD)] == ["5e-07 to 5e-05 instead of 0.0002"]
+    assert advise(replace(two, training=replace(two.training, learning_rate=5e-6)), NOTHING_ODD) == []
 
 
 @pytest.mark.parametrize(
