@@ -3,6 +3,7 @@
 from job.spec.model import (
     CheckpointsSpec,
     DataSpec,
+    EvaluationSpec,
     GateSpec,
     HeldOutSpec,
     HubSpec,
@@ -18,6 +19,7 @@ from job.spec.model import (
 __all__ = [
     "CheckpointsSpec",
     "DataSpec",
+    "EvaluationSpec",
     "GateSpec",
     "HeldOutSpec",
     "HubSpec",

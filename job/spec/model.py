@@ -145,6 +145,11 @@ class EvaluationSpec:
     prompts: tuple[str, ...]
     max_new_tokens: int
     exact_match_rows: int
+    metrics: tuple[str, ...]
+    regex: str | None
+    json_schema: dict[str, Any] | None
+    choices: tuple[str, ...] | None
+    max_minutes: float | None
     gates: tuple[GateSpec, ...]
 
 
@@ -283,7 +288,7 @@ def _with_defaults(value: Any, schema: Json) -> Any:
         return int(value)
     if isinstance(value, list):
         return [_with_defaults(item, schema.get("items", {})) for item in value]
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or "properties" not in schema:
         return value
     filled = {}
     for key, sub in schema["properties"].items():

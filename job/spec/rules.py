@@ -14,6 +14,8 @@ from job.spec.evaluation_rules import (
     exact_match,
     gate_bounds,
     gates_of_what_is_delivered,
+    gates_of_what_is_measured,
+    metric_options,
     needs_held_out,
 )
 from job.spec.placeholders import placeholder_faults
@@ -232,6 +234,8 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (_training, ("/training",)),
     (needs_held_out, ("/data", "/training", "/evaluation")),
     (exact_match, ("/data", "/evaluation")),
+    (metric_options, ("/evaluation",)),
+    (gates_of_what_is_measured, ("/evaluation",)),
     (gate_bounds, ("/evaluation/gates",)),
     (gates_of_what_is_delivered, ("/evaluation/gates", "/model/precision", "/export")),
     (_exports_without_adapter, ("/model", "/export/lora_gguf")),

@@ -103,7 +103,7 @@ class Batch:
     def questions(self, request: Request, _: bytearray) -> Reply:
         """Prompts of rows up to their last answer, with that answer as reference; rows without one are left out."""
         found = [self._question(example) for _, example in self._examples(request, Reply(), Counter())]
-        return Reply(questions=[question for question in found if question])
+        return Reply(questions=[self._with_choices(question, request.choices) for question in found if question])
 
     def prompts(self, request: Request, _: bytearray) -> Reply:
         """User messages through the chat template with a generation prompt; raw where the job has no template."""
@@ -132,6 +132,19 @@ class Batch:
         last = rendered.turns[-1]
         prompt = rendered.text[: last.start]
         return [prompt, self._tokeniser.encode(prompt).ids, rendered.text[last.start : last.content_end]]
+
+    def _with_choices(self, question: list[Any], choices: tuple[str, ...]) -> list[Any]:
+        """The question with the ids of its prompt and each choice, if its reference is one of them: white space at the
+        ends does not count, and choices begin with the reference's.
+        """
+        prompt, prompt_ids, reference = question
+        said = [choice.strip() for choice in choices]
+        if reference.strip() not in said:
+            return question
+        opening = reference[: len(reference) - len(reference.lstrip())]
+        before = prompt_ids[: len(prompt_ids) - len(self._tokeniser.encode(prompt).ids)]  # what opens raw text
+        wholes = [[*before, *self._tokeniser.encode(f"{prompt}{opening}{choice}").ids] for choice in said]
+        return [*question, wholes, said.index(reference.strip())]
 
     def _sequences(self, example: Example) -> tuple[list[Sequence], Counter[str]]:
         nothing: Counter[str] = Counter()
