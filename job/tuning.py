@@ -173,7 +173,13 @@ def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> tu
     batch_rows = run.spec.training.eval_batch_size
 
     def heard(question: Question, text: str) -> None:
-        run.log("answer", stage=run.stats.current, prompt=shortened(question.text), reference=question.reference, answer=shortened(text))
+        run.log(
+            "answer",
+            stage=run.stats.current,
+            prompt=shortened(question.text),
+            reference=question.reference,
+            answer=shortened(text),
+        )
 
     with run.log.live(run.stats.current) as bar:
         found = assess(model, delivered.prepared, run.spec.evaluation, batch_rows, bar, heard)

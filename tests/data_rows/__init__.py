@@ -70,14 +70,20 @@ def sized_model(folder: Path, weights: int, config: dict[str, Any]) -> None:
 
 
 def job_spec(
-    sources: Sequence[Row], held_out: Row | str | None = None, length: int = 512, prompts: Sequence[str] = (), exact: int = 0, **data: Any
+    sources: Sequence[Row],
+    held_out: Row | str | None = None,
+    length: int = 512,
+    prompts: Sequence[str] = (),
+    exact: int = 0,
+    evaluation: Row | None = None,
+    **data: Any,
 ) -> JobSpec:
     document = {
         "version": 1,
         "name": "rows",
         "model": {"source": "/models/base", "max_seq_length": length},
         "data": {"train": list(sources), "shuffle": False, "held_out": held_out or False, **data},
-        "evaluation": {"prompts": list(prompts), "exact_match_rows": exact},
+        "evaluation": {"prompts": list(prompts), "exact_match_rows": exact, **(evaluation or {})},
         "output": {"uri": "/output"},
     }
     return parse_spec(json.dumps(document).encode())
