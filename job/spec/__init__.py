@@ -1,12 +1,10 @@
 """From the bytes of a spec to a `JobSpec`."""
 
 from job.spec.model import (
-    CheckpointsSpec,
     DataSpec,
     EvaluationSpec,
     GateSpec,
     HeldOutSpec,
-    HubSpec,
     JobSpec,
     LoraSpec,
     ModelSpec,
@@ -15,6 +13,7 @@ from job.spec.model import (
     job_schema,
     parse_spec,
 )
+from job.spec.output import CheckpointsSpec, HubSpec
 
 __all__ = [
     "CheckpointsSpec",

@@ -16,6 +16,7 @@ from job.errors import SpecError
 from job.export.kinds import asked_for, kind_of, variant_of
 from job.host.records import build
 from job.spec.identity import run_id_of
+from job.spec.output import OutputSpec
 from job.spec.placeholders import expanded
 from job.spec.rules import cross_faults
 from job.spec.strict import faults_of_schema, inspect_json, load_schema, natural, one_per_place
@@ -185,28 +186,6 @@ class ExportSpec:
     def converts(self) -> bool:
         """Whether llama.cpp's converter has anything to do."""
         return bool(self.gguf or self.lora_gguf)
-
-
-@dataclass(frozen=True)
-class HubSpec:
-    repository: str
-    private: bool
-
-
-@dataclass(frozen=True)
-class CheckpointsSpec:
-    uri: str | None
-    every_minutes: float
-    every_steps: int | None
-    keep: int
-    max_failures: int
-
-
-@dataclass(frozen=True)
-class OutputSpec:
-    uri: str
-    hub: HubSpec | None
-    checkpoints: CheckpointsSpec
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from job.evaluation.metrics import json_text
+from job.evaluation.metrics.json_text import read, same
 from job.evaluation.metrics.record import Counts, Metric, Options
 
 Path = tuple[str | int, ...]
@@ -15,14 +15,14 @@ def json_fields(answer: str, reference: str, _: Options) -> Counts | None:
     counts as much as one that is missing. None where the reference is no JSON object or list with a field.
     """
     try:
-        wanted = fields(json_text.read(reference))
+        wanted = fields(read(reference))
     except ValueError:
         return None
     try:
-        found = fields(json_text.read(answer))
+        found = fields(read(answer))
     except ValueError:
         found = {}
-    right = sum(path in found and json_text.same(found[path], value) for path, value in wanted.items())
+    right = sum(path in found and same(found[path], value) for path, value in wanted.items())
     return (right / len(wanted.keys() | found.keys()), 1.0) if () not in wanted else None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from job.evaluation.metrics import json_text
+from job.evaluation.metrics.json_text import read
 from job.evaluation.metrics.record import Counts, Metric, Options, yes
 
 REFERENCES = ("$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor")
@@ -16,7 +16,7 @@ REFERENCES = ("$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef"
 def json_valid(answer: str, _: str, options: Options) -> Counts:
     """Whether the whole answer is one JSON value, and valid."""
     try:
-        value = json_text.read(answer)
+        value = read(answer)
     except ValueError:
         return yes(False)
     if options.json_schema is None:
@@ -31,7 +31,7 @@ def json_valid(answer: str, _: str, options: Options) -> Counts:
 def _validator(text: str) -> Any:
     from jsonschema.validators import Draft202012Validator, validator_for
 
-    schema = json_text.read(text)
+    schema = read(text)
     return validator_for(schema, default=Draft202012Validator)(schema)
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from job.evaluation.metrics import json_text
+from job.evaluation.metrics.json_text import read, same
 from job.evaluation.metrics.record import Counts, Metric, Options, yes
 
 Call = tuple[str, Any]  # name and arguments
@@ -47,7 +47,7 @@ def _calls_in(value: Any) -> Iterator[Call]:
 
 def _parsed(arguments: Any) -> Any:
     try:
-        return json_text.read(arguments) if isinstance(arguments, str) else arguments
+        return read(arguments) if isinstance(arguments, str) else arguments
     except ValueError:
         return arguments
 
@@ -61,7 +61,7 @@ def tool_names(answer: str, reference: str, _: Options) -> Counts | None:
 def tool_calls(answer: str, reference: str, _: Options) -> Counts | None:
     """The same, and with the same arguments."""
     wanted = calls(reference)
-    return yes(json_text.same([*map(list, calls(answer))], [*map(list, wanted)])) if wanted else None
+    return yes(same([*map(list, calls(answer))], [*map(list, wanted)])) if wanted else None
 
 
 TOOL_NAMES = Metric(
