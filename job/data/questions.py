@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Question:
     """A prompt ready for generation; `reference` is the answer that is expected, if there is one.
 
-    `choices`: the ids of the prompt with each of the spec's choices, of which number `right` is the reference; none
-    where the reference is none of them.
+    `choices`: the ids of each of the spec's choices after the first `shared` ids of the prompt, of which number `right`
+    is the reference; none where the reference is none of them.
     """
 
     text: str
@@ -27,6 +27,7 @@ class Question:
     reference: str | None
     choices: list[list[int]] = field(default_factory=list)
     right: int = 0
+    shared: int = 0
 
 
 def ask_prompts(pool: Pool, job: wire.Job, prompts: tuple[str, ...]) -> list[Question]:

@@ -26,9 +26,8 @@ def log_probabilities(
 
     read: defaultdict[tuple[int, ...], list[Place]] = defaultdict(list)
     for number, question in enumerate(questions):
-        for index, whole in enumerate(question.choices):
-            read[tuple(whole[:-1])].append((number, index))
-    starts = [min((_shared(q.input_ids, whole) for whole in q.choices), default=0) for q in questions]
+        for index, choice in enumerate(question.choices):
+            read[*question.input_ids[: question.shared], *choice[:-1]].append((number, index))
     found: list[list[float]] = [[0.0] * len(question.choices) for question in questions]
 
     def measured(batch: list[tuple[int, ...]]) -> list[dict[Place, float]]:
@@ -39,9 +38,9 @@ def log_probabilities(
         said: list[dict[Place, float]] = [{} for _ in batch]
         for row, ids in enumerate(batch):
             for number, index in read[ids]:
-                start, wanted = starts[number], questions[number].choices[index]
+                start, wanted = questions[number].shared, questions[number].choices[index]
                 predicted = logits[row, start - 1 : len(ids)].float().log_softmax(-1)
-                following = torch.tensor(wanted[start:], device=logits.device).unsqueeze(1)
+                following = torch.tensor(wanted, device=logits.device).unsqueeze(1)
                 said[row][number, index] = float(predicted.gather(1, following).mean())
         return said
 
@@ -53,9 +52,3 @@ def log_probabilities(
                     found[number][index] = value
             progress(min(start + batch_rows, len(sequences)))
     return found
-
-
-def _shared(first: list[int], second: list[int]) -> int:
-    """Tokens that both begin with; at least one is left for the choice."""
-    most = min(len(first), len(second) - 1)
-    return next((place for place in range(most) if first[place] != second[place]), most)

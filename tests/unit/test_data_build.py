@@ -170,8 +170,9 @@ def test_questions_with_choices_have_the_ids_of_each(tmp_path: Path) -> None:
         assert len(question.choices) == (3 if right >= 0 else 0)
         if right >= 0:
             assert question.right == right
-            assert row["input_ids"][: len(question.choices[right])] == question.choices[right]
-            assert [prepared.tokenizer.decode(ids) for ids in question.choices] == [f"{question.text} {letter}" for letter in "ABC"]
+            assert question.shared == len(question.input_ids)
+            assert row["input_ids"][:-1] == question.input_ids + question.choices[right]
+            assert [prepared.tokenizer.decode(ids) for ids in question.choices] == [f" {letter}" for letter in "ABC"]
     left = sum(not question.choices for question in prepared.exact_match)
     assert 0 < left < 8
     assert f"{left} of 8 held-out answers do not count for choice: they are none of these" in prepared.report.notes
@@ -182,8 +183,9 @@ def test_choices_stand_where_the_chat_template_puts_answers(tmp_path: Path) -> N
     asked = {"metrics": ["choice"], "choices": ["A", "B"]}
     prepared = prepare(tmp_path, rows, "messages", held_out={"rows": 2}, exact=2, chat_template="chatml", evaluation=asked)
     for row, question in zip(prepared.held_out, prepared.exact_match, strict=True):
-        assert row["input_ids"][: len(question.choices[question.right])] == question.choices[question.right]
-        assert question.choices[0][:-1] == question.choices[1][:-1] == question.input_ids
+        (token,), asked = question.choices[question.right], question.input_ids
+        assert row["input_ids"][: len(asked) + 1] == [*asked, token]
+        assert question.shared == len(asked)
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,7 @@ def by_hand(model: Any, prompt: list[int], rest: list[int]) -> float:
 
 def test_choices_have_the_mean_log_probability_of_their_tokens(model: Any) -> None:
     asked = [([1, 2, 3], [[7], [8], [9, 10, 11]]), ([4], [[5], [6], [7]]), ([9] * 12, [[3, 4], [3, 5], [3]])]
-    questions = [Question("", prompt, "", [prompt + rest for rest in choices]) for prompt, choices in asked]
+    questions = [Question("", prompt, "", choices, 0, len(prompt)) for prompt, choices in asked]
     questions.insert(1, Question("", [1], "none of them"))
     for batch in (1, 3, 16):
         found = log_probabilities(model, questions, batch, 0)
@@ -253,7 +253,7 @@ def test_choices_have_the_mean_log_probability_of_their_tokens(model: Any) -> No
 
 
 def test_a_choice_whose_first_letters_are_in_the_prompts_last_token_is_compared_from_there(model: Any) -> None:
-    (values,) = log_probabilities(model, [Question("", [1, 2, 3], "", [[1, 2, 3, 4], [1, 2, 30]])], 4, 0)
+    (values,) = log_probabilities(model, [Question("", [1, 2, 3], "", [[3, 4], [30]], 0, 2)], 4, 0)
     assert values == pytest.approx([by_hand(model, [1, 2], [3, 4]), by_hand(model, [1, 2], [30])], rel=1e-4)
 
 

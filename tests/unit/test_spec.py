@@ -170,6 +170,8 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
         ("json_valid", {"/evaluation/json_schema": {"not": {"$ref": "#/a"}}}, "/evaluation/json_schema", "no place of the same schema"),
         ("json_valid", {"/evaluation/json_schema": {"$id": "urn:x"}}, "/evaluation/json_schema", "$id is not supported"),
         ("json_valid", {"/evaluation/json_schema": {"$schema": "urn:x"}}, "/evaluation/json_schema", "an unknown dialect"),
+        ("choice", {"/evaluation/choices": ["A", " "]}, "/evaluation/choices", "not blank"),
+        ("choice", {"/evaluation/choices": ["A", "A "]}, "/evaluation/choices", "differ in more than white space"),
         ("bleu", {"/evaluation/gates": [{"metric": "exact_match", "at_least": 0}]}, "/evaluation/gates/0/metric", "what is not measured"),
         ("bleu", {"/evaluation/gates": [{"metric": "bleu", "at_least": 101}]}, "/evaluation/gates/0/at_least", "at most 100"),
         ("choice", {**LETTERS, "/evaluation/gates": [{"metric": "choice", "at_least": 0.3}]}, "/evaluation/gates/0/of",

@@ -134,8 +134,9 @@ class Batch:
         return [prompt, self._tokeniser.encode(prompt).ids, rendered.text[last.start : last.content_end]]
 
     def _with_choices(self, question: list[Any], choices: tuple[str, ...]) -> list[Any]:
-        """The question with the ids of its prompt and each choice, if its reference is one of them: white space at the
-        ends does not count, and choices begin with the reference's.
+        """The question with the ids of each choice, if its reference is one of them, that choice's number, and how many
+        ids of the prompt come before: all, unless a tokenizer puts its end and a choice's beginning into one token.
+        White space at the ends does not count, and choices begin with the reference's.
         """
         prompt, prompt_ids, reference = question
         said = [choice.strip() for choice in choices]
@@ -144,7 +145,10 @@ class Batch:
         opening = reference[: len(reference) - len(reference.lstrip())]
         before = prompt_ids[: len(prompt_ids) - len(self._tokeniser.encode(prompt).ids)]  # what opens raw text
         wholes = [[*before, *self._tokeniser.encode(f"{prompt}{opening}{choice}").ids] for choice in said]
-        return [*question, wholes, said.index(reference.strip())]
+        shared = min(_shared(prompt_ids, whole) for whole in wholes)
+        if not shared:  # nothing is before the choices that they could be likely after
+            return question
+        return [*question, [whole[shared:] for whole in wholes], said.index(reference.strip()), shared]
 
     def _sequences(self, example: Example) -> tuple[list[Sequence], Counter[str]]:
         nothing: Counter[str] = Counter()
@@ -232,6 +236,12 @@ class Batch:
                     faults.append([index, f"{error}; its columns are {names(row)}", pointer])
         whole = set.intersection(*(set(found) for found in turns.values()))
         return {index: _messages({role: found[index] for role, found in turns.items()}) for index in whole}
+
+
+def _shared(prompt: list[int], whole: list[int]) -> int:
+    """Tokens that both begin with; at least one is left of the whole."""
+    most = min(len(prompt), len(whole) - 1)
+    return next((place for place in range(most) if prompt[place] != whole[place]), most)
 
 
 def _messages(turns: dict[str, str]) -> list[Message]:

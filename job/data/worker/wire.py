@@ -71,7 +71,7 @@ class Reply:
     faults: list[Any] = field(default_factory=list)  # row, words, pointer
     dropped: list[Any] = field(default_factory=list)  # row, words, tokens
     remarks: dict[str, int] = field(default_factory=dict)  # how often something was in the rows that is not learned
-    questions: list[Any] = field(default_factory=list)  # text, ids, reference, ids with each choice, the right one
+    questions: list[Any] = field(default_factory=list)  # text, ids, reference; of choices: ids, right one, ids before
     renderings: list[str | None] = field(default_factory=list)
 
 
