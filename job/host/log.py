@@ -71,7 +71,7 @@ class Log:
             record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **fields}
             self.say(json.dumps(record, ensure_ascii=False, default=str))
         elif (text := self.words(event, fields)) is not None:
-            self._tell(event, text)
+            self._tell(str(fields.get("stage", event)), text)
 
     def _tell(self, label: str, text: str) -> None:
         """A line with its time since the start; a label is not written twice in a row."""
