@@ -10,6 +10,7 @@ from typing import Any
 from job.evaluation.metrics.json_text import read
 from job.evaluation.metrics.record import Counts, Metric, Options, yes
 
+LONGEST = 16_384  # characters of a schema: some keywords take time by the square of their length
 REFERENCES = ("$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor")
 
 
@@ -36,17 +37,22 @@ def _validator(text: str) -> Any:
 
 
 def wrong(schema: Mapping[str, Any]) -> str:
-    """What is no schema, or looks elsewhere than within itself."""
+    """What is no schema, too large, or looks elsewhere than within itself."""
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import Draft202012Validator, validator_for
 
-    kind: Any = validator_for(schema, default=Draft202012Validator)
-    if kind.META_SCHEMA["$schema"].rstrip("#") != str(schema.get("$schema", kind.META_SCHEMA["$schema"])).rstrip("#"):
-        return f"an unknown dialect: {schema['$schema']!r:.80}"
+    if len(json.dumps(schema)) > LONGEST:
+        return f"a schema of at most {LONGEST} characters"
+    named = schema.get("$schema", Draft202012Validator.META_SCHEMA["$schema"])
+    kind: Any = validator_for({"$schema": str(named)}, default=Draft202012Validator)
+    if kind.META_SCHEMA["$schema"].rstrip("#") != str(named).rstrip("#"):
+        return f"a dialect that is known, not {named!r:.80}"
     try:
         kind.check_schema(schema, format_checker=kind.FORMAT_CHECKER)
     except SchemaError as error:
         return f"not a JSON Schema: /{'/'.join(map(str, error.absolute_path))}: {error.message:.160}"
+    except (OverflowError, RecursionError) as error:
+        return f"not a JSON Schema: a pattern of it cannot be used: {error}"
     return next(_lost_references(schema, schema), "")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 from job.evaluation.metrics.record import Counts, Metric, Options, yes
 
@@ -23,7 +24,8 @@ def _first_group(pattern: str, text: str) -> str | None:
 
 def wrong(pattern: str) -> str:
     try:
-        groups = re.compile(pattern).groups
+        with warnings.catch_warnings(action="ignore"):  # about what a later Python may read otherwise
+            groups = re.compile(pattern).groups
     except (re.error, OverflowError, RecursionError) as error:
         return f"not a regular expression of Python: {error}"
     return "" if groups else "it has no group: what is compared stands in ( )"
