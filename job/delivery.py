@@ -143,7 +143,7 @@ def manifest_of(
 def _intervals(evaluation: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Tuned less base, by metric, the rows it is of, and the bounds of these and of both models' figures."""
     found: dict[str, dict[str, float]] = {}
-    for metric, about in evaluation["differences"].items():
+    for metric, about in evaluation.get("differences", {}).items():
         flat = {"difference": about["difference"], "difference_rows": about["rows"]}
         for key, name in ((BASE, BASE), (TRAINED_MODEL, TRAINED_MODEL), ("interval", "difference")):
             for bound, value in zip(("low", "high"), about.get(key, ()), strict=False):

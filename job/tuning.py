@@ -177,7 +177,7 @@ def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> tu
             "answer",
             stage=run.stats.current,
             prompt=shortened(question.text),
-            reference=question.reference,
+            reference=None if question.reference is None else shortened(question.reference),
             answer=shortened(text),
         )
 

@@ -134,7 +134,10 @@ def test_three_answers_of_each_model_are_in_the_log(every: tuple[Path, Result]) 
     heard = result.named("answer")
     assert [event["stage"] for event in heard] == ["baseline"] * 3 + ["evaluate"] * 3
     for stage, model in (("baseline", "base"), ("evaluate", "trained")):
-        said = {(answer["reference"], " ".join(answer[model].split())) for answer in all_answers(output)}
+        said = {
+            (answer["reference"] and " ".join(answer["reference"].split()), " ".join(answer[model].split()))
+            for answer in all_answers(output)
+        }
         assert {(event["reference"], event["answer"]) for event in heard if event["stage"] == stage} <= said
 
 
