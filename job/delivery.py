@@ -13,6 +13,7 @@ from job.context import TRAINED, Run
 from job.data.build import Prepared
 from job.export.adapter import files_by_key
 from job.export.artefacts import Artefacts
+from job.export.delivered import BASE, TRAINED_MODEL
 from job.export.kinds import kind_of, variant_of
 from job.export.rows import ASKED_PROMPTS
 from job.gguf.expected import describe_tokenizer
@@ -124,7 +125,8 @@ def manifest_of(
 ) -> Manifest:
     """The manifest of this run, which lists `files` and the spec."""
     spec = run.spec
-    results: dict[str, Any] = dict(run.stats.evaluation)
+    evaluation = run.stats.evaluation
+    results: dict[str, Any] = {name: dict(evaluation[name]) for name in (BASE, TRAINED_MODEL)} | _intervals(evaluation)
     for name, figures in run.stats.delivered["artefacts"].items():
         if name not in results:
             results[name] = dict(figures)
@@ -144,6 +146,19 @@ def manifest_of(
         results=results,
         files=[*files, run.claim.spec_file()],
     )
+
+
+def _intervals(evaluation: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Tuned less base, by metric, the rows it is of, and the bounds of these and of both models' figures."""
+    found: dict[str, dict[str, float]] = {}
+    for metric, about in evaluation.get("differences", {}).items():
+        flat = {"difference": about["difference"], "difference_rows": about["rows"]}
+        for key, name in ((BASE, BASE), (TRAINED_MODEL, TRAINED_MODEL), ("interval", "difference")):
+            for bound, value in zip(("low", "high"), about.get(key, ()), strict=False):
+                flat[f"{name}_{bound}"] = value
+        for name, value in flat.items():
+            found.setdefault(name, {})[metric] = value
+    return found
 
 
 def _numbers(figures: dict[str, Any]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from job.data.notes import row_notes
 from job.data.pool import Pool
 from job.data.probes import TemplateProbe, ask_probes
 from job.data.questions import Question, ask_prompts, ask_rows
+from job.data.references import reference_notes
 from job.data.select import sampled
 from job.data.sources import Selection
 from job.data.split import Part, split
@@ -95,6 +96,7 @@ def build_dataset(
         count = spec.evaluation.exact_match_rows if kept_out else 0
         exact_match = _exact_match(spec, pool, job, own_selections if held_out else selections, kept_out, count)
     notes += [note for selection in selections + own_selections for note in selection.column_notes()]
+    notes += reference_notes(spec.evaluation, exact_match)
     notes += row_notes([table, *([own] if own else [])], spec.model.max_seq_length)
     return Prepared(
         digest=hashlib.sha256(table.digests[training.sequences].tobytes()).hexdigest(),
@@ -158,4 +160,5 @@ def _exact_match(
 ) -> list[Question]:
     if part is None or not count:
         return []
-    return ask_rows(pool, job, selections, spec.data.chat_template == "alpaca", part.rows, count)
+    choices = spec.evaluation.choices or ()
+    return ask_rows(pool, job, selections, spec.data.chat_template == "alpaca", part.rows, count, choices)

@@ -18,7 +18,7 @@ def check_gates(gates: Sequence[GateSpec], name: str, base: Mapping[str, float],
     faults = [
         fault
         for index, gate in enumerate(gates)
-        if gate.holds_for(name) and (name == "trained" or METRICS[gate.metric].of_margins is None)
+        if gate.holds_for(name) and (name == "trained" or METRICS[gate.metric].of_margin is None)
         for fault in _broken(gate, f"/evaluation/gates/{index}", name, base, found)
     ]
     if faults:

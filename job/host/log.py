@@ -74,7 +74,7 @@ class Log:
             record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **fields}
             self.say(json.dumps(record, ensure_ascii=False, default=str))
         elif (text := self.words(event, fields)) is not None:
-            self._tell(event, text)
+            self._tell(str(fields.get("stage", event)), text)
 
     def tell(self, label: str, event: str, fields: Mapping[str, Any]) -> None:
         """What JSON lines say otherwise or not at all, under `label`."""

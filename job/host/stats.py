@@ -26,7 +26,7 @@ SAMPLE_SECONDS = 0.5
 GIB = 1 << 30
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "unsloth", "unsloth_zoo",
-    "huggingface_hub", "safetensors", "tokenizers", "boto3", "jsonschema",
+    "huggingface_hub", "safetensors", "tokenizers", "boto3", "jsonschema", "sacrebleu",
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from job.evaluation.metrics import METRICS
 from job.host.log import BEGIN, PROGRESS, plain
 from job.host.screen import clock
 
@@ -29,6 +30,7 @@ UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 FIGURES = {
     "held_out_loss": "held-out loss",
     "train_loss": "loss on training rows",
+    **{name: metric.title.partition(",")[0] for name, metric in METRICS.items() if metric.needs_rows},
     "exact_match": "exact match",
     "preference_accuracy": "preference accuracy",
     "reward_margin": "reward margin",
@@ -60,10 +62,12 @@ def figures(found: Fields) -> str:
 
 
 def _figure(key: str, value: Any) -> str:
-    if key in ("exact_match", "preference_accuracy"):
+    if key == "preference_accuracy":
         return f"{100 * value:.0f} %"
     if key == "reward_margin":
         return f"{value:.4g}"
+    if key in METRICS and METRICS[key].needs_rows:
+        return f"{100 * value:.0f} %" if METRICS[key].highest == 1 else f"{value:.1f}"
     return f"{value:.4g} nats a token"
 
 
@@ -145,6 +149,7 @@ SENTENCES: dict[str, Callable[[Fields], str]] = {
     "engine": _engine,
     "data": _data,
     "load": lambda f: f"{f['model']}, {size(f['bytes'])}" + (f", commit {f['revision']}" if f["revision"] else ""),
+    "answer": lambda f: f"{f['prompt']} → {f['answer']}",
     "baseline": figures,
     "steps": _steps,
     "trained": _trained,

@@ -13,7 +13,7 @@ from job.host.log import Log
 from job.host.stats import GIB, Stats
 from job.ledger.evidence import REPORT, STATS, forget_failure
 from job.ledger.manifest import File, store_file
-from job.report.figures import loss_of_perplexity, measured
+from job.report.figures import differences_table, loss_of_perplexity, measured
 from job.report.markdown import figure, table
 from job.spec import JobSpec
 from job.store import Store
@@ -50,11 +50,13 @@ def write_losses(result: TrainResult, folder: Path) -> None:
 
 
 def write_answers(prepared: Prepared, before: Assessment, after: Assessment, folder: Path) -> None:
-    """`answers.json`: prompts, references, and what the base and the trained model said."""
-    asked = zip(prepared.questions + prepared.exact_match, before.answers + before.exact_match_answers,
-                after.answers + after.exact_match_answers, strict=True)  # fmt: skip
+    """`answers.json`: prompts, references, and what the base and the trained model said, as far as both did."""
+    asked = zip(prepared.questions + prepared.exact_match, before.answers + before.row_answers,
+                after.answers + after.row_answers, strict=True)  # fmt: skip
     rows = [
-        {"prompt": q.text, "reference": q.reference, "base": base, "trained": trained} for q, base, trained in asked
+        {"prompt": q.text, "reference": q.reference, "base": base, "trained": trained}
+        for q, base, trained in asked
+        if base is not None and trained is not None
     ]
     write_json(folder / "answers.json", rows)
 
@@ -113,7 +115,7 @@ def _figures(stats: Stats) -> list[str]:
     rows = [(row.label, *row.cells) for row in found.rows]
     onto = stats.delivered["merged_onto"]
     merged = [f"Merged onto the {onto['onto']} base.", ""] if onto else []
-    return [*table(("Model", *found.heads), rows), found.note, "", *merged]
+    return [*table(("Model", *found.heads), rows), found.note, "", *merged, *differences_table(stats.document())]
 
 
 def _export_row(fact: Mapping[str, Any]) -> tuple[str, ...]:

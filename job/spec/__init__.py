@@ -1,11 +1,10 @@
 """From the bytes of a spec to a `JobSpec`."""
 
 from job.spec.model import (
-    CheckpointsSpec,
     DataSpec,
+    EvaluationSpec,
     GateSpec,
     HeldOutSpec,
-    HubSpec,
     JobSpec,
     LoraSpec,
     ModelSpec,
@@ -13,11 +12,13 @@ from job.spec.model import (
     TrainingSpec,
     parse_spec,
 )
+from job.spec.output import CheckpointsSpec, HubSpec
 from job.spec.resolved import job_schema
 
 __all__ = [
     "CheckpointsSpec",
     "DataSpec",
+    "EvaluationSpec",
     "GateSpec",
     "HeldOutSpec",
     "HubSpec",

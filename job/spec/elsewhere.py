@@ -32,6 +32,7 @@ NAMES = {
     "eval_batch_size": "/training/eval_batch_size",
     "eval_dataset": "/data/held_out",
     "eval_file": "/data/held_out",
+    "eval_metrics": "/evaluation/metrics",
     "eval_split": "/data/held_out",
     "eval_strategy": "/training/eval_steps",
     "evaluation_strategy": "/training/eval_steps",

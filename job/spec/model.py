@@ -16,6 +16,7 @@ from job.export.kinds import asked_for, kind_of, variant_of
 from job.host.records import build
 from job.spec.identity import run_id_of
 from job.spec.method_options import DpoSpec, KtoSpec, OrpoSpec
+from job.spec.output import OutputSpec
 from job.spec.placeholders import expanded
 from job.spec.resolved import job_schema, resolve
 from job.spec.resources import ResourcesSpec
@@ -153,6 +154,11 @@ class EvaluationSpec:
     prompts: tuple[str, ...]
     max_new_tokens: int
     exact_match_rows: int
+    metrics: tuple[str, ...]
+    regex: str | None
+    json_schema: dict[str, Any] | None
+    choices: tuple[str, ...] | None
+    max_minutes: float | None
     gates: tuple[GateSpec, ...]
 
 
@@ -188,28 +194,6 @@ class ExportSpec:
     def converts(self) -> bool:
         """Whether llama.cpp's converter has anything to do."""
         return bool(self.gguf or self.lora_gguf)
-
-
-@dataclass(frozen=True)
-class HubSpec:
-    repository: str
-    private: bool
-
-
-@dataclass(frozen=True)
-class CheckpointsSpec:
-    uri: str | None
-    every_minutes: float
-    every_steps: int | None
-    keep: int
-    max_failures: int
-
-
-@dataclass(frozen=True)
-class OutputSpec:
-    uri: str
-    hub: HubSpec | None
-    checkpoints: CheckpointsSpec
 
 
 @dataclass(frozen=True)

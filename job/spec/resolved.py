@@ -49,7 +49,7 @@ def _with_defaults(value: Any, schema: Json) -> Any:
         return int(value)
     if isinstance(value, list):
         return [_with_defaults(item, schema.get("items", {})) for item in value]
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or "properties" not in schema:
         return value
     filled = {}
     for key, sub in schema["properties"].items():

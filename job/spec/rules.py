@@ -14,7 +14,9 @@ from job.spec.evaluation_rules import (
     exact_match,
     gate_bounds,
     gates_of_what_is_delivered,
+    gates_of_what_is_measured,
     gates_on_pairs,
+    metric_options,
     needs_held_out,
 )
 from job.spec.method_rules import dpo_loss, rows_of_the_method, settings_of_the_method
@@ -251,6 +253,8 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (gates_on_pairs, ("/evaluation/gates", "/training/method")),
     (needs_held_out, ("/data", "/training", "/evaluation")),
     (exact_match, ("/data", "/evaluation")),
+    (metric_options, ("/evaluation",)),
+    (gates_of_what_is_measured, ("/evaluation",)),
     (gate_bounds, ("/evaluation/gates",)),
     (gates_of_what_is_delivered, ("/evaluation/gates", "/model/precision", "/export")),
     (_exports_without_adapter, ("/model", "/export/lora_gguf")),

@@ -108,6 +108,22 @@ def test_the_medqa_template_renders_the_tutorials_prompt(trim: bool) -> None:
     assert environment.from_string(template.assistant).render(row) == "The correct answer is Nitrofurantoin."
 
 
+def test_medqa_by_the_letter_asks_for_a_letter() -> None:
+    """One of the choices is the answer of every row, and the options have these letters."""
+    spec = example("medqa-choice")
+    template, choices = spec.data.train[0].template, spec.evaluation.choices
+    assert template is not None
+    assert choices is not None
+    options = dict(zip(choices, ("Ampicillin", "Ceftriaxone", "Ciprofloxacin", "Doxycycline", "Nitrofurantoin"), strict=True))
+    row = {"question": "Which?", "answer": "Nitrofurantoin", "answer_idx": "E", "options": options}
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    asked = environment.from_string(template.user).render(row)
+    assert asked.startswith("Which?\n\nA. Ampicillin\nB. Ceftriaxone\n")
+    assert asked.endswith("\nE. Nitrofurantoin\n\nAnswer with the letter of the right option.")
+    assert environment.from_string(template.assistant).render(row) in choices
+    assert [(gate.metric, gate.of) for gate in spec.evaluation.gates] == [("choice", ("trained",))]
+
+
 # Keys that exclude one that everything.json has.
 ALTERNATIVES = {"/training/max_steps", "/training/warmup_steps", "/data/held_out/fraction", "/data/held_out/rows", "/export/lora_gguf"}
 

@@ -18,8 +18,10 @@ import pytest
 from job.data.worker.shape import FORMATS
 from job.errors import TREE, SpecError
 from job.errors.facts import failure_facts
+from job.evaluation.metrics import METRICS
 from job.gguf.types import TYPES
 from job.spec import JobSpec, job_schema, parse_spec
+from job.spec.evaluation_rules import DEFAULT
 from job.spec.strict import faults_of_schema, load_schema
 from job.training.methods import METHODS
 from tests.specs import changed
@@ -167,6 +169,7 @@ def test_the_document_itself_is_closed() -> None:
 FULL, PEFT, TRAIN = {"/model/precision": "full"}, {"/model/backend": "peft"}, "/data/train/0"
 HELD_OUT = {"/data/held_out": {"rows": 5}, "/evaluation/exact_match_rows": 5}
 PAIRS_OF_ROWS = {"/training/method": "dpo", f"{TRAIN}/format": "preference"}
+CHOICE = {"/evaluation/metrics": ["choice"], "/evaluation/choices": ["A", "B"]}
 RULES: list[Json] = [
     FULL | {"/lora": {}}, FULL | {"/data/packing": True}, FULL | {"/model/merge_base": "x"}, FULL | {"/export/lora_gguf": "f16"},
     FULL | {"/export/merge_onto": "original"}, {"/model/precision": "8bit", "/export/merge_onto": "trained"},
@@ -187,6 +190,9 @@ RULES: list[Json] = [
         {"metric": "exact_match", "gain_at_least": 2}, {"metric": "held_out_loss", "at_most": 0},
         {"metric": "perplexity", "at_most": 1.0}, {"metric": "preference_accuracy", "at_least": 0.5},
         {"metric": "reward_margin", "at_least": 0})),
+    HELD_OUT | {"/evaluation/metrics": ["chrf"], "/evaluation/gates": [{"metric": "chrf", "at_least": 101}]},
+    *(HELD_OUT | CHOICE | {"/evaluation/gates": [{"metric": "choice", "at_least": 0.5} | of]} for of in (
+        {}, {"of": ["trained", "merged"]})),
     {f"{TRAIN}/format": "preference"}, {"/training/method": "dpo"}, {"/training/dpo": {}}, {"/training/orpo": {}}, {"/training/kto": {}},
     {f"{TRAIN}/format": "kto"}, {"/training/method": "kto"},
     {"/training/method": "kto", f"{TRAIN}/format": "kto", "/training/batch_size": 1},
@@ -214,7 +220,28 @@ GOOD: list[Json] = [
     PAIRS_OF_ROWS | {"/evaluation/gates": [{"metric": "reward_margin", "at_least": 0, "of": ["trained"]}]},
     {"/export/gguf": [name for name, kind in TYPES.items() if not kind.needs_imatrix]},
     HELD_OUT | {"/evaluation/gates": [{"metric": "exact_match", "at_least": 1, "at_most": 1, "gain_at_least": 1}]},
+    HELD_OUT | CHOICE | {"/evaluation/gates": [{"metric": "choice", "at_least": 0.5, "of": ["trained"]}]},
+    HELD_OUT | {"/evaluation/metrics": ["bleu"], "/evaluation/gates": [{"metric": "bleu", "at_least": 30, "gain_at_least": 5}]},
 ]  # fmt: skip
+
+
+def test_the_metrics_are_those_that_there_are_with_their_bounds() -> None:
+    evaluation = job_schema()["definitions"]["evaluation"]["properties"]
+    gate = evaluation["gates"]["items"]
+    assert gate["properties"]["metric"]["enum"] == list(METRICS)
+    about_rows = [name for name, metric in METRICS.items() if metric.needs_rows]
+    assert evaluation["metrics"]["items"]["enum"] == about_rows
+    assert evaluation["metrics"]["maxItems"] == len(about_rows)
+    assert evaluation["metrics"]["default"] == DEFAULT
+    options = {metric.option for metric in METRICS.values()} - {""}
+    assert options <= evaluation.keys()
+    for rule in gate["allOf"]:
+        about = rule.get("if", {}).get("properties", {}).get("metric", {})
+        bounds = rule.get("then", rule).get("properties", {})
+        for name in about.get("enum", ()):
+            assert METRICS[name].highest == bounds["at_least"]["maximum"] == bounds["gain_at_least"]["maximum"]
+    bounded = [name for rule in gate["allOf"] for name in rule.get("if", {}).get("properties", {}).get("metric", {}).get("enum", ())]
+    assert sorted(bounded) == sorted(about_rows)
 
 
 def conditions(schema: Any) -> Iterator[list[Json]]:

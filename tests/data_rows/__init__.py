@@ -75,16 +75,22 @@ def hole(path: Path, weights: int) -> None:
 
 
 def job_spec(
-    sources: Sequence[Row], held_out: Row | str | None = None, length: int = 512, prompts: Sequence[str] = (), exact: int = 0,
-    method: str = "sft", **data: Any,
-) -> JobSpec:  # fmt: skip
+    sources: Sequence[Row],
+    held_out: Row | str | None = None,
+    length: int = 512,
+    prompts: Sequence[str] = (),
+    exact: int = 0,
+    evaluation: Row | None = None,
+    method: str = "sft",
+    **data: Any,
+) -> JobSpec:
     document = {
         "version": 1,
         "name": "rows",
         "model": {"source": "/models/base", "max_seq_length": length},
         "data": {"train": list(sources), "shuffle": False, "held_out": held_out or False, **data},
         "training": {"method": method},
-        "evaluation": {"prompts": list(prompts), "exact_match_rows": exact},
+        "evaluation": {"prompts": list(prompts), "exact_match_rows": exact, **(evaluation or {})},
         "output": {"uri": "/output"},
     }
     return parse_spec(json.dumps(document).encode())

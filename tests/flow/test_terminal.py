@@ -50,8 +50,12 @@ def test_it_ends_with_figures_answers_places_and_what_to_type(shown: tuple[Path,
     for name, label in (("base", "the base"), ("trained", "tuned, as trained"), ("adapter", "adapter")):
         *_, row = [line for line in lines if line.startswith(f"{label} ")]
         assert f" {figures[name]['held_out_loss']:.4g} " in row
-    (head,) = [line for line in lines if "Held-out loss" in line]
+    head, compared = [line for line in lines if "Held-out loss" in line]
     assert "nats a token" in lines[lines.index(head) + 1]
+    about = document(output / "stats.json")["evaluation"]["differences"]["held_out_loss"]
+    low, high = about["interval"]
+    said = "no difference" if low <= 0 <= high else "better" if high < 0 else "worse"
+    assert re.split(" {2,}", compared)[3:] == [f"{about['difference']:.4g} ({low:.4g} to {high:.4g})", said, "8"]
     answers = document(output / "report" / "answers.json")
     for prompt, answer in zip(PROMPTS, answers, strict=False):
         at = lines.index(prompt)

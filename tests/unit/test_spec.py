@@ -30,6 +30,8 @@ NONE_HELD_OUT = {"/data/held_out": False}
 TEXT = {f"{TRAIN}/format": "text"}
 KTO = {"/training/method": "kto", f"{TRAIN}/format": "kto"}
 DPO = {"/training/method": "dpo", f"{TRAIN}/format": "preference"}
+ASKED = {"/evaluation/exact_match_rows": 4, **HELD_OUT}
+LETTERS = {"/evaluation/choices": ["A", "B"]}
 
 # What is put where in the smallest spec; the pointers of all faults; words of the first fault.
 BAD: list[tuple[dict[str, Any], list[str], str]] = [
@@ -187,6 +189,33 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
             ("held_out_loss", "at_most", -1, "more than 0"), ("perplexity", "at_most", 1, "more than 1"))
     ),
     ({"/model/precision": "16bit", "/export/merge_onto": "trained"}, ["/export/merge_onto"], "the same with 16 bits"),
+    *(({**ASKED, "/evaluation/metrics": [metric], **more}, [pointer], words) for metric, more, pointer, words in (
+        ("regex", {}, "/evaluation/metrics/0", "the metric regex needs to know regex"),
+        ("choice", {}, "/evaluation/metrics/0", "expected evaluation.choices"),
+        ("bleu", {"/evaluation/regex": "(a)"}, "/evaluation/regex", 'no metric reads this (found "(a)"); expected "regex" among'),
+        ("bleu", {"/evaluation/json_schema": {}}, "/evaluation/json_schema", "no metric reads this (found {})"),
+        ("regex", {"/evaluation/regex": "(a"}, "/evaluation/regex", "not a regular expression of Python: missing )"),
+        ("regex", {"/evaluation/regex": "a+"}, "/evaluation/regex", "it has no group"),
+        ("json_valid", {"/evaluation/json_schema": {"type": "text"}}, "/evaluation/json_schema", "not a JSON Schema: /type"),
+        ("json_valid", {"/evaluation/json_schema": {"pattern": "(a"}}, "/evaluation/json_schema", "not a JSON Schema: /pattern"),
+        ("json_valid", {"/evaluation/json_schema": {"$ref": "http://x/y"}}, "/evaluation/json_schema", "no place of the same schema"),
+        ("json_valid", {"/evaluation/json_schema": {"not": {"$ref": "#/a"}}}, "/evaluation/json_schema", "no place of the same schema"),
+        ("json_valid", {"/evaluation/json_schema": {"$id": "urn:x"}}, "/evaluation/json_schema", "$id is not supported"),
+        ("json_valid", {"/evaluation/json_schema": {"$schema": "urn:x"}}, "/evaluation/json_schema", "a dialect that is known"),
+        ("json_valid", {"/evaluation/json_schema": {"$schema": [1]}}, "/evaluation/json_schema", "a dialect that is known"),
+        ("json_valid", {"/evaluation/json_schema": {"pattern": "a{99999999999}"}}, "/evaluation/json_schema", "a pattern of it"),
+        ("json_valid", {"/evaluation/json_schema": {"enum": [[i] for i in range(6000)]}}, "/evaluation/json_schema", "at most 16384"),
+        ("choice", {"/evaluation/choices": ["A", " "]}, "/evaluation/choices", "not blank"),
+        ("choice", {"/evaluation/choices": ["A", "A "]}, "/evaluation/choices", "differ in more than white space"),
+        ("bleu", {"/evaluation/gates": [{"metric": "exact_match", "at_least": 0}]}, "/evaluation/gates/0/metric", "what is not measured"),
+        ("bleu", {"/evaluation/gates": [{"metric": "bleu", "at_least": 101}]}, "/evaluation/gates/0/at_least", "at most 100"),
+        ("choice", {**LETTERS, "/evaluation/gates": [{"metric": "choice", "at_least": 0.3}]}, "/evaluation/gates/0/of",
+         "choice is measured of the trained model alone (found nothing, which is all that is delivered)"),
+        ("choice", {**LETTERS, "/evaluation/gates": [{"metric": "choice", "at_least": 0.3, "of": ["trained", "adapter"]}]},
+         "/evaluation/gates/0/of", 'expected ["trained"]'),
+    )),
+    ({"/evaluation/metrics": ["bleu"], **HELD_OUT}, ["/evaluation/metrics"], "nothing is asked that this would be about"),
+    ({"/evaluation/max_minutes": 5, **HELD_OUT}, ["/evaluation/max_minutes"], "expected evaluation.exact_match_rows of at least 1"),
     ({"/evaluation/exact_match_rows": 5, **TEXT, **HELD_OUT}, ["/evaluation/exact_match_rows"], "plain text has no answer to match"),
 ]  # fmt: skip
 

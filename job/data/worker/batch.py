@@ -108,7 +108,7 @@ class Batch:
     def questions(self, request: Request, _: bytearray) -> Reply:
         """Prompts of rows up to their last answer, with that answer as reference; rows without one are left out."""
         found = [self._question(example) for _, example in self._examples(request, Reply(), Counter())]
-        return Reply(questions=[question for question in found if question])
+        return Reply(questions=[self._with_choices(question, request.choices) for question in found if question])
 
     def prompts(self, request: Request, _: bytearray) -> Reply:
         """User messages through the chat template with a generation prompt; raw where the job has no template."""
@@ -141,6 +141,23 @@ class Batch:
         last = rendered.turns[-1]
         prompt = rendered.text[: last.start]
         return [prompt, self._tokeniser.encode(prompt).ids, rendered.text[last.start : last.content_end]]
+
+    def _with_choices(self, question: list[Any], choices: tuple[str, ...]) -> list[Any]:
+        """The question with the ids of each choice, if its reference is one of them, that choice's number, and how many
+        ids of the prompt come before: all, unless a tokenizer puts its end and a choice's beginning into one token.
+        White space at the ends does not count, and choices begin with the reference's.
+        """
+        prompt, prompt_ids, reference = question
+        said = [choice.strip() for choice in choices]
+        if reference.strip() not in said:
+            return question
+        opening = reference[: len(reference) - len(reference.lstrip())]
+        before = prompt_ids[: len(prompt_ids) - len(self._tokeniser.encode(prompt).ids)]  # what opens raw text
+        wholes = [[*before, *self._tokeniser.encode(f"{prompt}{opening}{choice}").ids] for choice in said]
+        shared = min(_shared(prompt_ids, whole) for whole in wholes)
+        if not shared:  # nothing is before the choices that they could be likely after
+            return question
+        return [*question, [whole[shared:] for whole in wholes], said.index(reference.strip()), shared]
 
     def _parts(self, example: Example) -> tuple[list[tuple[Sequence, ...]], Counter[str]]:
         """Each sequence of an example, or its one pair; and what was in it and is not learned as it was there."""
@@ -258,6 +275,12 @@ class Batch:
                     faults.append([index, f"{error}; its columns are {names(row)}", pointer])
         whole = set.intersection(*(set(found) for found in turns.values()))
         return {index: _messages({role: found[index] for role, found in turns.items()}) for index in whole}
+
+
+def _shared(prompt: list[int], whole: list[int]) -> int:
+    """Tokens that both begin with; at least one is left of the whole."""
+    most = min(len(prompt), len(whole) - 1)
+    return next((place for place in range(most) if prompt[place] != whole[place]), most)
 
 
 def _messages(turns: dict[str, str]) -> list[Message]:

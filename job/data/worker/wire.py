@@ -53,6 +53,7 @@ class Request:
     operation: Literal["turn_end", "rows", "questions", "prompts", "renderings"]
     job: Job
     prompts: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # answers that a question may have
     conversations: tuple[Any, ...] = ()  # messages, tools, whether a prompt follows
     source: Source | None = None
     rows: tuple[Any, ...] = ()
@@ -73,7 +74,7 @@ class Reply:
     faults: list[Any] = field(default_factory=list)  # row, words, pointer
     dropped: list[Any] = field(default_factory=list)  # row, words, tokens
     remarks: dict[str, int] = field(default_factory=dict)  # how often something was in the rows that is not learned
-    questions: list[Any] = field(default_factory=list)  # text, ids, reference
+    questions: list[Any] = field(default_factory=list)  # text, ids, reference; of choices: ids, right one, ids before
     renderings: list[str | None] = field(default_factory=list)
 
 

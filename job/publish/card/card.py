@@ -14,7 +14,7 @@ from job.export.kinds import kind_of
 from job.publish.card.facts import CardFacts, Sample, SourceFacts, card_facts
 from job.publish.card.metadata import metadata
 from job.publish.card.use import Usage, how_to_use, shell_verify
-from job.report.figures import loss_of_perplexity, measured
+from job.report.figures import differences_table, loss_of_perplexity, measured
 from job.report.markdown import LONGEST, block, code, figure, table
 from job.training.methods import METHODS
 
@@ -80,7 +80,15 @@ def _results(facts: CardFacts) -> list[str]:
     keys = {artefact["name"]: _files(artefact["files"]) for artefact in facts.exports}
     rows = [(keys.get(row.name, WORDS.get(row.name, row.label)), *row.cells) for row in found.rows]
     onto = _onto(facts.stats["delivered"]["merged_onto"])
-    return ["## Results", "", *table(("Model", *found.heads), rows), found.note, *onto, ""]
+    return [
+        "## Results",
+        "",
+        *table(("Model", *found.heads), rows),
+        found.note,
+        *onto,
+        "",
+        *differences_table(facts.stats),
+    ]
 
 
 def _onto(choice: Mapping[str, Any] | None) -> list[str]:
