@@ -98,7 +98,8 @@ def test_the_manifest_lists_every_file(demo: Demo) -> None:
     listed = {file.key for file in read_manifest(open_store(str(demo.output))).files}
     assert listed == {key for key, _, _ in listing(demo.output)} - {"manifest.json"}
     report = {key.removeprefix("report/").partition("/")[0] for key in listed if key.startswith("report/")}
-    assert report == {"samples.md", "answers.json", "losses.jsonl", "tensorboard", "probe.safetensors", "summary.md", "exports.json"}
+    pages = {"report.html", "summary.md", "samples.md", "samples.json", "gates.md", "gates.junit.xml"}
+    assert report == {*pages, "answers.json", "losses.jsonl", "tensorboard", "probe.safetensors", "exports.json"}
     adapter = {key.removeprefix("adapter/") for key in listed if key.startswith("adapter/")}
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= adapter
 

@@ -12,10 +12,9 @@ import pytest
 from job.data.build import Question
 from job.errors import GateError
 from job.evaluation.assess import figures_of
-from job.evaluation.gates import check_gates
+from job.evaluation.gates import check_gates, judged
 from job.evaluation.generate import GENERATION_BATCH_TOKENS, _generation_batches
 from job.evaluation.loss import loss_of
-from job.export.delivered import judged
 from job.spec import GateSpec
 
 VOCABULARY = 50
