@@ -105,6 +105,20 @@ def command_report(arguments: argparse.Namespace, log: Log) -> None:
     print(harmless(log.redact(read_report(arguments.output))), file=log.stream, flush=True)
 
 
+def command_compare(arguments: argparse.Namespace, log: Log) -> None:
+    from job.report.compare import compare, require_several
+    from job.report.compare_text import as_json, as_text
+
+    require_several(arguments.outputs)
+    found = compare(arguments.outputs, arguments.by, arguments.price)
+    if arguments.html:
+        from job.report.page.compare import compare_page
+
+        Path(arguments.html).write_text(log.redact(compare_page(found)), "utf-8")
+    text = as_json(found) if arguments.json else as_text(found)
+    print(harmless(log.redact(text)), end="", file=log.stream, flush=True)
+
+
 def command_chat(arguments: argparse.Namespace, log: Log) -> None:
     from job.chat.answering import Asked
     from job.chat.talk import chat
