@@ -100,9 +100,26 @@ def command_verify(arguments: argparse.Namespace, log: Log) -> None:
 
 
 def command_report(arguments: argparse.Namespace, log: Log) -> None:
-    from job.follow.outcome import read_report
+    if arguments.score_sheet or arguments.scores:
+        text = score(arguments)
+    else:
+        from job.follow.outcome import read_report
 
-    print(harmless(log.redact(read_report(arguments.output))), file=log.stream, flush=True)
+        text = read_report(arguments.output) + "\n"
+    print(harmless(log.redact(text)), end="", file=log.stream, flush=True)
+
+
+def score(arguments: argparse.Namespace) -> str:
+    """Writes the sheet for people, or says what they wrote into it."""
+    from job.report.scores import pairs_of, read_scores, scored, write_sheet
+
+    pairs = pairs_of(arguments.output)
+    if arguments.scores:
+        return scored(read_scores(pairs, Path(arguments.scores)))
+    write_sheet(pairs, Path(arguments.score_sheet))
+    return (
+        f"{len(pairs)} pairs of answers are in {arguments.score_sheet}; scored: tunejob report --scores FILE OUTPUT\n"
+    )
 
 
 def command_compare(arguments: argparse.Namespace, log: Log) -> None:

@@ -82,6 +82,23 @@ def held_out_curve(stats: Json, measured: Sequence[tuple[float, float]]) -> list
     return sorted(points.items())
 
 
+def surroundings(rows: Sequence[Json], prompts: Sequence[str]) -> tuple[str, str]:
+    """What the chat template writes before and after a question, by the spec's own prompts, which come first."""
+    for row, prompt in zip(rows, prompts, strict=False):
+        before, found, after = str(row.get("prompt", "")).partition(prompt)
+        if prompt and found:
+            return before, after
+    return "", ""
+
+
+def question(row: Json, around: tuple[str, str]) -> str:
+    """What was asked, without what the template has put around it."""
+    prompt, (before, after) = str(row.get("prompt", "")), around
+    if prompt.startswith(before) and prompt.endswith(after) and len(prompt) > len(before) + len(after):
+        return prompt[len(before) : len(prompt) - len(after)]
+    return prompt
+
+
 def number(value: Any) -> float | None:
     """A finite number, None for anything else."""
     return float(value) if type(value) in (int, float) and math.isfinite(value) else None

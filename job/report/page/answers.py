@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from job.evaluation.metrics.answers import exact_match
-from job.report.kept import ANSWERS, Kept
+from job.report.kept import ANSWERS, Kept, question, surroundings
 from job.report.page.markup import Html, cut, joined, tag
 from job.report.page.shell import badge
 
@@ -47,23 +47,6 @@ def answers(kept: Kept) -> Html:
         ),
         tag("p", note, class_="note") if note else "",
     )
-
-
-def surroundings(rows: Sequence[Json], prompts: Sequence[str]) -> tuple[str, str]:
-    """What the chat template writes before and after a question, by the spec's own prompts, which come first."""
-    for row, prompt in zip(rows, prompts, strict=False):
-        before, found, after = str(row.get("prompt", "")).partition(prompt)
-        if prompt and found:
-            return before, after
-    return "", ""
-
-
-def question(row: Json, around: tuple[str, str]) -> str:
-    """What was asked, without what the template has put around it."""
-    prompt, (before, after) = str(row.get("prompt", "")), around
-    if prompt.startswith(before) and prompt.endswith(after) and len(prompt) > len(before) + len(after):
-        return prompt[len(before) : len(prompt) - len(after)]
-    return prompt
 
 
 def _answer(row: Json, around: tuple[str, str]) -> Html:

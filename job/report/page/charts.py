@@ -76,10 +76,11 @@ def columns(title: str, unit: str, counts: Sequence[tuple[str, int]]) -> Html:
         return Html()
     most = max(count for _, count in counts) or 1
     width = (WIDTH - 2 * RIGHT) / max(len(counts), FEWEST_COLUMNS)
+    start = (WIDTH - len(counts) * width) / 2
     y = Scale(0, most, HEIGHT - BOTTOM, TOP + 16)
     parts: list[Html] = [tag("line", x1=RIGHT, x2=WIDTH - RIGHT, y1=y(0), y2=y(0), class_="axis")]
     for at, (name, count) in enumerate(counts):
-        left, middle = RIGHT + at * width, RIGHT + (at + 0.5) * width
+        left, middle = start + at * width, start + (at + 0.5) * width
         box = {"x": round(left + width * 0.12, 1), "width": round(width * 0.76, 1), "y": y(count)}
         top = tag("title", f"{name}: {count:,}")
         parts += [
