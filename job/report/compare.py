@@ -13,7 +13,7 @@ from job.ledger.evidence import STATS, json_object, require_result
 from job.ledger.manifest import MANIFEST, SPEC
 from job.plan.cards import CARDS
 from job.report.figures import TUNED
-from job.report.kept import LOSSES, Curves, Json, curves, held_out_curve, number, read_lines
+from job.report.kept import LOSSES, Curves, Json, curves, held_out_curve, held_out_names, number, read_lines
 from job.spec.wording import pointer_of
 from job.store import Store, open_store
 
@@ -71,10 +71,10 @@ class Compared:
         return max((int(phase.get("peak_rss_bytes", 0)) for phase in self.stats["phases"]), default=0)
 
     def curves(self) -> Curves:
-        """Of its training, the held-out losses from the base's to that of what was kept."""
+        """Of its training, held-out losses from the base's to that of what was kept."""
         found = curves(self.losses)
-        if measured := held_out_curve(self.stats, found.get("held_out_loss", [])):
-            found["held_out_loss"] = measured
+        for name in held_out_names(self.stats, found):
+            found[name] = held_out_curve(self.stats, name, found.get(name, []))
         return found
 
 
@@ -216,7 +216,7 @@ def _leaves(at: tuple[str | int, ...], value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from _leaves((*at, key), inner)
-    elif isinstance(value, list) and value:
+    elif isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
         for index, inner in enumerate(value):
             yield from _leaves((*at, index), inner)
     elif at:

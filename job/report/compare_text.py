@@ -14,11 +14,17 @@ from job.report.page.cost import duration, gigabytes
 from job.spec.wording import show
 
 VERSION = 1
+SHOWN_ITEMS = 4
 
 
 def shown(value: Any) -> str:
-    """A value of a spec, short."""
-    return "nothing" if value is ABSENT else show(value)
+    """A value of a spec, short: of a list the first items."""
+    if value is ABSENT:
+        return "nothing"
+    if isinstance(value, list) and value:
+        more = len(value) - SHOWN_ITEMS
+        return ", ".join(map(show, value[:SHOWN_ITEMS])) + (f" and {more} more" if more > 0 else "")
+    return show(value)
 
 
 def cost(run: Compared) -> str:

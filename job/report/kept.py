@@ -70,13 +70,24 @@ def curves(losses: Iterable[Json]) -> Curves:
     return found
 
 
-def held_out_curve(stats: Json, measured: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The held-out losses of a training, with that of the base before it and of what was kept of it."""
+def is_held_out(name: str) -> bool:
+    """Whether a figure is a loss of held-out rows: that of their tokens, or the one that a method lowers."""
+    return name.startswith("held_out_") and name.endswith("_loss")
+
+
+def held_out_names(stats: Json, found: Curves) -> list[str]:
+    """The losses of held-out rows that were measured while it trained, or before and after."""
+    base = (stats.get("evaluation") or {}).get("base") or {}
+    return list(dict.fromkeys(name for name in (*found, *base) if is_held_out(name)))
+
+
+def held_out_curve(stats: Json, name: str, measured: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """That loss over the steps, with the base's before it and that of what was kept of the training."""
     evaluation, training = stats.get("evaluation") or {}, stats.get("training") or {}
     ends = {"base": 0.0, "trained": number(training.get("best_step" if training.get("kept") == "best" else "steps"))}
     points = dict(measured)
-    for name, step in ends.items():
-        loss = number((evaluation.get(name) or {}).get(HELD_OUT_CURVE))
+    for model, step in ends.items():
+        loss = number((evaluation.get(model) or {}).get(name))
         if loss is not None and step is not None:
             points[step] = loss
     return sorted(points.items())

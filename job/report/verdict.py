@@ -15,18 +15,29 @@ from job.report.markdown import figure
 Json = Mapping[str, Any]
 GOOD, EVEN, BAD = "good", "even", "bad"
 NAMED = 3  # measures
+DIFFERENCES = "differences"  # member of the evaluation: tuned less base by metric, with bounds
 
 
 @dataclass(frozen=True)
 class Change:
     """A figure of the base and of the tuned model. `gain`: by how much it is better; None where nothing says which
-    direction is.
+    direction is. `bounds`: of the gain, low and high, where they are known.
     """
 
     name: str
     base: float
     tuned: float
     gain: float | None
+    bounds: tuple[float, float] | None = None
+
+    @property
+    def better(self) -> bool:
+        """Whether that is shown: with bounds, where both are above 0."""
+        return self.gain is not None and (self.bounds[0] if self.bounds else self.gain) > 0
+
+    @property
+    def worse(self) -> bool:
+        return self.gain is not None and (self.bounds[1] if self.bounds else self.gain) < 0
 
     @property
     def title(self) -> str:
@@ -47,8 +58,18 @@ def changes(evaluation: Json) -> Iterator[Change]:
         before, after = number(value), number(tuned.get(name))
         if before is None or after is None:
             continue
-        metric = METRICS.get(name)
-        yield Change(name, before, after, metric.gain(before, after) if metric else None)
+        metric, about = METRICS.get(name), (evaluation.get(DIFFERENCES) or {}).get(name)
+        bounds = _bounds(about, metric.lower_is_better) if metric and isinstance(about, dict) else None
+        yield Change(name, before, after, metric.gain(before, after) if metric else None, bounds)
+
+
+def _bounds(about: Json, lower_is_better: bool) -> tuple[float, float] | None:
+    """Of the gain, from those of the tuned figure less the base's."""
+    interval = about.get("interval")
+    if not isinstance(interval, list) or len(interval) != 2 or None in map(number, interval):
+        return None
+    low, high = map(float, interval)
+    return (-high, -low) if lower_is_better else (low, high)
 
 
 def verdict(stats: Json, gates: Sequence[Gate]) -> tuple[str, str]:
@@ -57,8 +78,8 @@ def verdict(stats: Json, gates: Sequence[Gate]) -> tuple[str, str]:
         stage = f" at the stage {failure['stage']}" if failure.get("stage") else ""
         return BAD, f"The run failed{stage} with exit code {failure.get('exit_code')}: {failure.get('message')}."
     known = [change for change in changes(stats.get("evaluation") or {}) if change.gain is not None]
-    better = [change for change in known if (change.gain or 0) > 0]
-    worse = [change for change in known if (change.gain or 0) < 0]
+    better = [change for change in known if change.better]
+    worse = [change for change in known if change.worse]
     passed = f", and {_all_of(len(gates), 'gate')} held" if gates else ""
     if not known:
         return EVEN, f"It was trained and stored{passed}; no figure says whether it is better than its base."
@@ -67,7 +88,10 @@ def verdict(stats: Json, gates: Sequence[Gate]) -> tuple[str, str]:
     if worse and not better:
         return BAD, f"The tuned model is worse than its base in {_of(worse, known)}{passed}: {_named(worse)}."
     if not worse:
-        return EVEN, f"The tuned model is as good as its base in {_all_of(len(known), 'measure')}{passed}."
+        return (
+            EVEN,
+            f"No difference of the tuned model to its base is shown in {_all_of(len(known), 'measure')}{passed}.",
+        )
     return (
         EVEN,
         f"The tuned model is better than its base in {_of(better, known)}{passed}, and worse in {_named(worse)}.",

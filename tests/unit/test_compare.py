@@ -77,6 +77,13 @@ def test_what_differs_is_named_with_each_value(three: list[str]) -> None:
     assert ["/training/warmup_steps", "5", "nothing", "nothing"] in lines
 
 
+def test_a_list_of_values_is_one_value(tmp_path: Path) -> None:
+    many, none = SPEC | {"export": {"gguf": ["q8_0", "q6_k", "f16", "q4_0", "q4_1"]}}, SPEC | {"export": {"gguf": []}}
+    comparison = compare([put(tmp_path / "a", None, many), put(tmp_path / "b", None, none)], None, {})
+    assert [pointer for pointer, _ in comparison.differences] == ["/export/gguf"]
+    assert '"q8_0", "q6_k", "f16", "q4_0" and 1 more  []' in as_text(comparison)
+
+
 def test_time_and_money(three: list[str], tmp_path: Path) -> None:
     assert [run.cost for run in compare(three, None, {"": 1.5}).runs] == [1.5, 3.0, 1.5]
     assert [run.cost for run in compare(three, None, {}).runs] == [None] * 3

@@ -93,7 +93,7 @@ def test_answers_are_judged_as_the_figure_is() -> None:
     [
         (BASE, TUNED, "good", "better than its base in all 3 measures"),
         (TUNED, BASE, "bad", "worse than its base in all 3 measures"),
-        (TUNED, TUNED, "even", "as good as its base in all 3 measures"),
+        (TUNED, TUNED, "even", "No difference of the tuned model to its base is shown in all 3 measures"),
         (BASE, TUNED | {"exact_match": -1.0}, "even", "better than its base in 2 of 3 measures, and worse in exact match 0 → -1"),
         (BASE | {"other": 1.0}, TUNED | {"other": 2.0}, "good", "all 3 measures"),
         ({}, {"exact_match": 0.5}, "even", "no figure says whether it is better"),
@@ -105,6 +105,32 @@ def test_the_verdict(base: dict[str, float], tuned: dict[str, float], kind: str,
     stats = statistics(evaluation={"base": base, "trained": tuned})
     found_kind, sentence = verdict(stats, [])
     assert (found_kind, words in sentence) == (kind, True), sentence
+
+
+def test_a_difference_that_may_be_chance_is_none() -> None:
+    """Bounds of the difference, where a run has them, decide: here those of exact match have 0 between them."""
+    bounded = {
+        "held_out_loss": {"rows": 8, "of": 8, "difference": -3.0, "interval": [-3.5, -2.5], "base": [3.0, 4.0], "trained": [0.4, 0.6]},
+        "exact_match": {"rows": 8, "of": 8, "difference": 0.75, "interval": [-0.1, 0.9]},
+    }
+    stats = statistics() | {"evaluation": {"base": BASE, "trained": TUNED, "differences": bounded}}
+    assert "better than its base in 2 of 3 measures: held-out loss" in verdict(stats, [])[1]
+    said = Elements(run_page(shown(stats))).said
+    assert "3.5 → 0.5better by 3 (2.5 to 3.5)" in said
+    assert "0 → 0.75no difference shown (-0.1 to 0.9)" in said
+    assert "3.5 (3 to 4)0.5 (0.4 to 0.6)-3 (-3.5 to -2.5)8" in said
+
+
+def test_losses_of_other_methods_have_charts_of_their_own() -> None:
+    """What a method lowers stands beside its training loss; the loss of tokens is another figure."""
+    measured = [{"step": 5, "held_out_preference_loss": 0.6}, {"step": 5, "loss": 0.69, "reward_margin": 0.1}]
+    page = run_page(shown(given={"report/losses.jsonl": measured}))
+    charts = [str(a["aria-label"]) for a in Elements(page).all("svg") if a.get("role") == "img"]
+    assert charts[0] == "Loss: training: 0.69 at first, 0.69 at last; held-out: 0.6 at first, 0.6 at last"
+    assert charts[1:3] == [
+        "reward_margin: reward_margin: 0.1 at first, 0.1 at last",
+        "Held-out loss: held_out_loss: 3.5 at first, 0.5 at last",
+    ]
 
 
 def test_a_failure_is_the_verdict() -> None:

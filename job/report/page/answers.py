@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from job.evaluation.metrics.answers import exact_match
 from job.report.kept import ANSWERS, Kept, question, surroundings
 from job.report.page.markup import Html, cut, joined, tag
 from job.report.page.shell import badge
@@ -52,7 +51,7 @@ def answers(kept: Kept) -> Html:
 def _answer(row: Json, around: tuple[str, str]) -> Html:
     base, tuned, reference = (row.get(name) for name in ("base", "trained", "reference"))
     known = isinstance(reference, str)
-    right = [exact_match(str(given), str(reference)) == 1 for given in (base, tuned)] if known else [None, None]
+    right = [str(given).strip() == str(reference).strip() for given in (base, tuned)] if known else [None, None]
     sides = [_side("base", "Base", base, right[0]), _side("tuned", "Tuned", tuned, right[1])]
     if known:
         sides.append(_side("expected", "Expected", reference, None))

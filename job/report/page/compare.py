@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from job.report.compare import Comparison
 from job.report.compare_text import columns, shown, verdict
 from job.report.figures import TITLES, WORDS
-from job.report.kept import HELD_OUT_CURVE, number
-from job.report.markdown import NOTHING, figure
+from job.report.figures import shown as shown_figure
+from job.report.kept import HELD_OUT_CURVE, is_held_out, number
+from job.report.markdown import NOTHING
 from job.report.page.charts import Series, bar, lines
 from job.report.page.cost import duration
 from job.report.page.markup import Html, joined, table, tag
@@ -45,8 +46,9 @@ def _runs(comparison: Comparison) -> Html:
     heads, rows = columns(comparison)
     best = comparison.best
     body: list[list[object]] = [[_label(comparison, number), *row[1:]] for number, row in enumerate(rows)]
-    if best and comparison.by:
-        body[0][1] = tag("span", rows[0][1], class_="best")
+    for row, run in zip(body, comparison.runs, strict=True):
+        if best and comparison.by and run.figures.get(comparison.by) == best.figures[comparison.by]:
+            row[1] = tag("span", row[1], class_="best")
     places = [(run.label, tag("code", run.output)) for run in comparison.runs]
     where = tag("dl", *(joined(tag("dt", name), tag("dd", place)) for name, place in places), class_="facts")
     return joined(table(list(map(head, heads)), body, "Runs"), tag("details", tag("summary", "Where they are"), where))
@@ -77,7 +79,7 @@ def _curves(comparison: Comparison) -> Html:
 def _chart(comparison: Comparison, name: str, lines_of: list[list[tuple[float, float]]]) -> Html:
     title, unit = curve_title(name)
     series = [
-        Series(run.label, points, index % COLOURS, name == HELD_OUT_CURVE)
+        Series(run.label, points, index % COLOURS, is_held_out(name))
         for index, (run, points) in enumerate(zip(comparison.runs, lines_of, strict=True))
     ]
     return lines("Training loss" if name == "loss" else title, unit, series)
@@ -88,7 +90,8 @@ def _delivered(comparison: Comparison) -> Html:
     rows = list(_artefacts(comparison))
     names = [name for name in TITLES if any(name in figures for _, _, figures in rows)]
     body = [
-        [label, WORDS.get(what, what), *(_figure(figures.get(name)) for name in names)] for label, what, figures in rows
+        [label, WORDS.get(what, what), *(shown_figure(name, number(figures.get(name))) for name in names)]
+        for label, what, figures in rows
     ]
     if not body:
         return Html()
@@ -103,11 +106,6 @@ def _artefacts(comparison: Comparison) -> Iterator[tuple[Html, str, dict[str, ob
         for what, figures in known.items():
             if isinstance(figures, dict):
                 yield _label(comparison, index), what, figures
-
-
-def _figure(value: object) -> str:
-    known = number(value)
-    return NOTHING if known is None else figure(known)
 
 
 def _stages(comparison: Comparison) -> Html:

@@ -6,12 +6,21 @@ from collections.abc import Iterator, Sequence
 
 from job.report.figures import BASE, TITLES, TUNED, measured
 from job.report.gates import EXPORTS, FAILED, GATES, PASSED, Gate
-from job.report.kept import HELD_OUT_CURVE, Curves, Kept, curves, held_out_curve
-from job.report.markdown import figure
+from job.report.kept import (
+    HELD_OUT_CURVE,
+    Curves,
+    Kept,
+    curves,
+    held_out_curve,
+    held_out_names,
+    is_held_out,
+    number,
+)
+from job.report.markdown import NOTHING, figure
 from job.report.page.charts import Series, lines
 from job.report.page.markup import Html, joined, table, tag
 from job.report.page.shell import badge, tiles
-from job.report.verdict import Change, changes
+from job.report.verdict import DIFFERENCES, Change, changes
 
 BASE_COLOUR, TUNED_COLOUR, HELD_OUT_COLOUR = 0, 1, 2
 WORDS = {PASSED: ("holds", "good"), FAILED: ("fails", "bad")}
@@ -40,11 +49,14 @@ def _before_after(change: Change) -> Html:
 def _change(change: Change) -> Html:
     if change.gain is None:
         return Html()
-    if not change.gain:
-        return tag("span", "no difference", class_="soft")
-    better = change.gain > 0
-    return tag("span", f"{'better' if better else 'worse'} by {figure(abs(change.gain), 3)}",
-               class_="good-text" if better else "bad-text")  # fmt: skip
+    low, high = change.bounds or (None, None)
+    if not change.better and not change.worse:
+        within = f" ({figure(low, 3)} to {figure(high, 3)})" if change.bounds else ""
+        return tag("span", f"no difference shown{within}", class_="soft")
+    words, kind = ("better", "good-text") if change.better else ("worse", "bad-text")
+    bounds = sorted(map(abs, change.bounds or ()))
+    within = f" ({figure(bounds[0], 3)} to {figure(bounds[1], 3)})" if bounds else ""
+    return tag("span", f"{words} by {figure(abs(change.gain), 3)}{within}", class_=kind)
 
 
 def figures_table(kept: Kept) -> Html:
@@ -55,7 +67,28 @@ def figures_table(kept: Kept) -> Html:
     rows: list[list[object]] = [[_model(row.name, row.label), *row.cells] for row in found.rows]
     label = "Figures of base, tuned model and everything that is delivered"
     whole = table(["Model", *map(head, found.heads)], rows, label)
-    return joined(whole, tag("p", found.note, class_="note"))
+    return joined(whole, tag("p", found.note, class_="note"), _differences(kept))
+
+
+def _differences(kept: Kept) -> Html:
+    """Base against tuned with the bounds of each, where a run has them."""
+    rows: list[list[object]] = []
+    for change in changes(kept.stats["evaluation"]):
+        about = (kept.stats["evaluation"].get(DIFFERENCES) or {}).get(change.name)
+        if isinstance(about, dict):
+            values = {"base": change.base, "trained": change.tuned, "interval": about.get("difference")}
+            cells = [f"{figure(value)}{_within(about.get(key))}" for key, value in values.items()]
+            rows.append([_name(change), *cells, f"{about.get('rows', NOTHING)}"])
+    if not rows:
+        return Html()
+    title = "Base against tuned, with bounds that hold in 19 of 20 samples of rows"
+    whole = table(["Figure", "Base", "Tuned", "Tuned less base", "Rows"], rows, title)
+    return joined(tag("h3", title), whole)
+
+
+def _within(bounds: object) -> str:
+    known = list(map(number, bounds)) if isinstance(bounds, list) and len(bounds) == 2 else [None]
+    return "" if None in known else f" ({figure(known[0])} to {figure(known[1])})"
 
 
 def head(title: str) -> Html:
@@ -87,19 +120,21 @@ def result(gate: Gate) -> Html:
 def training_curves(kept: Kept) -> Html:
     """Losses in one chart, every other figure of the log in one of its own."""
     found = curves(kept.losses)
-    if measured_losses := held_out_curve(kept.stats, found.pop(HELD_OUT_CURVE, [])):
-        found[HELD_OUT_CURVE] = measured_losses
+    for name in held_out_names(kept.stats, found):
+        found[name] = held_out_curve(kept.stats, name, found.get(name, []))
     charts = list(_charts(found))
     return tag("div", *charts, class_="charts") if charts else Html()
 
 
 def _charts(found: Curves) -> Iterator[Html]:
-    losses = [Series(word, found.pop(name), colour, dots) for name, word, colour, dots in (
-        (LOSS, "training", TUNED_COLOUR, False), (HELD_OUT_CURVE, "held-out", HELD_OUT_COLOUR, True),
-    ) if name in found]  # fmt: skip
-    yield lines("Loss", "nats a token", losses)
+    held_out = [name for name in found if is_held_out(name)]
+    beside = next((name for name in held_out if name != HELD_OUT_CURVE), HELD_OUT_CURVE)  # what a method lowers
+    losses = [Series("training", found.pop(LOSS, []), TUNED_COLOUR)]
+    losses.append(Series("held-out", found.pop(beside, []), HELD_OUT_COLOUR, dots=True))
+    yield lines("Loss", "nats a token" if beside == HELD_OUT_CURVE else "", losses)
     for name, points in found.items():
-        yield lines(*curve_title(name), [Series(name, points, TUNED_COLOUR)])
+        dots, colour = is_held_out(name), HELD_OUT_COLOUR if is_held_out(name) else TUNED_COLOUR
+        yield lines(*curve_title(name), [Series(name, points, colour, dots)])
 
 
 def curve_title(name: str) -> tuple[str, str]:
