@@ -60,7 +60,7 @@ def test_it_says_what_came_of_the_run() -> None:
     said = Elements(run_page(shown())).said
     verdict = "The tuned model is better than its base in all 3 measures, and all 6 gates held: held-out loss 3.5 → 0.5"
     assert verdict in said
-    assert "Does org/name, tuned by LoRA of rank 16 on 4bit weights on 100 rows of rows.jsonl" in said
+    assert "Does org/name, tuned by LoRA of rank 16 on 4-bit weights on 100 rows of rows.jsonl" in said
     assert "3.5 → 0.5better by 3" in said
     assert "exact match at least 0.50.75holds" in said
     assert "gguf-q8_0: it is not within its limits, found kl 0.7" in said

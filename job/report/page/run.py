@@ -77,7 +77,8 @@ def _method(kept: Kept) -> str:
     spec = kept.spec
     if spec.lora is None:
         return "every weight trained"
-    return f"tuned by {'DoRA' if spec.lora.dora else 'LoRA'} of rank {spec.lora.r} on {spec.model.precision} weights"
+    method = "DoRA" if spec.lora.dora else "LoRA"
+    return f"tuned by {method} of rank {spec.lora.r} on {spec.model.precision.replace('bit', '-bit')} weights"
 
 
 def _training(kept: Kept) -> Html:
