@@ -93,7 +93,7 @@ def test_answers_are_judged_as_the_figure_is() -> None:
     [
         (BASE, TUNED, "good", "better than its base in all 3 measures"),
         (TUNED, BASE, "bad", "worse than its base in all 3 measures"),
-        (TUNED, TUNED, "even", "No difference of the tuned model to its base is shown in all 3 measures"),
+        (TUNED, TUNED, "even", "In all 3 measures, no difference between the tuned model and its base is shown."),
         (BASE, TUNED | {"exact_match": -1.0}, "even", "better than its base in 2 of 3 measures, and worse in exact match 0 → -1"),
         (BASE | {"other": 1.0}, TUNED | {"other": 2.0}, "good", "all 3 measures"),
         ({}, {"exact_match": 0.5}, "even", "no figure says whether it is better"),
@@ -118,7 +118,7 @@ def test_a_difference_that_may_be_chance_is_none() -> None:
     said = Elements(run_page(shown(stats))).said
     assert "3.5 → 0.5better by 3 (2.5 to 3.5)" in said
     assert "0 → 0.75no difference shown (-0.1 to 0.9)" in said
-    assert "3.5 (3 to 4)0.5 (0.4 to 0.6)-3 (-3.5 to -2.5)8" in said
+    assert "3.5 3 to 40.5 0.4 to 0.6-3 -3.5 to -2.58" in said
 
 
 def test_losses_of_other_methods_have_charts_of_their_own() -> None:

@@ -77,7 +77,7 @@ def _differences(kept: Kept) -> Html:
         about = (kept.stats["evaluation"].get(DIFFERENCES) or {}).get(change.name)
         if isinstance(about, dict):
             values = {"base": change.base, "trained": change.tuned, "interval": about.get("difference")}
-            cells = [f"{figure(value)}{_within(about.get(key))}" for key, value in values.items()]
+            cells = [joined(figure(value), _within(about.get(key))) for key, value in values.items()]
             rows.append([_name(change), *cells, f"{about.get('rows', NOTHING)}"])
     if not rows:
         return Html()
@@ -86,9 +86,9 @@ def _differences(kept: Kept) -> Html:
     return joined(tag("h3", title), whole)
 
 
-def _within(bounds: object) -> str:
+def _within(bounds: object) -> Html:
     known = list(map(number, bounds)) if isinstance(bounds, list) and len(bounds) == 2 else [None]
-    return "" if None in known else f" ({figure(known[0])} to {figure(known[1])})"
+    return Html() if None in known else tag("span", f" {figure(known[0])} to {figure(known[1])}", class_="unit")
 
 
 def head(title: str) -> Html:
