@@ -88,14 +88,10 @@ def verdict(stats: Json, gates: Sequence[Gate]) -> tuple[str, str]:
     if worse and not better:
         return BAD, f"The tuned model is worse than its base in {_of(worse, known)}{passed}: {_named(worse)}."
     if not worse:
-        return (
-            EVEN,
-            f"No difference of the tuned model to its base is shown in {_all_of(len(known), 'measure')}{passed}.",
-        )
-    return (
-        EVEN,
-        f"The tuned model is better than its base in {_of(better, known)}{passed}, and worse in {_named(worse)}.",
-    )
+        measures = _all_of(len(known), "measure")
+        return EVEN, f"In {measures}, no difference between the tuned model and its base is shown{passed}."
+    mixed = f"better than its base in {_of(better, known)}{passed}, and worse in {_named(worse)}"
+    return EVEN, f"The tuned model is {mixed}."
 
 
 def _of(some: Sequence[Change], known: Sequence[Change]) -> str:
