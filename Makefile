@@ -17,7 +17,7 @@ WORKERS ?= $(shell expr 2 \* $$(nproc) + 1)
 # With an NVIDIA driver the CUDA lock is installed as well, and the demo and the job run on the GPU.
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
-.PHONY: setup demo test long budgets k8s-test elsewhere-test llama-programs examples image image-pin image-tools image-lint image-sbom image-test store-test memory-test chaos pin-actions lint format lock fuzz docs clean
+.PHONY: setup demo test long budgets k8s-test elsewhere-test llama-programs examples image image-pin image-tools page-tools image-lint image-sbom image-test store-test memory-test chaos pin-actions lint format lock fuzz docs clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.model
@@ -111,6 +111,10 @@ image-pin:
 # Debian packages that image-test needs; as root.
 image-tools:
 	apt-get install --no-install-recommends -y buildah podman runc crun catatonit conmon mmdebstrap
+
+# A browser, in which the tests look at report.html; as root. Without one that test is skipped.
+page-tools:
+	apt-get install --no-install-recommends -y chromium
 
 image-lint: .venv-image/.packages
 	.venv-image/bin/hadolint Dockerfile

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from job.context import TRAINED, Run
 from job.data.build import Prepared, build_dataset
-from job.delivery import manifest_of, show_ending, show_on_hub, store_documents, store_statistics
+from job.delivery import manifest_of, show_ending, show_on_hub, store_documents, store_statistics, write_pages
 from job.errors import Fault, InputError, JobError
 from job.errors.facts import failure_facts
 from job.export.artefacts import Artefacts
@@ -156,7 +156,18 @@ def leave_evidence(run: Run) -> None:
     """Stores what is known of the failure, where it damages nothing."""
     with optional(run.log, "the report of the failure is not stored"):
         if run.claim.takes_reports():
+            show_failure(run)
             keep_evidence(run.store, run.stats, run.log, [file.key for file in run.receipts.files()])
+
+
+def show_failure(run: Run) -> None:
+    """The page of a run that has failed; what is wrong with it, a full disk for one, is not what the run failed of."""
+    if not run.stats.data:
+        return
+    try:
+        write_pages(run, {})
+    except Exception as error:
+        run.log("evidence", note="report.html could not be written", reason=str(error))
 
 
 def stages(run: Run) -> Manifest:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from job.context import Run
-from job.evaluation.gates import check_gates
+from job.evaluation.gates import check_gates, judged
 from job.evaluation.generate import spoken
 from job.evaluation.metrics import METRICS
-from job.evaluation.metrics.losses import HELD_OUT_LOSS, TRAIN_LOSS
+from job.evaluation.metrics.losses import TRAIN_LOSS
 from job.evaluation.metrics.record import DIGITS
 from job.evaluation.scores import Figures, Wanted, answer_rows, figures, loss_rows
 from job.export.reference import Measure
@@ -104,22 +104,3 @@ class Delivered:
         everywhere, here = self.run.stats.evaluation, self.run.stats.delivered["artefacts"][TRAINED_MODEL]
         found = judged(everywhere[TRAINED_MODEL], here, figures)
         check_gates(self.run.spec.evaluation.gates, name, everywhere[BASE], found)
-
-
-def judged(everywhere: Figures, here: Figures, found: Figures) -> Figures:
-    """What gates are held against: the trained model's figures on all held-out rows (`everywhere`), changed by what an
-    artefact's `found` ones differ from the trained model's on the compared rows (`here`).
-
-    Where these are all rows, they are what was found.
-    """
-    loss = HELD_OUT_LOSS.name
-    if loss not in found:
-        return {}
-    changed = everywhere[loss] + found[loss] - here[loss]
-    values = {}
-    for name, metric in METRICS.items():
-        if not metric.needs_rows:
-            values[name] = metric.figure((changed, 1.0))
-        elif name in found:
-            values[name] = everywhere[name] + found[name] - here[name]
-    return {name: round(value, DIGITS) for name, value in values.items()}

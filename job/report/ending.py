@@ -16,6 +16,7 @@ FOLDERS = {
     "merged_4bit/": "whole weights in 4 bits",
     "gguf/": "for llama.cpp and Ollama",
     "README.md": "the model card: how to load each of them",
+    "report/report.html": "everything, to look at in a browser",
     "report/summary.md": "every figure",
 }
 

@@ -58,9 +58,7 @@ def measured(stats: Mapping[str, Any]) -> Figures | None:
         return None
     found = list(_measurements(stats))
     names = [name for name in TITLES if any(name in figures for _, figures, _ in found)]
-    rows = tuple(
-        Row(name, (*(_shown(key, figures.get(key)) for key in names), count)) for name, figures, count in found
-    )
+    rows = tuple(Row(name, (*(shown(key, figures.get(key)) for key in names), count)) for name, figures, count in found)
     return Figures(
         (*(TITLES[name] for name in names), ROWS),
         rows,
@@ -134,7 +132,7 @@ def _alike(ours: Mapping[str, float], theirs: Mapping[str, float]) -> bool:
     return all(math.isclose(value, theirs.get(name, math.nan), rel_tol=SAME) for name, value in ours.items())
 
 
-def _shown(name: str, value: float | None) -> str:
+def shown(name: str, value: float | None) -> str:
     if value is None:
         return NOTHING
     return f"{100 * value:.2f}" if name in PERCENT else figure(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,9 @@ SAMPLE_CHARACTERS = 1500
 
 
 def write_samples(prepared: Prepared, folder: Path, count: int = 3) -> Path:
-    """`samples.md`: the first training sequences with their learned parts in ⟦ ⟧, then token by token."""
+    """`samples.md`: the first training sequences with their learned parts in ⟦ ⟧, then token by token. `samples.json`
+    has the same as runs of learned and other text.
+    """
     lines = [
         "# Training samples",
         "",
@@ -36,7 +39,17 @@ def write_samples(prepared: Prepared, folder: Path, count: int = 3) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "samples.md"
     path.write_text("\n".join(lines), "utf-8")
+    found = [document(prepared, index) for index in range(min(count, len(prepared.train)))]
+    (folder / "samples.json").write_text(json.dumps(found, ensure_ascii=False) + "\n", "utf-8")
     return path
+
+
+def document(prepared: Prepared, index: int) -> dict[str, Any]:
+    """A training sequence as {"tokens": 7, "learned": 3, "runs": [[false, "question"], [true, "answer"]]}."""
+    row = prepared.train[index]
+    found = runs(prepared.tokenizer, row["input_ids"], row["labels"])
+    learned = sum(label != IGNORED for label in row["labels"])
+    return {"tokens": len(row["input_ids"]), "learned": learned, "runs": [list(run) for run in found]}
 
 
 def sample(prepared: Prepared, index: int) -> tuple[str, str]:
@@ -62,14 +75,20 @@ def first_samples(prepared: Prepared, count: int = 3) -> tuple[str, ...]:
 
 def marked_text(tokenizer: Any, ids: list[int], labels: list[int]) -> str:
     """The decoded sequence with its learned runs between ⟦ and ⟧."""
-    runs: list[tuple[bool, list[int]]] = []
+    return "".join(
+        f"{LEARNED[0]}{text}{LEARNED[1]}" if learned else text for learned, text in runs(tokenizer, ids, labels)
+    )
+
+
+def runs(tokenizer: Any, ids: list[int], labels: list[int]) -> list[tuple[bool, str]]:
+    """The decoded sequence in parts: whether each is learned, and its text."""
+    found: list[tuple[bool, list[int]]] = []
     for token, label in zip(ids, labels, strict=True):
         learned = label != IGNORED
-        if not runs or runs[-1][0] != learned:
-            runs.append((learned, []))
-        runs[-1][1].append(token)
-    texts = [(learned, tokenizer.decode(run)) for learned, run in runs]
-    return "".join(f"{LEARNED[0]}{text}{LEARNED[1]}" if learned else text for learned, text in texts)
+        if not found or found[-1][0] != learned:
+            found.append((learned, []))
+        found[-1][1].append(token)
+    return [(learned, tokenizer.decode(run)) for learned, run in found]
 
 
 def _token_table(tokenizer: Any, ids: list[int], labels: list[int]) -> list[str]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from job.training.loop import TrainResult
 
 DIGITS = 6
-TEXTS = {".md", ".json", ".jsonl"}
+TEXTS = {".md", ".json", ".jsonl", ".html", ".xml"}
 
 
 def write_json(path: Path, document: Any) -> Path:

@@ -13,14 +13,13 @@ import pytest
 
 from job.data.build import Question
 from job.errors import GateError
-from job.evaluation.gates import check_gates
+from job.evaluation.gates import check_gates, judged
 from job.evaluation.generate import GENERATION_BATCH_TOKENS, answer_ids, answered, generation_batches
 from job.evaluation.loss import loss_of, losses_of
 from job.evaluation.margins import margins_of
 from job.evaluation.metrics import METRICS, Options
 from job.evaluation.scores import Wanted, answer_rows, loss_rows, margin_rows
 from job.evaluation.scores import figures as figures_of
-from job.export.delivered import judged
 from job.spec import GateSpec
 from job.training.methods import METHODS
 from job.training.methods.record import Rewards

@@ -61,6 +61,11 @@ class Metric:
     wrong: Callable[[Any], str] = lambda value: ""  # why the option's value cannot be used, "" if it can
 
     @property
+    def of_losses(self) -> bool:
+        """Whether it follows from the losses of held-out rows."""
+        return not self.needs_rows and self.of_margin is None
+
+    @property
     def needs_rows(self) -> bool:
         """Whether it is about held-out questions with known answers, `evaluation.exact_match_rows` of them."""
         return self.needs_answers or self.of_choice is not None
