@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from job.store import s3 as s3_store
 from tests.budget import Budget
-from tests.servers import Hub, S3Server, hub_server, s3_server
+from tests.servers import SMALLEST_PART, Hub, S3Server, hub_server, s3_server
 from tests.workers import fork_workers
 
 PERSONAL = ("AWS_", "HF_", "HUGGING_FACE_", "TUNEJOB_S3")
@@ -47,6 +48,12 @@ def bucket(s3: S3Server, clean_environment: pytest.MonkeyPatch) -> str:
     for name, value in s3.environment().items():
         clean_environment.setenv(name, value)
     return s3.new_bucket()
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads in parts of `SMALLEST_PART`: as many requests as with the parts that ship, and a third of the bytes."""
+    monkeypatch.setattr(s3_store, "PART_BYTES", SMALLEST_PART)
 
 
 @pytest.fixture
