@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+from job.host import child
+from job.store import s3 as s3_store
 from tests.budget import Budget
-from tests.servers import Hub, S3Server, hub_server, s3_server
+from tests.forking import server
+from tests.servers import SMALLEST_PART, Hub, S3Server, hub_server, s3_server
 from tests.workers import fork_workers
 
+yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same documents in a tenth of the time
 PERSONAL = ("AWS_", "HF_", "HUGGING_FACE_", "TUNEJOB_S3")
 
 
@@ -47,6 +52,18 @@ def bucket(s3: S3Server, clean_environment: pytest.MonkeyPatch) -> str:
     for name, value in s3.environment().items():
         clean_environment.setenv(name, value)
     return s3.new_bucket()
+
+
+@pytest.fixture
+def forked_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children of this process are forked, as those of a run are."""
+    monkeypatch.setattr(child, "_SERVERS", [server(())])
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads in parts of `SMALLEST_PART`: as many requests as with the parts that ship, and a third of the bytes."""
+    monkeypatch.setattr(s3_store, "PART_BYTES", SMALLEST_PART)
 
 
 @pytest.fixture

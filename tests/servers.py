@@ -28,6 +28,7 @@ __all__ = ["Hub", "Repo", "S3Server", "closed_port", "hub_server", "listing_serv
 ACCESS_KEY, SECRET_KEY = "tunejob-test-access", "tunejob-test-secret"
 # Identities with the policy of k8s/README.md, and with that but for one right.
 LIMITED_BUCKET, LIMITED, WITHOUT_DELETE = "my-bucket", "tunejob-test-limited", "tunejob-test-without-delete"
+SMALLEST_PART = 5 << 20  # bytes; S3 takes no smaller ones, but for the last
 READY_SECONDS = 60
 STARTS = 3
 GRPC_OFFSET = 10_000  # SeaweedFS listens there too

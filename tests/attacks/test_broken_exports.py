@@ -112,7 +112,7 @@ def test_a_vocabulary_with_two_tokens_exchanged_is_caught(good: Good, tmp_path: 
     assert any(message.endswith("become another text than in training") for message in caught(good, broken))
 
 
-def test_a_tokenizer_that_kills_llama_cpp_is_caught(good: Good, tmp_path: Path) -> None:
+def test_a_tokenizer_that_kills_llama_cpp_is_caught(good: Good, forked_children: None, tmp_path: Path) -> None:
     """What transformers derives from a GGUF: the converter takes it for SentencePiece, and llama.cpp crashes on the file."""
 
     def sentencepiece_like(folder: Path) -> None:

@@ -25,7 +25,7 @@ from tests.data_rows import byte_tokenizer_dir, fetched, job_spec, turns, write_
 ANSWERS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 SECONDS = 8.0 + 4.0  # of the processor: the limit, and a worker's start
 GROWTH_BYTES = 50 << 20
-LONGEST, SHORT_SECONDS = ("chat", "endless loops"), 2.0
+LONGEST, SHORT_SECONDS = ("chat", "endless loops"), 1.0
 
 CHAT_TEMPLATES = {
     "class of a string": "{{ ''.__class__ }}",

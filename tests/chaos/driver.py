@@ -22,6 +22,8 @@ import threading
 from typing import Any
 
 from job.__main__ import main
+from job.store import s3
+from tests.servers import SMALLEST_PART
 
 KILLED = "killed before operation"
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -87,6 +89,7 @@ class Operations:
 
 
 def run(point: str, folders: list[str], arguments: list[str]) -> int:
+    s3.PART_BYTES = SMALLEST_PART
     operations = Operations(point, folders)
     sys.addaudithook(operations.hear)
     code = main(arguments)

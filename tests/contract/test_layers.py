@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ FILE_LINES = 300
 FUNCTION_LINES = 60
 
 
+@cache
 def tree(module: str) -> ast.Module:
     return ast.parse(FILES[module].read_text("utf-8"))
 

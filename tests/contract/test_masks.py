@@ -1,14 +1,12 @@
 """Ids and masks, token for token, against two independent references.
 
 transformers: `apply_chat_template(return_assistant_tokens_mask=True)` on a template of the same meaning that is written
-here with generation tags around each answer and its end token. Unsloth: `train_on_responses_only` on ChatML, in its own process.
+here with generation tags around each answer and its end token. Unsloth: `train_on_responses_only` on ChatML, in a process of its own.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from job.data.tokenizer import end_tokens, load_tokenizer, write_tokenizer
 from job.data.worker.batch import answer
 from job.data.worker.wire import Job, Request, Source
 from tests.data_rows import SHARED, Row, byte_tokenizer_dir, prepare, turns
+from tests.forking import environment, run_forked
 from tests.smollm2 import model_dir
 
 END = "<|im_end|>"
@@ -319,20 +318,6 @@ def test_any_text_has_the_ids_of_the_models_tokenizer(in_process: tuple[Any, Any
     assert rust.encode(text, add_special_tokens=False).ids == tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-UNSLOTH = """
-import json, sys
-import unsloth
-from unsloth.chat_templates import train_on_responses_only
-from transformers import AutoTokenizer
-from types import SimpleNamespace
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-mask = train_on_responses_only(None, "<|im_start|>user\\n", "<|im_start|>assistant\\n", tokenizer=tokenizer, return_function=True)
-ids = json.load(open(sys.argv[2]))
-labels = [mask({"input_ids": [row]})["labels"][0] for row in ids]
-json.dump([row if isinstance(row, list) else row.tolist() for row in labels], open(sys.argv[3], "w"))
-"""
-
-
 def rows_for_unsloth(folder: Path) -> list[tuple[str, Path | list[Row], dict[str, Any]]]:
     """(format, rows, source keys) of the real files where they are, of our own rows elsewhere."""
     medqa = {"user": "{{ question }}\n{% for k, v in options.items() %}{{ k }}. {{ v }}\n{% endfor %}", "assistant": "It is {{ answer }}."}
@@ -356,9 +341,9 @@ def test_masks_equal_unsloths(tmp_path: Path) -> None:
     (tmp_path / "ids.json").write_text(json.dumps([row["input_ids"] for row in rows]))
     model = prepare(tmp_path, [{"messages": turns("a", "b")}], "messages").tokenizer
     model.save_pretrained(tmp_path / "model")
-    command = [sys.executable, "-c", UNSLOTH, str(tmp_path / "model"), str(tmp_path / "ids.json"), str(tmp_path / "labels.json")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    arguments = [str(tmp_path / name) for name in ("model", "ids.json", "labels.json")]
+    code, _, complaint = run_forked("tests.contract.unsloth_masks:main", arguments, tmp_path, environment(tmp_path), 300)
+    assert code == 0, complaint[-2000:]
     theirs = json.loads((tmp_path / "labels.json").read_text())
     assert len(rows) >= 4
     assert [row["labels"] for row in rows] == theirs

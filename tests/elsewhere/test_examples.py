@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from job.spec import parse_spec
 from tests.elsewhere.examples import BY_HAND, EXAMPLES, FOLDER, HERE, IMAGE, SOURCE, SPECS
 from tests.elsewhere.test_workflows import zizmor
 from tests.elsewhere.tools import BIN, needs_tools, tool
+from tests.forking import environment, run_forked
 
 SPEC = (SPECS / "finetome-llama31-8b.json").read_text()
 
@@ -31,10 +31,11 @@ def test_every_target_has_its_example_and_no_file_is_left_over() -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_is_what_the_command_writes(name: str, tmp_path: Path) -> None:
     spec, target = EXAMPLES[name]
-    command = [sys.executable, "-m", "job", "render", str(SPECS / f"{spec}.json"), "--to", target, "-o", str(tmp_path / name)]
+    command = ["render", str(SPECS / f"{spec}.json"), "--to", target, "-o", str(tmp_path / name)]
     command += [] if target in HERE else ["--image", IMAGE]
     command += ["--source", SOURCE] if target == "actions" else []
-    subprocess.run(command, check=True, capture_output=True)
+    code, said, complaint = run_forked("job.__main__:main", [command], tmp_path, environment(tmp_path), 60)
+    assert code == 0, said + complaint
     assert (FOLDER / name).read_bytes() == (tmp_path / name).read_bytes(), "run: make examples"
 
 

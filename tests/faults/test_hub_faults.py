@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from job.errors import JobError
+from job.host.fork_server import ForkServer
+from job.hub.origin import HubOrigin
 from tests.faults.proxy import ENDLESS, Kind, Proxy, Trouble, proxy_to
 from tests.servers import Hub
 
 FILE = os.urandom(300_000)
-FETCH = """
-import sys
-from pathlib import Path
-from job.errors import JobError
-from job.hub.origin import HubOrigin
-try:
-    origin = HubOrigin("hf://org/name", "model")
-    assert [file.key for file in origin.files()] == ["config.json", "model.safetensors"]
-    origin.stage(["model.safetensors", "config.json"], Path(sys.argv[1]))
-except JobError as error:
-    print(error)
-    sys.exit(error.exit_code)
-"""
 # The client's own limits and ours, cut short; its metadata requests are repeated with up to 23 s of pauses.
 LIMITS = {
     "HF_HUB_DOWNLOAD_TIMEOUT": "1",
@@ -54,10 +43,32 @@ def proxy(hub: Hub, clean_environment: pytest.MonkeyPatch) -> Iterator[Proxy]:
         yield server
 
 
+def main(folder: str) -> int:
+    """In a forked process: fetches the model into `folder`."""
+    try:
+        origin = HubOrigin("hf://org/name", "model")
+        assert [file.key for file in origin.files()] == ["config.json", "model.safetensors"]
+        origin.stage(["model.safetensors", "config.json"], Path(folder))
+    except JobError as error:
+        print(error)
+        return error.exit_code
+    return 0
+
+
+@cache
+def client(limits: tuple[tuple[str, str], ...]) -> ForkServer:
+    """Forks processes that have the Hub's client, which reads its limits when it is imported: in a process of its own, for
+    this one has the proxy's thread."""
+    return ForkServer(("huggingface_hub.hf_api", __name__), {**os.environ, **dict(limits)})
+
+
 def fetch(folder: Path, **limits: str) -> tuple[int, str]:
-    """In a process of its own: the client reads its limits when it is imported."""
-    done = subprocess.run([sys.executable, "-c", FETCH, str(folder)], capture_output=True, text=True, env={**os.environ, **limits})
-    return done.returncode, done.stdout + done.stderr
+    """Its exit code, and what it said."""
+    with (folder / "said").open("w+") as said, open(os.devnull) as nothing:
+        streams = [nothing.fileno(), said.fileno(), said.fileno()]
+        server, asked = client(tuple(limits.items())), {**os.environ, **limits}
+        code = server.fork(f"{__name__}:main", [str(folder / "model")], folder, asked, streams).wait(120)
+        return code, (folder / "said").read_text()
 
 
 @pytest.mark.parametrize("request_", list(REQUESTS))
@@ -69,8 +80,8 @@ def test_four_faults_in_a_row_are_survived(proxy: Proxy, tmp_path: Path, request
     proxy.order(trouble)
     code, said = fetch(tmp_path)
     assert (code, trouble.met) == (0, 4), said
-    assert (tmp_path / "model.safetensors").read_bytes() == FILE
-    assert (tmp_path / "config.json").read_bytes() == b"{}"
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == FILE
+    assert (tmp_path / "model" / "config.json").read_bytes() == b"{}"
 
 
 @pytest.mark.parametrize("kind", [Kind.SLOW_DOWN, Kind.RESET, Kind.TRUNCATE, Kind.CORRUPT, Kind.STALL, Kind.STALL_BODY, Kind.DRIP_BODY])
@@ -84,13 +95,11 @@ def test_endless_faults_are_reported_within_a_bound(proxy: Proxy, tmp_path: Path
     print(kind.name, request_, f"{time.monotonic() - begun:.1f} s")
     assert code == 20, said
     assert time.monotonic() - begun < BOUND_SECONDS
-    assert not (tmp_path / "model.safetensors").exists()
+    assert not (tmp_path / "model" / "model.safetensors").exists()
 
 
 def test_a_hundred_corruptions_are_all_caught(hub: Hub, proxy: Proxy, tmp_path: Path) -> None:
     """One bit at random in the first download of each of 100 files: all 100 are right in the end."""
-    from job.hub.origin import HubOrigin
-
     files = {f"{number:03}.json": os.urandom(3000) for number in range(100)}
     hub.repo("org/many").commit(files)
     origin = HubOrigin("hf://org/many", "model")

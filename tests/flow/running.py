@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,15 +145,9 @@ def watched(folder: Path) -> Iterator[list[int]]:
     """The largest size of all files below `folder`, links aside, seen while the block runs."""
     peak, ended = [0], threading.Event()
 
-    def size(path: Path) -> int:
-        try:
-            return 0 if path.is_symlink() or not path.is_file() else path.stat().st_size
-        except OSError:  # gone meanwhile
-            return 0
-
     def watch() -> None:
         while not ended.wait(0.02):
-            peak[0] = max(peak[0], sum(map(size, list(folder.rglob("*")))))
+            peak[0] = max(peak[0], bytes_below(str(folder)))
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -161,6 +156,19 @@ def watched(folder: Path) -> Iterator[list[int]]:
     finally:
         ended.set()
         thread.join()
+
+
+def bytes_below(folder: str) -> int:
+    """Of all files that are no links. By way of `os.scandir`: looking fifty times a second takes a tenth of a core otherwise."""
+    found = 0
+    with suppress(OSError), os.scandir(folder) as entries:  # gone meanwhile
+        for entry in entries:
+            with suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    found += bytes_below(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    found += entry.stat(follow_symlinks=False).st_size
+    return found
 
 
 def planned_and_seen(output: Path, work: Path, peak_bytes: int) -> tuple[int, int]:

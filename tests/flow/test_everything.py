@@ -48,7 +48,8 @@ class Exported:
 
 def run(folder: Path, forked: bool, export: dict[str, Any] = EVERYTHING) -> Exported:
     """The same run id wherever it runs: its output is `out` in the current directory."""
-    spec = write_spec(folder / "spec.json", tiny("out", {"/model/source": str(wide_dir()), "/export": export}))
+    changes = {"/model/source": str(wide_dir()), "/evaluation/exact_match_rows": 2, "/export": export}
+    spec = write_spec(folder / "spec.json", tiny("out", changes))
     with watched(folder / "work") as peak:
         extra = {"TUNEJOB_WORKDIR": str(folder / "work")}
         result = tunejob("run", spec, scratch=folder / "scratch", extra=extra, cwd=folder, forked=forked)
@@ -99,6 +100,15 @@ def test_the_figures_hold_their_limits_and_tell_types_apart(exported: Exported) 
     assert kl["bf16"] < kl["q8_0"] < kl["q4_k_m"] < kl["iq3_xxs"] < TYPES["iq3_xxs"].max_kl
     assert found["lora_gguf"]["kl"] < 1e-3  # the adapter on the base's GGUF is the merge
     assert found["gguf-q4_k_m"]["fallback_tensors"] == 0  # a width that suits k-quants
+
+
+def test_everything_that_is_delivered_says_what_the_trained_model_says(exported: Exported) -> None:
+    found = valid_stats(exported.output / "stats.json")["delivered"]["artefacts"]
+    for name in ("adapter", "merged", "lora_gguf", "gguf-bf16", "gguf-q8_0"):
+        assert found[name]["held_out_loss"] == pytest.approx(found["trained"]["held_out_loss"], abs=0.05), name
+        assert found[name]["kl"] < 0.05, name
+    assert "exact_match" in found["merged"]
+    assert "exact_match" not in found["gguf-q8_0"], "answers are dear there; no gate asks for them"
 
 
 def test_plain_transformers_loads_the_merge_and_ends_as_trained(exported: Exported) -> None:

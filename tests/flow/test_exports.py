@@ -6,6 +6,8 @@ import json
 import shutil
 import signal
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from job.ledger.manifest import read_manifest, verify
 from job.store import open_store
 from tests.flow.running import Result, Running, document, planned_and_seen, run_tiny, tiny, tunejob, valid_stats, watched, write_spec
-from tests.servers import Hub
+from tests.servers import Hub, hub_server
 from tests.tiny import narrow_dir, tiny_dir, wide_dir
 
 pytestmark = pytest.mark.slow
@@ -74,27 +76,51 @@ def test_a_rerun_tries_only_what_is_missing(refused: tuple[Path, Result]) -> Non
     assert good.stat().st_mtime_ns == before
 
 
-def test_a_killed_run_goes_on_after_the_last_stored_artefact(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Resumed:
+    """A run that was killed after its first export and goes to a Hub once it has gone on to its end."""
+
+    folder: Path
+    hub: Hub
+    trained: bytes  # the adapter before the second try
+    again: Result
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "out"
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resumed]:
+    folder = tmp_path_factory.mktemp("resumed")
     export = {"merged": ["16bit"], "gguf": ["q8_0"], "check_tokens": 128}
-    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", changes(export)))
-    first = Running(("run", spec), tmp_path / "first")
-    first.wait_until(lambda run: run.says('"artefact": "merged"'))
-    first.kill()
-    trained = (tmp_path / "out" / "adapter" / "adapter_model.safetensors").read_bytes()
-    again = tunejob("run", spec, scratch=tmp_path / "again")
+    given = changes(export, **{"/output/hub": {"repository": "org/tuned"}})
+    spec = write_spec(folder / "spec.json", tiny(folder / "out", given))
+    with hub_server() as hub:
+        extra = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token}
+        first = Running(("run", spec), folder / "first", extra)
+        first.wait_until(lambda run: run.says('"artefact": "merged"'))
+        first.kill()
+        trained = (folder / "out" / "adapter" / "adapter_model.safetensors").read_bytes()
+        again = tunejob("run", spec, scratch=folder / "again", extra=extra)
+        yield Resumed(folder, hub, trained, again)
+
+
+def test_a_killed_run_goes_on_after_the_last_stored_artefact(resumed: Resumed) -> None:
+    again, output = resumed.again, resumed.output
     assert again.exit_code == 0, again.stdout[-2000:] + again.stderr[-3000:]
     assert again.named("train") == []
     assert again.named("merge") == []
     assert again.named("start")[0]["stored_before"] == ["merged", "merged_onto", "trained"]
-    manifest = verify(open_store(str(tmp_path / "out")))
+    manifest = verify(open_store(str(output)))
     assert {"base", "trained", "adapter", "merged", "gguf-q8_0"} == set(manifest.results)
-    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").read_bytes() == trained
-    stats = valid_stats(tmp_path / "out" / "stats.json")
+    assert (output / "adapter" / "adapter_model.safetensors").read_bytes() == resumed.trained
+    stats = valid_stats(output / "stats.json")
     assert stats["training"]["steps"] == 4  # of the first try
 
 
 def test_a_stop_during_the_exports_leaves_no_child_and_no_manifest(tmp_path: Path) -> None:
-    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", changes({"gguf": ["q8_0"], "check_tokens": 128})))
+    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", changes({"merged": ["16bit"], "check_tokens": 128})))
     run = Running(("run", spec), tmp_path / "scratch")
     run.wait_until(lambda run: run.says('"event": "merge"'))
     children = psutil.Process(run.pid).children()
@@ -116,23 +142,23 @@ def test_whole_weights_become_ggufs_too(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ refused early
 
 
-def quantised_base(folder: Path) -> Path:
-    """The wide model as others publish it in 4-bit."""
+def quantised_base(folder: Path, model: Path) -> Path:
+    """`model` as others publish it in 4-bit."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
     )
-    AutoModelForCausalLM.from_pretrained(wide_dir(), quantization_config=nf4, dtype=torch.bfloat16).save_pretrained(folder)
+    AutoModelForCausalLM.from_pretrained(model, quantization_config=nf4, dtype=torch.bfloat16).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copyfile(wide_dir() / name, folder / name)
+        shutil.copyfile(model / name, folder / name)
     return folder
 
 
 @pytest.mark.parametrize("case", ["no merge base", "another merge base", "merge base of no use"])
 def test_a_base_that_cannot_be_merged_is_refused_before_training(case: str, tmp_path: Path) -> None:
-    quantised = quantised_base(tmp_path / "packed")
+    quantised = quantised_base(tmp_path / "packed", wide_dir())
     source, merge_base = {
         "no merge base": (quantised, None),
         "another merge base": (quantised, tiny_dir()),
@@ -146,7 +172,7 @@ def test_a_base_that_cannot_be_merged_is_refused_before_training(case: str, tmp_
 
 
 def test_a_quantised_base_is_merged_into_its_16_bit_model(tmp_path: Path) -> None:
-    given = {"/model/source": str(quantised_base(tmp_path / "packed")), "/model/merge_base": str(wide_dir())}
+    given = {"/model/source": str(quantised_base(tmp_path / "packed", tiny_dir())), "/model/merge_base": str(tiny_dir())}
     result = run_tiny(tmp_path, given | {"/export": {"merged": ["16bit"], "check_tokens": 128}})
     assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
     assert read_manifest(open_store(str(tmp_path / "out"))).results["merged"]["test_kl"] < 1e-3
@@ -168,23 +194,21 @@ def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused_before_training(tmp
 # ------------------------------------------------------------------------------------------------------- the Hub
 
 
-def test_everything_goes_to_the_hub_in_one_commit(hub: Hub, tmp_path: Path) -> None:
-    export = {"merged": ["16bit"], "gguf": ["q8_0"], "check_tokens": 128}
-    given = changes(export, **{"/output/hub": {"repository": "org/tuned"}})
-    result = run_tiny(tmp_path, given, {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token})
-    assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
-    repo = hub.repos["org/tuned"]
+def test_everything_goes_to_the_hub_in_one_commit(resumed: Resumed) -> None:
+    """Of a run that took two tries: the first had nothing to push."""
+    assert resumed.again.exit_code == 0, resumed.again.stdout[-2000:] + resumed.again.stderr[-3000:]
+    repo = resumed.hub.repos["org/tuned"]
     assert repo.private
     assert [branch for branch, _ in repo.pushes].count("main") == 1
     assert set(repo.refs) == {"main"}
-    pushed, output = repo.files(), tmp_path / "out"
+    pushed, output = repo.files(), resumed.output
     weights = ("adapter/adapter_model.safetensors", "merged/model.safetensors", "gguf/tiny-Q8_0.gguf")
     documents = ("README.md", "gguf/Modelfile", "adapter/chat_template.jinja", "merged/tokenizer.json")
     for key in (*weights, *documents):
         assert bytes(pushed[key]) == (output / key).read_bytes(), key
     assert not [key for key in pushed if key.startswith("report/")]  # reports quote the data
-    for path in [p for p in tmp_path.rglob("*") if p.is_file() and not p.is_relative_to(tmp_path / "out" / "merged")]:
-        assert hub.token.encode() not in path.read_bytes(), path
+    for path in [p for p in resumed.folder.rglob("*") if p.is_file() and not p.is_relative_to(output / "merged")]:
+        assert resumed.hub.token.encode() not in path.read_bytes(), path
 
 
 @pytest.mark.parametrize("token", ["", "hf_" + "read" * 8, "hf_" + "none" * 8])

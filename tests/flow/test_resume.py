@@ -21,10 +21,10 @@ from tests.servers import Hub
 from tests.specs import LEFT_OUT
 from tests.tiny import tiny_dir
 
-STEPS = 32
+STEPS = 24
 CHANGES: dict[str, Any] = {
     "/training/max_steps": STEPS,
-    "/training/eval_steps": 16,
+    "/training/eval_steps": 12,
     "/training/keep": "best",
     "/lora/dropout": 0.1,  # random numbers in every step
     "/output/checkpoints": {"every_steps": 4},
@@ -90,12 +90,12 @@ def test_a_process_of_its_own_trains_the_same_adapter(whole: Path, tmp_path: Pat
 
 
 def test_after_kills(whole: Path, tmp_path: Path) -> None:
-    for at_least in (8, 16):
+    for at_least in (4, 8):
         running = start(tmp_path)
         running.wait_until(lambda r, step=at_least: r.says(f'"checkpoint", "step": {step}'))
         assert running.kill().exit_code == -signal.SIGKILL
         assert not (tmp_path / "out" / "manifest.json").exists()
-    finished(tmp_path, 16)
+    finished(tmp_path, 8)
     same_as(whole, tmp_path / "out")
 
 

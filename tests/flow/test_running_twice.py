@@ -2,50 +2,50 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from job.host.log import Log
+from job.ledger.lease import Lease
 from job.ledger.manifest import verify
 from job.store import open_store
 from tests.flow.running import ROOT, Running, environment, run_tiny, tiny, tunejob, write_spec
+from tests.forking import fork
 from tests.servers import S3Server
 
 RACERS = 6
-# One that asks for the lease when all of them are there, holds it for a while and says so.
-RACER = """
-import io, sys, time
-from job.ledger.lease import Lease
-from job.host.log import Log
-from job.store import open_store
-store = open_store(sys.argv[1])
-sys.stdin.readline()
-with Lease(store, Log(io.StringIO())) as lease:
-    time.sleep(4)
-    lease.require()
-    print("held")
-"""
+
+
+def racer(uri: str) -> None:
+    """In a forked process: asks for the lease when all of them are there, holds it for a while and says so."""
+    store = open_store(uri)
+    sys.stdin.read()  # to its end, which is the same for all
+    with Lease(store, Log(io.StringIO())) as lease:
+        time.sleep(4)
+        lease.require()
+        print("held")
 
 
 def race(uri: str, extra: dict[str, str], scratch: Path) -> list[tuple[int, str]]:
     """(exit code, output) of processes that ask for one lease at the same time."""
     asked = environment(scratch, {**extra, "TUNEJOB_LEASE_SECONDS": "2"})
-    racers = [
-        subprocess.Popen([sys.executable, "-c", RACER, uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                         env=asked, cwd=ROOT, text=True)
-        for _ in range(RACERS)
-    ]  # fmt: skip
+    outputs = [scratch / f"racer-{number}" for number in range(RACERS)]
+    waiting, go = os.pipe()
+    racers = []
+    for output in outputs:
+        with output.open("wb") as out, open(os.devnull, "wb") as nothing:
+            streams = (out.fileno(), nothing.fileno())
+            racers.append(fork(f"{__name__}:racer", [uri], streams, ROOT, asked, given=waiting))
+    os.close(waiting)
     time.sleep(2)
-    for racer in racers:
-        assert racer.stdin
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
-    return [(racer.wait(60), racer.communicate()[0]) for racer in racers]
+    os.close(go)
+    return [(racer.wait(60), output.read_text()) for racer, output in zip(racers, outputs, strict=True)]
 
 
 @pytest.mark.parametrize("kind", ["directory", "s3"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,13 +32,16 @@ class Parts:
         self.reference = write_reference(model, folder / "reference", rows)
         self.imatrix = measure_imatrix(model, folder / "imatrix.gguf")
         self.expected = describe(model)
+        self.accepted = cache(self._accepted)  # checked once, however many tests look at it
 
-    def accepted(self, name: str, with_imatrix: bool = False, limits: dict | None = None) -> Checked:
+    def _accepted(self, name: str, with_imatrix: bool = False) -> Checked:
+        return self.checked(name, {"max_kl": TYPES[name].max_kl, "max_perplexity_rise": TYPES[name].max_perplexity_rise}, with_imatrix)
+
+    def checked(self, name: str, limits: dict[str, float], with_imatrix: bool = False) -> Checked:
         source = None if name == "bf16" else self.sixteen
         target = self.sixteen if source is None else self.folder / f"{name}-{with_imatrix}.gguf"
         if not target.exists():
             quantise(self.sixteen, target, name, self.imatrix if with_imatrix else None, 1)
-        limits = limits or {"max_kl": TYPES[name].max_kl, "max_perplexity_rise": TYPES[name].max_perplexity_rise}
         return check(target, f"gguf/{name}.gguf", name, source, self.expected, against(self.reference, limits))
 
 
@@ -46,13 +50,14 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     return Parts(wide_dir(), tmp_path_factory.mktemp("wide"), rows=4)
 
 
-# One of each kind for make test, beside those of test_everything.py; all of them for make long.
-SHORT = {"f16", "q8_0", "q6_k", "q5_1", "q4_0", "q4_k_m", "q3_k_s", "q2_k", "iq4_nl", "iq3_s", "iq2_xxs"}
+# One of each kind for make test: of 16 bits, of blocks of 32 with and without an offset, the finest and the coarsest k-quant, a mixture,
+# an i-quant with a table and one that needs an imatrix. test_everything.py has others; all of them are in make long.
+SHORT = {"f16", "q8_0", "q5_1", "q6_k", "q4_k_m", "q2_k", "iq4_nl", "iq2_xxs"}
 
 
 @pytest.mark.parametrize("name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in TYPES])
 def test_every_type_is_made_and_accepted(wide: Parts, name: str) -> None:
-    checked = wide.accepted(name, with_imatrix=TYPES[name].needs_imatrix)
+    checked = wide.accepted(name, TYPES[name].needs_imatrix)
     assert checked.fallback_tensors == 0
     assert checked.file.tensors == 29
     assert TYPES[name].tensor_type in checked.file.types
@@ -68,7 +73,7 @@ def test_finer_types_stray_less(wide: Parts) -> None:
 
 
 def test_an_imatrix_of_the_jobs_rows_helps(wide: Parts) -> None:
-    without, measured = (wide.accepted("iq3_s", with_imatrix, NO_LIMITS).quality for with_imatrix in (False, True))
+    without, measured = (wide.checked("iq3_s", NO_LIMITS, with_imatrix).quality for with_imatrix in (False, True))
     assert measured.perplexity <= without.perplexity
     assert measured.kl < 0.7 * without.kl
     assert read_header(wide.folder / "iq3_s-True.gguf", "k").metadata[IMATRIX_ENTRIES] == 21
@@ -85,11 +90,11 @@ def test_a_type_that_needs_an_imatrix_says_so(wide: Parts) -> None:
 def test_limits_are_those_that_were_asked_for(wide: Parts) -> None:
     kl = wide.accepted("q2_k").quality.kl
     with pytest.raises(GateError) as failure:
-        wide.accepted("q2_k", limits={"max_kl": kl / 2, "max_perplexity_rise": 10})
+        wide.checked("q2_k", {"max_kl": kl / 2, "max_perplexity_rise": 10})
     (fault,) = failure.value.faults
     assert (fault.where, fault.found, fault.expected) == ("gguf/q2_k.gguf", f"KL {kl:.4g} nats a token", f"at most {kl / 2:g}")
     with pytest.raises(GateError, match=r"its perplexity is too high .*expected at most \+-50.00%"):
-        wide.accepted("q2_k", limits={"max_kl": 10, "max_perplexity_rise": -0.5})
+        wide.checked("q2_k", {"max_kl": 10, "max_perplexity_rise": -0.5})
 
 
 def test_the_plan_of_llama_cpp_is_what_it_writes(wide: Parts) -> None:

@@ -30,20 +30,13 @@ from tests.tiny import narrow_dir, wide_dir
 STOCK_TYPES = {"bf16": "MOSTLY_BF16", "f16": "MOSTLY_F16", "f32": "ALL_F32"}
 
 
-@pytest.fixture(scope="module")
-def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of what the stock converter writes of the wide model."""
-    folder = tmp_path_factory.mktemp("stock")
-    arguments = [str(wide_dir()), str(folder), *STOCK_TYPES.values()]
-    code, _, complaint = run_forked("tests.ggufs:write_stock", arguments, folder, environment(folder), 120)
-    assert code == 0, complaint
-    return folder
-
-
 @pytest.mark.parametrize("name", STOCK_TYPES)
-def test_the_bytes_are_those_of_the_stock_converter(name: str, stock: Path, tmp_path: Path) -> None:
+def test_the_bytes_are_those_of_the_stock_converter(name: str, tmp_path: Path) -> None:
+    arguments = [str(wide_dir()), str(tmp_path), STOCK_TYPES[name]]
+    code, _, complaint = run_forked("tests.ggufs:write_stock", arguments, tmp_path, environment(tmp_path), 120)
+    assert code == 0, complaint
     report = convert(wide_dir(), tmp_path / "ours.gguf", name, "tuned", 2)
-    assert (tmp_path / "ours.gguf").read_bytes() == (stock / STOCK_TYPES[name]).read_bytes()
+    assert (tmp_path / "ours.gguf").read_bytes() == (tmp_path / STOCK_TYPES[name]).read_bytes()
     assert report.bytes == (tmp_path / "ours.gguf").stat().st_size
     assert report.types[TYPES[name].tensor_type] >= 22
 
@@ -152,7 +145,7 @@ def test_a_disk_that_ends_is_not_a_quantised_file(tmp_path: Path) -> None:
     assert "q8_0.gguf" in str(failure.value)
 
 
-def test_steps_are_answered_in_order(tmp_path: Path) -> None:
+def test_steps_are_answered_in_order(forked_children: None, tmp_path: Path) -> None:
     steps = tuple(Plan(narrow_dir(), tmp_path, [name], False) for name in ("q8_0", "f32"))
     small, large = results(run_child(WORKER, Request(steps), tmp_path / "child", "plan"))
     assert [list(small.bytes), list(large.bytes)] == [["q8_0"], ["f32"]]

@@ -63,7 +63,9 @@ def plain_logits(folder: Path, row: list[int]) -> Any:
         return open_model(folder, torch.float32, "cpu")(torch.tensor([row])).logits[0]
 
 
-def test_the_merge_passes_and_the_reference_is_its_logits(request_of: CompareRequest, trained: Path, tmp_path: Path) -> None:
+def test_the_merge_passes_and_the_reference_is_its_logits(
+    request_of: CompareRequest, trained: Path, forked_children: None, tmp_path: Path
+) -> None:
     asked = replace(request_of, imatrix=tmp_path / "imatrix.gguf")
     found = run_child("job.export.compare", asked, tmp_path / "child", "comparison", answer=CompareReport)
     comparison = found.merged.comparison
