@@ -18,6 +18,7 @@ from job.spec import JobSpec
 from job.training.arguments import trainer_arguments
 from job.training.backend import Backend
 from job.training.checkpointing import Chooser
+from job.training.filler import fill
 from job.training.methods import METHODS
 
 if TYPE_CHECKING:
@@ -147,10 +148,13 @@ class Loop:
             model=model, args=arguments, train_dataset=prepared.train, processing_class=prepared.tokenizer
         )
         self.method.check(self.trainer, spec)
+        filled = spec.data.packing
+        if filled:
+            fill(self.trainer, prepared.tokenizer.pad_token_id)
         if backend.device == "cpu":
             compute_in_fp32(model)
         self.watchdog = Watchdog()
-        self.watch = LossWatch(TokenCounter(self.trainer), self.watchdog)
+        self.watch = LossWatch(TokenCounter(self.trainer, filled), self.watchdog)
         self.held_out = HeldOut(spec.training, self._measure, self._report)
         folder = workdir / f"checkpoints-{choice.batch.rows}-{choice.kept_layers}"
         self.saver = Saver(
