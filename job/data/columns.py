@@ -68,7 +68,10 @@ class ColumnUse:
     def notes(self) -> list[str]:
         unread, found = Counter(self._unread) if self._templates is None else Counter(), []
         if "chosen" in self._names.values() and (rejected := unread.pop("rejected", 0)):
-            found.append(f"column rejected of {rejected} rows is not used; chosen is learned")
+            found.append(
+                f"column rejected of {rejected} rows is not used; chosen is learned (training.method dpo, with format "
+                "preference, learns from both)"
+            )
         if unread:
             found.append(f"columns that nothing reads: {_listed({(name, ''): n for name, n in unread.items()})}")
         if self._as_text:

@@ -390,7 +390,8 @@ def test_what_was_taken_for_granted_of_files_is_said(tmp_path: Path) -> None:
     assert prepared.report.notes == [
         "rows.csv: its first column has no name and is left out",
         "rows.csv: its columns are separated by ';'",
-        "/data/train/0/source: column rejected of 2 rows is not used; chosen is learned",
+        "/data/train/0/source: column rejected of 2 rows is not used; chosen is learned (training.method dpo, with format "
+        "preference, learns from both)",
     ]
 
 
