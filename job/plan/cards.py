@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 GB = 10**9
@@ -36,3 +37,11 @@ CARDS = {
     "h100": Card("H100", 80, 989),
     "h200": Card("H200", 141, 989, measured=True),
 }
+
+
+def card_of_device(name: str, memory_bytes: int) -> Card:
+    """The one that the driver calls `name`; where it is none of these, the one of the most like memory."""
+    words = name.upper().replace("-", " ").split()
+    said = {*words, *(word.rstrip("G") for word in words), *map("".join, itertools.pairwise(words))}
+    named = [card for key, card in CARDS.items() if key.partition("-")[0].upper() in said]
+    return min(named or CARDS.values(), key=lambda card: abs(card.bytes - memory_bytes))

@@ -54,6 +54,11 @@ class ModelSize:
     def embedding_parameters(self) -> int:
         return self.tables * self.table_rows * self.hidden
 
+    @property
+    def layer_parameters(self) -> float:
+        """Of one layer."""
+        return (self.parameters - self.embedding_parameters) / self.layers
+
     def shapes(self) -> Shapes:
         """A decoder of that size: seven linear layers in each block, one or two tables of the vocabulary."""
         per_matrix = (self.parameters - self.embedding_parameters) // (len(LINEAR) * self.layers * self.hidden)

@@ -10,11 +10,11 @@ from typing import Any
 
 from job.errors import CapacityError, Fault, InputError
 from job.host.log import Log
-from job.host.micro_batch import MicroBatch
 from job.plan.advice import Advice, Facts, advise
 from job.plan.cards import CARDS, GB, Card
+from job.plan.choice import Choice, Training
 from job.plan.duration import Stage, epoch_seconds, stages, train_seconds
-from job.plan.gpu_memory import GPU_CONTEXT_BYTES, GpuMemory, fits, gpu_memory
+from job.plan.gpu_memory import GPU_CONTEXT_BYTES, GpuMemory, activation_budget, fits, gpu_memory
 from job.plan.machine import needs_by_stage
 from job.plan.model_size import ModelSize, size_of_fetched
 from job.plan.schedule import Schedule, schedule
@@ -34,14 +34,15 @@ ANY = ""  # the key of a price that holds for every card
 @dataclass(frozen=True)
 class OnCard:
     """A training on a card. `fits`: "yes"; "tight", where it does with the rows that there are and would not if each
-    had `max_seq_length`; "smaller", in micro-batches of `rows`, which a run finds by itself; "no", and then there are
-    no times. `needed`: with those micro-batches.
+    had `max_seq_length`; "smaller", in smaller forward passes than the spec names; "no", and then there are no times.
+    `rows` of a forward pass, `kept_layers` that compute nothing again, `needed` with both: what a run would choose.
     """
 
     key: str
     card: Card
     fits: str
     rows: int
+    kept_layers: int
     needed: GpuMemory
     step_seconds: float | None = None
     stages: tuple[Stage, ...] = ()
@@ -88,7 +89,7 @@ class Plan:
                 where="/model/source",
                 found=f"about {needed / GB:.0f} GB with one row at a time",
                 expected=f"at most {max(card.gb for card in CARDS.values())} GB",
-                hint="Choose 4bit, a smaller max_seq_length or a smaller model, or turn gradient_checkpointing on",
+                hint="Choose 4bit, a smaller max_seq_length or model, or leave gradient_checkpointing to auto",
             )
         )
 
@@ -127,6 +128,7 @@ def _card_document(on: OnCard) -> dict[str, Any]:
         "memory_bytes": on.card.bytes,
         "fits": on.fits,
         "micro_batch_rows": on.rows,
+        "kept_layers": on.kept_layers,
         "needed_bytes": asdict(on.needed),
         "times": "measured" if on.card.measured else "estimated, not measured",
         "step_seconds": _rounded(on.step_seconds),
@@ -202,32 +204,47 @@ def scheduler(spec: JobSpec, rows: Rows) -> Scheduler:
 def on_card(
     spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, key: str, prices: Mapping[str, float]
 ) -> OnCard:
-    """What becomes of the training there."""
-    card, batch = CARDS[key], MicroBatch(spec.training.batch_size, spec.training.gradient_accumulation_steps)
-    longest = scheduled(batch.rows, spec.data.packing).longest_tokens
-    whole = batch
-    while True:
-        needed = gpu_memory(spec, size, batch.rows, longest)
-        holds = fits(needed.expected - GPU_CONTEXT_BYTES, card.bytes)
-        smaller = batch.smaller()
-        if holds or smaller is None:
-            break
-        batch = smaller
-    if not holds:
-        return OnCard(key, card, "no", batch.rows, needed)
-    verdict = "smaller" if batch != whole else "yes" if needed.high <= card.bytes else "tight"
-    planned = scheduled(batch.rows, spec.data.packing)
-    training = train_seconds(spec, size, planned, card)
+    """What becomes of the training there: how it would be computed, and whether that fits."""
+    card = CARDS[key]
+    training = Training(spec, size, lambda count: scheduled(count, spec.data.packing), card)
+    choice = training.choose(card.bytes - GPU_CONTEXT_BYTES)
+    while not _holds(card, needed := _needed(training, choice)) and (smaller := training.choose_after(choice)):
+        choice = smaller  # as a run does it
+    if not _holds(card, needed):
+        return OnCard(key, card, "no", choice.batch.rows, choice.kept_layers, needed)
+    planned = training.scheduled(choice.batch.rows)
+    seconds = train_seconds(spec, size, planned, card, choice.kept_layers)
     return OnCard(
         key,
         card,
-        verdict,
-        batch.rows,
+        _verdict(training, choice, card),
+        choice.batch.rows,
+        choice.kept_layers,
         needed,
-        training / planned.steps,
-        tuple(stages(spec, size, rows.whole_seconds, training)),
+        seconds / planned.steps,
+        tuple(stages(spec, size, rows.whole_seconds, seconds)),
         prices.get(key, prices.get(ANY)),
     )
+
+
+def _needed(training: Training, choice: Choice) -> GpuMemory:
+    spec, size = training.spec, training.size
+    longest = training.scheduled(choice.batch.rows).longest_tokens
+    return gpu_memory(spec, size, choice.batch.rows, longest, choice.kept_layers)
+
+
+def _holds(card: Card, needed: GpuMemory) -> bool:
+    return fits(needed.expected - GPU_CONTEXT_BYTES, card.bytes)
+
+
+def _verdict(training: Training, choice: Choice, card: Card) -> str:
+    """Of a card that holds the rows that there are."""
+    wanted, usable = training.spec.training.micro_batch, card.bytes - GPU_CONTEXT_BYTES
+    if wanted != "auto" and choice.batch.rows < wanted:
+        return "smaller"
+    with_any_rows = training.choose(usable, training.spec.model.max_seq_length)
+    holds_any = with_any_rows.activation_bytes <= activation_budget(training.spec, training.size, usable)
+    return "yes" if holds_any else "tight"
 
 
 def facts(spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, quantised: bool) -> Facts:
@@ -236,7 +253,8 @@ def facts(spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, quan
     if not spec.data.packing and spec.model.backend == "unsloth" and spec.model.precision != "full":
         card = next(card for card in CARDS.values() if card.measured)
         packed = scheduled(spec.training.batch_size, True)
-        time = epoch_seconds(spec, size, packed, card) / epoch_seconds(spec, size, planned, card)
+        kept = 0 if spec.training.gradient_checkpointing else size.layers
+        time = epoch_seconds(spec, size, packed, card, kept) / epoch_seconds(spec, size, planned, card, kept)
     return Facts(
         rows=rows.rows.expected,
         epochs=planned.epochs,

@@ -98,6 +98,14 @@ def _engine(fields: Fields) -> str:
     return f"{fields['backend']} on {fields['device']}: {fields['precision']}, {fields['optimizer']}, {packed}"
 
 
+def _steps(fields: Fields) -> str:
+    rows, passes = fields["batch_size"], fields["gradient_accumulation_steps"]
+    said = f"{rows} rows at once, {passes} times a step; {fields['kept_layers']} layers compute nothing again"
+    if "usable_bytes" not in fields:
+        return said
+    return f"{said}: about {size(fields['planned_bytes'])} of {size(fields['usable_bytes'])}"
+
+
 SENTENCES: dict[str, Callable[[Fields], str]] = {
     BEGIN: lambda f: STAGES.get(f["stage"], ""),
     "start": _start,
@@ -107,6 +115,7 @@ SENTENCES: dict[str, Callable[[Fields], str]] = {
     "load": lambda f: f"{f['model']}, {size(f['bytes'])}" + (f", commit {f['revision']}" if f["revision"] else ""),
     "answer": lambda f: f"{f['prompt']} → {f['answer']}",
     "baseline": figures,
+    "steps": _steps,
     "trained": _trained,
     "adapter": lambda f: f"{f['files']} files, {size(f['bytes'])}",
     "merged": lambda f: f"{f['files']} files, {size(f['bytes'])}",

@@ -104,6 +104,7 @@ class TrainingSpec:
     max_steps: int | None
     batch_size: int
     gradient_accumulation_steps: int
+    micro_batch: Literal["auto"] | int
     learning_rate: float
     lr_scheduler: str
     warmup_steps: int | None
@@ -116,7 +117,7 @@ class TrainingSpec:
     max_grad_norm: float
     seed: int
     logging_steps: int
-    gradient_checkpointing: Literal["unsloth"] | bool
+    gradient_checkpointing: Literal["auto", "unsloth"] | bool
     eval_steps: int | None
     eval_batch_size: int
     early_stopping: EarlyStoppingSpec | None
@@ -250,8 +251,6 @@ def resolve(document: Json) -> Json:
         if "learning_rate" not in document.get("training", {}):
             training["learning_rate"] = FULL_LEARNING_RATE
     resolved.pop("$schema", None)
-    if document["model"].get("backend") == "peft" and "gradient_checkpointing" not in document.get("training", {}):
-        training["gradient_checkpointing"] = True
     if "epochs" not in training and "max_steps" not in training:
         training["epochs"] = 1.0
     return resolved

@@ -19,6 +19,7 @@ from job.spec.evaluation_rules import (
     needs_held_out,
 )
 from job.spec.placeholders import placeholder_faults
+from job.spec.strict import load_schema
 from job.spec.wording import show
 
 Json = dict[str, Any]
@@ -107,7 +108,18 @@ def _peft_checkpointing(document: Json) -> Iterator[Fault]:
     checkpointing = document.get("training", {}).get("gradient_checkpointing")
     if document["model"].get("backend") == "peft" and checkpointing == "unsloth":
         yield Fault("this checkpointing belongs to the unsloth backend", where="/training/gradient_checkpointing",
-                    found='"unsloth" with backend peft', expected="true or false")  # fmt: skip
+                    found='"unsloth" with backend peft', expected='"auto", true or false')  # fmt: skip
+
+
+def _micro_batch(document: Json) -> Iterator[Fault]:
+    training, keys = document.get("training", {}), load_schema("job")["definitions"]["training"]["properties"]
+    batch, passes = "batch_size", "gradient_accumulation_steps"
+    rows = training.get(batch, keys[batch]["default"]) * training.get(passes, keys[passes]["default"])
+    micro_batch = training.get("micro_batch", "auto")
+    if micro_batch != "auto" and rows % micro_batch:
+        yield Fault("a step cannot be cut into forward passes of this size", where="/training/micro_batch",
+                    found=str(micro_batch), expected=f"a divisor of the {rows} sequences of a step",
+                    hint="Or leave it out: auto finds the fastest one that fits")  # fmt: skip
 
 
 def _training(document: Json) -> Iterator[Fault]:
@@ -231,6 +243,7 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (_whole_matrices, ("/lora/targets",)),
     (_peft_packing, ("/model/backend", "/data/packing")),
     (_peft_checkpointing, ("/model/backend", "/training/gradient_checkpointing")),
+    (_micro_batch, ("/training/batch_size", "/training/gradient_accumulation_steps", "/training/micro_batch")),
     (_training, ("/training",)),
     (needs_held_out, ("/data", "/training", "/evaluation")),
     (exact_match, ("/data", "/evaluation")),

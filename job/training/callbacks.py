@@ -19,15 +19,18 @@ from job.errors import Fault, GateError
 from job.host.log import Bar
 from job.host.watchdog import Watchdog
 from job.spec import TrainingSpec
+from job.training.filler import filler_tokens
 
 CURVES = {"loss", "grad_norm", "learning_rate", "held_out_loss"}
 STEP_FIELDS = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate"}
 
 
 class TokenCounter:
-    """Counts the tokens, padding aside, of every training forward pass without waiting for the GPU."""
+    """Counts the tokens, padding aside, of every training forward pass without waiting for the GPU. `filled`: whether
+    packed batches have a piece of padding (`job.training.filler`).
+    """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, filled: bool = False) -> None:
         self.before = 0
         self._total: Any = 0
         self._whole_steps: Any = 0
@@ -36,6 +39,8 @@ class TokenCounter:
         def counted(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
             mask = inputs.get("attention_mask")
             self._total = self._total + (inputs["input_ids"].numel() if mask is None else mask.sum())
+            if filled:
+                self._total = self._total - filler_tokens(inputs)
             return step(model, inputs, *args, **kwargs)
 
         trainer.training_step = counted

@@ -81,7 +81,7 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/data/held_out": {}}, ["/data/held_out"], "exactly one of the keys is needed (found {}); expected one of fraction, rows, sources"),
     ({"/data/held_out": {"rows": 1, "fraction": 0.1}}, ["/data/held_out"], "found an object with rows, fraction"),
     ({"/training/optimizer": "adamw8bit"}, ["/training/optimizer"], 'Did you mean "adamw_8bit"?'),
-    ({"/training/gradient_checkpointing": 1}, ["/training/gradient_checkpointing"], 'expected one of "unsloth", true, false'),
+    ({"/training/gradient_checkpointing": 1}, ["/training/gradient_checkpointing"], 'expected one of "auto", "unsloth", true, false'),
     ({"/data/chat_template": "chatlm"}, ["/data/chat_template"], 'or Jinja. Did you mean "chatml"?'),
     ({"/lora/targets": "all-liner"}, ["/lora/targets"], 'expected "all-linear" or a list [ … ]. Did you mean "all-linear"?'),
     ({"/lora/targets": ["q_proj", "a b"]}, ["/lora/targets/1"], 'wrong form (found "a b"); expected the form of "q_proj"'),
@@ -252,7 +252,7 @@ def test_defaults_of_the_smallest_spec() -> None:
     assert (spec.lora.r, spec.lora.alpha, spec.lora.dropout, spec.lora.targets) == (16, 16.0, 0.0, "all-linear")
     assert (spec.training.epochs, spec.training.max_steps) == (1.0, None)
     assert (spec.training.batch_size, spec.training.gradient_accumulation_steps, spec.training.learning_rate) == (2, 4, 2e-4)
-    assert (spec.training.warmup_steps, spec.training.warmup_ratio, spec.training.gradient_checkpointing) == (None, None, "unsloth")
+    assert (spec.training.warmup_steps, spec.training.warmup_ratio, spec.training.gradient_checkpointing) == (None, None, "auto")
     assert spec.data.held_out == "auto"
     assert (spec.data.train[0].split, spec.data.train[0].weight, spec.data.train[0].columns) == ("train", 1.0, {})
     assert (spec.evaluation.prompts, spec.tracking) == ((), ("tensorboard",))
@@ -270,8 +270,15 @@ def test_max_steps_takes_the_place_of_epochs() -> None:
     assert (training.epochs, training.max_steps) == (None, 60)
 
 
-def test_the_peft_backend_checkpoints_in_its_own_way() -> None:
-    assert parse({"/model/backend": "peft"}).training.gradient_checkpointing is True
+def test_a_micro_batch_divides_the_rows_of_a_step() -> None:
+    assert parse({}).training.micro_batch == "auto"
+    assert parse({"/training/micro_batch": 4}).training.micro_batch == 4, "2 x 4 rows are a step by default"
+    with pytest.raises(SpecError, match=r"/training/micro_batch: .*\(found 3\); expected a divisor of the 8 sequences of a step"):
+        parse({"/training/micro_batch": 3})
+    with pytest.raises(SpecError, match="a divisor of the 2 sequences"):
+        parse({"/training/micro_batch": 4, "/training/batch_size": 1, "/training/gradient_accumulation_steps": 2})
+    with pytest.raises(SpecError, match='expected "auto" or'):
+        parse({"/training/micro_batch": "many"})
 
 
 # ------------------------------------------------------------------------------------------------- run id
@@ -287,7 +294,7 @@ def test_run_id_is_sixteen_hex_digits() -> None:
     [{"/output/uri": "elsewhere"}, {"/$schema": "../job.schema.json"}, {"/lora": {}}, {"/lora/r": 16}, {"/lora/dropout": 0},
      {"/lora/alpha": 16.0}, {"/training/epochs": 1}, {"/training/epochs": 1.0}, {"/training/learning_rate": 2e-4}, {"/evaluation": {}},
      {"/training/weight_decay": 1e-2}, {f"{TRAIN}/weight": 1}, {f"{TRAIN}/columns": {}}, {"/tracking": ["tensorboard"]},
-     {"/training/gradient_checkpointing": "unsloth"}],
+     {"/training/gradient_checkpointing": "auto"}, {"/training/micro_batch": "auto"}],
     ids=lambda value: next(iter(value)),
 )  # fmt: skip
 def test_run_id_stays_the_same_where_the_work_is_the_same(changes: dict[str, Any]) -> None:
