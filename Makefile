@@ -17,7 +17,7 @@ WORKERS ?= $(shell expr 2 \* $$(nproc) + 1)
 # With an NVIDIA driver the CUDA lock is installed as well, and the demo and the job run on the GPU.
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
-.PHONY: setup demo test long budgets k8s-test elsewhere-test examples image image-pin image-tools image-lint image-sbom image-test store-test memory-test chaos pin-actions lint format lock fuzz docs clean
+.PHONY: setup demo test long budgets k8s-test elsewhere-test llama-programs examples image image-pin image-tools page-tools image-lint image-sbom image-test store-test memory-test chaos pin-actions lint format lock fuzz docs clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.model
@@ -78,6 +78,20 @@ k8s-test: setup .venv-k8s/.packages .venv-checkov/.packages
 elsewhere-test: setup .venv-elsewhere/.packages
 	$(BIN)/pytest tests/elsewhere
 
+# llama.cpp's own programs from the source whose library the lock has: with them the tests run the model card's lines. 10 minutes on two cores.
+llama-programs: .cache/llama.cpp/llama-cli
+
+.cache/llama.cpp/llama-cli: | $(VENV)/.packages
+	rm -rf $(@D) && mkdir -p $(@D)/source
+	$(BIN)/python locks/part.py locks/cpu.txt --only llama-cpp-python >$(@D)/lock.txt
+	$(BIN)/pip download --quiet --no-deps --no-binary :all: --require-hashes -r $(@D)/lock.txt -d $(@D)
+	tar -xzf $(@D)/llama_cpp_python-*.tar.gz -C $(@D)/source --strip-components 3 --wildcards '*/vendor/llama.cpp'
+	cmake -S $(@D)/source -B $(@D)/build -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DBUILD_SHARED_LIBS=OFF \
+	  -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_TESTS=OFF >$(@D)/build.log
+	cmake --build $(@D)/build --target llama-cli llama-completion -j $$(nproc) >>$(@D)/build.log
+	mv $(@D)/build/bin/llama-completion $(@D)/build/bin/llama-cli $(@D)/
+	rm -rf $(@D)/source $(@D)/build $(@D)/*.tar.gz
+
 # The shipped examples of tunejob render, again.
 examples: setup
 	$(BIN)/python -m tests.elsewhere.examples
@@ -97,6 +111,10 @@ image-pin:
 # Debian packages that image-test needs; as root.
 image-tools:
 	apt-get install --no-install-recommends -y buildah podman runc crun catatonit conmon mmdebstrap
+
+# A browser, in which the tests look at report.html; as root. Without one that test is skipped.
+page-tools:
+	apt-get install --no-install-recommends -y chromium
 
 image-lint: .venv-image/.packages
 	.venv-image/bin/hadolint Dockerfile
@@ -141,7 +159,7 @@ format: setup
 fuzz: setup
 	TUNEJOB_FUZZ_EXAMPLES=$${EXAMPLES:-20000} $(BIN)/pytest tests/fuzz
 
-# The generated tables of README.md, schemas/README.md and job/export/README.md: exit codes, spec, GGUF types.
+# The generated tables of README.md, schemas/README.md, schemas/guide.md and job/export/README.md: exit codes, spec, common jobs, GGUF types.
 docs: setup
 	$(BIN)/python -m job.reference
 

@@ -35,7 +35,8 @@ EXAMPLES = {  # two of each command
     "plan": ("tunejob plan spec.json --price 2.49", "tunejob plan spec.json --sample 5000 --price h100=2.49,l4=0.7 --markdown"),  # noqa: E501
     "run": ("tunejob run spec.json", "tunejob run s3://bucket/spec.json --workdir /scratch --log json"),
     "verify": ("tunejob verify my-run", "tunejob verify s3://models/my-run"),
-    "report": ("tunejob report my-run", "tunejob report s3://models/my-run > report.md"),
+    "report": ("tunejob report my-run", "tunejob report s3://models/my-run --score-sheet scores.csv"),
+    "compare": ("tunejob compare first-run second-run", "tunejob compare s3://models/a s3://models/b --by exact_match --price 2.49 --html compare.html"),  # noqa: E501
     "chat": ("tunejob chat my-run", 'tunejob chat s3://models/my-run --gguf q4_k_m --prompt "Turn on the fan."'),
     "wait": ("tunejob wait my-run-0123456789", 'sky jobs launch task.yaml --yes | tunejob wait - --summary "$GITHUB_STEP_SUMMARY"'),  # noqa: E501
     "schema": ("tunejob schema", "tunejob schema > job.schema.json"),
@@ -123,8 +124,8 @@ def parser() -> argparse.ArgumentParser:
     )
     verify = commands.add_parser("verify", help="hash every file of a published run again")
     verify.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
-    report = commands.add_parser("report", help="print the report of a run, Markdown")
-    report.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
+    add_report(commands)
+    add_compare(commands)
     add_chat(commands)
     wait = commands.add_parser(
         "wait", help="follow a Kubernetes Job with kubectl, or a log, to its end; exit with its code"
@@ -198,6 +199,33 @@ def add_plan(commands: Any, spec_help: str) -> None:
         help=f"of an hour, such as 2.49; or by GPU, such as h100=2.49,l4=0.7 ({', '.join(CARDS)})",
     )  # fmt: skip
     plan.add_argument("--no-advice", dest="advice", action="store_false", help="leave advice out")
+
+
+def add_report(commands: Any) -> None:
+    report = commands.add_parser("report", help="print the report of a run, Markdown; or let people score its answers")
+    report.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
+    which = report.add_mutually_exclusive_group()
+    which.add_argument(
+        "--score-sheet",
+        metavar="FILE",
+        help="write a csv of its answers, base and tuned in an order that does not tell",
+    )
+    which.add_argument("--scores", metavar="FILE", help="read that csv, filled in: means and which is preferred")
+
+
+def add_compare(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare", help="set runs beside each other: what differs, which is best, what it took"
+    )
+    compare.add_argument("outputs", metavar="OUTPUT", nargs="+", help="directories or s3://bucket/prefix of runs")
+    compare.add_argument(
+        "--by", metavar="METRIC", help="that decides which is best (default: the first that they have)"
+    )
+    compare.add_argument("--html", metavar="FILE", help="write a page for a browser as well, curves over each other")
+    compare.add_argument("--json", action="store_true", help="as schemas/compare.schema.json has it")
+    compare.add_argument(
+        "--price", type=prices, default={}, metavar="PRICE", help="of an hour: 2.49, or by GPU h100=2.49,l4=0.7"
+    )
 
 
 def add_chat(commands: Any) -> None:

@@ -100,9 +100,40 @@ def command_verify(arguments: argparse.Namespace, log: Log) -> None:
 
 
 def command_report(arguments: argparse.Namespace, log: Log) -> None:
-    from job.follow.outcome import read_report
+    if arguments.score_sheet or arguments.scores:
+        text = score(arguments)
+    else:
+        from job.follow.outcome import read_report
 
-    print(harmless(log.redact(read_report(arguments.output))), file=log.stream, flush=True)
+        text = read_report(arguments.output) + "\n"
+    print(harmless(log.redact(text)), end="", file=log.stream, flush=True)
+
+
+def score(arguments: argparse.Namespace) -> str:
+    """Writes the sheet for people, or says what they wrote into it."""
+    from job.report.scores import pairs_of, read_scores, scored, write_sheet
+
+    pairs = pairs_of(arguments.output)
+    if arguments.scores:
+        return scored(read_scores(pairs, Path(arguments.scores)))
+    write_sheet(pairs, Path(arguments.score_sheet))
+    return (
+        f"{len(pairs)} pairs of answers are in {arguments.score_sheet}; scored: tunejob report --scores FILE OUTPUT\n"
+    )
+
+
+def command_compare(arguments: argparse.Namespace, log: Log) -> None:
+    from job.report.compare import compare, require_several
+    from job.report.compare_text import as_json, as_text
+
+    require_several(arguments.outputs)
+    found = compare(arguments.outputs, arguments.by, arguments.price)
+    if arguments.html:
+        from job.report.page.compare import compare_page
+
+        Path(arguments.html).write_text(log.redact(compare_page(found)), "utf-8")
+    text = as_json(found) if arguments.json else as_text(found)
+    print(harmless(log.redact(text)), end="", file=log.stream, flush=True)
 
 
 def command_chat(arguments: argparse.Namespace, log: Log) -> None:

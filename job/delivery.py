@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,21 @@ from job.context import TRAINED, Run
 from job.data.build import Prepared
 from job.export.adapter import files_by_key
 from job.export.artefacts import Artefacts
+from job.export.delivered import BASE, TRAINED_MODEL
 from job.export.kinds import kind_of, variant_of
 from job.export.rows import ASKED_PROMPTS
 from job.gguf.expected import describe_tokenizer
 from job.gguf.types import TYPES
+from job.host.foreseen import pairs
 from job.host.stats import package_versions
 from job.ledger.evidence import STATS, forget_failure
 from job.ledger.manifest import File, Manifest
 from job.publish.card.card import Sample, card_facts, write_card
 from job.publish.ollama.modelfile import write_modelfiles
 from job.report.ending import ending
+from job.report.gates import write_gates
+from job.report.kept import kept
+from job.report.page.run import write_page
 from job.report.summary import mask_secrets, store_document, write_summary
 from job.source import FetchedModel, FetchedSource
 
@@ -36,6 +43,7 @@ def store_documents(
     write_summary(run.spec, base.public_id, run.stats, facts, run.report)
     if facts:
         artefacts.write_report()
+    write_pages(run, provenance_of(run, prepared, base, sources))
     written = files_by_key(run.report)
     written |= modelfiles(run, prepared, facts)
     written |= card(run, prepared, base, sources, facts)
@@ -44,6 +52,24 @@ def store_documents(
     files |= {file.key: file for file in artefacts.store_files(written)}
     forget_failure(run.store, run.log, {*files, STATS})
     return list(files.values())
+
+
+def write_pages(run: Run, provenance: Mapping[str, Any]) -> None:
+    """`report.html`, and the gates for a CI: of what the report holds, and of the statistics so far. `provenance`: as
+    in the manifest, where it is known.
+    """
+    stats = run.stats.document()
+    known = kept(run.spec, stats, provenance, partial(report_file, run))
+    write_page(known, run.report)
+    write_gates(run.spec, stats, known.exports, run.report)
+
+
+def report_file(run: Run, key: str) -> bytes | None:
+    """What the report has under `key`: made by this try, or stored by an earlier one."""
+    path = run.workdir / key
+    if path.is_file():
+        return path.read_bytes()
+    return run.store.read(key) if key in {file.key for file in run.receipts.files()} else None
 
 
 def modelfiles(run: Run, prepared: Prepared, facts: Sequence[dict[str, Any]]) -> dict[str, Path]:
@@ -102,8 +128,14 @@ def show_ending(run: Run, manifest: Manifest) -> None:
 
 
 def store_statistics(run: Run) -> File:
-    """`stats.json`, once every stage has ended."""
-    return store_document(run.store, run.workdir, STATS, run.stats.document())
+    """`stats.json`, once every stage has ended; says what the run has cost, and where it was not as planned."""
+    document = run.stats.document()
+    for pair in pairs(document["planned"]):
+        if pair.differs:
+            run.log("differs", **asdict(pair))
+    if document["cost"]:
+        run.log("cost", **document["cost"])
+    return store_document(run.store, run.workdir, STATS, document)
 
 
 def manifest_of(
@@ -116,7 +148,8 @@ def manifest_of(
 ) -> Manifest:
     """The manifest of this run, which lists `files` and the spec."""
     spec = run.spec
-    results: dict[str, Any] = dict(run.stats.evaluation)
+    evaluation = run.stats.evaluation
+    results: dict[str, Any] = {name: dict(evaluation[name]) for name in (BASE, TRAINED_MODEL)} | _intervals(evaluation)
     for name, figures in run.stats.delivered["artefacts"].items():
         if name not in results:
             results[name] = dict(figures)
@@ -126,16 +159,36 @@ def manifest_of(
     return Manifest(
         run_id=spec.run_id,
         name=spec.name,
-        base={"source": spec.model.source, "public_id": base.public_id, "revision": base.revision},
-        data=[
-            {"source": s.spec.source, "split": s.spec.split, "revision": s.revision, "sha256": s.sha256}
-            for s in sources
-        ],
-        chat_template_sha256=hashlib.sha256(prepared.template.encode()).hexdigest(),
+        **provenance_of(run, prepared, base, sources),
         packages=package_versions(),
         results=results,
         files=[*files, run.claim.spec_file()],
     )
+
+
+def _intervals(evaluation: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Tuned less base, by metric, the rows it is of, and the bounds of these and of both models' figures."""
+    found: dict[str, dict[str, float]] = {}
+    for metric, about in evaluation.get("differences", {}).items():
+        flat = {"difference": about["difference"], "difference_rows": about["rows"]}
+        for key, name in ((BASE, BASE), (TRAINED_MODEL, TRAINED_MODEL), ("interval", "difference")):
+            for bound, value in zip(("low", "high"), about.get(key, ()), strict=False):
+                flat[f"{name}_{bound}"] = value
+        for name, value in flat.items():
+            found.setdefault(name, {})[metric] = value
+    return found
+
+
+def provenance_of(run: Run, prepared: Prepared, base: FetchedModel, sources: Sequence[FetchedSource]) -> dict[str, Any]:
+    """What the run was made of, as the manifest has it."""
+    return {
+        "base": {"source": run.spec.model.source, "public_id": base.public_id, "revision": base.revision},
+        "data": [
+            {"source": s.spec.source, "split": s.spec.split, "revision": s.revision, "sha256": s.sha256}
+            for s in sources
+        ],
+        "chat_template_sha256": hashlib.sha256(prepared.template.encode()).hexdigest(),
+    }
 
 
 def _numbers(figures: dict[str, Any]) -> dict[str, float]:

@@ -1,5 +1,5 @@
-"""The tables of the spec, the GGUF types and the exit codes, generated from the schema, `job.gguf.types` and
-`job.errors`.
+"""The tables of the spec, the metrics, the GGUF types, the exit codes and the common jobs, generated from the schema,
+`job.evaluation.metrics`, `job.gguf.types`, `job.errors` and `job.preview`.
 
     python -m job.reference        rewrites them in the documents that `TABLES` names
 
@@ -9,13 +9,16 @@ Each is between `<!-- name -->` and `<!-- /name -->`; `tests/contract/test_readm
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from job.errors import tree as errors
+from job.evaluation.metrics import METRICS
 from job.gguf.types import TYPES
+from job.preview.common import jobs_table
 from job.spec import job_schema
 
 Json = dict[str, Any]
@@ -113,11 +116,26 @@ def gguf_table() -> str:
     return "\n".join(rows)
 
 
+def metrics_table() -> str:
+    """Every metric: what it is, which way is better, which key of `evaluation` it reads."""
+    rows = ["| metric | what it is | values | better | reads |", "|---|---|---|---|---|"]
+    for metric in METRICS.values():
+        values = (
+            f"{metric.lowest:g} and more" if metric.highest == math.inf else f"{metric.lowest:g} to {metric.highest:g}"
+        )
+        better = "less" if metric.lower_is_better else "more"
+        reads = f"`{metric.option}`" + (" (needed)" if metric.needs_option else "") if metric.option else ""
+        rows.append(f"| `{metric.name}` | {_cell(metric.meaning)} | {values} | {better} | {reads} |")
+    return "\n".join(rows)
+
+
 # Name of the block: the document that holds it, and what is in it.
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "exit codes": ("README.md", exit_code_table),
     "spec table": ("schemas/README.md", spec_table),
+    "metrics": ("job/stages.md", metrics_table),
     "gguf types": ("job/export/README.md", gguf_table),
+    "common jobs": ("schemas/guide.md", lambda: jobs_table(ROOT)),
 }
 
 

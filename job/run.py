@@ -7,11 +7,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from job.context import TRAINED, Run
 from job.data.build import Prepared, build_dataset
-from job.delivery import manifest_of, show_ending, show_on_hub, store_documents, store_statistics
+from job.delivery import manifest_of, show_ending, show_on_hub, store_documents, store_statistics, write_pages
 from job.errors import Fault, InputError, JobError
 from job.errors.facts import failure_facts
 from job.export.artefacts import Artefacts
@@ -33,6 +34,7 @@ from job.ledger.receipts import Receipts
 from job.ledger.replace import Replacement, plan_replacement
 from job.ledger.rights import require_rights
 from job.plan.require import require_device, require_disk, with_disk_figures
+from job.preview.expected import expected
 from job.report.samples import write_samples
 from job.report.summary import keep_evidence
 from job.seen import look_before_a_run
@@ -89,7 +91,7 @@ def run_job(spec: JobSpec, workdir: Path, log: Log, replace: Confirm | None = No
         push = open_push(spec, workdir / "children")
         receipts = Receipts(store, spec.run_id, log, anew=planned is not None)
         claim = Claim(store, spec, lease, receipts, log, planned)
-        stats = Stats(spec.run_id, spec.name, workdir)
+        stats = Stats(spec.run_id, spec.name, workdir, price_per_hour=spec.resources.price_per_hour)
         return with_evidence(Run(spec, store, lease, receipts, claim, push, workdir, log, stats))
 
 
@@ -154,7 +156,18 @@ def leave_evidence(run: Run) -> None:
     """Stores what is known of the failure, where it damages nothing."""
     with optional(run.log, "the report of the failure is not stored"):
         if run.claim.takes_reports():
+            show_failure(run)
             keep_evidence(run.store, run.stats, run.log, [file.key for file in run.receipts.files()])
+
+
+def show_failure(run: Run) -> None:
+    """The page of a run that has failed; what is wrong with it, a full disk for one, is not what the run failed of."""
+    if not run.stats.data:
+        return
+    try:
+        write_pages(run, {})
+    except Exception as error:
+        run.log("evidence", note="report.html could not be written", reason=str(error))
 
 
 def stages(run: Run) -> Manifest:
@@ -237,6 +250,7 @@ def engine(run: Run) -> Backend:
         "precision": spec.model.precision,
         "optimizer": effective_optimizer(spec.training.optimizer, backend.device),
         "packing": spec.data.packing,
+        "method": spec.training.method,
     }
     run.log("engine", device=run.stats.device["name"], **run.stats.effective)
     return backend
@@ -247,6 +261,8 @@ def prepare(run: Run, train: list[FetchedSource], held_out: list[FetchedSource] 
     with run.log.bar("data") as bar:
         prepared = build_dataset(run.spec, train, held_out, base.path, run.workdir, bar.update_total)
     run.stats.data = prepared.report.document()
+    if run.stats.device:  # not known yet where an earlier try has trained; it has kept its plan
+        run.stats.planned = asdict(expected(run.spec, base, prepared, run.stats.device))
     write_samples(prepared, run.report)
     run.log("data", **prepared.report.totals())
     for note in prepared.report.notes:

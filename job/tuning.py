@@ -9,36 +9,43 @@ from pathlib import Path
 from typing import Any, cast
 
 from job.context import TRAINED, Run
-from job.data.build import Prepared
-from job.evaluation.assess import Assessment, assess
+from job.data.build import Prepared, Question
+from job.evaluation.assess import Assessment, Margins, assess
 from job.evaluation.gates import check_gates
 from job.evaluation.loss import loss_of
+from job.evaluation.margins import margins_of
 from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.evaluation.probe import write_probe
+from job.evaluation.scores import differences, figures, paired
 from job.export import adapter
 from job.export.artefacts import Artefacts
 from job.export.delivered import BASE, TRAINED_MODEL
 from job.export.kinds import left_by_training
 from job.export.logits import Comparison
 from job.export.merge.write import require_mergeable
+from job.export.rows import ASKED_ROWS
 from job.export.tokenizer import require_tokenizer
 from job.export.trained import reopen, reopened_name
 from job.host.micro_batch import free_memory
 from job.host.stats import arithmetic, gpu_reserved_bytes, training_memory
 from job.ledger.checkpoints import Checkpoints, TrainingOrigin, remove_checkpoints
 from job.ledger.leftovers import abort_uploads
+from job.plan.model_size import ModelSize, size_of_fetched
 from job.plan.require import require_checkpoints, require_embeddings, require_memory
+from job.report.ending import shortened
 from job.report.summary import mask_secrets, write_answers, write_losses, write_summary
 from job.source import FetchedModel, FetchedSource
 from job.spec import JobSpec
 from job.spec.optimizers import effective_optimizer
 from job.store import Store, open_store
 from job.training.backend import Backend, loading
+from job.training.checkpointing import loaded_with
 from job.training.checks import require_compute_dtype
 from job.training.loop import TrainResult, train
+from job.training.methods import METHODS
 
 CHECKPOINTS_VARIABLE = "TUNEJOB_CHECKPOINTS"
-KEPT_STATS = ("device", "memory", "data", "training", "evaluation", "delivered", "effective")
+KEPT_STATS = ("device", "memory", "data", "training", "evaluation", "delivered", "effective", "planned")
 
 
 def train_and_store(
@@ -55,7 +62,7 @@ def train_and_store(
     with checkpoints.until_stored():
         with run.stage("train"):
             start_reserved_bytes = gpu_reserved_bytes()
-            result = train(backend, model, spec, prepared, run.workdir, checkpoints, run.log)
+            result = train(backend, model, size_of(run, base), spec, prepared, run.workdir, checkpoints, run.log)
             stats.training = result.summary()
             run.log("trained", **stats.training)
         stats.memory = training_memory(
@@ -67,14 +74,16 @@ def train_and_store(
             run.log(folder.name, files=len(stored), bytes=sum(file.bytes for file in stored))
         with run.stage("evaluate", children=True):
             after = measure(artefacts, backend, model, TRAINED_MODEL)
-            write_report(run, model, prepared, result, before, after)
+            compare_both(artefacts, before, after)
+            write_report(run, model, prepared, result, before[0], after[0])
             del model
             free_memory()
             require_tokenizer(folder, prepared)
             answers = check_reload(artefacts, base, backend.device)
             stored += artefacts.store_files(adapter.files_by_key(run.report))
         kept = {name: getattr(stats, name) for name in KEPT_STATS}
-        facts = {**kept, "origin": asdict(origin_of(run, base, prepared)), "samples": samples(prepared, before, after),
+        facts = {**kept, "origin": asdict(origin_of(run, base, prepared)),
+                 "samples": samples(prepared, before[0], after[0]),
                  "answers": answers, "reopened": reopened_name(artefacts)}  # fmt: skip
         artefacts.keep_stored(TRAINED, stored, weights, facts)
     checkpoints.remove()
@@ -140,7 +149,7 @@ def recall(artefacts: Artefacts) -> None:
     remove_checkpoints(checkpoint_store(run.spec, run.store)[0], run.spec.run_id, run.log)
     facts = run.receipts[TRAINED].facts
     for name in KEPT_STATS:
-        setattr(run.stats, name, facts[name])
+        setattr(run.stats, name, facts.get(name, {}))  # another version's receipt may lack one
     artefacts.recall_figures()
     run.log("trained before", files=len(run.receipts[TRAINED].files))
 
@@ -151,7 +160,8 @@ def load(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedMode
     os.chdir(run.workdir)  # engines pick up what is in the current directory, too
     require_memory(base.path, spec, run.stats.device)
     with loading():
-        model = backend.load(base.path, spec.model, spec.lora, spec.training.gradient_checkpointing)
+        checkpointing = loaded_with(spec, size_of(run, base), backend.device)
+        model = backend.load(base.path, spec.model, spec.lora, checkpointing)
     run.stats.effective["compute_dtype"] = require_compute_dtype(model, backend.device)
     require_checkpoints(run.workdir, spec, model, effective_optimizer(spec.training.optimizer, backend.device))
     require_embeddings(model.get_input_embeddings().weight.shape[0], prepared)
@@ -161,20 +171,61 @@ def load(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedMode
     return model
 
 
-def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> Assessment:
-    """Held-out loss, exact match and answers of the model as it is now, and its figures on the compared rows."""
+def size_of(run: Run, base: FetchedModel) -> ModelSize:
+    return size_of_fetched(base.path, base.weight_bytes, local="://" not in run.spec.model.source)
+
+
+def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> tuple[Assessment, float]:
+    """Metrics and answers of the model as it is now, and its loss on the compared rows."""
     run, delivered = artefacts.run, artefacts.delivered
     backend.for_inference(model)
     batch_rows = run.spec.training.eval_batch_size
+
+    def heard(question: Question, text: str) -> None:
+        run.log(
+            "answer",
+            stage=run.stats.current,
+            prompt=shortened(question.text),
+            reference=None if question.reference is None else shortened(question.reference),
+            answer=shortened(text),
+        )
+
     with run.log.live(run.stats.current) as bar:
-        found = assess(model, delivered.prepared, run.spec.evaluation.max_new_tokens, batch_rows, bar)
+        evaluation, about_pairs = run.spec.evaluation, margins(run.spec, delivered.prepared, name)
+        found = assess(model, delivered.prepared, evaluation, batch_rows, bar, heard, about_pairs)
     run.log(run.stats.current, **found.figures)
+    if late := len(found.unanswered):
+        asked = len(found.row_answers)
+        run.log("note", text=f"{asked - late} of {asked} held-out rows answered within evaluation.max_minutes")
     if delivered.compared.whole:
         loss = found.figures[HELD_OUT_LOSS.name]
     else:
         loss = loss_of(model, delivered.compared.rows, batch_rows, delivered.prepared.tokenizer.pad_token_id)
     delivered.note(name, delivered.beside(found, loss))
-    return found
+    return found, loss
+
+
+def compare_both(artefacts: Artefacts, before: tuple[Assessment, float], after: tuple[Assessment, float]) -> None:
+    """To the statistics, base and tuned on the rows that both have answered, and how sure their differences are."""
+    run, delivered = artefacts.run, artefacts.delivered
+    rows = paired(before[0].rows, after[0].rows)
+    late = {*before[0].unanswered, *after[0].unanswered}
+    run.stats.delivered["rows"]["unanswered"] = sorted(number for number in late if number < ASKED_ROWS)
+    for name, counts, (found, loss) in zip((BASE, TRAINED_MODEL), rows, (before, after), strict=True):
+        run.stats.evaluation[name] = figures(counts)
+        delivered.note(name, delivered.beside(replace(found, rows=counts), loss))
+    run.stats.evaluation["differences"] = differences(rows[0], rows[1], run.spec.training.seed)
+
+
+def margins(spec: JobSpec, prepared: Prepared, name: str) -> Margins | None:
+    """How held-out pairs are measured of `name`, where the method learns from pairs, or from answers with labels."""
+    method, pad = METHODS[spec.training.method], prepared.tokenizer.pad_token_id
+    if (rewards := method.rewards) is None:
+        return None
+    if rewards.by_reference and name == BASE:
+        return lambda model, rows, progress: [0.0] * len(rows)  # to itself, the base likes all answers alike
+    settings = getattr(spec.training, method.name)
+    return lambda model, rows, progress: margins_of(model, rows, rewards, settings, pad, progress)
 
 
 def export_weights(
@@ -193,7 +244,6 @@ def write_report(
     run: Run, model: Any, prepared: Prepared, result: TrainResult, before: Assessment, after: Assessment
 ) -> None:
     """Curves, answers and probe under report/."""
-    run.stats.evaluation = {BASE: before.figures, TRAINED_MODEL: after.figures}
     write_probe(model, (prepared.held_out or prepared.train)[0], run.report / "probe.safetensors")
     write_losses(result, run.report)
     write_answers(prepared, before, after, run.report)

@@ -117,7 +117,8 @@ def _whole(
     stops = published.stop_token_ids
 
     def answer(ids: list[int]) -> list[int]:
-        return answer_ids(model, [ids], stops[0] if stops else 0, stops, most)[0]  # nothing is padded
+        said = answer_ids(model, [ids], stops[0] if stops else 0, stops, most)[0]  # nothing is padded
+        return said[:-1] if said and said[-1] in stops else said
 
     yield what, answer, getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
 

@@ -15,6 +15,7 @@ from job.data.notes import row_notes
 from job.data.pool import Pool
 from job.data.probes import TemplateProbe, ask_probes
 from job.data.questions import Question, ask_prompts, ask_rows
+from job.data.references import reference_notes
 from job.data.select import sampled
 from job.data.sources import Selection
 from job.data.split import Part, split
@@ -22,6 +23,7 @@ from job.data.table import Table
 from job.data.tokenizer import load_tokenizer, own_end_ids, set_pad_token, write_tokenizer
 from job.data.worker import wire
 from job.host.cgroup import worker_count
+from job.training.methods import METHODS
 
 if TYPE_CHECKING:
     from job.source import FetchedSource
@@ -38,7 +40,8 @@ class Prepared:
 
     `digest`: SHA-256 over the sequences that are trained on, in their order. `train`, `held_out`: `datasets.Dataset`
     of `input_ids` and `labels`, lists of int32 of one length of at most `max_seq_length`, -100 where nothing is
-    learned; memory-mapped, in the order of training. `tokenizer`: with the job's `chat_template` and the turn's end
+    learned (of pairs those of the chosen answers; `rejected_input_ids` and `rejected_labels` beside them);
+    memory-mapped, in the order of training. `tokenizer`: with the job's `chat_template` and the turn's end
     token as `eos_token`. `template`: that template's Jinja, "" for raw text. `probes`: made-up conversations through
     it, for those who must write it in another language.
     """
@@ -93,6 +96,7 @@ def build_dataset(
         count = spec.evaluation.exact_match_rows if kept_out else 0
         exact_match = _exact_match(spec, pool, job, own_selections if held_out else selections, kept_out, count)
     notes += [note for selection in selections + own_selections for note in selection.column_notes()]
+    notes += reference_notes(spec.evaluation, exact_match)
     notes += row_notes([table, *([own] if own else [])], spec.model.max_seq_length)
     return Prepared(
         digest=hashlib.sha256(table.digests[training.sequences].tobytes()).hexdigest(),
@@ -139,7 +143,7 @@ def _tokenise(
     spec: JobSpec, pool: Pool, job: wire.Job, selections: list[Selection], path: Path, pointer: str, done: _Progress
 ) -> Table:
     """All rows of a split's sources as a table on disk."""
-    with Table(path) as table:
+    with Table(path, METHODS[spec.training.method].columns) as table:
         for index, selection in enumerate(selections):
             request = wire.Request("rows", job, source=selection.description(spec.data.chat_template == "alpaca"))
             requests = ((batch, wire.with_rows(request, rows)) for batch, rows in selection.batches())
@@ -156,4 +160,5 @@ def _exact_match(
 ) -> list[Question]:
     if part is None or not count:
         return []
-    return ask_rows(pool, job, selections, spec.data.chat_template == "alpaca", part.rows, count)
+    choices = spec.evaluation.choices or ()
+    return ask_rows(pool, job, selections, spec.data.chat_template == "alpaca", part.rows, count, choices)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from job.data.worker.messages import MARKS
-from job.data.worker.shape import FORMATS, LABELS
+from job.data.worker.shape import FORMATS, LABELS, Columns, is_chat
 
 if TYPE_CHECKING:
     from job.spec import SourceSpec
@@ -33,8 +33,10 @@ class ColumnUse:
         self.used = {spec.columns.get(name, name) for name in kind.columns} | set(kind.unnamed)
         marks = {*MARKS, *(LABELS if kind.has_answers else ())}
         self._read = self.used | marks
-        self._of_raw_text = {*self.required, *marks}  # there is no place for more
-        self._may_be_raw = spec.format == "prompt_completion"
+        self._format = spec.format
+        prompt = {spec.columns.get("prompt", "prompt")} & self.used
+        self._of_raw_text = {*self.required, *prompt, *marks}  # there is no place for more
+        self._may_be_raw = "prompt" in kind.columns
         self._templates = " ".join(filter(None, asdict(spec.template).values())) if spec.template else None
         self._unread: Counter[str] = Counter()
         self._as_text: Counter[tuple[str, str]] = Counter()
@@ -50,7 +52,7 @@ class ColumnUse:
 
     def see(self, row: Row, all_text: bool) -> None:
         """Counts what of a row is not read as it stands there. `all_text`: the row was settled."""
-        raw = self._may_be_raw and isinstance(row.get(self.required[0]), str)
+        raw = self._may_be_raw and not is_chat(self._format, row, Columns(self._names))
         read = self._of_raw_text if raw else self._read
         for name, value in row.items():
             if self._is_read(name, read):
@@ -66,7 +68,10 @@ class ColumnUse:
     def notes(self) -> list[str]:
         unread, found = Counter(self._unread) if self._templates is None else Counter(), []
         if "chosen" in self._names.values() and (rejected := unread.pop("rejected", 0)):
-            found.append(f"column rejected of {rejected} rows is not used; chosen is learned")
+            found.append(
+                f"column rejected of {rejected} rows is not used; chosen is learned (training.method dpo, with format "
+                "preference, learns from both)"
+            )
         if unread:
             found.append(f"columns that nothing reads: {_listed({(name, ''): n for name, n in unread.items()})}")
         if self._as_text:

@@ -43,7 +43,8 @@ class DataReport:
 def figures(part: Part) -> dict[str, Any]:
     """A split's figures: of its rows, and of the sequences that one epoch sees, repeats by weight included.
 
-    `read_rows` and `dropped_…` count the files, which train and held-out may share.
+    A pair counts as one sequence; its tokens are those of both, but `longest_tokens` are of one. `read_rows` and
+    `dropped_…` count the files, which train and held-out may share.
     """
     import numpy as np
 
@@ -64,7 +65,7 @@ def figures(part: Part) -> dict[str, Any]:
         "truncated_rows": int(np.isin(rows, table.rows[table.truncated]).sum()),
         "truncated_examples": table.truncated_examples,
         "duplicate_rows": len(digests) - len(np.unique(digests)),
-        "longest_tokens": int(lengths.max()),
+        "longest_tokens": int(table.longest[sequences].max()),
         "lengths": histogram(lengths),
     }
 

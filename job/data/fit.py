@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from job.data.worker.messages import RowFault
 from job.data.worker.shape import FORMATS, Chat, Columns, Example, Row, shape
+from job.training.methods import METHODS
 
 if TYPE_CHECKING:
     from job.spec import SourceSpec
@@ -29,6 +30,7 @@ USUAL_NAMES = {
     "output": ANSWER,
     "messages": CONVERSATION,
     "conversations": CONVERSATION,
+    "label": ("kto_tag",),
     "text": ("content", "document", "body"),
 }
 # The same for columns that a row may lack: taken where nobody has said what they are, not for what was misspelt.
@@ -59,7 +61,8 @@ def best_fit(rows: Sequence[Row], named: Mapping[str, str]) -> Fit | None:
 
 
 def _fits(rows: Sequence[Row], named: Mapping[str, str]) -> Iterator[Fit]:
-    for kind, form in FORMATS.items():
+    for kind in METHODS["sft"].formats:
+        form = FORMATS[kind]
         if form.example is None or not named.keys() <= set(form.columns):
             continue
         columns = dict(named) | _guessed(kind, rows[0], named)
@@ -102,7 +105,7 @@ def way_out(row: Row, spec: SourceSpec) -> str:
     formats = [
         name for name, kind in FORMATS.items() if kind.required and all(column in row for column in kind.required)
     ]
-    if formats:
+    if formats and spec.format != "kto":  # what it adds to other formats is the label
         return f"The columns fit format {formats[0]}"
     missing = {name: spec.columns.get(name, name) for name in (*FORMATS[spec.format].required, *spec.columns)}
     guessed = {name: _meant(name, column, row) for name, column in missing.items() if column not in row}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from job.data.pool import Pool
@@ -16,11 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt ready for generation; `reference` is the answer that is expected, if there is one."""
+    """A prompt ready for generation; `reference` is the answer that is expected, if there is one.
+
+    `choices`: the ids of each of the spec's choices after the first `shared` ids of the prompt, of which number `right`
+    is the reference; none where the reference is none of them.
+    """
 
     text: str
     input_ids: list[int]
     reference: str | None
+    choices: list[list[int]] = field(default_factory=list)
+    right: int = 0
+    shared: int = 0
 
 
 def ask_prompts(pool: Pool, job: wire.Job, prompts: tuple[str, ...]) -> list[Question]:
@@ -32,8 +39,9 @@ def ask_prompts(pool: Pool, job: wire.Job, prompts: tuple[str, ...]) -> list[Que
 
 
 def ask_rows(
-    pool: Pool, job: wire.Job, selections: list[Selection], alpaca_prompt: bool, rows: Index, count: int
-) -> list[Question]:
+    pool: Pool, job: wire.Job, selections: list[Selection], alpaca_prompt: bool, rows: Index, count: int,
+    choices: tuple[str, ...],
+) -> list[Question]:  # fmt: skip
     """The first `count` of the given rows (numbers over all selections, ascending) that have an answer and fit.
 
     The rows are read again: nothing of a row's text is kept while the data set is built.
@@ -47,14 +55,17 @@ def ask_rows(
             if following is None or len(questions) == count:
                 return questions
             if before + selected.number == following:
-                questions += _ask(pool, job, selection, alpaca_prompt, selected)
+                questions += _ask(pool, job, selection, alpaca_prompt, selected, choices)
                 following = next(wanted, None)
         before += len(selection)
     return questions
 
 
-def _ask(pool: Pool, job: wire.Job, selection: Selection, alpaca_prompt: bool, selected: SelectedRow) -> list[Question]:
+def _ask(
+    pool: Pool, job: wire.Job, selection: Selection, alpaca_prompt: bool, selected: SelectedRow,
+    choices: tuple[str, ...],
+) -> list[Question]:  # fmt: skip
     source, rows = selection.description(alpaca_prompt), (json.loads(selection.dumped(selected)),)
-    reply = pool.ask(wire.Request("questions", job, source=source, rows=rows))
+    reply = pool.ask(wire.Request("questions", job, choices=choices, source=source, rows=rows))
     found = [Question(*question) for question in reply.questions]
     return [question for question in found if len(question.input_ids) < job.max_seq_length]

@@ -13,7 +13,7 @@ from job.data.read import Row, count_rows, is_all_text, place, read_numbered, re
 from job.data.select import row_range
 from job.data.worker import wire
 from job.data.worker.messages import names
-from job.data.worker.shape import ALPACA_INPUT, FORMATS
+from job.data.worker.shape import ALPACA_INPUT, FORMATS, Columns, is_chat
 from job.errors import Fault, InputError
 
 if TYPE_CHECKING:
@@ -154,9 +154,7 @@ def check_columns(spec: SourceSpec, pointer: str, row: Row) -> bool:
                 hint=way_out(row, spec),
             )
         )
-    if spec.format == "prompt_completion":
-        return not isinstance(row[needed[0]], str)
-    return FORMATS[spec.format].is_chat
+    return is_chat(spec.format, row, Columns(spec.columns))
 
 
 def _not_json(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from job.data.sources import SelectedRow
 from job.data.worker import wire
 from job.errors import Fault, InputError
+from job.training.methods.record import TOKENS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,19 +25,21 @@ MOST_CHARACTERS = 1000  # of a reason, which may quote the row
 class Table:
     """Sequences of all sources of a split in file order.
 
-    After writing, one entry per sequence: `rows` (number of the row it came from, over all sources; int64), `lengths`
-    and `trained` (tokens; int32), `truncated` (bool), `digests` (of ids and labels; uint64). `row_source`: index of
-    the source of each row, by row number. A source's rows are begun with `begin`.
+    After writing, one entry per sequence, or pair of them: `rows` (number of the row it came from, over all sources;
+    int64), `lengths`, `longest` (of a pair the longer one) and `trained` (tokens; int32), `truncated` (bool), `digests`
+    (of ids and labels; uint64). `row_source`: index of the source of each row, by row number. `columns` are those of
+    the data set, ids and labels in turn.
     """
 
     rows: NDArray[Any]
     lengths: NDArray[Any]
+    longest: NDArray[Any]
     trained: NDArray[Any]
     truncated: NDArray[Any]
     digests: NDArray[Any]
     row_source: NDArray[Any]
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: Sequence[str] = TOKENS) -> None:
         import pyarrow as pa
 
         self.path = path
@@ -49,14 +53,14 @@ class Table:
         self._columns = {
             "rows": array("q"),
             "lengths": array("i"),
+            "longest": array("i"),
             "trained": array("i"),
             "truncated": array("b"),
             "digests": array("Q"),
         }
         self._row_source = array("h")
         self._faults: list[Fault] = []
-        tokens = pa.list_(pa.int32())
-        self._schema = pa.schema([("input_ids", tokens), ("labels", tokens)])
+        self._schema = pa.schema([(name, pa.list_(pa.int32())) for name in columns])
         self._writer: Any = None
 
     def __enter__(self) -> Self:
@@ -71,7 +75,8 @@ class Table:
         import numpy as np
 
         self._writer.close()
-        types = {"rows": "int64", "lengths": "int32", "trained": "int32", "truncated": "bool", "digests": "uint64"}
+        types = {"rows": "int64", "truncated": "bool", "digests": "uint64"}
+        types |= dict.fromkeys(("lengths", "longest", "trained"), "int32")
         for name, values in self._columns.items():
             setattr(self, name, np.frombuffer(values, dtype=types[name]) if values else np.empty(0, types[name]))
         self.row_source = np.array(self._row_source)
@@ -93,29 +98,36 @@ class Table:
                 places.append(batch[index].place)
         self.remarks.update(reply.remarks)
         self.dropped_rows += len(reply.dropped)
-        for index, length, trained, truncated, digest in reply.sequences:
-            for column, value in zip(
-                self._columns.values(), (self.read_rows + index, length, trained, truncated, digest), strict=True
-            ):
+        for index, lengths, trained, truncated, digest in reply.sequences:
+            figures = (self.read_rows + index, sum(lengths), max(lengths), trained, truncated, digest)
+            for column, value in zip(self._columns.values(), figures, strict=True):
                 column.append(value)
             if truncated and len(self.truncated_examples) < SHOWN_ROWS:
                 self.truncated_examples.append(batch[index].place)
         self.read_rows += len(batch)
         self._row_source.extend([source] * len(batch))
-        self._write([length for _, length, *_ in reply.sequences], body)
+        self._write([lengths for _, lengths, *_ in reply.sequences], body)
 
-    def _write(self, lengths: list[int], body: bytes) -> None:
-        """`body`: for each sequence its ids, then its labels, int32."""
+    def _write(self, lengths: list[list[int]], body: bytes) -> None:
+        """`body`: for each sequence (of a pair, one after the other) its ids, then its labels, then one number for each
+        further column, int32.
+        """
         import numpy as np
         import pyarrow as pa
 
         if not lengths:
             return
-        ends = np.cumsum(lengths)
-        offsets = pa.array([0, *ends], pa.int32())
+        each = np.repeat(np.array(lengths), 2, axis=1)  # ids and labels are of one length
+        further = len(self._schema) - each.shape[1]
+        each = np.concatenate([each, np.ones((len(each), further), each.dtype)], axis=1)
+        column_of = np.repeat(np.tile(np.arange(each.shape[1]), len(each)), each.ravel())
         tokens = np.frombuffer(body, dtype=np.int32)
-        is_label = np.concatenate([np.repeat((False, True), length) for length in lengths])
-        columns = [pa.ListArray.from_arrays(offsets, pa.array(part)) for part in (tokens[~is_label], tokens[is_label])]
+        columns = [
+            pa.ListArray.from_arrays(
+                pa.array([0, *np.cumsum(found)], pa.int32()), pa.array(tokens[column_of == number])
+            )
+            for number, found in enumerate(each.T)
+        ]
         self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
 
     def _raise_faults(self) -> None:
@@ -160,7 +172,7 @@ class Table:
             )
 
     def dataset(self, sequences: NDArray[Any]) -> Any:
-        """The given sequences in the given order as a memory-mapped `datasets.Dataset` of input_ids and labels."""
+        """The given sequences in the given order as a memory-mapped `datasets.Dataset` of the columns."""
         from datasets import Dataset
 
         return Dataset.from_file(str(self.path)).select(sequences)

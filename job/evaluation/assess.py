@@ -2,54 +2,121 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from job.evaluation.generate import answer
-from job.evaluation.loss import loss_of
-from job.evaluation.metrics import METRICS
-from job.evaluation.metrics.record import DIGITS
+from job.evaluation.choices import log_probabilities
+from job.evaluation.generate import answered, spoken
+from job.evaluation.loss import losses_of
+from job.evaluation.scores import Figures, Rows, Wanted, answer_rows, choice_rows, figures, loss_rows, margin_rows
 
 if TYPE_CHECKING:
     from job.data.build import Prepared, Question
     from job.host.log import Bar
+    from job.spec import EvaluationSpec
+
+SHOWN_ANSWERS = 3
+Heard = Callable[["Question", str], object]  # is told of an answer
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """One model's results; `figures` has those metrics that the spec and the data let be measured."""
+    """One model's results: by metric what each held-out row adds, as far as the spec and the data let it be measured;
+    answers to held-out questions, None where there is none; numbers of those for which the time was up; answers to
+    the spec's prompts.
+    """
 
-    figures: dict[str, float]
-    exact_match_answers: list[str]
+    rows: dict[str, Rows]
+    row_answers: list[str | None]
+    unanswered: list[int]
     answers: list[str]
 
-
-def assess(model: Any, prepared: Prepared, max_new_tokens: int, batch_rows: int, bar: Bar) -> Assessment:
-    """Measures the model as it is; it must be in inference mode. `bar` is shown rows and questions that are done."""
-    stops = prepared.report.stop_token_ids
-    pad = prepared.tokenizer.pad_token_id
-    rows = 0 if prepared.held_out is None else len(prepared.held_out)
-    asked = [*prepared.exact_match, *prepared.questions]  # all at once: a batch costs as much as a row, almost
-    bar.total = rows + len(asked)
-    held_out_loss = None
-    if prepared.held_out is not None:
-        held_out_loss = loss_of(model, prepared.held_out, batch_rows, pad, bar.update)
-    answers = answer(model, asked, prepared.tokenizer, stops, max_new_tokens, lambda done: bar.update(rows + done))
-    matched, rest = answers[: len(prepared.exact_match)], answers[len(prepared.exact_match) :]
-    return Assessment(figures_of(held_out_loss, matched, prepared.exact_match), matched, rest)
+    @property
+    def figures(self) -> Figures:
+        return figures(self.rows)
 
 
-def figures_of(held_out_loss: float | None, answers: list[str], questions: list[Question]) -> dict[str, float]:
-    """Each metric that can be computed from the loss, if there is one, and from the answers to `questions`, if
-    there are any.
+Margins = Callable[[Any, Any, Callable[[int], object]], list[float]]  # of a model, rows, and who is told rows done
+
+
+@dataclass
+class _Progress:
+    """Adds up what is done over the parts of an assessment."""
+
+    bar: Bar
+    done: int = 0
+
+    def part(self, done: int) -> None:
+        self.bar.update(self.done + done)
+
+    def end(self, done: int) -> None:
+        self.done += done
+        self.bar.update(self.done)
+
+
+def assess(
+    model: Any, prepared: Prepared, spec: EvaluationSpec, batch_rows: int, bar: Bar, heard: Heard = lambda *_: None,
+    margins_of: Margins | None = None,
+) -> Assessment:  # fmt: skip
+    """Measures the model as it is; it must be in inference mode. `bar` is shown what is done, and the first answers
+    are `heard`. `margins_of`: where held-out rows are pairs, what a model makes of them.
     """
-    found = {}
-    for metric in METRICS.values():
-        if metric.of_loss is not None and held_out_loss is not None:
-            found[metric.name] = metric.of_loss(held_out_loss)
-        elif metric.of_answer is not None and questions:
-            values = [
-                metric.of_answer(given, asked.reference or "") for given, asked in zip(answers, questions, strict=True)
-            ]
-            found[metric.name] = sum(values) / len(values)
-    return {name: round(value, DIGITS) for name, value in found.items()}
+    wanted, pad, questions = Wanted.of(spec), prepared.tokenizer.pad_token_id, prepared.exact_match
+    held_out = prepared.held_out if prepared.held_out is not None else []
+    asked = questions if wanted.answers else []
+    compared = questions if wanted.choices else []
+    bar.total = len(held_out) * (2 if margins_of else 1) + len(compared) + len(asked) + len(prepared.questions)
+    progress, rows = _Progress(bar), dict[str, Rows]()
+    if prepared.held_out is not None:
+        rows |= loss_rows(losses_of(model, held_out, batch_rows, pad, progress.part))
+        progress.end(len(held_out))
+        if margins_of is not None:
+            rows |= margin_rows(margins_of(model, held_out, progress.part))
+            progress.end(len(held_out))
+    likely = log_probabilities(model, compared, batch_rows, pad)
+    progress.end(len(compared))
+    answers, said = _answers(model, prepared, asked, spec, heard, progress)
+    if questions:
+        rows |= answer_rows(wanted, said, asked) | choice_rows(wanted, likely, compared)
+    late = [number for number, text in enumerate(said) if text is None]
+    return Assessment(rows, said if asked else _likeliest(likely, spec.choices or ()), late, answers)
+
+
+def _answers(
+    model: Any, prepared: Prepared, asked: list[Question], spec: EvaluationSpec, heard: Heard, progress: _Progress
+) -> tuple[list[str], list[str | None]]:
+    """To the spec's prompts, and to those that are `asked`: all at once, for a batch costs as much as a row, almost;
+    where time is bounded, the prompts first, and of the others as many as there is time for.
+    """
+    deadline = time.monotonic() + 60 * spec.max_minutes if spec.max_minutes else math.inf
+    told = 0
+
+    def ask(questions: list[Question], until: float) -> list[str | None]:
+        nonlocal told
+        found: list[str | None] = [None] * len(questions)
+        prompts, stops = [question.input_ids for question in questions], prepared.report.stop_token_ids
+        pad = prepared.tokenizer.pad_token_id
+        for numbers, ids in answered(model, prompts, pad, stops, spec.max_new_tokens, until):
+            for number, text in zip(numbers, spoken(prepared.tokenizer, ids, stops), strict=True):
+                found[number] = text
+                if told < SHOWN_ANSWERS:
+                    heard(questions[number], text)
+                    told += 1
+            progress.end(len(numbers))
+        return found
+
+    if deadline < math.inf:
+        prompted = ask(prepared.questions, math.inf)
+        said = ask(asked, deadline)
+    else:
+        together = ask([*prepared.questions, *asked], math.inf)
+        prompted, said = together[: len(prepared.questions)], together[len(prepared.questions) :]
+    return [text or "" for text in prompted], said
+
+
+def _likeliest(likely: list[list[float]], choices: tuple[str, ...]) -> list[str | None]:
+    """Where nothing is generated: of the choices of each question, the likeliest."""
+    return [choices[max(range(len(each)), key=each.__getitem__)] if each else None for each in likely]

@@ -22,9 +22,7 @@ def loss_of(
     import torch
 
     def measured(batch: list[dict[str, list[int]]]) -> list[tuple[float, int]]:
-        inputs = _padded(batch, pad_token_id, model.device)
-        count = int((inputs["labels"][:, 1:] != IGNORED).sum())
-        return [(float(model(**inputs).loss) * count, count)]
+        return [_summed(model, batch, pad_token_id)]
 
     sums: list[tuple[float, int]] = []
     done = 0
@@ -34,6 +32,43 @@ def loss_of(
             done += len(batch)
             progress(done)
     total, tokens = sum(loss for loss, _ in sums), sum(count for _, count in sums)
+    require_finite(total)
+    return total / tokens
+
+
+def losses_of(
+    model: Any, rows: Any, batch_rows: int, pad_token_id: int, progress: Callable[[int], object] = lambda _: None
+) -> list[tuple[float, float]]:
+    """Of each row, its loss in nats over all its trained tokens, and their number. Raises `GateError` if a loss is not
+    finite.
+    """
+    import torch
+
+    def measured(batch: list[dict[str, list[int]]]) -> list[tuple[float, float]]:
+        inputs = _padded(batch, pad_token_id, model.device)
+        labels = inputs["labels"][:, 1:]
+        counts = (labels != IGNORED).sum(1).tolist()
+        if len(batch) == 1:  # by the model itself: some engines need no room for logits
+            return [(float(model(**inputs).loss) * counts[0], float(counts[0]))]
+        del inputs["labels"]
+        logits = model(**inputs).logits[:, :-1]
+        nats = [
+            torch.nn.functional.cross_entropy(said[wanted != IGNORED].float(), wanted[wanted != IGNORED])
+            for said, wanted in zip(logits, labels, strict=True)
+        ]
+        return [(float(mean) * count, float(count)) for mean, count in zip(nats, counts, strict=True)]
+
+    found: list[tuple[float, float]] = []
+    with torch.no_grad():
+        for batch in _batches(rows, batch_rows):
+            found += in_halves(batch, measured)
+            progress(len(found))
+    require_finite(sum(nats for nats, _ in found))
+    return found
+
+
+def require_finite(total: float) -> None:
+    """Raises `GateError` for a loss that is not a number."""
     if not math.isfinite(total):
         raise GateError(
             Fault(
@@ -43,7 +78,20 @@ def loss_of(
                 hint="Weights hold values that are not numbers, or overflow in this precision",
             )
         )
-    return total / tokens
+
+
+def nats_of(model: Any, row: dict[str, list[int]], pad_token_id: int) -> tuple[float, int]:
+    """The summed cross-entropy of a row's trained tokens, nats, and their number."""
+    import torch
+
+    with torch.no_grad():
+        return _summed(model, [row], pad_token_id)
+
+
+def _summed(model: Any, batch: list[dict[str, list[int]]], pad_token_id: int) -> tuple[float, int]:
+    inputs = _padded(batch, pad_token_id, model.device)
+    count = int((inputs["labels"][:, 1:] != IGNORED).sum())
+    return float(model(**inputs).loss) * count, count
 
 
 def _batches(rows: Any, size: int) -> Iterator[list[dict[str, list[int]]]]:

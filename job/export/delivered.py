@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from job.context import Run
-from job.evaluation.assess import figures_of
-from job.evaluation.gates import check_gates
+from job.evaluation.gates import check_gates, judged
 from job.evaluation.generate import spoken
 from job.evaluation.metrics import METRICS
-from job.evaluation.metrics.losses import HELD_OUT_LOSS, TRAIN_LOSS
+from job.evaluation.metrics.losses import TRAIN_LOSS
 from job.evaluation.metrics.record import DIGITS
+from job.evaluation.scores import Figures, Wanted, answer_rows, figures, loss_rows
 from job.export.reference import Measure
 from job.export.rows import Compared, asked_questions, check_prompt, compared_rows
 from job.gguf.quality import Step
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from job.data.build import Prepared, Question
     from job.evaluation.assess import Assessment
 
-Figures = dict[str, float]
 BASE, TRAINED_MODEL = "base", "trained"  # beside the names of exports
 
 
@@ -69,27 +68,33 @@ class Delivered:
         return Sizes(compared.tokens, len(compared.learned), rows, max(asked, default=0), sum(asked))
 
     def texts(self, ids: list[list[int]]) -> list[str | None]:
-        return list(spoken(self.prepared.tokenizer, ids)) if ids else []
+        stops = self.prepared.report.stop_token_ids
+        return list(spoken(self.prepared.tokenizer, ids, stops)) if ids else []
 
     def figures(self, measured: Step, texts: Sequence[str | None]) -> Figures:
         """Of an artefact: the spec's metrics, from what a child has `measured` and the answers' `texts`, and the step
         from the trained model.
         """
-        prompts, rows = asked_questions(self.prepared)
-        answers = [text or "" for text in texts[len(prompts) :]]
+        prompts, questions = asked_questions(self.prepared)
         step = {"kl": measured.kl, "same_top_token": measured.same_top_token}
         known = {name: value for name, value in step.items() if value is not None}
-        return self._metrics(measured.loss, answers, rows if answers else []) | known
+        if not self.compared.held_out:
+            return {TRAIN_LOSS: round(measured.loss, DIGITS)} | known
+        answered = set(range(len(questions))) - set(self.run.stats.delivered["rows"].get("unanswered", []))
+        said = [text or "" if number in answered else None for number, text in enumerate(texts[len(prompts) :])]
+        wanted = Wanted.of(self.run.spec.evaluation)
+        rows = answer_rows(wanted, said, questions[: len(said)])
+        return figures(loss_rows([(measured.loss, 1.0)]) | rows) | known
 
     def beside(self, found: Assessment, loss: float) -> Figures:
         """Those figures of a whole model in training, from its assessment and its loss on the compared rows."""
-        _, rows = asked_questions(self.prepared)
-        return self._metrics(loss, found.exact_match_answers[: len(rows)], rows)
-
-    def _metrics(self, loss: float, answers: list[str], rows: list[Question]) -> Figures:
-        if self.compared.held_out:
-            return figures_of(loss, answers, rows)
-        return {TRAIN_LOSS: round(loss, DIGITS)}
+        if not self.compared.held_out:
+            return {TRAIN_LOSS: round(loss, DIGITS)}
+        _, questions = asked_questions(self.prepared)
+        rows = {name: counts[: len(questions)] for name, counts in found.rows.items() if METRICS[name].needs_rows}
+        if self.compared.whole:
+            rows |= {name: counts for name, counts in found.rows.items() if METRICS[name].of_margin is not None}
+        return figures(loss_rows([(loss, 1.0)]) | rows)
 
     def note(self, name: str, figures: Figures) -> None:
         self.run.stats.delivered["artefacts"][name] = figures
@@ -99,22 +104,3 @@ class Delivered:
         everywhere, here = self.run.stats.evaluation, self.run.stats.delivered["artefacts"][TRAINED_MODEL]
         found = judged(everywhere[TRAINED_MODEL], here, figures)
         check_gates(self.run.spec.evaluation.gates, name, everywhere[BASE], found)
-
-
-def judged(everywhere: Figures, here: Figures, found: Figures) -> Figures:
-    """What gates are held against: the trained model's figures on all held-out rows (`everywhere`), changed by what an
-    artefact's `found` ones differ from the trained model's on the compared rows (`here`).
-
-    Where these are all rows, they are what was found.
-    """
-    loss = HELD_OUT_LOSS.name
-    if loss not in found:
-        return {}
-    changed = everywhere[loss] + found[loss] - here[loss]
-    values = {}
-    for name, metric in METRICS.items():
-        if metric.of_loss is not None:
-            values[name] = metric.of_loss(changed)
-        elif name in found:
-            values[name] = everywhere[name] + found[name] - here[name]
-    return {name: round(value, DIGITS) for name, value in values.items()}

@@ -17,7 +17,9 @@ from job.host.screen import Screen, clock
 from job.host.streams import LOST, harmless
 
 Words = Callable[[str, Mapping[str, Any]], str | None]  # an event for people; None: nothing that they need
-BEGIN = "begin"  # the event that only people are told: a stage begins
+BEGIN, PROGRESS = "begin", "progress"  # what only people are told: a stage begins; how far something long has come
+# Where no bar moves, a line of progress is written after so much of the whole, but not sooner, and not much later.
+TOLD_SHARE, SOONEST_SECONDS, LATEST_SECONDS = 0.05, 10.0, 60.0
 
 
 class Secret:
@@ -48,7 +50,8 @@ def _short(value: Any) -> str:
 
 
 class Log:
-    """Events of one run. On a pipe each is a JSON line on stdout; on a terminal a line for people, in `words`.
+    """Events of one run. On a pipe each is a JSON line on stdout; on a terminal, or where it is asked for, a line for
+    people, in `words`.
 
     `aside`: where goes, beside JSON lines, what is no event.
     """
@@ -71,11 +74,17 @@ class Log:
             record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **fields}
             self.say(json.dumps(record, ensure_ascii=False, default=str))
         elif (text := self.words(event, fields)) is not None:
-            self._tell(event, text)
+            self._tell(str(fields.get("stage", event)), text)
+
+    def tell(self, label: str, event: str, fields: Mapping[str, Any]) -> None:
+        """What JSON lines say otherwise or not at all, under `label`."""
+        self._tell(label, self.words(event, fields) or "")
 
     def _tell(self, label: str, text: str) -> None:
-        """A line with its time since the start; a label is not written twice in a row."""
-        shown, self._label = ("" if label == self._label else label), label
+        """A line with its time since the start. On a terminal a label is not written twice in a row; what is kept is
+        searched line by line.
+        """
+        shown, self._label = ("" if label == self._label and self._at_terminal() else label), label
         self.say(f"{clock(time.monotonic() - self._start):>7}  {shown:<11}{text}".rstrip())
 
     def say(self, line: str) -> None:
@@ -107,7 +116,7 @@ class Log:
     def stage(self, name: str) -> Iterator[None]:
         """Tells people that a stage begins, with a bar for as long as it lasts. JSON lines have what it found."""
         if not self.json_lines:
-            self._tell(name, self.words(BEGIN, {"stage": name}) or "")
+            self.tell(name, BEGIN, {"stage": name})
         with self.live(name):
             yield
 
@@ -121,9 +130,14 @@ class Log:
 
     def screen(self) -> Screen | None:
         """The terminal that bars are shown on; None where there is none."""
-        if self._screen is None and not self.json_lines and self.stream.isatty():
+        if self._screen is None and not self.json_lines and self._at_terminal():
             self._screen = Screen(self.stream)
         return self._screen
+
+    def _at_terminal(self) -> bool:
+        with suppress(*LOST):
+            return self.stream.isatty()
+        return False
 
     def end_bars(self) -> None:
         """For last words: nothing moves any more below them."""
@@ -132,7 +146,9 @@ class Log:
 
 
 class Bar:
-    """Progress of something long: a bar on a terminal, elsewhere an event now and then (or each update), or none."""
+    """Progress of something long: a bar on a terminal; elsewhere JSON has an event now and then (or each update, or
+    none), and people have a line now and then, also of the first and the last update if that has figures.
+    """
 
     def __init__(self, log: Log, label: str, total: int | None, every_seconds: float | None) -> None:
         self.total = total
@@ -142,6 +158,7 @@ class Bar:
         self._last = 0.0
         self._screen: Screen | None = None
         self._begun = False
+        self._told, self._told_at = 0, time.monotonic()
 
     def __enter__(self) -> Bar:
         return self.begin()
@@ -162,13 +179,21 @@ class Bar:
     def update(self, done: int, **fields: Any) -> None:
         if self._screen:
             self._screen.update(self._label, done, self.total, fields)
-        elif (
-            self._log.json_lines
-            and self._every_seconds is not None
-            and (time.monotonic() - self._last >= self._every_seconds or done == self.total)
+        elif not self._log.json_lines:
+            if self._is_told(done, bool(fields)):
+                self._told, self._told_at = done, time.monotonic()
+                self._log.tell(self._label, PROGRESS, {"done": done, "total": self.total, **fields})
+        elif self._every_seconds is not None and (
+            time.monotonic() - self._last >= self._every_seconds or done == self.total
         ):
             self._last = time.monotonic()
             self._log(self._label, done=done, total=self.total, **fields)
+
+    def _is_told(self, done: int, figures: bool) -> bool:
+        waited = time.monotonic() - self._told_at
+        if waited >= LATEST_SECONDS or (figures and (self._told == 0 or done == self.total)):
+            return True
+        return waited >= SOONEST_SECONDS and done - self._told >= TOLD_SHARE * (self.total or 0)
 
     def update_total(self, done: int, total: int | None) -> None:
         """For work that learns only on the way how much there is."""

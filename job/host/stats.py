@@ -19,13 +19,14 @@ from typing import Any
 import psutil
 
 from job.host.child import ENDED, ChildMemory
+from job.host.foreseen import beside
 from job.host.memory import MemorySampler
 
 SAMPLE_SECONDS = 0.5
 GIB = 1 << 30
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "unsloth", "unsloth_zoo",
-    "huggingface_hub", "safetensors", "tokenizers", "boto3", "jsonschema",
+    "huggingface_hub", "safetensors", "tokenizers", "boto3", "jsonschema", "sacrebleu",
 )  # fmt: skip
 
 
@@ -69,17 +70,26 @@ class Stats:
     evaluation: dict[str, Any] = field(default_factory=dict)
     delivered: dict[str, Any] = field(default_factory=dict)
     effective: dict[str, Any] = field(default_factory=dict)
+    planned: dict[str, Any] = field(default_factory=dict)
+    price_per_hour: float | None = None
     failure: dict[str, Any] | None = None
     report: list[str] = field(default_factory=list)
     current: str = "start"
     _started: float = field(default_factory=time.monotonic)
+    _disk: DiskUse | None = None  # of the whole run, from its first stage on
 
     @contextmanager
     def phase(self, name: str, children: bool = False) -> Iterator[None]:
         """Measures one stage, with worker processes if it has `children`; its figures are kept also when it fails."""
         self.current = name
         start, cuda, ended, disk = time.monotonic(), _cuda(), len(ENDED), DiskUse(self.workdir)
-        memory = MemorySampler(os.getpid(), SAMPLE_SECONDS, children, disk.sample)
+        whole = self._disk = self._disk or DiskUse(self.workdir)
+
+        def sample() -> None:
+            disk.sample()
+            whole.sample()
+
+        memory = MemorySampler(os.getpid(), SAMPLE_SECONDS, children, sample)
         if cuda:
             cuda.reset_peak_memory_stats()
         memory.start()
@@ -111,6 +121,8 @@ class Stats:
             "wall_seconds": round(time.monotonic() - self._started, 3),
             "device": self.device,
             "memory": self.memory,
+            "planned": beside(self.planned, self._taken()) if self.planned else {},
+            "cost": self.cost(),
             "phases": [asdict(phase) for phase in self.phases],
             "data": self.data,
             "training": self.training,
@@ -118,6 +130,26 @@ class Stats:
             "delivered": self.delivered,
             "effective": self.effective,
             "packages": package_versions(),
+        }
+
+    def cost(self) -> dict[str, float] | None:
+        """Of the run so far, by the user's price; None where there is none."""
+        if self.price_per_hour is None:
+            return None
+        hours = (time.monotonic() - self._started) / 3600
+        return {
+            "price_per_hour": self.price_per_hour,
+            "hours": round(hours, 4),
+            "cost": round(hours * self.price_per_hour, 4),
+        }
+
+    def _taken(self) -> dict[str, Any]:
+        """What a `Foreseen` may be held against. Stages that an earlier try has ended are not known."""
+        return {
+            "gpu_peak_bytes": self.memory.get("peak_gpu_reserved_bytes") if self.device.get("kind") == "cuda" else None,
+            "host_peak_bytes": max((phase.peak_rss_bytes for phase in self.phases), default=None),
+            "disk_peak_bytes": self._disk.peak_bytes if self._disk else None,
+            "stage_seconds": {phase.name: phase.wall_seconds for phase in self.phases},
         }
 
 

@@ -26,6 +26,7 @@ HUB, DATASETS = "hf://", "hf://datasets/"
 LOOKED = 1000  # rows
 SHOWN_FAULTS = 3
 PROMPTS, PROMPT_CHARACTERS, OPENING_WORDS = 3, 2000, 8
+SHORT_CHARACTERS = 300  # of a prompt; longer ones are asked where there are no shorter ones
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _no_format(row: Row, named: Mapping[str, str]) -> InputError:
 
 
 def prompts_of(looked: Looked) -> list[str]:
-    """Questions of three rows far apart; of documents, their first words."""
+    """Questions of three rows far apart, short ones if there are; of documents, their first words."""
     columns = Columns(looked.fit.columns)
     texts: list[str] = []
     for row in looked.rows:
@@ -114,8 +115,11 @@ def prompts_of(looked: Looked) -> list[str]:
         elif isinstance(example, Document):
             texts.append(" ".join(example.text.split()[:OPENING_WORDS]))
     usable = list(dict.fromkeys(text for text in texts if _may_be_in_a_spec(text)))
-    last = len(usable) - 1
-    return [usable[number] for number in dict.fromkeys((0, last // 2, last))] if usable else []
+    short = [text for text in usable if len(text) <= SHORT_CHARACTERS]
+    if len(short) < PROMPTS:
+        short = sorted(usable, key=len)[:PROMPTS]
+    last = len(short) - 1
+    return [short[number] for number in dict.fromkeys((0, last // 2, last))] if short else []
 
 
 def _may_be_in_a_spec(text: str) -> bool:

@@ -14,6 +14,7 @@ from job.init.look import LOOKED, SHOWN_FAULTS, Looked, look, name_of, prompts_o
 from job.init.rendered import Model, Rendered, estimated_tokens, known_model, render
 from job.init.settings import (
     LENGTHS,
+    answers_for,
     default_model,
     device_of,
     epochs_for,
@@ -23,7 +24,9 @@ from job.init.settings import (
     settle,
     wanted_length,
 )
+from job.ledger.evidence import unclaimed
 from job.spec import SourceSpec
+from job.store import open_store
 from job.store.base import local_path
 
 Json = dict[str, Any]
@@ -73,6 +76,8 @@ def propose(asked: Asked, alone: bool) -> Proposal:
     if rate := rate_for(document, known.parameters if known else None):
         document["training"]["learning_rate"] = rate[0]
         reasons.append(("rate", rate[1]))
+    answered, why_answered = answers_for(device, rendered.longest_learned if rendered else None)
+    document["evaluation"]["max_new_tokens"] = answered
     parsed(document)  # what is written is valid
     has = "has" if rendered else "may have, by its bytes,"
     reasons += [
@@ -82,6 +87,7 @@ def propose(asked: Asked, alone: bool) -> Proposal:
         ("epochs", f"{document['training']['epochs']} times over the rows, more often where there are few"),
         ("held out", held_out_for(looked.count, looked.whole)[1]),
         ("prompts", f"{len(document['evaluation']['prompts'])} from the rows: base and trained model answer them"),
+        ("answers", f"at most {answered} tokens, {why_answered}"),
         ("output", f"{document['output']['uri']}/, an adapter; paths are as seen from this folder"),
     ]
     return Proposal(document, [*reasons, *why_not], rendered.samples if rendered else ())
@@ -125,9 +131,17 @@ def _train(spec: SourceSpec) -> Json:
 
 
 def _free(name: str) -> str:
-    """A folder that is not there yet: one output belongs to one run."""
+    """A folder that a run may claim: one output belongs to one run, and the report of a failure to none."""
     names = [name, *(f"{name}-{number}" for number in range(2, 100))]
-    return next((free for free in names if not local_path(free).exists()), name)
+    return next((free for free in names if _may_be_claimed(free)), name)
+
+
+def _may_be_claimed(name: str) -> bool:
+    if not local_path(name).exists():
+        return True
+    store = open_store(name)
+    keys = [item.key for item in store.list()]
+    return bool(keys) and not unclaimed(store, keys)
 
 
 def _as_the_model_reads(
@@ -144,7 +158,8 @@ def _as_the_model_reads(
     except JobError as error:
         if known is None and "://" not in source:
             raise
-        return known, None, [("samples", f"not rendered: {error.lines()[0]}")]
+        elsewhere = "" if known else "; --model FOLDER takes a model of this machine"
+        return known, None, [("samples", f"not rendered: {error.lines()[0]}{elsewhere}")]
 
 
 def _about_rows(looked: Looked) -> list[tuple[str, str]]:

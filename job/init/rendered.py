@@ -11,6 +11,7 @@ from job.data.templates import POINTER as TEMPLATE
 from job.errors import InputError
 from job.init.look import LOOKED, Looked
 from job.preview.light import without_torch
+from job.preview.rows import sizes
 from job.report.samples import first_samples
 from job.source import fetch_model_config
 from job.source.model_files import CONFIG, read_object
@@ -34,10 +35,13 @@ class Model:
 
 @dataclass(frozen=True)
 class Rendered:
-    """`samples`: each with a head line. `chat_template`: the one of the spec with which they were made."""
+    """`samples`: each with a head line. `longest_learned`: the most tokens that are learned of a row.
+    `chat_template`: the one of the spec with which they were made.
+    """
 
     samples: tuple[str, ...]
     longest_tokens: int
+    longest_learned: int
     chat_template: str
 
 
@@ -73,7 +77,8 @@ def _render(spec: JobSpec, looked: Looked, folder: Path, workdir: Path) -> Rende
     data = replace(spec.data, held_out=False, shuffle=False, max_untrained_fraction=1.0)
     asked = replace(spec, data=data, evaluation=replace(spec.evaluation, prompts=(), exact_match_rows=0))
     prepared = build_dataset(asked, [replace(looked.source, spec=first)], None, folder, workdir, lambda *_: None)
-    return Rendered(first_samples(prepared), prepared.report.train["longest_tokens"], spec.data.chat_template)
+    longest, learned = prepared.report.train["longest_tokens"], int(sizes(prepared.train)[1].max())
+    return Rendered(first_samples(prepared), longest, learned, spec.data.chat_template)
 
 
 def estimated_tokens(looked: Looked) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 from job.data.select import FEWEST, FRACTION, FROM_ROWS, MOST
 from job.errors import CapacityError, Fault
 from job.host.device import card_bytes, wanted_device
-from job.plan.gpu_memory import fits, gpu_bytes
+from job.plan.advice import VERY_SMALL
+from job.plan.gpu_memory import fits, least_gpu_bytes
 from job.plan.model_size import model_size
 from job.spec import JobSpec, parse_spec
 
@@ -23,13 +24,10 @@ LARGER_MODEL = "hf://HuggingFaceTB/SmolLM2-1.7B-Instruct"
 LARGER_FROM_BYTES = 8 * GIB
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 DOCUMENT_TOKENS = 2048  # documents are cut into pieces
-ROWS_A_STEP = 8
-# Precision and rows at once, the most wanted first: 16 bits learn a little better, 4 bits leave room for long rows.
-CHOICES = [("16bit", 8), ("16bit", 4), ("16bit", 2), ("4bit", 8), ("4bit", 4), ("4bit", 2), ("4bit", 1)]
-RECOMPUTED_FROM = 10**9  # weights: activations of a smaller model fit a machine's memory, and keeping them is quicker
+PRECISIONS = ("16bit", "4bit")  # the most wanted first: 16 bits learn a little better, 4 bits leave room for long rows
 EPOCHS = ((1000, 3), (5000, 2))  # below so many rows, so many passes
-VERY_SMALL = 500_000_000  # weights below which the usual rate teaches an adapter little in a few dozen steps
 QUICK_RATE = 0.001
+ANSWER_STEP, MOST_ANSWERED, MOST_ON_CPU = 16, 128, 64  # tokens of an answer to a prompt
 SOME_ROWS = 20  # of which a tenth can be spared
 
 
@@ -66,30 +64,27 @@ def wanted_length(longest_tokens: int, documents: bool, positions: int | None) -
 
 
 def settle(document: Json, device: Device, length: int, parameters: int | None) -> tuple[Json, str]:
-    """`document` with precision, longest sequence, batch and backend that the estimates say will fit, and why.
+    """`document` with precision, longest sequence and backend that the estimates say will fit, and why.
 
     Raises `CapacityError` where nothing fits.
     """
     if device.card_bytes is None:
         document["model"] |= {"precision": "16bit", "max_seq_length": length, "backend": "peft"}
-        why = "16bit with plain PEFT, batches of 2: a CPU gains nothing from 4-bit weights"
-        if length <= LENGTHS[1] and _weights(document, parameters) < RECOMPUTED_FROM:
-            document["training"]["gradient_checkpointing"] = False
-            why += ", and short rows of a small model need no gradient_checkpointing"
-        return document, why
+        return document, "16bit with plain PEFT: a CPU gains nothing from 4-bit weights"
     shorter = [length, *(less for less in reversed(LENGTHS) if less < length)]
     needed = 0
     for tokens in shorter:
-        for precision, batch in CHOICES:
-            tried = _with(document, precision, batch, tokens)
+        for precision in PRECISIONS:
+            tried = copy.deepcopy(document)
+            tried["model"] |= {"precision": precision, "max_seq_length": tokens}
             spec = parsed(tried)
             size = model_size(spec, parameters)
-            needed = gpu_bytes(spec, size)
+            needed = least_gpu_bytes(spec, size)
             if (not size.quantised or precision == "4bit") and fits(needed, device.card_bytes):
                 cut = f"; rows longer than {tokens} tokens are cut to fit" if tokens < length else ""
-                memory = f"about {needed / GIB:.1f} of {device.card_bytes / GIB:.3g} GiB"
+                memory = f"at least {needed / GIB:.1f} of {device.card_bytes / GIB:.3g} GiB"
                 why = f"by the estimate for {size.parameters / 1e9:.2g} billion weights{cut}"
-                return tried, f"{precision}, batches of {batch}: {memory}, {why}"
+                return tried, f"{precision}: {memory}, {why}; the run uses what is free to be quick"
     raise CapacityError(
         Fault(
             "this model does not fit the GPU, even in 4 bits",
@@ -99,13 +94,6 @@ def settle(document: Json, device: Device, length: int, parameters: int | None) 
             hint="Name a smaller --model or a larger --gpu",
         )
     )
-
-
-def _with(document: Json, precision: str, batch: int, tokens: int) -> Json:
-    tried = copy.deepcopy(document)
-    tried["model"] |= {"precision": precision, "max_seq_length": tokens}
-    tried["training"] |= {"batch_size": batch, "gradient_accumulation_steps": ROWS_A_STEP // batch}
-    return tried
 
 
 def _weights(document: Json, parameters: int | None) -> int:
@@ -119,6 +107,14 @@ def parsed(document: Json) -> JobSpec:
 def epochs_for(rows: int) -> int:
     """More passes over few rows: one over all of them would be a handful of steps."""
     return next((passes for most, passes in EPOCHS if rows < most), 1)
+
+
+def answers_for(device: Device, longest_learned: int | None) -> tuple[int, str]:
+    """The value of `evaluation.max_new_tokens`, and why: an untuned base mostly goes on to there."""
+    most = MOST_ANSWERED if device.card_bytes else MOST_ON_CPU
+    if longest_learned is not None and longest_learned <= most:
+        return -(-longest_learned // ANSWER_STEP) * ANSWER_STEP, "which holds the longest answer"
+    return most, "as an untuned model often goes on and on" + ("" if device.card_bytes else ", slowly on a CPU")
 
 
 def rate_for(document: Json, parameters: int | None) -> tuple[float, str] | None:

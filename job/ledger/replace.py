@@ -8,7 +8,7 @@ looks finished, and the next one finds the rest.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from job.errors import Fault, GateError, InputError, PolicyError
@@ -43,8 +43,21 @@ class Replacement:
         return f"--replace deletes {what}; {self.left_alone()}. Delete them? Type yes: "
 
     def left_alone(self) -> str:
-        more = f" and {len(self.kept) - SHOWN} more" if len(self.kept) > SHOWN else ""
-        return f"left alone: {', '.join(self.kept[:SHOWN])}{more}" if self.kept else "nothing else is there"
+        """What stays. Files that nothing lists, with the names of a run's, may be anybody's; mostly a lost try's."""
+        unlisted = [key for key in self.kept if OURS.fullmatch(key)]
+        others = [key for key in self.kept if key not in unlisted]
+        said = [f"left alone: {_first(others)}"] if others else []
+        if unlisted:
+            said.append(
+                f"left alone, as nothing lists them: {_first(unlisted)}; a try that was cut short may have stored "
+                "them, and then you may remove them"
+            )
+        return "; ".join(said) or "nothing else is there"
+
+
+def _first(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return f"{', '.join(keys[:SHOWN])}{more}"
 
 
 def plan_replacement(store: Store) -> Replacement:

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from job.spec import JobSpec
+from job.training.methods import METHODS
 
 ADAPTER_RATES = (1e-4, 5e-4)  # what adapters are usually trained with
+AROUND = 10  # times as much or as little as is usual for a method that has a rate of its own
 FULL_RATES = (1e-5, 5e-5)
+VERY_SMALL, SMALL_RATES = 500_000_000, (1e-4, 2e-3)  # weights below which the usual rate teaches little in few steps
 FEW_ROWS, USUAL_ROWS = 500, "500 to 5,000"
 SMALL_SET, MANY_EPOCHS = 1000, 5
 FAR_ABOVE, SHORT = 2, 256  # times the longest row; a limit below that costs nothing
@@ -19,7 +22,8 @@ WORTH_PACKING, STEPS_WORTH_PACKING = 0.8, 20  # of the time
 class Facts:
     """What is known of a run beside its spec. `packing_time`: what the training would take with packing, as a part of
     what it takes; None where packing is impossible or is on. `formats`: of the training sources, in their order.
-    `chats`: whether the model has a chat template; `quantised`: whether its weights are packed already.
+    `chats`: whether the model has a chat template; `quantised`: whether its weights, `parameters` of them, are packed
+    already.
     """
 
     rows: int
@@ -31,6 +35,7 @@ class Facts:
     formats: tuple[str, ...]
     chats: bool
     quantised: bool
+    parameters: int
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,11 @@ def _rows(_: JobSpec, facts: Facts) -> Iterator[Advice]:
         )
 
 
-def _rate(spec: JobSpec, _: Facts) -> Iterator[Advice]:
+def _rate(spec: JobSpec, facts: Facts) -> Iterator[Advice]:
     rate, full = spec.training.learning_rate, spec.model.precision == "full"
-    low, high = FULL_RATES if full else ADAPTER_RATES
+    low, high = FULL_RATES if full else SMALL_RATES if facts.parameters < VERY_SMALL else ADAPTER_RATES
+    if usual := METHODS[spec.training.method].learning_rate:
+        low, high = usual / AROUND, usual * AROUND
     if full and rate > high:
         why = "that is a rate for adapters: where every weight is trained, it makes the model forget what it knew"
     elif not full and rate > high:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 GB = 10**9
+NEAR = 0.15  # of its memory: drivers say somewhat more or less than the name
 
 
 @dataclass(frozen=True)
@@ -36,3 +38,21 @@ CARDS = {
     "h100": Card("H100", 80, 989),
     "h200": Card("H200", 141, 989, measured=True),
 }
+
+
+def card_of_device(name: str, memory_bytes: int) -> Card:
+    """The one that the driver calls `name`; where it is none of these, the one of the most like memory."""
+    return min(_called(name) or CARDS.values(), key=lambda card: abs(card.bytes - memory_bytes))
+
+
+def card_of(name: str, memory_bytes: int) -> str | None:
+    """The key of the card that a driver calls `name`, such as "NVIDIA A100-SXM4-80GB"; None for one of no plan."""
+    named = _called(name)
+    return next((k for k, c in CARDS.items() if c in named and abs(memory_bytes - c.bytes) <= NEAR * c.bytes), None)
+
+
+def _called(name: str) -> list[Card]:
+    """One of several memories may be several cards."""
+    words = name.upper().replace("-", " ").split()
+    said = {*words, *(word.rstrip("G") for word in words), *map("".join, itertools.pairwise(words))}
+    return [card for key, card in CARDS.items() if key.partition("-")[0].upper() in said]

@@ -1,14 +1,16 @@
 """How long a run takes: a model of few terms, fitted to what was measured on an H200 (tests/gpu/README.md).
 
-A step takes what its products take, or what the host needs to start them, whichever is longer:
+A step takes what its products take, or what the host needs to start them, whichever is longer; where both are near,
+somewhat more, as the fourth root of the sum of their fourth powers:
 
     products = padded tokens x FLOPs a token / (the card's figure x efficiency)
     host     = micro-batches x layers x seconds a layer
 
 FLOPs a token: 2 for each weight that a token meets, once forward, once for the gradients of what comes in, once more
-for those of the weights where all are trained, and once more forward where that is recomputed; and the attention. On
-the H200 this was within 7 % of nine measured steps with Unsloth. Other cards get the H200's efficiency and host: they
-were not measured. What is fetched over a network is not counted.
+for those of the weights where all are trained, and once more forward in layers that are computed again; and the
+attention. Other cards get the H200's efficiency and host: they were not measured; nor were methods with a reference,
+whose forward pass is added. What is fetched over a network is not
+counted.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ from job.plan.cards import Card
 from job.plan.model_size import ModelSize
 from job.plan.schedule import Schedule
 from job.spec import JobSpec
+from job.training.methods import METHODS
 
 # Of the card's figure, what is reached by wide models, and the width at which it is half of that.
 EFFICIENCY, HALF_WIDTH = 0.69, 1500
-LAYER_SECONDS = 0.0093  # of the host: forward and backward of a layer's Python and kernels in a micro-batch
-RECOMPUTED = 1.5  # the same with the layer run forward twice
+LAYER_SECONDS = 0.008  # of the host: forward and backward of a layer's Python and kernels in a micro-batch
+RECOMPUTED = 0.6  # as much more for a layer that is run forward twice
+BOTH = 4
 PEFT_PRODUCTS = 2.45  # plain PEFT beside Unsloth, where products take the time
 # Beside a 4-bit or 16-bit adapter with Unsloth, where the host takes the time.
 PEFT_HOST, EIGHT_BIT_HOST, DORA_HOST, FULL_HOST = 1.6, 2.7, 3.6, 0.37
@@ -44,21 +48,21 @@ class Stage:
     seconds: float
 
 
-def flops_a_token(spec: JobSpec, size: ModelSize, row_tokens: float) -> float:
-    """Of all passes, in a row of `row_tokens`, half of which a token looks at; rows of a pack do not see each other."""
+def flops_a_token(spec: JobSpec, size: ModelSize, row_tokens: float, recomputed: float) -> float:
+    """Of all passes, in a row of `row_tokens`, half of which a token looks at; rows of a pack do not see each other.
+    `recomputed`: the part of the layers that are computed again.
+    """
     met = size.parameters - size.embedding_parameters + size.table_rows * size.hidden  # the output layer is met
     forward = 2 * met + 2 * size.layers * size.hidden * row_tokens
-    full, recomputed = spec.model.precision == "full", spec.training.gradient_checkpointing is not False
-    return forward * (2 + full + recomputed)
+    return forward * (2 + (spec.model.precision == "full") + recomputed)
 
 
-def epoch_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card) -> float:
-    """Of one pass over the rows."""
+def epoch_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card, kept_layers: int) -> float:
+    """Of one pass over the rows, with `kept_layers` that compute nothing again."""
     reached = card.tflops * 1e12 * EFFICIENCY * size.hidden / (size.hidden + HALF_WIDTH)
-    products = planned.padded_tokens * flops_a_token(spec, size, planned.seen_tokens) / reached
-    host = planned.micro_batches * size.layers * LAYER_SECONDS
-    if spec.training.gradient_checkpointing is not False:
-        host *= RECOMPUTED
+    recomputed = 1 - kept_layers / size.layers
+    products = planned.padded_tokens * flops_a_token(spec, size, planned.seen_tokens, recomputed) / reached
+    host = planned.micro_batches * size.layers * LAYER_SECONDS * (1 + RECOMPUTED * recomputed)
     if spec.model.backend == "peft":
         products, host = products * PEFT_PRODUCTS, host * PEFT_HOST
     if spec.model.precision == "8bit":
@@ -67,11 +71,13 @@ def epoch_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card)
         host *= FULL_HOST
     elif spec.lora and spec.lora.dora:
         host *= DORA_HOST
-    return max(products, host)
+    learned = 2 + (spec.model.precision == "full") + recomputed
+    further = METHODS[spec.training.method].further_passes / learned
+    return float((products**BOTH + host**BOTH) ** (1 / BOTH)) * (1 + further)
 
 
-def train_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card) -> float:
-    return epoch_seconds(spec, size, planned, card) * planned.epochs
+def train_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card, kept_layers: int) -> float:
+    return epoch_seconds(spec, size, planned, card, kept_layers) * planned.epochs
 
 
 def stages(spec: JobSpec, size: ModelSize, data_seconds: float, training_seconds: float) -> list[Stage]:

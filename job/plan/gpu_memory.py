@@ -1,8 +1,11 @@
-"""Memory of a GPU in training, and whether a card has it: the one reckoning of `plan`, `render`, `init` and of what a
-run refuses.
+"""Memory of a GPU in training, and whether a card has it: the one reckoning of `plan`, `render`, `init`, of what a run
+refuses and of how it computes a step.
 
-The figures per token were fitted to peaks measured on an H200 with models of 1.2e9 and 8e9 weights
-(tests/unit/test_render_resources.py compares).
+    peak = weights + what is trained, with gradients and moments + room to work
+           + tokens of a forward pass x bytes of a layer x (layers that keep their activations + 1.5)
+
+The terms were set with runs of 1.2e9 and 8e9 weights on an H200; runs of 0.4e9, 3e9 and 14e9 only checked them
+(tests/gpu/memory.jsonl, tests/unit/test_gpu_memory.py).
 """
 
 from __future__ import annotations
@@ -12,19 +15,25 @@ from dataclasses import dataclass
 from job.plan.adapter import ADAPTER_BYTES_PER_WEIGHT, adapter_bytes
 from job.plan.model_size import ModelSize
 from job.spec import JobSpec
+from job.training.methods import METHODS
 from job.weights.shapes import NF4_BYTES
 
 GIB = 1 << 30
 WEIGHT_BYTES = {"4bit": 0.5, "8bit": 1.0, "16bit": 2.0, "full": 2.0}  # per parameter, scales left out
 FULL_TRAINING_BYTES = 2.0 + 2.0  # gradient and 8-bit Adam moments, per parameter
-# Bytes for each token in a forward pass: times the model's width, and once more times its layers where nothing is
-# recomputed.
-BLOCK_BYTES = 56
-KEPT_BYTES = 31
-CHECKPOINT_BYTES = 2
-LOGIT_BYTES = 8  # peft: the logits in fp32, and their gradient
-ADAPTER_BYTES = 12  # per weight of the adapter: itself, gradient, moments
 FULL_MOMENTS_BYTES = 8  # moments in fp32 where the optimiser is no 8-bit one
+TABLE_MOMENTS_BYTES = 6  # more, of an embedding: its moments stay in fp32
+HEAD_GRADIENT_BYTES = 4  # of the output layer, while its gradient is summed up
+ADAPTER_BYTES = 10  # per weight of the adapter: itself, gradient, moments
+CHECKPOINT_BYTES = 2  # of a layer's input, per number
+WIDTH_BYTES = 9  # per token, layer and width: norms, attention, residuals
+PRODUCT_BYTES = 4 / 3  # per token and weight of a layer, divided by the width: outputs of its products
+LOGIT_BYTES = 12  # per token and word, of methods that have all logits at once; not measured
+AT_WORK = 1.5  # layers whose activations are there while one is computed again, or a kept one's gradients are
+# Beside Unsloth's fused layers with an adapter: modules of transformers, 8-bit products, padded batches with a mask.
+PLAIN_LAYERS, FULL_LAYERS, EIGHT_BIT_LAYERS, PADDED_LAYERS = 1.5, 1.3, 1.83, 1.1
+WORK_BYTES = 110 << 10  # per width, of Unsloth: parts of its loss, buffers
+DEQUANTISED = 1.5  # weights of a layer, in bytes each
 GPU_CONTEXT_BYTES = GIB
 GPU_MARGIN = 1.05
 
@@ -41,10 +50,10 @@ class GpuMemory:
     high: int
 
 
-def gpu_memory(spec: JobSpec, size: ModelSize, rows: int, longest_tokens: int) -> GpuMemory:
-    """For micro-batches of so many `rows`, the longest of which has `longest_tokens`."""
+def gpu_memory(spec: JobSpec, size: ModelSize, rows: int, longest_tokens: int, kept_layers: int) -> GpuMemory:
+    """For forward passes of so many `rows`, the longest of which has `longest_tokens`; a pair those of both answers."""
     low, expected, most = (
-        gpu_bytes(spec, size, tokens) for tokens in (0, rows * longest_tokens, rows * spec.model.max_seq_length)
+        gpu_bytes(spec, size, tokens, kept_layers) for tokens in (0, rows * longest_tokens, most_tokens(spec, rows))
     )
     return GpuMemory(low + GPU_CONTEXT_BYTES, expected + GPU_CONTEXT_BYTES, card_bytes(most))
 
@@ -59,20 +68,70 @@ def fits(peak_bytes: int, available_bytes: int) -> bool:
     return card_bytes(peak_bytes) <= available_bytes
 
 
-def gpu_bytes(spec: JobSpec, size: ModelSize, tokens: int | None = None) -> int:
-    """Peak of the memory reserved in training, with so many `tokens` in a micro-batch; as many as the spec allows
-    where they are not known.
+def activation_budget(spec: JobSpec, size: ModelSize, usable_bytes: int) -> float:
+    """What is left for `activation_bytes` where PyTorch may have so many bytes; negative where there is nothing."""
+    return usable_bytes / GPU_MARGIN - fixed_bytes(spec, size)
+
+
+def gpu_bytes(spec: JobSpec, size: ModelSize, tokens: int, kept_layers: int) -> int:
+    """Peak of the memory reserved in training, with so many `tokens` in a forward pass, padding among them."""
+    return int(fixed_bytes(spec, size) + activation_bytes(spec, size, tokens, kept_layers))
+
+
+def least_gpu_bytes(spec: JobSpec, size: ModelSize) -> int:
+    """Peak with rows of `max_seq_length` where a step is computed as sparingly as the spec lets it."""
+    training = spec.training
+    rows = rows_at_once(spec)[0]
+    kept_layers = size.layers if training.gradient_checkpointing is False else 0
+    return gpu_bytes(spec, size, most_tokens(spec, rows), kept_layers)
+
+
+def rows_at_once(spec: JobSpec) -> list[int]:
+    """Of a forward pass, what the spec lets be chosen: what a step can be cut into, the fewest first. Where the loss of
+    a method is not that of a whole step, however it is cut, `auto` is the spec's `batch_size`.
     """
-    if tokens is None:
-        tokens = spec.training.batch_size * spec.model.max_seq_length
-    width = tokens * size.hidden
-    activations = BLOCK_BYTES * width
-    if spec.training.gradient_checkpointing is False:
-        activations = KEPT_BYTES * width * size.layers
-    elif spec.training.gradient_checkpointing is True:
-        activations += CHECKPOINT_BYTES * width * size.layers
-    logits = LOGIT_BYTES * tokens * size.vocabulary if spec.model.backend == "peft" else 0
-    return int(weight_bytes(spec, size) + state_bytes(spec, size) + activations + logits)
+    training, method = spec.training, METHODS[spec.training.method]
+    if training.micro_batch != "auto":
+        return [training.micro_batch]
+    if not method.loss_of_step:
+        return [training.batch_size]
+    return divisors(training.batch_size * training.gradient_accumulation_steps)
+
+
+def divisors(rows: int) -> list[int]:
+    return [count for count in range(1, rows + 1) if rows % count == 0]
+
+
+def fixed_bytes(spec: JobSpec, size: ModelSize) -> float:
+    """What does not depend on the rows."""
+    work = WORK_BYTES * size.hidden if spec.model.backend == "unsloth" else 0
+    return weight_bytes(spec, size) + state_bytes(spec, size) + work + DEQUANTISED * size.layer_parameters
+
+
+def activation_bytes(spec: JobSpec, size: ModelSize, tokens: int, kept_layers: int) -> int:
+    """What a pass over so many `tokens` keeps for its backward pass, and needs to compute the rest again."""
+    inputs = 0
+    if spec.training.gradient_checkpointing is True or spec.model.backend == "peft":  # otherwise they are on the host
+        inputs = CHECKPOINT_BYTES * size.hidden * (size.layers - kept_layers)
+    logits = 0 if METHODS[spec.training.method].loss_of_step else LOGIT_BYTES * size.vocabulary
+    return int(tokens * (layer_bytes(spec, size) * (kept_layers + AT_WORK) + inputs + logits))
+
+
+def layer_bytes(spec: JobSpec, size: ModelSize) -> float:
+    """Of one layer's activations, per token."""
+    fused = PRODUCT_BYTES * size.layer_parameters / size.hidden + WIDTH_BYTES * size.hidden
+    if spec.model.backend == "peft":
+        return fused * PLAIN_LAYERS
+    if spec.model.precision == "full":
+        return fused * FULL_LAYERS
+    if spec.model.precision == "8bit":
+        return fused * EIGHT_BIT_LAYERS
+    return fused if spec.data.packing else fused * PADDED_LAYERS
+
+
+def most_tokens(spec: JobSpec, rows: int) -> int:
+    """Of a micro-batch of so many rows, of which a pair has two sequences."""
+    return rows * METHODS[spec.training.method].sequences * spec.model.max_seq_length
 
 
 def least_bytes(precision: str, parameters: int) -> float:
@@ -84,15 +143,19 @@ def state_bytes(spec: JobSpec, size: ModelSize) -> float:
     """What is trained, with its gradient and moments; of the frozen weights nothing."""
     if spec.model.precision != "full":
         return ADAPTER_BYTES * adapter_bytes(spec, size.shapes()) / ADAPTER_BYTES_PER_WEIGHT
-    moments = 0 if "8bit" in spec.training.optimizer else FULL_MOMENTS_BYTES
-    return size.parameters * (FULL_TRAINING_BYTES + moments)
+    table = size.embedding_parameters / size.tables
+    head = HEAD_GRADIENT_BYTES * table
+    if "8bit" in spec.training.optimizer:
+        return size.parameters * FULL_TRAINING_BYTES + TABLE_MOMENTS_BYTES * table + head
+    return size.parameters * (FULL_TRAINING_BYTES + FULL_MOMENTS_BYTES) + head
 
 
 def weight_bytes(spec: JobSpec, size: ModelSize) -> float:
-    """Of the base on the card."""
+    """Of the base on the card: the tables of the vocabulary are in 16 bits in any case."""
     if spec.model.precision == "4bit":
         return packed_bytes(size)
-    return size.parameters * WEIGHT_BYTES[spec.model.precision]
+    tables = 2 * size.embedding_parameters
+    return tables + (size.parameters - size.embedding_parameters) * WEIGHT_BYTES[spec.model.precision]
 
 
 def packed_bytes(size: ModelSize) -> float:
@@ -100,8 +163,8 @@ def packed_bytes(size: ModelSize) -> float:
     return NF4_BYTES * (size.parameters - size.embedding_parameters) + 2 * size.embedding_parameters
 
 
-def offloaded_bytes(spec: JobSpec, size: ModelSize) -> int:
-    """Of host memory: Unsloth's checkpointing keeps each layer's input there."""
-    if spec.training.gradient_checkpointing != "unsloth":
+def offloaded_bytes(spec: JobSpec, size: ModelSize, tokens: int, kept_layers: int) -> int:
+    """Of host memory: Unsloth's checkpointing keeps the input of each layer that is computed again there."""
+    if spec.model.backend == "peft" or spec.training.gradient_checkpointing in (True, False):
         return 0
-    return CHECKPOINT_BYTES * spec.training.batch_size * spec.model.max_seq_length * size.hidden * size.layers
+    return CHECKPOINT_BYTES * tokens * size.hidden * (size.layers - kept_layers)

@@ -12,7 +12,7 @@ from job.errors import CapacityError, Fault
 from job.gguf.types import TYPES
 from job.plan.adapter import adapter_bytes
 from job.plan.cards import GB
-from job.plan.gpu_memory import GIB, fits, gpu_bytes, offloaded_bytes, packed_bytes, state_bytes
+from job.plan.gpu_memory import GIB, fits, least_gpu_bytes, most_tokens, offloaded_bytes, packed_bytes, state_bytes
 from job.plan.model_size import ModelSize
 from job.plan.steps import Step, plan_memory, quantiser_bytes, steps
 from job.spec import JobSpec
@@ -60,10 +60,10 @@ class Resources:
 
 def resources(spec: JobSpec, size: ModelSize) -> Resources:
     """Raises `CapacityError` if no single GPU is large enough."""
-    needed = gpu_bytes(spec, size)
+    needed = least_gpu_bytes(spec, size)
     cards = [gb for gb in GPU_CLASSES_GB if fits(needed, gb * GB)]
     if not cards:
-        hint = "Choose 4bit, a smaller batch_size or max_seq_length, or gradient_checkpointing; several GPUs come in a later version"  # noqa: E501
+        hint = "Choose 4bit, a smaller max_seq_length or a smaller model; several GPUs come in a later version"
         found, expected = f"about {needed / GB:.0f} GB ({size.origin})", f"at most {GPU_CLASSES_GB[-1]} GB"
         raise CapacityError(
             Fault(
@@ -91,7 +91,8 @@ def resources(spec: JobSpec, size: ModelSize) -> Resources:
 
 def needs_by_stage(spec: JobSpec, size: ModelSize) -> list[Step]:
     """Scratch and memory of the whole job while it trains and in each step of the exports."""
-    own = PROCESS_BYTES + offloaded_bytes(spec, size)
+    tokens = most_tokens(spec, spec.training.batch_size)
+    own = PROCESS_BYTES + offloaded_bytes(spec, size, tokens, 0)
     training = _base_bytes(spec, size) + LOCAL_CHECKPOINTS * int(state_bytes(spec, size))
     exports = [Step(step.name, step.disk_bytes, own + step.ram_bytes) for step in _steps(spec, size)]
     return [Step("train", training, own), *exports]

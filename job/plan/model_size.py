@@ -54,6 +54,11 @@ class ModelSize:
     def embedding_parameters(self) -> int:
         return self.tables * self.table_rows * self.hidden
 
+    @property
+    def layer_parameters(self) -> float:
+        """Of one layer."""
+        return (self.parameters - self.embedding_parameters) / self.layers
+
     def shapes(self) -> Shapes:
         """A decoder of that size: seven linear layers in each block, one or two tables of the vocabulary."""
         per_matrix = (self.parameters - self.embedding_parameters) // (len(LINEAR) * self.layers * self.hidden)
@@ -90,7 +95,11 @@ def size_of_fetched(folder: Path, weight_bytes: int, local: bool) -> ModelSize:
     """From the config in `folder` and the size of the weights, which need not be there. Raises `InputError` for a
     config that is not one.
     """
-    config = read_object(folder / CONFIG)
+    return size_of_config(read_object(folder / CONFIG), weight_bytes, local)
+
+
+def size_of_config(config: dict[str, Any], weight_bytes: int, local: bool) -> ModelSize:
+    """The same of a config that has been read."""
     packed = "quantization_config" in config
     text = config.get("text_config")
     section = text if isinstance(text, dict) else config

@@ -2,65 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from job.errors import CapacityError, Fault, InputError
 from job.host.log import Log
-from job.host.micro_batch import MicroBatch
 from job.plan.advice import Advice, Facts, advise
-from job.plan.cards import CARDS, GB, Card
-from job.plan.duration import Stage, epoch_seconds, stages, train_seconds
-from job.plan.gpu_memory import GPU_CONTEXT_BYTES, GpuMemory, fits, gpu_memory
+from job.plan.cards import CARDS, GB
+from job.plan.duration import epoch_seconds
 from job.plan.machine import needs_by_stage
 from job.plan.model_size import ModelSize, size_of_fetched
-from job.plan.schedule import Schedule, schedule
+from job.plan.schedule import Schedule
 from job.plan.steps import Step
 from job.preview.light import without_torch
+from job.preview.reckoning import ANY, OnCard, Scheduler, on_card, scheduler
 from job.preview.rows import Rows, see_rows
 from job.seen import look_to_validate
 from job.source import fetch_bases, fetch_data
 from job.source.model_config import check_values
 from job.spec import JobSpec
+from job.training.methods import METHODS
 
 VERSION = 1
-Scheduler = Callable[[int, bool], Schedule]
-ANY = ""  # the key of a price that holds for every card
-
-
-@dataclass(frozen=True)
-class OnCard:
-    """A training on a card. `fits`: "yes"; "tight", where it does with the rows that there are and would not if each
-    had `max_seq_length`; "smaller", in micro-batches of `rows`, which a run finds by itself; "no", and then there are
-    no times. `needed`: with those micro-batches.
-    """
-
-    key: str
-    card: Card
-    fits: str
-    rows: int
-    needed: GpuMemory
-    step_seconds: float | None = None
-    stages: tuple[Stage, ...] = ()
-    price_per_hour: float | None = None
-
-    @property
-    def seconds(self) -> float | None:
-        return sum(stage.seconds for stage in self.stages) if self.stages else None
-
-    @property
-    def cost(self) -> float | None:
-        return (
-            None if self.seconds is None or self.price_per_hour is None else self.seconds / 3600 * self.price_per_hour
-        )
+OF_COMMAND, OF_SPEC = "--price", "the spec's resources.price_per_hour"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`cheapest`: the card on which the whole run costs least, where prices differ by card."""
+    """`cheapest`: the card on which the whole run costs least, where prices differ by card. `priced`: whose prices
+    these are, None for none.
+    """
 
     spec: JobSpec
     size: ModelSize
@@ -68,6 +41,7 @@ class Plan:
     schedule: Schedule
     cards: list[OnCard]
     needs: list[Step]
+    priced: str | None
     cheapest: OnCard | None
     advice: list[Advice]
     remarks: list[str]
@@ -88,7 +62,7 @@ class Plan:
                 where="/model/source",
                 found=f"about {needed / GB:.0f} GB with one row at a time",
                 expected=f"at most {max(card.gb for card in CARDS.values())} GB",
-                hint="Choose 4bit, a smaller max_seq_length or a smaller model, or turn gradient_checkpointing on",
+                hint="Choose 4bit, a smaller max_seq_length or model, or leave gradient_checkpointing to auto",
             )
         )
 
@@ -113,6 +87,7 @@ class Plan:
                 "padding": _rounded(self.schedule.padding),
             },
             "gpus": [_card_document(on) for on in self.cards],
+            "priced": self.priced,
             "needs": [asdict(step) for step in self.needs],
             "cheapest": self.cheapest.key if self.cheapest else None,
             "advice": [asdict(advice) for advice in self.advice],
@@ -127,6 +102,7 @@ def _card_document(on: OnCard) -> dict[str, Any]:
         "memory_bytes": on.card.bytes,
         "fits": on.fits,
         "micro_batch_rows": on.rows,
+        "kept_layers": on.kept_layers,
         "needed_bytes": asdict(on.needed),
         "times": "measured" if on.card.measured else "estimated, not measured",
         "step_seconds": _rounded(on.step_seconds),
@@ -173,9 +149,10 @@ def make_plan(spec: JobSpec, asked: Asked, workdir: Path, log: Log) -> Plan:
             Fault("a package that reads rows is not installed", found=f"no {error.name}", hint=hint)
         ) from error
     size = size_of_fetched(base.path, base.weight_bytes, local="://" not in spec.model.source)
-    scheduled = scheduler(spec, rows)
-    cards = [on_card(spec, size, rows, scheduled, key, asked.prices) for key in CARDS]
-    priced = [on for on in cards if on.cost is not None]
+    scheduled = scheduler(spec, rows.lengths, rows.times)
+    prices, priced = prices_of(spec, asked.prices)
+    cards = [on_card(spec, size, scheduled, rows.whole_seconds, key, prices) for key in CARDS]
+    costs = [on for on in cards if on.cost is not None]
     return Plan(
         spec=spec,
         size=size,
@@ -183,60 +160,32 @@ def make_plan(spec: JobSpec, asked: Asked, workdir: Path, log: Log) -> Plan:
         schedule=scheduled(spec.training.batch_size, spec.data.packing),
         cards=cards,
         needs=needs_by_stage(spec, size),
-        cheapest=min(priced, key=lambda on: on.cost or 0.0, default=None) if ANY not in asked.prices else None,
+        priced=priced,
+        cheapest=min(costs, key=lambda on: on.cost or 0.0, default=None) if ANY not in prices else None,
         advice=advise(spec, facts(spec, size, rows, scheduled, base.quantised)) if asked.advice else [],
         remarks=[text for _, text in [*seen.remarks, *seen.notes]],
     )
 
 
-def scheduler(spec: JobSpec, rows: Rows) -> Scheduler:
-    """The steps in micro-batches of so many rows, packed or not."""
-
-    @cache
-    def scheduled(micro_batch: int, packing: bool) -> Schedule:
-        return schedule(spec, rows.lengths, micro_batch, packing, rows.times)
-
-    return scheduled
-
-
-def on_card(
-    spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, key: str, prices: Mapping[str, float]
-) -> OnCard:
-    """What becomes of the training there."""
-    card, batch = CARDS[key], MicroBatch(spec.training.batch_size, spec.training.gradient_accumulation_steps)
-    longest = scheduled(batch.rows, spec.data.packing).longest_tokens
-    whole = batch
-    while True:
-        needed = gpu_memory(spec, size, batch.rows, longest)
-        holds = fits(needed.expected - GPU_CONTEXT_BYTES, card.bytes)
-        smaller = batch.smaller()
-        if holds or smaller is None:
-            break
-        batch = smaller
-    if not holds:
-        return OnCard(key, card, "no", batch.rows, needed)
-    verdict = "smaller" if batch != whole else "yes" if needed.high <= card.bytes else "tight"
-    planned = scheduled(batch.rows, spec.data.packing)
-    training = train_seconds(spec, size, planned, card)
-    return OnCard(
-        key,
-        card,
-        verdict,
-        batch.rows,
-        needed,
-        training / planned.steps,
-        tuple(stages(spec, size, rows.whole_seconds, training)),
-        prices.get(key, prices.get(ANY)),
-    )
+def prices_of(spec: JobSpec, asked: Mapping[str, float]) -> tuple[Mapping[str, float], str | None]:
+    """Prices an hour by card, and whose they are: the command's go before the spec's."""
+    own = spec.resources.price_per_hour
+    if asked:
+        return asked, f"{OF_COMMAND}, not the {own:g} of {OF_SPEC}" if own is not None else OF_COMMAND
+    return ({}, None) if own is None else ({ANY: own}, OF_SPEC)
 
 
 def facts(spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, quantised: bool) -> Facts:
     """What the advice asks for."""
     planned, time = scheduled(spec.training.batch_size, spec.data.packing), None
-    if not spec.data.packing and spec.model.backend == "unsloth" and spec.model.precision != "full":
+    may_pack = (
+        METHODS[spec.training.method].packs and spec.model.backend == "unsloth" and spec.model.precision != "full"
+    )
+    if may_pack and not spec.data.packing:
         card = next(card for card in CARDS.values() if card.measured)
         packed = scheduled(spec.training.batch_size, True)
-        time = epoch_seconds(spec, size, packed, card) / epoch_seconds(spec, size, planned, card)
+        kept = 0 if spec.training.gradient_checkpointing else size.layers
+        time = epoch_seconds(spec, size, packed, card, kept) / epoch_seconds(spec, size, planned, card, kept)
     return Facts(
         rows=rows.rows.expected,
         epochs=planned.epochs,
@@ -247,4 +196,5 @@ def facts(spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, quan
         formats=tuple(source.format for source in spec.data.train),
         chats=rows.has_template,
         quantised=quantised,
+        parameters=size.parameters,
     )

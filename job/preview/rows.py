@@ -138,16 +138,20 @@ def _rows(spec: JobSpec, prepared: Prepared, whole: int, own: int | None, second
 
 
 def sizes(dataset: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Tokens of each sequence, and how many of them are learned."""
+    """Tokens of each sequence, or pair of them, and how many of them are learned."""
     import numpy as np
     import pyarrow.compute as pc
 
     lengths, trained = [], []
     for batch in dataset.with_format("arrow").iter(AT_ONCE):
-        tokens = pc.list_value_length(batch["input_ids"]).to_numpy()
-        learned = pc.list_flatten(batch["labels"]).to_numpy() != IGNORED
+        tokens, learned = np.zeros(len(batch), np.int64), np.zeros(len(batch), np.int64)
+        for name in (name for name in batch.column_names if name.endswith("labels")):
+            counts = pc.list_value_length(batch[name]).to_numpy()
+            is_learned = pc.list_flatten(batch[name]).to_numpy() != IGNORED
+            tokens += counts
+            learned += np.add.reduceat(is_learned, np.cumsum(counts) - counts, dtype=np.int64)
         lengths.append(tokens)
-        trained.append(np.add.reduceat(learned, np.cumsum(tokens) - tokens, dtype=np.int64))
+        trained.append(learned)
     return np.concatenate(lengths), np.concatenate(trained)
 
 

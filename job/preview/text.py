@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from job.plan.cards import GB
-from job.preview.plan import OnCard, Plan
+from job.preview.plan import Plan
+from job.preview.reckoning import OnCard
 from job.preview.rows import Estimate, Rows
 from job.report import markdown
 from job.report.samples import LEARNED
@@ -14,7 +15,7 @@ from job.report.samples import LEARNED
 WORDS = {"yes": "yes", "tight": "tight", "smaller": "smaller batches", "no": "no"}
 EXPLAINED = {
     "tight": "tight: it does with the rows that there are, and would not if each had max_seq_length",
-    "smaller": "smaller batches: a run finds the micro-batch that fits by itself; rows a step stay the same",
+    "smaller": "smaller batches: smaller forward passes than micro_batch; a run finds those that fit by itself",
 }
 BAR = 30  # characters
 # The stage of a run in which a step of its exports is taken; the others are those of "compare".
@@ -72,7 +73,7 @@ def sections(plan: Plan) -> Iterator[Section]:
     """What there is to say, in the order in which it is asked."""
     yield Section(f"Plan of {plan.spec.name}, run {plan.spec.run_id}", list(_head(plan)))
     yield Section("Rows", list(_rows(plan.rows)), _lengths(plan.rows))
-    yield Section("GPUs", list(_about_cards(plan)), list(_cards(plan.cards)))
+    yield Section("GPUs", list(_about_cards(plan)), list(_cards(plan.cards, plan.size.layers)))
     yield Section("Time, disk and memory by stage", list(_about_stages(plan)), list(_stages(plan)))
     if plan.advice:
         lines = [f"{advice.where}: {advice.text}; {advice.reason}" for advice in plan.advice]
@@ -131,28 +132,47 @@ def _lengths(rows: Rows) -> list[list[str]]:
 
 
 def _about_cards(plan: Plan) -> Iterator[str]:
-    needed = plan.cards[-1].needed
+    on = plan.shown or plan.cards[-1]
     yield (
-        f"a micro-batch of {plan.cards[-1].rows} needs {_gb(needed.expected)}; at least {_gb(needed.low)}, and "
-        f"{_gb(needed.high)} if every row had max_seq_length {plan.spec.model.max_seq_length}"
+        f"as a run would choose it for {on.card.name}: {_gb(on.needed.expected)}, of which {_gb(on.needed.low)} "
+        f"whatever the rows; {_gb(on.needed.high)} if every row had max_seq_length {plan.spec.model.max_seq_length}"
     )
     yield from (EXPLAINED[verdict] for verdict in EXPLAINED if any(on.fits == verdict for on in plan.cards))
     yield "times of the H200 by a model that was fitted to measured steps; the others estimated, not measured"
+    if plan.priced:
+        yield f"costs by the price of an hour that you have named: {plan.priced}"
     if plan.cheapest:
-        yield f"cheapest that fits: {plan.cheapest.card.name}, {_cost(plan.cheapest)} for the whole run"
+        yield f"cheapest that fits: {plan.cheapest.card.name}, {cost(plan.cheapest)} for the whole run"
 
 
-def _cards(cards: Sequence[OnCard]) -> Iterator[list[str]]:
+def recomputed(kept_layers: int, layers: int) -> str:
+    """How many layers compute their activations twice."""
+    return "none" if kept_layers == layers else f"{layers - kept_layers} of {layers}" if kept_layers else "all"
+
+
+def _cards(cards: Sequence[OnCard], layers: int) -> Iterator[list[str]]:
     priced = any(on.price_per_hour is not None for on in cards)
-    yield ["GPU", "memory", "fits", "rows at once", "needed", "s a step", "whole run", *(["cost"] if priced else [])]
+    yield [
+        "GPU",
+        "memory",
+        "fits",
+        "rows at once",
+        "recomputed",
+        "needed",
+        "s a step",
+        "whole run",
+        *(["cost"] if priced else []),
+    ]
     for on in cards:
         step = "–" if on.step_seconds is None else f"{on.step_seconds:.3g}"
         whole = "–" if on.seconds is None else duration(on.seconds)
-        cells = [on.card.name, f"{on.card.gb} GB", WORDS[on.fits], str(on.rows), _gb(on.needed.expected), step, whole]
-        yield [*cells, *([_cost(on)] if priced else [])]
+        how = [str(on.rows), recomputed(on.kept_layers, layers)]
+        cells = [on.card.name, f"{on.card.gb} GB", WORDS[on.fits], *how, _gb(on.needed.expected), step, whole]
+        yield [*cells, *([cost(on)] if priced else [])]
 
 
-def _cost(on: OnCard) -> str:
+def cost(on: OnCard) -> str:
+    """Of the whole run there."""
     return "–" if on.cost is None else f"{on.cost:.2f}" if on.cost >= 1 else f"{on.cost:.2g}"
 
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from job.report.figures import aligned, measured
+from job.report.figures import aligned, compared, measured
 
 SHOWN_ANSWERS = 3
 SHOWN_CHARACTERS = 300
@@ -16,6 +16,7 @@ FOLDERS = {
     "merged_4bit/": "whole weights in 4 bits",
     "gguf/": "for llama.cpp and Ollama",
     "README.md": "the model card: how to load each of them",
+    "report/report.html": "everything, to look at in a browser",
     "report/summary.md": "every figure",
 }
 
@@ -24,12 +25,13 @@ def ending(
     output: str, keys: Sequence[str], stats: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
     """Lines. `keys`: of the stored files. `answers`: each with prompt, base and trained."""
-    if table := measured(stats):
-        yield from ("", *aligned(table))
+    for table in (measured(stats), compared(stats)):
+        if table:
+            yield from ("", *aligned(table))
     for answer in answers[:SHOWN_ANSWERS]:
-        yield from ("", _short(answer["prompt"]))
-        yield f"  base:   {_short(answer['base'])}"
-        yield f"  tuned:  {_short(answer['trained'])}"
+        yield from ("", shortened(answer["prompt"]))
+        yield f"  base:   {shortened(answer['base'])}"
+        yield f"  tuned:  {shortened(answer['trained'])}"
     yield from ("", f"In {output}:")
     for folder, what in FOLDERS.items():
         if any(key.startswith(folder) for key in keys):
@@ -38,6 +40,7 @@ def ending(
     yield from ("", "Next:", f"  tunejob chat {place}      ask it", f"  tunejob report {place}    every figure")
 
 
-def _short(text: str) -> str:
+def shortened(text: str) -> str:
+    """On one line, and not at any length."""
     line = " ".join(text.split())
     return line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + "…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,15 @@ if TYPE_CHECKING:
     from job.data.build import Prepared
 
 LEARNED = ("⟦", "⟧")
+REJECTED = "rejected_input_ids"  # of a pair
 TABLE_TOKENS = 400
 SAMPLE_CHARACTERS = 1500
 
 
 def write_samples(prepared: Prepared, folder: Path, count: int = 3) -> Path:
-    """`samples.md`: the first training sequences with their learned parts in ⟦ ⟧, then token by token."""
+    """`samples.md`: the first training sequences with their learned parts in ⟦ ⟧, then token by token. `samples.json`
+    has the same as runs of learned and other text.
+    """
     lines = [
         "# Training samples",
         "",
@@ -29,10 +33,23 @@ def write_samples(prepared: Prepared, folder: Path, count: int = 3) -> Path:
         fence = "`" * (3 + max((len(run) for run in re.findall("`+", text)), default=0))
         lines += [f"## {head}", "", f"{fence}text", text, fence, ""]
         lines += _token_table(prepared.tokenizer, row["input_ids"], row["labels"])
+        if REJECTED in row:
+            lines += ["The rejected answer:", ""]
+            lines += _token_table(prepared.tokenizer, row[REJECTED], row["rejected_labels"])
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "samples.md"
     path.write_text("\n".join(lines), "utf-8")
+    found = [document(prepared, index) for index in range(min(count, len(prepared.train)))]
+    (folder / "samples.json").write_text(json.dumps(found, ensure_ascii=False) + "\n", "utf-8")
     return path
+
+
+def document(prepared: Prepared, index: int) -> dict[str, Any]:
+    """A training sequence as {"tokens": 7, "learned": 3, "runs": [[false, "question"], [true, "answer"]]}."""
+    row = prepared.train[index]
+    found = runs(prepared.tokenizer, row["input_ids"], row["labels"])
+    learned = sum(label != IGNORED for label in row["labels"])
+    return {"tokens": len(row["input_ids"]), "learned": learned, "runs": [list(run) for run in found]}
 
 
 def sample(prepared: Prepared, index: int) -> tuple[str, str]:
@@ -40,7 +57,11 @@ def sample(prepared: Prepared, index: int) -> tuple[str, str]:
     row = prepared.train[index]
     ids, labels = row["input_ids"], row["labels"]
     learned = sum(label != IGNORED for label in labels)
-    return f"Sample {index + 1}: {len(ids)} tokens, {learned} learned", marked_text(prepared.tokenizer, ids, labels)
+    text = marked_text(prepared.tokenizer, ids, labels)
+    if REJECTED in row:
+        answer = [label for label in row["rejected_labels"] if label != IGNORED]
+        text += f"\nrejected: {LEARNED[0]}{prepared.tokenizer.decode(answer)}{LEARNED[1]}"
+    return f"Sample {index + 1}: {len(ids)} tokens, {learned} learned", text
 
 
 def first_samples(prepared: Prepared, count: int = 3) -> tuple[str, ...]:
@@ -54,14 +75,20 @@ def first_samples(prepared: Prepared, count: int = 3) -> tuple[str, ...]:
 
 def marked_text(tokenizer: Any, ids: list[int], labels: list[int]) -> str:
     """The decoded sequence with its learned runs between ⟦ and ⟧."""
-    runs: list[tuple[bool, list[int]]] = []
+    return "".join(
+        f"{LEARNED[0]}{text}{LEARNED[1]}" if learned else text for learned, text in runs(tokenizer, ids, labels)
+    )
+
+
+def runs(tokenizer: Any, ids: list[int], labels: list[int]) -> list[tuple[bool, str]]:
+    """The decoded sequence in parts: whether each is learned, and its text."""
+    found: list[tuple[bool, list[int]]] = []
     for token, label in zip(ids, labels, strict=True):
         learned = label != IGNORED
-        if not runs or runs[-1][0] != learned:
-            runs.append((learned, []))
-        runs[-1][1].append(token)
-    texts = [(learned, tokenizer.decode(run)) for learned, run in runs]
-    return "".join(f"{LEARNED[0]}{text}{LEARNED[1]}" if learned else text for learned, text in texts)
+        if not found or found[-1][0] != learned:
+            found.append((learned, []))
+        found[-1][1].append(token)
+    return [(learned, tokenizer.decode(run)) for learned, run in found]
 
 
 def _token_table(tokenizer: Any, ids: list[int], labels: list[int]) -> list[str]:

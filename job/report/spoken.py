@@ -1,11 +1,13 @@
-"""The log's events as people read them on a terminal: a sentence for each, nothing that the end says again."""
+"""The log's events as people read them: a sentence for each, nothing that the end says again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from job.host.log import BEGIN, plain
+from job.evaluation.metrics import METRICS
+from job.host.log import BEGIN, PROGRESS, plain
+from job.host.screen import clock
 
 Fields = Mapping[str, Any]
 STAGES = {
@@ -28,13 +30,16 @@ UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 FIGURES = {
     "held_out_loss": "held-out loss",
     "train_loss": "loss on training rows",
+    **{name: metric.title.partition(",")[0] for name, metric in METRICS.items() if metric.needs_rows},
     "exact_match": "exact match",
+    "preference_accuracy": "preference accuracy",
+    "reward_margin": "reward margin",
     "kl": "KL from the trained model",
 }
 
 
 def words(event: str, fields: Fields) -> str | None:
-    """What a terminal shows of an event; None for what a person does not need."""
+    """What people are told of an event; None for what they do not need."""
     if event in QUIET:
         return None
     sentence = SENTENCES.get(event)
@@ -57,13 +62,31 @@ def figures(found: Fields) -> str:
 
 
 def _figure(key: str, value: Any) -> str:
-    if key == "exact_match":
+    if key == "preference_accuracy":
         return f"{100 * value:.0f} %"
+    if key == "reward_margin":
+        return f"{value:.4g}"
+    if key in METRICS and METRICS[key].needs_rows:
+        return f"{100 * value:.0f} %" if METRICS[key].highest == 1 else f"{value:.1f}"
     return f"{value:.4g} nats a token"
 
 
 def _known(key: str, value: Any) -> Any:
     return size(value) if key == "bytes" and isinstance(value, int | float) else value
+
+
+def _progress(fields: Fields) -> str:
+    done, total = fields["done"], fields["total"]
+    far = f"{done:,} of {total:,}" if total else f"{done:,}"
+    if "loss" not in fields:
+        return far
+    left = [] if done == total else [f"{clock(fields['eta_seconds'])} left"]
+    said = [
+        f"loss {fields['loss']:.4g}",
+        *([f"learning rate {fields['learning_rate']:.3g}"] if "learning_rate" in fields else []),
+        f"{fields['tokens_per_second']:,.0f} tokens/s",
+    ]
+    return f"step {far}: {', '.join([*said, *left])}"
 
 
 def _start(fields: Fields) -> str:
@@ -96,14 +119,39 @@ def _engine(fields: Fields) -> str:
     return f"{fields['backend']} on {fields['device']}: {fields['precision']}, {fields['optimizer']}, {packed}"
 
 
+def _differs(fields: Fields) -> str:
+    """Only said of what is more than a fifth apart."""
+    planned, taken = (
+        size(fields[name]) if fields["unit"] == "bytes" else f"{fields[name]:.0f} s" for name in ("planned", "actual")
+    )
+    return f"{fields['what']}: {planned} planned, {taken} taken"
+
+
+def _steps(fields: Fields) -> str:
+    rows, passes = fields["batch_size"], fields["gradient_accumulation_steps"]
+    said = f"{rows} rows at once, {passes} times a step; {fields['kept_layers']} layers compute nothing again"
+    if "usable_bytes" not in fields:
+        return said
+    return f"{said}: about {size(fields['planned_bytes'])} of {size(fields['usable_bytes'])}"
+
+
+def _held_out(fields: Fields) -> str:
+    if (loss := fields.get("held_out_loss")) is not None:
+        return f"step {fields['step']}: held-out loss {loss:.4g} nats a token"
+    return f"step {fields['step']}: held-out loss {fields['held_out_preference_loss']:.4g} a row"
+
+
 SENTENCES: dict[str, Callable[[Fields], str]] = {
     BEGIN: lambda f: STAGES.get(f["stage"], ""),
+    PROGRESS: _progress,
     "start": _start,
     "fetch": lambda f: f"{f['files']} {'file' if f['files'] == 1 else 'files'} of rows",
     "engine": _engine,
     "data": _data,
     "load": lambda f: f"{f['model']}, {size(f['bytes'])}" + (f", commit {f['revision']}" if f["revision"] else ""),
+    "answer": lambda f: f"{f['prompt']} → {f['answer']}",
     "baseline": figures,
+    "steps": _steps,
     "trained": _trained,
     "adapter": lambda f: f"{f['files']} files, {size(f['bytes'])}",
     "merged": lambda f: f"{f['files']} files, {size(f['bytes'])}",
@@ -111,7 +159,7 @@ SENTENCES: dict[str, Callable[[Fields], str]] = {
     "merge onto": _onto,
     "export": lambda f: f"{f['artefact']} has passed its test and is stored, {size(f['bytes'])}",
     "delivered": lambda f: f"{f['artefact']}: {figures(f)}",
-    "held_out": lambda f: f"step {f['step']}: held-out loss {f['held_out_loss']:.4g} nats a token",
+    "held_out": _held_out,
     "refused": lambda f: f"{f['artefact']}; what is not made of it is still made, and the end says why",
     "note": lambda f: str(f["text"]),
     "trained before": lambda f: f"an earlier try has trained and stored {f['files']} files; nothing is trained again",
@@ -119,6 +167,8 @@ SENTENCES: dict[str, Callable[[Fields], str]] = {
     "done": lambda f: f"{f['output']}: {f['note']}; tunejob report and tunejob chat show it",
     "pushed": lambda f: f"{f['files']} files, {size(f['bytes'])}: {f['url']}",
     "checkpoint": lambda f: f"step {f['step']} {f['note']}" + (f": {f['reason']}" if "reason" in f else ""),
+    "differs": _differs,
+    "cost": lambda f: f"{f['cost']:.4g}: {f['hours']:.4g} hours at your price of {f['price_per_hour']:g} an hour",
     "libraries": lambda f: f"what libraries printed is in {f['file']}",
     "valid": lambda f: f"{f['name']}, run {f['run_id']}",
     "verified": lambda f: f"{f['files']} files, {size(f['bytes'])}: each is there and has its hash",

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.errors import JobError
+from job.host.foreseen import Pair, pairs
 from job.host.log import Log
 from job.host.stats import GIB, Stats
 from job.ledger.evidence import REPORT, STATS, forget_failure
 from job.ledger.manifest import File, store_file
-from job.report.figures import loss_of_perplexity, measured
+from job.report.figures import differences_table, loss_of_perplexity, measured
 from job.report.markdown import figure, table
 from job.spec import JobSpec
 from job.store import Store
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from job.training.loop import TrainResult
 
 DIGITS = 6
-TEXTS = {".md", ".json", ".jsonl"}
+TEXTS = {".md", ".json", ".jsonl", ".html", ".xml"}
 
 
 def write_json(path: Path, document: Any) -> Path:
@@ -49,11 +50,13 @@ def write_losses(result: TrainResult, folder: Path) -> None:
 
 
 def write_answers(prepared: Prepared, before: Assessment, after: Assessment, folder: Path) -> None:
-    """`answers.json`: prompts, references, and what the base and the trained model said."""
-    asked = zip(prepared.questions + prepared.exact_match, before.answers + before.exact_match_answers,
-                after.answers + after.exact_match_answers, strict=True)  # fmt: skip
+    """`answers.json`: prompts, references, and what the base and the trained model said, as far as both did."""
+    asked = zip(prepared.questions + prepared.exact_match, before.answers + before.row_answers,
+                after.answers + after.row_answers, strict=True)  # fmt: skip
     rows = [
-        {"prompt": q.text, "reference": q.reference, "base": base, "trained": trained} for q, base, trained in asked
+        {"prompt": q.text, "reference": q.reference, "base": base, "trained": trained}
+        for q, base, trained in asked
+        if base is not None and trained is not None
     ]
     write_json(folder / "answers.json", rows)
 
@@ -91,6 +94,16 @@ def write_summary(
             for p in stats.phases
         ],
     )
+    document = stats.document()
+    lines += table(
+        ("Planned and taken", "planned", "taken", "more than a fifth apart"),
+        [_planned_row(pair) for pair in pairs(document["planned"])],
+    )
+    if cost := document["cost"]:
+        lines.append(
+            f"Cost up to here: {cost['cost']:.4g}, which is {cost['hours']:.4g} hours at the price of "
+            f"{cost['price_per_hour']:g} an hour that the spec names."
+        )
     (folder / "summary.md").write_text("\n".join(lines), "utf-8")
 
 
@@ -102,7 +115,7 @@ def _figures(stats: Stats) -> list[str]:
     rows = [(row.label, *row.cells) for row in found.rows]
     onto = stats.delivered["merged_onto"]
     merged = [f"Merged onto the {onto['onto']} base.", ""] if onto else []
-    return [*table(("Model", *found.heads), rows), found.note, "", *merged]
+    return [*table(("Model", *found.heads), rows), found.note, "", *merged, *differences_table(stats.document())]
 
 
 def _export_row(fact: Mapping[str, Any]) -> tuple[str, ...]:
@@ -113,6 +126,12 @@ def _export_row(fact: Mapping[str, Any]) -> tuple[str, ...]:
         f"{fact['bytes'] / 1e6:.1f}",
         *("–" if figure is None else f"{figure:.4g}" for figure in figures),
     )
+
+
+def _planned_row(pair: Pair) -> tuple[str, ...]:
+    in_bytes = pair.unit == "bytes"
+    planned, taken = (f"{n / GIB:.2f} GiB" if in_bytes else f"{n:.1f} s" for n in (pair.planned, pair.actual))
+    return pair.what, planned, taken, "yes" if pair.differs else ""
 
 
 def _gib(size_bytes: int) -> str:

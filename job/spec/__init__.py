@@ -1,23 +1,24 @@
 """From the bytes of a spec to a `JobSpec`."""
 
 from job.spec.model import (
-    CheckpointsSpec,
     DataSpec,
+    EvaluationSpec,
     GateSpec,
     HeldOutSpec,
-    HubSpec,
     JobSpec,
     LoraSpec,
     ModelSpec,
     SourceSpec,
     TrainingSpec,
-    job_schema,
     parse_spec,
 )
+from job.spec.output import CheckpointsSpec, HubSpec
+from job.spec.resolved import job_schema
 
 __all__ = [
     "CheckpointsSpec",
     "DataSpec",
+    "EvaluationSpec",
     "GateSpec",
     "HeldOutSpec",
     "HubSpec",

@@ -135,7 +135,7 @@ def source_faults(pointer: str, source: Json) -> Iterator[Fault]:
 def _rejected(columns: Json, pointer: str) -> Iterator[Fault]:
     """What the other half of preference data is called: an answer that must not be learned."""
     for name, column in columns.items():
-        if re.match(r"rejected(?![a-z])", column, re.IGNORECASE):
+        if name != "rejected" and re.match(r"rejected(?![a-z])", column, re.IGNORECASE):
             yield Fault(
                 "rejected answers of preference data are not to be learned",
                 where=f"{pointer}/{name}",

@@ -7,10 +7,10 @@ from itertools import islice
 from typing import Any
 
 from job.errors import Fault
+from job.spec.identity import NOT_THE_WORK
 from job.spec.wording import pointer_of, show
 
 SHOWN_KEYS = 8
-NOT_THE_WORK = ("output", "$schema")  # where it goes is no part of a run's identity
 ABSENT = "nothing"
 
 Json = dict[str, Any]

@@ -11,9 +11,11 @@ from job.errors import Fault
 from job.evaluation.metrics import METRICS, Metric
 from job.export.kinds import measured
 from job.spec.data_rules import held_out_sources
+from job.spec.method_rules import method_of
 from job.spec.wording import show
 
 Json = dict[str, Any]
+DEFAULT = ["exact_match"]  # of evaluation.metrics, as in the schema
 
 
 def needs_held_out(document: Json) -> Iterator[Fault]:
@@ -29,7 +31,7 @@ def needs_held_out(document: Json) -> Iterator[Fault]:
             "exact match needs held-out rows", "/evaluation/exact_match_rows", evaluation["exact_match_rows"]
         )
     for index, gate in enumerate(evaluation.get("gates", [])):
-        if not METRICS[gate["metric"]].needs_answers:
+        if not METRICS[gate["metric"]].needs_rows:
             yield _no_held_out("a gate needs held-out rows", f"/evaluation/gates/{index}", gate["metric"])
 
 
@@ -41,11 +43,19 @@ def exact_match(document: Json) -> Iterator[Fault]:
     evaluation = document.get("evaluation", {})
     rows = evaluation.get("exact_match_rows")
     for index, gate in enumerate(evaluation.get("gates", [])):
-        if METRICS[gate["metric"]].needs_answers and not rows:
+        if METRICS[gate["metric"]].needs_rows and not rows:
             yield Fault(
                 "this gate needs exact_match_rows",
                 where=f"/evaluation/gates/{index}",
                 found=show(gate["metric"]),
+                expected="evaluation.exact_match_rows of at least 1",
+            )
+    for key in ("metrics", "max_minutes"):
+        if evaluation.get(key, DEFAULT) != DEFAULT and not rows:
+            yield Fault(
+                "nothing is asked that this would be about",
+                where=f"/evaluation/{key}",
+                found=show(evaluation[key]),
                 expected="evaluation.exact_match_rows of at least 1",
             )
     evaluated = held_out_sources(document["data"]) or document["data"]["train"]
@@ -56,6 +66,52 @@ def exact_match(document: Json) -> Iterator[Fault]:
             found=str(rows),
             expected="0 with format text",
         )
+
+
+def metric_options(document: Json) -> Iterator[Fault]:
+    """Options that a metric lacks, that no metric reads, or that cannot be used."""
+    evaluation = document.get("evaluation", {})
+    asked = _measured(evaluation)
+    for metric in METRICS.values():
+        if metric.needs_option and metric.name in asked and metric.option not in evaluation:
+            yield Fault(
+                f"the metric {metric.name} needs to know {metric.option}",
+                where=f"/evaluation/metrics/{asked.index(metric.name)}",
+                found=show(metric.name),
+                expected=f"evaluation.{metric.option}",
+            )
+        elif metric.option in evaluation:
+            pointer, shown = f"/evaluation/{metric.option}", show(evaluation[metric.option])
+            if metric.name not in asked:
+                expected = f"{show(metric.name)} among evaluation.metrics"
+                yield Fault("no metric reads this", where=pointer, found=shown, expected=expected)
+            elif why := metric.wrong(evaluation[metric.option]):
+                yield Fault(f"the metric {metric.name} cannot use this", where=pointer, found=shown, expected=why)
+
+
+def gates_of_what_is_measured(document: Json) -> Iterator[Fault]:
+    evaluation = document.get("evaluation", {})
+    for index, gate in enumerate(evaluation.get("gates", [])):
+        metric, pointer = METRICS[gate["metric"]], f"/evaluation/gates/{index}"
+        if metric.needs_rows and metric.name not in _measured(evaluation):
+            yield Fault(
+                "a gate on what is not measured",
+                where=f"{pointer}/metric",
+                found=show(metric.name),
+                expected=f"{show(metric.name)} among evaluation.metrics",
+            )
+        if metric.of_choice is not None and gate.get("of") != ["trained"]:
+            yield Fault(
+                f"{metric.name} is measured of the trained model alone",
+                where=f"{pointer}/of",
+                found=show(gate["of"]) if "of" in gate else "nothing, which is all that is delivered",
+                expected='["trained"]',
+            )
+
+
+def _measured(evaluation: Json) -> list[str]:
+    """Metrics of held-out questions."""
+    return list(evaluation.get("metrics", DEFAULT))
 
 
 def gates_of_what_is_delivered(document: Json) -> Iterator[Fault]:
@@ -70,6 +126,23 @@ def gates_of_what_is_delivered(document: Json) -> Iterator[Fault]:
                     expected=f"one of {', '.join(delivered)}",
                     hint="Ask for it in export, or take it out of the gate",
                 )
+
+
+def gates_on_pairs(document: Json) -> Iterator[Fault]:
+    """Figures of pairs are those of a method that learns from pairs, and of the trained model alone."""
+    method = method_of(document)
+    for index, gate in enumerate(document.get("evaluation", {}).get("gates", [])):
+        if METRICS[gate["metric"]].of_margin is None:
+            continue
+        if method.rewards is None:
+            yield Fault("this figure is measured on pairs of answers", where=f"/evaluation/gates/{index}/metric",
+                        found=f"{show(gate['metric'])} with method {method.name}",
+                        expected="a method that learns from pairs, such as dpo")  # fmt: skip
+        for place, name in enumerate(gate.get("of", [])):
+            if name != "trained":
+                yield Fault("this figure is measured of the trained model alone",
+                            where=f"/evaluation/gates/{index}/of/{place}", found=show(name),
+                            expected='"trained"; held_out_loss is measured of all that is delivered')  # fmt: skip
 
 
 def gate_bounds(document: Json) -> Iterator[Fault]:

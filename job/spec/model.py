@@ -9,18 +9,20 @@ from __future__ import annotations
 import dataclasses
 import typing
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 from job.errors import SpecError
 from job.export.kinds import asked_for, kind_of, variant_of
 from job.host.records import build
 from job.spec.identity import run_id_of
+from job.spec.method_options import DpoSpec, KtoSpec, OrpoSpec
+from job.spec.output import OutputSpec
 from job.spec.placeholders import expanded
+from job.spec.resolved import job_schema, resolve
+from job.spec.resources import ResourcesSpec
 from job.spec.rules import cross_faults
-from job.spec.strict import faults_of_schema, inspect_json, load_schema, natural, one_per_place
+from job.spec.strict import faults_of_schema, inspect_json, natural, one_per_place
 
-FULL_LEARNING_RATE = 2e-5  # where every weight is trained; the schema's default is an adapter's
 TRACKERS_IN_IMAGE = ("tensorboard",)  # whose packages are in the locks
 
 Json = dict[str, Any]
@@ -45,7 +47,7 @@ class TemplateSpec:
 @dataclass(frozen=True)
 class SourceSpec:
     source: str
-    format: Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text", "template"]
+    format: Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text", "template", "preference", "kto"]
     split: str
     subset: str | None
     columns: dict[str, str]
@@ -99,10 +101,17 @@ class EarlyStoppingSpec:
 
 @dataclass(frozen=True)
 class TrainingSpec:
+    """`dpo`, `orpo`, `kto`: where that is the `method`."""
+
+    method: Literal["sft", "dpo", "orpo", "kto"]
+    dpo: DpoSpec | None
+    orpo: OrpoSpec | None
+    kto: KtoSpec | None
     epochs: float | None
     max_steps: int | None
     batch_size: int
     gradient_accumulation_steps: int
+    micro_batch: Literal["auto"] | int
     learning_rate: float
     lr_scheduler: str
     warmup_steps: int | None
@@ -115,7 +124,7 @@ class TrainingSpec:
     max_grad_norm: float
     seed: int
     logging_steps: int
-    gradient_checkpointing: Literal["unsloth"] | bool
+    gradient_checkpointing: Literal["auto", "unsloth"] | bool
     eval_steps: int | None
     eval_batch_size: int
     early_stopping: EarlyStoppingSpec | None
@@ -145,6 +154,11 @@ class EvaluationSpec:
     prompts: tuple[str, ...]
     max_new_tokens: int
     exact_match_rows: int
+    metrics: tuple[str, ...]
+    regex: str | None
+    json_schema: dict[str, Any] | None
+    choices: tuple[str, ...] | None
+    max_minutes: float | None
     gates: tuple[GateSpec, ...]
 
 
@@ -183,28 +197,6 @@ class ExportSpec:
 
 
 @dataclass(frozen=True)
-class HubSpec:
-    repository: str
-    private: bool
-
-
-@dataclass(frozen=True)
-class CheckpointsSpec:
-    uri: str | None
-    every_minutes: float
-    every_steps: int | None
-    keep: int
-    max_failures: int
-
-
-@dataclass(frozen=True)
-class OutputSpec:
-    uri: str
-    hub: HubSpec | None
-    checkpoints: CheckpointsSpec
-
-
-@dataclass(frozen=True)
 class JobSpec:
     version: int
     name: str
@@ -215,6 +207,7 @@ class JobSpec:
     evaluation: EvaluationSpec
     export: ExportSpec
     tracking: tuple[str, ...]
+    resources: ResourcesSpec
     output: OutputSpec
     resolved: Json = dataclasses.field(repr=False, compare=False)
 
@@ -238,11 +231,6 @@ class JobSpec:
         return run_id_of(self.resolved)
 
 
-@cache
-def job_schema() -> Json:
-    return load_schema("job")
-
-
 def parse_spec(raw: bytes) -> JobSpec:
     """A job spec from its bytes.
 
@@ -255,42 +243,3 @@ def parse_spec(raw: bytes) -> JobSpec:
         raise SpecError(*faults)
     resolved = expanded(resolve(document))
     return typing.cast(JobSpec, build(JobSpec, resolved | {"resolved": resolved}, absent_is_none=True))
-
-
-def resolve(document: Json) -> Json:
-    """The spec with every default of the schema filled in; `lora` stays away where every weight is trained."""
-    resolved: Json = _with_defaults(document, job_schema())
-    training = resolved["training"]
-    if document["model"].get("precision") == "full":
-        del resolved["lora"]
-        if "learning_rate" not in document.get("training", {}):
-            training["learning_rate"] = FULL_LEARNING_RATE
-    resolved.pop("$schema", None)
-    if document["model"].get("backend") == "peft" and "gradient_checkpointing" not in document.get("training", {}):
-        training["gradient_checkpointing"] = True
-    if "epochs" not in training and "max_steps" not in training:
-        training["epochs"] = 1.0
-    return resolved
-
-
-def _with_defaults(value: Any, schema: Json) -> Any:
-    """`value` with defaults filled in and numbers in one form, so that `1` and `1.0` give the same run id."""
-    if "$ref" in schema:
-        schema = job_schema()["definitions"][schema["$ref"].rsplit("/", 1)[1]]
-    if schema.get("type") == "number":
-        return float(value) + 0.0  # -0.0 becomes 0.0
-    if schema.get("type") == "integer":
-        return int(value)
-    if isinstance(value, list):
-        return [_with_defaults(item, schema.get("items", {})) for item in value]
-    if not isinstance(value, dict):
-        return value
-    filled = {}
-    for key, sub in schema["properties"].items():
-        if key in value:
-            filled[key] = _with_defaults(value[key], sub)
-        elif "default" in sub:
-            filled[key] = _with_defaults(sub["default"], sub)
-        elif "$ref" in sub:  # a whole section left out is a section of defaults
-            filled[key] = _with_defaults({}, sub)
-    return filled

@@ -1,7 +1,7 @@
 """`{name}` and `{run_id}` in the addresses of the output.
 
-The run id is the digest of the resolved spec without `output`. So it is known before the address is, it is the same on
-every machine and in every try, and another name gives another id.
+The run id is the digest of the resolved spec without `output` and `resources`. So it is known before the address is,
+it is the same on every machine and in every try, and another name gives another id.
 """
 
 from __future__ import annotations

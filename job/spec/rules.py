@@ -14,9 +14,14 @@ from job.spec.evaluation_rules import (
     exact_match,
     gate_bounds,
     gates_of_what_is_delivered,
+    gates_of_what_is_measured,
+    gates_on_pairs,
+    metric_options,
     needs_held_out,
 )
+from job.spec.method_rules import dpo_loss, rows_of_the_method, settings_of_the_method
 from job.spec.placeholders import placeholder_faults
+from job.spec.strict import load_schema
 from job.spec.wording import show
 
 Json = dict[str, Any]
@@ -105,7 +110,18 @@ def _peft_checkpointing(document: Json) -> Iterator[Fault]:
     checkpointing = document.get("training", {}).get("gradient_checkpointing")
     if document["model"].get("backend") == "peft" and checkpointing == "unsloth":
         yield Fault("this checkpointing belongs to the unsloth backend", where="/training/gradient_checkpointing",
-                    found='"unsloth" with backend peft', expected="true or false")  # fmt: skip
+                    found='"unsloth" with backend peft', expected='"auto", true or false')  # fmt: skip
+
+
+def _micro_batch(document: Json) -> Iterator[Fault]:
+    training, keys = document.get("training", {}), load_schema("job")["definitions"]["training"]["properties"]
+    batch, passes = "batch_size", "gradient_accumulation_steps"
+    rows = training.get(batch, keys[batch]["default"]) * training.get(passes, keys[passes]["default"])
+    micro_batch = training.get("micro_batch", "auto")
+    if micro_batch != "auto" and rows % micro_batch:
+        yield Fault("a step cannot be cut into forward passes of this size", where="/training/micro_batch",
+                    found=str(micro_batch), expected=f"a divisor of the {rows} sequences of a step",
+                    hint="Or leave it out: auto finds the fastest one that fits")  # fmt: skip
 
 
 def _training(document: Json) -> Iterator[Fault]:
@@ -229,9 +245,16 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (_whole_matrices, ("/lora/targets",)),
     (_peft_packing, ("/model/backend", "/data/packing")),
     (_peft_checkpointing, ("/model/backend", "/training/gradient_checkpointing")),
+    (_micro_batch, ("/training/batch_size", "/training/gradient_accumulation_steps", "/training/micro_batch")),
     (_training, ("/training",)),
+    (rows_of_the_method, ("/training/method", "/data/train", "/data/held_out")),
+    (settings_of_the_method, ("/training", "/data/packing", "/data/train_on", "/model/precision")),
+    (dpo_loss, ("/training/dpo",)),
+    (gates_on_pairs, ("/evaluation/gates", "/training/method")),
     (needs_held_out, ("/data", "/training", "/evaluation")),
     (exact_match, ("/data", "/evaluation")),
+    (metric_options, ("/evaluation",)),
+    (gates_of_what_is_measured, ("/evaluation",)),
     (gate_bounds, ("/evaluation/gates",)),
     (gates_of_what_is_delivered, ("/evaluation/gates", "/model/precision", "/export")),
     (_exports_without_adapter, ("/model", "/export/lora_gguf")),

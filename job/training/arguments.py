@@ -10,8 +10,14 @@ from job.spec import JobSpec
 from job.spec.optimizers import effective_optimizer
 
 
-def trainer_arguments(spec: JobSpec, batch: MicroBatch, device: str, workdir: Path) -> dict[str, Any]:
-    """Every setting of transformers' trainer that has an effect: defaults differ between engines and versions."""
+def trainer_arguments(
+    spec: JobSpec, batch: MicroBatch, device: str, workdir: Path, checkpointing: str | bool
+) -> dict[str, Any]:
+    """Every setting of transformers' trainer that has an effect: defaults differ between engines and versions.
+    `checkpointing`: as the model was loaded.
+    """
+    # Plain PEFT has it on in as many layers as are to have it; the trainer would switch it on in all
+    checkpointing = checkpointing if spec.model.backend == "unsloth" else False
     training = spec.training
     bf16 = device == "cuda" and _bf16()
     return {
@@ -35,8 +41,8 @@ def trainer_arguments(spec: JobSpec, batch: MicroBatch, device: str, workdir: Pa
         "bf16": bf16,
         "fp16": device == "cuda" and not bf16,
         "use_cpu": device == "cpu",
-        "gradient_checkpointing": bool(training.gradient_checkpointing),
-        "gradient_checkpointing_kwargs": {"use_reentrant": False} if training.gradient_checkpointing is True else None,
+        "gradient_checkpointing": bool(checkpointing),
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if checkpointing is True else None,
         "logging_strategy": "steps",
         "logging_steps": training.logging_steps,
         "logging_first_step": True,

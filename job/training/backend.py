@@ -31,6 +31,7 @@ class Backend(Protocol):
     """What the run needs of an engine. `model` is a transformers or PEFT model, opaque to the rest of the job."""
 
     device: str  # "cuda" or "cpu"
+    loaded_with: str | bool  # the checkpointing that `load` was given
 
     def load(self, model_dir: Path, model: ModelSpec, lora: LoraSpec | None, gradient_checkpointing: str | bool) -> Any:
         """The base model from `model_dir`, with a fresh adapter unless every weight is trained.
@@ -39,8 +40,14 @@ class Backend(Protocol):
         """
         ...
 
+    def keep_activations(self, model: Any, layers: int) -> None:
+        """Has so many layers, evenly spaced, keep what their backward pass needs; the others compute it again. For a
+        model that was loaded with checkpointing, before or between steps.
+        """
+        ...
+
     def adapt(self, trainer_class: type) -> type:
-        """A method's trainer as this engine runs it."""
+        """A trainer whose loss is a kernel, as this engine runs it."""
         ...
 
     def for_training(self, model: Any) -> None: ...
@@ -95,12 +102,14 @@ class UnslothBackend:
 
     def __init__(self, device: str) -> None:
         self.device = device
+        self.loaded_with: str | bool = False
         with collector_paused():
             import unsloth  # noqa: F401  before trl, transformers and peft, or its patches are lost
 
     def load(self, model_dir: Path, model: ModelSpec, lora: LoraSpec | None, gradient_checkpointing: str | bool) -> Any:
         from unsloth import FastLanguageModel
 
+        self.loaded_with = gradient_checkpointing
         loaded, _ = FastLanguageModel.from_pretrained(
             model_name=str(model_dir),
             max_seq_length=model.max_seq_length,
@@ -122,6 +131,15 @@ class UnslothBackend:
             loaded, **adapter_options(lora), random_state=lora.seed, use_gradient_checkpointing=gradient_checkpointing
         )
 
+    def keep_activations(self, model: Any, layers: int) -> None:
+        from unsloth.models._utils import skip_checkpointing
+        from unsloth_zoo import gradient_checkpointing as offloading
+
+        offloading.FIRST_PASS, offloading.LAST_GC_INDEX, offloading.CURRENT_GC_INDEX = True, 0, 0  # it counts layers
+        for module in model.modules():
+            module.__dict__.pop("_unsloth_skip_checkpoint", None)
+        skip_checkpointing(model, layers)
+
     def adapt(self, trainer_class: type) -> type:
         return trainer_class  # trl's own classes are patched
 
@@ -141,11 +159,13 @@ class PeftBackend:
 
     def __init__(self, device: str) -> None:
         self.device = device
+        self.loaded_with: str | bool = False
 
     def load(self, model_dir: Path, model: ModelSpec, lora: LoraSpec | None, gradient_checkpointing: str | bool) -> Any:
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM, set_seed
 
+        self.loaded_with = gradient_checkpointing
         dtype = compute_dtype(self.device)
         loaded, report = AutoModelForCausalLM.from_pretrained(
             model_dir,
@@ -171,6 +191,14 @@ class PeftBackend:
             loaded.enable_input_require_grads()
         set_seed(lora.seed)
         return get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **adapter_options(lora)))
+
+    def keep_activations(self, model: Any, layers: int) -> None:
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        kept = {(number + 1) * len(blocks) // layers - 1 for number in range(layers)}
+        for number, block in enumerate(blocks):
+            block.gradient_checkpointing = number not in kept
 
     def adapt(self, trainer_class: type) -> type:
         """TRL's own loss is a Triton kernel, which CPUs do not have."""

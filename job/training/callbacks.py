@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,30 @@ from job.errors import Fault, GateError
 from job.host.log import Bar
 from job.host.watchdog import Watchdog
 from job.spec import TrainingSpec
+from job.training.filler import filler_tokens
 
-CURVES = {"loss", "grad_norm", "learning_rate", "held_out_loss"}
+CURVES = {"loss", "grad_norm", "learning_rate"}
+ATTENTION_MASKS = ("attention_mask", "chosen_attention_mask", "rejected_attention_mask")  # of what is learned from
 STEP_FIELDS = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate"}
 
 
 class TokenCounter:
-    """Counts the tokens, padding aside, of every training forward pass without waiting for the GPU."""
+    """Counts the tokens, padding aside, of every training forward pass without waiting for the GPU. `filled`: whether
+    packed batches have a piece of padding (`job.training.filler`).
+    """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, filled: bool = False) -> None:
         self.before = 0
         self._total: Any = 0
         self._whole_steps: Any = 0
         step = trainer.training_step
 
         def counted(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-            mask = inputs.get("attention_mask")
-            self._total = self._total + (inputs["input_ids"].numel() if mask is None else mask.sum())
+            masks = [inputs[name] for name in ATTENTION_MASKS if name in inputs]
+            counted = sum(mask.sum() for mask in masks) if masks else inputs["input_ids"].numel()
+            self._total = self._total + counted
+            if filled:
+                self._total = self._total - filler_tokens(inputs)
             return step(model, inputs, *args, **kwargs)
 
         trainer.training_step = counted
@@ -56,15 +63,18 @@ class TokenCounter:
 
 
 class Curves(TrainerCallback):  # type: ignore[misc]
-    """TensorBoard scalars under `folder`; transformers' own callback also stores settings, paths among them."""
+    """TensorBoard scalars under `folder`, of `further` names besides; transformers' own callback also stores settings,
+    paths among them.
+    """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, further: Collection[str]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(folder))
+        self._names = CURVES | set(further)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        for name in CURVES & logs.keys():
+        for name in self._names & logs.keys():
             self._writer.add_scalar(name, logs[name], state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -72,13 +82,16 @@ class Curves(TrainerCallback):  # type: ignore[misc]
 
 
 class LossWatch(TrainerCallback):  # type: ignore[misc]
-    """Keeps each logged step, shows progress, and ends the run on a loss or gradient that is not finite."""
+    """Keeps each logged step, shows progress, and ends the run on a loss or gradient that is not finite. `further`:
+    names of what the trainer logs of a step besides, and ours for them.
+    """
 
     bar: Bar
 
-    def __init__(self, tokens: TokenCounter, watchdog: Watchdog) -> None:
+    def __init__(self, tokens: TokenCounter, watchdog: Watchdog, further: Mapping[str, str]) -> None:
         self.tokens = tokens
         self.watchdog = watchdog
+        self._fields = STEP_FIELDS | dict(further)
         self.applying = False
         self.history: list[dict[str, float]] = []
         self.seconds_before = 0.0
@@ -119,7 +132,7 @@ class LossWatch(TrainerCallback):  # type: ignore[misc]
         self._not_logged.append(self._step_end - self._step_start)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        record = {ours: float(logs[theirs]) for theirs, ours in STEP_FIELDS.items() if theirs in logs}
+        record = {ours: float(logs[theirs]) for theirs, ours in self._fields.items() if theirs in logs}
         if "loss" not in record:
             return
         self._steps_done()
@@ -163,11 +176,15 @@ class LossWatch(TrainerCallback):  # type: ignore[misc]
 class HeldOut(TrainerCallback):  # type: ignore[misc]
     """Measures the held-out loss every `eval_steps`; keeps the best weights and stops early if asked to.
 
-    The loss is our own token-weighted one (`evaluate.held_out_loss`), the same before, during and after training.
+    The loss is the one that the method lowers, under the `name` that it has in the history: of labels our own
+    token-weighted one, the same before, during and after training.
     """
 
-    def __init__(self, spec: TrainingSpec, measure: Callable[[], float], report: Callable[[int, float], None]) -> None:
+    def __init__(
+        self, spec: TrainingSpec, name: str, measure: Callable[[], float], report: Callable[[int, str, float], None]
+    ) -> None:
         self.spec = spec
+        self.name = name
         self.measure = measure
         self.report = report
         self.history: list[dict[str, float]] = []
@@ -200,8 +217,8 @@ class HeldOut(TrainerCallback):  # type: ignore[misc]
         ):
             return control
         loss = self.measure()
-        self.history.append({"step": state.global_step, "held_out_loss": loss})
-        self.report(state.global_step, loss)
+        self.history.append({"step": state.global_step, self.name: loss})
+        self.report(state.global_step, self.name, loss)
         self._judge(loss, state.global_step, model)
         if self.spec.early_stopping and self._without_improvement >= self.spec.early_stopping.patience:
             self.stopped_early = control.should_training_stop = True

@@ -7,26 +7,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.errors import CapacityError, Fault
+from job.evaluation.loss import loss_of
+from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.host.log import Log
-from job.host.micro_batch import MicroBatch, free_memory
+from job.host.micro_batch import free_memory
 from job.host.signals import deferred
 from job.host.watchdog import Watchdog
 from job.ledger.checkpoints import Checkpoint, Checkpoints
+from job.plan.choice import Choice
+from job.plan.model_size import ModelSize
 from job.spec import JobSpec
 from job.training.arguments import trainer_arguments
 from job.training.backend import Backend
+from job.training.checkpointing import Chooser
+from job.training.filler import fill
 from job.training.methods import METHODS
 
 if TYPE_CHECKING:
     from job.data.build import Prepared
 
 
-METHOD = "sft"  # no spec names another yet
-
-
 @dataclass(frozen=True)
 class TrainResult:
-    """What happened. Losses are means over the tokens of a step; seconds are wall time of the loop alone."""
+    """What happened. Losses are means over the tokens (with pairs: the pairs) of a step; seconds are wall time of the
+    loop alone. The best held-out loss is by the loss that the method lowers.
+    """
 
     steps: int
     wall_seconds: float
@@ -42,6 +47,7 @@ class TrainResult:
     stopped_early: bool
     batch_size: int
     gradient_accumulation_steps: int
+    kept_layers: int
     out_of_memory: int
     resumed_from_step: int | None
     resumed_elsewhere: dict[str, list[str]]
@@ -57,73 +63,121 @@ class TrainResult:
 
 
 def train(
-    backend: Backend, model: Any, spec: JobSpec, prepared: Prepared, workdir: Path, checkpoints: Checkpoints, log: Log
-) -> TrainResult:
+    backend: Backend, model: Any, size: ModelSize, spec: JobSpec, prepared: Prepared, workdir: Path,
+    checkpoints: Checkpoints, log: Log,
+) -> TrainResult:  # fmt: skip
     """Trains `model` in place on `prepared.train`, from the newest checkpoint if there is one.
 
-    Where the GPU has no memory for a micro-batch, the step is taken again in smaller ones that make up the same
-    batch. Raises `CapacityError` if even one row does not fit, or if packing was asked for and is not effective,
-    `GateError` when the loss is not a number, `TransientError` if checkpoints cannot be stored, `Interrupted` after
-    the step of a signal.
+    How a step is computed is chosen for the memory that is free, and is that of the checkpoint where there is one.
+    Where it does not fit after all, the step is taken again in another way that needs less, with the same rows. Raises
+    `CapacityError` if even one row does not fit, or if packing was asked for and is not effective, `GateError` when the
+    loss is not a number, `TransientError` if checkpoints cannot be stored, `Interrupted` after the step of a signal.
     """
     from torch import OutOfMemoryError
 
     start = checkpoints.newest(workdir / "resume")
-    resumed_from = start
-    batch, too_large = MicroBatch(spec.training.batch_size, spec.training.gradient_accumulation_steps), 0
+    resumed_from, too_large = start, 0
+    chooser = Chooser(spec, size, backend, lengths_of(prepared))
+    choice = _first(chooser, start, log)
     while True:
-        loop = Loop(backend, model, spec, batch, prepared, workdir, checkpoints, log)
+        loop = Loop(backend, model, spec, choice, prepared, workdir, checkpoints, log)
         try:
             loop.run(start)
         except OutOfMemoryError as error:
-            smaller = batch.smaller()
+            smaller = chooser.after(choice)
             if smaller is None or loop.within_optimizer():
-                raise _does_not_fit(spec, batch) from error
+                raise _does_not_fit(spec, choice) from error
             said = str(error)
         else:
             return loop.result(resumed_from, too_large)
         too_large += 1
         start = loop.snapshot(workdir / f"out-of-memory-{too_large}")
-        log(
-            "out of memory",
-            step=start.step,
-            reason=said,
-            batch_size=smaller.rows,
-            gradient_accumulation_steps=smaller.accumulation_steps,
-        )
+        log("out of memory", step=start.step, reason=said, **described(smaller))
         del loop
-        batch = smaller
+        choice = smaller
+
+
+def _first(chooser: Chooser, start: Checkpoint | None, log: Log) -> Choice:
+    """As the checkpoint was made, or chosen anew."""
+    from job.training.saver import progress_of
+
+    if start is None:
+        choice, known = chooser.first()
+        log("steps", **described(choice), **known)
+        return choice
+    with progress_of(start) as progress:
+        choice = chooser.remembered(progress["choice"])
+    log("steps", **described(choice))
+    return choice
+
+
+def described(choice: Choice) -> dict[str, int]:
+    """In the names of log and statistics."""
+    return {
+        "batch_size": choice.batch.rows,
+        "gradient_accumulation_steps": choice.batch.accumulation_steps,
+        "kept_layers": choice.kept_layers,
+    }
+
+
+def lengths_of(prepared: Prepared) -> list[int]:
+    """Tokens of each row, a pair's of both answers."""
+    import pyarrow.compute as pc
+
+    rows = prepared.train.data
+    columns = [pc.list_value_length(rows.column(name)) for name in rows.column_names if name.endswith("input_ids")]
+    return [sum(lengths) for lengths in zip(*(column.to_pylist() for column in columns), strict=True)]
 
 
 class Loop:
     """One trainer over the model, and what watches it."""
 
     def __init__(
-        self, backend: Backend, model: Any, spec: JobSpec, batch: MicroBatch, prepared: Prepared, workdir: Path,
+        self, backend: Backend, model: Any, spec: JobSpec, choice: Choice, prepared: Prepared, workdir: Path,
         checkpoints: Checkpoints, log: Log,
     ) -> None:  # fmt: skip
         from job.training.callbacks import Curves, HeldOut, LossWatch, TokenCounter
         from job.training.saver import Saver
 
         self.backend, self.model, self.spec, self.prepared, self.log = backend, model, spec, prepared, log
-        self.batch, self.checkpoints, self.method = batch, checkpoints, METHODS[METHOD]
-        config_class, trainer_class = self.method.trainer_classes()
-        common = trainer_arguments(spec, batch, backend.device, workdir)
-        arguments = config_class(**common, **self.method.arguments(spec))
-        self.trainer = backend.adapt(trainer_class)(
-            model=model, args=arguments, train_dataset=prepared.train, processing_class=prepared.tokenizer
-        )
+        self.choice, self.checkpoints, self.method = choice, checkpoints, METHODS[spec.training.method]
+        if backend.device == "cuda" and backend.loaded_with:
+            backend.keep_activations(model, choice.kept_layers)
+        self.trainer = self._trainer(workdir)
         self.method.check(self.trainer, spec)
+        filled = spec.data.packing
+        if filled:
+            fill(self.trainer, prepared.tokenizer.pad_token_id)
         if backend.device == "cpu":
             compute_in_fp32(model)
         self.watchdog = Watchdog()
-        self.watch = LossWatch(TokenCounter(self.trainer), self.watchdog)
-        self.held_out = HeldOut(spec.training, self._measure, self._report)
-        folder = workdir / f"checkpoints-{batch.rows}"
-        self.saver = Saver(self.trainer, spec.output.checkpoints, checkpoints, self.watch, self.held_out, folder)
-        curves = [Curves(workdir / "report" / "tensorboard")] if "tensorboard" in spec.tracking else []
+        self.watch = LossWatch(TokenCounter(self.trainer, filled), self.watchdog, self.method.curves)
+        name = self.method.held_out.name if self.method.held_out else HELD_OUT_LOSS.name
+        self.held_out = HeldOut(spec.training, name, self._measure, self._report)
+        folder = workdir / f"checkpoints-{choice.batch.rows}-{choice.kept_layers}"
+        self.saver = Saver(
+            self.trainer, spec.output.checkpoints, checkpoints, self.watch, self.held_out, choice, folder
+        )
+        drawn = {name, *self.method.curves}
+        curves = [Curves(workdir / "report" / "tensorboard", drawn)] if "tensorboard" in spec.tracking else []
         for callback in (self.watch, *curves, self.held_out, self.saver):
             self.trainer.add_callback(callback)
+
+    def _trainer(self, workdir: Path) -> Any:
+        """The method's, with every setting explicit."""
+        config_class, trainer_class = self.method.trainer_classes()
+        common = trainer_arguments(self.spec, self.choice.batch, self.backend.device, workdir, self.backend.loaded_with)
+        if self.method.kernel_loss:
+            trainer_class = self.backend.adapt(trainer_class)
+        tokenizer, collator = self.prepared.tokenizer, self.method.collator
+        longest = self.spec.model.max_seq_length
+        return trainer_class(
+            model=self.model,
+            args=config_class(**common | self.method.arguments(self.spec)),
+            train_dataset=self.prepared.train,
+            processing_class=tokenizer,
+            **({"data_collator": collator(tokenizer.pad_token_id, longest)} if collator else {}),
+        )
 
     def run(self, start: Checkpoint | None) -> None:
         """To the last step, from `start` or from the beginning."""
@@ -155,17 +209,21 @@ class Loop:
     def _measure(self) -> float:
         with self.watchdog.paused(), self.watch.aside():
             self.backend.for_inference(self.model)
-            pad = self.prepared.tokenizer.pad_token_id
-            rows_at_once = self.spec.training.eval_batch_size
-            loss = self.method.held_out_loss(self.model, self.prepared.held_out, rows_at_once, pad)
+            rows, rows_at_once = self.prepared.held_out, self.spec.training.eval_batch_size
+            if self.method.held_out:
+                loss = self.method.held_out.measure(self.trainer, rows, rows_at_once)
+            else:
+                loss = loss_of(self.model, rows, rows_at_once, self.prepared.tokenizer.pad_token_id)
             self.backend.for_training(self.model)
         return loss
 
-    def _report(self, step: int, loss: float) -> None:
+    def _report(self, step: int, name: str, loss: float) -> None:
+        from transformers import Trainer
+
         due = self.trainer.control.should_log  # logging our figure would swallow the step's own
-        self.trainer.log({"held_out_loss": loss})
+        Trainer.log(self.trainer, {name: loss})  # trl's would take it for the end of what it counts over a step
         self.trainer.control.should_log = due
-        self.log("held_out", step=step, held_out_loss=loss)
+        self.log("held_out", step=step, **{name: loss})
 
     def result(self, resumed_from: Checkpoint | None, too_large: int) -> TrainResult:
         watch, held_out, seconds = self.watch, self.held_out, self.watch.seconds()
@@ -184,8 +242,7 @@ class Loop:
             best_step=held_out.best_step if held_out.history else None,
             kept=self.spec.training.keep,
             stopped_early=held_out.stopped_early,
-            batch_size=self.batch.rows,
-            gradient_accumulation_steps=self.batch.accumulation_steps,
+            **described(self.choice),
             out_of_memory=too_large,
             resumed_from_step=resumed_from.step if resumed_from else None,
             resumed_elsewhere=dict(resumed_from.elsewhere) if resumed_from else {},
@@ -197,7 +254,7 @@ class Loop:
         )
 
 
-def _does_not_fit(spec: JobSpec, batch: MicroBatch) -> CapacityError:
+def _does_not_fit(spec: JobSpec, choice: Choice) -> CapacityError:
     import torch
 
     free_bytes, total_bytes = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
@@ -205,9 +262,9 @@ def _does_not_fit(spec: JobSpec, batch: MicroBatch) -> CapacityError:
         Fault(
             "the GPU has no memory for a training step",
             where="/training/batch_size",
-            found=f"{batch.rows} rows of up to {spec.model.max_seq_length} tokens, {free_bytes} of {total_bytes} bytes free",  # noqa: E501
+            found=f"{choice.batch.rows} rows of up to {spec.model.max_seq_length} tokens, {free_bytes} of {total_bytes} bytes free",  # noqa: E501
             expected="a step that fits",
-            hint="Lower model.max_seq_length or lora.r, turn gradient_checkpointing on, or use a larger GPU",
+            hint="Lower model.max_seq_length or lora.r, leave gradient_checkpointing to auto, or use a larger GPU",
         )
     )
 

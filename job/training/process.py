@@ -16,9 +16,11 @@ from job.host.child import serve
 from job.host.log import Log
 from job.host.signals import install
 from job.ledger.checkpoints import Checkpoints, TrainingOrigin
+from job.plan.model_size import ModelSize
 from job.spec import JobSpec
 from job.store import open_store
 from job.training.backend import loading, open_backend
+from job.training.checkpointing import loaded_with
 from job.training.checks import require_compute_dtype
 from job.training.loop import TrainResult, train
 
@@ -27,13 +29,14 @@ from job.training.loop import TrainResult, train
 class TrainingRequest:
     """What to train on what. `checkpoints` is the address of their store; a training goes on at the newest.
 
-    `base`: folder of the model. `prepared`: where `job.data.reopen.save` wrote the rows. `workdir`: scratch, this
-    process's alone. `machine`: as `job.host.stats.arithmetic` gives it. `weights`: the file that gets every trained
-    tensor under its name in the model, safetensors, for `restore_weights`.
+    `base`: folder of the model, `size` what is in it. `prepared`: where `job.data.reopen.save` wrote the rows.
+    `workdir`: scratch, this process's alone. `machine`: as `job.host.stats.arithmetic` gives it. `weights`: the file
+    that gets every trained tensor under its name in the model, safetensors, for `restore_weights`.
     """
 
     spec: JobSpec
     base: Path
+    size: ModelSize
     prepared: Path
     workdir: Path
     weights: Path
@@ -54,13 +57,14 @@ def handle(request: TrainingRequest) -> TrainResult:
     backend = open_backend(spec.model.backend, request.device)
     prepared = reopen(request.prepared, request.base)
     with loading():
-        model = backend.load(request.base, spec.model, spec.lora, spec.training.gradient_checkpointing)
+        checkpointing = loaded_with(spec, request.size, request.device)
+        model = backend.load(request.base, spec.model, spec.lora, checkpointing)
     require_compute_dtype(model, backend.device)
     store = open_store(request.checkpoints)
     checkpoints = Checkpoints(
         store, request.origin, spec.output.checkpoints, log, request.machine, claim=_claimed_by_the_caller
     )
-    result = train(backend, model, spec, prepared, request.workdir, checkpoints, log)
+    result = train(backend, model, request.size, spec, prepared, request.workdir, checkpoints, log)
     from job.training.callbacks import trainable_weights
 
     save_file({name: weight.contiguous() for name, weight in trainable_weights(model).items()}, request.weights)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from transformers import TrainerCallback, TrainerState
 from job.errors import Fault, InputError, JobError, classify, disk_is_full
 from job.host.signals import stop_requested, stopped
 from job.ledger.checkpoints import Checkpoint, Checkpoints
+from job.plan.choice import Choice
 from job.plan.require import with_disk_figures
 from job.spec import CheckpointsSpec
 from job.training.callbacks import HeldOut, LossWatch, restore_weights, trainable_weights
@@ -38,6 +41,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         checkpoints: Checkpoints,
         watch: LossWatch,
         held_out: HeldOut,
+        choice: Choice,
         folder: Path,
     ) -> None:
         self._trainer = trainer
@@ -45,6 +49,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         self._checkpoints = checkpoints
         self._watch = watch
         self._held_out = held_out
+        self._choice = {"micro_batch": choice.batch.rows, "kept_layers": choice.kept_layers}
         self._folder = folder
         self._last_save = time.monotonic()
         trainer._save_checkpoint = self._save
@@ -106,7 +111,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         trainer._save_scaler(str(folder))
         trainer._save_rng_state(str(folder))
         trainer.state.save_to_json(str(folder / STATE))
-        progress = {"watch": self._watch.progress(), "held_out": self._held_out.progress()}
+        progress = {"watch": self._watch.progress(), "held_out": self._held_out.progress(), "choice": self._choice}
         (folder / PROGRESS).write_text(json.dumps(progress))
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -114,21 +119,9 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         from safetensors.torch import load_file
 
         best = checkpoint.folder / BEST
-        try:
-            progress = json.loads((checkpoint.folder / PROGRESS).read_text())
+        with progress_of(checkpoint) as progress:
             self._watch.restore(progress["watch"])
             self._held_out.restore(progress["held_out"], load_file(best) if best.exists() else None)
-        except (ValueError, RecursionError, KeyError, TypeError) as error:
-            found = f"{type(error).__name__}: {error}"
-            raise InputError(
-                Fault(
-                    f"the checkpoint's {PROGRESS} is of another form",
-                    where="/output/checkpoints",
-                    found=found,
-                    expected="one that this version wrote",
-                    hint="Remove the checkpoint to begin anew",
-                )
-            ) from error
 
     def restore_end(self, checkpoint: Checkpoint) -> bool:
         """Whether this is the end of a training, now the model's and the trainer's: the trainer would take one more
@@ -162,6 +155,26 @@ class Saver(TrainerCallback):  # type: ignore[misc]
                 )
             )
         restore_weights(self._trainer.model, weights)
+
+
+@contextmanager
+def progress_of(checkpoint: Checkpoint) -> Iterator[dict[str, Any]]:
+    """What a checkpoint says beside the trainer's own files. Raises `InputError` where, within, it turns out to be of
+    another form.
+    """
+    try:
+        yield json.loads((checkpoint.folder / PROGRESS).read_text())
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise InputError(
+            Fault(
+                f"the checkpoint's {PROGRESS} is of another form",
+                where="/output/checkpoints",
+                found=found,
+                expected="one that this version wrote",
+                hint="Remove the checkpoint to begin anew",
+            )
+        ) from error
 
 
 def _contiguous(weights: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ FINETOME: dict[str, Any] = {
     "r": 16, "lora_alpha": 16, "lora_dropout": 0, "use_rslora": True, "bias": "none", "random_state": 3407,
     "learning_rate": 3e-4, "lr_scheduler_type": "linear", "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2,
     "num_train_epochs": 1, "max_steps": None, "logging_steps": 1, "optim": "adamw_8bit", "weight_decay": 0.01, "warmup_steps": 10,
-    "seed": 0, "packing": True, "train_on": "all", "use_gradient_checkpointing": "unsloth", "max_new_tokens": 128,
+    "seed": 0, "packing": True, "train_on": "all", "max_new_tokens": 128,
 }  # fmt: skip
 # Alpaca-cleaned on Llama 3 8B.
 ALPACA: dict[str, Any] = {
@@ -51,7 +51,7 @@ ALPACA: dict[str, Any] = {
     "r": 16, "lora_alpha": 16, "lora_dropout": 0, "use_rslora": False, "bias": "none", "random_state": 3407,
     "learning_rate": 2e-5, "lr_scheduler_type": "cosine", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4,
     "num_train_epochs": None, "max_steps": 60, "logging_steps": 1, "optim": "adamw_8bit", "weight_decay": 0.01, "warmup_steps": 5,
-    "seed": 3407, "packing": False, "train_on": "all", "use_gradient_checkpointing": "unsloth", "max_new_tokens": 64,
+    "seed": 3407, "packing": False, "train_on": "all", "max_new_tokens": 64,
 }  # fmt: skip
 # MedQA-USMLE on Llama 3.2 1B Instruct.
 MEDQA: dict[str, Any] = {
@@ -60,7 +60,7 @@ MEDQA: dict[str, Any] = {
     "r": 16, "lora_alpha": 16, "lora_dropout": 0, "use_rslora": False, "bias": "none", "random_state": 42,
     "learning_rate": 2e-4, "lr_scheduler_type": "linear", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4,
     "num_train_epochs": None, "max_steps": 200, "logging_steps": 10, "optim": "adamw_8bit", "weight_decay": 0.01, "warmup_steps": 5,
-    "seed": 700, "packing": False, "train_on": "responses", "use_gradient_checkpointing": "unsloth", "max_new_tokens": 128,
+    "seed": 700, "packing": False, "train_on": "responses", "max_new_tokens": 128,
 }  # fmt: skip
 RECIPES = {"finetome-llama31-8b": FINETOME, "alpaca-llama3-8b": ALPACA, "medqa-llama32-1b": MEDQA}
 
@@ -79,7 +79,7 @@ def hyper_parameters(spec: JobSpec) -> dict[str, Any]:
         "num_train_epochs": training.epochs, "max_steps": training.max_steps, "logging_steps": training.logging_steps,
         "optim": training.optimizer, "weight_decay": training.weight_decay, "warmup_steps": training.warmup_steps,
         "seed": training.seed, "packing": spec.data.packing, "train_on": spec.data.train_on,
-        "use_gradient_checkpointing": training.gradient_checkpointing, "max_new_tokens": spec.evaluation.max_new_tokens,
+        "max_new_tokens": spec.evaluation.max_new_tokens,
     }  # fmt: skip
 
 
@@ -108,13 +108,41 @@ def test_the_medqa_template_renders_the_tutorials_prompt(trim: bool) -> None:
     assert environment.from_string(template.assistant).render(row) == "The correct answer is Nitrofurantoin."
 
 
+def test_medqa_by_the_letter_asks_for_a_letter() -> None:
+    """One of the choices is the answer of every row, and the options have these letters."""
+    spec = example("medqa-choice")
+    template, choices = spec.data.train[0].template, spec.evaluation.choices
+    assert template is not None
+    assert choices is not None
+    options = dict(zip(choices, ("Ampicillin", "Ceftriaxone", "Ciprofloxacin", "Doxycycline", "Nitrofurantoin"), strict=True))
+    row = {"question": "Which?", "answer": "Nitrofurantoin", "answer_idx": "E", "options": options}
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    asked = environment.from_string(template.user).render(row)
+    assert asked.startswith("Which?\n\nA. Ampicillin\nB. Ceftriaxone\n")
+    assert asked.endswith("\nE. Nitrofurantoin\n\nAnswer with the letter of the right option.")
+    assert environment.from_string(template.assistant).render(row) in choices
+    assert [(gate.metric, gate.of) for gate in spec.evaluation.gates] == [("choice", ("trained",))]
+
+
 # Keys that exclude one that everything.json has.
 ALTERNATIVES = {"/training/max_steps", "/training/warmup_steps", "/data/held_out/fraction", "/data/held_out/rows", "/export/lora_gguf"}
+
+
+# Of other methods than everything.json's, and of their rows.
+OF_METHODS = {
+    "dpo-llama32-1b": ("/training/dpo", "/data/train/0/columns/chosen", "/data/train/0/columns/rejected"),
+    "orpo-llama32-1b": ("/training/orpo",),
+    "kto-llama32-1b": ("/training/kto", "/data/train/0/columns/label"),
+}
 
 
 def test_everything_sets_every_key_but_those_that_exclude_another() -> None:
     given = set(pointers(json.loads(EXAMPLES["everything"].read_bytes())))
     wanted = {pointer.replace("/data/held_out/sources/0/", "/data/train/0/") for pointer in NAMED} - ALTERNATIVES
+    for name, places in OF_METHODS.items():
+        own = {pointer for pointer in wanted if any(f"{pointer}/".startswith(f"{place}/") for place in places)}
+        assert own <= set(pointers(json.loads(EXAMPLES[name].read_bytes())))
+        wanted -= own
     assert wanted <= given
     assert given & ALTERNATIVES == set()
 

@@ -15,6 +15,7 @@ from job import errors
 from job.data.worker.shape import FORMATS, Columns, shape
 from job.errors import TREE, InputError
 from job.seen import look
+from job.training.methods import METHODS
 from tests.elsewhere.test_readme import rows, section
 from tests.forking import ROOT
 from tests.specs import parse
@@ -23,7 +24,8 @@ GUIDE = "schemas/guide.md"
 FORMS = rows(section(GUIDE, "Which format your rows have").partition("\n\n|")[2].partition("\n\n")[0])
 SYMPTOMS = [(int(code), words.strip("`")) for code, words, _ in
             rows(section(GUIDE, "When something goes wrong").partition("\n\n|")[2].partition("\n\n")[0])]  # fmt: skip
-READ_AS = {"Chat": "conversation", "Pair": "raw text", "Document": "document"}
+READ_AS = {"Chat": "conversation", "Pair": "raw text", "Document": "document", "Preference": "pair of answers",
+           "Labelled": "answer with a label"}  # fmt: skip
 SPEC = frozenset({errors.SpecError.exit_code})
 EXIT_CODES = {kind.__name__: kind.exit_code for kind in TREE}
 
@@ -33,7 +35,8 @@ def test_a_row_is_read_as_the_guide_says(form: list[str], tmp_path: Path) -> Non
     row, kind, beside = (cell.strip("`") for cell in form[:3])
     (tmp_path / "rows.jsonl").write_text(row + "\n", "utf-8")
     more = {} if beside == "–" else json.loads(beside)
-    spec = parse({"/data/train/0": {"source": str(tmp_path / "rows.jsonl"), "format": kind, **more}})
+    method = next(method.name for method in METHODS.values() if kind in method.formats)
+    spec = parse({"/data/train/0": {"source": str(tmp_path / "rows.jsonl"), "format": kind, **more}, "/training/method": method})
     assert look(spec).failure() is None
     if kind == "template":
         assert (FORMATS[kind].is_chat, form[3]) == (True, "conversation")

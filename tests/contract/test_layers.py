@@ -18,9 +18,9 @@ FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): pat
 # Each may import those before it, and none after it. A package's modules are ordered among themselves by their own rule below.
 ORDER = (
     "errors", "host", "weights", "gguf", "evaluation.metrics", "export.kinds", "data.worker.json_text", "data.worker.messages",
-    "data.worker.shape", "spec", "store", "ledger",
+    "data.worker.examples", "data.worker.preference", "data.worker.shape", "training.methods", "spec", "store", "ledger",
     "hub", "source", "data", "evaluation", "plan", "seen", "training", "report", "follow", "context", "export", "publish", "chat",
-    "reference", "tuning", "delivery", "run", "render", "preview", "init", "arguments", "commands", "__main__",
+    "preview", "reference", "tuning", "delivery", "run", "render", "init", "arguments", "commands", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes", "huggingface_hub", "boto3",
          "botocore", "pyarrow", "numpy", "tokenizers", "accelerate", "safetensors", "pandas"}  # fmt: skip

@@ -304,7 +304,7 @@ def test_any_conversation_equals_the_reference(in_process: tuple[Any, Any, Job],
     reply, body = answer(request, rust, lambda pointer: None)
     ids, mask = reference(tokenizer, with_system(messages), CHATML)
     assert reply.faults == []
-    [[_, length, trained, truncated, _]] = reply.sequences
+    [[_, [length], trained, truncated, _]] = reply.sequences
     found = list(memoryview(body).cast("i"))
     assert found[:length] == ids
     assert found[length:] == masked(ids, mask)

@@ -30,7 +30,9 @@ def test_every_table_is_kept_where_it_belongs() -> None:
     assert {name: document for name, (document, _) in TABLES.items()} == {
         "exit codes": "README.md",
         "spec table": "schemas/README.md",
+        "metrics": "job/stages.md",
         "gguf types": "job/export/README.md",
+        "common jobs": "schemas/guide.md",
     }
 
 

@@ -18,9 +18,12 @@ import pytest
 from job.data.worker.shape import FORMATS
 from job.errors import TREE, SpecError
 from job.errors.facts import failure_facts
+from job.evaluation.metrics import METRICS
 from job.gguf.types import TYPES
 from job.spec import JobSpec, job_schema, parse_spec
+from job.spec.evaluation_rules import DEFAULT
 from job.spec.strict import faults_of_schema, load_schema
+from job.training.methods import METHODS
 from tests.specs import changed
 
 ROOT = Path(__file__).parents[2]
@@ -165,6 +168,8 @@ def test_the_document_itself_is_closed() -> None:
 
 FULL, PEFT, TRAIN = {"/model/precision": "full"}, {"/model/backend": "peft"}, "/data/train/0"
 HELD_OUT = {"/data/held_out": {"rows": 5}, "/evaluation/exact_match_rows": 5}
+PAIRS_OF_ROWS = {"/training/method": "dpo", f"{TRAIN}/format": "preference"}
+CHOICE = {"/evaluation/metrics": ["choice"], "/evaluation/choices": ["A", "B"]}
 RULES: list[Json] = [
     FULL | {"/lora": {}}, FULL | {"/data/packing": True}, FULL | {"/model/merge_base": "x"}, FULL | {"/export/lora_gguf": "f16"},
     FULL | {"/export/merge_onto": "original"}, {"/model/precision": "8bit", "/export/merge_onto": "trained"},
@@ -173,7 +178,8 @@ RULES: list[Json] = [
     {"/export/lora_gguf": "f16", "/lora/modules_to_save": ["lm_head"]}, {"/export/lora_gguf": "f16", "/lora/bias": "all"},
     {f"{TRAIN}/format": "template"}, {f"{TRAIN}/template": {"user": "a", "assistant": "b"}},
     {f"{TRAIN}/format": "template", f"{TRAIN}/template": {"user": "a", "assistant": "b"}, f"{TRAIN}/columns": {"text": "a"}},
-    *({f"{TRAIN}/format": name, f"{TRAIN}/columns": {column: "x"}} for name, kind in FORMATS.items() if kind.example
+    *({f"{TRAIN}/format": name, f"{TRAIN}/columns": {column: "x"}, "/training/method": method.name}
+      for name, kind in FORMATS.items() if kind.example for method in METHODS.values() if name in method.formats
       for column in JOB[f"{TRAIN}/columns"]["properties"] if column not in kind.columns),
     {f"{TRAIN}/subset": "en"}, {"/training": {"epochs": 1, "max_steps": 2}}, {"/training": {"warmup_steps": 1, "warmup_ratio": 0.1}},
     {"/training": {"lr_scheduler": "constant", "warmup_steps": 5}}, {"/training": {"lr_scheduler": "constant", "warmup_ratio": 0.5}},
@@ -182,17 +188,61 @@ RULES: list[Json] = [
         {"metric": "perplexity"}, {"metric": "exact_match", "of": ["trained"]}, {"metric": "exact_match", "rise_at_most": 0.1},
         {"metric": "exact_match", "at_least": 1.1}, {"metric": "exact_match", "at_most": -0.1},
         {"metric": "exact_match", "gain_at_least": 2}, {"metric": "held_out_loss", "at_most": 0},
-        {"metric": "perplexity", "at_most": 1.0})),
+        {"metric": "perplexity", "at_most": 1.0}, {"metric": "preference_accuracy", "at_least": 0.5},
+        {"metric": "reward_margin", "at_least": 0})),
+    HELD_OUT | {"/evaluation/metrics": ["chrf"], "/evaluation/gates": [{"metric": "chrf", "at_least": 101}]},
+    *(HELD_OUT | CHOICE | {"/evaluation/gates": [{"metric": "choice", "at_least": 0.5} | of]} for of in (
+        {}, {"of": ["trained", "merged"]})),
+    {f"{TRAIN}/format": "preference"}, {"/training/method": "dpo"}, {"/training/dpo": {}}, {"/training/orpo": {}}, {"/training/kto": {}},
+    {f"{TRAIN}/format": "kto"}, {"/training/method": "kto"},
+    {"/training/method": "kto", f"{TRAIN}/format": "kto", "/training/batch_size": 1},
+    {"/training/method": "kto", f"{TRAIN}/format": "kto", "/data/held_out": {"sources": [{"source": "x", "format": "preference"}]}},
+    {"/training/dpo": {"beta": 0.2}, "/training/method": "sft"},
+    *(PAIRS_OF_ROWS | changes for changes in (
+        {"/model/precision": "full"}, {"/data/packing": True}, {"/data/train_on": "all"},
+        {"/data/held_out": {"sources": [{"source": "x", "format": "messages"}]}},
+        {"/training/dpo": {"label_smoothing": 0.1}}, {"/training/dpo": {"loss_type": "exo_pair"}},
+        {"/training/dpo": {"loss_type": "hinge", "label_smoothing": 0.1}},
+        {"/evaluation/gates": [{"metric": "preference_accuracy", "at_least": 1.1}]},
+        {"/evaluation/gates": [{"metric": "preference_accuracy", "rise_at_most": 0.1}]},
+        {"/evaluation/gates": [{"metric": "reward_margin", "rise_at_most": 0.1}]},
+        {"/evaluation/gates": [{"metric": "reward_margin", "at_least": 0, "of": ["adapter"]}]})),
     *({"/export/gguf": [name]} for name, kind in TYPES.items() if kind.needs_imatrix),
 ]  # fmt: skip
 GOOD: list[Json] = [
     {}, FULL, PEFT, {"/export": {"gguf": list(TYPES), "imatrix": True}}, {"/model/precision": "4bit", "/export/merge_onto": "trained"},
     {f"{TRAIN}/source": "hf://datasets/org/rows", f"{TRAIN}/subset": "en"}, {"/training": {"lr_scheduler": "constant", "warmup_steps": 0}},
     {"/export/lora_gguf": "f16", "/lora": {"dora": False, "modules_to_save": [], "bias": "none"}},
-    *({f"{TRAIN}/format": name, f"{TRAIN}/columns": dict.fromkeys(kind.columns, "x")} for name, kind in FORMATS.items() if kind.example),
+    *({f"{TRAIN}/format": name, f"{TRAIN}/columns": dict.fromkeys(kind.columns, "x"), "/training/method": method.name}
+      for name, kind in FORMATS.items() if kind.example for method in METHODS.values() if name in method.formats),
+    PAIRS_OF_ROWS | {"/training/dpo": {"loss_type": "robust", "label_smoothing": 0.1}},
+    PAIRS_OF_ROWS | {"/training/dpo": {"loss_type": "exo_pair", "label_smoothing": 0.001}},
+    PAIRS_OF_ROWS | {"/evaluation/gates": [{"metric": "reward_margin", "at_least": 0, "of": ["trained"]}]},
     {"/export/gguf": [name for name, kind in TYPES.items() if not kind.needs_imatrix]},
     HELD_OUT | {"/evaluation/gates": [{"metric": "exact_match", "at_least": 1, "at_most": 1, "gain_at_least": 1}]},
+    HELD_OUT | CHOICE | {"/evaluation/gates": [{"metric": "choice", "at_least": 0.5, "of": ["trained"]}]},
+    HELD_OUT | {"/evaluation/metrics": ["bleu"], "/evaluation/gates": [{"metric": "bleu", "at_least": 30, "gain_at_least": 5}]},
 ]  # fmt: skip
+
+
+def test_the_metrics_are_those_that_there_are_with_their_bounds() -> None:
+    evaluation = job_schema()["definitions"]["evaluation"]["properties"]
+    gate = evaluation["gates"]["items"]
+    assert gate["properties"]["metric"]["enum"] == list(METRICS)
+    about_rows = [name for name, metric in METRICS.items() if metric.needs_rows]
+    assert evaluation["metrics"]["items"]["enum"] == about_rows
+    assert evaluation["metrics"]["maxItems"] == len(about_rows)
+    assert evaluation["metrics"]["default"] == DEFAULT
+    options = {metric.option for metric in METRICS.values()} - {""}
+    assert options <= evaluation.keys()
+    for rule in gate["allOf"]:
+        about = rule.get("if", {}).get("properties", {}).get("metric", {})
+        bounds = rule.get("then", rule).get("properties", {})
+        for name in set(about.get("enum", ())) & set(about_rows):
+            assert METRICS[name].highest == bounds["at_least"]["maximum"] == bounds["gain_at_least"]["maximum"]
+    bounded = [name for rule in gate["allOf"] for name in rule.get("if", {}).get("properties", {}).get("metric", {}).get("enum", ())]
+    pairs = [name for name, metric in METRICS.items() if metric.of_margin is not None]
+    assert sorted(bounded) == sorted([*about_rows, *pairs]), "those of pairs are of the trained model alone"
 
 
 def conditions(schema: Any) -> Iterator[list[Json]]:

@@ -61,23 +61,36 @@ def sized_model(folder: Path, weights: int, config: dict[str, Any]) -> None:
     """The byte tokenizer with the config and the file size of a model of so many 16-bit weights, which are a hole in a file."""
     for path in byte_tokenizer_dir().iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    header = json.dumps({"x.weight": {"dtype": "BF16", "shape": [weights], "data_offsets": [0, 2 * weights]}}).encode()
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + 2 * weights)
+    hole(folder / "model.safetensors", weights)
     known = json.loads((folder / "config.json").read_text("utf-8"))
     (folder / "config.json").write_text(json.dumps(known | config), "utf-8")
 
 
+def hole(path: Path, weights: int) -> None:
+    """A safetensors file of so many 16-bit weights that takes no room on the disk."""
+    header = json.dumps({"x.weight": {"dtype": "BF16", "shape": [weights], "data_offsets": [0, 2 * weights]}}).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2 * weights)
+
+
 def job_spec(
-    sources: Sequence[Row], held_out: Row | str | None = None, length: int = 512, prompts: Sequence[str] = (), exact: int = 0, **data: Any
+    sources: Sequence[Row],
+    held_out: Row | str | None = None,
+    length: int = 512,
+    prompts: Sequence[str] = (),
+    exact: int = 0,
+    evaluation: Row | None = None,
+    method: str = "sft",
+    **data: Any,
 ) -> JobSpec:
     document = {
         "version": 1,
         "name": "rows",
         "model": {"source": "/models/base", "max_seq_length": length},
         "data": {"train": list(sources), "shuffle": False, "held_out": held_out or False, **data},
-        "evaluation": {"prompts": list(prompts), "exact_match_rows": exact},
+        "training": {"method": method},
+        "evaluation": {"prompts": list(prompts), "exact_match_rows": exact, **(evaluation or {})},
         "output": {"uri": "/output"},
     }
     return parse_spec(json.dumps(document).encode())

@@ -1,4 +1,4 @@
-"""Run by `.venv-elsewhere`: what SkyPilot's and dstack's own readers make of a file, as JSON. `python readers.py skypilot|dstack FILE`."""
+"""Run by `.venv-elsewhere`: what others' own readers make of a file, as JSON. `python readers.py skypilot|dstack|junit FILE`."""
 
 from __future__ import annotations
 
@@ -31,4 +31,19 @@ def dstack(path: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-print(json.dumps({"skypilot": skypilot, "dstack": dstack}[sys.argv[1]](sys.argv[2])))
+def junit(path: str) -> dict[str, object]:
+    from junitparser import JUnitXml
+
+    read = JUnitXml.fromfile(path)
+    cases = [
+        {"suite": suite.name, "class": case.classname, "name": case.name, "said": case.system_out,
+         "results": [[type(result).__name__, result.message, result.text] for result in case.result]}
+        for suite in read for case in suite
+    ]  # fmt: skip
+    written = [[suite.name, suite.tests, suite.failures, suite.skipped, suite.errors] for suite in read]
+    read.update_statistics()
+    counted = [[suite.name, suite.tests, suite.failures, suite.skipped, suite.errors] for suite in read]
+    return {"cases": cases, "written": written, "counted": counted, "name": read.name, "seconds": read.time}
+
+
+print(json.dumps({"skypilot": skypilot, "dstack": dstack, "junit": junit}[sys.argv[1]](sys.argv[2])))

@@ -82,9 +82,10 @@ def test_rows_that_only_the_image_can_read_are_said_to_be_unseen(tmp_path: Path)
     assert "rows.parquet: its rows were not looked at: this installation has no pyarrow" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["report", "verify"])
+@pytest.mark.parametrize("command", ["report", "verify", "compare"])
 def test_a_store_needs_nothing_else(command: str, bucket: str) -> None:
-    done = run(command, f"s3://{bucket}/nothing-here")
+    outputs = [f"s3://{bucket}/nothing-here", f"s3://{bucket}/nor-here"]
+    done = run(command, *outputs[: 2 if command == "compare" else 1])
     assert done.returncode == 11, done.stdout
     assert '"found": "nothing"' in done.stdout, "the store has answered: " + done.stdout
 

@@ -101,7 +101,7 @@ def test_actions_are_pinned_by_commit_and_named_by_version() -> None:
     used = re.findall(r"uses: (.*)", text)
     pinned = re.compile(r"actions/(checkout|setup-python|cache)@[0-9a-f]{40} # v\d+\.\d+\.\d+")
     assert [use for use in used if not pinned.fullmatch(use) and not use.startswith("./")] == [
-        "tunejob/tunejob/.github/workflows/tune.yml@v0.1.0     # better: the full commit id of that tag"
+        "me/tunejob/.github/workflows/tune.yml@COMMIT     # your fork, and a full commit id of it: no release is out yet"
     ]
     by_action: dict[str, set[str]] = {}
     for use in filter(pinned.fullmatch, used):

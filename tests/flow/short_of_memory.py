@@ -1,17 +1,17 @@
 """The command on a device that has memory for only so many rows of a forward pass: what a small GPU does, without one.
 
-python -m tests.flow.short_of_memory ROWS FIRST_PASS run SPEC…      rows that fit, from which training pass on
+`limit(rows, first_pass, last_pass)`: rows that fit, from which training pass on; none from `last_pass` on.
 """
 
 from __future__ import annotations
 
-import sys
+import math
 from typing import Any
 
 from job.__main__ import main
 
 
-def limit(rows: int, first_pass: int) -> None:
+def limit(rows: int, first_pass: int, last_pass: float) -> None:
     """Makes every whole-model pass with more rows fail as PyTorch's allocator does."""
     import torch
 
@@ -23,7 +23,7 @@ def limit(rows: int, first_pass: int) -> None:
         if not name.endswith("ForCausalLM") or name.startswith("Peft") or "input_ids" not in keywords:  # PEFT's passes on to the model's
             return
         passes += module.training
-        if passes >= first_pass and len(keywords["input_ids"]) > rows:
+        if passes >= first_pass and len(keywords["input_ids"]) > (rows if passes < last_pass else 0):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
     hook = torch.nn.Module.__call__
@@ -35,10 +35,6 @@ def limit(rows: int, first_pass: int) -> None:
     torch.nn.Module.__call__ = call
 
 
-def run(rows: int, first_pass: int, arguments: list[str]) -> int:
-    limit(rows, first_pass)
+def run(rows: int, first_pass: int, last_pass: int | None, arguments: list[str]) -> int:
+    limit(rows, first_pass, math.inf if last_pass is None else last_pass)
     return main(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))

@@ -129,3 +129,6 @@ def test_a_rerun_takes_the_base_that_was_taken_before(original: tuple[Path, Resu
     assert stats["delivered"]["merged_onto"]["onto"] == "trained"
     assert list(stats["delivered"]["artefacts"]) == ["base", "trained", "adapter", "merged"]
     assert stats["delivered"]["artefacts"]["merged"][LOSS] == pytest.approx(held_out_loss(folder / "out" / "merged"), rel=1e-4)
+    page = (folder / "out" / "report" / "report.html").read_text("utf-8")
+    assert page.count('class="answer"') == 1 + 2, "answers and curves are read from where the first try has stored them"
+    assert 'aria-label="Loss: training: ' in page

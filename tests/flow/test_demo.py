@@ -93,12 +93,25 @@ def test_the_answers_are_stored_before_and_after(demo: Demo) -> None:
     assert not any(row["base"] == row["reference"] for row in answers[3:6])
 
 
+def test_the_page_says_what_the_statistics_say(demo: Demo) -> None:
+    page = (demo.output / "report" / "report.html").read_text("utf-8")
+    stats, manifest = demo.read("stats.json"), demo.read("manifest.json")
+    base, trained = stats["evaluation"]["base"], stats["evaluation"]["trained"]
+    assert f"exact match {base['exact_match']:.4g} → {trained['exact_match']:.4g}." in page
+    assert page.count('class="answer"') == 3 + 12
+    assert page.count("<mark>{&quot;device&quot;") == 3
+    assert all(phase["name"] in page for phase in stats["phases"])
+    assert all(source["sha256"] in page for source in manifest["data"])
+    assert len(page.encode()) < 200_000
+
+
 def test_the_manifest_lists_every_file(demo: Demo) -> None:
     StrictValidator(load_schema("manifest")).validate(demo.read("manifest.json"))
     listed = {file.key for file in read_manifest(open_store(str(demo.output))).files}
     assert listed == {key for key, _, _ in listing(demo.output)} - {"manifest.json"}
     report = {key.removeprefix("report/").partition("/")[0] for key in listed if key.startswith("report/")}
-    assert report == {"samples.md", "answers.json", "losses.jsonl", "tensorboard", "probe.safetensors", "summary.md", "exports.json"}
+    pages = {"report.html", "summary.md", "samples.md", "samples.json", "gates.md", "gates.junit.xml"}
+    assert report == {*pages, "answers.json", "losses.jsonl", "tensorboard", "probe.safetensors", "exports.json"}
     adapter = {key.removeprefix("adapter/") for key in listed if key.startswith("adapter/")}
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= adapter
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import socket
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,11 @@ from job.ledger.manifest import verify
 from job.store import open_store
 from tests.flow.export_memory import STEPS, Taken, require_all_planned, require_planned, taken_by
 from tests.flow.running import Result, document, planned_and_seen, tiny, tunejob, valid_stats, watched, write_spec
+from tests.forking import ROOT
 from tests.tiny import wide_dir
 
 pytestmark = pytest.mark.slow
+PATH = f"{ROOT / '.cache' / 'llama.cpp'}:{os.environ['PATH']}"
 EVERYTHING = {
     "merged": ["16bit", "4bit"], "gguf": ["bf16", "q8_0", "q4_k_m", "iq3_xxs"], "imatrix": True, "imatrix_tokens": 2048,
     "check_tokens": 256, "lora_gguf": "f16",
@@ -153,11 +158,23 @@ def snippets(card: Path) -> dict[str, str]:
 def test_what_the_card_shows_runs_as_printed(
     exported: Exported, program: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Beside the card, without a network; llama.cpp's own programs are not in the lock, its library is."""
+    """Beside the card, without a network. llama.cpp's own programs are not in the lock, its library is."""
     monkeypatch.chdir(exported.output)
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("it asks the network"))
     exec(compile(snippets(exported.output / "README.md")[program], program, "exec"), {})
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.skipif(shutil.which("llama-cli", path=PATH) is None, reason="make llama-programs builds llama.cpp's own programs")
+def test_the_line_for_llama_cpps_own_program_runs_as_printed(exported: Exported) -> None:
+    """And says what the test of the file had it say."""
+    lines = re.findall(r"^llama-cli -m gguf/.*$", (exported.output / "README.md").read_text("utf-8"), re.MULTILINE)
+    variables = {**os.environ, "PATH": PATH}
+    (line,) = lines
+    asked = subprocess.run(["sh", "-c", line], cwd=exported.output, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    assert asked.returncode == 0, asked.stderr[-2000:]
+    answers = {name: found["answers"][0] for name, found in exported.artefacts().items() if found.get("answers")}
+    assert f"> Turn on the lamp.\n{answers['gguf-bf16'] or answers['merged']}\n" in asked.stdout
 
 
 @pytest.mark.parametrize("artefact", ["merged", "gguf-q8_0"])

@@ -18,12 +18,14 @@ CHANGES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def run_short(folder: Path, rows: int, first_pass: int, changes: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
-    """Exit code and events of a run where only `rows` fit, from a training pass on."""
+def run_short(
+    folder: Path, rows: int, first_pass: int, changes: dict[str, Any], last_pass: int | None = None
+) -> tuple[int, list[dict[str, Any]]]:
+    """Exit code and events of a run where only `rows` fit, from a training pass on, and none from the last one on."""
     spec = write_spec(folder / "spec.json", tiny(folder / "out", changes))
-    (folder / "scratch").mkdir()
+    (folder / "scratch").mkdir(exist_ok=True)
     call = "tests.flow.short_of_memory:run"
-    code, stdout, _ = run_forked(call, [rows, first_pass, ["run", spec]], folder, environment(folder / "scratch"), LIMIT_SECONDS)
+    code, stdout, _ = run_forked(call, [rows, first_pass, last_pass, ["run", spec]], folder, environment(folder / "scratch"), LIMIT_SECONDS)
     return code, [json.loads(line) for line in stdout.splitlines() if line.startswith('{"time"')]
 
 
@@ -64,3 +66,15 @@ def test_one_row_does_not_fit(tmp_path: Path) -> None:
     assert code == 13, events[-1]
     assert events[-1]["pointer"] == "/training/batch_size"
     assert events[-1]["found"].startswith("1 rows")
+
+
+def test_a_training_goes_on_in_the_micro_batches_it_was_left_with(ample: tuple[list[float], int], tmp_path: Path) -> None:
+    """What did not fit once is not tried again by the process that goes on."""
+    changes = CHANGES | {"/output/checkpoints": {"every_steps": 3}}
+    code, _ = run_short(tmp_path, 2, 1, changes, last_pass=12)  # one refused, then two a step: the sixth
+    assert code == 13
+    code, events = run_short(tmp_path, 4, 1, changes)
+    assert code == 0, events[-1]
+    assert [event["step"] for event in events if event["event"] == "resume"] == [3]
+    assert [(event["batch_size"], event["gradient_accumulation_steps"]) for event in events if event["event"] == "steps"] == [(2, 2)]
+    assert max(abs(a - b) / b for a, b in zip(losses(tmp_path / "out"), ample[0], strict=True)) < 1e-4

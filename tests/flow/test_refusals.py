@@ -108,9 +108,18 @@ def test_a_gate_that_is_not_met(tmp_path: Path) -> None:
     assert facts["faults"] == 2
     assert {"adapter", "report", "spec.json", "stats.json"} <= left(tmp_path)
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").stat().st_size > 100_000
-    assert {"answers.json", "losses.jsonl", "probe.safetensors", "samples.md", "summary.md"} == {
-        path.name for path in (tmp_path / "out" / "report").iterdir()
-    }
+    report = tmp_path / "out" / "report"
+    pages = {"report.html", "summary.md", "samples.md", "samples.json", "gates.md", "gates.junit.xml"}
+    assert pages | {"answers.json", "losses.jsonl", "probe.safetensors"} == {path.name for path in report.iterdir()}
+    assert "The run failed at the stage evaluate with exit code 14" in (report / "report.html").read_text("utf-8")
+    failed = [line for line in (report / "gates.md").read_text("utf-8").splitlines() if line.startswith("| failed |")]
+    assert [line.split(" | ")[1:3] for line in failed] == [
+        ["`tiny`", "`ends with exit code 0`"],
+        ["`the trained model`", "`held-out loss at most 0.001`"],
+        ["`the trained model`", "`held-out loss better than the base by at least 100`"],
+        ["`adapter`", "`held-out loss at most 0.001`"],
+        ["`adapter`", "`held-out loss better than the base by at least 100`"],
+    ]
 
 
 @pytest.mark.parametrize(

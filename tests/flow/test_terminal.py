@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 from collections import Counter
@@ -49,8 +50,12 @@ def test_it_ends_with_figures_answers_places_and_what_to_type(shown: tuple[Path,
     for name, label in (("base", "the base"), ("trained", "tuned, as trained"), ("adapter", "adapter")):
         *_, row = [line for line in lines if line.startswith(f"{label} ")]
         assert f" {figures[name]['held_out_loss']:.4g} " in row
-    (head,) = [line for line in lines if "Held-out loss" in line]
+    head, compared = [line for line in lines if "Held-out loss" in line]
     assert "nats a token" in lines[lines.index(head) + 1]
+    about = document(output / "stats.json")["evaluation"]["differences"]["held_out_loss"]
+    low, high = about["interval"]
+    said = "no difference" if low <= 0 <= high else "better" if high < 0 else "worse"
+    assert re.split(" {2,}", compared)[3:] == [f"{about['difference']:.4g} ({low:.4g} to {high:.4g})", said, "8"]
     answers = document(output / "report" / "answers.json")
     for prompt, answer in zip(PROMPTS, answers, strict=False):
         at = lines.index(prompt)
@@ -59,6 +64,30 @@ def test_it_ends_with_figures_answers_places_and_what_to_type(shown: tuple[Path,
     assert f"In {output}:" in lines
     assert [line for line in lines if line.startswith(f"  tunejob chat {output}")]
     assert [line for line in lines if line.startswith(f"  tunejob report {output}")]
+
+
+def test_a_log_that_is_kept_has_stages_and_steps_for_people(tmp_path: Path) -> None:
+    """What `kubectl logs` and `docker logs` show of a run with `--log text`; at its end, what it has cost."""
+    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", {"/resources/price_per_hour": 3600}))
+    done = tunejob("run", spec, "--log", "text", scratch=tmp_path / "scratch", forked=True)
+    assert (done.exit_code, done.stderr) == (0, ""), done.stdout
+    assert not set(done.stdout) & {"\r", "\x1b", "{"}
+    labels = [found[1] for line in done.stdout.split("\n") if (found := re.match(r" +\d+:\d\d  (\S+) +\S", line))]
+    assert list(dict.fromkeys(label for label in labels if label in STAGES)) == STAGES
+    form = r" +\d+:\d\d  train      step (\d) of 4: loss ([\d.]+), learning rate ([\d.e-]+), [\d,]+ tokens/s(, \d+:\d\d left)?$"
+    steps = [found.groups() for line in done.stdout.split("\n") if (found := re.match(form, line))]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "report" / "losses.jsonl").read_text().splitlines()]
+    told = [(str(row["step"]), f"{row['loss']:.4g}", f"{row['learning_rate']:.3g}") for row in (rows[0], rows[-1])]
+    assert [step[:3] for step in (steps[0], steps[-1])] == told
+    assert [bool(step[3]) for step in (steps[0], steps[-1])] == [True, False], "time left, until nothing is"
+    stats = document(tmp_path / "out" / "stats.json")
+    assert stats["cost"]["cost"] == pytest.approx(stats["wall_seconds"], abs=0.2)
+    assert f"cost       {stats['cost']['cost']:.4g}: {stats['cost']['hours']:.4g} hours at your price of 3600 an hour\n" in done.stdout
+    assert "hours at the price of 3600 an hour that the spec names." in (tmp_path / "out" / "report" / "summary.md").read_text()
+    disk = stats["planned"].pop("disk_peak_bytes")
+    assert (disk["planned"], disk["actual"]) == (pytest.approx(0, abs=1e9), pytest.approx(0, abs=1e9))
+    nothing = {"gpu_peak_bytes": None, "host_peak_bytes": None}
+    assert {name: pair["planned"] for name, pair in stats["planned"].items() if name in nothing} == nothing, "no plan is for a CPU"
 
 
 def test_an_error_is_said_once_with_place_value_and_cure(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from job.data.reopen import save
 from job.errors import Interrupted
 from job.host.child import Child, preload, run_child
 from job.ledger.checkpoints import TrainingOrigin
+from job.plan.model_size import size_of_fetched
 from job.run import CHILDREN_IMPORT
 from job.source import fetch_data, fetch_model_config, fetch_model_weights
 from job.spec import parse_spec
@@ -40,6 +41,7 @@ def main(spec_path: str, folder: str) -> int:
     request = TrainingRequest(
         spec=spec,
         base=base.path,
+        size=size_of_fetched(base.path, base.weight_bytes, local=True),
         prepared=save(prepared, work / "prepared"),
         workdir=work / "training",
         weights=work / "weights.safetensors",

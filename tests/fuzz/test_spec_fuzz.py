@@ -142,7 +142,12 @@ def texts(schema: dict[str, Any], name: str) -> st.SearchStrategy[str]:
     return st.text(min_size=schema.get("minLength", 0), max_size=30)
 
 
+KEYWORDS = st.sampled_from(["$schema", "$id", "$ref", "$defs", "type", "pattern", "enum", "allOf", "not", "items", "required"])
+
+
 def objects(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    if "properties" not in schema:  # a JSON Schema in the spec
+        return st.dictionaries(KEYWORDS, VALUES, max_size=4)
     known = {key: fitting(sub, key) for key, sub in schema["properties"].items() if key != "$schema"}
     if schema.get("maxProperties") == 1:
         return st.one_of([st.fixed_dictionaries({key: value}) for key, value in known.items()])

@@ -18,7 +18,7 @@ STEP_SECONDS, BESIDE_SECONDS = 0.02, 0.2
 
 @pytest.fixture
 def watch() -> LossWatch:
-    found = LossWatch(TokenCounter(SimpleNamespace(training_step=None)), Watchdog())
+    found = LossWatch(TokenCounter(SimpleNamespace(training_step=None)), Watchdog(), {})
     found.bar = Log(StringIO(), json_lines=True).bar("train")
     return found
 

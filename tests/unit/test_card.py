@@ -166,7 +166,8 @@ def test_the_runs_own_figures(tmp_path: Path) -> None:
     spec = job()
     text = write_card(facts(tmp_path, spec=spec), tmp_path / "README.md").read_text("utf-8")
     for line in [
-        f"`org/Base-1B` at revision `{REVISION}`, fine-tuned on 480 rows (8273 learned tokens): LoRA of rank 24 on 4-bit weights (QLoRA).",
+        f"`org/Base-1B` at revision `{REVISION}`, fine-tuned on 480 rows (8273 learned tokens): "
+        "supervised fine-tuning, LoRA of rank 24 on 4-bit weights (QLoRA).",
         "| the base | 3.5 | 33.12 | – | – | all 60 |",
         "| tuned, as trained | 0.2 | 1.221 | – | – | all 60 |",
         f"| training | `hf://datasets/org/rows@main` | `train` | `{REVISION}` | `abababababababab` |",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -152,6 +153,63 @@ def test_questions_use_the_chat_template(tmp_path: Path) -> None:
         assert row["input_ids"][: len(asked.input_ids)] == asked.input_ids
         assert asked.reference == f"last {asked.text.partition('q')[2][0]}"
         assert asked.text.endswith("again<|im_end|>\n<|im_start|>assistant\n")
+
+
+LETTERS = [{"prompt": f"{i}?", "completion": f" {'ABCD'[i % 4]}" if i else " none"} for i in range(9)]
+
+
+def test_questions_with_choices_have_the_ids_of_each(tmp_path: Path) -> None:
+    """As the row itself is tokenised; a reference that is none of them leaves its question without."""
+    asked = {"metrics": ["choice"], "choices": ["A", "B", "C"]}
+    prepared = prepare(tmp_path, LETTERS, "prompt_completion", held_out={"rows": 8}, exact=8, evaluation=asked)
+    shares = [" none", *(f" {letter}" for letter in "BCDABCDA")]
+    for row, question in zip(prepared.held_out, prepared.exact_match, strict=True):
+        reference = question.reference
+        assert reference in shares
+        right = "ABC".find(str(reference).strip())
+        assert len(question.choices) == (3 if right >= 0 else 0)
+        if right >= 0:
+            assert question.right == right
+            assert question.shared == len(question.input_ids)
+            assert row["input_ids"][:-1] == question.input_ids + question.choices[right]
+            assert [prepared.tokenizer.decode(ids) for ids in question.choices] == [f" {letter}" for letter in "ABC"]
+    left = sum(not question.choices for question in prepared.exact_match)
+    assert 0 < left < 8
+    assert f"{left} of 8 held-out answers do not count for choice: they are none of these" in prepared.report.notes
+
+
+def test_choices_stand_where_the_chat_template_puts_answers(tmp_path: Path) -> None:
+    rows = [{"messages": turns(f"q{i}", "AB"[i % 2])} for i in range(5)]
+    asked = {"metrics": ["choice"], "choices": ["A", "B"]}
+    prepared = prepare(tmp_path, rows, "messages", held_out={"rows": 2}, exact=2, chat_template="chatml", evaluation=asked)
+    for row, question in zip(prepared.held_out, prepared.exact_match, strict=True):
+        (token,), asked = question.choices[question.right], question.input_ids
+        assert row["input_ids"][: len(asked) + 1] == [*asked, token]
+        assert question.shared == len(asked)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "pointer", "hint"),
+    [
+        ({"metrics": ["choice"], "choices": ["x", "y"]}, "/evaluation/choices", "All 8 are none of these"),
+        ({"metrics": ["regex"], "regex": "#### (.+)"}, "/evaluation/regex", "All 8 have no place that the pattern finds"),
+        ({"metrics": ["exact_match", "tool_calls"]}, "/evaluation/metrics/1", "All 8 call no tool"),
+        ({"metrics": ["json_fields"]}, "/evaluation/metrics/0", "All 8 are no JSON with fields"),
+    ],
+)
+def test_a_metric_of_which_no_answer_counts_is_refused(tmp_path: Path, evaluation: dict[str, Any], pointer: str, hint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        prepare(tmp_path, LETTERS, "prompt_completion", held_out={"rows": 8}, exact=8, evaluation=evaluation)
+    (fault,) = caught.value.faults
+    assert (fault.where, fault.hint) == (pointer, hint)
+
+
+def test_answers_that_their_own_schema_refuses_are_counted(tmp_path: Path) -> None:
+    asked = {"metrics": ["json_valid"], "json_schema": {"type": "object"}}
+    rows = [{"prompt": str(i), "completion": '{"a": 1}' if i % 2 else "[1]"} for i in range(10)]
+    prepared = prepare(tmp_path, rows, "prompt_completion", held_out={"rows": 9}, exact=9, evaluation=asked)
+    wrong = sum(str(question.reference) == "[1]" for question in prepared.exact_match)
+    assert f"{wrong} of 9 held-out answers are wrong themselves by json_schema" in prepared.report.notes
 
 
 def test_the_report_counts(tmp_path: Path) -> None:
@@ -332,7 +390,8 @@ def test_what_was_taken_for_granted_of_files_is_said(tmp_path: Path) -> None:
     assert prepared.report.notes == [
         "rows.csv: its first column has no name and is left out",
         "rows.csv: its columns are separated by ';'",
-        "/data/train/0/source: column rejected of 2 rows is not used; chosen is learned",
+        "/data/train/0/source: column rejected of 2 rows is not used; chosen is learned (training.method dpo, with format "
+        "preference, learns from both)",
     ]
 
 

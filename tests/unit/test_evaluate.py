@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,12 +13,16 @@ import pytest
 
 from job.data.build import Question
 from job.errors import GateError
-from job.evaluation.assess import figures_of
-from job.evaluation.gates import check_gates
-from job.evaluation.generate import GENERATION_BATCH_TOKENS, _generation_batches
-from job.evaluation.loss import loss_of
-from job.export.delivered import judged
+from job.evaluation.gates import check_gates, judged
+from job.evaluation.generate import GENERATION_BATCH_TOKENS, answer_ids, answered, generation_batches
+from job.evaluation.loss import loss_of, losses_of
+from job.evaluation.margins import margins_of
+from job.evaluation.metrics import METRICS, Options
+from job.evaluation.scores import Wanted, answer_rows, loss_rows, margin_rows
+from job.evaluation.scores import figures as figures_of
 from job.spec import GateSpec
+from job.training.methods import METHODS
+from job.training.methods.record import Rewards
 
 VOCABULARY = 50
 
@@ -24,7 +30,9 @@ VOCABULARY = 50
 def figures(loss: float | None, match: float | None = None) -> dict[str, float]:
     """Of a model with this held-out loss, and this share of right answers."""
     questions = [] if match is None else [Question("", [], "right")] * 10
-    return figures_of(loss, ["right" if index < 10 * (match or 0) else "wrong" for index in range(len(questions))], questions)
+    answers = ["right" if index < 10 * (match or 0) else "wrong" for index in range(len(questions))]
+    wanted = Wanted((METRICS["exact_match"],), Options())
+    return figures_of(loss_rows([] if loss is None else [(loss, 1.0)]) | answer_rows(wanted, answers, questions))
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +68,71 @@ def test_the_loss_is_the_mean_over_trained_tokens_whatever_the_batch(model: Any)
         assert loss_of(model, rows(9), batch, 0) == pytest.approx(total / tokens, rel=1e-5)
 
 
+def test_the_figures_of_pairs() -> None:
+    """Equal rewards count half; of what was not measured there is no figure."""
+    found = figures_of(margin_rows([0.5, -0.25, 0.0, 1.0]))
+    assert found == {"preference_accuracy": 0.625, "reward_margin": 0.3125}
+    assert figures_of(margin_rows([0.0]))["preference_accuracy"] == 0.5
+    assert figures_of(margin_rows([])) == {}
+
+
+def test_margins_are_of_the_rewards(model: Any) -> None:
+    """Beside log-probabilities that are worked out here, with the adapter off for the reference."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    adapted = get_peft_model(copy.deepcopy(model), LoraConfig(target_modules="all-linear", r=2))
+    with torch.no_grad():
+        for weight in adapted.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.1 * weight.requires_grad)
+    sides = [rows(4), rows(9)[5:]]
+
+    def log_probability(of: Any, row: dict[str, list[int]]) -> float:
+        with torch.no_grad():
+            known = of(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1].log_softmax(-1)
+        return sum(float(known[place, label]) for place, label in enumerate(row["labels"][1:]) if label != -100)
+
+    def reward(row: dict[str, list[int]]) -> float:
+        return 0.2 * (log_probability(adapted, row) - log_probability(model, row))
+
+    pairs = [chosen | {f"rejected_{name}": rejected[name] for name in rejected} for chosen, rejected in zip(*sides, strict=True)]
+    told: list[int] = []
+    dpo = METHODS["dpo"].rewards
+    assert dpo is not None
+    found = margins_of(adapted, pairs, dpo, SimpleNamespace(beta=0.2), 0, told.append)
+    assert found == pytest.approx([reward(a) - reward(b) for a, b in zip(*sides, strict=True)], abs=1e-5)
+    assert min(map(abs, found)) > 1e-4
+    assert told == [1, 2, 3, 4]
+
+
+def test_a_reward_that_is_not_a_number_ends_the_run() -> None:
+    def diverged(**_: Any) -> Any:
+        return SimpleNamespace(loss=float("nan"))
+
+    diverged.device = "cpu"  # type: ignore[attr-defined]
+    pair = rows(1)[0] | {f"rejected_{name}": values for name, values in rows(1)[0].items()}
+    with pytest.raises(GateError, match="a reward is not a number"):
+        margins_of(diverged, [pair], Rewards(lambda _, log_probability, *__: log_probability, by_reference=False), None, 0, print)
+
+
+def test_gates_on_pairs_are_of_the_trained_model_alone() -> None:
+    gate = GateSpec("preference_accuracy", None, 0.9, None, None, None)
+    with pytest.raises(GateError, match="trained does not pass this gate on preference_accuracy"):
+        check_gates([gate], "trained", {"preference_accuracy": 0.5}, {"preference_accuracy": 0.8})
+    check_gates([gate], "merged", {"preference_accuracy": 0.5}, {"held_out_loss": 1.0})
+
+
+def test_the_losses_of_the_rows_make_that_mean(model: Any) -> None:
+    """Each row's is that of the row by itself, whatever is beside it in a batch."""
+    single = [loss_of(model, [row], 1, 0) for row in rows(9)]
+    counts = [sum(label != -100 for label in row["labels"][1:]) for row in rows(9)]
+    for batch in (1, 4, 9):
+        found = losses_of(model, rows(9), batch, 0)
+        assert [tokens for _, tokens in found] == counts
+        assert [nats / tokens for nats, tokens in found] == pytest.approx(single, rel=1e-5)
+
+
 def test_a_loss_that_is_not_a_number_ends_the_run() -> None:
     class NotANumber:
         device = "cpu"
@@ -67,25 +140,77 @@ def test_a_loss_that_is_not_a_number_ends_the_run() -> None:
         def __call__(self, **_: Any) -> Any:
             return SimpleNamespace(loss=float("nan"))
 
-    with pytest.raises(GateError, match="not a number"):
-        loss_of(NotANumber(), rows(2), 1, 0)
+    for measure in (loss_of, losses_of):
+        with pytest.raises(GateError, match="not a number"):
+            measure(NotANumber(), rows(2), 1, 0)
 
 
-def test_generation_batches_hold_their_bound_and_keep_the_order() -> None:
+# -------------------------------------------------------------------------------------------------- generation
+
+
+def test_generation_batches_hold_their_bound_and_prompts_of_like_lengths() -> None:
     rng = random.Random(2)
     prompts = [[i] * rng.randint(1, 3000) for i in range(200)]
-    batches = list(_generation_batches(prompts, 100))
-    assert [p for batch in batches for p in batch] == prompts
+    batches = list(generation_batches(prompts, 100))
+    order = [number for batch in batches for number in batch]
+    assert sorted(order) == list(range(200))
+    lengths = [len(prompts[number]) for number in order]
+    assert lengths == sorted(lengths, reverse=True)
     for batch in batches:
-        width = max(map(len, batch)) + 100
+        width = max(len(prompts[number]) for number in batch) + 100
         assert len(batch) == 1 or width * len(batch) <= GENERATION_BATCH_TOKENS
-    assert len(list(_generation_batches([[1] * 40_000], 1))) == 1, "a prompt larger than the bound goes alone"
-    assert list(_generation_batches([], 1)) == []
+    assert len(list(generation_batches([[1] * 40_000], 1))) == 1, "a prompt larger than the bound goes alone"
+    assert list(generation_batches([], 1)) == []
 
 
-def test_exact_match_ignores_only_white_space_at_the_ends() -> None:
-    questions = [Question("", [], text) for text in (" a\n", "b", "c d")]
-    assert figures_of(None, ["a", "B", "c  d"], questions) == {"exact_match": round(1 / 3, 6)}
+PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11], [12, 13]]
+
+
+def greedy(model: Any, prompt: list[int], stops: list[int], most: int) -> list[int]:
+    """One token at a time, each the likeliest, of the prompt by itself."""
+    import torch
+
+    said: list[int] = []
+    while len(said) < most and not (said and said[-1] in stops):
+        with torch.no_grad():
+            said.append(int(model(torch.tensor([[*prompt, *said]])).logits[0, -1].argmax()))
+    return said
+
+
+def test_answers_are_greedy_whatever_the_model_says_of_generation(model: Any) -> None:
+    """And in the order of the prompts, each up to its end; a model's own penalties would be taken for what is left unsaid."""
+    from transformers import GenerationConfig
+
+    free = [greedy(model, prompt, [], 8) for prompt in PROMPTS]
+    stops = [free[0][2], free[2][4]]
+    expected = [greedy(model, prompt, stops, 8) for prompt in PROMPTS]
+    assert {len(ids) for ids in expected} > {3}, "one ends early, another does not"
+    own = GenerationConfig(repetition_penalty=9.0, no_repeat_ngram_size=1, min_new_tokens=8, suppress_tokens=[free[0][0]])
+    before, model.generation_config = model.generation_config, own
+    try:
+        assert answer_ids(model, PROMPTS, 0, stops, 8) == expected
+        assert model.generation_config is own, "as it was"
+    finally:
+        model.generation_config = before
+
+
+def in_time(model: Any, deadline: float, stops: list[int]) -> list[tuple[int, list[int]]]:
+    """Answers that may be so long that each prompt is a batch by itself."""
+    batches = answered(model, PROMPTS, 0, stops, 10_000, deadline)
+    return [pair for numbers, ids in batches for pair in zip(numbers, ids, strict=True)]
+
+
+def test_what_is_not_answered_in_time_is_left_out(model: Any) -> None:
+    every = list(range(VOCABULARY))  # all answers end with their first token
+    whole = in_time(model, time.monotonic() + 60, every)
+    assert sorted(whole) == list(enumerate(answer_ids(model, PROMPTS, 0, every, 8)))
+    order = [number for number, _ in whole]
+    assert order != sorted(order, key=lambda number: -len(PROMPTS[number])), "or only short ones would be left out"
+    assert order == [number for number, _ in in_time(model, time.monotonic() + 60, every)]
+    assert in_time(model, time.monotonic() - 1, every) == []
+    began = time.monotonic()
+    assert in_time(model, began + 0.3, []) == [], "an answer that is under way is given up, not taken for a whole one"
+    assert time.monotonic() - began < 10
 
 
 LOSS, MATCH = "held_out_loss", "exact_match"

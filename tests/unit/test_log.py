@@ -13,8 +13,10 @@ from urllib.parse import quote
 
 import pytest
 
+from job.host import log as log_module
 from job.host.log import Log, Secret
 from job.host.streams import LastingStream
+from job.report.spoken import words
 
 KEY = "s3cr+t/with=odd&chars"
 
@@ -56,6 +58,34 @@ def test_a_bar_elsewhere_than_on_a_terminal_shows_the_end() -> None:
     steps_done = [json.loads(line)["done"] for line in stream.getvalue().splitlines()]
     assert steps_done[-1] == 100
     assert len(steps_done) <= 2
+
+
+PACES = [(10, 60, [1, 200]), (0, 60, [1, *range(11, 200, 10), 200]), (10, 0, [*range(1, 201)])]
+
+
+@pytest.mark.parametrize(("soonest", "latest", "told"), PACES)
+def test_a_line_of_progress_is_written_now_and_then(soonest: int, latest: int, told: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a training the first and the last step, between them one for each twentieth, but none at once and one in time."""
+    monkeypatch.setattr(log_module, "SOONEST_SECONDS", soonest)
+    monkeypatch.setattr(log_module, "LATEST_SECONDS", latest)
+    stream = io.StringIO()
+    log = Log(stream, json_lines=False, words=words)
+    with log.bar("train", 200, every_seconds=0.0) as bar:
+        for step in range(1, 201):
+            bar.update(step, loss=2.0, learning_rate=1e-4, tokens_per_second=1234.0, eta_seconds=7500)
+    lines = stream.getvalue().splitlines()
+    assert lines[0].endswith("train      step 1 of 200: loss 2, learning rate 0.0001, 1,234 tokens/s, 2:05:00 left")
+    assert [int(line.partition(" step ")[2].partition(" ")[0]) for line in lines] == told
+
+
+def test_what_has_no_figures_has_a_line_only_where_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    log = Log(stream, json_lines=False, words=words)
+    with log.live("merge", 4) as bar:
+        bar.update(2)
+        monkeypatch.setattr(log_module, "SOONEST_SECONDS", 0)
+        bar.update(3)
+    assert [line.split(maxsplit=1)[1] for line in stream.getvalue().splitlines()] == ["merge      3 of 4"]
 
 
 @pytest.mark.parametrize("json_lines", [True, False])

@@ -28,6 +28,10 @@ TRAIN = "/data/train/0"
 HELD_OUT = {"/data/held_out": {"rows": 5}}
 NONE_HELD_OUT = {"/data/held_out": False}
 TEXT = {f"{TRAIN}/format": "text"}
+KTO = {"/training/method": "kto", f"{TRAIN}/format": "kto"}
+DPO = {"/training/method": "dpo", f"{TRAIN}/format": "preference"}
+ASKED = {"/evaluation/exact_match_rows": 4, **HELD_OUT}
+LETTERS = {"/evaluation/choices": ["A", "B"]}
 
 # What is put where in the smallest spec; the pointers of all faults; words of the first fault.
 BAD: list[tuple[dict[str, Any], list[str], str]] = [
@@ -79,7 +83,7 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/data/held_out": {}}, ["/data/held_out"], "exactly one of the keys is needed (found {}); expected one of fraction, rows, sources"),
     ({"/data/held_out": {"rows": 1, "fraction": 0.1}}, ["/data/held_out"], "found an object with rows, fraction"),
     ({"/training/optimizer": "adamw8bit"}, ["/training/optimizer"], 'Did you mean "adamw_8bit"?'),
-    ({"/training/gradient_checkpointing": 1}, ["/training/gradient_checkpointing"], 'expected one of "unsloth", true, false'),
+    ({"/training/gradient_checkpointing": 1}, ["/training/gradient_checkpointing"], 'expected one of "auto", "unsloth", true, false'),
     ({"/data/chat_template": "chatlm"}, ["/data/chat_template"], 'or Jinja. Did you mean "chatml"?'),
     ({"/lora/targets": "all-liner"}, ["/lora/targets"], 'expected "all-linear" or a list [ … ]. Did you mean "all-linear"?'),
     ({"/lora/targets": ["q_proj", "a b"]}, ["/lora/targets/1"], 'wrong form (found "a b"); expected the form of "q_proj"'),
@@ -121,6 +125,36 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/training": {"warmup_steps": 1, "warmup_ratio": 0.1}}, ["/training/warmup_ratio"], "exclude each other"),
     ({"/training": {"lr_scheduler": "constant", "warmup_steps": 5}}, ["/training/warmup_steps"], "this scheduler has no warm-up"),
     ({"/training": {"max_steps": 5, "warmup_steps": 6}}, ["/training/warmup_steps"], "the warm-up is longer than the run"),
+    # methods
+    ({f"{TRAIN}/format": "preference"}, [f"{TRAIN}/format"],
+     "method sft learns from other rows (found \"preference\"); expected one of messages, sharegpt, alpaca, prompt_completion, text, "),
+    ({"/training/method": "dpo"}, [f"{TRAIN}/format"], 'expected one of preference. Write these rows\' method in training.method: "sft"'),
+    ({**DPO, "/data/held_out": {"sources": [{"source": "x", "format": "messages"}]}}, ["/data/held_out/sources/0/format"],
+     "method dpo learns from other rows"),
+    ({"/training/dpo": {"beta": 0.1}}, ["/training/dpo"], 'these are settings of method dpo (found method "sft"); expected no dpo, or'),
+    ({**DPO, "/data/packing": True}, ["/data/packing"], "rows of this method cannot be packed: answers are compared whole"),
+    ({**DPO, "/data/train_on": "all"}, ["/data/train_on"], "this method compares answers; prompts are not learned"),
+    ({**DPO, "/model/precision": "full"}, ["/model/precision"],
+     "this method compares with the base, of which there would have to be a second copy (found \"full\" with method dpo)"),
+    ({**DPO, "/training/dpo": {"label_smoothing": 0.1}}, ["/training/dpo/label_smoothing"], "Choose loss_type robust for pairs"),
+    ({**DPO, "/training/dpo": {"loss_type": "exo_pair"}}, ["/training/dpo/label_smoothing"], "expected more than 0, such as 0.001"),
+    ({**DPO, "/training/dpo": {"loss_type": "dpo"}}, ["/training/dpo/loss_type"], "not one of the allowed values"),
+    ({**DPO, "/training/rpo_alpha": 0.1}, ["/training/rpo_alpha"], "unknown key"),
+    ({f"{TRAIN}/format": "kto", "/training/method": "orpo"}, [f"{TRAIN}/format"], 'Write these rows\' method in training.method: "kto"'),
+    ({f"{TRAIN}/format": "preference"}, [f"{TRAIN}/format"], 'Write these rows\' method in training.method: "dpo" or "orpo"'),
+    ({**DPO, "/training/kto": {}}, ["/training/kto"], "these are settings of method kto"),
+    ({**KTO, "/training/batch_size": 1}, ["/training/batch_size"],
+     "this method compares the rows of a micro-batch with each other (found 1 with method kto); expected at least 2"),
+    ({**KTO, "/model/precision": "full"}, ["/model/precision"], "this method compares with the base"),
+    ({**DPO, f"{TRAIN}/columns": {"chosen": "rejected"}}, [f"{TRAIN}/columns/chosen"], "rejected answers of preference data are not to be"),
+    ({**HELD_OUT, "/evaluation/gates": [{"metric": "reward_margin", "at_least": 0}]}, ["/evaluation/gates/0/metric"],
+     'this figure is measured on pairs of answers (found "reward_margin" with method sft)'),
+    ({**DPO, "/evaluation/gates": [{"metric": "preference_accuracy", "at_least": 0.5, "of": ["trained", "adapter"]}]},
+     ["/evaluation/gates/0/of/1"], "this figure is measured of the trained model alone"),
+    ({**DPO, "/evaluation/gates": [{"metric": "preference_accuracy", "at_least": 1.5}]}, ["/evaluation/gates/0/at_least"],
+     "no model can pass this gate on preference_accuracy"),
+    ({**DPO, **NONE_HELD_OUT, "/evaluation/gates": [{"metric": "reward_margin", "at_least": 0}]}, ["/evaluation/gates/0"],
+     "a gate needs held-out rows"),
     ({"/training/early_stopping": {"patience": 3}, **HELD_OUT}, ["/training/early_stopping"], "expected training.eval_steps"),
     ({"/training/keep": "best", **HELD_OUT}, ["/training/keep"], "expected training.eval_steps"),
     ({"/training/eval_steps": 5, **NONE_HELD_OUT}, ["/training/eval_steps"], "there are no held-out rows to evaluate on (found 5)"),
@@ -155,6 +189,33 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
             ("held_out_loss", "at_most", -1, "more than 0"), ("perplexity", "at_most", 1, "more than 1"))
     ),
     ({"/model/precision": "16bit", "/export/merge_onto": "trained"}, ["/export/merge_onto"], "the same with 16 bits"),
+    *(({**ASKED, "/evaluation/metrics": [metric], **more}, [pointer], words) for metric, more, pointer, words in (
+        ("regex", {}, "/evaluation/metrics/0", "the metric regex needs to know regex"),
+        ("choice", {}, "/evaluation/metrics/0", "expected evaluation.choices"),
+        ("bleu", {"/evaluation/regex": "(a)"}, "/evaluation/regex", 'no metric reads this (found "(a)"); expected "regex" among'),
+        ("bleu", {"/evaluation/json_schema": {}}, "/evaluation/json_schema", "no metric reads this (found {})"),
+        ("regex", {"/evaluation/regex": "(a"}, "/evaluation/regex", "not a regular expression of Python: missing )"),
+        ("regex", {"/evaluation/regex": "a+"}, "/evaluation/regex", "it has no group"),
+        ("json_valid", {"/evaluation/json_schema": {"type": "text"}}, "/evaluation/json_schema", "not a JSON Schema: /type"),
+        ("json_valid", {"/evaluation/json_schema": {"pattern": "(a"}}, "/evaluation/json_schema", "not a JSON Schema: /pattern"),
+        ("json_valid", {"/evaluation/json_schema": {"$ref": "http://x/y"}}, "/evaluation/json_schema", "no place of the same schema"),
+        ("json_valid", {"/evaluation/json_schema": {"not": {"$ref": "#/a"}}}, "/evaluation/json_schema", "no place of the same schema"),
+        ("json_valid", {"/evaluation/json_schema": {"$id": "urn:x"}}, "/evaluation/json_schema", "$id is not supported"),
+        ("json_valid", {"/evaluation/json_schema": {"$schema": "urn:x"}}, "/evaluation/json_schema", "a dialect that is known"),
+        ("json_valid", {"/evaluation/json_schema": {"$schema": [1]}}, "/evaluation/json_schema", "a dialect that is known"),
+        ("json_valid", {"/evaluation/json_schema": {"pattern": "a{99999999999}"}}, "/evaluation/json_schema", "a pattern of it"),
+        ("json_valid", {"/evaluation/json_schema": {"enum": [[i] for i in range(6000)]}}, "/evaluation/json_schema", "at most 16384"),
+        ("choice", {"/evaluation/choices": ["A", " "]}, "/evaluation/choices", "not blank"),
+        ("choice", {"/evaluation/choices": ["A", "A "]}, "/evaluation/choices", "differ in more than white space"),
+        ("bleu", {"/evaluation/gates": [{"metric": "exact_match", "at_least": 0}]}, "/evaluation/gates/0/metric", "what is not measured"),
+        ("bleu", {"/evaluation/gates": [{"metric": "bleu", "at_least": 101}]}, "/evaluation/gates/0/at_least", "at most 100"),
+        ("choice", {**LETTERS, "/evaluation/gates": [{"metric": "choice", "at_least": 0.3}]}, "/evaluation/gates/0/of",
+         "choice is measured of the trained model alone (found nothing, which is all that is delivered)"),
+        ("choice", {**LETTERS, "/evaluation/gates": [{"metric": "choice", "at_least": 0.3, "of": ["trained", "adapter"]}]},
+         "/evaluation/gates/0/of", 'expected ["trained"]'),
+    )),
+    ({"/evaluation/metrics": ["bleu"], **HELD_OUT}, ["/evaluation/metrics"], "nothing is asked that this would be about"),
+    ({"/evaluation/max_minutes": 5, **HELD_OUT}, ["/evaluation/max_minutes"], "expected evaluation.exact_match_rows of at least 1"),
     ({"/evaluation/exact_match_rows": 5, **TEXT, **HELD_OUT}, ["/evaluation/exact_match_rows"], "plain text has no answer to match"),
 ]  # fmt: skip
 
@@ -223,7 +284,7 @@ def test_defaults_of_the_smallest_spec() -> None:
     assert (spec.lora.r, spec.lora.alpha, spec.lora.dropout, spec.lora.targets) == (16, 16.0, 0.0, "all-linear")
     assert (spec.training.epochs, spec.training.max_steps) == (1.0, None)
     assert (spec.training.batch_size, spec.training.gradient_accumulation_steps, spec.training.learning_rate) == (2, 4, 2e-4)
-    assert (spec.training.warmup_steps, spec.training.warmup_ratio, spec.training.gradient_checkpointing) == (None, None, "unsloth")
+    assert (spec.training.warmup_steps, spec.training.warmup_ratio, spec.training.gradient_checkpointing) == (None, None, "auto")
     assert spec.data.held_out == "auto"
     assert (spec.data.train[0].split, spec.data.train[0].weight, spec.data.train[0].columns) == ("train", 1.0, {})
     assert (spec.evaluation.prompts, spec.tracking) == ((), ("tensorboard",))
@@ -236,13 +297,39 @@ def test_full_precision_has_no_adapter_and_not_its_learning_rate() -> None:
     assert parse({"/model/precision": "full", "/training": {"learning_rate": 2e-5}}).run_id == spec.run_id
 
 
+def test_a_method_has_its_settings_and_its_rate() -> None:
+    training = parse({**DPO, "/training/dpo": {"beta": 0.3}}).training
+    assert training.dpo is not None
+    assert (training.dpo.beta, training.dpo.loss_type, training.dpo.sft_weight, training.learning_rate) == (0.3, "sigmoid", 0.0, 5e-6)
+    assert parse({**DPO, "/training/learning_rate": 1e-4}).training.learning_rate == 1e-4
+    assert (parse({}).training.method, parse({}).training.dpo) == ("sft", None)
+    orpo = parse({"/training/method": "orpo", f"{TRAIN}/format": "preference", "/model/precision": "full"})
+    assert (orpo.lora, orpo.training.learning_rate, orpo.training.orpo and orpo.training.orpo.beta) == (None, 8e-6, 0.1)
+    kto = parse(KTO | {"/training/kto": {"undesirable_weight": 2}}).training.kto
+    assert kto is not None
+    assert (kto.beta, kto.desirable_weight, kto.undesirable_weight) == (0.1, 1.0, 2.0)
+
+
+def test_without_a_method_the_run_id_is_that_of_a_spec_from_before_there_were_others() -> None:
+    spec = parse({})
+    older = {**spec.resolved, "training": {key: value for key, value in spec.resolved["training"].items() if key != "method"}}
+    assert spec.run_id == dataclasses.replace(spec, resolved=older).run_id != parse(DPO).run_id
+
+
 def test_max_steps_takes_the_place_of_epochs() -> None:
     training = parse({"/training/max_steps": 60}).training
     assert (training.epochs, training.max_steps) == (None, 60)
 
 
-def test_the_peft_backend_checkpoints_in_its_own_way() -> None:
-    assert parse({"/model/backend": "peft"}).training.gradient_checkpointing is True
+def test_a_micro_batch_divides_the_rows_of_a_step() -> None:
+    assert parse({}).training.micro_batch == "auto"
+    assert parse({"/training/micro_batch": 4}).training.micro_batch == 4, "2 x 4 rows are a step by default"
+    with pytest.raises(SpecError, match=r"/training/micro_batch: .*\(found 3\); expected a divisor of the 8 sequences of a step"):
+        parse({"/training/micro_batch": 3})
+    with pytest.raises(SpecError, match="a divisor of the 2 sequences"):
+        parse({"/training/micro_batch": 4, "/training/batch_size": 1, "/training/gradient_accumulation_steps": 2})
+    with pytest.raises(SpecError, match='expected "auto" or'):
+        parse({"/training/micro_batch": "many"})
 
 
 # ------------------------------------------------------------------------------------------------- run id
@@ -255,10 +342,11 @@ def test_run_id_is_sixteen_hex_digits() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"/output/uri": "elsewhere"}, {"/$schema": "../job.schema.json"}, {"/lora": {}}, {"/lora/r": 16}, {"/lora/dropout": 0},
+    [{"/output/uri": "elsewhere"}, {"/resources/price_per_hour": 2.49},
+     {"/$schema": "../job.schema.json"}, {"/lora": {}}, {"/lora/r": 16}, {"/lora/dropout": 0},
      {"/lora/alpha": 16.0}, {"/training/epochs": 1}, {"/training/epochs": 1.0}, {"/training/learning_rate": 2e-4}, {"/evaluation": {}},
      {"/training/weight_decay": 1e-2}, {f"{TRAIN}/weight": 1}, {f"{TRAIN}/columns": {}}, {"/tracking": ["tensorboard"]},
-     {"/training/gradient_checkpointing": "unsloth"}],
+     {"/training/gradient_checkpointing": "auto"}, {"/training/micro_batch": "auto"}, {"/training/method": "sft"}],
     ids=lambda value: next(iter(value)),
 )  # fmt: skip
 def test_run_id_stays_the_same_where_the_work_is_the_same(changes: dict[str, Any]) -> None:
@@ -295,9 +383,10 @@ def test_run_id_changes_with_anything_else(changes: dict[str, Any]) -> None:
 
 def test_the_resolved_spec_resolves_to_itself() -> None:
     """What is stored as spec.json runs as the same job again."""
-    spec = parse({"/data/held_out": {"fraction": 0.5}, "/training/warmup_ratio": 0})
-    again = parse_spec(json.dumps(spec.resolved).encode())
-    assert (again, again.resolved, again.run_id) == (spec, spec.resolved, spec.run_id)
+    for changes in ({"/data/held_out": {"fraction": 0.5}, "/training/warmup_ratio": 0}, DPO):
+        spec = parse(changes)
+        again = parse_spec(json.dumps(spec.resolved).encode())
+        assert (again, again.resolved, again.run_id) == (spec, spec.resolved, spec.run_id)
 
 
 def test_placeholders_are_filled_in_and_change_no_run_id() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import mmap
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from job.errors import InputError
 from job.errors.facts import failure_facts
-from job.host.stats import Stats, training_memory
+from job.host.foreseen import Foreseen, pairs
+from job.host.stats import GIB, Phase, Stats, training_memory
+from job.report.spoken import words
 from job.spec.strict import StrictValidator, load_schema
 
 MIB = 1 << 20
@@ -52,6 +55,33 @@ def test_a_phase_measures_time_memory_and_disk(tmp_path: Path) -> None:
     assert data.peak_rss_bytes - fetch.peak_rss_bytes >= 150 * MIB
     assert data.peak_disk_bytes >= 45 * MIB
     assert data.peak_gpu_reserved_bytes == 0
+
+
+def test_planned_and_actual_stand_side_by_side_and_what_is_far_apart_is_known(tmp_path: Path) -> None:
+    """By more than a fifth, and trifles do not count."""
+    planned = Foreseen("h200", 10 * GIB, 12 * GIB, 100 * MIB, {"load": 10.0, "train": 100.0, "evaluate": 8.0, "gguf": 30.0})
+    stats = Stats("0" * 16, "x", tmp_path, device={"kind": "cuda"}, memory=training_memory(GIB, 11 * GIB, 150 * GIB))
+    stats.phases = [Phase("load", 11.9), Phase("train", 121.0, peak_rss_bytes=9 * GIB), Phase("evaluate", 2.0)]
+    assert stats.document()["planned"] == {}, "before the rows are read"
+    stats.planned = asdict(planned)
+    valid(stats)
+    document = stats.document()["planned"]
+    assert document["gpu"] == "h200"
+    assert document["gpu_peak_bytes"] == {"planned": 10 * GIB, "actual": 11 * GIB}
+    assert document["stage_seconds"]["train"] == {"planned": 100.0, "actual": 121.0}
+    assert document["stage_seconds"]["gguf"] == {"planned": 30.0, "actual": None}
+    apart = [pair for pair in pairs(document) if pair.differs]
+    assert [pair.what for pair in apart] == ["host memory, to have at hand", "time of train"]
+    assert words("differs", asdict(apart[0])) == "host memory, to have at hand: 12.9 GB planned, 9.66 GB taken"
+    assert words("differs", asdict(apart[1])) == "time of train: 100 s planned, 121 s taken"
+
+
+def test_a_cost_is_hours_times_the_users_price(tmp_path: Path) -> None:
+    assert Stats("0" * 16, "x", tmp_path).document()["cost"] is None
+    stats = Stats("0" * 16, "x", tmp_path, price_per_hour=2.5)
+    stats._started -= 7200
+    assert stats.document()["cost"] == {"price_per_hour": 2.5, "hours": pytest.approx(2, abs=0.01), "cost": pytest.approx(5, abs=0.02)}
+    valid(stats)
 
 
 def test_memory_figures_are_those_of_the_tutorials() -> None:

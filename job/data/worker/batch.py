@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -11,20 +12,23 @@ from typing import Any, cast
 
 from job.data.worker import sandbox
 from job.data.worker.messages import Message, RowFault, names, row_mark
-from job.data.worker.render import ChatTemplate, is_empty
+from job.data.worker.reasons import teaches, why_unlearned
+from job.data.worker.render import ChatTemplate
 from job.data.worker.shape import (
     Chat,
     Columns,
     Document,
     Example,
+    Labelled,
     Pair,
+    Preference,
     Row,
     question_and_answer,
     require_good,
     shape,
 )
 from job.data.worker.tokenise import Sequence, Tokeniser
-from job.data.worker.wire import BEYOND, EMPTY, MARKED, Job, Reply, Request, Source
+from job.data.worker.wire import MARKED, Job, Reply, Request, Source
 
 CHAT_TEMPLATE = "/data/chat_template"
 BRACKETED = re.compile(r"<[^<>\s]{1,64}>|\[[^\[\]\s]{1,64}\]")  # what control tokens look like, of which some have 65k
@@ -70,7 +74,7 @@ class Batch:
         return Reply(turn_end=rendered.text[turn.content_end : turn.end].strip())
 
     def rows(self, request: Request, body: bytearray) -> Reply:
-        """Sequences of the rows, and to the `body` their ids and labels.
+        """Sequences of the rows, or pairs of them, and to the `body` their ids and labels, and what else a row has.
 
         A row that cannot be used is a fault, one that teaches nothing is dropped; both with their reason, the latter
         with its tokens as well. `remarks` counts what was in the rows and is not learned as it was there, by kind.
@@ -79,7 +83,7 @@ class Batch:
         reply = Reply(remarks=remarks)
         for index, example in self._examples(request, reply, remarks):
             try:
-                sequences, found = self._sequences(example)
+                parts, found = self._parts(example)
             except RowFault as error:
                 reply.faults.append([index, str(error), ""])
                 continue
@@ -88,22 +92,23 @@ class Batch:
                 continue
             remarks.update(found)
             remarks.update(self._control_tokens(example))
-            kept = [sequence for sequence in sequences if sequence.trained_tokens]
+            kept = [part for part in parts if teaches(part)]
             if not kept:
-                tokens = sum(sequence.whole_tokens for sequence in sequences)
-                reply.dropped.append([index, _reason(example, sequences), tokens])
-            for sequence in kept:
-                data = sequence.input_ids.tobytes() + sequence.labels.tobytes()
+                tokens = max((sequence.whole_tokens for part in parts for sequence in part), default=0)
+                reply.dropped.append([index, why_unlearned(example, parts), tokens])
+            for part in kept:
+                data = b"".join(sequence.input_ids.tobytes() + sequence.labels.tobytes() for sequence in part)
+                data += array("i", [example.desirable]).tobytes() if isinstance(example, Labelled) else b""
                 digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-                figures = (len(sequence.input_ids), sequence.trained_tokens, sequence.truncated, digest)
-                reply.sequences.append([index, *figures])
+                trained, truncated = sum(s.trained_tokens for s in part), any(s.truncated for s in part)
+                reply.sequences.append([index, [len(s.input_ids) for s in part], trained, truncated, digest])
                 body += data
         return reply
 
     def questions(self, request: Request, _: bytearray) -> Reply:
         """Prompts of rows up to their last answer, with that answer as reference; rows without one are left out."""
         found = [self._question(example) for _, example in self._examples(request, Reply(), Counter())]
-        return Reply(questions=[question for question in found if question])
+        return Reply(questions=[self._with_choices(question, request.choices) for question in found if question])
 
     def prompts(self, request: Request, _: bytearray) -> Reply:
         """User messages through the chat template with a generation prompt; raw where the job has no template."""
@@ -122,6 +127,10 @@ class Batch:
         return [text, self._tokeniser.encode(text).ids, None]
 
     def _question(self, example: Example) -> list[Any] | None:
+        if isinstance(example, Preference):
+            return self._question(example.chosen)
+        if isinstance(example, Labelled):
+            return self._question(example.answer) if example.desirable else None
         if isinstance(example, Pair):
             return [example.prompt, self._tokeniser.raw_ids(example.prompt), example.completion]
         if isinstance(example, Document):
@@ -133,7 +142,42 @@ class Batch:
         prompt = rendered.text[: last.start]
         return [prompt, self._tokeniser.encode(prompt).ids, rendered.text[last.start : last.content_end]]
 
-    def _sequences(self, example: Example) -> tuple[list[Sequence], Counter[str]]:
+    def _with_choices(self, question: list[Any], choices: tuple[str, ...]) -> list[Any]:
+        """The question with the ids of each choice, if its reference is one of them, that choice's number, and how many
+        ids of the prompt come before: all, unless a tokenizer puts its end and a choice's beginning into one token.
+        White space at the ends does not count, and choices begin with the reference's.
+        """
+        prompt, prompt_ids, reference = question
+        said = [choice.strip() for choice in choices]
+        if reference.strip() not in said:
+            return question
+        opening = reference[: len(reference) - len(reference.lstrip())]
+        before = prompt_ids[: len(prompt_ids) - len(self._tokeniser.encode(prompt).ids)]  # what opens raw text
+        wholes = [[*before, *self._tokeniser.encode(f"{prompt}{opening}{choice}").ids] for choice in said]
+        shared = min(_shared(prompt_ids, whole) for whole in wholes)
+        if not shared:  # nothing is before the choices that they could be likely after
+            return question
+        return [*question, [whole[shared:] for whole in wholes], said.index(reference.strip()), shared]
+
+    def _parts(self, example: Example) -> tuple[list[tuple[Sequence, ...]], Counter[str]]:
+        """Each sequence of an example, or its one pair; and what was in it and is not learned as it was there."""
+        if isinstance(example, Labelled):
+            sequences, found = self._sequences(example.answer)
+            found["desirable" if example.desirable else "undesirable"] += 1
+            return [(sequence,) for sequence in sequences], found
+        if not isinstance(example, Preference):
+            sequences, found = self._sequences(example)
+            return [(sequence,) for sequence in sequences], found
+        if isinstance(example.chosen, Chat) and isinstance(example.rejected, Chat):
+            chats = [self._chat(side) for side in (example.chosen, example.rejected)]
+            if len({prompt for _, _, prompt in chats if prompt is not None}) > 1:
+                raise RowFault("the chat template writes the prompt of chosen and rejected in two ways")
+            return [tuple(sequence for sequence, *_ in chats)], chats[0][1] + chats[1][1]
+        sides = [self._sequences(side) for side in (example.chosen, example.rejected)]
+        pair = tuple(sequence for sequences, _ in sides for sequence in sequences)
+        return [pair] if len(pair) == len(sides) else [], sides[0][1] + sides[1][1]
+
+    def _sequences(self, example: Chat | Pair | Document) -> tuple[list[Sequence], Counter[str]]:
         nothing: Counter[str] = Counter()
         if isinstance(example, Document):
             return list(self._tokeniser.document(example.text)), nothing
@@ -141,20 +185,32 @@ class Batch:
             useful = self._learn_all or example.completion.strip()
             pair, border = self._tokeniser.pair(example.prompt, example.completion, self._learn_all)
             return ([pair], Counter(border and [border])) if useful else ([], nothing)
-        rendered = self.template.conversation(example)
+        sequence, found, _ = self._chat(example)
+        return [sequence], found
+
+    def _chat(self, chat: Chat) -> tuple[Sequence, Counter[str], str | None]:
+        """The sequence, what is not learned as it was there, and the text before the first learned answer, if there is
+        one.
+        """
+        rendered = self.template.conversation(chat)
         spans = [(turn.start, turn.end) for turn in rendered.turns]
         if self._learn_all:
-            hidden = self.template.hidden(example, rendered.text)
+            hidden = self.template.hidden(chat, rendered.text)
             bounds = [0, *(bound for span in hidden for bound in span), len(rendered.text)]
             spans = list(pairwise(bounds))[::2]
             del rendered.remarks["wished"], rendered.remarks["empty"]
         sequence, merged = self._tokeniser.chat(rendered.text, spans, [turn.start for turn in rendered.turns])
         rendered.remarks["merged"] += merged
-        return [sequence], +rendered.remarks
+        prompt = rendered.text[: rendered.turns[0].start] if rendered.turns else None
+        return sequence, +rendered.remarks, prompt
 
     def _control_tokens(self, example: Example) -> set[str]:
         """`control`, and each token of the vocabulary's that is not text and is in the row's text."""
         match example:
+            case Preference(chosen, rejected):
+                return self._control_tokens(chosen) | self._control_tokens(rejected)
+            case Labelled(answer):
+                return self._control_tokens(answer)
             case Document(text):
                 texts = [text]
             case Pair(prompt, completion):
@@ -221,41 +277,15 @@ class Batch:
         return {index: _messages({role: found[index] for role, found in turns.items()}) for index in whole}
 
 
+def _shared(prompt: list[int], whole: list[int]) -> int:
+    """Tokens that both begin with; at least one is left of the whole."""
+    most = min(len(prompt), len(whole) - 1)
+    return next((place for place in range(most) if prompt[place] != whole[place]), most)
+
+
 def _messages(turns: dict[str, str]) -> list[Message]:
     system = [{"role": "system", "content": turns["system"]}] if "system" in turns else []
     return system + question_and_answer(turns["user"], turns["assistant"])
-
-
-def _reason(example: Example, sequences: list[Sequence]) -> str:
-    if isinstance(example, Chat) and _all_marked(example):
-        return MARKED
-    if _is_unanswered(example):
-        return EMPTY
-    if any(sequence.truncated for sequence in sequences):
-        return BEYOND
-    if isinstance(example, Chat) and all(message["role"] != "assistant" for message in example.messages):
-        return "no assistant turn"
-    return "nothing to learn in it"
-
-
-def _is_unanswered(example: Example) -> bool:
-    """Whether there are answers, and all that would be learned are empty."""
-    if isinstance(example, Pair):
-        return not example.completion.strip()
-    if isinstance(example, Document):
-        return False
-    answers = _answers(example) - set(range(example.first_trained)) - example.unlearned
-    return bool(answers) and all(is_empty(example.messages[index]) for index in answers)
-
-
-def _answers(chat: Chat) -> set[int]:
-    return {i for i, message in enumerate(chat.messages) if message["role"] == "assistant"}
-
-
-def _all_marked(chat: Chat) -> bool:
-    """Whether each answer that would be learned is marked not to be, and there is one."""
-    answers = _answers(chat)
-    return bool(answers) and answers - set(range(chat.first_trained)) <= chat.unlearned
 
 
 OPERATIONS: dict[str, Callable[[Batch, Request, bytearray], Reply]] = {

@@ -1,4 +1,5 @@
-"""A row of any format as one of three shapes: a conversation, a raw prompt with its completion, or a document.
+"""A row of any format as one of five shapes: a conversation, a raw prompt with its completion, a document, two answers
+to one prompt, or an answer that is called good or bad.
 
 Pure Python on plain values; it runs in the worker processes. What a row gets wrong is a `RowFault`.
 """
@@ -6,66 +7,32 @@ Pure Python on plain values; it runs in the worker processes. What a row gets wr
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from job.data.worker.messages import Conversation, Message, RowFault, is_name, listed, names, string
+from job.data.worker.examples import (
+    TOOL,
+    Chat,
+    Columns,
+    Document,
+    Example,
+    Labelled,
+    Pair,
+    Preference,
+    Row,
+    chat,
+    opened,
+    question_and_answer,
+)
+from job.data.worker.messages import MARK_WORDS, RowFault, kind_of, listed, string
+from job.data.worker.preference import ANSWERING, OPENINGS, is_raw, preference
 
-Row = dict[str, Any]
+__all__ = [
+    "ALPACA_INPUT", "FORMATS", "LABELS", "TOOL", "Chat", "Columns", "Document", "Example", "Format",
+    "Labelled", "Pair", "Preference", "Row", "is_chat", "question_and_answer", "require_good", "shape",
+]  # fmt: skip
 
 ALPACA_INPUT = "\n\n### Input:\n"
-TOOL = ("type", "function")
 LABELS = ("label", "kto_tag")  # of KTO: whether the answer is a good one
-
-
-@dataclass(frozen=True)
-class Chat:
-    """Messages of role and string content; assistant turns before `first_trained` are context only.
-
-    `unlearned`, `wished`, `ignored`: as in `Conversation`.
-    """
-
-    messages: list[Message]
-    tools: list[Any] | None = None
-    first_trained: int = 0
-    unlearned: frozenset[int] = frozenset()
-    wished: int = 0
-    ignored: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Raw text without a chat template."""
-
-    prompt: str
-    completion: str
-
-
-@dataclass(frozen=True)
-class Document:
-    text: str
-
-
-Example = Chat | Pair | Document
-
-
-@dataclass(frozen=True)
-class Columns:
-    """A source's renamed columns, and what joins an Alpaca instruction with its input."""
-
-    names: dict[str, str]
-    input_joint: str = "\n\n"
-
-    def get(self, row: Row, name: str) -> Any:
-        """The value of a column that a row may lack; a column that is named for something else is that alone."""
-        taken = name not in self.names and name in self.names.values()
-        return None if taken else row.get(self.names.get(name, name))
-
-    def need(self, row: Row, name: str) -> Any:
-        column = self.names.get(name, name)
-        if column not in row:
-            raise RowFault(f"column {column} is missing; the row has {names(row)}")
-        return row[column]
 
 
 def shape(kind: str, row: Row, columns: Columns) -> Example:
@@ -93,37 +60,17 @@ def require_good(kind: str, row: Row, data: Collection[str]) -> None:
 
 
 def _messages(row: Row, columns: Columns) -> Chat:
-    talk = _opened(columns.get(row, "system"))
+    talk = opened(columns.get(row, "system"))
     for number, item in enumerate(listed(columns.need(row, "messages"), "messages"), 1):
         talk.add_message(item, f"message {number}")
-    return _chat(talk, row, columns)
+    return chat(talk, row, columns)
 
 
 def _sharegpt(row: Row, columns: Columns) -> Chat:
-    talk = _opened(columns.get(row, "system"))
+    talk = opened(columns.get(row, "system"))
     for number, item in enumerate(listed(columns.need(row, "conversations"), "conversations"), 1):
         talk.add_turn(item, f"turn {number}")
-    return _chat(talk, row, columns)
-
-
-def _opened(system: Any) -> Conversation:
-    """A conversation that begins with the row's system prompt, if it has one."""
-    talk = Conversation()
-    if system is not None and system != "":
-        talk.messages.append({"role": "system", "content": string(system, "system")})
-    return talk
-
-
-def _chat(talk: Conversation, row: Row, columns: Columns, first_trained: int = 0) -> Chat:
-    if [message["role"] for message in talk.messages[:2]] == ["system", "system"] and columns.get(row, "system"):
-        raise RowFault("a system prompt is in the system column and in the first message")
-    tools = _tools(columns.get(row, "tools"))
-    older = _tools(row.get("functions"))  # of the time when a call was a function_call
-    if tools and older and tools != older:
-        raise RowFault("tools and functions are one thing, and differ here")
-    return Chat(
-        talk.messages, tools or older, first_trained, frozenset(talk.unlearned), talk.wished, tuple(talk.ignored)
-    )
+    return chat(talk, row, columns)
 
 
 def _alpaca(row: Row, columns: Columns) -> Chat:
@@ -134,11 +81,7 @@ def _alpaca(row: Row, columns: Columns) -> Chat:
     if not question:
         raise RowFault("instruction and input are empty")
     answer = string(columns.need(row, "output"), "output")
-    return Chat(_opened(columns.get(row, "system")).messages + question_and_answer(question, answer))
-
-
-def question_and_answer(question: str, answer: str) -> list[Message]:
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return Chat(opened(columns.get(row, "system")).messages + question_and_answer(question, answer))
 
 
 def _prompt_completion(row: Row, columns: Columns) -> Chat | Pair:
@@ -148,17 +91,54 @@ def _prompt_completion(row: Row, columns: Columns) -> Chat | Pair:
     if not isinstance(prompt, list) or not isinstance(completion, list):
         kinds = f"{type(prompt).__name__} and {type(completion).__name__}"
         raise RowFault(f"prompt and completion must both be strings or both be message lists, not {kinds}")
-    talk = _opened(columns.get(row, "system"))
+    talk = opened(columns.get(row, "system"))
     for number, item in enumerate(prompt, 1):
         talk.add_message(item, f"prompt message {number}")
     first_trained = len(talk.messages)
     for number, item in enumerate(completion, 1):
         talk.add_message(item, f"completion message {number}")
-    return _chat(talk, row, columns, first_trained)
+    return chat(talk, row, columns, first_trained)
+
+
+def _labelled(row: Row, columns: Columns) -> Labelled:
+    """A conversation's last answer, or the answer that the row has, and its label."""
+    label = columns.need(row, "label")
+    desirable = MARK_WORDS.get(label.strip().lower()) if isinstance(label, str) else label
+    if not isinstance(desirable, bool | int | float) or desirable not in (0, 1):
+        raise RowFault(f"label must be true or false, 1 or 0, not {label!r:.40} ({kind_of(label)})")
+    found = [name for name in ANSWERED if all(columns.get(row, column) is not None for column in ANSWERED[name])]
+    if len(found) != 1:
+        forms = " or ".join(" and ".join(names) for names in ANSWERED.values())
+        raise RowFault(f"the answer must be in {forms}; it is in {', '.join(found) or 'none of them'}")
+    answer = ANSWERED_BY[found[0]](row, columns)
+    if isinstance(answer, Chat):
+        answer = replace(answer, first_trained=_last_answer(answer))
+    return Labelled(answer, bool(desirable))
+
+
+def _last_answer(talk: Chat) -> int:
+    """Where it begins: after the last message that is neither an answer nor what a tool says."""
+    roles = [message["role"] in ANSWERING for message in talk.messages]
+    return max((number for number, is_answer in enumerate(roles, 1) if not is_answer), default=0)
 
 
 def _text(row: Row, columns: Columns) -> Document:
     return Document(string(columns.need(row, "text"), "text"))
+
+
+# Of format kto: the columns of each form that its rows may have.
+ANSWERED = {
+    "messages": ("messages",),
+    "sharegpt": ("conversations",),
+    "alpaca": ("instruction", "output"),
+    "prompt_completion": ("prompt", "completion"),
+}
+ANSWERED_BY: dict[str, Callable[[Row, Columns], Chat | Pair]] = {
+    "messages": _messages,
+    "sharegpt": _sharegpt,
+    "alpaca": _alpaca,
+    "prompt_completion": _prompt_completion,
+}
 
 
 @dataclass(frozen=True)
@@ -186,26 +166,21 @@ FORMATS: dict[str, Format] = {
     ),
     "text": Format(("text",), (), _text, has_answers=False, is_chat=False),
     "template": Format((), (), None),
+    "preference": Format(
+        ("chosen", "rejected"), (*OPENINGS, "input", "system", "tools"), preference, unnamed=("functions",)
+    ),
+    "kto": Format(
+        ("label",),
+        (*(name for names in ANSWERED.values() for name in names), "input", "system", "tools"),
+        _labelled,
+        has_answers=False,
+        unnamed=("functions",),
+    ),
 }
 
 
-def _tools(value: Any) -> list[Any] | None:
-    """Tool definitions in OpenAI's form; None if there are none."""
-    if value is None or value in ("", "[]"):
-        return None
-    return [_tool(tool, number) for number, tool in enumerate(listed(value, "tools"), 1)] or None
-
-
-def _tool(tool: Any, number: int) -> Row:
-    """Further keys beside the function (`strict`) stay for the template to read, as at inference."""
-    if not isinstance(tool, dict):
-        raise RowFault(f"tool {number}: each tool must be an object with a name")
-    if tool.get("type") not in (None, "function"):
-        raise RowFault(f"tool {number} is of type {tool['type']!r:.80}; only functions can be used")
-    further = {key: value for key, value in tool.items() if key not in TOOL}
-    function = tool.get("function")
-    if function is None:  # the flat form
-        function, further = further, {}
-    if not isinstance(function, dict) or not is_name(function.get("name")):
-        raise RowFault(f"tool {number}: each tool must be an object with a name")
-    return {"type": "function", "function": function, **further}
+def is_chat(kind: str, row: Row, columns: Columns) -> bool:
+    """Whether rows like `row` are conversations, which a chat template puts in words."""
+    if kind in ("prompt_completion", "kto"):
+        return not isinstance(columns.get(row, "prompt"), str) or columns.get(row, "completion") is None
+    return not is_raw(row, columns) if kind == "preference" else FORMATS[kind].is_chat

@@ -17,6 +17,8 @@ MAX_BYTES = 1 << 30
 IGNORED = -100  # the label of a token that is not learned, as PyTorch's cross entropy has it
 MARKED = "it is marked not to be learned"
 EMPTY = "the answer is empty"
+EQUAL = "chosen and rejected are the same"
+EQUAL_WITHIN = "chosen and rejected are the same within max_seq_length"  # as tokens
 BEYOND = "the answer is beyond max_seq_length"  # why a row teaches nothing; a longer sequence would hold it
 
 
@@ -51,6 +53,7 @@ class Request:
     operation: Literal["turn_end", "rows", "questions", "prompts", "renderings"]
     job: Job
     prompts: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # answers that a question may have
     conversations: tuple[Any, ...] = ()  # messages, tools, whether a prompt follows
     source: Source | None = None
     rows: tuple[Any, ...] = ()
@@ -66,11 +69,12 @@ class Reply:
     refused: str | None = None
     failed: str | None = None
     turn_end: str | None = None
-    sequences: list[Any] = field(default_factory=list)  # row, tokens, trained tokens, truncated, digest
+    # Row, tokens of each sequence (of a pair two), trained tokens, truncated, digest
+    sequences: list[Any] = field(default_factory=list)
     faults: list[Any] = field(default_factory=list)  # row, words, pointer
     dropped: list[Any] = field(default_factory=list)  # row, words, tokens
     remarks: dict[str, int] = field(default_factory=dict)  # how often something was in the rows that is not learned
-    questions: list[Any] = field(default_factory=list)  # text, ids, reference
+    questions: list[Any] = field(default_factory=list)  # text, ids, reference; of choices: ids, right one, ids before
     renderings: list[str | None] = field(default_factory=list)
 
 

@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
-from job.evaluation.metrics import answers, losses
-from job.evaluation.metrics.record import Metric
+from job.evaluation.metrics.bleu import BLEU
+from job.evaluation.metrics.choice import CHOICE
+from job.evaluation.metrics.chrf import CHRF
+from job.evaluation.metrics.contains import CONTAINS
+from job.evaluation.metrics.exact_match import EXACT_MATCH
+from job.evaluation.metrics.json_fields import JSON_FIELDS
+from job.evaluation.metrics.json_valid import JSON_VALID
+from job.evaluation.metrics.losses import HELD_OUT_LOSS, PERPLEXITY
+from job.evaluation.metrics.pairs import PREFERENCE_ACCURACY, REWARD_MARGIN
+from job.evaluation.metrics.record import Metric, Options
+from job.evaluation.metrics.regex import REGEX
+from job.evaluation.metrics.rouge_l import ROUGE_L
+from job.evaluation.metrics.token_f1 import TOKEN_F1
+from job.evaluation.metrics.tool_calls import TOOL_CALLS, TOOL_NAMES
 
 METRICS: dict[str, Metric] = {
-    metric.name: metric for metric in (losses.HELD_OUT_LOSS, losses.PERPLEXITY, answers.EXACT_MATCH)
+    metric.name: metric
+    for metric in (
+        HELD_OUT_LOSS,
+        PERPLEXITY,
+        EXACT_MATCH,
+        CONTAINS,
+        REGEX,
+        CHOICE,
+        TOKEN_F1,
+        BLEU,
+        CHRF,
+        ROUGE_L,
+        JSON_VALID,
+        JSON_FIELDS,
+        TOOL_NAMES,
+        TOOL_CALLS,
+        PREFERENCE_ACCURACY,
+        REWARD_MARGIN,
+    )
 }
 
-__all__ = ["METRICS", "Metric"]
+__all__ = ["METRICS", "Metric", "Options"]

@@ -3,31 +3,84 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from job.host.bounded import processor_seconds
 
 DIGITS = 6  # of a figure, after the point
+ANSWER_SECONDS = 3.0  # of the processor
+Counts = tuple[float, ...]  # what one row adds; sums over rows make the figure, so that any choice of rows has one
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a spec says about its metrics, under these keys of `evaluation`."""
+
+    regex: str | None = None
+    json_schema: Mapping[str, Any] | None = None
+    choices: tuple[str, ...] | None = None
+
+
+OfAnswer = Callable[[str, str, Options], Counts | None]
+
+
+def ratio(sums: Sequence[float]) -> float:
+    """A mean: of the first sum over the second, which counts rows or tokens."""
+    return sums[0] / sums[1]
+
+
+def yes(held: bool) -> Counts:
+    """What a row adds to a share of rows."""
+    return float(held), 1.0
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of a model, from the mean loss of the held-out rows or from answers to held-out questions: exactly
-    one of the two.
+    """One figure of a model: of its losses on held-out rows (nats and tokens of each), of its answers to held-out
+    questions (`of_answer`), of how likely it finds each of a few answers (`of_choice`), or of pairs (`of_margin`).
+
+    The figure is a function of sums over rows; counts of None leave a row out, as its reference does not fit.
     """
 
     name: str  # in specs, stats.json and the manifest
-    title: str  # in what people read
+    title: str  # in what people read: the name, a comma, the unit
+    meaning: str  # in a few words, for the table of metrics
     lower_is_better: bool
-    lowest: float  # a figure can be this, but where less is better it is always a little more
+    lowest: float  # a figure can be this, but where less is better it is always a little more; -inf for no limit
     highest: float = math.inf
-    of_loss: Callable[[float], float] | None = None  # of nats a trained token
-    # Of an answer and its reference; the figure is the mean over all
-    of_answer: Callable[[str, str], float] | None = None
+    of_answer: OfAnswer | None = None  # counts of an answer and its reference
+    of_choice: Callable[[Sequence[float], int], Counts] | None = None  # of log-probabilities, and which is right
+    # Of how much higher the reward of a chosen answer is than that of the rejected one; of the trained model alone
+    of_margin: Callable[[float], Counts] | None = None
+    figure: Callable[[Sequence[float]], float] = ratio
+    unfit: str = ""  # what references are that are left out, after "they"
+    option: str = ""  # the key of `evaluation` that it reads
+    needs_option: bool = False  # whether it says nothing without
+    wrong: Callable[[Any], str] = lambda value: ""  # why the option's value cannot be used, "" if it can
+
+    @property
+    def of_losses(self) -> bool:
+        """Whether it follows from the losses of held-out rows."""
+        return not self.needs_rows and self.of_margin is None
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether it is about held-out questions with known answers, `evaluation.exact_match_rows` of them."""
+        return self.needs_answers or self.of_choice is not None
 
     @property
     def needs_answers(self) -> bool:
-        """Whether questions with known answers are asked, `evaluation.exact_match_rows` of them."""
+        """Whether these questions are answered for it."""
         return self.of_answer is not None
+
+    def counts(self, answer: str, reference: str, options: Options) -> Counts | None:
+        """What one answer adds. Raises `PolicyError` where the spec's option takes too long for it."""
+        if self.of_answer is None:
+            return None
+        with processor_seconds(ANSWER_SECONDS, f"/evaluation/{self.option or 'metrics'}"):
+            return self.of_answer(answer, reference, options)
 
     def gain(self, base: float, tuned: float) -> float:
         """By how much the tuned model is better; negative where it is worse. As exact as figures are stored."""

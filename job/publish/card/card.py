@@ -14,8 +14,9 @@ from job.export.kinds import kind_of
 from job.publish.card.facts import CardFacts, Sample, SourceFacts, card_facts
 from job.publish.card.metadata import metadata
 from job.publish.card.use import Usage, how_to_use, shell_verify
-from job.report.figures import loss_of_perplexity, measured
+from job.report.figures import differences_table, loss_of_perplexity, measured
 from job.report.markdown import LONGEST, block, code, figure, table
+from job.training.methods import METHODS
 
 if TYPE_CHECKING:
     from job.spec import JobSpec
@@ -41,12 +42,13 @@ def write_card(facts: CardFacts, path: Path) -> Path:
 
 def _summary(facts: CardFacts) -> list[str]:
     train = facts.stats["data"]["train"]
-    learned = f"{train['rows']} rows ({train['trained_tokens']} learned tokens)"
+    what = "pairs of answers" if METHODS[facts.spec.training.method].sequences == 2 else "rows"
+    learned = f"{train['rows']} {what} ({train['trained_tokens']} learned tokens)"
     revision = f" at revision {code(facts.base_revision)}" if facts.base_revision else ""
     lines = [
         f"# {facts.spec.name}",
         "",
-        f"{code(facts.base_id)}{revision}, fine-tuned on {learned}: {_method(facts.spec)}.",
+        f"{code(facts.base_id)}{revision}, fine-tuned on {learned}: {_how(facts.spec)}.",
     ]
     licence = (
         f"Licence of the base: {code(facts.base_licence)}."
@@ -56,7 +58,12 @@ def _summary(facts: CardFacts) -> list[str]:
     return [*lines, f"Sequences of up to {facts.spec.model.max_seq_length} tokens. {licence}", ""]
 
 
-def _method(spec: JobSpec) -> str:
+def _how(spec: JobSpec) -> str:
+    """The method, and what was trained by it."""
+    return f"{METHODS[spec.training.method].title}, {_trained(spec)}"
+
+
+def _trained(spec: JobSpec) -> str:
     if spec.lora is None:
         return "every weight trained"
     weights = {"4bit": "4-bit weights (QLoRA)", "8bit": "8-bit weights", "16bit": "16-bit weights"}[
@@ -73,7 +80,15 @@ def _results(facts: CardFacts) -> list[str]:
     keys = {artefact["name"]: _files(artefact["files"]) for artefact in facts.exports}
     rows = [(keys.get(row.name, WORDS.get(row.name, row.label)), *row.cells) for row in found.rows]
     onto = _onto(facts.stats["delivered"]["merged_onto"])
-    return ["## Results", "", *table(("Model", *found.heads), rows), found.note, *onto, ""]
+    return [
+        "## Results",
+        "",
+        *table(("Model", *found.heads), rows),
+        found.note,
+        *onto,
+        "",
+        *differences_table(facts.stats),
+    ]
 
 
 def _onto(choice: Mapping[str, Any] | None) -> list[str]:
@@ -198,7 +213,9 @@ def _settings(spec: JobSpec) -> Iterator[tuple[str, str, Any]]:
     """Section, name and value of what was set, or had a default."""
     for section in SETTINGS:
         for name, value in asdict(getattr(spec, section)).items() if getattr(spec, section) else ():
-            if name not in NOT_SETTINGS and value is not None:
+            if isinstance(value, dict):
+                yield from ((section, f"{name}.{key}", inner) for key, inner in value.items() if inner is not None)
+            elif name not in NOT_SETTINGS and value is not None:
                 yield section, name, list(value) if isinstance(value, tuple) else value
 
 

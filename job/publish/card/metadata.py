@@ -37,7 +37,8 @@ def metadata(facts: CardFacts) -> str:
 def _tags(facts: CardFacts, made: list[Export]) -> list[str]:
     lora = ["lora", *(["qlora"] if facts.spec.model.precision == "4bit" else [])] if facts.spec.lora else []
     gguf = ["gguf"] if any(kind.folder == "gguf" for kind in made) else []
-    return ["tunejob", facts.spec.model.backend, *lora, *gguf, *(["conversational"] if facts.chat else [])]
+    method = [name for name in (facts.spec.training.method,) if name != "sft"]
+    return ["tunejob", facts.spec.model.backend, *method, *lora, *gguf, *(["conversational"] if facts.chat else [])]
 
 
 def _dataset(source: str) -> str | None:

@@ -5,7 +5,7 @@
 # Image: tunejob:0.1.0, made on this machine by `docker build -t tunejob:0.1.0 .` in a clone of tunejob.
 # It is not pulled: no release is out yet.
 # Base model: 8,000,000,000 weights, guessed from the model's name (--parameters says it exactly).
-# GPU memory: 11.9 GB estimated, a card of 24 GB or more.
+# GPU memory: 8.7 GB estimated, a card of 24 GB or more.
 # shellcheck disable=SC2016
 set -eu
 for name in AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN HF_TOKEN AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL AWS_REQUEST_CHECKSUM_CALCULATION AWS_RESPONSE_CHECKSUM_VALIDATION TUNEJOB_S3_ADDRESSING TUNEJOB_CHECKPOINTS HF_ENDPOINT; do
@@ -63,8 +63,7 @@ printf %s '{
     "optimizer": "adamw_8bit",
     "weight_decay": 0.01,
     "seed": 0,
-    "logging_steps": 1,
-    "gradient_checkpointing": "unsloth"
+    "logging_steps": 1
   },
   "evaluation": {
     "prompts": [
@@ -90,7 +89,7 @@ printf %s '{
   }
 }
 ' |
-  docker run --rm --interactive --name finetome-llama31-8b-33f188f80e \
+  docker run --rm --interactive --name finetome-llama31-8b-7d234035d2 \
     --gpus "${TUNEJOB_GPUS:-all}" \
     --read-only --cap-drop ALL --security-opt no-new-privileges --volume /scratch --volume /tmp \
     --memory 24g --shm-size 2g \

@@ -2,26 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from job.spec import JobSpec
+TOKENS = ("input_ids", "labels")
+LABELLED = (*TOKENS, "desirable")  # the last is one number, 1 or 0
+PAIRS = (*TOKENS, "rejected_input_ids", "rejected_labels")  # the first two are the chosen answer's
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """How much a model likes an answer, by what it was trained with.
+
+    `of`: from the settings of the method, an answer's log-probability (nats), the reference's, and its learned tokens.
+    `by_reference`: whether there is one, the base with the adapter off; without, its log-probability is 0.
+    """
+
+    of: Callable[[Any, float, float, int], float]
+    by_reference: bool
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The loss of held-out rows by which weights are chosen and a training is stopped early: `name`, and its mean from
+    (trainer, rows, rows at once).
+    """
+
+    name: str
+    measure: Callable[[Any, Any, int], float]
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to learn from prepared rows; a new one is a module here and a line in `METHODS`.
+    """One way to learn from prepared rows; a new one is a module here and a line in `METHODS`. The rules of the spec
+    ask them, so nothing of a spec is imported here; `spec` is a `JobSpec`.
 
     `trainer_classes` are the config and the trainer of trl, as the engine has patched them, imported when they are
-    called. `arguments` are those of the config beyond `job.training.arguments`. `check` raises `CapacityError` where
-    the trainer, once it is made, is not set as the spec says. `held_out_loss` is the mean over held-out rows, in nats
-    a token, of (model, rows, rows at once, id that pads).
+    called. `arguments` are those of the config beyond `job.training.arguments`, or in their place. `collator` makes a
+    batch of rows, given the id that pads and the tokens of the longest sequence (None: trl's own). `check` raises
+    `CapacityError` where the trainer, once it is made, is not set as the spec says. `kernel_loss`: trl's loss of it is
+    a kernel that CPUs lack, and transformers' own takes its place.
     """
 
     name: str
+    title: str  # in what people read
+    formats: tuple[str, ...]  # of rows that it learns from
     columns: tuple[str, ...]  # of a prepared row
     trainer_classes: Callable[[], tuple[type, type]]
-    arguments: Callable[[JobSpec], dict[str, Any]]
-    check: Callable[[Any, JobSpec], None]
-    held_out_loss: Callable[[Any, Any, int, int], float]
+    arguments: Callable[[Any], dict[str, Any]]
+    check: Callable[[Any, Any], None]
+    collator: Callable[[int, int], Callable[[list[Row]], dict[str, Any]]] | None = None
+    kernel_loss: bool = False
+    loss_of_step: bool = False  # the same however a step is cut into passes, never with all logits at once
+    held_out: HeldOut | None = None  # None: the loss of the labels, nats a token
+    rewards: Rewards | None = None
+    curves: Mapping[str, str] = field(default_factory=dict)  # of trl's log, and what we call them
+    learning_rate: float | None = None  # where the spec has none; None: the schema's
+    needs_adapter: bool = False
+    packs: bool = False
+    least_rows: int = 1  # of a micro-batch
+    sequences: int = 1  # of a row, in one forward pass
+    further_passes: int = 0  # forward passes of a step beside the one that is learned from

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from job.errors import CapacityError, Fault
-from job.evaluation.loss import loss_of
-from job.spec import JobSpec
-from job.training.methods.record import Method
+from job.training.methods.record import TOKENS, Method
 
 
 def _trainer_classes() -> tuple[type, type]:
@@ -16,7 +14,7 @@ def _trainer_classes() -> tuple[type, type]:
     return SFTConfig, SFTTrainer
 
 
-def _arguments(spec: JobSpec) -> dict[str, Any]:
+def _arguments(spec: Any) -> dict[str, Any]:
     return {
         "shuffle_dataset": False,  # the data stage has shuffled
         "max_length": spec.model.max_seq_length,
@@ -30,7 +28,7 @@ def _arguments(spec: JobSpec) -> dict[str, Any]:
     }
 
 
-def _check_packing(trainer: Any, spec: JobSpec) -> None:
+def _check_packing(trainer: Any, spec: Any) -> None:
     """Engines switch packing off with a warning; the read-back value decides."""
     wanted, found = spec.data.packing, bool(getattr(trainer.args, "packing", False))
     if found != wanted:
@@ -45,4 +43,15 @@ def _check_packing(trainer: Any, spec: JobSpec) -> None:
         )
 
 
-SFT = Method("sft", ("input_ids", "labels"), _trainer_classes, _arguments, _check_packing, loss_of)
+SFT = Method(
+    name="sft",
+    title="supervised fine-tuning",
+    formats=("messages", "sharegpt", "alpaca", "prompt_completion", "text", "template"),
+    columns=TOKENS,
+    trainer_classes=_trainer_classes,
+    arguments=_arguments,
+    check=_check_packing,
+    kernel_loss=True,
+    loss_of_step=True,
+    packs=True,
+)

@@ -1,0 +1,54 @@
+"""By how much a model prefers the chosen answers of held-out pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from job.errors import Fault, GateError
+from job.evaluation.loss import nats_of
+from job.training.methods.record import Rewards
+
+CHOSEN, REJECTED, DESIRABLE = "", "rejected_", "desirable"
+
+
+def margins_of(
+    model: Any, rows: Any, rewards: Rewards, settings: Any, pad_token_id: int, progress: Callable[[int], object]
+) -> list[float]:
+    """The chosen answer's reward less the rejected one's, of each row; where rows are single answers, a good one's less
+    a bad one's, of every two. `settings` are those of the method. Where the rewards are by a reference, `model` has an
+    adapter. `progress(rows done)` is called as it goes.
+
+    Raises `GateError` if one is not finite.
+    """
+
+    def reward(row: Any, part: str) -> float:
+        answer = {name: row[f"{part}{name}"] for name in ("input_ids", "labels")}
+        return _reward(model, answer, rewards, settings, pad_token_id)
+
+    found: list[float] = []
+    single: dict[bool, list[float]] = {True: [], False: []}  # by whether they are good
+    for number in range(len(rows)):
+        row = rows[number]
+        if DESIRABLE in row:
+            single[bool(row[DESIRABLE][0])].append(reward(row, CHOSEN))
+        else:
+            found.append(reward(row, CHOSEN) - reward(row, REJECTED))
+        progress(number + 1)
+    found += [good - bad for good in single[True] for bad in single[False]]
+    if not all(map(math.isfinite, found)):
+        raise GateError(
+            Fault("the model has diverged: a reward is not a number", found="a margin of NaN or infinity",
+                  expected="finite values", hint="Lower training.learning_rate or the method's beta")
+        )  # fmt: skip
+    return found
+
+
+def _reward(model: Any, row: dict[str, list[int]], rewards: Rewards, settings: Any, pad: int) -> float:
+    nats, tokens = nats_of(model, row, pad)
+    reference = 0.0
+    if rewards.by_reference:
+        with model.disable_adapter():
+            reference = -nats_of(model, row, pad)[0]
+    return rewards.of(settings, -nats, reference, tokens)

@@ -1,0 +1,40 @@
+"""What the plan says of a run that is under way: the same reckoning, with its own rows, on the GPU that it has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from job.host.foreseen import Foreseen
+from job.plan.cards import card_of
+from job.plan.gpu_memory import GPU_CONTEXT_BYTES
+from job.plan.machine import needs_by_stage
+from job.plan.model_size import size_of_fetched
+from job.preview.reckoning import on_card, scheduler
+from job.preview.rows import sizes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from job.data.build import Prepared
+    from job.source import FetchedModel
+    from job.spec import JobSpec
+
+NOT_RECKONED = "data"  # a plan takes what it has just seen
+
+
+def expected(spec: JobSpec, base: FetchedModel, prepared: Prepared, device: Mapping[str, Any]) -> Foreseen:
+    """`device`: as `job.host.stats.describe_device` has it. Of a CPU the plan knows the disk alone, of a GPU that is
+    none of its own neither its memory in training nor the times.
+    """
+    size = size_of_fetched(base.path, base.weight_bytes, local="://" not in spec.model.source)
+    needs = needs_by_stage(spec, size)
+    disk = max(need.disk_bytes for need in needs)
+    if device["kind"] == "cpu":
+        return Foreseen(disk_peak_bytes=disk)
+    key = card_of(device["name"], device["total_memory_bytes"])
+    host = max(need.ram_bytes for need in needs)
+    if key is None:
+        return Foreseen(host_peak_bytes=host, disk_peak_bytes=disk)
+    on = on_card(spec, size, scheduler(spec, sizes(prepared.train)[0].tolist(), 1.0), 0.0, key, {})
+    stages = {stage.name: round(stage.seconds, 3) for stage in on.stages if stage.name != NOT_RECKONED}
+    return Foreseen(key, on.needed.expected - GPU_CONTEXT_BYTES, host, disk, stages)

@@ -1,0 +1,104 @@
+"""What becomes of a training on each GPU that is known: whether it fits, how long it takes, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from job.plan.cards import CARDS, Card
+from job.plan.choice import Choice, Training
+from job.plan.duration import Stage, stages, train_seconds
+from job.plan.gpu_memory import GPU_CONTEXT_BYTES, GpuMemory, activation_budget, fits, gpu_memory, most_tokens
+from job.plan.model_size import ModelSize
+from job.plan.schedule import Schedule, schedule
+from job.spec import JobSpec
+
+Scheduler = Callable[[int, bool], Schedule]
+ANY = ""  # the key of a price that holds for every card
+
+
+@dataclass(frozen=True)
+class OnCard:
+    """A training on a card. `fits`: "yes"; "tight", where it does with the rows that there are and would not if each
+    had `max_seq_length`; "smaller", in smaller forward passes than the spec names; "no", and then there are no times.
+    `rows` of a forward pass, `kept_layers` that compute nothing again, `needed` with both: what a run would choose.
+    """
+
+    key: str
+    card: Card
+    fits: str
+    rows: int
+    kept_layers: int
+    needed: GpuMemory
+    step_seconds: float | None = None
+    stages: tuple[Stage, ...] = ()
+    price_per_hour: float | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        return sum(stage.seconds for stage in self.stages) if self.stages else None
+
+    @property
+    def cost(self) -> float | None:
+        return (
+            None if self.seconds is None or self.price_per_hour is None else self.seconds / 3600 * self.price_per_hour
+        )
+
+
+def scheduler(spec: JobSpec, lengths: Sequence[int], times: float) -> Scheduler:
+    """The steps in micro-batches of so many rows, packed or not; `lengths` as `Rows` has them."""
+
+    @cache
+    def scheduled(micro_batch: int, packing: bool) -> Schedule:
+        return schedule(spec, lengths, micro_batch, packing, times)
+
+    return scheduled
+
+
+def on_card(
+    spec: JobSpec, size: ModelSize, scheduled: Scheduler, data_seconds: float, key: str, prices: Mapping[str, float]
+) -> OnCard:
+    """What becomes of the training there: how it would be computed, and whether that fits. `data_seconds`: as long as
+    all rows take to tokenise.
+    """
+    card = CARDS[key]
+    training = Training(spec, size, lambda count: scheduled(count, spec.data.packing), card)
+    choice = training.choose(card.bytes - GPU_CONTEXT_BYTES)
+    while not _holds(card, needed := _needed(training, choice)) and (smaller := training.choose_after(choice)):
+        choice = smaller  # as a run does it
+    if not _holds(card, needed):
+        return OnCard(key, card, "no", choice.batch.rows, choice.kept_layers, needed)
+    planned = training.scheduled(choice.batch.rows)
+    seconds = train_seconds(spec, size, planned, card, choice.kept_layers)
+    return OnCard(
+        key,
+        card,
+        _verdict(training, choice, card),
+        choice.batch.rows,
+        choice.kept_layers,
+        needed,
+        seconds / planned.steps,
+        tuple(stages(spec, size, data_seconds, seconds)),
+        prices.get(key, prices.get(ANY)),
+    )
+
+
+def _needed(training: Training, choice: Choice) -> GpuMemory:
+    spec, size = training.spec, training.size
+    longest = training.scheduled(choice.batch.rows).longest_tokens
+    return gpu_memory(spec, size, choice.batch.rows, longest, choice.kept_layers)
+
+
+def _holds(card: Card, needed: GpuMemory) -> bool:
+    return fits(needed.expected - GPU_CONTEXT_BYTES, card.bytes)
+
+
+def _verdict(training: Training, choice: Choice, card: Card) -> str:
+    """Of a card that holds the rows that there are."""
+    wanted, usable = training.spec.training.micro_batch, card.bytes - GPU_CONTEXT_BYTES
+    if wanted != "auto" and choice.batch.rows < wanted:
+        return "smaller"
+    with_any_rows = training.choose(usable, most_tokens(training.spec, 1))
+    holds_any = with_any_rows.activation_bytes <= activation_budget(training.spec, training.size, usable)
+    return "yes" if holds_any else "tight"

@@ -1,0 +1,252 @@
+"""Several runs beside each other: what differs in their specs, what came of it, what it took; which is best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from job.errors import Fault, GateError, SpecError
+from job.evaluation.metrics import METRICS
+from job.ledger.evidence import STATS, json_object, require_result
+from job.ledger.manifest import MANIFEST, SPEC
+from job.plan.cards import CARDS
+from job.report.figures import TUNED
+from job.report.kept import LOSSES, Curves, Json, curves, held_out_curve, held_out_names, number, read_lines
+from job.spec.wording import pointer_of
+from job.store import Store, open_store
+
+ANY = ""  # the key of a price that holds for every device
+NOT_COMPARED = ("output", "$schema", "name")  # where it goes, and what it is called
+FORM: Mapping[str, Any] = {  # of the members that are compared
+    **dict.fromkeys(("run_id", "name", "status"), str),
+    **dict.fromkeys(("device", "data", "training", "evaluation", "delivered"), dict),
+    "phases": list,
+    "wall_seconds": (int, float),
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One run at its `output`. `label`: its name, or more of its address where others have that. `spec` is empty where
+    the run has not come so far as to store it. `price_per_hour` is None where none is known.
+    """
+
+    label: str
+    output: str
+    spec: Json
+    stats: Json
+    losses: Sequence[Json]
+    published: bool
+    price_per_hour: float | None
+
+    @property
+    def seconds(self) -> float:
+        return float(self.stats["wall_seconds"])
+
+    @property
+    def cost(self) -> float | None:
+        return None if self.price_per_hour is None else self.seconds / 3600 * self.price_per_hour
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What was measured of the tuned model."""
+        found = self.stats["evaluation"].get(TUNED)
+        known = {name: number(value) for name, value in found.items()} if isinstance(found, dict) else {}
+        return {name: value for name, value in known.items() if value is not None}
+
+    @property
+    def status(self) -> str:
+        if self.stats["status"] == "failed":
+            return "failed"
+        return "published" if self.published else "not published"
+
+    @property
+    def peak_gpu_bytes(self) -> int:
+        return max((int(phase.get("peak_gpu_reserved_bytes", 0)) for phase in self.stats["phases"]), default=0)
+
+    @property
+    def peak_host_bytes(self) -> int:
+        return max((int(phase.get("peak_rss_bytes", 0)) for phase in self.stats["phases"]), default=0)
+
+    def curves(self) -> Curves:
+        """Of its training, held-out losses from the base's to that of what was kept."""
+        found = curves(self.losses)
+        for name in held_out_names(self.stats, found):
+            found[name] = held_out_curve(self.stats, name, found.get(name, []))
+        return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs, the best of them by `by` at first; those without that figure come last. `notes`: what makes figures less
+    comparable than they look.
+    """
+
+    runs: Sequence[Compared]
+    by: str | None
+    differences: Sequence[tuple[str, Sequence[Any]]]  # pointer, and the value of each run: ABSENT where it has none
+    notes: Sequence[str]
+
+    @property
+    def best(self) -> Compared | None:
+        return self.runs[0] if self.by and self.runs and self.by in self.runs[0].figures else None
+
+    @property
+    def metrics(self) -> list[str]:
+        """Every figure that any of them has, `by` at first."""
+        names = dict.fromkeys(name for run in self.runs for name in run.figures)
+        return sorted(names, key=lambda name: name != self.by)
+
+
+class Absent:
+    """Stands for a key that a spec does not have."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+ABSENT = Absent()
+
+
+def compare(outputs: Sequence[str], by: str | None, prices: Mapping[str, float]) -> Comparison:
+    """Reads the runs. Raises `InputError` where there is none, `GateError` for statistics of another form, `SpecError`
+    for a metric that none of them has.
+    """
+    addresses = [output.rstrip("/") or output for output in outputs]
+    if twice := next((address for at, address in enumerate(addresses) if address in addresses[:at]), None):
+        raise SpecError(Fault("the same output is named twice", where="OUTPUT", found=twice))
+    runs = _labelled([_read(address, prices) for address in addresses])
+    chosen = _metric(runs, by)
+    ordered = sorted(runs, key=lambda run: _rank(run, chosen))
+    return Comparison(ordered, chosen, list(differences([run.spec for run in ordered])), list(_notes(ordered)))
+
+
+def _read(output: str, prices: Mapping[str, float]) -> Compared:
+    store = open_store(output)
+    require_result(store, STATS)
+    keys = {item.key for item in store.list()}
+    stats = _statistics(store)
+    spec = json_object(store.read(SPEC)) if SPEC in keys else {}
+    losses = read_lines(store.read(LOSSES)) if LOSSES in keys else []
+    price = prices.get(_card(str(stats["device"].get("name", ""))), prices.get(ANY))
+    return Compared(stats["name"], output, spec, stats, losses, MANIFEST in keys, price)
+
+
+def _statistics(store: Store) -> Json:
+    """Raises `GateError` where they have not what a comparison needs: another version may have written them."""
+    stats = json_object(store.read(STATS))
+    wrong = [name for name, kind in FORM.items() if not isinstance(stats.get(name), kind)]
+    if stats.get("version") != 1:
+        wrong.insert(0, "version")
+    elif not wrong and number(stats["wall_seconds"]) is None:
+        wrong = ["wall_seconds"]
+    elif not wrong and not all(isinstance(phase, dict) and _is_phase(phase) for phase in stats["phases"]):
+        wrong = ["phases"]
+    if wrong:
+        fault = Fault(
+            "these are statistics of another form",
+            where=f"{store.uri}/{STATS}",
+            found=f"{', '.join(wrong)} of another form",
+            expected="the statistics of a run, version 1",
+            hint="Compare it with the version that wrote it, or leave it out",
+        )
+        raise GateError(fault)
+    return stats
+
+
+def _is_phase(phase: Json) -> bool:
+    sizes = ("wall_seconds", "peak_gpu_reserved_bytes", "peak_rss_bytes")
+    return isinstance(phase.get("name"), str) and all(number(phase.get(name)) is not None for name in sizes)
+
+
+def _card(device: str) -> str:
+    """The GPU of `--price` that a device is, by the words of its name; the device where it is none of them."""
+    words = device.replace("-", " ").split()
+
+    def says(part: str) -> bool:
+        return any(word == part or (part.isdigit() and word.startswith(part)) for word in words)
+
+    return max((key for key, card in CARDS.items() if all(map(says, card.name.split()))), key=len, default=device)
+
+
+def _labelled(runs: Sequence[Compared]) -> list[Compared]:
+    """With labels that are all different: names, else the ends of the addresses, else the addresses."""
+    choices = (
+        [run.label for run in runs],
+        [run.output.rsplit("/", 1)[-1] for run in runs],
+        [run.output for run in runs],
+    )
+    labels = next(labels for labels in choices if len(set(labels)) == len(labels))
+    return [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
+
+
+def _metric(runs: Sequence[Compared], by: str | None) -> str | None:
+    """What they are ordered by: what is asked for, else the first metric that one of them has."""
+    known = [name for name in METRICS if any(name in run.figures for run in runs)]
+    if by is None:
+        return known[0] if known else None
+    if by not in known:
+        expected = ", ".join(known) or "a metric of these runs: they have none"
+        raise SpecError(Fault("no run has this metric", where="--by", found=by, expected=expected))
+    return by
+
+
+def _rank(run: Compared, by: str | None) -> float:
+    if by is None:
+        return 0.0
+    value = run.figures.get(by)
+    if value is None:
+        return math.inf
+    return value if METRICS[by].lower_is_better else -value
+
+
+def differences(specs: Sequence[Json]) -> Iterator[tuple[str, list[Any]]]:
+    """Each key that is not the same in all of them. Those that have no spec are left out of the comparison."""
+    flat = [dict(_leaves((), {k: v for k, v in spec.items() if k not in NOT_COMPARED})) for spec in specs]
+    for pointer in dict.fromkeys(pointer for leaves in flat for pointer in leaves):
+        values = [leaves.get(pointer, ABSENT) for leaves in flat]
+        known = [value for value, leaves in zip(values, flat, strict=True) if leaves]
+        if any(type(value) is not type(known[0]) or value != known[0] for value in known[1:]):
+            yield pointer, values
+
+
+def _leaves(at: tuple[str | int, ...], value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves((*at, key), inner)
+    elif isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
+        for index, inner in enumerate(value):
+            yield from _leaves((*at, index), inner)
+    elif at:
+        yield pointer_of(at), value
+
+
+def _notes(runs: Sequence[Compared]) -> Iterator[str]:
+    for run in runs:
+        if run.stats["status"] == "failed":
+            said = (run.stats.get("failure") or {}).get("message", "unknown")
+            yield f"{run.label} has failed: {said}"
+        elif not run.published:
+            yield f"{run.label} has no manifest: it was not published"
+        if not run.spec:
+            yield f"{run.label} has stored no spec: what differs is not known of it"
+    held_out = [_held_out(run) for run in runs if run.figures]
+    if any(known != held_out[0] for known in held_out[1:]):
+        yield "their held-out rows are not the same: figures of other rows say little beside each other"
+    if len({run.stats["device"].get("name") for run in runs}) > 1:
+        yield "they ran on other devices: times are of those"
+
+
+def _held_out(run: Compared) -> tuple[Any, ...]:
+    """What tells held-out rows apart: their numbers, and what the base was found to know of them."""
+    split = run.stats["data"].get("held_out") or {}
+    return tuple(split.get(name) for name in ("rows", "tokens", "trained_tokens"))
+
+
+def require_several(outputs: Sequence[str]) -> None:
+    """Raises `SpecError` for fewer than two."""
+    if len(outputs) < 2:
+        fault = Fault("there is nothing to compare it with", where="OUTPUT", found="one output", expected="two or more")
+        raise SpecError(fault)

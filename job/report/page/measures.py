@@ -1,0 +1,145 @@
+"""What was measured: base and tuned in boxes, everything that is delivered in a table, the gates, the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from job.report.figures import BASE, TITLES, TUNED, measured
+from job.report.gates import EXPORTS, FAILED, GATES, PASSED, Gate
+from job.report.kept import (
+    HELD_OUT_CURVE,
+    Curves,
+    Kept,
+    curves,
+    held_out_curve,
+    held_out_names,
+    is_held_out,
+    number,
+)
+from job.report.markdown import NOTHING, figure
+from job.report.page.charts import Series, lines
+from job.report.page.markup import Html, joined, table, tag
+from job.report.page.shell import badge, tiles
+from job.report.verdict import DIFFERENCES, Change, changes
+
+BASE_COLOUR, TUNED_COLOUR, HELD_OUT_COLOUR = 0, 1, 2
+WORDS = {PASSED: ("holds", "good"), FAILED: ("fails", "bad")}
+LOSS = "loss"
+CURVES = {  # titles and units of figures that a training logs; others are shown by their own names
+    "learning_rate": ("Learning rate", ""),
+    "grad_norm": ("Norm of the gradient", ""),
+    "tokens_per_second": ("Speed", "tokens a second"),
+}
+
+
+def headline(kept: Kept) -> Html:
+    """A box for each figure that both have."""
+    found = changes(kept.stats["evaluation"])
+    return tiles([(_name(change), _before_after(change), _change(change)) for change in found])
+
+
+def _name(change: Change) -> Html:
+    return joined(change.title, ", " if change.unit else "", tag("span", change.unit, class_="unit"))
+
+
+def _before_after(change: Change) -> Html:
+    return joined(tag("span", f"{figure(change.base, 3)} → ", class_="before"), figure(change.tuned, 3))
+
+
+def _change(change: Change) -> Html:
+    if change.gain is None:
+        return Html()
+    low, high = change.bounds or (None, None)
+    if not change.better and not change.worse:
+        within = f" ({figure(low, 3)} to {figure(high, 3)})" if change.bounds else ""
+        return tag("span", f"no difference shown{within}", class_="soft")
+    words, kind = ("better", "good-text") if change.better else ("worse", "bad-text")
+    bounds = sorted(map(abs, change.bounds or ()))
+    within = f" ({figure(bounds[0], 3)} to {figure(bounds[1], 3)})" if bounds else ""
+    return tag("span", f"{words} by {figure(abs(change.gain), 3)}{within}", class_=kind)
+
+
+def figures_table(kept: Kept) -> Html:
+    """Base, tuned and everything that is delivered, in the columns that card and summary have."""
+    found = measured(kept.stats)
+    if found is None:
+        return Html()
+    rows: list[list[object]] = [[_model(row.name, row.label), *row.cells] for row in found.rows]
+    label = "Figures of base, tuned model and everything that is delivered"
+    whole = table(["Model", *map(head, found.heads)], rows, label)
+    return joined(whole, tag("p", found.note, class_="note"), _differences(kept))
+
+
+def _differences(kept: Kept) -> Html:
+    """Base against tuned with the bounds of each, where a run has them."""
+    rows: list[list[object]] = []
+    for change in changes(kept.stats["evaluation"]):
+        about = (kept.stats["evaluation"].get(DIFFERENCES) or {}).get(change.name)
+        if isinstance(about, dict):
+            values = {"base": change.base, "trained": change.tuned, "interval": about.get("difference")}
+            cells = [joined(figure(value), _within(about.get(key))) for key, value in values.items()]
+            rows.append([_name(change), *cells, f"{about.get('rows', NOTHING)}"])
+    if not rows:
+        return Html()
+    title = "Base against tuned, with bounds that hold in 19 of 20 samples of rows"
+    whole = table(["Figure", "Base", "Tuned", "Tuned less base", "Rows"], rows, title)
+    return joined(tag("h3", title), whole)
+
+
+def _within(bounds: object) -> Html:
+    known = list(map(number, bounds)) if isinstance(bounds, list) and len(bounds) == 2 else [None]
+    return Html() if None in known else tag("span", f" {figure(known[0])} to {figure(known[1])}", class_="unit")
+
+
+def head(title: str) -> Html:
+    """ "Name, unit" as a heading of a column."""
+    name, _, unit = title.partition(", ")
+    return joined(name, " ", tag("span", unit, class_="unit")) if unit else joined(name)
+
+
+def _model(name: str, label: str) -> Html:
+    colour = {BASE: BASE_COLOUR, TUNED: TUNED_COLOUR}.get(name)
+    return joined(tag("span", class_=f"key back{colour}"), " ", label) if colour is not None else joined(label)
+
+
+def gates_table(gates: Sequence[Gate]) -> Html:
+    """The spec's gates; the tests of exports stand beside the exports."""
+    rows: list[list[object]] = [
+        [gate.about, gate.asked, gate.said, result(gate)] for gate in gates if gate.suite == GATES
+    ]
+    return table(["Of", "Asked", "Found", "Result"], rows, "Gates", words=(1, 2, 3)) if rows else Html()
+
+
+def result(gate: Gate) -> Html:
+    words, kind = WORDS.get(gate.result, ("not judged", "even"))
+    if gate.suite == EXPORTS:
+        words = {"holds": "passed", "fails": "refused"}.get(words, "not made")
+    return badge(words, kind)
+
+
+def training_curves(kept: Kept) -> Html:
+    """Losses in one chart, every other figure of the log in one of its own."""
+    found = curves(kept.losses)
+    for name in held_out_names(kept.stats, found):
+        found[name] = held_out_curve(kept.stats, name, found.get(name, []))
+    charts = list(_charts(found))
+    return tag("div", *charts, class_="charts") if charts else Html()
+
+
+def _charts(found: Curves) -> Iterator[Html]:
+    held_out = [name for name in found if is_held_out(name)]
+    beside = next((name for name in held_out if name != HELD_OUT_CURVE), HELD_OUT_CURVE)  # what a method lowers
+    losses = [Series("training", found.pop(LOSS, []), TUNED_COLOUR)]
+    losses.append(Series("held-out", found.pop(beside, []), HELD_OUT_COLOUR, dots=True))
+    yield lines("Loss", "nats a token" if beside == HELD_OUT_CURVE else "", losses)
+    for name, points in found.items():
+        dots, colour = is_held_out(name), HELD_OUT_COLOUR if is_held_out(name) else TUNED_COLOUR
+        yield lines(*curve_title(name), [Series(name, points, colour, dots)])
+
+
+def curve_title(name: str) -> tuple[str, str]:
+    """Title and unit of a figure over the steps."""
+    if name in CURVES:
+        return CURVES[name]
+    title, _, unit = TITLES.get(name, "Loss, nats a token" if name == LOSS else name).partition(", ")
+    return title, unit

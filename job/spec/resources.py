@@ -1,0 +1,12 @@
+"""What the user knows of the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ResourcesSpec:
+    """`price_per_hour`: the user's, in a currency that they know."""
+
+    price_per_hour: float | None

@@ -1,0 +1,94 @@
+"""Which layers compute their activations again, and how many rows go through the model at once: asked of the reckoning
+in `job.plan.choice`, with the memory that is really free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from job.host.cgroup import available_bytes
+from job.host.micro_batch import MicroBatch
+from job.plan.cards import card_of_device
+from job.plan.choice import Choice, Training
+from job.plan.gpu_memory import gpu_bytes
+from job.plan.model_size import ModelSize
+from job.plan.schedule import Schedule, schedule
+from job.spec import JobSpec
+from job.training.backend import Backend
+from job.training.methods import METHODS
+
+FP32 = 2  # times what a GPU's 16 bits take
+
+
+def loaded_with(spec: JobSpec, size: ModelSize, device: str) -> str | bool:
+    """Checkpointing as the engine is told of it when it loads the model. On a CPU `auto` is none where half of the free
+    memory holds everything: what is computed does not depend on it there.
+    """
+    wanted = spec.training.gradient_checkpointing
+    if wanted != "auto":
+        return wanted
+    if device == "cpu":
+        tokens = spec.training.batch_size * spec.model.max_seq_length
+        return FP32 * gpu_bytes(spec, size, tokens, size.layers) > available_bytes() / 2
+    return "unsloth" if spec.model.backend == "unsloth" else True
+
+
+class Chooser:
+    """The choice for a training on this machine, and what comes after one that did not fit."""
+
+    def __init__(self, spec: JobSpec, size: ModelSize, backend: Backend, lengths: list[int]) -> None:
+        """`backend`: with the model loaded. `lengths`: tokens of each sequence."""
+        self._spec, self._size, self._backend = spec, size, backend
+
+        @cache
+        def scheduled(rows: int) -> Schedule:
+            return schedule(spec, lengths, rows, spec.data.packing)
+
+        self._scheduled = scheduled
+        self._on_cpu = backend.device == "cpu"
+
+    def first(self) -> tuple[Choice, dict[str, Any]]:
+        """The choice, and what it rests on."""
+        if self._on_cpu:
+            wanted = self._spec.training.micro_batch
+            return self._cpu_choice(self._spec.training.batch_size if wanted == "auto" else wanted), {}
+        usable, training = usable_gpu_bytes(), self._training()
+        choice = training.choose(usable)
+        planned = gpu_bytes(self._spec, self._size, 0, 0) + choice.activation_bytes
+        return choice, {"usable_bytes": usable, "planned_bytes": planned, "times_of": training.card.name}
+
+    def after(self, failed: Choice) -> Choice | None:
+        """One that needs less; None if there is none."""
+        if not self._on_cpu:
+            return self._training().choose_after(failed)
+        smaller, least = failed.batch.smaller(), METHODS[self._spec.training.method].least_rows
+        return self._cpu_choice(smaller.rows) if smaller and smaller.rows >= least else None
+
+    def remembered(self, known: Mapping[str, int]) -> Choice:
+        """Of a training that goes on: the choice it was made with."""
+        rows, kept_layers = known["micro_batch"], known["kept_layers"]
+        return self._cpu_choice(rows) if self._on_cpu else self._training().choice(rows, kept_layers)
+
+    def _cpu_choice(self, rows: int) -> Choice:
+        training = self._spec.training
+        passes = training.batch_size * training.gradient_accumulation_steps // rows
+        kept_layers = 0 if self._backend.loaded_with else self._size.layers
+        return Choice(MicroBatch(rows, passes), kept_layers, 0)
+
+    def _training(self) -> Training:
+        import torch
+
+        properties = torch.cuda.get_device_properties(0)
+        card = card_of_device(properties.name, properties.total_memory)
+        return Training(self._spec, self._size, self._scheduled, card)
+
+
+def usable_gpu_bytes() -> int:
+    """What PyTorch may have of the GPU in all: what it holds, and what nobody holds."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    allowed = total * torch.cuda.get_per_process_memory_fraction()
+    return int(min(free + torch.cuda.memory_reserved(), allowed))

@@ -1,0 +1,81 @@
+"""What methods that compare answers share: how rows become a batch, the loss of held-out ones, read-back settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from job.errors import CapacityError, Fault
+from job.host.micro_batch import in_halves
+from job.training.methods.record import Row
+
+NOT_LEARNED = -100  # a label, as PyTorch's cross entropy has it
+CHOSEN, REJECTED = "", "rejected_"
+MARGINS = {"rewards/margins": "reward_margin", "rewards/accuracies": "preference_accuracy"}
+
+
+def one_after_the_other(pad: int, _: int) -> Callable[[list[Row]], dict[str, Any]]:
+    """Batches as TRL's DPO has them: the chosen answers, then the rejected ones, padded on the right with `pad`."""
+
+    def collate(rows: list[Row]) -> dict[str, Any]:
+        found = padded([sequence(row, part) for part in (CHOSEN, REJECTED) for row in rows], pad)
+        labels = found.pop("labels")
+        return found | {"completion_mask": (labels != NOT_LEARNED).long()}
+
+    return collate
+
+
+def side_by_side(pad: int, _: int) -> Callable[[list[Row]], dict[str, Any]]:
+    """Batches as TRL's ORPO has them: tensors of the chosen and of the rejected answers, of a width each."""
+
+    def collate(rows: list[Row]) -> dict[str, Any]:
+        sides = {"chosen_": CHOSEN, "rejected_": REJECTED}
+        found = {side: padded([sequence(row, part) for row in rows], pad) for side, part in sides.items()}
+        return {f"{side}{name}": tensor for side, tensors in found.items() for name, tensor in tensors.items()}
+
+    return collate
+
+
+def sequence(row: Row, part: str) -> tuple[list[int], list[int]]:
+    """Ids and labels of an answer with its prompt."""
+    return list(row[f"{part}input_ids"]), list(row[f"{part}labels"])
+
+
+def padded(sequences: Sequence[tuple[list[int], list[int]]], pad: int) -> dict[str, Any]:
+    """`input_ids`, `attention_mask` and `labels` as tensors of [sequences, the longest]."""
+    import torch
+
+    width = max(len(ids) for ids, _ in sequences)
+
+    def tensor(lists: list[list[int]], filler: int) -> Any:
+        return torch.tensor([row + [filler] * (width - len(row)) for row in lists])
+
+    return {
+        "input_ids": tensor([ids for ids, _ in sequences], pad),
+        "attention_mask": tensor([[1] * len(ids) for ids, _ in sequences], 0),
+        "labels": tensor([labels for _, labels in sequences], NOT_LEARNED),
+    }
+
+
+def mean_loss(loss: Callable[[Any, Any], Any], trainer: Any, rows: Any, rows_at_once: int) -> float:
+    """Of held-out rows, where `loss`, of a trainer and a batch, is a mean over the batch."""
+    import torch
+
+    def measured(batch: list[Row]) -> list[float]:
+        return [float(loss(trainer, trainer._prepare_inputs(trainer.data_collator(batch)))) * len(batch)]
+
+    losses: list[float] = []
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        for start in range(0, len(rows), rows_at_once):
+            losses += in_halves([rows[i] for i in range(start, min(start + rows_at_once, len(rows)))], measured)
+    return sum(losses) / len(rows)
+
+
+def require_settings(method: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises `CapacityError` where a trainer, whose code engines replace, has others than the spec's."""
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise CapacityError(
+                Fault("the engine trains with another setting than was asked for", where=f"/training/{method}/{name}",
+                      found=str(found[name]), expected=str(value))
+            )  # fmt: skip

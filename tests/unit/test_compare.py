@@ -1,0 +1,188 @@
+"""tunejob compare: which of several runs is best, what differs, what it took; and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.errors import GateError, InputError, JobError, SpecError
+from job.report.compare import ABSENT, Comparison, compare, require_several
+from job.report.compare_text import as_json, as_text
+from job.report.page.compare import compare_page
+from job.spec.strict import StrictValidator, load_schema
+from job.store import DirectoryStore
+from tests.browser import DESK, PHONE, browser, found
+from tests.flow.running import tunejob
+from tests.reports import BASE, TUNED, encoded, files, statistics
+from tests.unit.test_report_page import ATTACK, Elements
+
+SPEC: dict[str, Any] = {"name": "lamps", "training": {"learning_rate": 0.001, "epochs": 1.0}, "output": {"uri": "here"}}
+
+
+def put(output: Path, stats: dict[str, Any] | None = None, spec: dict[str, Any] | None = SPEC, published: bool = True) -> str:
+    """An output with what a run leaves there to be compared."""
+    store = DirectoryStore(str(output))
+    store.write("stats.json", json.dumps(statistics() if stats is None else stats).encode())
+    store.write("report/losses.jsonl", encoded("report/losses.jsonl", files()["report/losses.jsonl"]))
+    if spec is not None:
+        store.write("spec.json", json.dumps(spec).encode())
+    if published:
+        store.write("manifest.json", b"{}")
+    return str(output)
+
+
+def evaluated(**tuned: float) -> dict[str, Any]:
+    return {"base": BASE, "trained": TUNED | tuned}
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> list[str]:
+    """By loss the second is best, by exact match the third; the first has the time of the others twice over."""
+    slow = statistics(wall_seconds=7200.0)
+    second = statistics(name="second", wall_seconds=3600.0, evaluation=evaluated(held_out_loss=0.4))
+    third = statistics(name="third", wall_seconds=3600.0, evaluation=evaluated(exact_match=1.0))
+    faster = SPEC | {"training": {"learning_rate": 0.002, "epochs": 1.0, "warmup_steps": 5}, "output": {"uri": "elsewhere"}}
+    return [put(tmp_path / "a", slow), put(tmp_path / "b", second, faster), put(tmp_path / "c", third)]
+
+
+def labels(comparison: Comparison) -> list[str]:
+    return [run.label for run in comparison.runs]
+
+
+def test_the_best_is_first_by_the_metric_that_is_asked_for(three: list[str]) -> None:
+    by_loss = compare(three, None, {})
+    assert (by_loss.by, labels(by_loss)) == ("held_out_loss", ["second", "lamps", "third"])
+    assert by_loss.best is by_loss.runs[0]
+    by_match = compare(three, "exact_match", {})
+    assert labels(by_match)[0] == "third", "more is better"
+    assert by_match.metrics == ["exact_match", "held_out_loss", "perplexity"]
+    assert as_text(by_match).startswith("third is best by exact match of 3 runs, with 1.\n")
+    assert as_text(by_loss).startswith("second is best by held-out loss of 3 runs, with 0.4.\n")
+
+
+def test_equal_runs_are_called_equal(tmp_path: Path) -> None:
+    text = as_text(compare([put(tmp_path / "a"), put(tmp_path / "b")], None, {}))
+    assert text.startswith("a and b are equally good by held-out loss, with 0.5.\n"), "one name: the ends of the addresses tell them apart"
+    assert "Their specs do not differ." in text
+
+
+def test_what_differs_is_named_with_each_value(three: list[str]) -> None:
+    comparison = compare(three, None, {})
+    assert comparison.differences == [("/training/learning_rate", [0.002, 0.001, 0.001]), ("/training/warmup_steps", [5, ABSENT, ABSENT])]
+    lines = [line.split() for line in as_text(comparison).splitlines()]
+    assert ["/training/learning_rate", "0.002", "0.001", "0.001"] in lines
+    assert ["/training/warmup_steps", "5", "nothing", "nothing"] in lines
+
+
+def test_a_list_of_values_is_one_value(tmp_path: Path) -> None:
+    many, none = SPEC | {"export": {"gguf": ["q8_0", "q6_k", "f16", "q4_0", "q4_1"]}}, SPEC | {"export": {"gguf": []}}
+    comparison = compare([put(tmp_path / "a", None, many), put(tmp_path / "b", None, none)], None, {})
+    assert [pointer for pointer, _ in comparison.differences] == ["/export/gguf"]
+    assert '"q8_0", "q6_k", "f16", "q4_0" and 1 more  []' in as_text(comparison)
+
+
+def test_time_and_money(three: list[str], tmp_path: Path) -> None:
+    assert [run.cost for run in compare(three, None, {"": 1.5}).runs] == [1.5, 3.0, 1.5]
+    assert [run.cost for run in compare(three, None, {}).runs] == [None] * 3
+    device = statistics()["device"] | {"kind": "cuda", "total_memory_bytes": 80 * 10**9}
+    names = {"NVIDIA A100-SXM4-80GB": 2.0, "NVIDIA L4": 0.5, "NVIDIA H200": 4.0, "NVIDIA L40S": None}
+    outputs = [put(tmp_path / f"gpu-{n}", statistics(name=f"gpu-{n}", device=device | {"name": name})) for n, name in enumerate(names)]
+    found = {
+        run.stats["device"]["name"]: run.price_per_hour for run in compare(outputs, None, {"a100-80": 2.0, "l4": 0.5, "h200": 4.0}).runs
+    }
+    assert found == names
+    rows = [line.split() for line in as_text(compare(three, None, {"": 1.5})).splitlines()]
+    assert ["second", "0.4", "1.649", "0.75", "20", "60", "min", "00", "s", "1.00", "GB", "1.50", "published"] in rows
+
+
+def test_json_is_as_its_schema_has_it(three: list[str]) -> None:
+    document = json.loads(as_json(compare(three, "exact_match", {"": 1.0})))
+    StrictValidator(load_schema("compare")).validate(document)
+    assert (document["by"], document["best"]) == ("exact_match", three[2])
+    assert document["differences"][1] == {"pointer": "/training/warmup_steps", "values": [None, None, 5], "absent": [True, True, False]}
+    assert [run["seconds"] for run in document["runs"]] == [3600.0, 7200.0, 3600.0]
+
+
+def test_what_makes_figures_less_comparable_is_said(tmp_path: Path) -> None:
+    failure = {"class": "InputError", "exit_code": 11, "stage": "data", "message": "no rows", "run_id": "", "faults": 1}
+    failed = statistics(name="failed", status="failed", failure=failure, evaluation={}, delivered={}, training={}, phases=[], device={})
+    other = statistics(name="other")
+    other["data"] = other["data"] | {"held_out": other["data"]["held_out"] | {"tokens": 999}}
+    outputs = [put(tmp_path / "f", failed, None, published=False), put(tmp_path / "o", other, published=False), put(tmp_path / "l")]
+    comparison = compare(outputs, None, {})
+    assert labels(comparison)[-1] == "failed"
+    assert comparison.notes == [
+        "other has no manifest: it was not published",
+        "failed has failed: no rows",
+        "failed has stored no spec: what differs is not known of it",
+        "their held-out rows are not the same: figures of other rows say little beside each other",
+        "they ran on other devices: times are of those",
+    ]
+    assert comparison.differences == [], "a spec that is not there does not differ"
+    StrictValidator(load_schema("compare")).validate(json.loads(as_json(comparison)))
+    assert "no manifest" in compare_page(comparison)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"version": 2}, {"phases": [{"name": "train"}]}, {"evaluation": []}, {"wall_seconds": "long"}, {"device": None}],
+    ids=["another version", "phases", "evaluation", "seconds", "device"],
+)
+def test_statistics_of_another_form_are_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    outputs = [put(tmp_path / "a"), put(tmp_path / "b", statistics() | change)]
+    with pytest.raises(GateError) as caught:
+        compare(outputs, None, {})
+    (fault,) = caught.value.faults
+    assert fault.where.endswith("/b/stats.json")
+    assert fault.found == f"{next(iter(change))} of another form"
+
+
+def test_what_is_no_output_or_cannot_be_compared_is_refused(three: list[str], tmp_path: Path) -> None:
+    def refused(kind: type[JobError], *outputs: str, by: str | None = None) -> str:
+        with pytest.raises(kind) as caught:
+            compare(outputs, by, {})
+        return str(caught.value.faults[0])
+
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "rows.csv").write_text("a,b\n")
+    assert "rows.csv, which no run has stored" in refused(InputError, three[0], str(tmp_path / "other"))
+    assert "nothing" in refused(InputError, three[0], str(tmp_path / "none"))
+    assert "named twice" in refused(SpecError, three[0], three[0] + "/")
+    assert "expected held_out_loss, perplexity, exact_match" in refused(SpecError, *three, by="bleu")
+    with pytest.raises(SpecError, match="nothing to compare it with"):
+        require_several(three[:1])
+
+
+def test_the_command_prints_and_writes(three: list[str], tmp_path: Path) -> None:
+    page = tmp_path / "compare.html"
+    result = tunejob("compare", *three, "--by", "exact_match", "--html", str(page), "--price", "2", scratch=tmp_path / "s")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("third is best by exact match of 3 runs, with 1.\n")
+    said = Elements(page.read_text("utf-8")).said
+    assert "third is best by exact match of 3 runs, with 1." in said
+    assert "/training/learning_rate0.0010.0010.002" in said
+    assert said.count("Held-out lossnats a token") == 1, "three curves in one chart"
+    bad = tunejob("compare", three[0], str(tmp_path / "none"), scratch=tmp_path / "s")
+    assert (bad.exit_code, bad.failure["found"]) == (11, "nothing")
+
+
+@pytest.mark.skipif(not found(), reason="no Chromium (make page-tools)")
+def test_its_page_is_of_the_same_make(tmp_path: Path) -> None:
+    """Hostile names, values and curves are text; no complaint at any width."""
+    hostile = statistics() | {"name": ATTACK, "packages": {}, "delivered": {"artefacts": {ATTACK: {"kl": 1.0}}}}
+    spec = {"name": "x", ATTACK.replace("\ud800", ""): {"learning_rate": ATTACK.replace("\ud800", "")}}
+    outputs = [put(tmp_path / "a", hostile, spec), *(put(tmp_path / str(n), statistics(name="n" * 200 + str(n))) for n in range(9))]
+    path = tmp_path / "compare.html"
+    path.write_text(compare_page(compare(outputs, None, {"": 3.0})), "utf-8")
+    page = path.read_text("utf-8")
+    assert (page.count("<script"), page.count("<style"), page.count("<img")) == (1, 1, 0)
+    with browser() as chromium:
+        tab = chromium.page()
+        for dark, width in ((False, DESK), (True, PHONE)):
+            tab.look(path, width, dark)
+            assert tab.complaints == []
+            assert tab.say("[document.documentElement.scrollWidth, innerWidth]") == [width, width]
+            assert tab.say("document.title") == "10 runs – tunejob"
