@@ -121,6 +121,7 @@ def handle(request: Request) -> Answer:
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Threads that wait for each other sleep instead of spinning: on cores shared with others that is ten times faster.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # a crash ends at once, not after a debugger has read all of torch
     return Answer(tuple(FUNCTIONS[type(step)](**vars(step)) for step in request.steps))
 
 

@@ -112,8 +112,16 @@ def test_a_vocabulary_with_two_tokens_exchanged_is_caught(good: Good, tmp_path: 
     assert any(message.endswith("become another text than in training") for message in caught(good, broken))
 
 
-def test_a_tokenizer_that_kills_llama_cpp_is_caught(good: Good, forked_children: None, tmp_path: Path) -> None:
-    """What transformers derives from a GGUF: the converter takes it for SentencePiece, and llama.cpp crashes on the file."""
+def test_a_tokenizer_that_kills_llama_cpp_is_caught(
+    good: Good, forked_children: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What transformers derives from a GGUF: the converter takes it for SentencePiece, and llama.cpp crashes on the file.
+
+    At once: no debugger is called, where there is one, which would read every library for half a minute.
+    """
+    (tmp_path / "gdb").write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
+    (tmp_path / "gdb").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
     def sentencepiece_like(folder: Path) -> None:
         document = json.loads((folder / "tokenizer.json").read_text())
@@ -126,6 +134,7 @@ def test_a_tokenizer_that_kills_llama_cpp_is_caught(good: Good, forked_children:
     asked = Check(tmp_path / "bf16.gguf", KEY, "bf16", None, good.expected, against(good.reference, LIMITS))
     with pytest.raises(GateError, match=f"{KEY}: native code crashed .found SIG(SEGV|ABRT)"):
         run_child(WORKER, Request((asked,)), tmp_path / "child", KEY)
+    assert not (tmp_path / "called").exists()
 
 
 # --------------------------------------------------------------------------------------------- template and EOS

@@ -19,6 +19,7 @@ from job.gguf.quantise import planned_types, quantise
 from tests.tiny import broken_narrow_dir, narrow_dir, wide_dir
 
 ROWS, WIDTH = 35, 4096  # more than one slice on a CPU, the last one shorter
+FEW_ROWS = 12  # of the kinds of weights after the first: 192 blocks of 256
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 
 
@@ -85,7 +86,7 @@ def by_ggml(weights: torch.Tensor, type_name: str) -> torch.Tensor:
 @pytest.mark.parametrize("type_name", [name for name in ENCODERS if name != "F32"])
 def test_the_bytes_are_those_of_ggml(type_name: str, device: str) -> None:
     for kind, make in WEIGHTS.items():
-        weights = make()
+        weights = make() if kind == "normal" else make()[:FEW_ROWS].contiguous()
         ours, theirs = encode(weights.to(device), type_name).cpu(), by_ggml(weights, type_name)
         different = int((ours != theirs).sum())
         assert different == 0, f"{different} of {theirs.numel()} bytes of {kind} weights"
