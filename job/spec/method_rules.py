@@ -51,10 +51,15 @@ def settings_of_the_method(document: Json) -> Iterator[Fault]:
     if not method.packs and document["data"].get("train_on") == "all":
         yield Fault("this method compares answers; prompts are not learned", where="/data/train_on",
                     found=f'"all" with method {method.name}', expected='"responses"')  # fmt: skip
-    if training.get("batch_size", 2) < method.least_rows:
-        yield Fault("this method compares the rows of a micro-batch with each other", where="/training/batch_size",
-                    found=f"{training['batch_size']} with method {method.name}",
-                    expected=f"at least {method.least_rows}")  # fmt: skip
+    for key in ("batch_size", "micro_batch"):
+        rows = training.get(key, "auto")
+        if rows != "auto" and rows < method.least_rows:
+            yield Fault(
+                "this method compares the rows of a micro-batch with each other",
+                where=f"/training/{key}",
+                found=f"{rows} with method {method.name}",
+                expected=f"at least {method.least_rows}",
+            )
     if method.needs_adapter and document["model"].get("precision") == "full":
         yield Fault("this method compares with the base, of which there would have to be a second copy",
                     where="/model/precision", found=f'"full" with method {method.name}',

@@ -242,7 +242,7 @@ def test_a_gate_on_pairs_refuses(rows: Path, tmp_path: Path) -> None:
 def run_short(folder: Path, fit: int, first_pass: int, spec: dict[str, Any]) -> tuple[int, list[Row]]:
     """Exit code and events of a run where only so many sequences of a forward pass fit, from a training pass on."""
     (folder / "scratch").mkdir(parents=True)
-    arguments = [fit, first_pass, ["run", write_spec(folder / "spec.json", tiny(folder / "out", spec))]]
+    arguments = [fit, first_pass, None, ["run", write_spec(folder / "spec.json", tiny(folder / "out", spec))]]
     code, said, _ = run_forked("tests.flow.short_of_memory:run", arguments, folder, environment(folder / "scratch"), 300)
     return code, [json.loads(line) for line in said.splitlines() if line.startswith('{"time"')]
 

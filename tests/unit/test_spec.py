@@ -145,6 +145,7 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({**DPO, "/training/kto": {}}, ["/training/kto"], "these are settings of method kto"),
     ({**KTO, "/training/batch_size": 1}, ["/training/batch_size"],
      "this method compares the rows of a micro-batch with each other (found 1 with method kto); expected at least 2"),
+    ({**KTO, "/training/micro_batch": 1}, ["/training/micro_batch"], "this method compares the rows of a micro-batch with each other"),
     ({**KTO, "/model/precision": "full"}, ["/model/precision"], "this method compares with the base"),
     ({**DPO, f"{TRAIN}/columns": {"chosen": "rejected"}}, [f"{TRAIN}/columns/chosen"], "rejected answers of preference data are not to be"),
     ({**HELD_OUT, "/evaluation/gates": [{"metric": "reward_margin", "at_least": 0}]}, ["/evaluation/gates/0/metric"],
