@@ -34,6 +34,13 @@ def split(rows: int, **changes: Any) -> dict[str, Any]:
     return counts | sizes | lists | {"lengths": {"<=32": rows // 4, "<=64": rows - rows // 4}} | changes
 
 
+PLANNED = {
+    "gpu": None, "gpu_peak_bytes": {"planned": None, "actual": None},
+    "host_peak_bytes": {"planned": None, "actual": 10**9}, "disk_peak_bytes": {"planned": 4 * 10**9, "actual": 3 * 10**9},
+    "stage_seconds": {"train": {"planned": 40.0, "actual": 50.0}},
+}  # fmt: skip
+
+
 def statistics(**changes: Any) -> dict[str, Any]:
     """As a run of `SPEC` writes them, `changes` to its members; they are held against the schema."""
     child = {
@@ -47,7 +54,8 @@ def statistics(**changes: Any) -> dict[str, Any]:
         "version": 1, "run_id": RUN_ID, "name": "lamps", "status": "succeeded", "failure": None, "report": [], "wall_seconds": 90.5,
         "device": {"kind": "cpu", "name": "cpu", "total_memory_bytes": 0, "capability": None, "cpu_name": "a CPU",
                    "cpu_instructions": "AVX2", "cpu_threads": 1, "cpu_cores": 2, "host_memory_bytes": 8 * 10**9},
-        "memory": {}, "phases": [phase("data", 2.5), phase("train", 50.0), phase("merge", 5.0, children=[child])],
+        "memory": {}, "planned": PLANNED, "cost": {"price_per_hour": 2.5, "hours": 0.025, "cost": 0.0625},
+        "phases": [phase("data", 2.5), phase("train", 50.0), phase("merge", 5.0, children=[child])],
         "data": {"train": split(100), "held_out": split(8, also_trained=0), "held_out_words": "8 rows are held out", "stop_token_ids": [2],
                  "notes": []},
         "training": {"steps": 20, "wall_seconds": 48.0, "wall_minutes": 0.8, "tokens": 4000, "tokens_per_second": 83.3, "kept": "last",

@@ -27,8 +27,29 @@ CASES: dict[str, dict[str, dict[str, Any] | None]] = {
     "peft": {"model": {"backend": "peft"}},
     "peft-8bit": {"model": {"backend": "peft", "precision": "8bit"}},
     "peft-packing": {"model": {"backend": "peft"}, "data": {"packing": True}},
+    "auto": {"training": {"gradient_checkpointing": "auto"}},
+    "dpo": {"training": {"method": "dpo", "learning_rate": 1e-3}},
+    "orpo": {"training": {"method": "orpo", "learning_rate": 1e-3}},
+    "kto": {"training": {"method": "kto", "learning_rate": 1e-3}},
+    "peft-dpo": {"model": {"backend": "peft"}, "training": {"method": "dpo", "learning_rate": 1e-3}},
     "best": {"training": {"eval_steps": 10, "keep": "best", "early_stopping": {"patience": 2}}},
 }
+
+
+def of_method(method: str, demo: Path, folder: Path) -> dict[str, str]:
+    """The demo's rows as that method reads them: each answer is preferred to the next row's, or called good and that one
+    bad.
+    """
+    rows = [json.loads(line)["messages"] for line in demo.read_text().splitlines()]
+    found: list[dict[str, Any]] = []
+    for (*prompt, answer), (*_, other) in zip(rows, [*rows[1:], rows[0]], strict=True):
+        if method == "kto":
+            found += [{"messages": [*prompt, said], "label": said is answer} for said in (answer, other)]
+        elif answer != other:
+            found.append({"prompt": prompt, "chosen": [answer], "rejected": [other]})
+    path = folder / f"{method}-{demo.name}"
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    return {"source": str(path), "format": "kto" if method == "kto" else "preference"}
 
 
 def spec_of(name: str, folder: Path) -> Path:
@@ -38,6 +59,11 @@ def spec_of(name: str, folder: Path) -> Path:
             del document[section]
         else:
             document[section] |= changes
+    if (method := document["training"].get("method", "sft")) != "sft":
+        demo = REPOSITORY / "tests" / "demo"
+        document["data"]["train"] = [of_method(method, demo / "train.jsonl", folder) | {"limit": 240}]
+        document["data"]["held_out"] = {"sources": [of_method(method, demo / "held_out.jsonl", folder) | {"limit": 24}]}
+        document["evaluation"] = {"prompts": document["evaluation"]["prompts"], "max_new_tokens": 24}
     document |= {"name": name, "output": {"uri": str(folder / name / "output")}}
     path = folder / f"{name}.json"
     path.write_text(json.dumps(document))
@@ -55,7 +81,10 @@ def run(name: str, folder: Path) -> dict[str, Any]:
         found = json.loads(stats.read_text())
         training = found["training"]
         result |= {"evaluation": found["evaluation"], "failure": found["failure"]}
-        result |= {key: training.get(key) for key in ("steps", "first_loss", "final_loss", "median_step_seconds", "trainable_dtype")}
+        result |= {
+            key: training.get(key)
+            for key in ("steps", "first_loss", "final_loss", "median_step_seconds", "trainable_dtype", "batch_size", "kept_layers")
+        }
         result["peak_reserved_gib"] = round(max((p["peak_gpu_reserved_bytes"] for p in found["phases"]), default=0) / 2**30, 3)
     return result
 

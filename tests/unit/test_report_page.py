@@ -65,6 +65,9 @@ def test_it_says_what_came_of_the_run() -> None:
     assert "exact match at least 0.50.75holds" in said
     assert "gguf-q8_0: it is not within its limits, found kl 0.7" in said
     assert "0.50 GB0.51 GB+2.0 %" in said, "planned against taken"
+    assert "Scratch disk, at most4.00 GB3.00 GB-25 %" in said
+    assert "Time of train40.0 s50.0 s+25 %" in said
+    assert "Cost: 0.06, 0.03 hours at 2.5 an hour" in said
     assert "no held-out sequence is trained on" in said
     assert "sha256 " + "1" * 64 in said
     assert "20 steps, 4,000 tokens in 48.0 s" in said
@@ -128,7 +131,7 @@ def test_losses_of_other_methods_have_charts_of_their_own() -> None:
     charts = [str(a["aria-label"]) for a in Elements(page).all("svg") if a.get("role") == "img"]
     assert charts[0] == "Loss: training: 0.69 at first, 0.69 at last; held-out: 0.6 at first, 0.6 at last"
     assert charts[1:3] == [
-        "reward_margin: reward_margin: 0.1 at first, 0.1 at last",
+        "Reward margin: reward_margin: 0.1 at first, 0.1 at last",
         "Held-out loss: held_out_loss: 3.5 at first, 0.5 at last",
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from job.report.kept import Kept
@@ -12,6 +12,11 @@ from job.report.page.markup import Html, joined, table, tag
 GB = 1e9
 BAR_COLOUR = 1
 NOTE = "Peaks. Memory of the host counts child processes and files that are mapped; disk is by how much its use grew."
+PEAKS = {
+    "gpu_peak_bytes": "Memory of the GPU",
+    "host_peak_bytes": "Memory of the host, at most",
+    "disk_peak_bytes": "Scratch disk, at most",
+}
 Json = Mapping[str, Any]
 
 
@@ -31,7 +36,32 @@ def stages(kept: Kept) -> Html:
         for phase in phases
     ]  # fmt: skip
     whole = table(heads, rows, "Time and memory by stage", words=(1,))
-    return joined(whole, tag("p", NOTE, class_="note"), _planned(phases))
+    return joined(whole, tag("p", NOTE, class_="note"), _price(kept.stats), _foreseen(kept.stats), _planned(phases))
+
+
+def _price(stats: Json) -> Html:
+    """What the run has cost by the spec's own price."""
+    if not (cost := stats.get("cost")):
+        return Html()
+    hours, price = cost["hours"], cost["price_per_hour"]
+    return tag("p", f"Cost: {cost['cost']:.2f}, {hours:.2f} hours at {price:g} an hour as the spec says.")
+
+
+def _foreseen(stats: Json) -> Html:
+    """Of the whole run and of its stages, what `tunejob plan` reckons beside what it took."""
+    planned = stats.get("planned", {})
+    pairs: list[tuple[str, Json, Callable[[float], str]]]
+    pairs = [(words, planned.get(key, {}), gigabytes) for key, words in PEAKS.items()]
+    pairs += [(f"Time of {name}", pair, duration) for name, pair in planned.get("stage_seconds", {}).items()]
+    rows = [
+        [words, shown(pair["planned"]), shown(pair["actual"]), f"{100 * (pair['actual'] / pair['planned'] - 1):+.0f} %"]
+        for words, pair, shown in pairs
+        if pair.get("planned") and pair.get("actual") is not None
+    ]
+    if not rows:
+        return Html()
+    title = "Planned and taken"
+    return joined(tag("h3", title), table(["What", "Planned", "Taken", "Off by"], rows, title))
 
 
 def _planned(phases: Sequence[Json]) -> Html:
