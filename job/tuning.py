@@ -10,10 +10,10 @@ from typing import Any, cast
 
 from job.context import TRAINED, Run
 from job.data.build import Prepared, Question
-from job.evaluation.assess import Assessment, Margins, assess
+from job.evaluation.assess import Assessment, MarginsOf, assess
 from job.evaluation.gates import check_gates
 from job.evaluation.loss import loss_of
-from job.evaluation.margins import margins_of
+from job.evaluation.margins import equal_margins, margins_of
 from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.evaluation.probe import write_probe
 from job.evaluation.scores import differences, figures, paired
@@ -217,13 +217,13 @@ def compare_both(artefacts: Artefacts, before: tuple[Assessment, float], after: 
     run.stats.evaluation["differences"] = differences(rows[0], rows[1], run.spec.training.seed)
 
 
-def margins(spec: JobSpec, prepared: Prepared, name: str) -> Margins | None:
+def margins(spec: JobSpec, prepared: Prepared, name: str) -> MarginsOf | None:
     """How held-out pairs are measured of `name`, where the method learns from pairs, or from answers with labels."""
     method, pad = METHODS[spec.training.method], prepared.tokenizer.pad_token_id
     if (rewards := method.rewards) is None:
         return None
     if rewards.by_reference and name == BASE:
-        return lambda model, rows, progress: [0.0] * len(rows)  # to itself, the base likes all answers alike
+        return lambda model, rows, progress: equal_margins(rows)  # beside itself, the base likes all answers alike
     settings = getattr(spec.training, method.name)
     return lambda model, rows, progress: margins_of(model, rows, rewards, settings, pad, progress)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from job.evaluation.choices import log_probabilities
 from job.evaluation.generate import answered, spoken
 from job.evaluation.loss import losses_of
+from job.evaluation.margins import Margins
 from job.evaluation.scores import Figures, Rows, Wanted, answer_rows, choice_rows, figures, loss_rows, margin_rows
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Assessment:
         return figures(self.rows)
 
 
-Margins = Callable[[Any, Any, Callable[[int], object]], list[float]]  # of a model, rows, and who is told rows done
+MarginsOf = Callable[[Any, Any, Callable[[int], object]], list[Margins]]  # of a model, rows, who is told rows done
 
 
 @dataclass
@@ -59,7 +60,7 @@ class _Progress:
 
 def assess(
     model: Any, prepared: Prepared, spec: EvaluationSpec, batch_rows: int, bar: Bar, heard: Heard = lambda *_: None,
-    margins_of: Margins | None = None,
+    margins_of: MarginsOf | None = None,
 ) -> Assessment:  # fmt: skip
     """Measures the model as it is; it must be in inference mode. `bar` is shown what is done, and the first answers
     are `heard`. `margins_of`: where held-out rows are pairs, what a model makes of them.

@@ -73,10 +73,10 @@ def loss_rows(losses: Rows) -> dict[str, Rows]:
     return {metric.name: losses for metric in (HELD_OUT_LOSS, PERPLEXITY)}
 
 
-def margin_rows(margins: Sequence[float]) -> dict[str, Rows]:
-    """By metric, what the reward margins of held-out pairs add."""
+def margin_rows(margins: Sequence[Sequence[float]]) -> dict[str, Rows]:
+    """By metric, what each preferred answer adds: the mean of its reward margins."""
     return {
-        metric.name: [metric.of_margin(margin) for margin in margins]
+        metric.name: [(sum(map(metric.of_margin, each)) / len(each), 1.0) for each in margins]
         for metric in METRICS.values()
         if metric.of_margin is not None
     }

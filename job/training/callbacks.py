@@ -19,7 +19,6 @@ from job.errors import Fault, GateError
 from job.host.log import Bar
 from job.host.watchdog import Watchdog
 from job.spec import TrainingSpec
-from job.training.filler import filler_tokens
 
 CURVES = {"loss", "grad_norm", "learning_rate"}
 ATTENTION_MASKS = ("attention_mask", "chosen_attention_mask", "rejected_attention_mask")  # of what is learned from
@@ -27,11 +26,9 @@ STEP_FIELDS = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learn
 
 
 class TokenCounter:
-    """Counts the tokens, padding aside, of every training forward pass without waiting for the GPU. `filled`: whether
-    packed batches have a piece of padding (`job.training.filler`).
-    """
+    """Counts the tokens, padding aside, of every training forward pass without waiting for the GPU."""
 
-    def __init__(self, trainer: Any, filled: bool = False) -> None:
+    def __init__(self, trainer: Any) -> None:
         self.before = 0
         self._total: Any = 0
         self._whole_steps: Any = 0
@@ -41,8 +38,6 @@ class TokenCounter:
             masks = [inputs[name] for name in ATTENTION_MASKS if name in inputs]
             counted = sum(mask.sum() for mask in masks) if masks else inputs["input_ids"].numel()
             self._total = self._total + counted
-            if filled:
-                self._total = self._total - filler_tokens(inputs)
             return step(model, inputs, *args, **kwargs)
 
         trainer.training_step = counted

@@ -20,7 +20,6 @@ from job.spec import JobSpec
 from job.training.arguments import trainer_arguments
 from job.training.backend import Backend
 from job.training.checkpointing import Chooser
-from job.training.filler import fill
 from job.training.methods import METHODS
 
 if TYPE_CHECKING:
@@ -145,13 +144,10 @@ class Loop:
             backend.keep_activations(model, choice.kept_layers)
         self.trainer = self._trainer(workdir)
         self.method.check(self.trainer, spec)
-        filled = spec.data.packing
-        if filled:
-            fill(self.trainer, prepared.tokenizer.pad_token_id)
         if backend.device == "cpu":
             compute_in_fp32(model)
         self.watchdog = Watchdog()
-        self.watch = LossWatch(TokenCounter(self.trainer, filled), self.watchdog, self.method.curves)
+        self.watch = LossWatch(TokenCounter(self.trainer), self.watchdog, self.method.curves)
         name = self.method.held_out.name if self.method.held_out else HELD_OUT_LOSS.name
         self.held_out = HeldOut(spec.training, name, self._measure, self._report)
         folder = workdir / f"checkpoints-{choice.batch.rows}-{choice.kept_layers}"

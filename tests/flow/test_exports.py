@@ -113,7 +113,8 @@ def test_a_killed_run_goes_on_after_the_last_stored_artefact(resumed: Resumed) -
     assert again.named("merge") == []
     assert again.named("start")[0]["stored_before"] == ["merged", "merged_onto", "trained"]
     manifest = verify(open_store(str(output)))
-    assert {"base", "trained", "adapter", "merged", "gguf-q8_0"} == set(manifest.results)
+    assert {"base", "trained", "adapter", "merged", "gguf-q8_0"} <= set(manifest.results)
+    assert {name for name in manifest.results if name.startswith("gguf")} == {"gguf-q8_0"}
     assert (output / "adapter" / "adapter_model.safetensors").read_bytes() == resumed.trained
     stats = valid_stats(output / "stats.json")
     assert stats["training"]["steps"] == 4  # of the first try
@@ -175,7 +176,10 @@ def test_a_quantised_base_is_merged_into_its_16_bit_model(tmp_path: Path) -> Non
     given = {"/model/source": str(quantised_base(tmp_path / "packed", tiny_dir())), "/model/merge_base": str(tiny_dir())}
     result = run_tiny(tmp_path, given | {"/export": {"merged": ["16bit"], "check_tokens": 128}})
     assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
-    assert read_manifest(open_store(str(tmp_path / "out"))).results["merged"]["test_kl"] < 1e-3
+    assert read_manifest(open_store(str(tmp_path / "out"))).results["merged"]["test_kl"] < 0.01  # 0.003, of bf16, where it was measured
+    delivered = valid_stats(tmp_path / "out" / "stats.json")["delivered"]
+    losses, merged = delivered["merged_onto"]["losses"], delivered["artefacts"]["merged"]["held_out_loss"]
+    assert abs(merged - losses["trained"]) < abs(losses["original"] - losses["trained"]) / 10
 
 
 def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused_before_training(tmp_path: Path) -> None:

@@ -97,7 +97,6 @@ def measure(backend: Any, model: Any, spec: Any, setting: dict[str, Any], workdi
     from job.plan.model_size import size_of_fetched
     from job.training.arguments import trainer_arguments
     from job.training.checkpointing import Chooser
-    from job.training.filler import fill
     from job.training.methods import METHODS
 
     torch.cuda.set_per_process_memory_fraction(1.0)
@@ -131,8 +130,6 @@ def measure(backend: Any, model: Any, spec: Any, setting: dict[str, Any], workdi
     trainer = backend.adapt(trainer_class)(
         model=model, args=arguments, train_dataset=dataset, processing_class=tokenizer, callbacks=[Clock()]
     )
-    if setting.get("filled"):
-        fill(trainer, tokenizer.pad_token_id)
     step = trainer.training_step
 
     def counting(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -157,6 +157,7 @@ def test_the_process_that_children_are_forked_from_has_no_secret(monkeypatch: py
     monkeypatch.setenv("HF_TOKEN", "hf_canary")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     monkeypatch.setenv("SOME_PASSWORD", "canary")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)  # or this very process would be forked
     child.preload(["colorsys"])
     (server,) = child._SERVERS

@@ -16,7 +16,7 @@ from job.errors import GateError
 from job.evaluation.gates import check_gates, judged
 from job.evaluation.generate import GENERATION_BATCH_TOKENS, answer_ids, answered, generation_batches
 from job.evaluation.loss import loss_of, losses_of
-from job.evaluation.margins import margins_of
+from job.evaluation.margins import equal_margins, margins_of
 from job.evaluation.metrics import METRICS, Options
 from job.evaluation.scores import Wanted, answer_rows, loss_rows, margin_rows
 from job.evaluation.scores import figures as figures_of
@@ -70,10 +70,12 @@ def test_the_loss_is_the_mean_over_trained_tokens_whatever_the_batch(model: Any)
 
 def test_the_figures_of_pairs() -> None:
     """Equal rewards count half; of what was not measured there is no figure."""
-    found = figures_of(margin_rows([0.5, -0.25, 0.0, 1.0]))
+    found = figures_of(margin_rows([(0.5,), (-0.25,), (0.0,), (1.0,)]))
     assert found == {"preference_accuracy": 0.625, "reward_margin": 0.3125}
-    assert figures_of(margin_rows([0.0]))["preference_accuracy"] == 0.5
+    assert figures_of(margin_rows([(0.0,)]))["preference_accuracy"] == 0.5
     assert figures_of(margin_rows([])) == {}
+    of_every_two = figures_of(margin_rows([(0.5, -1.0), (0.25, 0.5)]))
+    assert of_every_two == {"preference_accuracy": 0.75, "reward_margin": 0.0625}
 
 
 def test_margins_are_of_the_rewards(model: Any) -> None:
@@ -101,9 +103,23 @@ def test_margins_are_of_the_rewards(model: Any) -> None:
     dpo = METHODS["dpo"].rewards
     assert dpo is not None
     found = margins_of(adapted, pairs, dpo, SimpleNamespace(beta=0.2), 0, told.append)
-    assert found == pytest.approx([reward(a) - reward(b) for a, b in zip(*sides, strict=True)], abs=1e-5)
-    assert min(map(abs, found)) > 1e-4
+    assert [margin for (margin,) in found] == pytest.approx([reward(a) - reward(b) for a, b in zip(*sides, strict=True)], abs=1e-5)
+    assert min(abs(margin) for (margin,) in found) > 1e-4
     assert told == [1, 2, 3, 4]
+
+
+def test_answers_with_labels_are_compared_each_good_one_with_every_bad_one(model: Any) -> None:
+    """The base, which likes all alike, has as many margins: base and tuned are compared good answer by good answer."""
+    import datasets
+
+    labels = [1, 0, 1, 1, 0]
+    found = datasets.Dataset.from_list([row | {"desirable": [label]} for row, label in zip(rows(5), labels, strict=True)])
+    rewards = Rewards(lambda _, log_probability, *__: log_probability, by_reference=False)
+    margins = margins_of(model, found, rewards, None, 0, lambda _: None)
+    assert [len(each) for each in margins] == [2, 2, 2]
+    assert [len(equal_margins(found.select(range(count)))) for count in (5, 4, 1)] == [3, 3, 0]
+    assert len(equal_margins(datasets.Dataset.from_list(rows(4)))) == 4
+    assert margins_of(model, found.select([0]), rewards, None, 0, lambda _: None) == []
 
 
 def test_a_reward_that_is_not_a_number_ends_the_run() -> None:

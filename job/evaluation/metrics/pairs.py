@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from job.evaluation.metrics.record import Counts, Metric
+from job.evaluation.metrics.record import Metric
 
 
-def right_way(margin: float) -> Counts:
+def right_way(margin: float) -> float:
     """Equal rewards count half: the base has no others by a reference that is the base itself."""
-    return 1.0 if margin > 0 else 0.5 if margin == 0 else 0.0, 1.0
+    return 1.0 if margin > 0 else 0.5 if margin == 0 else 0.0
 
 
 PREFERENCE_ACCURACY = Metric(
@@ -19,5 +19,5 @@ PREFERENCE_ACCURACY = Metric(
 )  # fmt: skip
 REWARD_MARGIN = Metric(
     "reward_margin", "Reward margin", "by how much the chosen answer's reward is higher, the mean over held-out pairs",
-    lower_is_better=False, lowest=-math.inf, of_margin=lambda margin: (margin, 1.0),
+    lower_is_better=False, lowest=-math.inf, of_margin=lambda margin: margin,
 )  # fmt: skip

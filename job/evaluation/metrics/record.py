@@ -53,7 +53,7 @@ class Metric:
     of_answer: OfAnswer | None = None  # counts of an answer and its reference
     of_choice: Callable[[Sequence[float], int], Counts] | None = None  # of log-probabilities, and which is right
     # Of how much higher the reward of a chosen answer is than that of the rejected one; of the trained model alone
-    of_margin: Callable[[float], Counts] | None = None
+    of_margin: Callable[[float], float] | None = None
     figure: Callable[[Sequence[float]], float] = ratio
     unfit: str = ""  # what references are that are left out, after "they"
     option: str = ""  # the key of `evaluation` that it reads
