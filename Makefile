@@ -11,9 +11,9 @@ export CMAKE_ARGS := -DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF
 unexport PYTHONDONTWRITEBYTECODE
 IMAGE ?= localhost/tunejob:cpu
 BASE = $(shell sed -n 's/^ARG BASE=//p' Dockerfile)
-# Half of the tests wait, for leases, limits and servers that do not answer: more than twice as many at a time as there are cores.
+# Many tests wait, for leases, limits and servers that do not answer: twice as many at a time as there are cores.
 BUDGETS ?= keep
-WORKERS ?= $(shell expr 2 \* $$(nproc) + 1)
+WORKERS ?= $(shell expr 2 \* $$(nproc))
 # With an NVIDIA driver the CUDA lock is installed as well, and the demo and the job run on the GPU.
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 

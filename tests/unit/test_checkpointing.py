@@ -1,0 +1,63 @@
+"""Layers that keep their activations, and what a run on a CPU does by default."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from job.plan.model_size import ModelSize
+from job.training.backend import PeftBackend
+from job.training.checkpointing import loaded_with
+from tests.specs import parse
+from tests.tiny import tiny_dir
+
+LAYERS = 2
+SPEC = parse({"/model": {"source": "m", "backend": "peft", "precision": "16bit", "max_seq_length": 64}, "/lora": {"r": 2}})
+
+
+def passes(model: Any) -> tuple[Counter[int], dict[str, Any]]:
+    """How often each layer is run for one forward and backward pass, and the gradients."""
+    counted: Counter[int] = Counter()
+    layers = model.get_base_model().model.layers
+    hooks = [
+        layer.self_attn.register_forward_hook(lambda *_, number=number: counted.update([number])) for number, layer in enumerate(layers)
+    ]
+    model.train()
+    ids = torch.arange(3, 35).reshape(2, 16)
+    model(input_ids=ids, labels=ids).loss.backward()
+    gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    for hook in hooks:
+        hook.remove()
+    return counted, gradients
+
+
+def test_only_the_other_layers_are_computed_again_and_the_gradients_are_the_same() -> None:
+    backend = PeftBackend("cpu")
+    model = backend.load(tiny_dir(), SPEC.model, SPEC.lora, True)
+    assert backend.loaded_with is True
+    found = {}
+    for kept in (0, 1, LAYERS, 0):
+        backend.keep_activations(model, kept)
+        again, found[kept] = passes(model)
+        assert sorted(again.values()) == [1] * kept + [2] * (LAYERS - kept)
+    for gradients in found.values():
+        assert all(torch.equal(gradients[name], wanted) for name, wanted in found[0].items())
+
+
+@pytest.mark.parametrize(("parameters", "recomputed"), [(10**8, False), (10**12, True)])
+def test_on_a_cpu_everything_is_kept_where_there_is_room(parameters: int, recomputed: bool) -> None:
+    size = ModelSize(parameters, 1024, 16, 32_000, quantised=False, local=True, origin="")
+    assert loaded_with(SPEC, size, "cpu") is recomputed
+    for value in (True, False):
+        assert loaded_with(replace(SPEC, training=replace(SPEC.training, gradient_checkpointing=value)), size, "cpu") is value
+
+
+def test_on_a_gpu_it_is_the_engines_own() -> None:
+    size = ModelSize(10**8, 1024, 16, 32_000, quantised=False, local=True, origin="")
+    assert loaded_with(SPEC, size, "cuda") is True
+    assert loaded_with(parse({}), size, "cuda") == "unsloth"
