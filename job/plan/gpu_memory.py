@@ -35,6 +35,7 @@ PLAIN_LAYERS, FULL_LAYERS, EIGHT_BIT_LAYERS, PADDED_LAYERS = 1.5, 1.3, 1.83, 1.1
 WORK_BYTES = 110 << 10  # per width, of Unsloth: parts of its loss, buffers
 DEQUANTISED = 1.5  # weights of a layer, in bytes each
 GPU_CONTEXT_BYTES = GIB
+MOST_AT_ONCE = 256  # rows of a forward pass that is chosen
 GPU_MARGIN = 1.05
 
 
@@ -99,7 +100,8 @@ def rows_at_once(spec: JobSpec) -> list[int]:
 
 
 def divisors(rows: int) -> list[int]:
-    return [count for count in range(1, rows + 1) if rows % count == 0]
+    """Up to a number beyond which no GPU gets quicker."""
+    return [count for count in range(1, min(rows, MOST_AT_ONCE) + 1) if rows % count == 0]
 
 
 def fixed_bytes(spec: JobSpec, size: ModelSize) -> float:

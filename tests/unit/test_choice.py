@@ -12,7 +12,7 @@ import pytest
 from job.plan.cards import CARDS, GB, card_of_device
 from job.plan.choice import Choice, Training
 from job.plan.duration import epoch_seconds
-from job.plan.gpu_memory import GIB, activation_budget, gpu_bytes
+from job.plan.gpu_memory import GIB, activation_budget, gpu_bytes, rows_at_once
 from job.plan.model_size import ModelSize
 from job.plan.schedule import Schedule, schedule
 from job.spec import JobSpec
@@ -117,6 +117,12 @@ def test_some_layers_are_kept_where_there_is_no_room_for_all() -> None:
     assert kept == sorted(kept)
     assert kept[0] == 0
     assert 0 < kept[2] < kept[3] < kept[4] == 32
+
+
+def test_a_step_of_very_many_rows_is_cut_without_looking_at_each_way() -> None:
+    spec = tutorial(batch_size=4096, gradient_accumulation_steps=65536)
+    assert rows_at_once(spec) == [2**power for power in range(9)]
+    assert training_of(spec).choose(139 * GIB).kept_layers == 32
 
 
 def test_the_spec_has_its_way() -> None:
