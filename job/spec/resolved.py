@@ -45,7 +45,7 @@ def _with_defaults(value: Any, schema: Json) -> Any:
         schema = job_schema()["definitions"][schema["$ref"].rsplit("/", 1)[1]]
     if schema.get("type") == "number":
         return float(value) + 0.0  # -0.0 becomes 0.0
-    if schema.get("type") == "integer":
+    if schema.get("type") == "integer" or ("anyOf" in schema and type(value) is float):  # a whole number among forms
         return int(value)
     if isinstance(value, list):
         return [_with_defaults(item, schema.get("items", {})) for item in value]

@@ -216,6 +216,8 @@ def _form(option: dict[str, Any]) -> str:
         return f"one of {', '.join(json.dumps(choice) for choice in option['enum'])}"
     if "const" in option:
         return json.dumps(option["const"])
+    if "minimum" in option and "maximum" in option:
+        return f"{TYPES[option['type']]} from {option['minimum']} to {option['maximum']}"
     return TYPES[option["type"]] if "type" in option else "Jinja"
 
 

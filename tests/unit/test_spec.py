@@ -329,8 +329,10 @@ def test_a_micro_batch_divides_the_rows_of_a_step() -> None:
         parse({"/training/micro_batch": 3})
     with pytest.raises(SpecError, match="a divisor of the 2 sequences"):
         parse({"/training/micro_batch": 4, "/training/batch_size": 1, "/training/gradient_accumulation_steps": 2})
-    with pytest.raises(SpecError, match='expected "auto" or'):
-        parse({"/training/micro_batch": "many"})
+    assert type(parse({"/training/micro_batch": 2.0}).training.micro_batch) is int
+    for value in ("many", 0, True, 10**9):
+        with pytest.raises(SpecError, match=r'/training/micro_batch: .*expected "auto" or a whole number from 1 to 65536'):
+            parse({"/training/micro_batch": value})
 
 
 # ------------------------------------------------------------------------------------------------- run id
