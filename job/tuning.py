@@ -30,7 +30,7 @@ from job.host.micro_batch import free_memory
 from job.host.stats import arithmetic, gpu_reserved_bytes, training_memory
 from job.ledger.checkpoints import Checkpoints, TrainingOrigin, remove_checkpoints
 from job.ledger.leftovers import abort_uploads
-from job.plan.model_size import ModelSize, size_of_fetched
+from job.plan.model_size import size_of_base
 from job.plan.require import require_checkpoints, require_embeddings, require_memory
 from job.report.ending import shortened
 from job.report.summary import mask_secrets, write_answers, write_losses, write_summary
@@ -39,7 +39,7 @@ from job.spec import JobSpec
 from job.spec.optimizers import effective_optimizer
 from job.store import Store, open_store
 from job.training.backend import Backend, loading
-from job.training.checkpointing import loaded_with
+from job.training.checkpointing import checkpointing_of
 from job.training.checks import require_compute_dtype
 from job.training.loop import TrainResult, train
 from job.training.methods import METHODS
@@ -62,7 +62,7 @@ def train_and_store(
     with checkpoints.until_stored():
         with run.stage("train"):
             start_reserved_bytes = gpu_reserved_bytes()
-            result = train(backend, model, size_of(run, base), spec, prepared, run.workdir, checkpoints, run.log)
+            result = train(backend, model, size_of_base(spec, base), spec, prepared, run.workdir, checkpoints, run.log)
             stats.training = result.summary()
             run.log("trained", **stats.training)
         stats.memory = training_memory(
@@ -160,7 +160,7 @@ def load(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedMode
     os.chdir(run.workdir)  # engines pick up what is in the current directory, too
     require_memory(base.path, spec, run.stats.device)
     with loading():
-        checkpointing = loaded_with(spec, size_of(run, base), backend.device)
+        checkpointing = checkpointing_of(spec, size_of_base(spec, base), backend.device)
         model = backend.load(base.path, spec.model, spec.lora, checkpointing)
     run.stats.effective["compute_dtype"] = require_compute_dtype(model, backend.device)
     require_checkpoints(run.workdir, spec, model, effective_optimizer(spec.training.optimizer, backend.device))
@@ -169,10 +169,6 @@ def load(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedMode
         require_mergeable(model, merge_base.path)
     run.log("load", model=base.public_id, revision=base.revision, bytes=base.weight_bytes)
     return model
-
-
-def size_of(run: Run, base: FetchedModel) -> ModelSize:
-    return size_of_fetched(base.path, base.weight_bytes, local="://" not in run.spec.model.source)
 
 
 def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> tuple[Assessment, float]:

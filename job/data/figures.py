@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from job.data.worker.wire import IGNORED
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from job.data.split import Part
+
+AT_ONCE = 10_000  # sequences
 
 
 @dataclass(frozen=True)
@@ -84,3 +88,21 @@ def histogram(lengths: NDArray[Any]) -> dict[str, int]:
     powers = np.maximum(np.ceil(np.log2(np.maximum(lengths, 1))), 4).astype(int)
     values, counts = np.unique(powers, return_counts=True)
     return {f"<={1 << int(power)}": int(count) for power, count in zip(values, counts, strict=True)}
+
+
+def sizes(dataset: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Tokens of each sequence, or pair of them, and how many of them are learned."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    lengths, trained = [], []
+    for batch in dataset.with_format("arrow").iter(AT_ONCE):
+        tokens, learned = np.zeros(len(batch), np.int64), np.zeros(len(batch), np.int64)
+        for name in (name for name in batch.column_names if name.endswith("labels")):
+            counts = pc.list_value_length(batch[name]).to_numpy()
+            is_learned = pc.list_flatten(batch[name]).to_numpy() != IGNORED
+            tokens += counts
+            learned += np.add.reduceat(is_learned, np.cumsum(counts) - counts, dtype=np.int64)
+        lengths.append(tokens)
+        trained.append(learned)
+    return np.concatenate(lengths), np.concatenate(trained)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from job.data.figures import sizes
 from job.data.templates import POINTER as TEMPLATE
 from job.errors import InputError
 from job.init.look import LOOKED, Looked
 from job.preview.light import without_torch
-from job.preview.rows import sizes
 from job.report.samples import first_samples
 from job.source import fetch_model_config
 from job.source.model_files import CONFIG, read_object

@@ -9,8 +9,7 @@ somewhat more, as the fourth root of the sum of their fourth powers:
 FLOPs a token: 2 for each weight that a token meets, once forward, once for the gradients of what comes in, once more
 for those of the weights where all are trained, and once more forward in layers that are computed again; and the
 attention. Other cards get the H200's efficiency and host: they were not measured; nor were methods with a reference,
-whose forward pass is added. What is fetched over a network is not
-counted.
+whose forward pass is added. What is fetched over a network is not counted.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from job.training.methods import METHODS
 EFFICIENCY, HALF_WIDTH = 0.69, 1500
 LAYER_SECONDS = 0.008  # of the host: forward and backward of a layer's Python and kernels in a micro-batch
 RECOMPUTED = 0.6  # as much more for a layer that is run forward twice
-BOTH = 4
+BOTH = 4  # the power of those roots
 PEFT_PRODUCTS = 2.45  # plain PEFT beside Unsloth, where products take the time
 # Beside a 4-bit or 16-bit adapter with Unsloth, where the host takes the time.
 PEFT_HOST, EIGHT_BIT_HOST, DORA_HOST, FULL_HOST = 1.6, 2.7, 3.6, 0.37

@@ -4,8 +4,8 @@ refuses and of how it computes a step.
     peak = weights + what is trained, with gradients and moments + room to work
            + tokens of a forward pass x bytes of a layer x (layers that keep their activations + 1.5)
 
-The terms were set with runs of 1.2e9 and 8e9 weights on an H200; runs of 0.4e9, 3e9 and 14e9 only checked them
-(tests/gpu/memory.jsonl, tests/unit/test_gpu_memory.py).
+Set with measured peaks on an H200, and within 10 % of each of them (tests/gpu/steps.jsonl, tests/unit/test_choice.py);
+tests/gpu/README.md says which runs set which term, and which only check them.
 """
 
 from __future__ import annotations

@@ -6,11 +6,14 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from job.source.model_files import CONFIG, read_object
 from job.spec import JobSpec
 from job.weights.shapes import NF4_BYTES, Shapes, read_shapes
+
+if TYPE_CHECKING:
+    from job.source import FetchedModel
 
 DEFAULT_PARAMETERS = 8 * 10**9
 # A name says "1B" of 1.24e9 weights and "7b" of 8.5e9.
@@ -89,6 +92,11 @@ def model_size(spec: JobSpec, parameters: int | None) -> ModelSize:
         return of_parameters(int(named * NAME_MARGIN), packed, local, origin)
     origin = f"{DEFAULT_PARAMETERS:,} weights, as nothing here says how many (--parameters does)"
     return of_parameters(DEFAULT_PARAMETERS, packed, local, origin)
+
+
+def size_of_base(spec: JobSpec, base: FetchedModel) -> ModelSize:
+    """Of the spec's base, whose weights need not be fetched yet."""
+    return size_of_fetched(base.path, base.weight_bytes, local="://" not in spec.model.source)
 
 
 def size_of_fetched(folder: Path, weight_bytes: int, local: bool) -> ModelSize:

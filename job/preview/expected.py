@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from job.data.figures import sizes
 from job.host.foreseen import Foreseen
 from job.plan.cards import card_of
 from job.plan.gpu_memory import GPU_CONTEXT_BYTES
 from job.plan.machine import needs_by_stage
-from job.plan.model_size import size_of_fetched
+from job.plan.model_size import size_of_base
 from job.preview.reckoning import on_card, scheduler
-from job.preview.rows import sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,7 @@ def expected(spec: JobSpec, base: FetchedModel, prepared: Prepared, device: Mapp
     """`device`: as `job.host.stats.describe_device` has it. Of a CPU the plan knows the disk alone, of a GPU that is
     none of its own neither its memory in training nor the times.
     """
-    size = size_of_fetched(base.path, base.weight_bytes, local="://" not in spec.model.source)
+    size = size_of_base(spec, base)
     needs = needs_by_stage(spec, size)
     disk = max(need.disk_bytes for need in needs)
     if device["kind"] == "cpu":

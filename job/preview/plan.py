@@ -13,7 +13,7 @@ from job.plan.advice import Advice, Facts, advise
 from job.plan.cards import CARDS, GB
 from job.plan.duration import epoch_seconds
 from job.plan.machine import needs_by_stage
-from job.plan.model_size import ModelSize, size_of_fetched
+from job.plan.model_size import ModelSize, size_of_base
 from job.plan.schedule import Schedule
 from job.plan.steps import Step
 from job.preview.light import without_torch
@@ -148,7 +148,7 @@ def make_plan(spec: JobSpec, asked: Asked, workdir: Path, log: Log) -> Plan:
         raise InputError(
             Fault("a package that reads rows is not installed", found=f"no {error.name}", hint=hint)
         ) from error
-    size = size_of_fetched(base.path, base.weight_bytes, local="://" not in spec.model.source)
+    size = size_of_base(spec, base)
     scheduled = scheduler(spec, rows.lengths, rows.times)
     prices, priced = prices_of(spec, asked.prices)
     cards = [on_card(spec, size, scheduled, rows.whole_seconds, key, prices) for key in CARDS]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.data.build import Prepared, build_dataset
+from job.data.figures import sizes
 from job.data.select import default_held_out
 from job.data.sources import Selection
-from job.data.worker.wire import IGNORED
 from job.report.samples import first_samples
 from job.spec import HeldOutSpec
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from job.source import FetchedSource
     from job.spec import JobSpec
 
-AT_ONCE = 10_000  # sequences
 SURE = 1.96  # standard errors to either side hold the true figure in 19 of 20 samples
 UNSEEN = 3  # of what a sample does not show once, up to so many parts of its size may be there
 
@@ -135,24 +134,6 @@ def _rows(spec: JobSpec, prepared: Prepared, whole: int, own: int | None, second
         samples=first_samples(prepared),
         has_template=bool(prepared.tokenizer.chat_template),
     )
-
-
-def sizes(dataset: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Tokens of each sequence, or pair of them, and how many of them are learned."""
-    import numpy as np
-    import pyarrow.compute as pc
-
-    lengths, trained = [], []
-    for batch in dataset.with_format("arrow").iter(AT_ONCE):
-        tokens, learned = np.zeros(len(batch), np.int64), np.zeros(len(batch), np.int64)
-        for name in (name for name in batch.column_names if name.endswith("labels")):
-            counts = pc.list_value_length(batch[name]).to_numpy()
-            is_learned = pc.list_flatten(batch[name]).to_numpy() != IGNORED
-            tokens += counts
-            learned += np.add.reduceat(is_learned, np.cumsum(counts) - counts, dtype=np.int64)
-        lengths.append(tokens)
-        trained.append(learned)
-    return np.concatenate(lengths), np.concatenate(trained)
 
 
 def _held_out(spec: JobSpec, prepared: Prepared, read: int, whole: int, own: int | None) -> tuple[Estimate, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from job.data.figures import sizes
 from job.errors import CapacityError, Fault
 from job.evaluation.loss import loss_of
 from job.evaluation.metrics.losses import HELD_OUT_LOSS
@@ -76,7 +77,7 @@ def train(
 
     start = checkpoints.newest(workdir / "resume")
     resumed_from, too_large = start, 0
-    chooser = Chooser(spec, size, backend, lengths_of(prepared))
+    chooser = Chooser(spec, size, backend, sizes(prepared.train)[0].tolist())
     choice = _first(chooser, start, log)
     while True:
         loop = Loop(backend, model, spec, choice, prepared, workdir, checkpoints, log)
@@ -117,15 +118,6 @@ def described(choice: Choice) -> dict[str, int]:
         "gradient_accumulation_steps": choice.batch.accumulation_steps,
         "kept_layers": choice.kept_layers,
     }
-
-
-def lengths_of(prepared: Prepared) -> list[int]:
-    """Tokens of each row, a pair's of both answers."""
-    import pyarrow.compute as pc
-
-    rows = prepared.train.data
-    columns = [pc.list_value_length(rows.column(name)) for name in rows.column_names if name.endswith("input_ids")]
-    return [sum(lengths) for lengths in zip(*(column.to_pylist() for column in columns), strict=True)]
 
 
 class Loop:

@@ -20,7 +20,7 @@ from job.plan.model_size import ModelSize
 from job.spec import JobSpec
 from job.store import open_store
 from job.training.backend import loading, open_backend
-from job.training.checkpointing import loaded_with
+from job.training.checkpointing import checkpointing_of
 from job.training.checks import require_compute_dtype
 from job.training.loop import TrainResult, train
 
@@ -57,7 +57,7 @@ def handle(request: TrainingRequest) -> TrainResult:
     backend = open_backend(spec.model.backend, request.device)
     prepared = reopen(request.prepared, request.base)
     with loading():
-        checkpointing = loaded_with(spec, request.size, request.device)
+        checkpointing = checkpointing_of(spec, request.size, request.device)
         model = backend.load(request.base, spec.model, spec.lora, checkpointing)
     require_compute_dtype(model, backend.device)
     store = open_store(request.checkpoints)

@@ -11,7 +11,7 @@ import torch
 
 from job.plan.model_size import ModelSize
 from job.training.backend import PeftBackend
-from job.training.checkpointing import loaded_with
+from job.training.checkpointing import checkpointing_of
 from tests.specs import parse
 from tests.tiny import tiny_dir
 
@@ -52,12 +52,12 @@ def test_only_the_other_layers_are_computed_again_and_the_gradients_are_the_same
 @pytest.mark.parametrize(("parameters", "recomputed"), [(10**8, False), (10**12, True)])
 def test_on_a_cpu_everything_is_kept_where_there_is_room(parameters: int, recomputed: bool) -> None:
     size = ModelSize(parameters, 1024, 16, 32_000, quantised=False, local=True, origin="")
-    assert loaded_with(SPEC, size, "cpu") is recomputed
+    assert checkpointing_of(SPEC, size, "cpu") is recomputed
     for value in (True, False):
-        assert loaded_with(replace(SPEC, training=replace(SPEC.training, gradient_checkpointing=value)), size, "cpu") is value
+        assert checkpointing_of(replace(SPEC, training=replace(SPEC.training, gradient_checkpointing=value)), size, "cpu") is value
 
 
 def test_on_a_gpu_it_is_the_engines_own() -> None:
     size = ModelSize(10**8, 1024, 16, 32_000, quantised=False, local=True, origin="")
-    assert loaded_with(SPEC, size, "cuda") is True
-    assert loaded_with(parse({}), size, "cuda") == "unsloth"
+    assert checkpointing_of(SPEC, size, "cuda") is True
+    assert checkpointing_of(parse({}), size, "cuda") == "unsloth"
