@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from job.data.worker.examples import Columns, Pair, Preference, Row, chat, opened, question_and_answer
-from job.data.worker.messages import Conversation, Message, RowFault, listed, parsed, string
+from job.data.worker.messages import Conversation, Message, RowFault, kind_of, listed, parsed, string
 
 OPENINGS = ("prompt", "conversations", "instruction")  # columns with what comes before the answers
 SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
@@ -62,7 +62,9 @@ def _talk(row: Row, columns: Columns, name: str, opening: str) -> Conversation:
         else:
             _transcript(talk, answer, name)
         return talk
-    items = [answer] if isinstance(answer, dict) else listed(answer, name)
+    if not isinstance(answer, dict | list):
+        raise RowFault(f"{name} must be text or a list of messages, not {kind_of(answer)}")
+    items = [answer] if isinstance(answer, dict) else answer
     whole = Conversation()
     for number, item in enumerate(items, 1):
         _add(whole, item, f"{name} message {number}")
