@@ -208,7 +208,7 @@ def add_report(commands: Any) -> None:
     which.add_argument(
         "--score-sheet",
         metavar="FILE",
-        help="write a csv of its answers, base and tuned in an order that does not tell",
+        help="write a csv of its answers, base and tuned in an order that does not say which is which",
     )
     which.add_argument("--scores", metavar="FILE", help="read that csv, filled in: means and which is preferred")
 

@@ -97,8 +97,8 @@ def card(
     samples = [Sample(**sample) for sample in trained["samples"]]
     texts = {trained["reopened"]: trained["answers"]} | {f["name"]: f["answers"] for f in facts if "answers" in f}
     answers = {name: given[:ASKED_PROMPTS] for name, given in texts.items()}
-    told = card_facts(run.spec, base, sources, run.stats.document(), facts, samples, answers, bool(prepared.template))
-    return {README: write_card(told, run.workdir / README)}
+    said = card_facts(run.spec, base, sources, run.stats.document(), facts, samples, answers, bool(prepared.template))
+    return {README: write_card(said, run.workdir / README)}
 
 
 def show_on_hub(run: Run) -> None:

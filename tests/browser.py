@@ -79,7 +79,7 @@ class Page:
 
 
 class Browser:
-    """Messages are JSON with a zero byte behind each, on descriptors 3 and 4 of the browser."""
+    """Messages are JSON with a zero byte after each, on descriptors 3 and 4 of the browser."""
 
     def __init__(self, sends: int, hears: int) -> None:
         self._sends, self._hears = sends, os.fdopen(hears, "rb")

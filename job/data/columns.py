@@ -51,7 +51,7 @@ class ColumnUse:
         }
 
     def see(self, row: Row, all_text: bool) -> None:
-        """Counts what of a row is not read as it stands there. `all_text`: the row was settled."""
+        """Counts what of a row is not read as it is written. `all_text`: the row was settled."""
         raw = self._may_be_raw and not is_chat(self._format, row, Columns(self._names))
         read = self._of_raw_text if raw else self._read
         for name, value in row.items():

@@ -105,12 +105,12 @@ class Selection:
         return [remark for path in self.source.files for remark in remarks(path, self.pointer)]
 
     def column_notes(self) -> list[str]:
-        """What the rows that came in `batches` have in columns that is not read as it stands there."""
+        """What the rows that came in `batches` have in columns that is not read as it is written."""
         return self._columns.notes()
 
     def dumped(self, selected: SelectedRow) -> bytes:
         """The row as JSON. What has no place in it is left out, or an `InputError` where the format reads it: bytes
-        that are not text, and numbers that are none.
+        that are not text, and NaN among numbers.
         """
         try:
             return wire.dump(selected.row)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from job.spec import EvaluationSpec
 
 SHOWN_ANSWERS = 3
-Heard = Callable[["Question", str], object]  # is told of an answer
+Heard = Callable[["Question", str], object]  # is called with each answer
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Assessment:
         return figures(self.rows)
 
 
-MarginsOf = Callable[[Any, Any, Callable[[int], object]], list[Margins]]  # of a model, rows, who is told rows done
+MarginsOf = Callable[[Any, Any, Callable[[int], object]], list[Margins]]  # the last is called with rows done
 
 
 @dataclass
@@ -93,19 +93,19 @@ def _answers(
     where time is bounded, the prompts first, and of the others as many as there is time for.
     """
     deadline = time.monotonic() + 60 * spec.max_minutes if spec.max_minutes else math.inf
-    told = 0
+    shown = 0
 
     def ask(questions: list[Question], until: float) -> list[str | None]:
-        nonlocal told
+        nonlocal shown
         found: list[str | None] = [None] * len(questions)
         prompts, stops = [question.input_ids for question in questions], prepared.report.stop_token_ids
         pad = prepared.tokenizer.pad_token_id
         for numbers, ids in answered(model, prompts, pad, stops, spec.max_new_tokens, until):
             for number, text in zip(numbers, spoken(prepared.tokenizer, ids, stops), strict=True):
                 found[number] = text
-                if told < SHOWN_ANSWERS:
+                if shown < SHOWN_ANSWERS:
                     heard(questions[number], text)
-                    told += 1
+                    shown += 1
             progress.end(len(numbers))
         return found
 

@@ -119,15 +119,6 @@ def write_logits(model: Any, rows: list[list[int]], target: Any) -> None:
                 target[starts[i] : starts[i] + len(rows[i])] = row[: len(rows[i])].float().cpu().numpy()
 
 
-def logits_of(model: Any, rows: list[list[int]]) -> Any:
-    """The logits of all tokens of `rows` as an fp32 array."""
-    import numpy
-
-    target = numpy.empty((sum(map(len, rows)), vocabulary(model)), numpy.float32)
-    write_logits(model, rows, target)
-    return target
-
-
 def logits_on_disk(model: Any, rows: list[list[int]], path: Path) -> Any:
     """The logits of all tokens of `rows` as an fp32 array that lives in the file `path`."""
     import numpy
@@ -160,7 +151,7 @@ def compare(trained: Any, found: Any, tokens: list[int] | None = None) -> Compar
 
 
 def loss_at(logits: Any, rows: list[list[int]], tokens: list[int]) -> float:
-    """Mean cross-entropy in nats of the tokens behind those numbered `tokens`; fp32 logits (tokens, vocabulary)."""
+    """Mean cross-entropy in nats of the tokens after those numbered `tokens`; fp32 logits (tokens, vocabulary)."""
     import torch
 
     ids, total = [token for row in rows for token in row], 0.0

@@ -1,4 +1,4 @@
-"""The job's own rows on which exports are compared, channels are weighed, and questions are asked."""
+"""The job's own rows on which exports are compared, the importance matrix is taken, and questions are asked."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Compared:
 
     @property
     def learned(self) -> list[int]:
-        """Numbers, over the tokens of all rows one after the other, of those behind which a learned token comes."""
+        """Numbers, over the tokens of all rows one after the other, of those before a learned token."""
         found, start = [], 0
         for row in self.rows:
             found += [start + i for i, label in enumerate(row["labels"][1:]) if label != IGNORED]
@@ -51,7 +51,7 @@ class Compared:
         return sum(map(len, self.ids))
 
     def document(self) -> dict[str, Any]:
-        """As stats.json tells it."""
+        """As it is written to stats.json."""
         return {
             "of": "held_out" if self.held_out else "train",
             "rows": len(self.rows),
@@ -96,7 +96,7 @@ def _within(rows: Any, numbers: list[int], tokens: int) -> Iterator[Row]:
 
 
 def _learned_window(rows: Any, tokens: int) -> Row:
-    """A part, `tokens` long, of the row whose answer begins first: all others' begin behind as many, too."""
+    """A part, `tokens` long, of the row whose answer begins first: all others' come after as many, too."""
     row = min((rows[i] for i in range(min(len(rows), LOOKED_AT_ROWS))), key=_start)
     end = min(len(row["labels"]), max(1, _start(row)) + tokens // 2)
     return {name: list(row[name][max(0, end - tokens) : end]) for name in ("input_ids", "labels")}

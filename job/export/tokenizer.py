@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CONFIG = "tokenizer_config.json"
 # What transformers reads of a tokenizer's settings and does not write: without `legacy` a SentencePiece tokenizer
-# gives other ids behind special tokens.
+# gives other ids after special tokens.
 SETTINGS = ("legacy", "add_bos_token", "add_eos_token", "sp_model_kwargs", "spaces_between_special_tokens")
 SENTENCEPIECE = ".model"  # tokenizer.model and its kin, which llama.cpp's converter reads, too
 COMPARED_ROWS = 8
@@ -26,7 +26,7 @@ SHOWN_IDS = 5
 
 
 def save_tokenizer(tokenizer: Any, base: Path, folder: Path) -> None:
-    """Writes `tokenizer` to `folder`, and what transformers leaves behind of the one in `base`: its SentencePiece model
+    """Writes `tokenizer` to `folder`, and what transformers does not copy of the one in `base`: its SentencePiece model
     and its settings.
     """
     tokenizer.save_pretrained(folder)

@@ -25,7 +25,7 @@ class Reference:
     """What a model says: rows of tokens with its logits, and its greedy answer to one prompt."""
 
     rows: list[list[int]]
-    learned: frozenset[int]  # numbers, over the tokens of all rows, of those behind which a learned token comes
+    learned: frozenset[int]  # numbers, over the tokens of all rows, of those before a learned token
     prompt: list[int]
     answer: list[int]  # the end token included, if it came to one
     stopped: bool

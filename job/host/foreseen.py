@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-FAR = 0.2  # of what was planned; more is told
-TRIFLES = {"bytes": 1e9, "seconds": 10.0}  # what is no more than this either way is not told
+FAR = 0.2  # of what was planned; more is reported
+TRIFLES = {"bytes": 1e9, "seconds": 10.0}  # a difference of at most this is not reported
 NAMES = {
     "gpu_peak_bytes": "GPU memory in training",
     "host_peak_bytes": "host memory, to have at hand",

@@ -83,7 +83,7 @@ def _read(path: str) -> str:
 
 
 def _assigned(text: str) -> Iterator[str]:
-    """What stands after the name of a secret, in any of the usual forms, and the body of private keys."""
+    """What follows the name of a secret, in any of the usual forms, and the body of private keys."""
     for found in ASSIGNED.finditer(text):
         if not os.path.exists(found[1]):
             yield found[1]

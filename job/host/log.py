@@ -17,9 +17,9 @@ from job.host.screen import Screen, clock
 from job.host.streams import LOST, harmless
 
 Words = Callable[[str, Mapping[str, Any]], str | None]  # an event for people; None: nothing that they need
-BEGIN, PROGRESS = "begin", "progress"  # what only people are told: a stage begins; how far something long has come
+BEGIN, PROGRESS = "begin", "progress"  # for people only: a stage begins; how far something long has come
 # Where no bar moves, a line of progress is written after so much of the whole, but not sooner, and not much later.
-TOLD_SHARE, SOONEST_SECONDS, LATEST_SECONDS = 0.05, 10.0, 60.0
+SAID_SHARE, SOONEST_SECONDS, LATEST_SECONDS = 0.05, 10.0, 60.0
 
 
 class Secret:
@@ -53,7 +53,7 @@ class Log:
     """Events of one run. On a pipe each is a JSON line on stdout; on a terminal, or where it is asked for, a line for
     people, in `words`.
 
-    `aside`: where goes, beside JSON lines, what is no event.
+    `aside`: where output that is not an event goes, beside JSON lines.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Log:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Tells people that a stage begins, with a bar for as long as it lasts. JSON lines have what it found."""
+        """Says to people that a stage begins, with a bar for as long as it lasts. JSON lines have what it found."""
         if not self.json_lines:
             self.tell(name, BEGIN, {"stage": name})
         with self.live(name):
@@ -158,7 +158,7 @@ class Bar:
         self._last = 0.0
         self._screen: Screen | None = None
         self._begun = False
-        self._told, self._told_at = 0, time.monotonic()
+        self._said, self._said_at = 0, time.monotonic()
 
     def __enter__(self) -> Bar:
         return self.begin()
@@ -180,8 +180,8 @@ class Bar:
         if self._screen:
             self._screen.update(self._label, done, self.total, fields)
         elif not self._log.json_lines:
-            if self._is_told(done, bool(fields)):
-                self._told, self._told_at = done, time.monotonic()
+            if self._is_due(done, bool(fields)):
+                self._said, self._said_at = done, time.monotonic()
                 self._log.tell(self._label, PROGRESS, {"done": done, "total": self.total, **fields})
         elif self._every_seconds is not None and (
             time.monotonic() - self._last >= self._every_seconds or done == self.total
@@ -189,11 +189,11 @@ class Bar:
             self._last = time.monotonic()
             self._log(self._label, done=done, total=self.total, **fields)
 
-    def _is_told(self, done: int, figures: bool) -> bool:
-        waited = time.monotonic() - self._told_at
-        if waited >= LATEST_SECONDS or (figures and (self._told == 0 or done == self.total)):
+    def _is_due(self, done: int, figures: bool) -> bool:
+        waited = time.monotonic() - self._said_at
+        if waited >= LATEST_SECONDS or (figures and (self._said == 0 or done == self.total)):
             return True
-        return waited >= SOONEST_SECONDS and done - self._told >= TOLD_SHARE * (self.total or 0)
+        return waited >= SOONEST_SECONDS and done - self._said >= SAID_SHARE * (self.total or 0)
 
     def update_total(self, done: int, total: int | None) -> None:
         """For work that learns only on the way how much there is."""

@@ -4,7 +4,7 @@ What is counted is anonymous memory: a control group cannot take it back, wherea
 weights and the logits on disk among them, give way to what needs room. The terms were found by following `RssAnon`
 through each process's parts, on models of 7 to 478 million weights; `tests/flow/test_export_memory.py` holds them
 against real runs. On a GPU weights pass through host memory a tensor at a time; what was planned and seen there
-stands in tests/gpu/README.md.
+is in tests/gpu/README.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GPU_MERGE_BYTES = 340 * MIB  # what merging on a GPU takes more than its blocks
 TOKENIZER_FACTOR = 15  # memory of an open tokenizer over its files' size
 
 FP32_BYTES, WEIGHT_BYTES = 4, 2
-PACKED_BYTES = 0.6  # per weight in NF4: as in the files, its quantisation state, and what packing leaves behind
+PACKED_BYTES = 0.6  # per weight in NF4: as in the files, its quantisation state, and what packing does not free
 SHARD_BYTES = 5 * 10**9  # of a file of 4-bit weights
 ROOM_BYTES = 3 << 30  # of a comparison on a GPU: activations, logits of a batch and the key-value cache
 COMPARED_TOKENS = 256  # whose logits are compared at once
@@ -67,9 +67,9 @@ class Memory:
     """Bytes of anonymous memory that each process of the exports takes at its peak.
 
     `adapter_bytes` and `tokenizer_bytes` on disk, `check_tokens` compared, `learned_tokens` of them learned, and
-    `imatrix_tokens` weighed in all; the longest compared row has `row_tokens`. The longest question with its answer
-    has `question_tokens`, all of them `asked_tokens`. With less than fp32 weights need of `free_bytes`, the comparison
-    leaves them mapped, in 16 bits.
+    `imatrix_tokens` in the importance matrix; the longest compared row has `row_tokens`. The longest question with its
+    answer has `question_tokens`, all of them `asked_tokens`. With less than fp32 weights need of `free_bytes`, the
+    comparison leaves them mapped, in 16 bits.
     """
 
     shapes: Shapes
@@ -114,8 +114,8 @@ class Memory:
         return self._torch(more) + self._opened(self._in_fp32(), False) + self.adapter_bytes + logits
 
     def compare(self) -> int:
-        """One model in fp32 beside the comparison of logits or the weighing of channels; on a GPU, what of either
-        stays behind.
+        """One model in fp32 beside the comparison of logits or the importance matrix; on a GPU, what of either
+        stays.
         """
         weights = self._in_fp32()
         inputs = max(shape[1] for _, shape in self.shapes.matrices())

@@ -151,7 +151,7 @@ def of_parameters(parameters: int, quantised: bool, local: bool, origin: str) ->
 
 
 def _in_name(source: str) -> int | None:
-    """The largest size that the last part of an address tells: `8B` in `Meta-Llama-3.1-8B`, 30B in `Qwen3-30B-A3B`."""
+    """The largest size that the last part of an address names: `8B` in `Meta-Llama-3.1-8B`, 30B in `Qwen3-30B-A3B`."""
     for part in reversed(source.split("/")):
         sizes = [
             int(float(size) * int(experts or 1) * UNITS[unit.lower()]) for experts, size, unit in IN_NAME.findall(part)

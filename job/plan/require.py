@@ -104,7 +104,7 @@ def require_apart(workdir: Path, output_uri: str) -> None:
 
 
 def require_directory(uri: str, pointer: str) -> None:
-    """Raises `InputError` for a local place that is no directory and can become none."""
+    """Raises `InputError` for a local place that is not a directory and cannot become one."""
     if "://" in uri:
         return
     path = Path(os.path.abspath(local_path(uri)))

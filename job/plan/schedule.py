@@ -46,7 +46,7 @@ class Schedule:
 
 
 def schedule(spec: JobSpec, lengths: Sequence[int], rows: int, packing: bool, times: float = 1.0) -> Schedule:
-    """`lengths`: tokens of each sequence of an epoch, or of a sample that stands for so many `times` as much. The steps
+    """`lengths`: tokens of each sequence of an epoch, or of a sample that is multiplied by `times`. The steps
     are those of the spec's own batch, however small the micro-batches of `rows` are.
     """
     training, found = spec.training, list(lengths)

@@ -112,10 +112,10 @@ def made_early(spec: JobSpec, gguf_bytes: Mapping[str, int], own_type: str, at_o
     largest_first = sorted(
         (name for name in spec.export.gguf if name != own_type), key=gguf_bytes.__getitem__, reverse=True
     )
-    return [] if on_cpu else [name for name in largest_first[:at_once] if not weighed(spec, name)]
+    return [] if on_cpu else [name for name in largest_first[:at_once] if not takes_imatrix(spec, name)]
 
 
-def weighed(spec: JobSpec, name: str) -> bool:
+def takes_imatrix(spec: JobSpec, name: str) -> bool:
     """Whether a type is made with the importance matrix, which is there once the merge is compared."""
     return spec.export.imatrix and TYPES[name].uses_imatrix
 

@@ -18,7 +18,7 @@ from job.report.markdown import table
 from job.spec import JobSpec, parse_spec
 
 JOBS = "schemas/common_jobs.json"
-DRAWN = 2000  # rows that stand for all of a job
+DRAWN = 2000  # rows, a sample of all of a job
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Plan:
 
     @property
     def shown(self) -> OnCard | None:
-        """The card whose times are told by stage: the cheapest, else the smallest that is large enough."""
+        """The card whose times are given by stage: the cheapest, else the smallest that is large enough."""
         return self.cheapest or next((on for on in self.cards if on.fits != "no"), None)
 
     def failure(self) -> CapacityError | None:

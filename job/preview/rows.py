@@ -40,7 +40,7 @@ class Rows:
     """`read_rows` of the `whole_rows` that the training sources select were rendered and tokenised, in `seconds`; all
     of them would take `whole_seconds`. The counts are of all rows; tokens and sequences are of one epoch.
 
-    `lengths`: tokens of the sequences that were read, in the order of training, each of which stands for `times`
+    `lengths`: tokens of the sequences that were read, in the order of training, each of which is one of `times`
     sequences. `duplicate_rows`, `also_trained`: copies within the training rows, and held-out sequences that are
     trained on, as far as they were read. `truncated` and `dropped`: places of the first of them.
     """

@@ -101,7 +101,7 @@ class Comparison:
 
 
 class Absent:
-    """Stands for a key that a spec does not have."""
+    """The value of a key that a spec does not have."""
 
     def __repr__(self) -> str:
         return "nothing"
@@ -240,7 +240,7 @@ def _notes(runs: Sequence[Compared]) -> Iterator[str]:
 
 
 def _held_out(run: Compared) -> tuple[Any, ...]:
-    """What tells held-out rows apart: their numbers, and what the base was found to know of them."""
+    """How held-out rows are told apart: their numbers, and what the base was found to know of them."""
     split = run.stats["data"].get("held_out") or {}
     return tuple(split.get(name) for name in ("rows", "tokens", "trained_tokens"))
 

@@ -78,13 +78,13 @@ def tests_of(spec: JobSpec, exports: Json) -> list[Gate]:
             continue
         said = f"{fault['message']}, found {fault['found']}" if fault["found"] else fault["message"]
         found.append(Gate(EXPORTS, _artefact(fault["file"], missing), fault["limit"] or "its test", FAILED, said))
-    told = {gate.about for gate in found}
+    reported = {gate.about for gate in found}
     why = "it did not pass a gate, or the run ended before it"
-    return [*found, *(Gate(EXPORTS, name, "its test", SKIPPED, why) for name in missing if name not in told)]
+    return [*found, *(Gate(EXPORTS, name, "its test", SKIPPED, why) for name in missing if name not in reported)]
 
 
 def _artefact(file: str, missing: Sequence[str]) -> str:
-    """The artefact that a refused `file` was to be, if that can be told: gguf/name-Q8_0.gguf is gguf-q8_0."""
+    """The artefact that a refused `file` was to be, if its name says so: gguf/name-Q8_0.gguf is gguf-q8_0."""
     labels = {name: TYPES[variant_of(name)].label for name in missing if variant_of(name) in TYPES}
     return next((name for name, label in labels.items() if f"-{label}." in file or f"-{label}-0" in file), file)
 

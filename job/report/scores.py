@@ -1,6 +1,6 @@
 """Answers scored by people who do not know whose they are: the sheet, and what the scores say.
 
-Which of the two answers stands first follows from the run and the question, so the sheet need not say it.
+Which of the two answers is first follows from the run and the question, so the sheet need not say it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def pairs_of(output: str) -> list[Pair]:
 
 
 def _prompts(store: Store) -> list[str]:
-    """The spec's, which tell what the chat template writes around a question."""
+    """The spec's, which show what the chat template writes around a question."""
     spec = json_object(store.read(SPEC)) if any(item.key == SPEC for item in store.list(SPEC)) else {}
     evaluation = spec.get("evaluation")
     return [str(prompt) for prompt in evaluation.get("prompts", [])] if isinstance(evaluation, dict) else []
@@ -109,7 +109,7 @@ def write_sheet(pairs: Sequence[Pair], path: Path) -> None:
 
 
 def cell(value: str) -> str:
-    """A text that no spreadsheet computes: an apostrophe stands before what would be a formula."""
+    """A text that no spreadsheet computes: an apostrophe is put before what would be a formula."""
     left = len(value) - LONGEST
     whole = value if left <= 0 else f"{value[:LONGEST]}… ({left:,} more characters)"
     shown = harmless(whole.replace("\r\n", "\n")).encode("utf-8", "replace").decode()

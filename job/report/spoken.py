@@ -39,7 +39,7 @@ FIGURES = {
 
 
 def words(event: str, fields: Fields) -> str | None:
-    """What people are told of an event; None for what they do not need."""
+    """The words for people of an event; None for what they do not need."""
     if event in QUIET:
         return None
     sentence = SENTENCES.get(event)

@@ -63,7 +63,7 @@ def has_chat_template(source: str, pointer: str) -> bool:
 
 
 def _check_weights(path: Path) -> None:
-    """Raises `InputError` for a file that is not whole, by its header, or stands for one that was not fetched."""
+    """Raises `InputError` for a file that is not whole, by its header, or is a pointer to one that was not fetched."""
     with translating_errors(str(path), OSError):
         with path.open("rb") as file:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:

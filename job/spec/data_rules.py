@@ -83,7 +83,7 @@ def _hub(name: str) -> bool:
 
 
 def hub_name(text: str) -> bool:
-    """Whether `text`, which is a path as it stands, has the form of org/name and of no file."""
+    """Whether `text`, which would be taken as a path, has the form of org/name and of no file."""
     return _hub(text) and not FILE.search(text)
 
 

@@ -39,7 +39,7 @@ def _unequal(at: tuple[str | int, ...], stored: Any, wanted: Any) -> Iterator[Fa
 
 
 class _Absent:
-    """Stands for a key that only the other spec has."""
+    """The value of a key that only the other spec has."""
 
 
 def _either(at: tuple[str | int, ...], key: str | int, stored: Any, wanted: Any) -> Iterator[Fault]:

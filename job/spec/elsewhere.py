@@ -126,7 +126,7 @@ IN_SECTION = {
 
 
 def places_of(key: str, root: dict[str, Any], section: str = "") -> list[str]:
-    """Pointers of what `key`, which stands in `section`, means in the schema `root`; none where nobody knows it, or too
+    """Pointers of what `key`, found in `section`, means in the schema `root`; none where nobody knows it, or too
     many places have it.
     """
     plain = key.lower().replace("-", "_")

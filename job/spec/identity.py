@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-NOT_THE_WORK = ("output", "resources", "$schema")  # where it goes and what it costs is no part of a run's identity
+NOT_THE_WORK = ("output", "resources", "$schema")  # where it goes and what it costs is not part of a run's identity
 
 
 def run_id_of(resolved: dict[str, Any]) -> str:

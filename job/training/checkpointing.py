@@ -23,7 +23,7 @@ FP32 = 2  # times what a GPU's 16 bits take
 
 
 def checkpointing_of(spec: JobSpec, size: ModelSize, device: str) -> str | bool:
-    """Checkpointing as the engine is told of it when it loads the model. On a CPU `auto` is none where half of the free
+    """Checkpointing as the engine is given it when it loads the model. On a CPU `auto` is none where half of the free
     memory holds everything: what is computed does not depend on it there.
     """
     wanted = spec.training.gradient_checkpointing

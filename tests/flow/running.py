@@ -159,7 +159,7 @@ def watched(folder: Path) -> Iterator[list[int]]:
 
 
 def bytes_below(folder: str) -> int:
-    """Of all files that are no links. By way of `os.scandir`: looking fifty times a second takes a tenth of a core otherwise."""
+    """Of all files that are not links. By way of `os.scandir`: looking fifty times a second takes a tenth of a core otherwise."""
     found = 0
     with suppress(OSError), os.scandir(folder) as entries:  # gone meanwhile
         for entry in entries:

@@ -16,7 +16,7 @@ from tests.smollm2 import model_dir
 from tests.specs import LEFT_OUT
 from tests.tiny import tiny_dir
 
-# ChatML without the line break behind an answer's end token: TRL would learn it
+# ChatML without the line break after an answer's end token: TRL would learn it
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -149,7 +149,7 @@ def as_trl_reads_them(name: str, rows: list[Row]) -> list[Row]:
     ("dpo_en_demo.json", TEMPLATE, ""), ("preference_llmfs.json", "chatml", "\n"),
 ], ids=["conversations", "ChatML"])  # fmt: skip
 def test_tokens_and_masks_are_those_of_trl(name: str, template: str, after: str, tmp_path: Path) -> None:
-    """On a template where an answer ends with its end token, and on ChatML, where TRL learns the line break behind it as well, which
+    """On a template where an answer ends with its end token, and on ChatML, where TRL learns the line break after it as well, which
     the template writes and no model has to say.
     """
     rows = [row for row in json.loads((SHARED / name).read_text("utf-8"))[:60] if row["chosen"] != row["rejected"]]

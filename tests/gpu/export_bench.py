@@ -48,7 +48,7 @@ def run_job(folder: Path, full: bool = False, **export: Any) -> dict[str, Any]:
 
 def memory_of(child: dict[str, Any]) -> dict[str, Any]:
     """MiB of host memory that nothing can take back."""
-    return {"what": child["what"], "foretold": (child["planned_bytes"] or 0) // MIB, "seen": child["peak_anonymous_bytes"] // MIB}
+    return {"what": child["what"], "planned": (child["planned_bytes"] or 0) // MIB, "seen": child["peak_anonymous_bytes"] // MIB}
 
 
 def limits(types: list[str]) -> dict[str, Any]:

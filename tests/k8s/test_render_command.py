@@ -68,7 +68,7 @@ def test_two_specs_are_two_jobs() -> None:
 
 
 def test_kubectl_takes_the_commands_that_the_file_has() -> None:
-    """As they stand there, with nothing sent to a cluster."""
+    """As they are written there, with nothing sent to a cluster."""
     text = render(SPEC, "job", options(ALL))
     lines = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#   kubectl")]
     script = "\n".join(line.replace(" create ", " create --dry-run=client -o json ") for line in lines)

@@ -194,7 +194,7 @@ def test_choices_stand_where_the_chat_template_puts_answers(tmp_path: Path) -> N
         ({"metrics": ["choice"], "choices": ["x", "y"]}, "/evaluation/choices", "All 8 are none of these"),
         ({"metrics": ["regex"], "regex": "#### (.+)"}, "/evaluation/regex", "All 8 have no place that the pattern finds"),
         ({"metrics": ["exact_match", "tool_calls"]}, "/evaluation/metrics/1", "All 8 call no tool"),
-        ({"metrics": ["json_fields"]}, "/evaluation/metrics/0", "All 8 are no JSON with fields"),
+        ({"metrics": ["json_fields"]}, "/evaluation/metrics/0", "All 8 are not JSON with fields"),
     ],
 )
 def test_a_metric_of_which_no_answer_counts_is_refused(tmp_path: Path, evaluation: dict[str, Any], pointer: str, hint: str) -> None:

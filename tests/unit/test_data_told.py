@@ -1,4 +1,4 @@
-"""What of the rows is not learned as it stands there is left out as its author wants it, or told with its count."""
+"""What of the rows is not learned as it is written is left out as its author wants it, or reported with its count."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_a_difference_that_may_be_chance_is_none() -> None:
 
 
 def test_losses_of_other_methods_have_charts_of_their_own() -> None:
-    """What a method lowers stands beside its training loss; the loss of tokens is another figure."""
+    """What a method lowers is shown beside its training loss; the loss of tokens is another figure."""
     measured = [{"step": 5, "held_out_preference_loss": 0.6}, {"step": 5, "loss": 0.69, "reward_margin": 0.1}]
     page = run_page(shown(given={"report/losses.jsonl": measured}))
     charts = [str(a["aria-label"]) for a in Elements(page).all("svg") if a.get("role") == "img"]

@@ -108,7 +108,7 @@ def _open(talk: Conversation, row: Row, columns: Columns, opening: str) -> None:
 
 
 def _require_prompt(row: Row, columns: Columns, opening: str, whole: Conversation, name: str) -> None:
-    """Raises where a whole conversation does not begin with the prompt that stands beside it."""
+    """Raises where a whole conversation does not begin with the prompt in the same row."""
     talk = Conversation()
     _open(talk, row, columns, opening)
     spoken = [message for message in whole.messages if message["role"] != "system"]

@@ -12,7 +12,7 @@ Path = tuple[str | int, ...]
 
 def json_fields(answer: str, reference: str, _: Options) -> Counts | None:
     """Of the fields that answer or reference has, however deep, the share that is the same in both: a field too many
-    counts as much as one that is missing. None where the reference is no JSON object or list with a field.
+    counts as much as one that is missing. None where the reference is not a JSON object or list with a field.
     """
     try:
         wanted = fields(read(reference))
@@ -43,5 +43,5 @@ def fields(value: Any) -> dict[Path, Any]:
 JSON_FIELDS = Metric(
     "json_fields", "JSON fields, 0 to 1",
     "mean share of the fields that JSON answer or reference has, however deep, that are the same in both",
-    lower_is_better=False, lowest=0.0, highest=1.0, unfit="are no JSON with fields", of_answer=json_fields,
+    lower_is_better=False, lowest=0.0, highest=1.0, unfit="are not JSON with fields", of_answer=json_fields,
 )  # fmt: skip

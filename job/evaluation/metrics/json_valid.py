@@ -37,7 +37,7 @@ def _validator(text: str) -> Any:
 
 
 def wrong(schema: Mapping[str, Any]) -> str:
-    """What is no schema, too large, or looks elsewhere than within itself."""
+    """What is not a schema, is too large, or looks elsewhere than within itself."""
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import Draft202012Validator, validator_for
 

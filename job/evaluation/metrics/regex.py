@@ -28,7 +28,7 @@ def wrong(pattern: str) -> str:
             groups = re.compile(pattern).groups
     except (re.error, OverflowError, RecursionError) as error:
         return f"not a regular expression of Python: {error}"
-    return "" if groups else "it has no group: what is compared stands in ( )"
+    return "" if groups else "it has no group: put what is compared in ( )"
 
 
 REGEX = Metric(

@@ -40,7 +40,7 @@ from job.host.cgroup import native_threads
 from job.host.child import Child
 from job.host.log import Bar
 from job.plan.host_memory import Memory
-from job.plan.steps import GGUF_SPLIT_BYTES, weighed
+from job.plan.steps import GGUF_SPLIT_BYTES, takes_imatrix
 from job.weights.shapes import read_shapes
 
 POLL_SECONDS = 0.05
@@ -177,7 +177,7 @@ class Quants:
         self.artefacts.forget(self._reference, self._trained, *self.own.parent.glob(f"{self.own.stem}*.gguf"))
 
     def _quantise(self, name: str, path: Path) -> Quantise:
-        imatrix = self.artefacts.run.workdir / IMATRIX if weighed(self._spec, name) else None
+        imatrix = self.artefacts.run.workdir / IMATRIX if takes_imatrix(self._spec, name) else None
         return Quantise(self.own, path, name, imatrix, self._threads, self._device)
 
     def _against(self, name: str, reference: Path) -> Against:

@@ -15,8 +15,6 @@ from job.export.merge.changes import POINTER, Weights
 from job.training.precision import compute_dtype, quantisation
 from job.weights.layout import BLOCK_BYTES, Tensor, read_tensors
 
-ABSMAX = ".absmax"  # beside a weight that is packed in its file
-
 
 @dataclass(frozen=True)
 class Dequantised:

@@ -103,7 +103,7 @@ def _model(name: str, label: str) -> Html:
 
 
 def gates_table(gates: Sequence[Gate]) -> Html:
-    """The spec's gates; the tests of exports stand beside the exports."""
+    """The spec's gates; the tests of exports are shown beside the exports."""
     rows: list[list[object]] = [
         [gate.about, gate.asked, gate.said, result(gate)] for gate in gates if gate.suite == GATES
     ]
