@@ -12,6 +12,9 @@ SHOWN = 10  # names of keys and tokens, the most frequent first
 SENTENCES = {
     "tools": "the chat template leaves out the tool definitions of {} rows",
     "reasoning": "the chat template leaves the reasoning of {} answers out: it is not learned",
+    "asked": "before {} answers the rows have another text than the one with which the chat template asks for answers, "
+    "such as a <think> that it opens: the model will be asked otherwise than it is trained",
+    "unknown": "{} rows have characters that the vocabulary lacks: the model reads its token for the unknown instead",
     "text": "the chat template changes the text of {} answers, or leaves a part of it out",
     "apart": "prompt and completion of {} rows would share a token if they were one text; the prompt is tokenised by "
     "itself, as at inference",
@@ -33,6 +36,8 @@ def row_notes(tables: Sequence[Table], max_seq_length: int) -> list[str]:
     notes += _left_out(tables)
     if marks := _names(remarks, "mark "):
         notes.append(f"rows have values other than 0 and 1, false and true in these columns, and are learned: {marks}")
+    if roles := _names(remarks, "role "):
+        notes.append(f"the chat template changes the text of messages, or leaves it out, of these roles: {roles}")
     if keys := _names(remarks, "key "):
         notes.append(f"keys of messages, calls and tools that nothing reads: {keys}")
     if tokens := _names(remarks, "token "):

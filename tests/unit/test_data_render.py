@@ -171,8 +171,34 @@ def test_reasoning_that_a_template_leaves_out_is_counted() -> None:
     assert remarks(SHOWING, *turns("q"), beside) == {}
 
 
+def test_answers_that_are_asked_for_otherwise_than_they_are_trained_are_counted() -> None:
+    """A template that opens <think> in its generation prompt, and cuts it out of earlier answers or of all."""
+    opened = FORCED_THINKING.replace(" and not loop.last", "")
+    thought = turns("q", "<think>\na\n</think>\n\none", "r", "<think>\nb\n</think>\n\ntwo")
+    assert remarks(opened, *thought) == {"reasoning": 2, "asked": 2}
+    assert remarks(FORCED_THINKING, *thought) == {"reasoning": 1, "asked": 1}
+    assert remarks(FORCED_THINKING, *turns("q", "one")) == {}
+    assert remarks(FORCED_THINKING, *turns(*("q", "one") * 40)) == {"asked": 39}
+    assert remarks(NO_END.partition("{% if add")[0], *thought) == {}, "a template without a generation prompt"
+
+
 def test_text_that_a_template_changes_is_counted() -> None:
-    assert remarks("{% for m in messages %}{{ m.content | upper }}</s>{% endfor %}", *turns("q", "one", "r", "2")) == {"text": 1}
+    assert remarks("{% for m in messages %}{{ m.content | upper }}</s>{% endfor %}", *turns("q", "one", "r", "2")) == {
+        "text": 1,
+        "role user": 2,
+    }
+
+
+def test_messages_that_a_template_leaves_out_are_counted_by_their_role() -> None:
+    """Answers are learned and counted by themselves; a thought that is cut out of an earlier one is usual."""
+    talk = [{"role": "system", "content": "s"}, *turns("q" * 9), {"role": "tool", "content": "42"}, *turns("r", "one")]
+    short = "{% for m in messages if m.role != 'tool' %}<|{{ m.role }}|>{{ m.content[:8] }}</s>{% endfor %}"
+    assert remarks(short, *talk) == {"role user": 1, "role tool": 1}
+    assert remarks(short.replace(" if m.role != 'tool'", "").replace("[:8]", ""), *talk) == {}
+    before = turns("why", "<think>a</think>one", "q", "two")
+    kept = "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}</s>{% endfor %}"
+    assert remarks(kept, *before, first_trained=2) == {}
+    assert remarks(kept.replace("messages", "messages[2:]"), *before, first_trained=2) == {"role user": 1, "role assistant": 1}
 
 
 def test_keys_that_a_template_does_not_read_are_counted() -> None:
@@ -189,7 +215,7 @@ def test_keys_that_a_template_does_not_read_are_counted() -> None:
 
 def test_keys_of_tools_that_a_template_does_not_read_are_counted() -> None:
     tools = [{"type": "function", "function": {"name": name}, "strict": True} for name in "fg"]
-    shows = LAST_EOS.replace("<|{{ m.role }}|>", "{% if tools %}{{ tools | map(attribute='function') | list }}{% endif %}<|{{ m.role }}|>")
+    shows = "{% if tools %}{{ tools | map(attribute='function') | list }}{% endif %}" + LAST_EOS
     assert remarks(shows, *turns("q", "one"), tools=tools) == {"key tools[].strict": 2}
     assert remarks(shows.replace(" | map(attribute='function') | list", ""), *turns("q", "one"), tools=tools) == {}
     assert remarks(LAST_EOS, *turns("q", "one"), tools=tools) == {"tools": 1}

@@ -8,6 +8,8 @@ from typing import Any
 
 import pyarrow
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE, Unigram, WordLevel
 
 from job.data.columns import ColumnUse
 from job.data.read import read_rows, remarks
@@ -117,6 +119,20 @@ def test_a_tokenizer_that_puts_a_space_before_all_text(pieces: str, ids: list[st
     assert [tokenizer.id_to_token(token) for token in sequence.input_ids] == ids
     assert [tokenizer.id_to_token(token) for token in sequence.labels if token != -100] == labels
     assert said == border
+
+
+@pytest.mark.parametrize(
+    ("model", "unknown"),
+    [
+        (WordLevel({"a": 0, "b": 1, "<unk>": 2}, unk_token="<unk>"), [False, True, True]),
+        (Unigram([("<unk>", 0.0), ("a", -1.0), ("b", -1.0)], unk_id=0, byte_fallback=False), [False, True, True]),
+        (BPE({"a": 0, "<unk>": 1, "<0xC3>": 2, "<0xA9>": 3, "<0xF0>": 4, "<0x92>": 5, "<0x80>": 6, "<0xB1>": 7}, [],
+             unk_token="<unk>", byte_fallback=True), [False, False, False]),
+    ],
+)  # fmt: skip
+def test_characters_that_a_vocabulary_lacks_are_noticed(model: Any, unknown: list[bool]) -> None:
+    tokeniser = Tokeniser(Tokenizer(model), 512, [], None)
+    assert [tokeniser.has_unknown(next(tokeniser.document(text))) for text in ("a", "é", "aé")] == unknown
 
 
 def test_answers_that_begin_within_a_token_are_counted(tmp_path: Path) -> None:

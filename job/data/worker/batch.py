@@ -96,6 +96,7 @@ class Batch:
             if not kept:
                 tokens = max((sequence.whole_tokens for part in parts for sequence in part), default=0)
                 reply.dropped.append([index, why_unlearned(example, parts), tokens])
+            remarks["unknown"] += any(self._tokeniser.has_unknown(sequence) for part in kept for sequence in part)
             for part in kept:
                 data = b"".join(sequence.input_ids.tobytes() + sequence.labels.tobytes() for sequence in part)
                 data += array("i", [example.desirable]).tobytes() if isinstance(example, Labelled) else b""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from job.data.worker.messages import REASONING, Message, RowFault, further_keys
+from job.data.worker.missing import THOUGHT, missing_messages, missing_of_answer
 from job.data.worker.sandbox import TemplateFailedError, render
 from job.data.worker.shape import TOOL, Chat
 
@@ -24,16 +25,19 @@ FEW_ANSWERS = 32  # up to here each answer is looked for by itself, which takes 
 MAX_KEYS = 16  # of a row, beyond those that are known, each is tried by itself
 LONG_MESSAGES = 200  # from here on much time is more likely the conversation's than a hostile template's
 LONG_SECONDS = 5.0  # of the processor, for all renderings of a long conversation; less than a worker's request gets
-THOUGHT = re.compile(r"</?(?:think|thinking|thought|reasoning)>|\[/?THINK\]")
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Character offsets of one assistant turn: its text is [start, content_end), learned is [start, end)."""
+    """Character offsets of one assistant turn: its text is [start, content_end), learned is [start, end).
+
+    `asked`: whether the text before it is that with which the template asks for an answer.
+    """
 
     start: int
     content_end: int
     end: int
+    asked: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,10 @@ class ChatTemplate:
             remarks["empty"] = sum(i not in chat.unlearned for i in answers) - len(learned)
         remarks["tools"] = int(chat.tools is not None and self.render(chat.messages) == full)
         remarks += Counter() if remarks["tools"] else self._unread_tool_keys(chat, full)
+        remarks += missing_messages(chat.messages, learned, full)
+        remarks["asked"] = sum(not turn.asked for turn in turns)
         for index, turn in zip(learned, turns, strict=True):
-            remarks.update(_missing(chat.messages[index], full[turn.start : turn.end]))
+            remarks.update(missing_of_answer(chat.messages[index], full[turn.start : turn.end]))
         return Rendered(full, turns, +remarks)
 
     def hidden(self, chat: Chat, full: str) -> list[tuple[int, int]]:
@@ -191,12 +197,12 @@ class ChatTemplate:
             turn, (start, end) = self._turn(chat, index, full), places[index]
             if turn.start > start or turn.content_end != end:
                 return {}
-            around.add((full[turn.start : start], full[end : turn.end]))
+            around.add((full[turn.start : start], full[end : turn.end], turn.asked))
         if len(around) > 1:
             return {}
-        ((opening, closing),) = around
+        ((opening, closing, asked),) = around
         found = {
-            index: Turn(start - len(opening), end, end + len(closing))
+            index: Turn(start - len(opening), end, end + len(closing), asked)
             for index, (start, end) in ((index, places[index]) for index in alike)
         }
         return {
@@ -212,12 +218,13 @@ class ChatTemplate:
     def _turn(self, chat: Chat, index: int, full: str) -> Turn:
         head, tail = self._around(chat, index, full)
         prompt = self.attempt(chat.messages[:index], chat.tools, prompt=True)
-        start = len(prompt) if prompt is not None and full.startswith(prompt) else head
+        follows = prompt is not None and full.startswith(prompt)
+        start = len(prompt) if prompt is not None and follows else head
         stop = self._stop(chat, index, full)
         content_end = tail if tail is not None else self._closed(full, stop)
         if start is None or content_end is None or not start < content_end <= (stop or len(full)):
             raise RowFault(self._why_hidden(chat.messages[index], index + 1, full))
-        return Turn(start, content_end, self._end(full, content_end, stop))
+        return Turn(start, content_end, self._end(full, content_end, stop), follows or not index or prompt is None)
 
     def _why_hidden(self, message: Message, number: int, full: str) -> str:
         thought = message.get(REASONING[0], "").strip()
@@ -290,11 +297,3 @@ def _end_before(after: str, full: str, at: int, message: Message) -> int:
 
 def _texts(message: Message) -> str:
     return json.dumps(message, ensure_ascii=False) + str(message["content"])
-
-
-def _missing(message: Message, shown: str) -> set[str]:
-    """What of an answer is not in its turn: its reasoning, or a part of its text."""
-    *thoughts, said = THOUGHT.split(message["content"])
-    thoughts.append(message.get(REASONING[0], ""))
-    reasoning = {"reasoning"} if any(thought.strip() not in shown for thought in thoughts) else set()
-    return reasoning | ({"text"} if said.strip() not in shown else set())

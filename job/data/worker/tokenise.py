@@ -6,6 +6,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -13,6 +14,7 @@ from job.data.worker.messages import RowFault
 from job.data.worker.wire import IGNORED
 
 Span = tuple[int, int]
+RARE = "\U00012031"  # a cuneiform sign, which few vocabularies have
 OPENINGS = ("", "\n", ".")  # after which a text is encoded as it is in the middle of another
 
 
@@ -61,6 +63,16 @@ class Tokeniser:
             if type(error).__name__ != "PanicException":
                 raise
             raise RowFault(f"the tokenizer breaks on this text: {error}") from None
+
+    def has_unknown(self, sequence: Sequence) -> bool:
+        """Whether a character of it was in no token, and neither were its bytes."""
+        return self._unknown_id in sequence.input_ids
+
+    @cached_property
+    def _unknown_id(self) -> int | None:
+        """What stands for such characters; None in a vocabulary that has all of them, as bytes or by chance."""
+        ids = self.encode(RARE).ids
+        return ids[-1] if ids and RARE not in self._decode(ids) else None
 
     def raw_ids(self, text: str) -> list[int]:
         """Ids of raw text as the model expects to read it."""
