@@ -80,12 +80,41 @@ def _rows(file: DataFile, schema: Any, batches: Iterable[Any]) -> Iterator[Row]:
     number = 0
     for batch in batches:
         for start in range(0, batch.num_rows, ROWS_AT_ONCE):
-            for row in batch.slice(start, ROWS_AT_ONCE).to_pylist():
+            for row in _plain(batch.slice(start, ROWS_AT_ONCE), file):
                 number += 1
                 try:
                     yield row | {name: convert(row[name]) for name, convert in converts.items()}
                 except LaxError as error:
                     raise file.fault(f"row {number}: {error}") from None
+
+
+def _plain(batch: Any, file: DataFile) -> list[Row]:
+    """Rows of Python's own values; where it has none for a date, such as one after the year 9999, of an unknown time
+    zone or, without pandas, of nanoseconds, dates are text.
+    """
+    import pyarrow as pa
+    from pyarrow.types import is_date, is_timestamp
+
+    def text(column: Any) -> Any:
+        if is_timestamp(column.type):
+            column = column.cast(pa.timestamp(column.type.unit))  # as it is in UTC
+        return column.cast(pa.string()) if is_timestamp(column.type) or is_date(column.type) else column
+
+    def attempt(rows: Any) -> list[Row] | Exception:
+        try:
+            found: list[Row] = rows.to_pylist()
+        except UnicodeDecodeError:
+            raise
+        except (ValueError, OverflowError, pa.ArrowException) as error:
+            return error
+        return found
+
+    found = attempt(batch)
+    if isinstance(found, Exception):
+        found = attempt(pa.RecordBatch.from_arrays(list(map(text, batch.columns)), batch.schema.names))
+    if isinstance(found, Exception):
+        raise file.fault(f"a value within a list or an object cannot be read: {found}")
+    return found
 
 
 def _twice(fields: Iterable[Any], what: str) -> str:

@@ -153,3 +153,22 @@ def test_an_arrow_file_that_is_cut_short_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(InputError, match="not a whole Arrow file"):
         count_rows(path, "")
+
+
+def test_dates_that_python_has_no_form_for_are_text(tmp_path: Path) -> None:
+    """A column that nobody reads does not end a run, and of nanoseconds the text is the same without pandas."""
+    microseconds, nothing = pyarrow.timestamp("us"), "1970-01-01 00:00:00.000002"
+    columns = {
+        "late": pyarrow.array([2, 2**62], microseconds),
+        "mars": pyarrow.array([2, None], pyarrow.timestamp("us", tz="Mars/Phobos")),
+        "day": pyarrow.array([1, 2**31 - 1], pyarrow.date32()),
+    }
+    path = tmp_path / "rows.arrow"
+    write_arrow(path, pyarrow.table({"text": ["a", "b"], **columns}))
+    assert list(read_rows(path, "")) == [
+        {"text": "a", "late": nothing, "mars": nothing, "day": "1970-01-02"},
+        {"text": "b", "late": f"<value out of range: {2**62}>", "mars": None, "day": f"<value out of range: {2**31 - 1}>"},
+    ]
+    write_arrow(path, pyarrow.table({"text": ["a"], "within": pyarrow.array([[2**62]], pyarrow.list_(microseconds))}))
+    with pytest.raises(InputError, match="a value within a list or an object cannot be read: date value out of range"):
+        list(read_rows(path, ""))
