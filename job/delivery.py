@@ -182,7 +182,8 @@ def _intervals(evaluation: dict[str, Any]) -> dict[str, dict[str, float]]:
 def provenance_of(run: Run, prepared: Prepared, base: FetchedModel, sources: Sequence[FetchedSource]) -> dict[str, Any]:
     """What the run was made of, as the manifest has it."""
     return {
-        "base": {"source": run.spec.model.source, "public_id": base.public_id, "revision": base.revision},
+        "base": {"source": run.spec.model.source, "public_id": base.public_id, "revision": base.revision}
+        | ({"adapter": base.adapter.provenance} if base.adapter else {}),
         "data": [
             {"source": s.spec.source, "split": s.spec.split, "revision": s.revision, "sha256": s.sha256}
             for s in sources

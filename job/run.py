@@ -53,6 +53,7 @@ from job.spec.optimizers import effective_optimizer
 from job.store import Store, open_store
 from job.training.backend import Backend, open_backend
 from job.training.environment import prepare_environment
+from job.training.start import require_fits
 from job.tuning import checkpoint_store, pin, recall, require_gates, require_same_origin, train_and_store
 
 Confirm = Callable[[str], bool]
@@ -190,7 +191,7 @@ def stages(run: Run) -> Manifest:
     with run.stage("engine"):  # before anything imports transformers
         backend = None if trained_before else engine(run)
     with run.stage("data", children=True):
-        base, merge_base = fetch_bases(spec, run.workdir, check_config, run.revisions)
+        base, merge_base = fetch_models(run)
         prepared = prepare(run, train_sources, held_out_sources, base)
         artefacts = Artefacts(run, Delivered.of(run, prepared))
         if trained_before:
@@ -254,6 +255,16 @@ def engine(run: Run) -> Backend:
     }
     run.log("engine", device=run.stats.device["name"], **run.stats.effective)
     return backend
+
+
+def fetch_models(run: Run) -> tuple[FetchedModel, FetchedModel]:
+    """As `fetch_bases`. Raises `InputError` as well where the adapter that is gone on from does not fit."""
+    base, merge_base = fetch_bases(run.spec, run.workdir, check_config, run.revisions)
+    if (adapter := base.adapter) and run.spec.lora:
+        require_fits(adapter.path, base.path, run.spec.lora, adapter.pointer)
+        run.stats.effective["adapter"] = adapter.name
+        run.log("adapter", **adapter.provenance)
+    return base, merge_base
 
 
 def prepare(run: Run, train: list[FetchedSource], held_out: list[FetchedSource] | None, base: FetchedModel) -> Prepared:

@@ -23,6 +23,7 @@ from job.data.worker.shape import FORMATS, Columns, Pair, shape
 from job.errors import Fault, InputError, JobError
 from job.hub.client import endpoint
 from job.plan.require import require_directory, require_trackers
+from job.source.adapter import look_at_adapter
 from job.source.glimpse import files_of_rows, has_chat_template
 from job.source.place import pointed
 from job.spec import JobSpec, SourceSpec
@@ -72,6 +73,8 @@ def look(spec: JobSpec) -> Seen:
         chats = seen.attempt(has_chat_template, model, "/model/source")
     if merge_base and "://" not in merge_base:
         seen.attempt(has_chat_template, merge_base, "/model/merge_base")
+    if (adapter := spec.model.adapter) and spec.lora and "://" not in adapter:
+        seen.attempt(look_at_adapter, adapter, spec.lora)
     for source, pointer in sources(spec):
         if "://" not in source.source:
             seen.attempt(_rows, source, pointer, bool(chats), seen)
@@ -107,7 +110,8 @@ def look_to_validate(spec: JobSpec, folder: Path) -> Seen:
 
 def _hub(spec: JobSpec, seen: Seen) -> None:
     """Whether the address of the Hub, where the spec needs it, is one."""
-    read = [spec.model.source, spec.model.merge_base or "", *(source.source for source, _ in sources(spec))]
+    models = (spec.model.source, spec.model.merge_base or "", spec.model.adapter or "")
+    read = [*models, *(source.source for source, _ in sources(spec))]
     if spec.output.hub or any(address.startswith("hf://") for address in read):
         seen.attempt(endpoint)
 
@@ -120,7 +124,8 @@ def places_written(spec: JobSpec) -> Iterator[tuple[str, str]]:
 
 def paths_read(spec: JobSpec) -> Iterator[tuple[str, str]]:
     """Those of this machine."""
-    places = [(spec.model.source, "/model/source"), (spec.model.merge_base or "s3://", "/model/merge_base")]
+    models = {"source": spec.model.source, "merge_base": spec.model.merge_base, "adapter": spec.model.adapter}
+    places = [(path, f"/model/{key}") for key, path in models.items() if path is not None]
     places += [(source.source, f"{pointer}/source") for source, pointer in sources(spec)]
     return ((path, pointer) for path, pointer in places if "://" not in path)
 

@@ -43,6 +43,7 @@ from job.training.checkpointing import checkpointing_of
 from job.training.checks import require_compute_dtype
 from job.training.loop import TrainResult, train
 from job.training.methods import METHODS
+from job.training.start import go_on_from
 
 CHECKPOINTS_VARIABLE = "TUNEJOB_CHECKPOINTS"
 KEPT_STATS = ("device", "memory", "data", "training", "evaluation", "delivered", "effective", "planned")
@@ -92,15 +93,14 @@ def train_and_store(
 
 def pin(run: Run, sources: Sequence[FetchedSource], models: Sequence[FetchedModel]) -> None:
     """Once anything is stored, a rerun reads the same commits of the Hub, wherever its branches go."""
-    commits = {source.pointer: source.revision for source in sources} | {
-        model.pointer: model.revision for model in models
-    }
-    found = {pointer: commit for pointer, commit in commits.items() if commit}
-    run.claim.pin(found)
+    given = [model.adapter for model in models if model.adapter]
+    places = [(one.pointer, one.revision) for group in (sources, models, given) for one in group]
+    run.claim.pin({pointer: commit for pointer, commit in places if commit})
 
 
 def origin_of(run: Run, base: FetchedModel, prepared: Prepared) -> TrainingOrigin:
-    return TrainingOrigin(run.spec.run_id, f"{base.public_id}@{base.revision}", prepared.digest)
+    given = f" with adapter {base.adapter.sha256}" if base.adapter else ""
+    return TrainingOrigin(run.spec.run_id, f"{base.public_id}@{base.revision}{given}", prepared.digest)
 
 
 def open_checkpoints(run: Run, base: FetchedModel, prepared: Prepared) -> Checkpoints:
@@ -155,13 +155,15 @@ def recall(artefacts: Artefacts) -> None:
 
 
 def load(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedModel, prepared: Prepared) -> Any:
-    """The model with its fresh adapter, in the precision that was asked for."""
+    """The model with its adapter, fresh or given, in the precision that was asked for."""
     spec = run.spec
     os.chdir(run.workdir)  # engines pick up what is in the current directory, too
     require_memory(base.path, spec, run.stats.device)
     with loading():
         checkpointing = checkpointing_of(spec, size_of_base(spec, base), backend.device)
         model = backend.load(base.path, spec.model, spec.lora, checkpointing)
+    if base.adapter:
+        go_on_from(model, base.adapter.path, base.adapter.pointer)
     run.stats.effective["compute_dtype"] = require_compute_dtype(model, backend.device)
     require_checkpoints(run.workdir, spec, model, effective_optimizer(spec.training.optimizer, backend.device))
     require_embeddings(model.get_input_embeddings().weight.shape[0], prepared)

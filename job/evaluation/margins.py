@@ -9,6 +9,7 @@ from typing import Any
 from job.errors import Fault, GateError
 from job.evaluation.loss import nats_of
 from job.training.methods.record import Rewards
+from job.training.methods.reference import as_reference
 
 Margins = tuple[float, ...]  # of an answer, beside each of those that it is preferred to
 CHOSEN, REJECTED, DESIRABLE = "", "rejected_", "desirable"
@@ -58,6 +59,6 @@ def _reward(model: Any, row: dict[str, list[int]], rewards: Rewards, settings: A
     nats, tokens = nats_of(model, row, pad)
     reference = 0.0
     if rewards.by_reference:
-        with model.disable_adapter():
+        with as_reference(model):
             reference = -nats_of(model, row, pad)[0]
     return rewards.of(settings, -nats, reference, tokens)

@@ -20,7 +20,7 @@ def export_adapter(model: Any, tokenizer: Any, base: FetchedModel, folder: Path)
     Raises `GateError` if what lies on disk is not what was trained.
     """
     folder.mkdir(parents=True)
-    model.save_pretrained(folder, safe_serialization=True)
+    model.save_pretrained(folder, safe_serialization=True, selected_adapters=["default"])
     save_tokenizer(tokenizer, base.path, folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's card names the path the base was loaded from
     name_base(folder / "adapter_config.json", base.public_id, base.revision)

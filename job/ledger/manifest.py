@@ -46,7 +46,7 @@ class Manifest:
 
     run_id: str
     name: str
-    base: Mapping[str, str | None]
+    base: Mapping[str, Any]
     data: Sequence[Mapping[str, str | None]]
     chat_template_sha256: str | None
     packages: Mapping[str, str]
@@ -96,7 +96,7 @@ def publish(store: Store, manifest: Manifest) -> None:
     if lost:
         raise TransientError(*lost)
     data = manifest.encode()
-    _decode(data)
+    decode(data)
     store.write(MANIFEST, data)
     if store.read(MANIFEST) != data:
         raise TransientError(Fault(f"{store.uri}/{MANIFEST}: what was read back is not what was written"))
@@ -104,7 +104,7 @@ def publish(store: Store, manifest: Manifest) -> None:
 
 def read_manifest(store: Store) -> Manifest:
     """The manifest of a finished run. Raises `InputError` if there is none, `GateError` if it is damaged."""
-    return _decode(store.read(MANIFEST))
+    return decode(store.read(MANIFEST))
 
 
 def verify(store: Store) -> Manifest:
@@ -160,7 +160,7 @@ def _digest(content: dict[str, Any]) -> str:
     ).hexdigest()
 
 
-def _decode(raw: bytes) -> Manifest:
+def decode(raw: bytes) -> Manifest:
     """Raises `GateError` unless `raw` is, byte for byte, a manifest as `encode` writes it."""
     try:
         document = json.loads(raw)

@@ -144,12 +144,18 @@ def least_bytes(precision: str, parameters: int) -> float:
 def state_bytes(spec: JobSpec, size: ModelSize) -> float:
     """What is trained, with its gradient and moments; of the frozen weights nothing."""
     if spec.model.precision != "full":
-        return ADAPTER_BYTES * adapter_bytes(spec, size.shapes()) / ADAPTER_BYTES_PER_WEIGHT
+        return (ADAPTER_BYTES + _copy_bytes(spec)) * adapter_bytes(spec, size.shapes()) / ADAPTER_BYTES_PER_WEIGHT
     table = size.embedding_parameters / size.tables
     head = HEAD_GRADIENT_BYTES * table
     if "8bit" in spec.training.optimizer:
         return size.parameters * FULL_TRAINING_BYTES + TABLE_MOMENTS_BYTES * table + head
     return size.parameters * (FULL_TRAINING_BYTES + FULL_MOMENTS_BYTES) + head
+
+
+def _copy_bytes(spec: JobSpec) -> int:
+    """Per weight, of the given adapter beside the trained one, where it is what a method compares with."""
+    rewards = METHODS[spec.training.method].rewards
+    return ADAPTER_BYTES_PER_WEIGHT if spec.model.adapter and rewards and rewards.by_reference else 0
 
 
 def weight_bytes(spec: JobSpec, size: ModelSize) -> float:

@@ -16,6 +16,7 @@ from job.report.markdown import NOTHING, figure, sentence, table
 
 BASE, TUNED = "base", "trained"  # as the statistics call them
 WORDS = {BASE: "the base", TUNED: "tuned, as trained"}
+BEGUN = "the base with the adapter it went on from"
 TITLES = {
     TRAIN_LOSS: "Loss on training rows, nats a token",
     **{name: metric.title for name, metric in METRICS.items()},
@@ -33,10 +34,11 @@ class Row:
 
     name: str
     cells: tuple[str, ...]
+    words: str = ""  # other than its own
 
     @property
     def label(self) -> str:
-        return WORDS.get(self.name, self.name)
+        return self.words or WORDS.get(self.name, self.name)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,11 @@ def measured(stats: Mapping[str, Any]) -> Figures | None:
         return None
     found = list(_measurements(stats))
     names = [name for name in TITLES if any(name in figures for _, figures, _ in found)]
-    rows = tuple(Row(name, (*(shown(key, figures.get(key)) for key in names), count)) for name, figures, count in found)
+    begun = {BASE: BEGUN} if stats["effective"].get("adapter") else {}
+    rows = tuple(
+        Row(name, (*(shown(key, figures.get(key)) for key in names), count), begun.get(name, ""))
+        for name, figures, count in found
+    )
     return Figures(
         (*(TITLES[name] for name in names), ROWS),
         rows,

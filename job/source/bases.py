@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 from job.errors import Fault, InputError
+from job.source.adapter import fetch_adapter, require_base
 from job.source.model import FetchedModel, check_merge_base, fetch_model_config
 from job.spec import JobSpec
 
@@ -18,12 +20,16 @@ def fetch_bases(
     revisions: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[FetchedModel, FetchedModel]:
     """Configs of the base and of the 16-bit base that is merged into: the same, unless the spec names another. `check`
-    looks at each folder, with its model's place in the spec.
+    looks at each folder, with its model's place in the spec. With the base comes the adapter that is gone on from.
 
     Raises as `fetch_model_config` does, and `InputError` where what the spec exports needs another base.
     """
     base = fetch_model_config(spec.model.source, workdir, revisions=revisions)
     check(base.path, base.pointer)
+    if spec.model.adapter and spec.lora:
+        adapter = fetch_adapter(spec.model.adapter, spec.lora, workdir, revisions)
+        require_base(adapter, base.public_id, base.revision)
+        base = replace(base, adapter=adapter)
     if spec.model.merge_base is not None:
         merge_base = fetch_model_config(spec.model.merge_base, workdir, "/model/merge_base", revisions)
         check_merge_base(base, merge_base)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from job.errors import Fault, InputError
 from job.hub.origin import HubOrigin
+from job.source.adapter import FetchedAdapter
 from job.source.model_files import CONFIG, check_architecture, check_weights, config_files, read_object, weight_files
 from job.source.place import LocalOrigin, Place, S3Origin, at_revision, pointed
 from job.store.base import local_path
@@ -45,6 +46,7 @@ class FetchedModel:
     files: tuple[str, ...]
     weights: tuple[str, ...]
     weight_bytes: int
+    adapter: FetchedAdapter | None = None  # that the training goes on from
 
     @property
     def copied_bytes(self) -> int:

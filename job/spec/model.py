@@ -33,6 +33,7 @@ class ModelSpec:
     source: str
     precision: Literal["4bit", "8bit", "16bit", "full"]
     merge_base: str | None
+    adapter: str | None
     max_seq_length: int
     backend: Literal["unsloth", "peft"]
 

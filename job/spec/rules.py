@@ -48,7 +48,7 @@ def cross_faults(document: Json, broken: list[Fault]) -> list[Fault]:
 
 
 def _model_sources(document: Json) -> Iterator[Fault]:
-    for key in ("source", "merge_base"):
+    for key in ("source", "merge_base", "adapter"):
         source = document["model"].get(key, "./model")
         yield from address_faults(source, f"/model/{key}", "hf://")
         if source.startswith("s3://") and "@" in source.rsplit("/", 1)[-1]:
@@ -85,6 +85,19 @@ def _full_precision(document: Json) -> Iterator[Fault]:
     if document["data"].get("packing"):
         yield Fault("packing is offered for adapters only", where="/data/packing", found="true with precision full",
                     expected="false", hint="Set packing to false, or choose precision 16bit")  # fmt: skip
+
+
+def _goes_on(document: Json) -> Iterator[Fault]:
+    """Weights that are there already are neither drawn by a seed nor trained whole."""
+    if "adapter" not in document["model"]:
+        return
+    if document["model"].get("precision") == "full":
+        yield Fault("there is no adapter when every weight is trained", where="/model/adapter",
+                    found=show(document["model"]["adapter"]), expected="no adapter, or precision 16bit")  # fmt: skip
+    for key in ("init", "seed"):
+        if key in document.get("lora", {}):
+            yield Fault("the adapter has its weights already", where=f"/lora/{key}", found=show(document["lora"][key]),
+                        expected=f"no {key} beside model.adapter")  # fmt: skip
 
 
 def _whole_matrices(document: Json) -> Iterator[Fault]:
@@ -239,7 +252,8 @@ def _gguf_limits(document: Json) -> Iterator[Fault]:
 
 
 RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
-    (_model_sources, ("/model/source", "/model/merge_base")),
+    (_model_sources, ("/model/source", "/model/merge_base", "/model/adapter")),
+    (_goes_on, ("/model", "/lora")),
     (_output, ("/output",)),
     (_full_precision, ("/model/precision", "/data/packing")),
     (_whole_matrices, ("/lora/targets",)),

@@ -172,6 +172,7 @@ PAIRS_OF_ROWS = {"/training/method": "dpo", f"{TRAIN}/format": "preference"}
 CHOICE = {"/evaluation/metrics": ["choice"], "/evaluation/choices": ["A", "B"]}
 RULES: list[Json] = [
     FULL | {"/lora": {}}, FULL | {"/data/packing": True}, FULL | {"/model/merge_base": "x"}, FULL | {"/export/lora_gguf": "f16"},
+    FULL | {"/model/adapter": "x"}, {"/model/adapter": "x", "/lora": {"seed": 1}}, {"/model/adapter": "x", "/lora": {"init": "gaussian"}},
     FULL | {"/export/merge_onto": "original"}, {"/model/precision": "8bit", "/export/merge_onto": "trained"},
     {"/model/precision": "16bit", "/export/merge_onto": "trained"}, PEFT | {"/data/packing": True},
     PEFT | {"/training/gradient_checkpointing": "unsloth"}, {"/export/lora_gguf": "f16", "/lora/dora": True},

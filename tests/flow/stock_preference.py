@@ -28,7 +28,8 @@ def log_probabilities(hidden: Any, weight: Any, bias: Any, targets: Any, *_: Any
 
 
 def main(request_path: str) -> int:
-    """The request: `model`, `template`, `rows`, `method` (none: tokens alone), `steps`, `config` of the trainer, `lora`."""
+    """The request: `model`, `template`, `rows`, `method` (none: tokens alone), `steps`, `config` of the trainer, `lora`
+    or the `adapter` to go on from."""
     from datasets import Dataset
     from transformers import AutoTokenizer
 
@@ -60,7 +61,7 @@ def classes(method: str) -> tuple[Any, Any]:
 
 def trained(asked: dict[str, Any], tokenizer: Any, rows: Any, folder: Path) -> list[dict[str, float]]:
     import torch
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftModel
     from transformers import AutoModelForCausalLM
     from trl.trainer import utils
 
@@ -72,7 +73,9 @@ def trained(asked: dict[str, Any], tokenizer: Any, rows: Any, folder: Path) -> l
         **asked.get("config", {}),
     )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32)
-    adapter = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", **asked["lora"])
+    adapter = None if "adapter" in asked else LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", **asked["lora"])
+    if adapter is None:
+        model = PeftModel.from_pretrained(model, asked["adapter"], is_trainable=True)
     trainer = trainer_class(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, peft_config=adapter)
     trainer.train()
     steps = [line for line in trainer.state.log_history if "loss" in line]

@@ -26,7 +26,7 @@ __all__ = ["CardFacts", "Sample", "SourceFacts", "card_facts", "write_card"]
 MIB = 1 << 20
 SAMPLE_CHARACTERS = 2000
 SETTINGS = ("model", "data", "lora", "training")  # sections of the spec that decide what is learned
-NOT_SETTINGS = {"source", "merge_base", "train", "held_out"}
+NOT_SETTINGS = {"source", "merge_base", "adapter", "train", "held_out"}
 WORDS = {"adapter": "`adapter/` on its training base", "merged": "`merged/`"}
 DATA_FIGURES = ("rows", "sequences", "tokens", "trained_tokens", "truncated_rows", "dropped_rows", "duplicate_rows")
 
@@ -45,6 +45,8 @@ def _summary(facts: CardFacts) -> list[str]:
     what = "pairs of answers" if METHODS[facts.spec.training.method].sequences == 2 else "rows"
     learned = f"{train['rows']} {what} ({train['trained_tokens']} learned tokens)"
     revision = f" at revision {code(facts.base_revision)}" if facts.base_revision else ""
+    if adapter := facts.stats["effective"].get("adapter"):
+        revision += f", with the adapter of {code(adapter)} to go on from"
     lines = [
         f"# {facts.spec.name}",
         "",

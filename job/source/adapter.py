@@ -1,0 +1,212 @@
+"""The adapter that a training goes on from: fetched, found to be whole, and compared with what the spec says of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from job.errors import Fault, GateError, InputError, PolicyError
+from job.hub.origin import COMMIT, HubOrigin
+from job.ledger.manifest import MANIFEST, SPEC, Manifest, decode
+from job.source.model_files import REFUSED_WEIGHTS, SAFETENSORS_HINT, read_object
+from job.source.place import LocalOrigin, Place, S3Origin, at_revision, pointed
+from job.spec import LoraSpec
+from job.spec.data_rules import hub_name
+from job.weights.layout import read_tensors
+
+POINTER = "/model/adapter"
+SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BELOW = "adapter/"  # of a run's output, or of a repository that it was pushed to
+# What PEFT can and the section lora cannot say
+UNSAID = ("rank_pattern", "alpha_pattern", "layers_to_transform", "layer_replication", "exclude_modules",
+          "target_parameters", "trainable_token_indices", "lora_bias", "use_qalora", "loftq_config")  # fmt: skip
+MIRROR = re.compile(r"(?:-unsloth)?-bnb-4bit$")  # of a Hub model, its weights packed
+MOST_FILES = 1000
+AS_IT_IS = "Write the section lora as the adapter has it, or take another adapter"
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class FetchedAdapter:
+    """`path` has its settings and weights. `source`, `pointer`, `public_id` and `revision` as of a fetched model;
+    `run_id` of the run that has made it, where the place says so; `sha256` of the weights.
+    """
+
+    source: str
+    pointer: str
+    path: Path
+    public_id: str
+    revision: str | None
+    run_id: str | None
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.public_id}{f' of run {self.run_id}' if self.run_id else ''}"
+
+    @property
+    def provenance(self) -> dict[str, str | None]:
+        """As the manifest has it."""
+        return {name: getattr(self, name) for name in ("source", "public_id", "revision", "run_id", "sha256")}
+
+
+def fetch_adapter(
+    address: str, lora: LoraSpec, workdir: Path, revisions: Mapping[str, str] = MappingProxyType({}),
+    pointer: str = POINTER,
+) -> FetchedAdapter:  # fmt: skip
+    """The adapter at `address`, below `workdir`. Where a run has stored it, each file must have its manifest's hash.
+
+    Raises `InputError` for what is no adapter, not whole, of a run that has not finished, or other than `lora` says,
+    `PolicyError` for weights in another form than safetensors, `TransientError` for the network.
+    """
+    folder = workdir.resolve() / pointer.removeprefix("/").replace("/", "-")
+    with pointed(pointer):
+        origin = _origin(at_revision(address, revisions.get(pointer)))
+        names = [file.key for file in origin.files()]
+        below = _place(names)
+        taken = [below + SETTINGS, below + WEIGHTS]
+        made_by = _manifest(origin, names, folder) if below else None
+        origin.stage(taken, folder)
+        sha256 = _require_listed(made_by, folder, taken)
+        path = folder / below
+        require_settings(read_object(path / SETTINGS), lora)
+        read_tensors(path / WEIGHTS)
+    run_id = made_by.run_id if made_by else None
+    return FetchedAdapter(address, pointer, path, origin.public_id, origin.revision, run_id, sha256)
+
+
+def look_at_adapter(address: str, lora: LoraSpec) -> None:
+    """What is seen of a local one without reading its weights. Raises as `fetch_adapter` does."""
+    with pointed(POINTER):
+        paths = LocalOrigin(address, "hf://").glimpse(MOST_FILES)
+        below = _place(list(paths))
+        require_settings(read_object(paths[below + SETTINGS]), lora)
+        read_tensors(paths[below + WEIGHTS])
+
+
+def require_base(adapter: FetchedAdapter, public_id: str, revision: str | None) -> None:
+    """Raises `InputError` for an adapter that was trained on another base, as far as it says on which: a model of the
+    Hub by its name (mirrors and packed copies have the same) and, where that is all the same, by its commit.
+    """
+    settings = read_object(adapter.path / SETTINGS)
+    named, commit = settings.get("base_model_name_or_path"), settings.get("revision")
+    if revision is None or not isinstance(named, str) or not hub_name(named):
+        return
+    if _stem(named) != _stem(public_id):
+        raise InputError(
+            Fault("this adapter belongs to another base", where=adapter.pointer, found=ascii(named),
+                  expected=ascii(public_id), hint="Name in model.source the base that it was trained on")
+        )  # fmt: skip
+    if named == public_id and COMMIT.fullmatch(str(commit)) and commit != revision:
+        raise InputError(
+            Fault("this adapter belongs to another revision of the base", where="/model/source", found=revision,
+                  expected=str(commit), hint=f"Write hf://{public_id}@{commit}")
+        )  # fmt: skip
+
+
+def require_settings(found: Json, lora: LoraSpec) -> None:
+    """Raises `InputError` for each setting of the adapter that the spec has otherwise."""
+    if found.get("peft_type") != "LORA":
+        raise InputError(Fault("not a LoRA adapter", found=ascii(found.get("peft_type")), expected="peft_type LORA"))
+    said = [name for name in UNSAID if found.get(name)]
+    if said:
+        name = said[0]
+        raise InputError(
+            Fault("this adapter has settings that a spec cannot name", found=f"{name} {json.dumps(found[name])}",
+                  expected=f"no {name}")
+        )  # fmt: skip
+    faults = list(_differences(found, lora))
+    if faults:
+        raise InputError(*faults)
+
+
+def _differences(found: Json, lora: LoraSpec) -> Iterator[Fault]:
+    whole = found.get("modules_to_save") or []
+    pairs = {
+        "r": (lora.r, found.get("r")),
+        "alpha": (lora.alpha, found.get("lora_alpha")),
+        "rslora": (lora.rslora, bool(found.get("use_rslora"))),
+        "dora": (lora.dora, bool(found.get("use_dora"))),
+        "bias": (lora.bias, found.get("bias", "none")),
+        "modules_to_save": (sorted(lora.modules_to_save), sorted(whole) if isinstance(whole, list) else whole),
+    }
+    targets = found.get("target_modules")
+    if not isinstance(lora.targets, str) and isinstance(targets, list):
+        pairs["targets"] = _last_parts(lora.targets), _last_parts(targets)
+    for key, (wanted, own) in pairs.items():
+        if wanted != own:
+            yield Fault("the adapter has this otherwise", where=f"/lora/{key}", found=json.dumps(wanted),
+                        expected=f"{json.dumps(own)}, as the adapter", hint=AS_IT_IS)  # fmt: skip
+
+
+def _last_parts(targets: Iterable[str]) -> list[str]:
+    """The adapter may name each layer in full where the spec names kinds of layers, or all of them."""
+    return sorted({str(target).rpartition(".")[2] for target in targets})
+
+
+def _place(names: list[str]) -> str:
+    """In which folder of a place the adapter is, "" for the top."""
+    for below in ("", BELOW):
+        if below + SETTINGS not in names:
+            continue
+        if below + WEIGHTS in names:
+            return below
+        pickled = [
+            name for name in names if name.startswith(f"{below}adapter_model") and name.endswith(REFUSED_WEIGHTS)
+        ]
+        if pickled:
+            raise PolicyError(Fault("the adapter is not in a form the job loads", found=ascii(pickled[0]),
+                                    expected=WEIGHTS, hint=SAFETENSORS_HINT))  # fmt: skip
+        raise InputError(Fault("the adapter has no weights", expected=f"{WEIGHTS} beside {SETTINGS}"))
+    shown = ", ".join(map(ascii, sorted(names)[:5])) or "nothing"
+    raise InputError(
+        Fault("there is no adapter", found=shown, expected=f"{SETTINGS} at the top, or in {BELOW}",
+              hint="Name the output of a run, or the folder of an adapter")
+    )  # fmt: skip
+
+
+def _manifest(origin: Place, names: list[str], folder: Path) -> Manifest | None:
+    """Of the run whose output this is; None for a repository, which has no manifest."""
+    if MANIFEST not in names:
+        if SPEC in names:
+            raise InputError(Fault("the run there has not finished", expected=MANIFEST,
+                                   hint="A run writes it last, when every gate has let it through"))  # fmt: skip
+        return None
+    origin.stage([MANIFEST], folder)
+    try:
+        return decode((folder / MANIFEST).read_bytes())
+    except GateError as error:
+        raise InputError(*error.faults) from error
+
+
+def _require_listed(made_by: Manifest | None, folder: Path, taken: list[str]) -> str:
+    """The hash of the last of those that were `taken`. Raises `InputError` for a file that is not the published one."""
+    listed = {file.key: file.sha256 for file in made_by.files} if made_by else {}
+    found = ""
+    for name in taken:
+        with (folder / name).open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if made_by and listed.get(name) != found:
+            raise InputError(
+                Fault(f"{name} is not the file that the run has published", found=f"sha256 {found}",
+                      expected=f"sha256 {listed.get(name)}", hint="tunejob verify names every damaged file")
+            )  # fmt: skip
+    return found
+
+
+def _origin(address: str) -> Place:
+    if address.startswith("hf://"):
+        return HubOrigin(address, "model")
+    return S3Origin(address) if address.startswith("s3://") else LocalOrigin(address, "hf://")
+
+
+def _stem(name: str) -> str:
+    return MIRROR.sub("", name.rpartition("/")[2].lower())
