@@ -183,7 +183,7 @@ def provenance_of(run: Run, prepared: Prepared, base: FetchedModel, sources: Seq
     """What the run was made of, as the manifest has it."""
     return {
         "base": {"source": run.spec.model.source, "public_id": base.public_id, "revision": base.revision}
-        | ({"adapter": base.adapter.provenance} if base.adapter else {}),
+        | ({"adapters": [adapter.provenance for adapter in base.adapters]} if base.adapters else {}),
         "data": [
             {"source": s.spec.source, "split": s.spec.split, "revision": s.revision, "sha256": s.sha256}
             for s in sources

@@ -258,12 +258,14 @@ def engine(run: Run) -> Backend:
 
 
 def fetch_models(run: Run) -> tuple[FetchedModel, FetchedModel]:
-    """As `fetch_bases`. Raises `InputError` as well where the adapter that is gone on from does not fit."""
+    """As `fetch_bases`. Raises `InputError` as well where an adapter that the spec names does not fit."""
     base, merge_base = fetch_bases(run.spec, run.workdir, check_config, run.revisions)
-    if (adapter := base.adapter) and run.spec.lora:
-        require_fits(adapter.path, base.path, run.spec.lora, adapter.pointer)
-        run.stats.effective["adapter"] = adapter.name
-        run.log("adapter", **adapter.provenance)
+    for adapter in base.adapters:
+        require_fits(adapter, base.path, run.spec)
+        run.log("given", **adapter.provenance)
+    if base.adapters:
+        key = "combined" if run.spec.model.adapters else "adapter"
+        run.stats.effective[key] = ", ".join(adapter.name for adapter in base.adapters)
     return base, merge_base
 
 

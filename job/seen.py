@@ -73,8 +73,9 @@ def look(spec: JobSpec) -> Seen:
         chats = seen.attempt(has_chat_template, model, "/model/source")
     if merge_base and "://" not in merge_base:
         seen.attempt(has_chat_template, merge_base, "/model/merge_base")
-    if (adapter := spec.model.adapter) and spec.lora and "://" not in adapter:
-        seen.attempt(look_at_adapter, adapter, spec.lora)
+    for pointer, adapter in spec.model.given if spec.lora else ():
+        if "://" not in adapter:
+            seen.attempt(look_at_adapter, adapter, spec.lora, pointer, spec.model.adapters is not None)
     for source, pointer in sources(spec):
         if "://" not in source.source:
             seen.attempt(_rows, source, pointer, bool(chats), seen)
@@ -110,7 +111,7 @@ def look_to_validate(spec: JobSpec, folder: Path) -> Seen:
 
 def _hub(spec: JobSpec, seen: Seen) -> None:
     """Whether the address of the Hub, where the spec needs it, is one."""
-    models = (spec.model.source, spec.model.merge_base or "", spec.model.adapter or "")
+    models = [spec.model.source, spec.model.merge_base or "", *(address for _, address in spec.model.given)]
     read = [*models, *(source.source for source, _ in sources(spec))]
     if spec.output.hub or any(address.startswith("hf://") for address in read):
         seen.attempt(endpoint)
@@ -124,8 +125,8 @@ def places_written(spec: JobSpec) -> Iterator[tuple[str, str]]:
 
 def paths_read(spec: JobSpec) -> Iterator[tuple[str, str]]:
     """Those of this machine."""
-    models = {"source": spec.model.source, "merge_base": spec.model.merge_base, "adapter": spec.model.adapter}
-    places = [(path, f"/model/{key}") for key, path in models.items() if path is not None]
+    places = [(spec.model.source, "/model/source"), (spec.model.merge_base or "s3://", "/model/merge_base")]
+    places += [(address, pointer) for pointer, address in spec.model.given]
     places += [(source.source, f"{pointer}/source") for source, pointer in sources(spec)]
     return ((path, pointer) for path, pointer in places if "://" not in path)
 

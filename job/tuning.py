@@ -43,7 +43,7 @@ from job.training.checkpointing import checkpointing_of
 from job.training.checks import require_compute_dtype
 from job.training.loop import TrainResult, train
 from job.training.methods import METHODS
-from job.training.start import go_on_from
+from job.training.start import combine, go_on_from
 
 CHECKPOINTS_VARIABLE = "TUNEJOB_CHECKPOINTS"
 KEPT_STATS = ("device", "memory", "data", "training", "evaluation", "delivered", "effective", "planned")
@@ -61,11 +61,9 @@ def train_and_store(
     with run.stage("baseline"):
         before = measure(artefacts, backend, model, BASE)
     with checkpoints.until_stored():
-        with run.stage("train"):
+        with run.stage("combine" if spec.model.adapters else "train"):
             start_reserved_bytes = gpu_reserved_bytes()
-            result = train(backend, model, size_of_base(spec, base), spec, prepared, run.workdir, checkpoints, run.log)
-            stats.training = result.summary()
-            run.log("trained", **stats.training)
+            result = learn(run, backend, model, base, prepared, checkpoints)
         stats.memory = training_memory(
             start_reserved_bytes, stats.phases[-1].peak_gpu_reserved_bytes, stats.device["total_memory_bytes"]
         )
@@ -91,15 +89,30 @@ def train_and_store(
     write_summary(spec, base.public_id, stats, [], run.report)  # not in the receipt: it is written again at the end
 
 
+def learn(
+    run: Run, backend: Backend, model: Any, base: FetchedModel, prepared: Prepared, checkpoints: Checkpoints
+) -> TrainResult | None:
+    """The training; None where adapters are combined instead."""
+    spec = run.spec
+    if spec.model.adapters:
+        combine(model, base.adapters, spec)
+        run.log("combined", adapters=len(base.adapters), method=spec.model.combine and spec.model.combine.method)
+        return None
+    result = train(backend, model, size_of_base(spec, base), spec, prepared, run.workdir, checkpoints, run.log)
+    run.stats.training = result.summary()
+    run.log("trained", **run.stats.training)
+    return result
+
+
 def pin(run: Run, sources: Sequence[FetchedSource], models: Sequence[FetchedModel]) -> None:
     """Once anything is stored, a rerun reads the same commits of the Hub, wherever its branches go."""
-    given = [model.adapter for model in models if model.adapter]
+    given = [adapter for model in models for adapter in model.adapters]
     places = [(one.pointer, one.revision) for group in (sources, models, given) for one in group]
     run.claim.pin({pointer: commit for pointer, commit in places if commit})
 
 
 def origin_of(run: Run, base: FetchedModel, prepared: Prepared) -> TrainingOrigin:
-    given = f" with adapter {base.adapter.sha256}" if base.adapter else ""
+    given = "".join(f" with adapter {adapter.sha256}" for adapter in base.adapters)
     return TrainingOrigin(run.spec.run_id, f"{base.public_id}@{base.revision}{given}", prepared.digest)
 
 
@@ -162,8 +175,8 @@ def load(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedMode
     with loading():
         checkpointing = checkpointing_of(spec, size_of_base(spec, base), backend.device)
         model = backend.load(base.path, spec.model, spec.lora, checkpointing)
-    if base.adapter:
-        go_on_from(model, base.adapter.path, base.adapter.pointer)
+    if spec.model.adapter:
+        go_on_from(model, base.adapters[0])
     run.stats.effective["compute_dtype"] = require_compute_dtype(model, backend.device)
     require_checkpoints(run.workdir, spec, model, effective_optimizer(spec.training.optimizer, backend.device))
     require_embeddings(model.get_input_embeddings().weight.shape[0], prepared)
@@ -239,11 +252,12 @@ def export_weights(
 
 
 def write_report(
-    run: Run, model: Any, prepared: Prepared, result: TrainResult, before: Assessment, after: Assessment
+    run: Run, model: Any, prepared: Prepared, result: TrainResult | None, before: Assessment, after: Assessment
 ) -> None:
     """Curves, answers and probe under report/."""
     write_probe(model, (prepared.held_out or prepared.train)[0], run.report / "probe.safetensors")
-    write_losses(result, run.report)
+    if result:
+        write_losses(result, run.report)
     write_answers(prepared, before, after, run.report)
     mask_secrets(run.report.rglob("*"), run.log)
 

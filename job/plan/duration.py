@@ -87,7 +87,7 @@ def stages(spec: JobSpec, size: ModelSize, data_seconds: float, training_seconds
         Stage("engine", ENGINE_SECONDS),
         Stage("data", data_seconds),
         Stage("load", weights / LOAD_RATE),
-        Stage("train", training_seconds + compiled),
+        *([] if spec.model.adapters else [Stage("train", training_seconds + compiled)]),
         Stage("evaluate", REOPEN_SECONDS),
     ]
     if spec.needs_merge:

@@ -61,6 +61,7 @@ def measured(stats: Mapping[str, Any]) -> Figures | None:
     found = list(_measurements(stats))
     names = [name for name in TITLES if any(name in figures for _, figures, _ in found)]
     begun = {BASE: BEGUN} if stats["effective"].get("adapter") else {}
+    begun |= {TUNED: "the combined adapters"} if stats["effective"].get("combined") else {}
     rows = tuple(
         Row(name, (*(shown(key, figures.get(key)) for key in names), count), begun.get(name, ""))
         for name, figures, count in found

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -53,6 +53,10 @@ class FetchedAdapter:
         return f"{self.public_id}{f' of run {self.run_id}' if self.run_id else ''}"
 
     @property
+    def rank(self) -> int:
+        return int(read_object(self.path / SETTINGS)["r"])
+
+    @property
     def provenance(self) -> dict[str, str | None]:
         """As the manifest has it."""
         return {name: getattr(self, name) for name in ("source", "public_id", "revision", "run_id", "sha256")}
@@ -60,9 +64,10 @@ class FetchedAdapter:
 
 def fetch_adapter(
     address: str, lora: LoraSpec, workdir: Path, revisions: Mapping[str, str] = MappingProxyType({}),
-    pointer: str = POINTER,
+    pointer: str = POINTER, of_several: bool = False,
 ) -> FetchedAdapter:  # fmt: skip
     """The adapter at `address`, below `workdir`. Where a run has stored it, each file must have its manifest's hash.
+    Its rank and alpha are its own where it is one `of_several`.
 
     Raises `InputError` for what is no adapter, not whole, of a run that has not finished, or other than `lora` says,
     `PolicyError` for weights in another form than safetensors, `TransientError` for the network.
@@ -77,18 +82,47 @@ def fetch_adapter(
         origin.stage(taken, folder)
         sha256 = _require_listed(made_by, folder, taken)
         path = folder / below
-        require_settings(read_object(path / SETTINGS), lora)
+        settings = read_object(path / SETTINGS)
+        require_settings(settings, scaled(lora, settings) if of_several else lora)
         read_tensors(path / WEIGHTS)
     run_id = made_by.run_id if made_by else None
     return FetchedAdapter(address, pointer, path, origin.public_id, origin.revision, run_id, sha256)
 
 
-def look_at_adapter(address: str, lora: LoraSpec) -> None:
+def scaled(lora: LoraSpec, settings: Json) -> LoraSpec:
+    """With the rank and alpha of these settings, as far as they have some."""
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    return replace(
+        lora,
+        r=rank if type(rank) is int else lora.r,
+        alpha=float(alpha) if isinstance(alpha, int | float) else lora.alpha,
+    )
+
+
+def require_rank(adapters: Sequence[FetchedAdapter], method: str, rank: int) -> None:
+    """Raises `InputError` where adapters that are combined by `method` have other ranks than it takes, or give another
+    than `rank`.
+    """
+    ranks = [adapter.rank for adapter in adapters]
+    if method.endswith("svd"):
+        return
+    if method != "cat" and len(set(ranks)) > 1:
+        raise InputError(Fault(f"{method} combines adapters of one rank", where="/model/combine/method",
+                               found=f"ranks {', '.join(map(str, ranks))}", expected="one rank",
+                               hint="Choose cat, svd, or the method with _svd"))  # fmt: skip
+    made = sum(ranks) if method == "cat" else ranks[0]
+    if made != rank:
+        raise InputError(Fault("the combined adapter has another rank", where="/lora/r", found=str(rank),
+                               expected=f"{made}, of the ranks {', '.join(map(str, ranks))} by {method}"))  # fmt: skip
+
+
+def look_at_adapter(address: str, lora: LoraSpec, pointer: str = POINTER, of_several: bool = False) -> None:
     """What is seen of a local one without reading its weights. Raises as `fetch_adapter` does."""
-    with pointed(POINTER):
+    with pointed(pointer):
         paths = LocalOrigin(address, "hf://").glimpse(MOST_FILES)
         below = _place(list(paths))
-        require_settings(read_object(paths[below + SETTINGS]), lora)
+        settings = read_object(paths[below + SETTINGS])
+        require_settings(settings, scaled(lora, settings) if of_several else lora)
         read_tensors(paths[below + WEIGHTS])
 
 

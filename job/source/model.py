@@ -46,7 +46,7 @@ class FetchedModel:
     files: tuple[str, ...]
     weights: tuple[str, ...]
     weight_bytes: int
-    adapter: FetchedAdapter | None = None  # that the training goes on from
+    adapters: tuple[FetchedAdapter, ...] = ()  # that the training goes on from, or that are combined
 
     @property
     def copied_bytes(self) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from job.errors import SpecError
 from job.export.kinds import asked_for, kind_of, variant_of
 from job.host.records import build
+from job.spec.adapters import CombineSpec, WeightedSpec
 from job.spec.identity import run_id_of
 from job.spec.method_options import DpoSpec, KtoSpec, OrpoSpec
 from job.spec.output import OutputSpec
@@ -34,8 +35,16 @@ class ModelSpec:
     precision: Literal["4bit", "8bit", "16bit", "full"]
     merge_base: str | None
     adapter: str | None
+    adapters: tuple[WeightedSpec, ...] | None
+    combine: CombineSpec | None
     max_seq_length: int
     backend: Literal["unsloth", "peft"]
+
+    @property
+    def given(self) -> list[tuple[str, str]]:
+        """Pointer and address of each adapter that it names."""
+        one = [("/model/adapter", self.adapter)] if self.adapter else []
+        return one + [(f"/model/adapters/{i}/adapter", each.adapter) for i, each in enumerate(self.adapters or ())]
 
 
 @dataclass(frozen=True)

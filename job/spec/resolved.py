@@ -33,6 +33,9 @@ def resolve(document: Json) -> Json:
             training["learning_rate"] = FULL_LEARNING_RATE
     if method.learning_rate and "learning_rate" not in document.get("training", {}):
         training["learning_rate"] = method.learning_rate
+    if "adapters" in resolved["model"]:
+        combine = job_schema()["definitions"]["model"]["properties"]["combine"]
+        resolved["model"]["combine"] = _with_defaults(resolved["model"].get("combine", {}), combine)
     resolved.pop("$schema", None)
     if "epochs" not in training and "max_steps" not in training:
         training["epochs"] = 1.0

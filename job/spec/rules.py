@@ -9,6 +9,7 @@ from typing import Any
 
 from job.errors import Fault
 from job.gguf.types import TYPES
+from job.spec.adapters import combines, goes_on
 from job.spec.data_rules import address_faults, held_out_is_not_train, source_faults, sources_of
 from job.spec.evaluation_rules import (
     exact_match,
@@ -48,13 +49,15 @@ def cross_faults(document: Json, broken: list[Fault]) -> list[Fault]:
 
 
 def _model_sources(document: Json) -> Iterator[Fault]:
-    for key in ("source", "merge_base", "adapter"):
-        source = document["model"].get(key, "./model")
-        yield from address_faults(source, f"/model/{key}", "hf://")
+    model = document["model"]
+    named = {f"/model/{key}": model[key] for key in ("source", "merge_base", "adapter") if key in model}
+    given = enumerate(model.get("adapters", []))
+    for pointer, source in {**named, **{f"/model/adapters/{i}/adapter": one["adapter"] for i, one in given}}.items():
+        yield from address_faults(source, pointer, "hf://")
         if source.startswith("s3://") and "@" in source.rsplit("/", 1)[-1]:
             yield Fault(
                 "only Hub sources have revisions",
-                where=f"/model/{key}",
+                where=pointer,
                 found=show(source),
                 expected="s3://bucket/prefix",
             )
@@ -85,19 +88,6 @@ def _full_precision(document: Json) -> Iterator[Fault]:
     if document["data"].get("packing"):
         yield Fault("packing is offered for adapters only", where="/data/packing", found="true with precision full",
                     expected="false", hint="Set packing to false, or choose precision 16bit")  # fmt: skip
-
-
-def _goes_on(document: Json) -> Iterator[Fault]:
-    """Weights that are there already are neither drawn by a seed nor trained whole."""
-    if "adapter" not in document["model"]:
-        return
-    if document["model"].get("precision") == "full":
-        yield Fault("there is no adapter when every weight is trained", where="/model/adapter",
-                    found=show(document["model"]["adapter"]), expected="no adapter, or precision 16bit")  # fmt: skip
-    for key in ("init", "seed"):
-        if key in document.get("lora", {}):
-            yield Fault("the adapter has its weights already", where=f"/lora/{key}", found=show(document["lora"][key]),
-                        expected=f"no {key} beside model.adapter")  # fmt: skip
 
 
 def _whole_matrices(document: Json) -> Iterator[Fault]:
@@ -252,8 +242,9 @@ def _gguf_limits(document: Json) -> Iterator[Fault]:
 
 
 RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
-    (_model_sources, ("/model/source", "/model/merge_base", "/model/adapter")),
-    (_goes_on, ("/model", "/lora")),
+    (_model_sources, ("/model/source", "/model/merge_base", "/model/adapter", "/model/adapters")),
+    (goes_on, ("/model", "/lora")),
+    (combines, ("/model", "/lora", "/training")),
     (_output, ("/output",)),
     (_full_precision, ("/model/precision", "/data/packing")),
     (_whole_matrices, ("/lora/targets",)),

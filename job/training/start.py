@@ -1,35 +1,43 @@
-"""Where a training goes on from an adapter: whether it fits the base, and its weights in the fresh adapter's place."""
+"""Where adapters are given: whether they fit the base, and the weights of one, or of several combined, in the place of
+the fresh adapter's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from job.errors import Fault, InputError
-from job.source.adapter import WEIGHTS
-from job.spec import LoraSpec
+from job.source.adapter import SETTINGS, WEIGHTS, FetchedAdapter, scaled
+from job.source.model_files import read_object
+from job.spec import JobSpec
 from job.training.backend import adapter_options
 from job.training.methods.reference import GIVEN
 from job.weights.layout import read_tensors
 
+COMBINED = "combined"  # an adapter's name, for a moment
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def require_fits(adapter: Path, base: Path, lora: LoraSpec, where: str) -> None:
-    """Raises `InputError` unless the adapter has just the tensors that one of `lora` on `base` has, as far as its
-    config tells: no weights of the base are needed.
+def require_fits(adapter: FetchedAdapter, base: Path, spec: JobSpec) -> None:
+    """Raises `InputError` unless the adapter has just the tensors that one of the section lora, of its own rank, has
+    on `base`, as far as its config tells: no weights of the base are needed.
     """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if spec.lora is None:
+        raise ValueError("the spec has no adapter")
+    own = scaled(spec.lora, read_object(adapter.path / SETTINGS))
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **adapter_options(lora)))
-    found = {tensor.name: tensor.shape for tensor in read_tensors(adapter / WEIGHTS)[0]}
-    require_equal(found, shapes_of(model), where)
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **adapter_options(own)))
+    found = {tensor.name: tensor.shape for tensor in read_tensors(adapter.path / WEIGHTS)[0]}
+    require_equal(found, shapes_of(model), adapter.pointer)
 
 
 def shapes_of(model: Any) -> Shapes:
@@ -53,12 +61,41 @@ def require_equal(found: Shapes, wanted: Shapes, where: str) -> None:
         )  # fmt: skip
 
 
-def go_on_from(model: Any, adapter: Path, where: str) -> None:
+def go_on_from(model: Any, adapter: FetchedAdapter) -> None:
     """Puts the given weights in the place of the fresh ones."""
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    weights = load_file(adapter / WEIGHTS)
-    require_equal({name: tuple(tensor.shape) for name, tensor in weights.items()}, shapes_of(model), where)
+    weights = load_file(adapter.path / WEIGHTS)
+    require_equal({name: tuple(tensor.shape) for name, tensor in weights.items()}, shapes_of(model), adapter.pointer)
     set_peft_model_state_dict(model, weights)
-    setattr(model, GIVEN, adapter / WEIGHTS)
+    setattr(model, GIVEN, adapter.path / WEIGHTS)
+
+
+def combine(model: Any, adapters: Sequence[FetchedAdapter], spec: JobSpec) -> None:
+    """Makes the fresh adapter what PEFT makes of `adapters`, which are not kept. Random numbers are those of
+    `training.seed`.
+    """
+    from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+    from transformers import set_seed
+
+    lora, how = spec.lora, spec.model.combine
+    if lora is None or how is None:
+        raise ValueError("the spec names no adapters to combine")
+    names = [f"given{number}" for number in range(len(adapters))]
+    for name, adapter in zip(names, adapters, strict=True):
+        own = scaled(lora, read_object(adapter.path / SETTINGS))
+        model.add_adapter(name, LoraConfig(task_type="CAUSAL_LM", **adapter_options(own)))
+        set_peft_model_state_dict(model, load_file(adapter.path / WEIGHTS), adapter_name=name)
+    set_seed(spec.training.seed)
+    options = {"density": how.density, "majority_sign_method": how.sign or "total"}
+    model.base_model.add_weighted_adapter(
+        names, [each.weight for each in spec.model.adapters or ()], COMBINED, how.method, svd_rank=lora.r,
+        svd_full_matrices=False, **options,
+    )  # fmt: skip
+    made = get_peft_model_state_dict(model, adapter_name=COMBINED, save_embedding_layers=False)
+    set_peft_model_state_dict(model, made)
+    for name in (*names, COMBINED):
+        model.delete_adapter(name)
+    model.set_adapter("default")

@@ -126,7 +126,9 @@ def test_medqa_by_the_letter_asks_for_a_letter() -> None:
 
 # Keys that exclude one that everything.json has.
 ALTERNATIVES = {
-    "/model/adapter", "/training/max_steps", "/training/warmup_steps", "/data/held_out/fraction", "/data/held_out/rows", "/export/lora_gguf"
+    "/model/adapter", "/model/adapters", "/model/adapters/0/adapter", "/model/adapters/0/weight", "/model/combine",
+    "/model/combine/method", "/model/combine/density", "/model/combine/sign",
+    "/training/max_steps", "/training/warmup_steps", "/data/held_out/fraction", "/data/held_out/rows", "/export/lora_gguf"
 }  # fmt: skip
 
 

@@ -169,9 +169,16 @@ def test_the_document_itself_is_closed() -> None:
 FULL, PEFT, TRAIN = {"/model/precision": "full"}, {"/model/backend": "peft"}, "/data/train/0"
 HELD_OUT = {"/data/held_out": {"rows": 5}, "/evaluation/exact_match_rows": 5}
 PAIRS_OF_ROWS = {"/training/method": "dpo", f"{TRAIN}/format": "preference"}
+TWO = [{"adapter": "x"}, {"adapter": "y", "weight": 0.5}]
 CHOICE = {"/evaluation/metrics": ["choice"], "/evaluation/choices": ["A", "B"]}
 RULES: list[Json] = [
     FULL | {"/lora": {}}, FULL | {"/data/packing": True}, FULL | {"/model/merge_base": "x"}, FULL | {"/export/lora_gguf": "f16"},
+    FULL | {"/model/adapters": TWO}, {"/model/combine": {}}, {"/model/adapters": TWO, "/model/adapter": "x"},
+    *({"/model/adapters": TWO} | changes for changes in (
+        {"/lora": {"seed": 1}}, {"/lora": {"dora": True}}, {"/lora": {"rslora": True}}, {"/lora": {"bias": "all"}},
+        {"/lora": {"dropout": 0.1}}, {"/lora": {"modules_to_save": ["lm_head"]}}, {"/training": {"epochs": 1}},
+        {"/model/combine": {"method": "ties"}}, {"/model/combine": {"density": 0.5}},
+        {"/model/combine": {"method": "dare_linear", "density": 0.5, "sign": "total"}}, {"/model/combine": {"sign": "total"}})),
     FULL | {"/model/adapter": "x"}, {"/model/adapter": "x", "/lora": {"seed": 1}}, {"/model/adapter": "x", "/lora": {"init": "gaussian"}},
     FULL | {"/export/merge_onto": "original"}, {"/model/precision": "8bit", "/export/merge_onto": "trained"},
     {"/model/precision": "16bit", "/export/merge_onto": "trained"}, PEFT | {"/data/packing": True},
@@ -211,7 +218,9 @@ RULES: list[Json] = [
     *({"/export/gguf": [name]} for name, kind in TYPES.items() if kind.needs_imatrix),
 ]  # fmt: skip
 GOOD: list[Json] = [
-    {}, FULL, PEFT, {"/export": {"gguf": list(TYPES), "imatrix": True}}, {"/model/precision": "4bit", "/export/merge_onto": "trained"},
+    {}, FULL, PEFT, {"/model/adapters": TWO, "/training": {"seed": 1}}, {"/model/adapters": TWO, "/model/combine": {"method": "svd"}},
+    {"/model/adapters": TWO, "/model/combine": {"method": "ties", "density": 0.5, "sign": "frequency"}},
+    {"/export": {"gguf": list(TYPES), "imatrix": True}}, {"/model/precision": "4bit", "/export/merge_onto": "trained"},
     {f"{TRAIN}/source": "hf://datasets/org/rows", f"{TRAIN}/subset": "en"}, {"/training": {"lr_scheduler": "constant", "warmup_steps": 0}},
     {"/export/lora_gguf": "f16", "/lora": {"dora": False, "modules_to_save": [], "bias": "none"}},
     *({f"{TRAIN}/format": name, f"{TRAIN}/columns": dict.fromkeys(kind.columns, "x"), "/training/method": method.name}

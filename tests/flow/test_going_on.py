@@ -51,8 +51,8 @@ def test_a_second_round_begins_where_the_first_has_ended(first: Path, tmp_path: 
     assert on["training"]["first_loss"] < before["training"]["first_loss"] - 1
     assert on["evaluation"]["trained"]["held_out_loss"] < before["evaluation"]["trained"]["held_out_loss"] - 0.1
     manifest, run_id = document(tmp_path / "on" / "out" / "manifest.json"), document(first / "manifest.json")["run_id"]
-    assert manifest["base"]["adapter"]["run_id"] == run_id
-    assert manifest["base"]["adapter"]["source"] == str(first)
+    assert manifest["base"]["adapters"][0]["run_id"] == run_id
+    assert manifest["base"]["adapters"][0]["source"] == str(first)
     assert on["effective"]["adapter"] == f"out of run {run_id}"
     for page in ("README.md", "report/summary.md"):
         assert "the base with the adapter it went on from" in (tmp_path / "on" / "out" / page).read_text()
@@ -183,15 +183,14 @@ def test_another_base_is_refused_by_name_commit_and_shape(tmp_path: Path) -> Non
         with pytest.raises(InputError) as failure:
             require_base(found, *bad)
         assert failure.value.faults[0].where == where
-    lora = parse({"/lora": {"r": 4, "alpha": 12}}).lora
-    assert lora
-    require_fits(found.path, tiny_dir(), lora, "/model/adapter")
+    spec = parse({"/lora": {"r": 4, "alpha": 12}})
+    require_fits(found, tiny_dir(), spec)
     other = tmp_path / "other"
     shutil.copytree(tiny_dir(), other)
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"intermediate_size": 384}))
     with pytest.raises(InputError, match=r"6 tensors differ, first .*down_proj.*\(4, 256\)\); expected .*\(4, 384\)"):
-        require_fits(found.path, other, lora, "/model/adapter")
+        require_fits(found, other, spec)
 
 
 def test_validate_sees_it_before_anything_is_paid_for(first: Path, rows: Path, tmp_path: Path) -> None:

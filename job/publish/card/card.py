@@ -26,7 +26,7 @@ __all__ = ["CardFacts", "Sample", "SourceFacts", "card_facts", "write_card"]
 MIB = 1 << 20
 SAMPLE_CHARACTERS = 2000
 SETTINGS = ("model", "data", "lora", "training")  # sections of the spec that decide what is learned
-NOT_SETTINGS = {"source", "merge_base", "adapter", "train", "held_out"}
+NOT_SETTINGS = {"source", "merge_base", "adapter", "adapters", "train", "held_out"}
 WORDS = {"adapter": "`adapter/` on its training base", "merged": "`merged/`"}
 DATA_FIGURES = ("rows", "sequences", "tokens", "trained_tokens", "truncated_rows", "dropped_rows", "duplicate_rows")
 
@@ -47,11 +47,9 @@ def _summary(facts: CardFacts) -> list[str]:
     revision = f" at revision {code(facts.base_revision)}" if facts.base_revision else ""
     if adapter := facts.stats["effective"].get("adapter"):
         revision += f", with the adapter of {code(adapter)} to go on from"
-    lines = [
-        f"# {facts.spec.name}",
-        "",
-        f"{code(facts.base_id)}{revision}, fine-tuned on {learned}: {_how(facts.spec)}.",
-    ]
+    combined = facts.stats["effective"].get("combined")
+    made = f"with the combined adapters of {code(combined)}" if combined else f"fine-tuned on {learned}"
+    lines = [f"# {facts.spec.name}", "", f"{code(facts.base_id)}{revision}, {made}: {_how(facts.spec)}."]
     licence = (
         f"Licence of the base: {code(facts.base_licence)}."
         if facts.base_licence
@@ -62,6 +60,9 @@ def _summary(facts: CardFacts) -> list[str]:
 
 def _how(spec: JobSpec) -> str:
     """The method, and what was trained by it."""
+    if combine := spec.model.combine:
+        weights = ", ".join(f"{each.weight:g}" for each in spec.model.adapters or ())
+        return f"PEFT's {combine.method} with the weights {weights}, to {_trained(spec)}"
     return f"{METHODS[spec.training.method].title}, {_trained(spec)}"
 
 

@@ -70,13 +70,17 @@ def _question(kept: Kept) -> list[object]:
         sources += [", " if sources else "", tag("b", source.source)]
     measured = f"{held_out['rows']:,} rows that it has not seen" if held_out else "rows"
     end = f", answer {measured} better than before?"
-    return ["Does ", tag("b", kept.base), f", {_method(kept)} on {count}", *sources, end]
+    what: list[object] = [] if kept.spec.model.combine else [f" on {count}", *sources]
+    return ["Does ", tag("b", kept.base), f", {_method(kept)}", *what, end]
 
 
 def _method(kept: Kept) -> str:
     spec = kept.spec
     if spec.lora is None:
         return "every weight trained"
+    if spec.model.combine:
+        count = len(spec.model.adapters or ())
+        return f"with {count} adapters combined by {spec.model.combine.method}"
     method = "DoRA" if spec.lora.dora else "LoRA"
     return f"tuned by {method} of rank {spec.lora.r} on {spec.model.precision.replace('bit', '-bit')} weights"
 
