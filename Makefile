@@ -50,9 +50,7 @@ demo: setup
 	$(BIN)/tunejob run schemas/examples/demo.json
 	@$(BIN)/python -m tests.demo.show demo-output
 
-# The tests' own small models are made once, or two processes would make each of them.
 test: setup .venv-k8s/.packages .venv-elsewhere/.packages
-	$(BIN)/python -m tests.tiny >$(VENV)/tiny.log 2>&1 || { cat $(VENV)/tiny.log; exit 1; }
 	TUNEJOB_BUDGETS=$(BUDGETS) $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 40
 
 # The cases that make test leaves out because others of their kind are run.

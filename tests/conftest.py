@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,9 +17,11 @@ from job.store import s3 as s3_store
 from tests.budget import Budget
 from tests.forking import server
 from tests.servers import SMALLEST_PART, Hub, S3Server, hub_server, s3_server
-from tests.workers import fork_workers
+from tests.workers import fork_workers, make_models
 
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same documents in a tenth of the time
+STORE = "s3_server"  # of all workers, in what each is given
+SHARED: pytest.StashKey[S3Server] = pytest.StashKey()
 PERSONAL = ("AWS_", "HF_", "HUGGING_FACE_", "TUNEJOB_S3")
 
 
@@ -25,7 +29,17 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests that run beside each other share the cores
     config.pluginmanager.register(Budget(config), "budget")
     if config.getoption("tx", None) and not hasattr(config, "workerinput"):
-        fork_workers(Path(tempfile.mkdtemp(prefix="workers-")))
+        folder = Path(tempfile.mkdtemp(prefix="workers-"))
+        forking = fork_workers(folder, config.args)
+        ended = ExitStack()
+        config.add_cleanup(ended.close)
+        config.stash[SHARED] = ended.enter_context(s3_server(folder))
+        make_models(forking, folder / "models.log")
+
+
+def pytest_configure_node(node: Any) -> None:
+    """One S3 server for all workers: each takes half a gigabyte, and two hundredths of a core while nobody asks it anything."""
+    node.workerinput[STORE] = node.config.stash[SHARED].addresses()
 
 
 @pytest.fixture
@@ -41,7 +55,10 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def s3(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    if given := getattr(request.config, "workerinput", {}).get(STORE):
+        yield S3Server.at(**given)
+        return
     with s3_server(tmp_path_factory.mktemp("seaweedfs")) as server:
         yield server
 

@@ -40,6 +40,14 @@ class S3Server:
     https: str
     ca: Path
 
+    def addresses(self) -> dict[str, str]:
+        """As another process is told of it, which makes it again by `at`."""
+        return {"http": self.http, "https": self.https, "ca": str(self.ca)}
+
+    @classmethod
+    def at(cls, http: str, https: str, ca: str) -> S3Server:
+        return cls(http, https, Path(ca))
+
     def environment(self, secure: bool = False, secret: str = SECRET_KEY, access: str = ACCESS_KEY) -> dict[str, str]:
         """What a job needs to reach the server, by the identity that `access` is the key of."""
         return {

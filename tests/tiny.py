@@ -5,9 +5,9 @@ python -m tests.tiny        prints their folders; half a minute the first time: 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -56,16 +56,16 @@ def wide_dir() -> Path:
 
 def _made(name: str, change: Callable[[Any], None], widths: dict[str, Any] = NARROW, vocabulary: int = VOCABULARY) -> Path:
     target = CACHE / name
-    if not (target / "config.json").is_file():
-        scratch = Path(tempfile.mkdtemp(dir=CACHE))
-        try:
-            build(scratch, change, widths, vocabulary)
-            scratch.chmod(0o755)
-            os.rename(scratch, target)
-        except OSError:  # another process was quicker
-            shutil.rmtree(scratch)
-            if not (target / "config.json").is_file():
-                raise
+    if (target / "config.json").is_file():
+        return target
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process makes it, the others wait
+        if not (target / "config.json").is_file():
+            with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+                made = Path(scratch) / name
+                made.mkdir()
+                build(made, change, widths, vocabulary)
+                made.rename(target)
     return target
 
 
@@ -190,6 +190,10 @@ def random_adapter(base: Path, folder: Path, **settings: Any) -> Path:
     return folder
 
 
-if __name__ == "__main__":
+def make_all() -> None:
     for folder in (tiny_dir(), narrow_dir(), broken_narrow_dir(), wide_dir()):
         print(folder)
+
+
+if __name__ == "__main__":
+    make_all()

@@ -1,4 +1,5 @@
-"""pytest's workers begin as forks of one process that has imported what most of them need: 25 processor seconds once, not once for each.
+"""pytest's workers begin as forks of one process that has imported what most of them need, the test files included: 35 processor seconds
+once, not once for each.
 
 Each begins with a fork server of its own (`tests.forking`), which costs nothing then. pytest-xdist starts its workers through execnet,
 which has no option for it: hence the class that is put in the place of execnet's. Without it the workers would be started, no more.
@@ -16,14 +17,15 @@ import execnet.gateway_io
 from execnet.gateway_base import Popen2IO
 
 from job.host.fork_server import ForkServer
+from tests.collected import asked
 from tests.forking import IMPORTED, ROOT, adopt_server, environment_of_imports
 
-COLLECTED = ("hypothesis", "pandas", "pyarrow.parquet")
+COLLECTED = ("hypothesis", "pandas", "pyarrow.parquet", "tests.collected")
 
 
-def fork_workers(scratch: Path) -> None:
-    """From here on execnet's processes are forked. To be called before this process has a second thread."""
-    server = ForkServer([*IMPORTED, *COLLECTED], environment_of_imports(scratch))
+def fork_workers(scratch: Path, arguments: list[str]) -> ForkServer:
+    """From here on execnet's processes are forked. To be called before this process has a second thread. `arguments`: what is tested."""
+    server = ForkServer([*IMPORTED, *COLLECTED], environment_of_imports(scratch) | asked(arguments))
     server.start_imports()
 
     class Forking(execnet.gateway_io.Popen2IOMaster):
@@ -35,6 +37,13 @@ def fork_workers(scratch: Path) -> None:
             Popen2IO.__init__(self, os.fdopen(to_worker, "wb"), os.fdopen(from_worker, "rb"), execmodel=execmodel)
 
     execnet.gateway_io.Popen2IOMaster = Forking  # type: ignore[misc]
+    return server
+
+
+def make_models(server: ForkServer, log: Path) -> None:
+    """The tests' own small models are made beside the first tests; one that needs them sooner waits for its model."""
+    with open(os.devnull) as nothing, log.open("wb") as said:
+        server.fork("tests.tiny:make_all", [], ROOT, dict(os.environ), [nothing.fileno(), said.fileno(), said.fileno()])
 
 
 def work(bootstrap: str) -> None:
