@@ -1,6 +1,6 @@
 """The demo spec on a GPU in every precision and with both engines, side by side; prints one JSON line each.
 
-python -m tests.gpu.matrix [FOLDER]        needs an NVIDIA GPU with about 20 GiB free and tests/smollm2.py's model
+python -m tests.gpu.matrix [FOLDER [CASE…]]        needs an NVIDIA GPU with about 20 GiB free and tests/smollm2.py's model
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CASES: dict[str, dict[str, dict[str, Any] | None]] = {
     "dpo": {"training": {"method": "dpo", "learning_rate": 1e-3}},
     "orpo": {"training": {"method": "orpo", "learning_rate": 1e-3}},
     "kto": {"training": {"method": "kto", "learning_rate": 1e-3}},
-    "peft-dpo": {"model": {"backend": "peft"}, "training": {"method": "dpo", "learning_rate": 1e-3}},
+    "peft-dpo": {"model": {"backend": "peft"}, "training": {"method": "dpo", "learning_rate": 2e-4}},
     "best": {"training": {"eval_steps": 10, "keep": "best", "early_stopping": {"patience": 2}}},
 }
 
@@ -93,7 +93,7 @@ def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "/tmp/matrix")
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for result in pool.map(lambda name: run(name, folder), CASES):
+        for result in pool.map(lambda name: run(name, folder), sys.argv[2:] or CASES):
             print(json.dumps(result), flush=True)
 
 
