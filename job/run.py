@@ -33,7 +33,7 @@ from job.ledger.manifest import Manifest, publish
 from job.ledger.receipts import Receipts
 from job.ledger.replace import Replacement, plan_replacement
 from job.ledger.rights import require_rights
-from job.plan.require import require_device, require_disk, with_disk_figures
+from job.plan.require import processes, require_device, require_disk, with_disk_figures
 from job.preview.expected import expected
 from job.report.samples import write_samples
 from job.report.summary import keep_evidence
@@ -241,6 +241,7 @@ def engine(run: Run) -> Backend:
     spec = run.spec
     device = choose_device()
     require_device(spec, device)  # before an engine is imported
+    count = processes(spec, device)
     here = Path.cwd()
     os.chdir(run.workdir)  # engines write things into the current directory
     backend = open_backend(spec.model.backend, device)
@@ -252,6 +253,7 @@ def engine(run: Run) -> Backend:
         "optimizer": effective_optimizer(spec.training.optimizer, backend.device),
         "packing": spec.data.packing,
         "method": spec.training.method,
+        "processes": count,
     }
     run.log("engine", device=run.stats.device["name"], **run.stats.effective)
     return backend

@@ -34,6 +34,7 @@ from job.plan.model_size import size_of_base
 from job.plan.require import require_checkpoints, require_embeddings, require_memory
 from job.report.ending import shortened
 from job.report.summary import mask_secrets, write_answers, write_losses, write_summary
+from job.several import train_on_cards
 from job.source import FetchedModel, FetchedSource
 from job.spec import JobSpec
 from job.spec.optimizers import effective_optimizer
@@ -61,9 +62,16 @@ def train_and_store(
     with run.stage("baseline"):
         before = measure(artefacts, backend, model, BASE)
     with checkpoints.until_stored():
-        with run.stage("combine" if spec.model.adapters else "train"):
+        with run.stage("combine" if spec.model.adapters else "train", children=stats.effective["processes"] > 1):
             start_reserved_bytes = gpu_reserved_bytes()
-            result = learn(run, backend, model, base, prepared, checkpoints)
+            if stats.effective["processes"] == 1 or spec.model.adapters:
+                result = learn(run, backend, model, base, prepared, checkpoints)
+            else:
+                del model  # its card is one of those that train
+                free_memory()
+                model, result = train_on_cards(run, backend, base, prepared, checkpoints)
+        if result:
+            stats.phases[-1].peak_gpu_reserved_bytes = result.peak_gpu_reserved_bytes
         stats.memory = training_memory(
             start_reserved_bytes, stats.phases[-1].peak_gpu_reserved_bytes, stats.device["total_memory_bytes"]
         )

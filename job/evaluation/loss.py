@@ -19,6 +19,15 @@ def loss_of(
 
     Raises `GateError` if it is not finite.
     """
+    total, tokens = summed_loss(model, rows, batch_rows, pad_token_id, progress)
+    require_finite(total)
+    return total / tokens
+
+
+def summed_loss(
+    model: Any, rows: Any, batch_rows: int, pad_token_id: int, progress: Callable[[int], object] = lambda _: None
+) -> tuple[float, int]:
+    """The same before it is divided: nats, and the trained tokens."""
     import torch
 
     def measured(batch: list[dict[str, list[int]]]) -> list[tuple[float, int]]:
@@ -31,9 +40,7 @@ def loss_of(
             sums += in_halves(batch, measured)
             done += len(batch)
             progress(done)
-    total, tokens = sum(loss for loss, _ in sums), sum(count for _, count in sums)
-    require_finite(total)
-    return total / tokens
+    return sum(loss for loss, _ in sums), sum(count for _, count in sums)
 
 
 def losses_of(

@@ -23,8 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self, TypeVar, overload
 
-from job.errors import TREE, CapacityError, Fault, GateError, JobError, TransientError, classify
+from job.errors import TREE, Fault, JobError, classify
 from job.host.credentials import names_secret
+from job.host.deaths import death
 from job.host.fork_server import CAPABILITY, ForkServer, die_with, search_path
 from job.host.forked import Forked
 from job.host.memory import MemorySampler
@@ -41,7 +42,6 @@ SERVER_SETTINGS = {
     "HF_HUB_OFFLINE": "1",  # read at import: what children load is here already
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asks the driver for its GPUs without opening one
 }
-CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,15 @@ class Child:
         what: str,
         environment: Mapping[str, str] | None = None,
         planned_bytes: int | None = None,
+        further: Mapping[str, str] | None = None,
     ) -> None:
-        """`request`: a record, or plain JSON."""
+        """`request`: a record, or plain JSON. `further`: variables that it gets in any case."""
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{module.rsplit('.', 1)[-1]}-{uuid.uuid4().hex[:8]}"
         asked, self._answer = folder / f"{stem}.request.json", folder / f"{stem}.result.json"
         asked.write_bytes(encode(request))
         self.what = what
-        self._process = _process(module, asked, self._answer, folder, environment)
+        self._process = _process(module, asked, self._answer, folder, environment, further or {})
         self._planned_bytes = planned_bytes
         self._watch = MemorySampler(self.pid, SAMPLE_SECONDS)
         self._watch.start()
@@ -103,7 +104,16 @@ class Child:
         return self._process.pid
 
     def ended(self) -> bool:
-        return self._process.poll() is not None
+        return self.exit_code is not None
+
+    @property
+    def exit_code(self) -> int | None:
+        """Negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def stop(self) -> None:
+        """Asks the process to end as it ends on a stop signal."""
+        self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """Ends the process at once; what it has written so far is scratch."""
@@ -126,39 +136,12 @@ class Child:
         code = self._end()
         answer = json.loads(self._answer.read_bytes()) if self._answer.exists() else None
         if answer is None or "error" in answer:
-            error = self._death(code) if answer is None else _revived(answer["error"])
+            taken = self._watch.peak_anonymous_bytes
+            error = death(self.what, code, self._planned_bytes, taken) if answer is None else _revived(answer["error"])
             error.printed = last_printed() if answer is None or error.exit_code == JobError.exit_code else ""
             raise error
         result: dict[str, Any] = answer["result"]
         return result
-
-    def _death(self, code: int) -> JobError:
-        if code == -signal.SIGKILL:
-            planned = "" if self._planned_bytes is None else f"{self._planned_bytes} bytes"
-            return CapacityError(
-                Fault(
-                    f"{self.what}: its process was killed, as happens when memory runs out",
-                    where="",
-                    found=f"{self._watch.peak_anonymous_bytes} bytes taken",
-                    expected=planned,
-                    hint="Give the job more memory",
-                )
-            )
-        if -code in CRASHES:
-            return GateError(
-                Fault(
-                    f"{self.what}: native code crashed",
-                    found=signal.Signals(-code).name,
-                    hint="Its last output is beside this message",
-                )
-            )
-        if code < 0:
-            return TransientError(Fault(f"{self.what}: its process was ended by {signal.Signals(-code).name}"))
-        if code == CapacityError.exit_code:
-            return CapacityError(
-                Fault(f"{self.what}: the disk is full: its process could not even write down its result")
-            )
-        return JobError(Fault(f"{self.what}: its process ended with code {code}; its last output says why"))
 
 
 def taken_bytes() -> int:
@@ -227,13 +210,15 @@ def start_imports() -> None:
 
 
 def _process(
-    module: str, asked: Path, answered: Path, folder: Path, environment: Mapping[str, str] | None
-) -> Forked | subprocess.Popen[bytes]:
+    module: str, asked: Path, answered: Path, folder: Path, environment: Mapping[str, str] | None,
+    further: Mapping[str, str],
+) -> Forked | subprocess.Popen[bytes]:  # fmt: skip
     """The child's process: forked, or, with an `environment` of its own or where there is no fork server, started.
 
     Without an environment of its own it reaches no server, and gets no credentials.
     """
-    plain = without_secrets(os.environ)
+    plain = without_secrets(os.environ) | dict(further)
+    own = plain if environment is None else {**environment, **further}
     if _SERVERS and environment is None:
         with open(os.devnull) as nothing:
             streams = [nothing.fileno(), *streams_of_children()]
@@ -248,8 +233,7 @@ def _process(
     return subprocess.Popen(  # noqa: S603 - our own module, and no shell
         [sys.executable, "-P", "-m", module, str(asked), str(answered)],
         stdin=subprocess.DEVNULL, stdout=out, stderr=errors, cwd=folder, start_new_session=True,
-        env={**ALLOCATOR, **(plain if environment is None else environment), "PYTHONPATH": search_path(os.environ),
-             PARENT: str(os.getpid())},
+        env={**ALLOCATOR, **own, "PYTHONPATH": search_path(os.environ), PARENT: str(os.getpid())},
     )  # fmt: skip
 
 

@@ -18,7 +18,8 @@ from job.errors import CapacityError, DeviceError, Fault, JobError
 
 DEVICE_VARIABLE = "TUNEJOB_DEVICE"  # auto, cpu or gpu; the image says gpu
 KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
-LIBRARY = "libcuda.so.1"
+LIBRARY, MANAGEMENT_LIBRARY = "libcuda.so.1", "libnvidia-ml.so.1"
+VISIBLE, CARDS = "CUDA_VISIBLE_DEVICES", "TUNEJOB_CARDS"  # of this process; of the run, whose processes see one each
 OLDEST_CAPABILITY = (7, 5)  # Turing: CUDA 13 compiles for nothing older
 NO_DEVICE = 100  # cuInit's answers, from cuda.h
 TOO_OLD_OR_MIXED = {
@@ -79,6 +80,30 @@ def gpu_capability() -> str | None:
     """Compute capability of the GPU that will be used, such as "9.0"; None where the CPU will do."""
     found = probe().gpus if wanted_device() != "cpu" else ()
     return _dotted(found[0].capability) if found else None
+
+
+def take_first_card() -> None:
+    """Has this process see the first card alone, as engines spread a model over all that they see. To be called before
+    anything asks the driver; `cards` knows all of them still.
+    """
+    found = cards()
+    os.environ[CARDS] = ",".join(found)
+    if len(found) > 1:
+        os.environ[VISIBLE] = found[0]
+
+
+def cards(library: str = MANAGEMENT_LIBRARY) -> list[str]:
+    """The GPUs that a run may use, by the names that CUDA_VISIBLE_DEVICES has for them, without opening one."""
+    named = os.environ.get(CARDS, os.environ.get(VISIBLE))
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
+    try:
+        management = ctypes.CDLL(library)
+    except OSError:
+        return []
+    count = ctypes.c_uint()
+    known = management.nvmlInit_v2() == 0 and management.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0
+    return [str(number) for number in range(count.value)] if known else []
 
 
 def card_bytes(library: str = LIBRARY) -> int | None:

@@ -86,7 +86,7 @@ class Checkpoints:
         """
         self._claim = claim
         self._store = store
-        self._origin = origin
+        self.origin = origin
         self._spec = spec
         self._log = log
         self._machine = machine
@@ -95,6 +95,7 @@ class Checkpoints:
         self._pending: Future[JobError | None] | None = None
         self._failures = 0
         self._held: tuple[int, Path] | None = None
+        self.store_uri = store.uri
         self.stored = 0
 
     def newest(self, folder: Path) -> Checkpoint | None:
@@ -164,6 +165,10 @@ class Checkpoints:
         """The end of the training, kept here: `until_stored` sends it where the weights come to no other place."""
         self._held = step, folder
 
+    @property
+    def held(self) -> Path | None:
+        return self._held[1] if self._held else None
+
     @contextmanager
     def until_stored(self) -> Iterator[None]:
         """Within, there is training, and what was trained is stored. Where that fails or is stopped once training has
@@ -183,14 +188,14 @@ class Checkpoints:
     def remove(self) -> None:
         """All of them, once what was trained is stored itself."""
         self.wait()
-        remove_checkpoints(self._store, self._origin.run_id, self._log)
+        remove_checkpoints(self._store, self.origin.run_id, self._log)
 
     def _upload(self, step: int, folder: Path) -> JobError | None:
         try:
             paths = sorted(path for path in folder.iterdir() if path.is_file())
             self._claim()
             files = [store_file(self._store, path, f"{self._key(step)}/{path.name}") for path in paths]
-            self._store.write(f"{self._key(step)}/{MANIFEST}", _encode(step, self._origin, self._machine, files))
+            self._store.write(f"{self._key(step)}/{MANIFEST}", _encode(step, self.origin, self._machine, files))
             self.stored += 1
             self._log("checkpoint", step=step, bytes=sum(file.bytes for file in files), note="stored")
         except JobError as error:
@@ -214,7 +219,7 @@ class Checkpoints:
         content = _decode(self._store.read(f"{self._key(step)}/{MANIFEST}"))
         if content is None:
             return f"{MANIFEST} is damaged"
-        self._origin.require(content["origin"], f"the checkpoint of step {step} continues", REMOVE)
+        self.origin.require(content["origin"], f"the checkpoint of step {step} continues", REMOVE)
         files = [File(**item) for item in content["files"]]
         for file in files:
             if sizes.get(file.key) != file.bytes:

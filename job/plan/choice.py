@@ -5,6 +5,7 @@ are computed, and in how much memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,12 +33,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Training:
-    """What a choice is made for. `scheduled(rows)`: the steps in forward passes of so many rows."""
+    """What a choice is made for. `scheduled(rows)`: the steps in forward passes of so many rows, which are shared by
+    `cards` of one kind.
+    """
 
     spec: JobSpec
     size: ModelSize
     scheduled: Callable[[int], Schedule]
     card: Card
+    cards: int = 1
 
     @property
     def rows_a_step(self) -> int:
@@ -47,7 +51,8 @@ class Training:
         """The fastest that is reckoned to fit where PyTorch may have so many bytes; what needs least where nothing is.
         With the spec's own `micro_batch` where it has one.
         """
-        rows = rows_at_once(self.spec)
+        may = rows_at_once(self.spec)
+        rows = [count for count in may if self._passes(count) >= self.cards] or may[:1]
         budget = activation_budget(self.spec, self.size, int(usable_bytes))
         return self._fastest(rows, budget, longest_tokens) or self.choice(rows[0], 0, longest_tokens)
 
@@ -96,6 +101,10 @@ class Training:
         return Choice(MicroBatch(rows, self.rows_a_step // rows), kept_layers, needed)
 
     def seconds(self, choice: Choice) -> float:
-        """Of a pass over all rows on the card."""
-        planned = self.scheduled(choice.batch.rows)
-        return epoch_seconds(self.spec, self.size, planned, self.card, choice.kept_layers)
+        """Of a pass over all rows on the cards: the one with the most forward passes of a step decides."""
+        planned, passes = self.scheduled(choice.batch.rows), self._passes(choice.batch.rows)
+        alone = epoch_seconds(self.spec, self.size, planned, self.card, choice.kept_layers)
+        return alone * math.ceil(passes / self.cards) / passes
+
+    def _passes(self, rows: int) -> int:
+        return self.rows_a_step // rows

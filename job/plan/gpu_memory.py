@@ -99,6 +99,12 @@ def rows_at_once(spec: JobSpec) -> list[int]:
     return divisors(training.batch_size * training.gradient_accumulation_steps)
 
 
+def most_processes(spec: JobSpec) -> int:
+    """That have work in every step: as many as it has forward passes, at most."""
+    training = spec.training
+    return training.batch_size * training.gradient_accumulation_steps // rows_at_once(spec)[0]
+
+
 def divisors(rows: int) -> list[int]:
     """Up to a number beyond which no GPU gets quicker."""
     return [count for count in range(1, min(rows, MOST_AT_ONCE) + 1) if rows % count == 0]

@@ -63,7 +63,7 @@ def resources(spec: JobSpec, size: ModelSize) -> Resources:
     needed = least_gpu_bytes(spec, size)
     cards = [gb for gb in GPU_CLASSES_GB if fits(needed, gb * GB)]
     if not cards:
-        hint = "Choose 4bit, a smaller max_seq_length or a smaller model; several GPUs come in a later version"
+        hint = "Choose 4bit, a smaller max_seq_length or a smaller model: each of several GPUs holds all of it"
         found, expected = f"about {needed / GB:.0f} GB ({size.origin})", f"at most {GPU_CLASSES_GB[-1]} GB"
         raise CapacityError(
             Fault(

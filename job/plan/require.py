@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from job.errors import CapacityError, Fault, InputError, JobError, disk_is_full
 from job.host.cgroup import available_bytes
-from job.plan.gpu_memory import least_bytes
+from job.host.device import DEVICE_VARIABLE, cards, wanted_device
+from job.plan.gpu_memory import least_bytes, most_processes
 from job.spec import JobSpec
 from job.spec.optimizers import moment_bytes
 from job.store.base import local_path
@@ -20,6 +21,7 @@ from job.weights.shapes import read_shapes
 if TYPE_CHECKING:
     from job.data.build import Prepared
 
+GPUS = "/resources/gpus"
 TRACKER_MODULES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 
 
@@ -129,6 +131,24 @@ def require_device(spec: JobSpec, kind: str) -> None:
     ]
     if kind == "cpu" and faults:
         raise CapacityError(*faults)
+
+
+def processes(spec: JobSpec, kind: str) -> int:
+    """How many train together, one on each GPU (`kind` "cuda"), or on a CPU that was asked for by name. Raises
+    `CapacityError` where there are fewer GPUs than the spec wants.
+    """
+    wanted, most = spec.resources.gpus, most_processes(spec)
+    there = max(len(cards()), 1) if kind == "cuda" else 1
+    if wanted == "all":
+        return min(there, most)
+    asked_for_cpu = kind == "cpu" and wanted_device() == "cpu"
+    if not asked_for_cpu and int(wanted) > there:
+        found = f"{there} visible" if kind == "cuda" else "none"
+        hint = f"Run it with more GPUs visible; {DEVICE_VARIABLE}=cpu tries it with as many processes on the CPU"
+        raise CapacityError(
+            Fault("fewer GPUs than are wanted", where=GPUS, found=found, expected=str(wanted), hint=hint)
+        )
+    return int(wanted)
 
 
 def require_embeddings(rows: int, prepared: Prepared) -> None:

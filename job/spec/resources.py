@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ResourcesSpec:
-    """`price_per_hour`: the user's, in a currency that they know."""
+    """`gpus`: cards that train together, "all" that the machine has. `price_per_hour`: the user's, in a currency that
+    they know.
+    """
 
+    gpus: int | str
     price_per_hour: float | None

@@ -18,6 +18,7 @@ from job.plan.schedule import Schedule, schedule
 from job.spec import JobSpec
 from job.training.backend import Backend
 from job.training.methods import METHODS
+from job.training.ranks import Ranks
 
 FP32 = 2  # times what a GPU's 16 bits take
 
@@ -38,9 +39,11 @@ def checkpointing_of(spec: JobSpec, size: ModelSize, device: str) -> str | bool:
 class Chooser:
     """The choice for a training on this machine, and what comes after one that did not fit."""
 
-    def __init__(self, spec: JobSpec, size: ModelSize, backend: Backend, lengths: list[int]) -> None:
-        """`backend`: with the model loaded. `lengths`: tokens of each sequence."""
-        self._spec, self._size, self._backend = spec, size, backend
+    def __init__(
+        self, spec: JobSpec, size: ModelSize, backend: Backend, lengths: list[int], ranks: Ranks | None = None
+    ) -> None:
+        """`backend`: with the model loaded. `lengths`: tokens of each sequence. `ranks` choose the same."""
+        self._spec, self._size, self._backend, self._ranks = spec, size, backend, ranks or Ranks()
 
         @cache
         def scheduled(rows: int) -> Schedule:
@@ -54,7 +57,7 @@ class Chooser:
         if self._on_cpu:
             wanted = self._spec.training.micro_batch
             return self._cpu_choice(self._spec.training.batch_size if wanted == "auto" else wanted), {}
-        usable, training = usable_gpu_bytes(), self._training()
+        usable, training = self._ranks.least(usable_gpu_bytes()), self._training()
         choice = training.choose(usable)
         planned = gpu_bytes(self._spec, self._size, 0, 0) + choice.activation_bytes
         return choice, {"usable_bytes": usable, "planned_bytes": planned, "times_of": training.card.name}
@@ -68,11 +71,20 @@ class Chooser:
 
     def remembered(self, known: Mapping[str, int]) -> Choice:
         """Of a training that goes on: the choice it was made with."""
-        rows, kept_layers = known["micro_batch"], known["kept_layers"]
+        rows, kept_layers = self._rows_for_all(known["micro_batch"]), known["kept_layers"]
         return self._cpu_choice(rows) if self._on_cpu else self._training().choice(rows, kept_layers)
 
-    def _cpu_choice(self, rows: int) -> Choice:
+    def _rows_for_all(self, rows: int) -> int:
+        """`rows`, or fewer, so that a step has a forward pass for every rank; where the spec lets that be chosen."""
         training = self._spec.training
+        if training.micro_batch != "auto" or not METHODS[training.method].loss_of_step:
+            return rows
+        rows_a_step = training.batch_size * training.gradient_accumulation_steps
+        most = max(1, min(rows, rows_a_step // self._ranks.count))
+        return next(count for count in range(most, 0, -1) if rows_a_step % count == 0)
+
+    def _cpu_choice(self, rows: int) -> Choice:
+        training, rows = self._spec.training, self._rows_for_all(rows)
         passes = training.batch_size * training.gradient_accumulation_steps // rows
         kept_layers = 0 if self._backend.loaded_with else self._size.layers
         return Choice(MicroBatch(rows, passes), kept_layers, 0)
@@ -82,7 +94,7 @@ class Chooser:
 
         properties = torch.cuda.get_device_properties(0)
         card = card_of_device(properties.name, properties.total_memory)
-        return Training(self._spec, self._size, self._scheduled, card)
+        return Training(self._spec, self._size, self._scheduled, card, self._ranks.count)
 
 
 def usable_gpu_bytes() -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from job.host.cgroup import usable_cores
-from job.host.device import DEVICE_VARIABLE
+from job.host.device import DEVICE_VARIABLE, take_first_card
 from job.training.precision import CPU_ENVIRONMENT
 
 # Of the environment: settings of accelerate's launcher and of Unsloth, and number types of products
@@ -30,6 +30,7 @@ def prepare_environment(workdir: Path) -> list[str]:
     for name in given.keys() - prepared.keys():
         del os.environ[name]
     os.environ.update(prepared)
+    take_first_card()
     return sorted(name for name in given if name.startswith(DECIDE_OTHERWISE) and prepared.get(name) != given[name])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.data.figures import sizes
 from job.errors import CapacityError, Fault
-from job.evaluation.loss import loss_of
+from job.evaluation.loss import require_finite, summed_loss
 from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.host.log import Log
 from job.host.micro_batch import free_memory
@@ -22,6 +22,7 @@ from job.training.arguments import trainer_arguments
 from job.training.backend import Backend
 from job.training.checkpointing import Chooser
 from job.training.methods import METHODS
+from job.training.ranks import Ranks, SharedSteps
 
 if TYPE_CHECKING:
     from job.data.build import Prepared
@@ -52,6 +53,8 @@ class TrainResult:
     resumed_from_step: int | None
     resumed_elsewhere: dict[str, list[str]]
     checkpoints: int
+    processes: int
+    peak_gpu_reserved_bytes: int
     trainable_parameters: int
     trainable_dtype: str
     history: list[dict[str, float]]
@@ -64,9 +67,10 @@ class TrainResult:
 
 def train(
     backend: Backend, model: Any, size: ModelSize, spec: JobSpec, prepared: Prepared, workdir: Path,
-    checkpoints: Checkpoints, log: Log,
+    checkpoints: Checkpoints, log: Log, ranks: Ranks | None = None,
 ) -> TrainResult:  # fmt: skip
-    """Trains `model` in place on `prepared.train`, from the newest checkpoint if there is one.
+    """Trains `model` in place on `prepared.train`, from the newest checkpoint if there is one; with others if there are
+    `ranks`, of which the first makes the checkpoints.
 
     How a step is computed is chosen for the memory that is free, and is that of the checkpoint where there is one.
     Where it does not fit after all, the step is taken again in another way that needs less, with the same rows. Raises
@@ -75,12 +79,14 @@ def train(
     """
     from torch import OutOfMemoryError
 
-    start = checkpoints.newest(workdir / "resume")
+    ranks = ranks or Ranks()
+    start = ranks.of_first(lambda: checkpoints.newest(workdir / "resume"))
     resumed_from, too_large = start, 0
-    chooser = Chooser(spec, size, backend, sizes(prepared.train)[0].tolist())
+    chooser = Chooser(spec, size, backend, sizes(prepared.train)[0].tolist(), ranks)
+    ranks.same_start([p for p in model.parameters() if p.requires_grad])
     choice = _first(chooser, start, log)
     while True:
-        loop = Loop(backend, model, spec, choice, prepared, workdir, checkpoints, log)
+        loop = Loop(backend, model, spec, choice, prepared, workdir, checkpoints, log, ranks)
         try:
             loop.run(start)
         except OutOfMemoryError as error:
@@ -125,36 +131,43 @@ class Loop:
 
     def __init__(
         self, backend: Backend, model: Any, spec: JobSpec, choice: Choice, prepared: Prepared, workdir: Path,
-        checkpoints: Checkpoints, log: Log,
+        checkpoints: Checkpoints, log: Log, ranks: Ranks,
     ) -> None:  # fmt: skip
         from job.training.callbacks import Curves, HeldOut, LossWatch, TokenCounter
         from job.training.saver import Saver
 
         self.backend, self.model, self.spec, self.prepared, self.log = backend, model, spec, prepared, log
         self.choice, self.checkpoints, self.method = choice, checkpoints, METHODS[spec.training.method]
+        self.ranks = ranks
         if backend.device == "cuda" and backend.loaded_with:
             backend.keep_activations(model, choice.kept_layers)
         self.trainer = self._trainer(workdir)
         self.method.check(self.trainer, spec)
         if backend.device == "cpu":
             compute_in_fp32(model)
+        steps = None if ranks.alone else SharedSteps(self.trainer, ranks, spec.training.seed, self.method.curves)
         self.watchdog = Watchdog()
         self.watch = LossWatch(TokenCounter(self.trainer), self.watchdog, self.method.curves)
         name = self.method.held_out.name if self.method.held_out else HELD_OUT_LOSS.name
         self.held_out = HeldOut(spec.training, name, self._measure, self._report)
         folder = workdir / f"checkpoints-{choice.batch.rows}-{choice.kept_layers}"
         self.saver = Saver(
-            self.trainer, spec.output.checkpoints, checkpoints, self.watch, self.held_out, choice, folder
+            self.trainer, spec.output.checkpoints, checkpoints, self.watch, self.held_out, choice, folder, steps
         )
         drawn = {name, *self.method.curves}
-        curves = [Curves(workdir / "report" / "tensorboard", drawn)] if "tensorboard" in spec.tracking else []
+        curves = [Curves(workdir / "report" / "tensorboard", drawn)] if self._shown("tensorboard") else []
         for callback in (self.watch, *curves, self.held_out, self.saver):
             self.trainer.add_callback(callback)
+
+    def _shown(self, tracker: str) -> bool:
+        return self.ranks.first and tracker in self.spec.tracking
 
     def _trainer(self, workdir: Path) -> Any:
         """The method's, with every setting explicit."""
         config_class, trainer_class = self.method.trainer_classes()
         common = trainer_arguments(self.spec, self.choice.batch, self.backend.device, workdir, self.backend.loaded_with)
+        if not self.ranks.first:
+            common["report_to"] = "none"
         if self.method.kernel_loss:
             trainer_class = self.backend.adapt(trainer_class)
         tokenizer, collator = self.prepared.tokenizer, self.method.collator
@@ -180,6 +193,7 @@ class Loop:
                 self.trainer.train(resume_from_checkpoint=str(start.folder) if start else None)
                 self.saver.keep_last()
         self.checkpoints.wait()
+        self.ranks.require_same([p for p in self.model.parameters() if p.requires_grad])
         if self.held_out.best_weights is not None:
             restore_weights(self.model, self.held_out.best_weights)
 
@@ -197,13 +211,21 @@ class Loop:
     def _measure(self) -> float:
         with self.watchdog.paused(), self.watch.aside():
             self.backend.for_inference(self.model)
-            rows, rows_at_once = self.prepared.held_out, self.spec.training.eval_batch_size
-            if self.method.held_out:
-                loss = self.method.held_out.measure(self.trainer, rows, rows_at_once)
-            else:
-                loss = loss_of(self.model, rows, rows_at_once, self.prepared.tokenizer.pad_token_id)
+            loss = self._held_out_loss(self.prepared.held_out, self.spec.training.eval_batch_size)
             self.backend.for_training(self.model)
         return loss
+
+    def _held_out_loss(self, rows: Any, rows_at_once: int) -> float:
+        """Each rank measures its share of the rows, where their loss is a sum; all of them have the whole then."""
+        ranks, of_method = self.ranks, self.method.held_out
+        if of_method:
+            measured = ranks.all_or_none(lambda: of_method.measure(self.trainer, rows, rows_at_once))
+            return ranks.of_first(lambda: measured)
+        pad = self.prepared.tokenizer.pad_token_id
+        own = ranks.all_or_none(lambda: summed_loss(self.model, ranks.share(rows), rows_at_once, pad))
+        nats, tokens = ranks.total(own)
+        require_finite(nats)
+        return nats / tokens
 
     def _report(self, step: int, name: str, loss: float) -> None:
         from transformers import Trainer
@@ -235,6 +257,8 @@ class Loop:
             resumed_from_step=resumed_from.step if resumed_from else None,
             resumed_elsewhere=dict(resumed_from.elsewhere) if resumed_from else {},
             checkpoints=self.checkpoints.stored,
+            processes=self.ranks.count,
+            peak_gpu_reserved_bytes=-self.ranks.least(-gpu_peak_bytes()),
             trainable_parameters=sum(p.numel() for p in trainable),
             trainable_dtype="+".join(sorted({str(p.dtype).removeprefix("torch.") for p in trainable})),
             history=watch.history,
@@ -255,6 +279,13 @@ def _does_not_fit(spec: JobSpec, choice: Choice) -> CapacityError:
             hint="Lower model.max_seq_length or lora.r, leave gradient_checkpointing to auto, or use a larger GPU",
         )
     )
+
+
+def gpu_peak_bytes() -> int:
+    """That PyTorch has reserved so far; 0 without a GPU."""
+    import torch
+
+    return torch.cuda.max_memory_reserved() if torch.cuda.is_initialized() else 0
 
 
 def compute_in_fp32(model: Any) -> None:

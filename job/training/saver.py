@@ -25,6 +25,7 @@ from job.plan.choice import Choice
 from job.plan.require import with_disk_figures
 from job.spec import CheckpointsSpec
 from job.training.callbacks import HeldOut, LossWatch, restore_weights, trainable_weights
+from job.training.ranks import SharedSteps
 
 WEIGHTS, BEST, PROGRESS, STATE = "weights.safetensors", "best.safetensors", "progress.json", "trainer_state.json"
 
@@ -43,7 +44,10 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         held_out: HeldOut,
         choice: Choice,
         folder: Path,
+        shared: SharedSteps | None = None,
     ) -> None:
+        """`shared`: with other ranks, which stop after the same step; the first of them makes the checkpoints."""
+        self._shared = shared
         self._trainer = trainer
         self._spec = spec
         self._checkpoints = checkpoints
@@ -62,27 +66,39 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         due = time.monotonic() - self._last_save >= self._spec.every_minutes * 60
         due |= bool(self._spec.every_steps) and state.global_step % (self._spec.every_steps or 1) == 0
         # The end is stored itself
-        control.should_save = stop_requested() or (due and state.global_step < state.max_steps)
+        control.should_save = self._stopping() or (due and state.global_step < state.max_steps)
         return control
 
     def _save(self, *_: Any) -> None:
         """Called by the trainer after a step, when its loss is logged."""
+        if self._makes_them():
+            self._make()
+        self._last_save = time.monotonic()
+        if self._stopping():
+            self._checkpoints.wait()
+            raise stopped()
+
+    def _stopping(self) -> bool:
+        return self._shared.stopping if self._shared else stop_requested()
+
+    def _makes_them(self) -> bool:
+        return self._shared is None or self._shared.first
+
+    def _make(self) -> None:
         step = self._trainer.state.global_step
         folder = self._folder / f"{step}"
         if failure := self._write_or_full(folder):
             self._checkpoints.miss(step, failure)
         else:
             self._checkpoints.send(step, folder)
-        self._last_save = time.monotonic()
-        if stop_requested():
-            self._checkpoints.wait()
-            raise stopped()
 
     def keep_last(self) -> None:
         """The state after the last step, for the case that what was trained cannot be stored; nothing where there is
         no room for it. A training that stopped early would go on from it: that one's checkpoints have to do.
         """
         state = self._trainer.state
+        if not self._makes_them():
+            return
         if state.global_step == state.max_steps and not self._write_or_full(self._folder / "last"):
             self._checkpoints.hold(state.global_step, self._folder / "last")
 

@@ -19,13 +19,15 @@ CHANGES: dict[str, Any] = {
 
 
 def run_short(
-    folder: Path, rows: int, first_pass: int, changes: dict[str, Any], last_pass: int | None = None
+    folder: Path, rows: int, first_pass: int, changes: dict[str, Any], last_pass: int | None = None, rank: int | None = None
 ) -> tuple[int, list[dict[str, Any]]]:
     """Exit code and events of a run where only `rows` fit, from a training pass on, and none from the last one on."""
     spec = write_spec(folder / "spec.json", tiny(folder / "out", changes))
     (folder / "scratch").mkdir(exist_ok=True)
     call = "tests.flow.short_of_memory:run"
-    code, stdout, _ = run_forked(call, [rows, first_pass, last_pass, ["run", spec]], folder, environment(folder / "scratch"), LIMIT_SECONDS)
+    code, stdout, _ = run_forked(
+        call, [rows, first_pass, last_pass, rank, ["run", spec]], folder, environment(folder / "scratch"), LIMIT_SECONDS
+    )
     return code, [json.loads(line) for line in stdout.splitlines() if line.startswith('{"time"')]
 
 

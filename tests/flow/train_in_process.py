@@ -23,8 +23,7 @@ from job.run import CHILDREN_IMPORT
 from job.source import fetch_data, fetch_model_config, fetch_model_weights
 from job.spec import parse_spec
 from job.training.environment import prepare_environment
-from job.training.loop import TrainResult
-from job.training.process import TrainingRequest
+from job.training.process import Trained, TrainingRequest
 
 MODULE = "job.training.process"
 
@@ -51,7 +50,7 @@ def main(spec_path: str, folder: str) -> int:
         machine={},
     )
     stop_after(4, request, work)
-    result = run_child(MODULE, request, work / "children", "the training", answer=TrainResult)
+    result = run_child(MODULE, request, work / "children", "the training", answer=Trained).result
     print(json.dumps(asdict(result)))
     return 0
 

@@ -51,7 +51,7 @@ def test_the_smallest_card_that_holds_it(size: ModelSize, spec: JobSpec, card_gb
 def test_what_no_card_holds_is_refused_with_figures() -> None:
     with pytest.raises(CapacityError, match="180 GB") as refused:
         resources(finetome("full"), replace(LLAMA_8B, parameters=70 * 10**9, hidden=8192, layers=80))
-    assert "several GPUs come in a later version" in str(refused.value)
+    assert "each of several GPUs holds all of it" in str(refused.value)
 
 
 def test_disk_and_memory_grow_with_what_is_exported() -> None:

@@ -1,0 +1,269 @@
+"""Processes that train one model together, one on each card: where they meet, and what they have to agree on.
+
+The trainer of each knows of no other. It takes every step with the rows of one process; of its forward passes a rank
+computes its own, and gradients and losses are added up before they are applied (`SharedSteps`). So masks, packing,
+order, the weight of a token and the schedule are those of one card. Whatever ranks ask of each other they ask between
+two forward passes: one that is short of memory there does not leave the others waiting within one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from job.errors import DeviceError, Fault, TransientError
+from job.host.micro_batch import free_memory
+from job.host.signals import stop_requested
+from job.host.time_limits import limit
+
+Found = TypeVar("Found")
+GONE = "another process of the training does not answer"
+BUCKET_NUMBERS = 1 << 24  # gradients that are copied together, to be added up at once
+SPREAD = 1_000_003  # seeds of a step apart from those of the next
+PATIENCE = 2  # times the limit of a stall: each process's own watchdog ends it before, and says where it was
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of one process among `count`. `meeting`: where they meet, as torch's `init_method` has it. `said`: the file that
+    gets its log. `threads`: of a computation on the CPU.
+    """
+
+    rank: int
+    count: int
+    meeting: str
+    said: Path
+    threads: int
+
+
+class Ranks:
+    """This process among those that train; by itself, it is asked nothing."""
+
+    def __init__(self, place: Place | None = None, device: str = "cpu") -> None:
+        """Meets the others. Raises `TransientError` if they do not come."""
+        self.rank, self.count = (place.rank, place.count) if place else (0, 1)
+        self._hosts: Any = None
+        if place and place.count > 1:
+            import torch.distributed as dist
+
+            patience = timedelta(minutes=PATIENCE * limit("TUNEJOB_STALL_MINUTES"))
+            who = {"init_method": place.meeting, "rank": place.rank, "world_size": place.count}
+            self._ask(lambda: dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=patience, **who))
+            # What is agreed travels between hosts, and nobody waits for a GPU
+            self._hosts = dist.new_group(backend="gloo", timeout=patience) if device == "cuda" else dist.group.WORLD
+
+    @property
+    def first(self) -> bool:
+        """The one that stores, and whose figures are shown."""
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        return self.count == 1
+
+    def any(self, flags: Sequence[bool]) -> list[bool]:
+        """Of each flag, whether it is set anywhere."""
+        return [bool(number) for number in self._reduced([float(flag) for flag in flags], "MAX")]
+
+    def total(self, numbers: Sequence[float]) -> list[float]:
+        return self._reduced(numbers, "SUM")
+
+    def least(self, number: int) -> int:
+        return int(self._reduced([float(number)], "MIN")[0])
+
+    def of_first(self, make: Callable[[], Found]) -> Found:
+        """What `make` gives where it is called, which is in the first process alone."""
+        if self.alone:
+            return make()
+        import torch.distributed as dist
+
+        found: list[Any] = [make() if self.first else None]
+        self._ask(lambda: dist.broadcast_object_list(found, src=0, group=self._hosts))
+        known: Found = found[0]
+        return known
+
+    def all_or_none(self, work: Callable[[], Found]) -> Found:
+        """`work()`, in each process its own. Raises `OutOfMemoryError` everywhere where one had no memory for it."""
+        if self.alone:
+            return work()
+        from torch import OutOfMemoryError
+
+        found, short = None, ""
+        try:
+            found = work()
+        except OutOfMemoryError as error:
+            short = str(error)
+        if self.any([bool(short)])[0]:
+            raise _short_of_memory(short)
+        done: Found = found  # type: ignore[assignment]
+        return done
+
+    def gathered(self, own: Found) -> list[Found]:
+        """Everybody's own, in the order of the ranks."""
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.count
+        self._ask(lambda: dist.all_gather_object(found, own, group=self._hosts))
+        return found
+
+    def share(self, rows: Any) -> Any:
+        """The part of a data set that this process measures."""
+        return rows if self.alone else rows.select(range(self.rank, len(rows), self.count))
+
+    def add_up(self, tensors: Sequence[Any]) -> None:
+        """Each tensor becomes the sum of all processes' own; small ones travel together."""
+        bucket: list[Any] = []
+        for tensor in tensors:
+            if tensor.numel() >= BUCKET_NUMBERS:
+                self._sum(tensor)
+                continue
+            if bucket and (tensor.dtype != bucket[0].dtype or _numbers(bucket) + tensor.numel() > BUCKET_NUMBERS):
+                self._sum_together(bucket)
+                bucket = []
+            bucket.append(tensor)
+        if bucket:
+            self._sum_together(bucket)
+
+    def same_start(self, weights: Sequence[Any]) -> None:
+        """Gives every process the first one's weights."""
+        if not self.alone:
+            import torch.distributed as dist
+
+            for weight in weights:
+                self._ask(lambda weight=weight: dist.broadcast(weight.data, src=0))  # type: ignore[misc]
+
+    def require_same(self, weights: Sequence[Any]) -> None:
+        """Raises `DeviceError` where the processes, which have all taken the same steps, hold other weights."""
+        if self.alone:
+            return
+        import torch
+
+        norms = torch.stack([weight.detach().double().norm() for weight in weights])
+        digest = int(hashlib.sha256(norms.cpu().numpy().tobytes()).hexdigest()[:12], 16)
+        if self.least(digest) != -self.least(-digest):
+            raise DeviceError(
+                Fault("the cards hold different weights after the same steps", hint="Try another node; one miscounts")
+            )
+
+    def _reduced(self, numbers: Sequence[float], how: str) -> list[float]:
+        if self.alone:
+            return list(numbers)
+        import torch
+        import torch.distributed as dist
+
+        found = torch.tensor(numbers, dtype=torch.float64)
+        self._ask(lambda: dist.all_reduce(found, getattr(dist.ReduceOp, how), group=self._hosts))
+        reduced: list[float] = found.tolist()
+        return reduced
+
+    def _sum(self, tensor: Any) -> None:
+        import torch.distributed as dist
+
+        self._ask(lambda: dist.all_reduce(tensor))
+
+    def _sum_together(self, tensors: Sequence[Any]) -> None:
+        import torch
+
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        self._sum(flat)
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def _ask(self, question: Callable[[], object]) -> None:
+        """Raises `TransientError` where another process does not answer: what became of it, its own end says."""
+        try:
+            question()
+        except RuntimeError as error:
+            raise TransientError(Fault(GONE, found=str(error).splitlines()[0])) from error
+
+
+class SharedSteps:
+    """Has a trainer, which takes every step with all its rows, compute the forward passes of this rank alone, and apply
+    the gradients of all ranks.
+
+    Random numbers, of dropout, are drawn anew for each forward pass: they do not depend on whose it is.
+    """
+
+    def __init__(self, trainer: Any, ranks: Ranks, seed: int, curves: Collection[str]) -> None:
+        """`curves`: what the trainer notes of a forward pass, and logs."""
+        self._trainer, self._ranks, self._seed, self._curves = trainer, ranks, seed, curves
+        self._noted: dict[str, int] = {}
+        self._step, self._batches = trainer.training_step, trainer.get_batch_samples
+        self._trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+        self._passes = self._done = 0
+        self._loss: Any = 0.0
+        self._short = ""
+        self.stopping, self.first = False, ranks.first
+        trainer.training_step, trainer.get_batch_samples = self._training_step, self._get_batch_samples
+
+    def _get_batch_samples(self, *arguments: Any, **named: Any) -> Any:
+        found = self._batches(*arguments, **named)
+        self._passes, self._done, self._loss, self._short = len(found[0]), 0, 0.0, ""
+        self._noted = {name: len(self._notes()[name]) for name in self._curves}
+        return found
+
+    def _training_step(self, model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
+        import torch
+
+        number, loss = self._done, torch.zeros((), device=self._trainer.args.device)
+        self._done += 1
+        if number % self._ranks.count == self._ranks.rank and not self._short:
+            self._draw_anew(number)
+            try:
+                loss = self._step(model, inputs, *arguments, **named)
+            except torch.OutOfMemoryError as error:
+                self._short = str(error)
+        if self._done < self._passes:
+            self._loss = self._loss + loss
+            return loss
+        return self._whole(loss) - self._loss
+
+    def _whole(self, loss: Any) -> Any:
+        """Ends a step: the loss of it, and the gradients of all ranks in the place of this one's."""
+        own = [stop_requested(), bool(self._short), *(weight.grad is not None for weight in self._trained)]
+        self.stopping, short, *there = self._ranks.any(own)
+        if short:
+            raise _short_of_memory(self._short)
+        self._draw_anew(self._passes)
+        if self._curves:
+            self._share_notes()
+        met = [weight for weight, anywhere in zip(self._trained, there, strict=True) if anywhere]
+        for weight in met:
+            if weight.grad is None:
+                weight.grad = weight.data.new_zeros(weight.shape)
+        whole = (self._loss + loss).detach().float().reshape(1)
+        self._ranks.add_up([whole, *(weight.grad for weight in met)])
+        return whole[0].to(loss.dtype)
+
+    def _notes(self) -> Any:
+        """Of each name, what trl has noted since it last logged."""
+        notes = getattr(self._trainer, "_metrics", None) or self._trainer._stored_metrics  # orpo's
+        return notes["train"]
+
+    def _share_notes(self) -> None:
+        notes = self._notes()
+        own = {name: [float(value) for value in notes[name][begin:]] for name, begin in self._noted.items()}
+        everywhere = self._ranks.gathered(own)
+        for name, begin in self._noted.items():
+            notes[name][begin:] = [value for known in everywhere for value in known[name]]
+
+    def _draw_anew(self, number: int) -> None:
+        import torch
+
+        torch.manual_seed(self._seed + SPREAD * self._trainer.state.global_step + number)
+
+
+def _short_of_memory(what: str) -> Exception:
+    from torch import OutOfMemoryError
+
+    free_memory()
+    error: Exception = OutOfMemoryError(what or "another process of the training is out of memory")
+    return error
+
+
+def _numbers(tensors: Sequence[Any]) -> int:
+    return sum(tensor.numel() for tensor in tensors)

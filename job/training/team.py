@@ -1,0 +1,151 @@
+"""Starts the processes that train together, one for each card of this machine, and sees them to their end.
+
+They get what torchrun gives its own, and this in its place: a stop signal reaches every process and the step that runs
+is stored, the end of one ends the others, and each says in its own words what it ended with. The first writes the
+events, and has the run's credentials: it stores the checkpoints. The lease stays with the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from job.errors import DeviceError, Fault, GateError, Interrupted, JobError
+from job.host.cgroup import usable_cores
+from job.host.child import Child, without_secrets
+from job.host.device import VISIBLE, cards
+from job.host.log import Bar, Log
+from job.host.records import build
+from job.host.signals import deferred, stop_requested
+from job.training.process import ASKED, GIVEN, Trained, TrainingRequest
+from job.training.ranks import GONE, Place
+
+MODULE = "job.training.process"
+LOOK_SECONDS = 0.02
+LAST_WORDS_SECONDS = 5.0  # for the others to end with reasons of their own, once one has failed
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}  # they are on one machine; a container's name may resolve to nothing
+
+
+def train_together(count: int, request: TrainingRequest, log: Log, claim: Callable[[], None]) -> Trained:
+    """Trains in `count` processes, as `request` says for one. `claim` is called before the first checkpoint is stored.
+
+    Raises what one of them ended with, and `Interrupted` once a stop signal's step is stored.
+    """
+    folder = request.workdir / "together"
+    folder.mkdir(exist_ok=True)
+    meeting, threads = f"file://{folder / uuid.uuid4().hex}", max(1, usable_cores() // count)
+    places = [Place(rank, count, meeting, folder / f"rank-{rank}.jsonl", threads) for rank in range(count)]
+    for place in places:
+        place.said.write_bytes(b"")
+    with ExitStack() as stack, deferred(), log.bar("train", every_seconds=0.0) as bar:
+        members = [stack.enter_context(_start(request, place, folder)) for place in places]
+        said = stack.enter_context(places[0].said.open(encoding="utf-8"))
+
+        def look() -> None:
+            _relay(said, log, bar)
+            _claim_if_asked(places[0].said, claim)
+
+        ended_here = _follow(members, look)
+        look()
+        return _outcome(members, ended_here, log)
+
+
+def _follow(members: Sequence[Child], look: Callable[[], None]) -> set[int]:
+    """Until all have ended, of themselves or, once one has failed, by force: the numbers of those."""
+    told, failed_at, by_force = False, 0.0, set()
+    while running := [rank for rank, member in enumerate(members) if not member.ended()]:
+        look()
+        codes = {member.exit_code for member in members}
+        if not told and (stop_requested() or Interrupted.exit_code in codes):
+            told = True
+            for rank in running:
+                members[rank].stop()
+        # After a stop the others have the time of the stop itself to store what there is
+        if not failed_at and codes - {None, 0, Interrupted.exit_code}:
+            failed_at = time.monotonic()
+        if failed_at and time.monotonic() - failed_at > LAST_WORDS_SECONDS:
+            by_force.update(running)
+            for rank in running:
+                members[rank].kill()
+        time.sleep(LOOK_SECONDS)
+    return by_force
+
+
+def _start(request: TrainingRequest, place: Place, folder: Path) -> Child:
+    """The first works where a run by itself would; the others have scratch of their own, and store nothing."""
+    what = f"process {place.rank + 1} of {place.count} of the training"
+    environment, own = dict(os.environ), replace(request, place=place)
+    if place.rank > 0:
+        workdir = place.said.with_suffix("")
+        workdir.mkdir(exist_ok=True)
+        environment, own = without_secrets(environment), replace(own, workdir=workdir, checkpoints=str(workdir))
+    environment |= LOOPBACK | {"OMP_NUM_THREADS": str(place.threads)}
+    if request.device == "cuda":
+        environment[VISIBLE] = cards()[place.rank]
+    if request.device == "cpu" and request.spec.model.backend != "unsloth":
+        return Child(MODULE, own, folder, what, further=environment)  # forked
+    return Child(MODULE, own, folder, what, environment)
+
+
+def _relay(said: IO[str], log: Log, bar: Bar) -> None:
+    """What the first process has said since, as if the run had said it."""
+    while True:
+        at = said.tell()
+        line = said.readline()
+        if not line.endswith("\n"):
+            said.seek(at)  # it is being written
+            return
+        with suppress(ValueError):
+            record = json.loads(line)
+            event = record.pop("event")
+            record.pop("time", None)
+            if event == "train" and "done" in record:
+                bar.total = record.pop("total")
+                bar.update(record.pop("done"), **record)
+            else:
+                log(event, **record)
+
+
+def _claim_if_asked(said: Path, claim: Callable[[], None]) -> None:
+    asked, given = said.with_suffix(ASKED), said.with_suffix(GIVEN)
+    if asked.exists():
+        claim()
+        asked.unlink()
+        given.touch()
+
+
+def _outcome(members: Sequence[Child], ended_here: set[int], log: Log) -> Trained:
+    """What the first has made. Raises what says most of a failure: that another is gone says least."""
+    failures: dict[int, JobError] = {}
+    found: list[Trained] = []
+    for rank, member in enumerate(members):
+        try:
+            found.append(build(Trained, member.wait()))
+        except JobError as error:
+            if rank not in ended_here:
+                failures[rank] = _of_a_card(error)
+    if not failures:
+        return found[0]
+    cause = min(failures, key=lambda rank: (_is_gone(failures[rank]), rank))
+    for rank, failure in failures.items():
+        log("rank", rank=rank, error=type(failure).__name__, reason=str(failure.faults[0]))
+    raise failures[cause]
+
+
+def _is_gone(error: JobError) -> bool:
+    return any(fault.message == GONE for fault in error.faults)
+
+
+def _of_a_card(error: JobError) -> JobError:
+    """A crash of native code, which elsewhere is a file's doing, is the device's here."""
+    first = error.faults[0]
+    if isinstance(error, GateError) and first.message.endswith("native code crashed"):
+        return DeviceError(Fault(first.message, found=first.found, hint="Try again; if it comes again, on another GPU"))
+    return error

@@ -1,0 +1,149 @@
+"""Two and three processes train as one does, on the CPU with gloo: the same losses, stops, resumes; and one that dies ends them all."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.flow.running import Running, document, run_tiny, tiny, valid_stats, write_spec
+from tests.flow.test_out_of_memory import run_short
+
+# 32 rows in steps of 6, cut into 3 passes: two processes never have the same number, and the last step of an epoch has but one
+CHANGES: dict[str, Any] = {
+    "/training/max_steps": 14, "/training/batch_size": 2, "/training/gradient_accumulation_steps": 3, "/training/eval_steps": 7,
+    "/training/keep": "best", "/output/checkpoints": {"every_minutes": 600},
+}  # fmt: skip
+LIMIT, GRADIENT_LIMIT = 1e-5, 1e-3  # of a loss, and of a gradient's length: parts of them
+
+
+def together(count: int, **more: Any) -> dict[str, Any]:
+    return CHANGES | {"/resources": {"gpus": count}} | more
+
+
+def figures(output: Path) -> list[tuple[float, ...]]:
+    """Of each step: its number, its loss or the held-out one, the gradient, the learning rate."""
+    lines = map(json.loads, (output / "report" / "losses.jsonl").read_text().splitlines())
+    return [
+        (line["step"], line.get("loss", line.get("held_out_loss")), line.get("grad_norm", 0.0), line.get("learning_rate", 0.0))
+        for line in lines
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    result = run_tiny(folder, CHANGES)
+    assert result.exit_code == 0, result.stdout[-2000:]
+    return folder / "out"
+
+
+def same(output: Path, wanted: Path) -> None:
+    found, known = figures(output), figures(wanted)
+    assert len(found) == len(known) == CHANGES["/training/max_steps"] + 2
+    for ours, theirs in zip(found, known, strict=True):
+        assert ours[:2] == pytest.approx(theirs[:2], rel=LIMIT), (ours, theirs)
+        assert ours[2:] == pytest.approx(theirs[2:], rel=GRADIENT_LIMIT), (ours, theirs)
+    ours, theirs = (document(folder / "stats.json") for folder in (output, wanted))
+    for name in ("steps", "tokens", "best_step", "trainable_parameters"):
+        assert ours["training"][name] == theirs["training"][name], name
+    assert ours["evaluation"]["trained"]["held_out_loss"] == pytest.approx(theirs["evaluation"]["trained"]["held_out_loss"], abs=1e-4)
+
+
+def running(folder: Path, count: int, **more: Any) -> Running:
+    spec = write_spec(folder / "spec.json", tiny(folder / "out", together(count, **more)))
+    return Running(("run", spec), folder / "scratch")
+
+
+def members(command: Running) -> list[psutil.Process]:
+    """The processes that train, in the order of their ranks."""
+    children = psutil.Process(command.pid).children()
+    return sorted((child for child in children if child.cwd().endswith("/together")), key=lambda child: child.pid)
+
+
+def test_a_stop_and_another_number_of_processes(alone: Path, tmp_path: Path) -> None:
+    """Two are stopped in the middle, the step is stored, three go on: every figure is that of one process."""
+    two = running(tmp_path, 2)
+    two.wait_until(lambda r: r.says('"step": 4,'))
+    started = members(two)
+    assert len(started) == 2
+    two.signal(signal.SIGTERM)
+    result = two.finish(60)
+    assert result.exit_code == 30, result.stdout[-2000:]
+    (stored,) = result.named("checkpoint")
+    assert 4 <= stored["step"] < CHANGES["/training/max_steps"]
+    assert not any(process.is_running() for process in started)
+    three = run_tiny(tmp_path, together(3))
+    assert three.exit_code == 0, three.stdout[-2000:]
+    (resumed,) = three.named("resume")
+    assert resumed["step"] == stored["step"]
+    training = valid_stats(tmp_path / "out" / "stats.json")["training"]
+    assert (training["processes"], training["batch_size"], training["gradient_accumulation_steps"]) == (3, 2, 3)
+    assert training["resumed_from_step"] == stored["step"]
+    same(tmp_path / "out", alone)
+    (train,) = (phase for phase in document(tmp_path / "out" / "stats.json")["phases"] if phase["name"] == "train")
+    assert [child["what"] for child in train["children"]] == [f"process {number} of 3 of the training" for number in (1, 2, 3)]
+
+
+def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
+    """Never a hang: the run says which one it was, as for any process that the kernel kills, and leaves nobody behind."""
+    command = running(tmp_path, 2, **{"/output/checkpoints": {"every_steps": 2}})
+    command.wait_until(lambda r: r.says('"checkpoint", "step": 2'))
+    first, second = members(command)
+    second.kill()
+    begun = time.monotonic()
+    result = command.finish(60)
+    assert time.monotonic() - begun < 20
+    assert result.exit_code == 13, result.stdout[-2000:]
+    assert "process 2 of 2 of the training: its process was killed" in result.failure["message"]
+    reasons = {event["rank"]: event["error"] for event in result.named("rank")}
+    assert reasons[1] == "CapacityError"
+    assert not first.is_running()
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert list((tmp_path / "out").rglob("step-00000002/checkpoint.json"))
+
+
+def test_pairs_are_learned_the_same(tmp_path: Path) -> None:
+    """What trl notes of its own passes is gathered, too: margins and accuracies of the step."""
+    pairs = {"source": str(write_pairs(tmp_path / "pairs.jsonl")), "format": "preference"}
+    changes = {"/data/train/0": pairs, "/data/held_out": False, "/training/method": "dpo", "/training/max_steps": 4,
+               "/training/gradient_accumulation_steps": 3, "/training/learning_rate": 0.001}  # fmt: skip
+    curves = []
+    for count in (1, 2):
+        result = run_tiny(tmp_path / f"{count}", changes | {"/resources": {"gpus": count}})
+        assert result.exit_code == 0, result.stdout[-2000:]
+        lines = map(json.loads, (tmp_path / f"{count}" / "out" / "report" / "losses.jsonl").read_text().splitlines())
+        curves.append([(line["loss"], line["reward_margin"], line["preference_accuracy"]) for line in lines])
+    assert len(curves[0]) == 4
+    assert curves[0][-1][1] != 0.0
+    for ours, theirs in zip(*curves, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def write_pairs(path: Path) -> Path:
+    rows = [{"prompt": f"Say {number}.", "chosen": f"{number} it is.", "rejected": f"No {number}."} for number in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_memory_that_one_process_lacks_makes_passes_smaller_in_all(alone: Path, tmp_path: Path) -> None:
+    """From the sixth pass of the second process on, which the others learn between two passes."""
+    changes = together(2, **{"/training/batch_size": 3, "/training/gradient_accumulation_steps": 2})
+    code, events = run_short(tmp_path, 1, 6, changes, rank=1)
+    assert code == 0, events[-1]
+    cut = [(event["batch_size"], event["gradient_accumulation_steps"]) for event in events if event["event"] == "out of memory"]
+    assert cut == [(1, 6)]
+    assert document(tmp_path / "out" / "stats.json")["training"]["out_of_memory"] == 1
+    same(tmp_path / "out", alone)
+
+
+def test_more_gpus_than_there_are_is_refused(tmp_path: Path) -> None:
+    result = run_tiny(tmp_path, together(2), {"TUNEJOB_DEVICE": "auto"})
+    assert result.exit_code == 13
+    assert (result.failure["pointer"], result.failure["found"], result.failure["expected"]) == ("/resources/gpus", "none", "2")
