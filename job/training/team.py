@@ -30,7 +30,8 @@ from job.training.ranks import GONE, Place
 MODULE = "job.training.process"
 LOOK_SECONDS = 0.02
 LAST_WORDS_SECONDS = 5.0  # for the others to end with reasons of their own, once one has failed
-LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}  # they are on one machine; a container's name may resolve to nothing
+# They are on one machine; a container's name may resolve to nothing
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
 
 def train_together(count: int, request: TrainingRequest, log: Log, claim: Callable[[], None]) -> Trained:
@@ -86,7 +87,8 @@ def _start(request: TrainingRequest, place: Place, folder: Path) -> Child:
         workdir = place.said.with_suffix("")
         workdir.mkdir(exist_ok=True)
         environment, own = without_secrets(environment), replace(own, workdir=workdir, checkpoints=str(workdir))
-    environment |= LOOPBACK | {"OMP_NUM_THREADS": str(place.threads)}
+        environment["UNSLOTH_COMPILE_LOCATION"] = str(workdir / "unsloth")  # it writes there as if it were alone
+    environment = LOOPBACK | environment | {"OMP_NUM_THREADS": str(place.threads)}
     if request.device == "cuda":
         environment[VISIBLE] = cards()[place.rank]
     if request.device == "cpu" and request.spec.model.backend != "unsloth":
