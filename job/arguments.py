@@ -262,7 +262,7 @@ def add_render(commands: Any, spec_help: str) -> None:
     render.add_argument(
         "--parameters", metavar="SIZE", help="weights of the base model, such as 8b (default: from its files or name)"
     )
-    render.add_argument("--gpus", type=int, default=1, help="1; more come in a later version")
+    render.add_argument("--gpus", type=int, metavar="COUNT", help='of the machine, where resources.gpus is "all"')
     some = render.add_argument_group("for some targets", "the others refuse them")
     some.add_argument("--deadline", type=int, metavar="HOURS", help="for all tries together (default: 24)")
     some.add_argument("--namespace", help="of Kubernetes (default: the context's)")

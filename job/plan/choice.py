@@ -19,6 +19,7 @@ from job.spec import JobSpec
 from job.training.methods import METHODS
 
 SAME = 1.01  # times within that are the same: less memory decides
+SHARED = 1.03  # of two cards, what they take longer for their half each; of more it was not measured
 AFTER_FAILURE = 0.6  # of the activations that did not fit
 
 
@@ -104,7 +105,7 @@ class Training:
         """Of a pass over all rows on the cards: the one with the most forward passes of a step decides."""
         planned, passes = self.scheduled(choice.batch.rows), self._passes(choice.batch.rows)
         alone = epoch_seconds(self.spec, self.size, planned, self.card, choice.kept_layers)
-        return alone * math.ceil(passes / self.cards) / passes
+        return alone * math.ceil(passes / self.cards) / passes * (SHARED if self.cards > 1 else 1.0)
 
     def _passes(self, rows: int) -> int:
         return self.rows_a_step // rows

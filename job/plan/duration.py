@@ -75,14 +75,12 @@ def epoch_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card,
     return float((products**BOTH + host**BOTH) ** (1 / BOTH)) * (1 + further)
 
 
-def train_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card, kept_layers: int) -> float:
-    return epoch_seconds(spec, size, planned, card, kept_layers) * planned.epochs
-
-
-def stages(spec: JobSpec, size: ModelSize, data_seconds: float, training_seconds: float) -> list[Stage]:
+def stages(spec: JobSpec, size: ModelSize, data_seconds: float, training_seconds: float, cards: int) -> list[Stage]:
     """Of a run in its order. `data_seconds`: as long as tokenising took here."""
     weights = 2 * size.parameters
     compiled = COMPILE_SECONDS if spec.model.backend == "unsloth" else 0.0
+    if cards > 1:  # processes are started, and the model is loaded there and here again
+        compiled += ENGINE_SECONDS + 2 * weights / LOAD_RATE
     found = [
         Stage("engine", ENGINE_SECONDS),
         Stage("data", data_seconds),

@@ -22,6 +22,7 @@ GPU_CLASSES_GB = (24, 40, 48, 80, 141, 180)
 
 PROCESS_BYTES = 8 * GIB  # Python with torch, CUDA's and the trainer's own, rows, pinned buffers
 SHM_BYTES = 2 * GIB  # counts as memory
+SHM_BYTES_A_GPU, CORES_A_GPU = GIB, 2  # of each further one
 TMP_BYTES = 4 * GIB
 LOG_BYTES = 4 * GIB  # a container's logs and layer count as ephemeral storage, too
 OTHER_DISK_BYTES = 20 * GIB  # rows, caches of compilers
@@ -34,7 +35,7 @@ TOKENIZER_BYTES = 32 << 20
 
 @dataclass(frozen=True)
 class Resources:
-    """One GPU of `gpu_gb` (10^9 bytes, as cards are named); `origin` says how the model's size is known."""
+    """`gpus` of `gpu_gb` each (10^9 bytes, as cards are named); `origin` says how the model's size is known."""
 
     gpu_gb: int
     gpu_needed_bytes: int
@@ -43,6 +44,7 @@ class Resources:
     cpu_request: int
     cpu_limit: int
     origin: str
+    gpus: int = 1
     shm_bytes: int = SHM_BYTES
     tmp_bytes: int = TMP_BYTES
 
@@ -52,14 +54,18 @@ class Resources:
 
     def words(self) -> list[str]:
         """For the head of a file: where the figures come from."""
+        memory = f"GPU memory: {self.gpu_needed_bytes / GB:.1f} GB estimated"
+        if self.gpus == 1:
+            return [f"Base model: {self.origin}.", f"{memory}, a card of {self.gpu_gb} GB or more."]
         return [
             f"Base model: {self.origin}.",
-            f"GPU memory: {self.gpu_needed_bytes / GB:.1f} GB estimated, a card of {self.gpu_gb} GB or more.",
+            f"{memory} on each of {self.gpus} cards, which have {self.gpu_gb} GB or more.",
+            f"Shared memory: {self.shm_bytes // GIB} GiB, by which NCCL hands over what NVLink and PCIe do not.",
         ]
 
 
-def resources(spec: JobSpec, size: ModelSize) -> Resources:
-    """Raises `CapacityError` if no single GPU is large enough."""
+def resources(spec: JobSpec, size: ModelSize, gpus: int = 1) -> Resources:
+    """For training on `gpus`. Raises `CapacityError` if no single one is large enough."""
     needed = least_gpu_bytes(spec, size)
     cards = [gb for gb in GPU_CLASSES_GB if fits(needed, gb * GB)]
     if not cards:
@@ -76,16 +82,21 @@ def resources(spec: JobSpec, size: ModelSize) -> Resources:
         )
     needs = needs_by_stage(spec, size)
     disk = max(need.disk_bytes for need in needs)
-    memory = SHM_BYTES + max(need.ram_bytes for need in needs)
+    shared = SHM_BYTES + (gpus - 1) * SHM_BYTES_A_GPU
+    # Each further card has a process like the run's own beside it while it trains
+    training = sum(need.ram_bytes for need in needs if need.name == "train") * (gpus + 1 if gpus > 1 else 1)
+    memory = shared + max(training, *(need.ram_bytes for need in needs))
     many = bool(spec.export.gguf)  # llama.cpp quantises and evaluates on the cores
     return Resources(
         gpu_gb=cards[0],
         gpu_needed_bytes=needed,
         memory_bytes=_up(memory, MEMORY_STEP_BYTES),
         scratch_bytes=_up(disk * DISK_MARGIN + OTHER_DISK_BYTES, DISK_STEP_BYTES),
-        cpu_request=7 if many else 3,  # one of 8 or 4 is left to the node's own
-        cpu_limit=16 if many else 8,
+        cpu_request=(7 if many else 3) + CORES_A_GPU * (gpus - 1),  # one of 8 or 4 is left to the node's own
+        cpu_limit=(16 if many else 8) + CORES_A_GPU * (gpus - 1),
         origin=size.origin,
+        gpus=gpus,
+        shm_bytes=shared,
     )
 
 

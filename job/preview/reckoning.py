@@ -8,7 +8,7 @@ from functools import cache
 
 from job.plan.cards import CARDS, Card
 from job.plan.choice import Choice, Training
-from job.plan.duration import Stage, stages, train_seconds
+from job.plan.duration import Stage, stages
 from job.plan.gpu_memory import GPU_CONTEXT_BYTES, GpuMemory, activation_budget, fits, gpu_memory, most_tokens
 from job.plan.model_size import ModelSize
 from job.plan.schedule import Schedule, schedule
@@ -63,14 +63,15 @@ def on_card(
     all rows take to tokenise.
     """
     card = CARDS[key]
-    training = Training(spec, size, lambda count: scheduled(count, spec.data.packing), card)
+    cards = spec.resources.known_gpus
+    training = Training(spec, size, lambda count: scheduled(count, spec.data.packing), card, cards)
     choice = training.choose(card.bytes - GPU_CONTEXT_BYTES)
     while not _holds(card, needed := _needed(training, choice)) and (smaller := training.choose_after(choice)):
         choice = smaller  # as a run does it
     if not _holds(card, needed):
         return OnCard(key, card, "no", choice.batch.rows, choice.kept_layers, needed)
     planned = training.scheduled(choice.batch.rows)
-    seconds = train_seconds(spec, size, planned, card, choice.kept_layers)
+    seconds = training.seconds(choice) * planned.epochs
     return OnCard(
         key,
         card,
@@ -79,7 +80,7 @@ def on_card(
         choice.kept_layers,
         needed,
         seconds / planned.steps,
-        tuple(stages(spec, size, data_seconds, seconds)),
+        tuple(stages(spec, size, data_seconds, seconds, cards)),
         prices.get(key, prices.get(ANY)),
     )
 

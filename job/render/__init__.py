@@ -17,7 +17,7 @@ from job.render.image import build, is_local, words_for_nodes
 from job.render.jobset import jobset
 from job.render.kubernetes import job, kueue
 from job.render.options import Options, flag
-from job.render.rendering import Rendering, context, require_remote
+from job.render.rendering import Rendering, context, require_gpus, require_remote
 from job.render.skypilot import skypilot
 from job.render.trainjob import trainjob
 
@@ -60,6 +60,7 @@ def render(raw: bytes, target: str, options: Options) -> str:
     place, task = TARGETS[target], context(raw, options)
     if not place.takes_paths:
         require_remote(task.spec)
+        require_gpus(task)
     return place.render(task)
 
 

@@ -31,7 +31,9 @@ def compose(task: Rendering) -> str:
         "stop_grace_period": f"{GRACE_SECONDS}s",
         "restart": "no",
         "deploy": {
-            "resources": {"reservations": {"devices": [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]}}
+            "resources": {
+                "reservations": {"devices": [{"driver": "nvidia", "count": needs.gpus, "capabilities": ["gpu"]}]}
+            }
         },
     }
     header = [

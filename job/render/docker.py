@@ -46,7 +46,7 @@ def script(task: Rendering, engine: str) -> str:
     needs = task.needs
     options = [
         f"--rm --interactive --name {task.name}",
-        GPU[engine],
+        GPU[engine].replace("-all", f"-{needs.gpus}") if needs.gpus > 1 else GPU[engine],
         "--read-only --cap-drop ALL --security-opt no-new-privileges --volume /scratch --volume /tmp",
         f"--memory {needs.memory_bytes // GIB}g --shm-size {needs.shm_bytes // GIB}g",
         f"--stop-timeout {GRACE_SECONDS} --env TUNEJOB_STOP_SECONDS={STOP_SECONDS} --env AWS_EC2_METADATA_DISABLED=true",  # noqa: E501

@@ -43,7 +43,7 @@ def dstack(task: Rendering) -> str:
                 "cpu": f"{task.cores}..",
                 "memory": f"{needs.memory_bytes // GIB}GB..",
                 "shm_size": f"{needs.shm_bytes // GIB}GB",
-                "gpu": {"vendor": "nvidia", "memory": f"{needs.gpu_gb}GB..", "count": 1},
+                "gpu": {"vendor": "nvidia", "memory": f"{needs.gpu_gb}GB..", "count": needs.gpus},
                 "disk": f"{(needs.ephemeral_bytes + IMAGE_BYTES) // GIB}GB..",
             },
             "spot_policy": "auto",

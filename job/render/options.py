@@ -28,7 +28,7 @@ DIGEST_DIGITS = 10
 NAME_CHARACTERS = 48  # JobSet appends "-node-0-0-" and five more, and takes 63 in all
 DEADLINE_HOURS = 24
 MOST_HOURS = 24 * 365
-MOST_CORES = 1024
+MOST_CORES, MOST_GPUS = 1024, 8
 # Options that only some targets know: the others refuse them.
 PARTICULAR = ("namespace", "queue", "pull_secret", "service_account", "annotation", "egress", "deadline", "source")
 
@@ -51,7 +51,7 @@ class Asked:
     deadline: int | None = None
     source: str | None = None
     parameters: str | None = None
-    gpus: int = 1
+    gpus: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Options:
-    """`cpu` is in cores, `deadline` in hours, `parameters` the number of weights of the base model; names are those of
-    Kubernetes.
+    """`cpu` is in cores, `deadline` in hours, `parameters` the number of weights of the base model, `gpus` those of the
+    machine; names are those of Kubernetes.
     """
 
     image: str = IMAGE
@@ -80,6 +80,7 @@ class Options:
     deadline: int | None = None
     source: Source | None = None
     parameters: int | None = None
+    gpus: int | None = None
 
     def particular(self) -> list[str]:
         """Those of the options that were given which only some targets know."""
@@ -103,13 +104,14 @@ def options(asked: Asked) -> Options:
         if value is not None and not NAMES.fullmatch(value):
             expected = "lower-case letters, digits and hyphens, at most 63"
             faults.append(Fault(f"{flag(name)} is not a name of Kubernetes", found=show(value), expected=expected))
-    for name, most, unit in (("cpu", MOST_CORES, "cores"), ("deadline", MOST_HOURS, "hours")):
+    for name, most, unit in (
+        ("cpu", MOST_CORES, "cores"),
+        ("deadline", MOST_HOURS, "hours"),
+        ("gpus", MOST_GPUS, "GPUs"),
+    ):
         value = getattr(asked, name)
         if value is not None and not 0 < value <= most:
             faults.append(Fault(f"{flag(name)} is out of range", found=str(value), expected=f"1 to {most} {unit}"))
-    if asked.gpus != 1:
-        hint = "Several GPUs come in a later version; a larger model may fit one larger GPU"
-        faults.append(Fault("a job runs on one GPU", found=f"--gpus {asked.gpus}", expected="--gpus 1", hint=hint))
     if asked.parameters is not None and not PARAMETERS.fullmatch(asked.parameters):
         expected = "a number of weights, such as 8b or 135m"
         faults.append(Fault("--parameters is not a size", found=show(asked.parameters), expected=expected))
@@ -120,7 +122,7 @@ def options(asked: Asked) -> Options:
         raise SpecError(*faults)
     return Options(
         image, asked.name, asked.namespace, asked.queue, asked.pull_secret, asked.service_account, dict(notes),
-        tuple(ranges), asked.cpu, asked.deadline, source, parameters_in(asked.parameters),
+        tuple(ranges), asked.cpu, asked.deadline, source, parameters_in(asked.parameters), asked.gpus,
     )  # fmt: skip
 
 

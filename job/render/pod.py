@@ -68,7 +68,7 @@ def _requirements(needs: Resources) -> Json:
     held = {
         "memory": _gibibytes(needs.memory_bytes),
         "ephemeral-storage": _gibibytes(needs.ephemeral_bytes),
-        "nvidia.com/gpu": "1",
+        "nvidia.com/gpu": str(needs.gpus),
     }
     return {"requests": {"cpu": str(needs.cpu_request)} | held, "limits": {"cpu": str(needs.cpu_limit)} | held}
 

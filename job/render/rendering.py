@@ -46,10 +46,22 @@ class Rendering:
 def context(raw: bytes, options: Options) -> Rendering:
     """Raises `SpecError` for a spec that is not valid, `CapacityError` for one that fits no GPU."""
     spec = parse_spec(raw)
-    needs = resources(spec, model_size(spec, options.parameters))
+    needs = resources(spec, model_size(spec, options.parameters), gpus_of(spec, options.gpus))
     if options.cpu:
         needs = replace(needs, cpu_request=options.cpu, cpu_limit=options.cpu)
     return Rendering(raw.decode(), spec, options, needs, job_name(spec, raw, options.name))
+
+
+def gpus_of(spec: JobSpec, chosen: int | None) -> int:
+    """The spec's, or those that were `chosen` for a spec that takes all. Raises `SpecError` for another number than the
+    spec's: it travels as it is.
+    """
+    gpus = spec.resources.gpus
+    if gpus == "all" or chosen in (None, gpus):
+        return chosen or spec.resources.known_gpus
+    hint = f'Write "resources": {{"gpus": {chosen}}} in the spec, or "all" there'
+    raise SpecError(Fault("the spec wants another number of GPUs", where="/resources/gpus", found=f"--gpus {chosen}",
+                          expected=str(gpus), hint=hint))  # fmt: skip
 
 
 def local_paths(spec: JobSpec) -> dict[str, str]:
@@ -72,3 +84,10 @@ def require_remote(spec: JobSpec) -> None:
     ]
     if faults:
         raise SpecError(*faults)
+
+
+def require_gpus(task: Rendering) -> None:
+    """Raises `SpecError` where the file has to say how many GPUs it asks for, and nobody does."""
+    if task.spec.resources.gpus == "all" and task.options.gpus is None:
+        raise SpecError(Fault("the file has to say how many GPUs it asks for", where="/resources/gpus",
+                              found='"all"', expected="--gpus COUNT, or a number in the spec"))  # fmt: skip

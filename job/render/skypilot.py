@@ -45,7 +45,7 @@ def skypilot(task: Rendering) -> str:
         {
             "name": task.name,
             "resources": {
-                "accelerators": {name: 1 for name, gb in ACCELERATORS.items() if gb >= needs.gpu_gb},
+                "accelerators": {name: needs.gpus for name, gb in ACCELERATORS.items() if gb >= needs.gpu_gb},
                 "cpus": f"{task.cores}+",
                 "memory": f"{(needs.memory_bytes + 2 * GIB) // GIB}+",
                 "disk_size": (needs.ephemeral_bytes + SYSTEM_BYTES) // GIB,

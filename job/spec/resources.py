@@ -13,3 +13,8 @@ class ResourcesSpec:
 
     gpus: int | str
     price_per_hour: float | None
+
+    @property
+    def known_gpus(self) -> int:
+        """Of "all" nobody knows before the run: 1, to reckon with."""
+        return self.gpus if isinstance(self.gpus, int) else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Callable, Iterator
 
@@ -113,21 +114,30 @@ def images(documents: list[Document]) -> Faults:
             yield f"{pod.where}: containers of different images: {sorted(own)}"
 
 
-def one_gpu(documents: list[Document]) -> Faults:
-    """Training on several GPUs comes with a later version: until then a second one would be paid for and stay idle."""
-    reason = "more than one GPU is asked for; tunejob trains on one until a later version"
+def gpus(documents: list[Document]) -> Faults:
+    """As many as the spec wants, one where it says nothing, in one pod: others would be paid for and stay idle."""
+    wanted = max((_wanted(document) for document in documents), default=1)
+    reason = f"not the {wanted} GPU in one pod that the spec wants"
     for document in documents:
         for pointer, value in walk(document.get("spec", {})):
             key = pointer.rsplit("/", 1)[-1]
             several = key in ("parallelism", "completions", "numNodes", "numProcPerNode", "replicas") and value not in (1, "auto")
             if several:
                 yield f"{document['kind']}{pointer}: {reason}"
-            if key in ("requests", "limits") and isinstance(value, dict) and _gpus(value) > 1:
+            if key in ("requests", "limits") and isinstance(value, dict) and _gpus(value) not in (0, wanted):
                 yield f"{document['kind']}{pointer}: {reason}"
     for pod in pods(documents):
         count = sum(_gpus(container.get("resources", {}).get("limits", {})) for container in pod.containers)
-        if pod.job is not None and count != 1:
-            yield f"{pod.where}: {reason if count > 1 else 'no GPU is asked for'}"
+        if pod.job is not None and count != wanted:
+            yield f"{pod.where}: {reason if count else 'no GPU is asked for'}"
+
+
+def _wanted(document: Document) -> int:
+    """By the spec that the document holds, if it does."""
+    try:
+        return json.loads(document["data"]["spec.json"])["resources"]["gpus"]
+    except (LookupError, TypeError, ValueError):
+        return 1
 
 
 def _gpus(resources: Document) -> int:
@@ -231,7 +241,7 @@ def queues(documents: list[Document]) -> Faults:
 
 
 RULES: tuple[Callable[[list[Document]], Faults], ...] = (
-    jobs, restricted, images, one_gpu, resources, secrets, names, queues, controllers, deletions, network,
+    jobs, restricted, images, gpus, resources, secrets, names, queues, controllers, deletions, network,
 )  # fmt: skip
 
 

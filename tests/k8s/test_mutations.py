@@ -68,9 +68,9 @@ MUTATIONS: dict[str, tuple[Break, str]] = {
     ),
     "latest": (lambda d: main(d).update(image="ghcr.io/tunejob/tunejob:latest"), "no fixed tag"),
     "no tag": (lambda d: main(d).update(image="ghcr.io/tunejob/tunejob"), "no fixed tag"),
-    "two GPUs": (limit("nvidia.com/gpu", "2"), "trains on one until a later version"),
-    "a GPU and a slice": (limit("nvidia.com/mig-1g.10gb", "1"), "trains on one until a later version"),
-    "two pods": (lambda d: job(d).update(parallelism=2), "trains on one until a later version"),
+    "two GPUs": (limit("nvidia.com/gpu", "2"), "not the 1 GPU in one pod"),
+    "a GPU and a slice": (limit("nvidia.com/mig-1g.10gb", "1"), "not the 1 GPU in one pod"),
+    "two pods": (lambda d: job(d).update(parallelism=2), "not the 1 GPU in one pod"),
     "no GPU": (lambda d: [main(d)["resources"][side].pop("nvidia.com/gpu") for side in ("requests", "limits")], "no GPU is asked for"),
     "no disk limit": (lambda d: main(d)["resources"]["limits"].pop("ephemeral-storage"), "limits lack ephemeral-storage"),
     "volume above the disk": (lambda d: pod(d)["volumes"][1]["emptyDir"].update(sizeLimit="64Gi"), "larger than its ephemeral-storage"),
@@ -142,4 +142,4 @@ def test_a_namespace_on_the_clusters_objects_is_refused(manifests: dict[str, lis
 def test_several_nodes_are_refused(manifests: dict[str, list[Document]], kind: str, key: str) -> None:
     documents = copy.deepcopy(manifests["overlays/trainer"])
     only(documents, kind)["spec"][key]["numNodes"] = 2
-    assert "trains on one until a later version" in "".join(rules.faults(documents))
+    assert "not the 1 GPU in one pod" in "".join(rules.faults(documents))

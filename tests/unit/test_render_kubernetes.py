@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -150,17 +151,66 @@ def test_paths_of_this_machine_are_refused_all_at_once(target: str) -> None:
     assert pointers == ["/model/source", "/data/train/0/source", "/data/held_out/sources/0/source", "/output/uri"]
 
 
-def test_more_than_one_gpu_is_refused_with_the_reason() -> None:
-    for gpus in (0, 2, -1):
-        with pytest.raises(SpecError, match="Several GPUs come in a later version"):
+def test_a_number_of_gpus_that_is_not_the_specs_is_refused() -> None:
+    for gpus in (0, -1, 9):
+        with pytest.raises(SpecError, match="1 to 8 GPUs"):
             rendered(RAW, "job", gpus=gpus)
-    for container in objects(rendered(RAW, "job"))["Job"]["spec"]["template"]["spec"]["containers"]:
-        assert container["resources"]["limits"]["nvidia.com/gpu"] == container["resources"]["requests"]["nvidia.com/gpu"] == "1"
+    with pytest.raises(SpecError, match="the spec wants another number of GPUs"):
+        rendered(RAW, "job", gpus=2)
+    every = with_gpus("all")
+    with pytest.raises(SpecError, match="--gpus COUNT"):
+        rendered(every, "job")
+    assert "${TUNEJOB_GPUS:-all}" in rendered(every, "docker")
+    assert held(objects(rendered(every, "job", gpus=4))["Job"]) == held(objects(rendered(with_gpus(4), "job"))["Job"])
+
+
+def test_gpus_come_with_what_their_processes_need() -> None:
+    """Cards, cores, memory and shared memory; a container of one has what it had."""
+    one, two = (objects(rendered(raw, "job"))["Job"] for raw in (RAW, with_gpus(2)))
+    assert [held(job)["nvidia.com/gpu"] for job in (one, two)] == ["1", "2"]
+    assert int(held(two)["cpu"]) - int(held(one)["cpu"]) == 2
+    assert gibibytes(held(two)["memory"]) > gibibytes(held(one)["memory"])
+    sizes = [
+        next(v["emptyDir"]["sizeLimit"] for v in job["spec"]["template"]["spec"]["volumes"] if v["name"] == "dshm") for job in (one, two)
+    ]
+    assert sizes == ["2Gi", "3Gi"]
+    assert "# Shared memory: 3 GiB" in rendered(with_gpus(2), "job")
+    assert "Shared memory" not in rendered(RAW, "job")
+
+
+def with_gpus(count: int | str) -> bytes:
+    return json.dumps(json.loads(RAW) | {"resources": {"gpus": count}}).encode()
+
+
+def held(job: dict[str, Any]) -> dict[str, str]:
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    requests, limits = container["resources"]["requests"], container["resources"]["limits"]
+    assert requests["nvidia.com/gpu"] == limits["nvidia.com/gpu"]
+    return requests
+
+
+def gibibytes(size: str) -> int:
+    return int(size.removesuffix("Gi"))
+
+
+@pytest.mark.parametrize(
+    ("target", "asked"),
+    [
+        ("docker", "--gpus '${TUNEJOB_GPUS:-2}'"),
+        ("podman", "--device nvidia.com/gpu=all"),
+        ("compose", "count: 2"),
+        *((target, "nvidia.com/gpu: '2'") for target in ("kueue", "jobset", "trainjob", "actions")),
+        ("skypilot", "H200: 2"),
+        ("dstack", "count: 2"),
+    ],
+)
+def test_every_target_asks_for_them(target: str, asked: str) -> None:
+    assert asked in rendered(with_gpus(2), target).replace('"', "'")
 
 
 def test_every_wrong_option_is_reported_at_once() -> None:
     with pytest.raises(SpecError) as refused:
-        rendered(RAW, "job", image="a b", name="A", queue="", parameters="many", gpus=8)
+        rendered(RAW, "job", image="a b", name="A", queue="", parameters="many", gpus=9)
     assert len(refused.value.faults) == 5
 
 
