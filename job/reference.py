@@ -41,7 +41,7 @@ def _keys(prefix: str, schema: Json) -> Iterator[tuple[str, Json, bool]]:
         yield prefix + name, resolved, required
         if "properties" in resolved:
             yield from _keys(f"{prefix}{name}.", resolved)
-        if "properties" in items and not prefix.endswith("held_out."):
+        if "properties" in items and name != "sources":
             yield from _keys(f"{prefix}{name}[].", items)
 
 
@@ -71,7 +71,7 @@ def _value(schema: Json) -> str:
     if "anyOf" in schema:
         return " or ".join(_value(option) for option in schema["anyOf"])
     if schema.get("type") == "array":
-        return f"list of {_value(_resolve(schema['items']))}"
+        return f"list of {_value(_resolve(schema['items']))}" if "items" in schema else "list"
     if schema.get("type") in ("integer", "number"):
         return f"{schema['type']} {_range(schema)}"
     return {"string": "string", "boolean": "true, false", "object": "object"}.get(schema.get("type", ""), "Jinja")

@@ -40,11 +40,11 @@ from job.report.summary import keep_evidence
 from job.seen import look_before_a_run
 from job.source import (
     FetchedModel,
-    FetchedSource,
+    FetchedRows,
     check_config,
     fetch_bases,
-    fetch_data,
     fetch_model_weights,
+    fetch_rows,
     go_offline,
 )
 from job.source.place import pointed
@@ -184,15 +184,14 @@ def stages(run: Run) -> Manifest:
     with run.stage("fetch"):
         if run.push:
             run.push.require_access()
-        train_sources, held_out_sources = fetch_data(spec.data, run.workdir, run.revisions)
-        sources = [*train_sources, *(held_out_sources or [])]
-        run.log("fetch", files=sum(len(source.files) for source in sources))
+        rows = fetch_rows(spec, run.workdir, run.revisions)
+        run.log("fetch", files=sum(len(source.files) for source in rows.sources))
     start_imports()
     with run.stage("engine"):  # before anything imports transformers
         backend = None if trained_before else engine(run)
     with run.stage("data", children=True):
         base, merge_base = fetch_models(run)
-        prepared = prepare(run, train_sources, held_out_sources, base)
+        prepared = prepare(run, rows, base)
         artefacts = Artefacts(run, Delivered.of(run, prepared))
         if trained_before:
             require_same_origin(run, base, prepared)
@@ -201,7 +200,7 @@ def stages(run: Run) -> Manifest:
         fetch_weights(artefacts, base, merge_base)
         go_offline()
     if backend:
-        pin(run, sources, [base, merge_base])
+        pin(run, rows.sources, [base, merge_base])
         train_and_store(run, backend, artefacts, base, merge_base, prepared)
     else:
         recall(artefacts)
@@ -216,10 +215,10 @@ def stages(run: Run) -> Manifest:
             with run.stage("gguf", children=True):
                 make_quants(quants, base.path, merge_base.path)
     with run.stage("publish"):
-        files = store_documents(run, artefacts, prepared, base, sources)
+        files = store_documents(run, artefacts, prepared, base, rows.sources)
         show_on_hub(run)
     files.append(store_statistics(run))
-    manifest = manifest_of(run, artefacts, prepared, base, sources, files)
+    manifest = manifest_of(run, artefacts, prepared, base, rows.sources, files)
     run.lease.require()
     publish(run.store, manifest)
     run.receipts.clear()
@@ -271,10 +270,11 @@ def fetch_models(run: Run) -> tuple[FetchedModel, FetchedModel]:
     return base, merge_base
 
 
-def prepare(run: Run, train: list[FetchedSource], held_out: list[FetchedSource] | None, base: FetchedModel) -> Prepared:
+def prepare(run: Run, rows: FetchedRows, base: FetchedModel) -> Prepared:
     """Rows to token ids; three samples go to the report before anything is paid for."""
     with run.log.bar("data") as bar:
-        prepared = build_dataset(run.spec, train, held_out, base.path, run.workdir, bar.update_total)
+        train, held_out, progress = rows.train, rows.held_out, bar.update_total
+        prepared = build_dataset(run.spec, train, held_out, base.path, run.workdir, progress, beside=rows.beside)
     run.stats.data = prepared.report.document()
     if run.stats.device:  # not known yet where an earlier try has trained; it has kept its plan
         run.stats.planned = asdict(expected(run.spec, base, prepared, run.stats.device))

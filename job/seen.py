@@ -76,7 +76,7 @@ def look(spec: JobSpec) -> Seen:
     for pointer, adapter in spec.model.given if spec.lora else ():
         if "://" not in adapter:
             seen.attempt(look_at_adapter, adapter, spec.lora, pointer, spec.model.adapters is not None)
-    for source, pointer in sources(spec):
+    for source, pointer in spec.sources:
         if "://" not in source.source:
             seen.attempt(_rows, source, pointer, bool(chats), seen)
     return seen
@@ -112,7 +112,7 @@ def look_to_validate(spec: JobSpec, folder: Path) -> Seen:
 def _hub(spec: JobSpec, seen: Seen) -> None:
     """Whether the address of the Hub, where the spec needs it, is one."""
     models = [spec.model.source, spec.model.merge_base or "", *(address for _, address in spec.model.given)]
-    read = [*models, *(source.source for source, _ in sources(spec))]
+    read = [*models, *(source.source for source, _ in spec.sources)]
     if spec.output.hub or any(address.startswith("hf://") for address in read):
         seen.attempt(endpoint)
 
@@ -127,14 +127,8 @@ def paths_read(spec: JobSpec) -> Iterator[tuple[str, str]]:
     """Those of this machine."""
     places = [(spec.model.source, "/model/source"), (spec.model.merge_base or "s3://", "/model/merge_base")]
     places += [(address, pointer) for pointer, address in spec.model.given]
-    places += [(source.source, f"{pointer}/source") for source, pointer in sources(spec)]
+    places += [(source.source, f"{pointer}/source") for source, pointer in spec.sources]
     return ((path, pointer) for path, pointer in places if "://" not in path)
-
-
-def sources(spec: JobSpec) -> Iterator[tuple[SourceSpec, str]]:
-    yield from ((source, f"/data/train/{index}") for index, source in enumerate(spec.data.train))
-    held_out = getattr(spec.data.held_out, "sources", None) or ()
-    yield from ((source, f"/data/held_out/sources/{index}") for index, source in enumerate(held_out))
 
 
 # ----------------------------------------------------------------------------------------------------- rows

@@ -17,7 +17,8 @@ AT_ONCE = 10_000  # sequences
 
 @dataclass(frozen=True)
 class DataReport:
-    """Figures per split as plain dicts, in words which rows are held out, the ids that end an answer, and notes on what
+    """Figures per split as plain dicts (`replay`: general rows that are trained on beside those of `train`; `general`:
+    those that are measured), in words which rows are held out, the ids that end an answer, and notes on what
     the vocabulary made necessary.
     """
 
@@ -26,12 +27,16 @@ class DataReport:
     held_out_words: str
     stop_token_ids: list[int]
     notes: list[str]
+    replay: dict[str, Any] | None = None
+    general: dict[str, Any] | None = None
 
     def document(self) -> dict[str, Any]:
         """The whole report for stats.json."""
         return {
             "train": self.train,
             "held_out": self.held_out,
+            "replay": self.replay,
+            "general": self.general,
             "held_out_words": self.held_out_words,
             "stop_token_ids": self.stop_token_ids,
             "notes": self.notes,
@@ -40,8 +45,8 @@ class DataReport:
     def totals(self) -> dict[str, int]:
         """The figures of one log line."""
         keys = ("rows", "sequences", "tokens", "trained_tokens", "truncated_rows", "dropped_rows", "duplicate_rows")
-        held_out = {"held_out_rows": self.held_out["rows"]} if self.held_out else {}
-        return {key: self.train[key] for key in keys} | held_out
+        splits = {"held_out_rows": self.held_out, "replay_rows": self.replay, "general_rows": self.general}
+        return {key: self.train[key] for key in keys} | {name: split["rows"] for name, split in splits.items() if split}
 
 
 def figures(part: Part) -> dict[str, Any]:

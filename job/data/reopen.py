@@ -1,4 +1,4 @@
-"""Prepared rows on disk, for a process that did not prepare them.
+"""Prepared rows on disk, for a process that did not prepare them, and trains on them.
 
 FOLDER/train/, held_out/      the sequences, as `datasets` stores them: memory-mapped again
 FOLDER/prepared.json          everything else but the tokenizer, which the model's folder has
@@ -19,7 +19,8 @@ from job.errors import Fault, JobError
 from job.host.records import build, encode
 
 RECORD, TRAIN, HELD_OUT, TOKENIZER = "prepared.json", "train", "held_out", "tokenizer"
-RECORDED = [field.name for field in dataclasses.fields(Prepared) if field.name not in (TRAIN, HELD_OUT, TOKENIZER)]
+APART = (TRAIN, HELD_OUT, TOKENIZER, "general")  # the last is of no use in a training
+RECORDED = [field.name for field in dataclasses.fields(Prepared) if field.name not in APART]
 
 
 def save(prepared: Prepared, folder: Path) -> Path:

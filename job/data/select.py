@@ -25,7 +25,7 @@ SLICE = re.compile(r"\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\]$")
 # What is held out where the spec does not say: this part of the rows, within bounds, where there are enough of them.
 FRACTION, FEWEST, MOST, FROM_ROWS = 0.02, 8, 200, 100
 # Separate random streams, so that changing one leaves the others as they were.
-HELD_OUT, WEIGHT, SHUFFLE, SAMPLE = 1, 2, 3, 4
+HELD_OUT, WEIGHT, SHUFFLE, SAMPLE, MIXED = 1, 2, 3, 4, 6
 
 
 def row_range(source: SourceSpec, rows: int) -> range:
@@ -99,6 +99,12 @@ def weighted(rows: Index, weight: float, seed: int, source: int) -> Index:
 def shuffled(rows: Index, seed: int) -> Index:
     order: Index = _random(seed, SHUFFLE).permutation(len(rows))
     return rows[order]
+
+
+def mixed(sequences: int, seed: int) -> Index:
+    """An order of so many sequences of two kinds that stand behind each other."""
+    order: Index = _random(seed, MIXED).permutation(sequences)
+    return order
 
 
 def _random(seed: int, stream: int) -> Any:

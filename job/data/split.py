@@ -42,7 +42,7 @@ def split(spec: JobSpec, table: Table, own: Table | None, notes: list[str]) -> t
         shared = int(np.isin(own.digests, table.digests).sum())
         if shared:
             notes.append(f"{shared} of {len(own.digests)} held-out sequences are also in the training data")
-        held_out = _in_order(own, np.unique(own.rows))
+        held_out = in_order(own)
         return _part(spec, table, rows), held_out, f"{len(held_out.rows)} rows of data.held_out.sources are held out"
     asked, drawn_from = spec.data.held_out, rows
     if asked == "auto":
@@ -56,7 +56,7 @@ def split(spec: JobSpec, table: Table, own: Table | None, notes: list[str]) -> t
     by_default = " by default" if spec.data.held_out == "auto" else ""
     words = f"{len(chosen)} of {len(rows)} rows are held out{by_default}, drawn by training.seed {spec.training.seed}"
     notes += [words] if by_default else []
-    return _part(spec, table, left), _in_order(table, chosen), words
+    return _part(spec, table, left), in_order(table, chosen), words
 
 
 def _different(table: Table, rows: Index) -> Index:
@@ -84,7 +84,11 @@ def _part(spec: JobSpec, table: Table, rows: Index) -> Part:
     return Part(table, rows, _training_order(spec, table, rows))
 
 
-def _in_order(table: Table, rows: Index) -> Part:
+def in_order(table: Table, rows: Index | None = None) -> Part:
+    """Those rows, or all, once each."""
+    import numpy as np
+
+    rows = np.unique(table.rows) if rows is None else rows
     return Part(table, rows, table.sequences_of(rows))
 
 

@@ -12,7 +12,17 @@ from job.evaluation.choices import log_probabilities
 from job.evaluation.generate import answered, spoken
 from job.evaluation.loss import losses_of
 from job.evaluation.margins import Margins
-from job.evaluation.scores import Figures, Rows, Wanted, answer_rows, choice_rows, figures, loss_rows, margin_rows
+from job.evaluation.scores import (
+    Figures,
+    Rows,
+    Wanted,
+    answer_rows,
+    choice_rows,
+    figures,
+    general_rows,
+    loss_rows,
+    margin_rows,
+)
 
 if TYPE_CHECKING:
     from job.data.build import Prepared, Question
@@ -70,6 +80,8 @@ def assess(
     asked = questions if wanted.answers else []
     compared = questions if wanted.choices else []
     bar.total = len(held_out) * (2 if margins_of else 1) + len(compared) + len(asked) + len(prepared.questions)
+    general = prepared.general if prepared.general is not None else []
+    bar.total += len(general)
     progress, rows = _Progress(bar), dict[str, Rows]()
     if prepared.held_out is not None:
         rows |= loss_rows(losses_of(model, held_out, batch_rows, pad, progress.part))
@@ -77,6 +89,9 @@ def assess(
         if margins_of is not None:
             rows |= margin_rows(margins_of(model, held_out, progress.part))
             progress.end(len(held_out))
+    if prepared.general is not None:
+        rows |= general_rows(losses_of(model, general, batch_rows, pad, progress.part))
+        progress.end(len(general))
     likely = log_probabilities(model, compared, batch_rows, pad)
     progress.end(len(compared))
     answers, said = _answers(model, prepared, asked, spec, heard, progress)

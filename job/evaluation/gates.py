@@ -46,13 +46,13 @@ class Bound:
 def bounds(gates: Sequence[GateSpec], name: str, base: Figures, found: Figures) -> Iterator[Bound]:
     """Each bound that is to hold for `name`, whose figures by metric are `found`; `base`: those of the base."""
     for index, gate in enumerate(gates):
-        if gate.holds_for(name) and (name == "trained" or METRICS[gate.metric].of_margin is None):
+        if gate.holds_for(name) and (name == "trained" or not METRICS[gate.metric].trained_alone):
             yield from _bounds(gate, f"/evaluation/gates/{index}", name, base, found)
 
 
 def check_gates(gates: Sequence[GateSpec], name: str, base: Figures, found: Figures) -> None:
     """Compares the figures, by metric, of the base and of `name`: the trained model or an artefact. Figures of
-    pairs are of the trained model alone.
+    pairs and of general rows are of the trained model alone.
 
     Raises `GateError` naming every bound that is to hold for it and does not, or cannot be computed.
     """

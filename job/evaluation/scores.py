@@ -73,6 +73,11 @@ def loss_rows(losses: Rows) -> dict[str, Rows]:
     return {metric.name: losses for metric in (HELD_OUT_LOSS, PERPLEXITY)}
 
 
+def general_rows(losses: Rows) -> dict[str, Rows]:
+    """By metric, of nats and tokens of each general row."""
+    return {metric.name: losses for metric in METRICS.values() if metric.of_general}
+
+
 def margin_rows(margins: Sequence[Sequence[float]]) -> dict[str, Rows]:
     """By metric, what each preferred answer adds: the mean of its reward margins."""
     return {

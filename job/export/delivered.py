@@ -88,13 +88,14 @@ class Delivered:
 
     def beside(self, found: Assessment, loss: float) -> Figures:
         """Those figures of a whole model in training, from its assessment and its loss on the compared rows."""
+        general = figures({name: counts for name, counts in found.rows.items() if METRICS[name].of_general})
         if not self.compared.held_out:
-            return {TRAIN_LOSS: round(loss, DIGITS)}
+            return {TRAIN_LOSS: round(loss, DIGITS)} | general
         _, questions = asked_questions(self.prepared)
         rows = {name: counts[: len(questions)] for name, counts in found.rows.items() if METRICS[name].needs_rows}
         if self.compared.whole:
             rows |= {name: counts for name, counts in found.rows.items() if METRICS[name].of_margin is not None}
-        return figures(loss_rows([(loss, 1.0)]) | rows)
+        return figures(loss_rows([(loss, 1.0)]) | rows) | general
 
     def note(self, name: str, figures: Figures) -> None:
         self.run.stats.delivered["artefacts"][name] = figures

@@ -20,7 +20,7 @@ from job.preview.light import without_torch
 from job.preview.reckoning import ANY, OnCard, Scheduler, on_card, scheduler
 from job.preview.rows import Rows, see_rows
 from job.seen import look_to_validate
-from job.source import fetch_bases, fetch_data
+from job.source import fetch_bases, fetch_beside, fetch_data
 from job.source.model_config import check_values
 from job.spec import JobSpec
 from job.training.methods import METHODS
@@ -141,8 +141,9 @@ def make_plan(spec: JobSpec, asked: Asked, workdir: Path, log: Log) -> Plan:
         train, held_out = fetch_data(spec.data, workdir)  # datasets takes a torch that is hidden for one that is there
         with without_torch(asked.alone):
             base, _ = fetch_bases(spec, workdir, check_values)
+        beside = fetch_beside(spec, workdir)
         with log.bar("data") as bar:
-            rows = see_rows(spec, train, held_out, base.path, workdir, bar.update_total, asked.sample)
+            rows = see_rows(spec, train, held_out, base.path, workdir, bar.update_total, asked.sample, beside)
     except ModuleNotFoundError as error:
         hint = "Install locks/plan.txt, which has all that a plan needs, without torch"
         raise InputError(

@@ -19,7 +19,7 @@ from job.spec import HeldOutSpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from job.source import FetchedSource
+    from job.source import Beside, FetchedSource
     from job.spec import JobSpec
 
 SURE = 1.96  # standard errors to either side hold the true figure in 19 of 20 samples
@@ -66,6 +66,7 @@ class Rows:
     truncated: list[str]
     dropped: list[str]
     notes: list[str]
+    replay_sequences: Estimate | None
     samples: tuple[str, ...]
     has_template: bool
 
@@ -78,6 +79,7 @@ def see_rows(
     workdir: Path,
     progress: Callable[[int, int | None], None],
     sample: int | None,
+    beside: Beside,
 ) -> Rows:
     """The rows through the data stage of a run, `sample` of them if that is fewer. Raises as that does."""
     whole = sum(len(Selection(source)) for source in train)
@@ -85,7 +87,7 @@ def see_rows(
     part = sample if sample and sample < whole else None
     asked = spec if part is None else _measuring_nothing(spec)
     start = time.monotonic()
-    prepared = build_dataset(asked, train, held_out, model_dir, workdir, progress, part)
+    prepared = build_dataset(asked, train, held_out, model_dir, workdir, progress, part, beside)
     seconds = time.monotonic() - start
     return _rows(spec, prepared, whole, own, seconds)
 
@@ -131,9 +133,18 @@ def _rows(spec: JobSpec, prepared: Prepared, whole: int, own: int | None, second
         truncated=train["truncated_examples"],
         dropped=train["dropped_examples"],
         notes=[note for note in prepared.report.notes if note != words],
+        replay_sequences=_replayed(prepared, rows),
         samples=first_samples(prepared),
         has_template=bool(prepared.tokenizer.chat_template),
     )
+
+
+def _replayed(prepared: Prepared, rows: Estimate) -> Estimate | None:
+    """How many general sequences of an epoch are mixed in: as many for each row as among those that were read."""
+    if prepared.report.replay is None:
+        return None
+    each = prepared.report.replay["sequences"] / prepared.report.train["rows"]
+    return Estimate(*(round(each * count) for count in (rows.expected, rows.low, rows.high)))
 
 
 def _held_out(spec: JobSpec, prepared: Prepared, read: int, whole: int, own: int | None) -> tuple[Estimate, str]:

@@ -103,6 +103,8 @@ def _rows(rows: Rows) -> Iterator[str]:
     else:
         yield f"read: a sample of {rows.read_rows:,} of {rows.whole_rows:,} rows; bounds hold in 19 of 20 samples"
     yield f"trained on: {_count(rows.rows)} rows, {_count(rows.sequences)} sequences an epoch"
+    if rows.replay_sequences is not None:
+        yield f"of these general ones, mixed in by data.replay: {_count(rows.replay_sequences)} sequences"
     yield f"tokens an epoch: {_count(rows.tokens)}, of which {_count(rows.trained_tokens)} are learned"
     yield f"longest: {rows.longest_tokens:,} tokens"
     yield f"cut to max_seq_length: {_count(rows.truncated_rows)}{_named(rows.truncated)}"

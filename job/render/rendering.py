@@ -66,11 +66,9 @@ def gpus_of(spec: JobSpec, chosen: int | None) -> int:
 
 def local_paths(spec: JobSpec) -> dict[str, str]:
     """Pointer → path of everything that the spec reads or writes on this machine's disk."""
-    held_out = spec.data.held_out_sources or ()
     places: dict[str, str | None] = {"/model/source": spec.model.source, "/model/merge_base": spec.model.merge_base}
     places |= dict(spec.model.given)
-    places |= {f"/data/train/{index}/source": source.source for index, source in enumerate(spec.data.train)}
-    places |= {f"/data/held_out/sources/{index}/source": source.source for index, source in enumerate(held_out)}
+    places |= {f"{pointer}/source": source.source for source, pointer in spec.sources}
     places |= {"/output/uri": spec.output.uri, "/output/checkpoints/uri": spec.output.checkpoints.uri}
     return {pointer: path for pointer, path in places.items() if path is not None and "://" not in path}
 

@@ -35,6 +35,7 @@ FIGURES = {
     "exact_match": "exact match",
     "preference_accuracy": "preference accuracy",
     "reward_margin": "reward margin",
+    "general_loss": "loss on general rows",
     "kl": "KL from the trained model",
 }
 

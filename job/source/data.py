@@ -44,12 +44,12 @@ def fetch_data(
     code or points out of itself, `TransientError` for the network.
     """
     folder = workdir.resolve() / "data"
-    train = [_fetch(s, f"/data/train/{i}", folder / f"train-{i}", revisions) for i, s in enumerate(spec.train)]
+    train = [fetch_source(s, f"/data/train/{i}", folder / f"train-{i}", revisions) for i, s in enumerate(spec.train)]
     asked = spec.held_out_sources
     if asked is None:
         return train, None
     return train, [
-        _fetch(s, f"/data/held_out/sources/{i}", folder / f"held-out-{i}", revisions) for i, s in enumerate(asked)
+        fetch_source(s, f"/data/held_out/sources/{i}", folder / f"held-out-{i}", revisions) for i, s in enumerate(asked)
     ]
 
 
@@ -65,7 +65,8 @@ def fetch_glimpse(spec: SourceSpec, pointer: str, workdir: Path) -> tuple[Fetche
     return FetchedSource(spec, pointer, tuple(folder / name for name in seen), origin.revision, ""), seen == names
 
 
-def _fetch(spec: SourceSpec, pointer: str, folder: Path, revisions: Mapping[str, str]) -> FetchedSource:
+def fetch_source(spec: SourceSpec, pointer: str, folder: Path, revisions: Mapping[str, str]) -> FetchedSource:
+    """The source at `pointer`, its files in `folder`. Raises as `fetch_data` does."""
     with pointed(f"{pointer}/source"):
         origin, chosen = _chosen(spec, pointer, folder, at_revision(spec.source, revisions.get(pointer)))
         origin.stage(chosen, folder)

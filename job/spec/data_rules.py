@@ -31,6 +31,16 @@ def sources_of(document: Json) -> Iterator[tuple[str, Json]]:
             yield f"{place}/{index}", source
 
 
+def beside_sources_of(document: Json) -> Iterator[tuple[str, Json]]:
+    """The same of the general rows that are mixed in, and of those on which forgetting is measured."""
+    for section, key in (("data", "replay"), ("evaluation", "forgetting")):
+        part = document.get(section)
+        about = part.get(key) if isinstance(part, dict) else None
+        sources = about.get("sources") if isinstance(about, dict) else None
+        for index, source in enumerate(sources if isinstance(sources, list) else ()):
+            yield f"/{section}/{key}/sources/{index}", source
+
+
 def held_out_sources(data: Json) -> Any:
     """Those that the section `data` names; none where held-out rows are drawn, or there are none."""
     held_out = data.get("held_out")
@@ -162,12 +172,16 @@ def held_out_is_not_train(document: Json) -> Iterator[Fault]:
     def rows(source: Json) -> tuple[str, str, str]:
         return source["source"], source.get("subset", ""), source.get("split", "train")
 
-    trained = {rows(source) for source in document["data"]["train"]}
-    for pointer, source in sources_of(document):
-        if pointer.startswith("/data/held_out/") and rows(source) in trained:
-            expected = "other rows than those of data.train"
+    beside = list(beside_sources_of(document))
+    replayed = [source for pointer, source in beside if pointer.startswith("/data/")]
+    trained = {rows(source) for source in [*document["data"]["train"], *replayed]}
+    measured = [(pointer, source) for pointer, source in sources_of(document) if pointer.startswith("/data/held_out/")]
+    measured += [(pointer, source) for pointer, source in beside if not pointer.startswith("/data/")]
+    for pointer, source in measured:
+        if rows(source) in trained:
+            expected = "other rows than those that are trained on"
             yield Fault(
-                "held-out rows must not be trained on",
+                "rows that are measured must not be trained on",
                 where=pointer,
                 found=show(source["source"]),
                 expected=expected,

@@ -31,7 +31,7 @@ def needs_held_out(document: Json) -> Iterator[Fault]:
             "exact match needs held-out rows", "/evaluation/exact_match_rows", evaluation["exact_match_rows"]
         )
     for index, gate in enumerate(evaluation.get("gates", [])):
-        if not METRICS[gate["metric"]].needs_rows:
+        if not (METRICS[gate["metric"]].needs_rows or METRICS[gate["metric"]].of_general):
             yield _no_held_out("a gate needs held-out rows", f"/evaluation/gates/{index}", gate["metric"])
 
 
@@ -129,17 +129,18 @@ def gates_of_what_is_delivered(document: Json) -> Iterator[Fault]:
 
 
 def gates_on_pairs(document: Json) -> Iterator[Fault]:
-    """Figures of pairs are those of a method that learns from pairs, and of the trained model alone."""
+    """Figures of pairs are those of a method that learns from pairs, and like that of general rows of the trained model
+    alone.
+    """
     method = method_of(document)
     for index, gate in enumerate(document.get("evaluation", {}).get("gates", [])):
-        if METRICS[gate["metric"]].of_margin is None:
-            continue
-        if method.rewards is None:
+        metric = METRICS[gate["metric"]]
+        if metric.of_margin is not None and method.rewards is None:
             yield Fault("this figure is measured on pairs of answers", where=f"/evaluation/gates/{index}/metric",
                         found=f"{show(gate['metric'])} with method {method.name}",
                         expected="a method that learns from pairs, such as dpo")  # fmt: skip
         for place, name in enumerate(gate.get("of", [])):
-            if name != "trained":
+            if name != "trained" and metric.trained_alone:
                 yield Fault("this figure is measured of the trained model alone",
                             where=f"/evaluation/gates/{index}/of/{place}", found=show(name),
                             expected='"trained"; held_out_loss is measured of all that is delivered')  # fmt: skip

@@ -24,6 +24,7 @@ from job.spec.resources import ResourcesSpec
 from job.spec.rules import cross_faults
 from job.spec.strict import faults_of_schema, inspect_json, natural, one_per_place
 
+GENERAL = "general"  # instead of sources: the general rows that come with tunejob
 TRACKERS_IN_IMAGE = ("tensorboard",)  # whose packages are in the locks
 
 Json = dict[str, Any]
@@ -74,6 +75,14 @@ class HeldOutSpec:
 
 
 @dataclass(frozen=True)
+class ReplaySpec:
+    """General rows that are mixed into the training: `fraction` of its sequences."""
+
+    fraction: float
+    sources: tuple[SourceSpec, ...] | Literal["general"]
+
+
+@dataclass(frozen=True)
 class DataSpec:
     train: tuple[SourceSpec, ...]
     held_out: HeldOutSpec | Literal["auto", False]
@@ -82,6 +91,7 @@ class DataSpec:
     packing: bool
     shuffle: bool
     max_untrained_fraction: float
+    replay: ReplaySpec | None = None
 
     @property
     def held_out_sources(self) -> tuple[SourceSpec, ...] | None:
@@ -160,6 +170,13 @@ class GateSpec:
 
 
 @dataclass(frozen=True)
+class ForgettingSpec:
+    """General rows whose loss is measured before and after."""
+
+    sources: tuple[SourceSpec, ...] | Literal["general"]
+
+
+@dataclass(frozen=True)
 class EvaluationSpec:
     prompts: tuple[str, ...]
     max_new_tokens: int
@@ -169,6 +186,7 @@ class EvaluationSpec:
     json_schema: dict[str, Any] | None
     choices: tuple[str, ...] | None
     max_minutes: float | None
+    forgetting: ForgettingSpec | None
     gates: tuple[GateSpec, ...]
 
 
@@ -220,6 +238,22 @@ class JobSpec:
     resources: ResourcesSpec
     output: OutputSpec
     resolved: Json = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def sources(self) -> list[tuple[SourceSpec, str]]:
+        """Every source of rows that the spec names, with its pointer."""
+        replay, forgetting = self.data.replay, self.evaluation.forgetting
+        named = {
+            "/data/train": self.data.train,
+            "/data/held_out/sources": self.data.held_out_sources,
+            "/data/replay/sources": replay.sources if replay else None,
+            "/evaluation/forgetting/sources": forgetting.sources if forgetting else None,
+        }
+        return [
+            (source, f"{pointer}/{index}")
+            for pointer, sources in named.items()
+            for index, source in enumerate(sources if isinstance(sources, tuple) else ())
+        ]
 
     @property
     def artefacts(self) -> list[str]:

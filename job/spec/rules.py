@@ -10,7 +10,14 @@ from typing import Any
 from job.errors import Fault
 from job.gguf.types import TYPES
 from job.spec.adapters import combines, goes_on
-from job.spec.data_rules import address_faults, held_out_is_not_train, source_faults, sources_of
+from job.spec.beside_rules import gates_on_forgetting, replay, rows_beside
+from job.spec.data_rules import (
+    address_faults,
+    beside_sources_of,
+    held_out_is_not_train,
+    source_faults,
+    sources_of,
+)
 from job.spec.evaluation_rules import (
     exact_match,
     gate_bounds,
@@ -39,7 +46,7 @@ def cross_faults(document: Json, broken: list[Fault]) -> list[Fault]:
 
     faults = [fault for rule, places in RULES if sound(*places) for fault in rule(document)]
     if sound("/data/held_out"):
-        for pointer, source in sources_of(document):
+        for pointer, source in [*sources_of(document), *beside_sources_of(document)]:
             if sound(pointer):
                 faults += source_faults(pointer, source)
     return faults
@@ -282,5 +289,8 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (_imatrix, ("/export/gguf", "/export/imatrix")),
     (_lora_gguf, ("/lora", "/export/lora_gguf")),
     (_gguf_limits, ("/export/gguf", "/export/limits")),
-    (held_out_is_not_train, ("/data/train", "/data/held_out")),
+    (held_out_is_not_train, ("/data/train", "/data/held_out", "/data/replay", "/evaluation/forgetting")),
+    (rows_beside, ("/data/replay", "/evaluation/forgetting")),
+    (replay, ("/data/replay", "/data/shuffle", "/training/method")),
+    (gates_on_forgetting, ("/evaluation",)),
 )

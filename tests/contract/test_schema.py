@@ -215,6 +215,12 @@ RULES: list[Json] = [
         {"/evaluation/gates": [{"metric": "preference_accuracy", "rise_at_most": 0.1}]},
         {"/evaluation/gates": [{"metric": "reward_margin", "rise_at_most": 0.1}]},
         {"/evaluation/gates": [{"metric": "reward_margin", "at_least": 0, "of": ["adapter"]}]})),
+    {"/data/replay": {"fraction": 0.1}, "/data/shuffle": False}, PAIRS_OF_ROWS | {"/data/replay": {"fraction": 0.1}},
+    {"/data/replay": {"fraction": 0.1, "sources": [{"source": "x", "format": "kto"}]}},
+    {"/evaluation/forgetting": {"sources": [{"source": "x", "format": "preference"}]}},
+    {"/evaluation/gates": [{"metric": "general_loss", "rise_at_most": 0.1}]},
+    *({"/evaluation": {"forgetting": {}, "gates": [{"metric": "general_loss"} | gate]}} for gate in (
+        {"at_most": 0}, {"rise_at_most": 0.1, "of": ["adapter"]})),
     *({"/export/gguf": [name]} for name, kind in TYPES.items() if kind.needs_imatrix),
 ]  # fmt: skip
 GOOD: list[Json] = [
@@ -231,6 +237,9 @@ GOOD: list[Json] = [
     {"/export/gguf": [name for name, kind in TYPES.items() if not kind.needs_imatrix]},
     HELD_OUT | {"/evaluation/gates": [{"metric": "exact_match", "at_least": 1, "at_most": 1, "gain_at_least": 1}]},
     HELD_OUT | CHOICE | {"/evaluation/gates": [{"metric": "choice", "at_least": 0.5, "of": ["trained"]}]},
+    {"/evaluation": {"forgetting": {}, "gates": [{"metric": "general_loss", "rise_at_most": 0.1, "of": ["trained"]}]}},
+    PAIRS_OF_ROWS | {"/evaluation/forgetting": {"sources": [{"source": "x", "format": "messages"}]}},
+    {"/data/replay": {"fraction": 0.1, "sources": [{"source": "x", "format": "text"}]}},
     HELD_OUT | {"/evaluation/metrics": ["bleu"], "/evaluation/gates": [{"metric": "bleu", "at_least": 30, "gain_at_least": 5}]},
 ]  # fmt: skip
 
@@ -313,9 +322,7 @@ PAIRS = list({cls: (cls, schema) for cls, schema in pairs(JobSpec, job_schema())
 
 
 def test_every_section_has_its_dataclass() -> None:
-    sections = [
-        p for p, s in JOB.items() if "properties" in s and not p.startswith("/data/held_out/sources") and not p.endswith("/columns")
-    ]
+    sections = [p for p, s in JOB.items() if "properties" in s and "/sources" not in p and not p.endswith("/columns")]
     assert len(PAIRS) == len(sections) + 1
 
 

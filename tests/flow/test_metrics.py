@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,17 @@ import pytest
 
 from job.evaluation.metrics import METRICS
 from job.ledger.manifest import read_manifest
+from job.source import beside
 from job.store import open_store
 from tests.flow.running import Result, run_tiny, valid_stats
 from tests.tiny import tiny_dir
 
 pytestmark = pytest.mark.slow
+ROWS_OF_TUNEJOB = Path(beside.__file__).with_name("general")
 LETTERS = ["A", "B", "C"]
 ROWS = 12
-MEASURED = {name for name, metric in METRICS.items() if metric.of_margin is None}
+DELIVERED = {name for name, metric in METRICS.items() if not metric.trained_alone}
+MEASURED = {*DELIVERED, "general_loss"}
 ABOUT_ROWS = [name for name, metric in METRICS.items() if metric.needs_rows]
 OPTIONS = {"regex": '"name": "([a-z]+)"', "json_schema": {"type": "object", "required": ["name"]}, "choices": LETTERS}
 
@@ -36,8 +40,9 @@ def run(folder: Path, **evaluation: Any) -> Result:
         folder,
         {
             "/model/precision": "16bit",
+            "/data/replay": {"fraction": 0.25},
             "/data/held_out": {"sources": [{"source": str(held_out), "format": "messages"}]},
-            "/evaluation": {"prompts": ["Hello."], "max_new_tokens": 6, "exact_match_rows": ROWS, **evaluation},
+            "/evaluation": {"prompts": ["Hello."], "max_new_tokens": 6, "exact_match_rows": ROWS, "forgetting": {}, **evaluation},
         },
     )
 
@@ -45,7 +50,8 @@ def run(folder: Path, **evaluation: Any) -> Result:
 @pytest.fixture(scope="module")
 def every(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     folder = tmp_path_factory.mktemp("every")
-    gates = [{"metric": "chrf", "gain_at_least": -100}, {"metric": "choice", "at_least": 0, "of": ["trained"]}]
+    gates = [{"metric": "chrf", "gain_at_least": -100}, {"metric": "choice", "at_least": 0, "of": ["trained"]},
+             {"metric": "general_loss", "rise_at_most": 10}]  # fmt: skip
     result = run(folder, metrics=ABOUT_ROWS, max_minutes=10, gates=gates, **OPTIONS)
     assert result.exit_code == 0, result.stdout[-3000:] + result.stderr[-2000:]
     return folder / "out", result
@@ -95,11 +101,41 @@ def test_choice_is_what_the_base_itself_finds_likeliest(every: tuple[Path, Resul
     assert (evaluation["differences"]["choice"]["rows"], evaluation["differences"]["choice"]["of"]) == (ROWS // 2, ROWS)
 
 
+def test_forgetting_is_measured_on_general_rows_that_are_not_trained_on(every: tuple[Path, Result]) -> None:
+    """As transformers itself has the loss of the base on them."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    output, result = every
+    stats = valid_stats(output / "stats.json")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_dir(), dtype=torch.float32), AutoTokenizer.from_pretrained(tiny_dir())
+    nats, tokens = 0.0, 0
+    for line in (ROWS_OF_TUNEJOB / "forgetting.jsonl").read_text("utf-8").splitlines():
+        asked, answer = [{"role": "user", "content": json.loads(line)["instruction"]}], json.loads(line)["output"]
+        prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+        ids = [*prompt, *tokenizer(f"{answer}<|im_end|>", add_special_tokens=False).input_ids][:128]
+        labels = [-100] * len(prompt) + ids[len(prompt) :]
+        with torch.no_grad():
+            loss = model(torch.tensor([ids]), labels=torch.tensor([labels])).loss
+        nats, tokens = nats + float(loss) * (len(ids) - len(prompt)), tokens + len(ids) - len(prompt)
+    assert stats["evaluation"]["base"]["general_loss"] == pytest.approx(nats / tokens, abs=1e-4)
+    assert stats["evaluation"]["differences"]["general_loss"]["rows"] == 64
+    data, (said,) = stats["data"], result.named("data")[-1:]
+    assert (data["general"]["rows"], data["general"]["also_trained"]) == (64, 0)
+    assert data["replay"]["sequences"] == said["replay_rows"] == round(data["train"]["sequences"] / 3)
+    sources = {source["source"] for source in read_manifest(open_store(str(output))).data}
+    assert "general" in sources
+    for page in (output / "README.md", output / "report" / "summary.md", output / "report" / "report.html"):
+        assert "Loss on general rows" in page.read_text("utf-8")
+    (gate,) = re.findall('name="([^"]*general rows[^"]*)"', (output / "report" / "gates.junit.xml").read_text("utf-8"))
+    assert gate == "the trained model: loss on general rows above the base by at most 10"
+
+
 def test_the_adapter_is_measured_on_the_answers_it_gives_anyway(every: tuple[Path, Result]) -> None:
     stats = valid_stats(every[0] / "stats.json")
     found = stats["delivered"]["artefacts"]
     assert stats["delivered"]["rows"]["unanswered"] == []
-    assert set(found["adapter"]) == {*MEASURED, "kl", "same_top_token"} - {"choice"}, "nothing more is asked"
+    assert set(found["adapter"]) == {*DELIVERED, "kl", "same_top_token"} - {"choice"}, "nothing more is asked"
     assert found["adapter"]["chrf"] == pytest.approx(found["trained"]["chrf"], abs=1e-6)
     assert found["trained"]["choice"] == stats["evaluation"]["trained"]["choice"]
 
@@ -148,7 +184,7 @@ def test_what_there_was_no_time_for_is_said_and_nothing_is_made_up(tmp_path: Pat
     notes = [event["text"] for event in result.named("note") if "answered" in event["text"]]
     assert notes == [f"0 of {ROWS} held-out rows answered within evaluation.max_minutes"] * 2
     stats = valid_stats(tmp_path / "out" / "stats.json")
-    assert set(stats["evaluation"]["trained"]) == {"held_out_loss", "perplexity", "choice"}
+    assert set(stats["evaluation"]["trained"]) == {"held_out_loss", "perplexity", "choice", "general_loss"}
     assert stats["delivered"]["rows"]["unanswered"] == list(range(ROWS))
     assert "exact_match" not in stats["delivered"]["artefacts"]["adapter"]
     assert [answer["reference"] for answer in all_answers(tmp_path / "out")] == [None], "the spec's prompt is answered all the same"

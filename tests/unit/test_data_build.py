@@ -16,7 +16,7 @@ from job.data.build import Prepared, build_dataset
 from job.data.worker.tokenise import pieces
 from job.errors import InputError
 from job.report.samples import write_samples
-from job.source import FetchedSource
+from job.source import Beside, FetchedSource, fetch_beside
 from tests.data_rows import Row, byte_tokenizer_dir, fetched, job_spec, prepare, turns, write_rows
 from tests.smollm2 import model_dir
 
@@ -139,6 +139,78 @@ def test_held_out_sources_of_their_own(tmp_path: Path) -> None:
     assert numbers(prepared.held_out, prepared) == [4, 5, 6, 7]
     assert prepared.report.notes == ["2 of 4 held-out sequences are also in the training data"]
     assert [(q.text, q.reference) for q in prepared.exact_match] == [("n", " 4"), ("n", " 5"), ("n", " 6")]
+
+
+def mixed(folder: Path, fraction: float, general: int, rows: int = 40) -> Prepared:
+    """`rows` of the task and `general` ones from 100 on, of which the first four are measured too."""
+    folder.mkdir()
+    paths = [write_rows(folder / name, found) for name, found in (
+        ("task.jsonl", numbered(rows)), ("replay.jsonl", numbered(general, 100)), ("measured.jsonl", numbered(4, 100)))]  # fmt: skip
+    task, replayed, measured = ({"source": str(path), "format": "prompt_completion"} for path in paths)
+    spec = job_spec([task], replay={"fraction": fraction, "sources": [replayed]}, evaluation={"forgetting": {"sources": [measured]}},
+                    shuffle=True)  # fmt: skip
+    return build_dataset(
+        spec, fetched(spec, paths[:1]), None, byte_tokenizer_dir(), folder, lambda *_: None, beside=fetch_beside(spec, folder)
+    )
+
+
+def test_general_rows_are_mixed_in_by_the_seed_and_never_those_that_are_measured(tmp_path: Path) -> None:
+    prepared = mixed(tmp_path / "first", 0.2, general=30)
+    found = numbers(prepared.train, prepared)
+    assert sorted(n for n in found if n < 100) == list(range(40))
+    general = [n for n in found if n >= 100]
+    assert len(general) == len(set(general)) == 10
+    assert set(general) <= set(range(104, 130))
+    assert found != sorted(found)
+    assert max(map(found.index, general)) - min(map(found.index, general)) > 20, "among the task's, not behind them"
+    assert numbers(prepared.general, prepared) == [100, 101, 102, 103]
+    report = prepared.report.document()
+    assert (report["train"]["rows"], report["replay"]["rows"], report["general"]["rows"], report["general"]["also_trained"]) == (
+        40,
+        10,
+        4,
+        0,
+    )
+    assert report["notes"] == [
+        "4 general rows are not mixed in: exact copies of rows that are measured",
+        "10 of the 50 training sequences of an epoch are general ones (data.replay)",
+    ]
+    again = mixed(tmp_path / "again", 0.2, general=30)
+    assert (numbers(again.train, again), again.digest) == (found, prepared.digest)
+    assert mixed(tmp_path / "other", 0.25, general=30).digest != prepared.digest
+
+
+def test_too_few_general_rows_repeat(tmp_path: Path) -> None:
+    prepared = mixed(tmp_path / "few", 0.5, general=20)
+    found = Counter(n for n in numbers(prepared.train, prepared) if n >= 100)
+    assert (sum(found.values()), set(found), set(found.values())) == (40, set(range(104, 120)), {2, 3})
+    assert (
+        prepared.report.notes[-1]
+        == "40 of the 80 training sequences of an epoch are general ones (data.replay): 16 different ones, repeated"
+    )
+    with pytest.raises(InputError, match="no general rows are left to train on"):
+        mixed(tmp_path / "none", 0.5, general=4)
+
+
+@pytest.mark.parametrize(("kind", "begins"), [("messages", "<|im_start|>user\n"), ("text", "What is the capital of Portugal?The capital")])
+def test_the_general_rows_that_come_with_it_have_the_form_of_the_tasks(tmp_path: Path, kind: str, begins: str) -> None:
+    rows = [{"messages": turns("Hello?", "Yes.")} if kind == "messages" else {"text": "Hello."}]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    spec = job_spec([{"source": str(path), "format": kind}], replay={"fraction": 0.99}, evaluation={"forgetting": {}}, shuffle=True)
+    beside = fetch_beside(spec, tmp_path)
+    assert len({source.sha256 for source in beside.sources}) == 2
+    prepared = build_dataset(spec, fetched(spec, [path]), None, byte_tokenizer_dir(), tmp_path, lambda *_: None, beside=beside)
+    assert (len(prepared.general), len(prepared.train)) == (64, 100)
+    assert prepared.tokenizer.decode(prepared.general[0]["input_ids"]).startswith(begins)
+    assert prepared.report.general is not None
+    assert (prepared.report.general["dropped_rows"], prepared.report.general["truncated_rows"]) == (0, 0)
+
+
+def test_general_rows_of_both_kinds_are_all_different() -> None:
+    spec = job_spec([{"source": "x", "format": "text"}], replay={"fraction": 0.1}, evaluation={"forgetting": {}}, shuffle=True)
+    beside: Beside = fetch_beside(spec, Path())
+    rows = [line for source in beside.sources for line in source.files[0].read_text("utf-8").splitlines()]
+    assert len(rows) == len({json.loads(row)["instruction"] for row in rows}) == 128
 
 
 def test_questions_use_the_chat_template(tmp_path: Path) -> None:

@@ -139,6 +139,16 @@ def test_gates_on_pairs_are_of_the_trained_model_alone() -> None:
     check_gates([gate], "merged", {"preference_accuracy": 0.5}, {"held_out_loss": 1.0})
 
 
+def test_a_gate_on_general_rows_holds_the_rise_of_the_trained_model_alone() -> None:
+    gate = GateSpec("general_loss", None, None, None, None, 0.1)
+    check_gates([gate], "trained", {"general_loss": 2.0}, {"general_loss": 2.1})
+    with pytest.raises(GateError, match=r"gate on general_loss \(found 0.2\); expected above the base by at most 0.1"):
+        check_gates([gate], "trained", {"general_loss": 2.0}, {"general_loss": 2.2})
+    check_gates([gate], "merged", {"general_loss": 2.0}, {"held_out_loss": 1.0})
+    assert judged({"held_out_loss": 1.0}, {"held_out_loss": 1.0}, {"held_out_loss": 1.5}) == {
+        "held_out_loss": 1.5, "perplexity": round(math.exp(1.5), 6)}  # fmt: skip
+
+
 def test_the_losses_of_the_rows_make_that_mean(model: Any) -> None:
     """Each row's is that of the row by itself, whatever is beside it in a batch."""
     single = [loss_of(model, [row], 1, 0) for row in rows(9)]

@@ -224,6 +224,16 @@ def test_a_sample_holds_the_true_figures_within_its_bounds(model: Path) -> None:
     assert plan(model, rows, sample=120).rows.lengths == part.rows.lengths, "the same seed draws the same rows"
 
 
+def test_general_rows_are_planned_for(model: Path) -> None:
+    changes = {"/data/replay": {"fraction": 0.2}, "/evaluation/forgetting": {}}
+    plain, found = plan(model, chats(80)), plan(model, chats(80), changes)
+    assert found.rows.replay_sequences is not None
+    assert (plain.rows.replay_sequences, found.rows.replay_sequences.expected, found.rows.sequences.expected) == (None, 20, 100)
+    assert (plain.schedule.steps, found.schedule.steps) == (10, 13)
+    assert "of these general ones, mixed in by data.replay: 20 sequences" in as_text(found)
+    StrictValidator(load_schema("plan")).validate(json.loads(json.dumps(found.document())))
+
+
 def test_what_fits_no_gpu_is_13_after_the_plan_is_said(model: Path) -> None:
     sized_model(model, 200_000_000_000, {"hidden_size": 16384, "num_hidden_layers": 62})
     found = plan(model, chats(3), {"/model/precision": "16bit"})

@@ -119,7 +119,7 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({f"{TRAIN}/columns": {"messages": "rejected"}}, [f"{TRAIN}/columns/messages"], 'not to be learned (found "rejected"); expected the'),
     ({f"{TRAIN}/columns": {"messages": "Rejected_talk"}}, [f"{TRAIN}/columns/messages"], "rejected answers of preference data"),
     ({f"{TRAIN}/columns": {"messages": ""}}, [f"{TRAIN}/columns/messages"], "too short"),
-    ({"/data/held_out": {"sources": [MINIMAL["data"]["train"][0]]}}, ["/data/held_out/sources/0"], "held-out rows must not be trained on"),
+    ({"/data/held_out": {"sources": [MINIMAL["data"]["train"][0]]}}, ["/data/held_out/sources/0"], "are measured must not be trained on"),
     # one place against another
     ({"/training": {"epochs": 1, "max_steps": 2}}, ["/training/max_steps"], "epochs and max_steps exclude each other"),
     ({"/training": {"warmup_steps": 1, "warmup_ratio": 0.1}}, ["/training/warmup_ratio"], "exclude each other"),

@@ -20,6 +20,11 @@ HELD_OUT_LOSS = Metric(
     "held_out_loss", "Held-out loss, nats a token", "mean loss of the learned tokens of held-out rows",
     lower_is_better=True, lowest=0.0,
 )  # fmt: skip
+GENERAL_LOSS = Metric(
+    "general_loss", "Loss on general rows, nats a token",
+    "mean loss of the learned tokens of the rows of `evaluation.forgetting`: what it rises by was forgotten",
+    lower_is_better=True, lowest=0.0, of_general=True,
+)  # fmt: skip
 PERPLEXITY = Metric(
     "perplexity", "Held-out perplexity, e^loss", "e to the held-out loss",
     lower_is_better=True, lowest=1.0, figure=perplexity,

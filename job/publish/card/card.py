@@ -26,7 +26,7 @@ __all__ = ["CardFacts", "Sample", "SourceFacts", "card_facts", "write_card"]
 MIB = 1 << 20
 SAMPLE_CHARACTERS = 2000
 SETTINGS = ("model", "data", "lora", "training")  # sections of the spec that decide what is learned
-NOT_SETTINGS = {"source", "merge_base", "adapter", "adapters", "train", "held_out"}
+NOT_SETTINGS = {"source", "merge_base", "adapter", "adapters", "train", "held_out", "sources"}
 WORDS = {"adapter": "`adapter/` on its training base", "merged": "`merged/`"}
 DATA_FIGURES = ("rows", "sequences", "tokens", "trained_tokens", "truncated_rows", "dropped_rows", "duplicate_rows")
 
@@ -178,7 +178,7 @@ def _usage(facts: CardFacts) -> Usage:
 
 def _data(facts: CardFacts) -> list[str]:
     rows = [(s.use, code(s.source), code(s.split), code(s.revision or ""), code(s.sha256[:16])) for s in facts.sources]
-    parts = {"train": "training", "held_out": "held-out"}
+    parts = {"train": "training", "held_out": "held-out", "replay": "general, mixed in", "general": "general, measured"}
     counted = {words: facts.stats["data"].get(name) for name, words in parts.items()}
     figures = [
         (words, *(figure(counts[name]) for name in DATA_FIGURES))
@@ -217,7 +217,11 @@ def _settings(spec: JobSpec) -> Iterator[tuple[str, str, Any]]:
     for section in SETTINGS:
         for name, value in asdict(getattr(spec, section)).items() if getattr(spec, section) else ():
             if isinstance(value, dict):
-                yield from ((section, f"{name}.{key}", inner) for key, inner in value.items() if inner is not None)
+                yield from (
+                    (section, f"{name}.{key}", inner)
+                    for key, inner in value.items()
+                    if inner is not None and key not in NOT_SETTINGS
+                )
             elif name not in NOT_SETTINGS and value is not None:
                 yield section, name, list(value) if isinstance(value, tuple) else value
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from job.source import FetchedModel, FetchedSource
     from job.spec import JobSpec
 
+USES = {"/data/train": "training", "/data/held_out": "held-out", "/data/replay": "mixed in", "/evaluation": "measured"}
 HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 
 
@@ -77,7 +78,7 @@ def card_facts(
     """The facts of a run; `stats` is `Stats.document()`."""
     described = [
         SourceFacts(
-            "held-out" if s.pointer.startswith("/data/held_out") else "training",
+            next(use for pointer, use in USES.items() if s.pointer.startswith(pointer)),
             s.spec.source,
             s.spec.split,
             s.revision,

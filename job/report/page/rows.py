@@ -23,7 +23,7 @@ COUNTS = {
     "duplicate_rows": "Copies within",
     "also_trained": "Also among the training rows",
 }
-SPLITS = {"train": "Training", "held_out": "Held out"}
+SPLITS = {"train": "Training", "held_out": "Held out", "replay": "General, mixed in", "general": "General, measured"}
 Json = Mapping[str, Any]
 
 
