@@ -50,7 +50,7 @@ demo: setup
 	$(BIN)/tunejob run schemas/examples/demo.json
 	@$(BIN)/python -m tests.demo.show demo-output
 
-test: setup .venv-k8s/.packages .venv-elsewhere/.packages
+test: setup .venv-k8s/.packages .venv-elsewhere/.packages .venv-benchmarks/.packages
 	TUNEJOB_BUDGETS=$(BUDGETS) $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 40
 
 # The cases that make test leaves out because others of their kind are run.
@@ -66,6 +66,13 @@ budgets:
 .venv-%/.packages: locks/tools-%.txt | $(VENV)/.packages
 	$(PYTHON) -m venv --clear .venv-$*
 	VIRTUAL_ENV=.venv-$* $(BIN)/uv pip install --quiet --no-deps --require-hashes -r $<
+	touch $@
+
+# Laid over the packages of the job: lm-eval, and the server of llama-cpp-python.
+.venv-benchmarks/.packages: locks/tools-benchmarks.txt | $(VENV)/.packages
+	$(PYTHON) -m venv --clear .venv-benchmarks
+	VIRTUAL_ENV=.venv-benchmarks $(BIN)/uv pip install --quiet --no-deps --require-hashes -r $<
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >$$(echo .venv-benchmarks/lib/python3*/site-packages)/job.pth
 	touch $@
 
 # Renders k8s/, holds it against schemas, rules and checkov; with TUNEJOB_IMAGE set, runs the pod with podman.

@@ -33,6 +33,7 @@ from job.ledger.manifest import Manifest, publish
 from job.ledger.receipts import Receipts
 from job.ledger.replace import Replacement, plan_replacement
 from job.ledger.rights import require_rights
+from job.opinions import require_others
 from job.plan.require import processes, require_device, require_disk, with_disk_figures
 from job.preview.expected import expected
 from job.report.samples import write_samples
@@ -182,8 +183,7 @@ def stages(run: Run) -> Manifest:
     trained_before = TRAINED in run.receipts
     run.log("start", name=spec.name, run_id=spec.run_id, output=run.store.uri, stored_before=run.receipts.names())
     with run.stage("fetch"):
-        if run.push:
-            run.push.require_access()
+        require_others(run, trained_before)
         rows = fetch_rows(spec, run.workdir, run.revisions)
         run.log("fetch", files=sum(len(source.files) for source in rows.sources))
     start_imports()

@@ -21,6 +21,7 @@ from job.data.sources import check_columns
 from job.data.worker.messages import RowFault
 from job.data.worker.shape import FORMATS, Columns, Pair, shape
 from job.errors import Fault, InputError, JobError
+from job.evaluation.judge_endpoint import POINTER, URL, address
 from job.hub.client import endpoint
 from job.plan.require import require_directory, require_trackers
 from job.source.adapter import look_at_adapter
@@ -86,6 +87,8 @@ def look_before_a_run(spec: JobSpec) -> Seen:
     """The same, and what of this machine's packages and environment the run will need."""
     seen = look(spec)
     seen.attempt(require_trackers, spec.tracking)
+    if spec.evaluation.judge:
+        seen.attempt(address)
     _hub(spec, seen)
     return seen
 
@@ -105,6 +108,9 @@ def look_to_validate(spec: JobSpec, folder: Path) -> Seen:
         for error in trackers.failures:
             absent = ", ".join(fault.found for fault in error.faults)
             seen.notes.append(("/tracking", f"not installed here: {absent}: a run on this machine ends with exit 11"))
+        if spec.evaluation.judge and not os.environ.get(URL):
+            text = f"{URL} is not set here: a run on this machine ends with exit 11"
+            seen.notes.append((POINTER, text))
     _hub(spec, seen)
     return seen
 

@@ -16,20 +16,19 @@ from job.evaluation.loss import loss_of
 from job.evaluation.margins import equal_margins, margins_of
 from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.evaluation.probe import write_probe
-from job.evaluation.scores import differences, figures, paired
 from job.export import adapter
 from job.export.artefacts import Artefacts
 from job.export.delivered import BASE, TRAINED_MODEL
 from job.export.kinds import left_by_training
 from job.export.logits import Comparison
 from job.export.merge.write import require_mergeable
-from job.export.rows import ASKED_ROWS
 from job.export.tokenizer import require_tokenizer
 from job.export.trained import reopen, reopened_name
 from job.host.micro_batch import free_memory
 from job.host.stats import arithmetic, gpu_reserved_bytes, training_memory
 from job.ledger.checkpoints import Checkpoints, TrainingOrigin, remove_checkpoints
 from job.ledger.leftovers import abort_uploads
+from job.opinions import ask_judge, compare_both
 from job.plan.model_size import size_of_base
 from job.plan.require import require_checkpoints, require_embeddings, require_memory
 from job.report.ending import shortened
@@ -81,6 +80,7 @@ def train_and_store(
             run.log(folder.name, files=len(stored), bytes=sum(file.bytes for file in stored))
         with run.stage("evaluate", children=True):
             after = measure(artefacts, backend, model, TRAINED_MODEL)
+            before, after = ask_judge(artefacts, before, after)
             compare_both(artefacts, before, after)
             write_report(run, model, prepared, result, before[0], after[0])
             del model
@@ -222,18 +222,6 @@ def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> tu
         loss = loss_of(model, delivered.compared.rows, batch_rows, delivered.prepared.tokenizer.pad_token_id)
     delivered.note(name, delivered.beside(found, loss))
     return found, loss
-
-
-def compare_both(artefacts: Artefacts, before: tuple[Assessment, float], after: tuple[Assessment, float]) -> None:
-    """To the statistics, base and tuned on the rows that both have answered, and how sure their differences are."""
-    run, delivered = artefacts.run, artefacts.delivered
-    rows = paired(before[0].rows, after[0].rows)
-    late = {*before[0].unanswered, *after[0].unanswered}
-    run.stats.delivered["rows"]["unanswered"] = sorted(number for number in late if number < ASKED_ROWS)
-    for name, counts, (found, loss) in zip((BASE, TRAINED_MODEL), rows, (before, after), strict=True):
-        run.stats.evaluation[name] = figures(counts)
-        delivered.note(name, delivered.beside(replace(found, rows=counts), loss))
-    run.stats.evaluation["differences"] = differences(rows[0], rows[1], run.spec.training.seed)
 
 
 def margins(spec: JobSpec, prepared: Prepared, name: str) -> MarginsOf | None:

@@ -5,9 +5,10 @@ cpu.txt    the run-time and development sets without torch: torch's CPU build ha
 build.txt  what the image's builder stage compiles llama-cpp-python with
 light.txt  what validate, render, wait and report need: the command without torch, for CI
 plan.txt   the same and what plan needs beyond it: tokenizers and readers of rows, without torch as well
+benchmarks.txt  what evaluation.tasks needs beside the run-time set, laid over it: an optional part
 tools-*.txt  what the tests of image, manifests and workflows use, each in a venv of its own (Makefile)
 
-All are complete and exact and are installed with --no-deps: see overrides.txt.
+All are exact and are installed with --no-deps: see overrides.txt. All are complete, but for the two of benchmarks.
 """
 
 import subprocess
@@ -25,9 +26,17 @@ HEAD = "# Made by locks/lock.py. Install with --no-deps --require-hashes.\n"
 
 def resolve(*inputs: str) -> list[str]:
     """One block of text, with hashes, for each package."""
-    command = ["uv", "pip", "compile", *(str(FOLDER / name) for name in inputs), *OPTIONS]
+    files = (str(FOLDER / name) if name.endswith(".in") else name for name in inputs)
+    command = ["uv", "pip", "compile", *files, *OPTIONS]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
     return blocks(text)
+
+
+def resolve_beside(name: str) -> list[str]:
+    """The blocks of what `name` needs beside the run-time set, which keeps its versions."""
+    known = {block.partition("==")[0] for block in blocks((FOLDER / "cuda.txt").read_text("utf-8"))}
+    found = resolve("run.in", name, "--constraint", str(FOLDER / "cuda.txt"))
+    return [block for block in found if block.partition("==")[0] not in known]
 
 
 def write(name: str, packages: list[str]) -> None:
@@ -37,5 +46,7 @@ def write(name: str, packages: list[str]) -> None:
 write("cuda.txt", resolve("run.in"))
 write("cpu.txt", [block for block in resolve("run.in", "dev.in") if not NOT_ON_CPU.match(block)])
 write("build.txt", resolve("build.in"))
+for name in ("benchmarks", "tools-benchmarks"):
+    write(f"{name}.txt", resolve_beside(f"{name}.in"))
 for name in ("light", "plan", "tools-image", "tools-k8s", "tools-checkov", "tools-elsewhere"):
     write(f"{name}.txt", resolve(f"{name}.in"))

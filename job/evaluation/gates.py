@@ -51,8 +51,8 @@ def bounds(gates: Sequence[GateSpec], name: str, base: Figures, found: Figures) 
 
 
 def check_gates(gates: Sequence[GateSpec], name: str, base: Figures, found: Figures) -> None:
-    """Compares the figures, by metric, of the base and of `name`: the trained model or an artefact. Figures of
-    pairs and of general rows are of the trained model alone.
+    """Compares the figures, by metric, of the base and of `name`: the trained model or an artefact. Some are
+    of the trained model alone.
 
     Raises `GateError` naming every bound that is to hold for it and does not, or cannot be computed.
     """

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from job.errors import Fault, InputError
 
-ENDPOINTS = ("HF_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+ENDPOINTS = ("HF_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "TUNEJOB_JUDGE_URL")
 BYPASS = ("NO_PROXY", "no_proxy")
 WEB, SOCKS = ("http", "https"), ("socks5", "socks5h")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,15}")

@@ -17,6 +17,8 @@ DEFAULTS = {
     "TUNEJOB_HUB_PATIENCE_SECONDS": 180.0,  # the Hub's: the client's own tries may add twice as much
     "TUNEJOB_HUB_PAUSE_SECONDS": 1.0,  # before the second try; twice as long before each other
     "TUNEJOB_HUB_WINDOW_SECONDS": 30.0,  # in which 1 MiB has to come: 35 kB/s
+    "TUNEJOB_JUDGE_SECONDS": 120.0,  # how long one answer of a judge may take
+    "TUNEJOB_JUDGE_PAUSE_SECONDS": 1.0,  # before its second try, unless it says when; twice as long before each other
 }
 
 

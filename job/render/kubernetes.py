@@ -10,7 +10,7 @@ from job.render.image import registry, words_for_nodes
 from job.render.options import DEADLINE_HOURS, Options
 from job.render.pod import batch_job, placed, shipped
 from job.render.rendering import Rendering
-from job.render.shell import S3_SECRETS, TRACKERS
+from job.render.shell import JUDGE, S3_SECRETS, asked_for
 from job.render.text import Json, documents
 
 QUEUE = "tunejob"
@@ -75,12 +75,14 @@ def credentials(task: Rendering) -> list[str]:
     """For the head of the file: the Secrets that the pod reads, by the commands that make them."""
     options = task.options
     into = f" -n {options.namespace}" if options.namespace else ""
-    own = [name for tracker in task.spec.tracking for name in TRACKERS[tracker]]
+    own = asked_for(task.spec)
+    used = {", the judge": task.spec.evaluation.judge, ", tracking": {*own} - {*JUDGE}}
+    uses = "".join(word for word, wanted in used.items() if wanted)
     lines = [
         "Secrets, once in the namespace, the values from your environment. Either may be missing; other variables",
         "(AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL) go in as further keys of the first:",
         f"  {_secret(into, 'tunejob-s3', S3_SECRETS)}",
-        f"  {_secret(into, 'tunejob-hub', ('HF_TOKEN', *own))}  # gated models, pushing{', tracking' * bool(own)}",
+        f"  {_secret(into, 'tunejob-hub', ('HF_TOKEN', *own))}  # gated models, pushing{uses}",
     ]
     if options.pull_secret:
         login = f"--docker-server={registry(options.image)} --docker-username=NAME --docker-password=PASSWORD"

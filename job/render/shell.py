@@ -27,6 +27,7 @@ TRACKERS = {
     "trackio": (),
     "tensorboard": (),
 }
+JUDGE = ("TUNEJOB_JUDGE_URL", "TUNEJOB_JUDGE_KEY")
 SHELLCHECK = "shellcheck disable=SC2016"  # a spec in single quotes is meant to stay as it is
 # Linux takes no longer string in the environment or the arguments of a program.
 STRING_BYTES = 128 << 10
@@ -34,7 +35,13 @@ STRING_BYTES = 128 << 10
 
 def variables(spec: JobSpec) -> list[str]:
     """Names of variables that are passed on where they are set; no file ever holds their values."""
-    return [*SECRETS, *SETTINGS, *(name for tracker in spec.tracking for name in TRACKERS[tracker])]
+    return [*SECRETS, *SETTINGS, *asked_for(spec)]
+
+
+def asked_for(spec: JobSpec) -> list[str]:
+    """Names of those that this spec's trackers and its judge need."""
+    trackers = [name for tracker in spec.tracking for name in TRACKERS[tracker]]
+    return [*trackers, *(JUDGE if spec.evaluation.judge else ())]
 
 
 def needed_secrets(spec: JobSpec) -> list[str]:
@@ -47,7 +54,7 @@ def needed_secrets(spec: JobSpec) -> list[str]:
 def environment_words(spec: JobSpec) -> list[str]:
     """For the head of a file: which variables the run takes from the shell that starts it."""
     others = [name for name in SECRETS if name not in S3_SECRETS]
-    others += [name for tracker in spec.tracking for name in TRACKERS[tracker]]
+    others += asked_for(spec)
     return [
         f"Credentials are taken from the environment: {', '.join(S3_SECRETS)} for S3, and where they are set",
         f"{', '.join(others)}; so are AWS_REGION, AWS_ENDPOINT_URL and HF_ENDPOINT.",

@@ -12,6 +12,7 @@ from typing import Any
 
 from job.evaluation.metrics import METRICS
 from job.evaluation.metrics.losses import TRAIN_LOSS
+from job.report.judged import verdicts
 from job.report.markdown import NOTHING, figure, sentence, table
 
 BASE, TUNED = "base", "trained"  # as the statistics call them
@@ -59,7 +60,7 @@ def measured(stats: Mapping[str, Any]) -> Figures | None:
     if not delivered or not delivered["artefacts"]:
         return None
     found = list(_measurements(stats))
-    names = [name for name in TITLES if any(name in figures for _, figures, _ in found)]
+    names = [name for name in TITLES if not _by_others(name) and any(name in figures for _, figures, _ in found)]
     begun = {BASE: BEGUN} if stats["effective"].get("adapter") else {}
     begun |= {TUNED: "the combined adapters"} if stats["effective"].get("combined") else {}
     rows = tuple(
@@ -92,13 +93,14 @@ def compared(stats: Mapping[str, Any]) -> Figures | None:
 
 def differences_table(document: Mapping[str, Any]) -> list[str]:
     """Lines of base against tuned with intervals, from the document of a stats.json; none where there is nothing."""
-    found = compared(document)
+    found, told = compared(document), document["evaluation"].get("judge")
     if found is None:
-        return []
+        return [verdicts(told), ""] if told else []
     return [
         *table(("Base against tuned", *found.heads), [(row.label, *row.cells) for row in found.rows]),
         found.note,
         "",
+        *([verdicts(told), ""] if told else []),
     ]
 
 
@@ -136,7 +138,16 @@ def _measurements(stats: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, 
 
 def _alike(ours: Mapping[str, float], theirs: Mapping[str, float]) -> bool:
     """Whether the same was measured: a perplexity of a loss that was rounded before is another in its last places."""
-    return all(math.isclose(value, theirs.get(name, math.nan), rel_tol=SAME) for name, value in ours.items())
+    return all(
+        math.isclose(value, theirs.get(name, math.nan), rel_tol=SAME)
+        for name, value in ours.items()
+        if not _by_others(name)
+    )
+
+
+def _by_others(name: str) -> bool:
+    """Whether others say it of base and tuned model alone, of rows of their own."""
+    return name in METRICS and METRICS[name].by_others
 
 
 def shown(name: str, value: float | None) -> str:

@@ -26,7 +26,8 @@ STAGES = {
     "gguf": "makes GGUF files, tests and measures each",
     "publish": "stores card, report and manifest",
 }
-QUIET = {"failed", "plan", "rehearsal", "adapted", "compare", "reload", "convert", "merge"}  # for machines and reports
+# For machines and reports.
+QUIET = {"failed", "judge", "plan", "rehearsal", "adapted", "compare", "reload", "convert", "merge"}
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 FIGURES = {
     "held_out_loss": "held-out loss",

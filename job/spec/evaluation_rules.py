@@ -9,6 +9,7 @@ from typing import Any
 
 from job.errors import Fault
 from job.evaluation.metrics import METRICS, Metric
+from job.evaluation.metrics.judge import JUDGE_WIN_RATE
 from job.export.kinds import measured
 from job.spec.data_rules import held_out_sources
 from job.spec.method_rules import method_of
@@ -31,7 +32,8 @@ def needs_held_out(document: Json) -> Iterator[Fault]:
             "exact match needs held-out rows", "/evaluation/exact_match_rows", evaluation["exact_match_rows"]
         )
     for index, gate in enumerate(evaluation.get("gates", [])):
-        if not (METRICS[gate["metric"]].needs_rows or METRICS[gate["metric"]].of_general):
+        metric = METRICS[gate["metric"]]
+        if metric.of_losses or metric.of_margin is not None:
             yield _no_held_out("a gate needs held-out rows", f"/evaluation/gates/{index}", gate["metric"])
 
 
@@ -128,10 +130,8 @@ def gates_of_what_is_delivered(document: Json) -> Iterator[Fault]:
                 )
 
 
-def gates_on_pairs(document: Json) -> Iterator[Fault]:
-    """Figures of pairs are those of a method that learns from pairs, and like that of general rows of the trained model
-    alone.
-    """
+def gates_of_the_trained(document: Json) -> Iterator[Fault]:
+    """Some figures are of the trained model alone, and those of pairs are of a method that learns from pairs."""
     method = method_of(document)
     for index, gate in enumerate(document.get("evaluation", {}).get("gates", [])):
         metric = METRICS[gate["metric"]]
@@ -139,11 +139,24 @@ def gates_on_pairs(document: Json) -> Iterator[Fault]:
             yield Fault("this figure is measured on pairs of answers", where=f"/evaluation/gates/{index}/metric",
                         found=f"{show(gate['metric'])} with method {method.name}",
                         expected="a method that learns from pairs, such as dpo")  # fmt: skip
-        for place, name in enumerate(gate.get("of", [])):
-            if name != "trained" and metric.trained_alone:
+        for place, name in enumerate(gate.get("of", []) if metric.trained_alone else ()):
+            if name != "trained":
                 yield Fault("this figure is measured of the trained model alone",
                             where=f"/evaluation/gates/{index}/of/{place}", found=show(name),
                             expected='"trained"; held_out_loss is measured of all that is delivered')  # fmt: skip
+
+
+def judge(document: Json) -> Iterator[Fault]:
+    """A judge needs two answers, and what is about it a judge."""
+    evaluation = document.get("evaluation", {})
+    for index, gate in enumerate(evaluation.get("gates", [])):
+        if gate["metric"] == JUDGE_WIN_RATE.name and "judge" not in evaluation:
+            yield Fault("a gate on what is not measured", where=f"/evaluation/gates/{index}/metric",
+                        found=show(gate["metric"]), expected="evaluation.judge")  # fmt: skip
+    asked = evaluation.get("exact_match_rows") and any(METRICS[name].needs_answers for name in _measured(evaluation))
+    if "judge" in evaluation and not evaluation.get("prompts") and not asked:
+        expected = "evaluation.prompts, or exact_match_rows with a metric that has them answered"
+        yield Fault("there is no answer to judge", where="/evaluation/judge", expected=expected)
 
 
 def gate_bounds(document: Json) -> Iterator[Fault]:

@@ -16,6 +16,7 @@ from job.export.kinds import asked_for, kind_of, variant_of
 from job.host.records import build
 from job.spec.adapters import CombineSpec, WeightedSpec
 from job.spec.identity import run_id_of
+from job.spec.judging import JudgeSpec
 from job.spec.method_options import DpoSpec, KtoSpec, OrpoSpec
 from job.spec.output import OutputSpec
 from job.spec.placeholders import expanded
@@ -187,6 +188,7 @@ class EvaluationSpec:
     choices: tuple[str, ...] | None
     max_minutes: float | None
     forgetting: ForgettingSpec | None
+    judge: JudgeSpec | None
     gates: tuple[GateSpec, ...]
 
 

@@ -20,6 +20,7 @@ CANARIES = {
     "AWS_SESSION_TOKEN": "canary-session//token++0003==",
     "HF_TOKEN": "hf_canary0004canary0004canary0004",
     "HUGGING_FACE_HUB_TOKEN": "hf_canary0005canary0005canary0005",
+    "TUNEJOB_JUDGE_KEY": "sk-canary0007judge0007canary0007judge0007",
     "WANDB_API_KEY": "canary0006wandb0006canary0006wandb0006canary",
 }
 LOUD = ("HF_HUB_VERBOSITY", "TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY")

@@ -20,7 +20,7 @@ ORDER = (
     "errors", "host", "weights", "gguf", "evaluation.metrics", "export.kinds", "data.worker.json_text", "data.worker.messages",
     "data.worker.examples", "data.worker.preference", "data.worker.shape", "training.methods", "spec", "store", "ledger",
     "hub", "source", "data", "evaluation", "plan", "seen", "training", "report", "follow", "context", "export", "publish", "chat",
-    "preview", "reference", "several", "tuning", "delivery", "run", "render", "init", "arguments", "commands", "__main__",
+    "preview", "reference", "opinions", "several", "tuning", "delivery", "run", "render", "init", "arguments", "commands", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes", "huggingface_hub", "boto3",
          "botocore", "pyarrow", "numpy", "tokenizers", "accelerate", "safetensors", "pandas"}  # fmt: skip

@@ -171,6 +171,7 @@ HELD_OUT = {"/data/held_out": {"rows": 5}, "/evaluation/exact_match_rows": 5}
 PAIRS_OF_ROWS = {"/training/method": "dpo", f"{TRAIN}/format": "preference"}
 TWO = [{"adapter": "x"}, {"adapter": "y", "weight": 0.5}]
 CHOICE = {"/evaluation/metrics": ["choice"], "/evaluation/choices": ["A", "B"]}
+JUDGED = {"/evaluation/prompts": ["Hello."], "/evaluation/judge": {"model": "m"}}
 RULES: list[Json] = [
     FULL | {"/lora": {}}, FULL | {"/data/packing": True}, FULL | {"/model/merge_base": "x"}, FULL | {"/export/lora_gguf": "f16"},
     FULL | {"/model/adapters": TWO}, {"/model/combine": {}}, {"/model/adapters": TWO, "/model/adapter": "x"},
@@ -198,6 +199,8 @@ RULES: list[Json] = [
         {"metric": "exact_match", "gain_at_least": 2}, {"metric": "held_out_loss", "at_most": 0},
         {"metric": "perplexity", "at_most": 1.0}, {"metric": "preference_accuracy", "at_least": 0.5},
         {"metric": "reward_margin", "at_least": 0})),
+    *(JUDGED | {"/evaluation/gates": [{"metric": "judge_win_rate"} | bounds]} for bounds in (
+        {"at_least": 1.1}, {"at_most": -0.1}, {"gain_at_least": 2}, {"rise_at_most": 0.1}, {"at_least": 0.5, "of": ["adapter"]})),
     HELD_OUT | {"/evaluation/metrics": ["chrf"], "/evaluation/gates": [{"metric": "chrf", "at_least": 101}]},
     *(HELD_OUT | CHOICE | {"/evaluation/gates": [{"metric": "choice", "at_least": 0.5} | of]} for of in (
         {}, {"of": ["trained", "merged"]})),
@@ -240,6 +243,8 @@ GOOD: list[Json] = [
     {"/evaluation": {"forgetting": {}, "gates": [{"metric": "general_loss", "rise_at_most": 0.1, "of": ["trained"]}]}},
     PAIRS_OF_ROWS | {"/evaluation/forgetting": {"sources": [{"source": "x", "format": "messages"}]}},
     {"/data/replay": {"fraction": 0.1, "sources": [{"source": "x", "format": "text"}]}},
+    JUDGED, HELD_OUT | {"/evaluation/judge": {"model": "m"}}, JUDGED | {"/data/held_out": False} | {
+        "/evaluation/gates": [{"metric": "judge_win_rate", "at_least": 0.5, "gain_at_least": 0, "of": ["trained"]}]},
     HELD_OUT | {"/evaluation/metrics": ["bleu"], "/evaluation/gates": [{"metric": "bleu", "at_least": 30, "gain_at_least": 5}]},
 ]  # fmt: skip
 
@@ -260,8 +265,8 @@ def test_the_metrics_are_those_that_there_are_with_their_bounds() -> None:
         for name in set(about.get("enum", ())) & set(about_rows):
             assert METRICS[name].highest == bounds["at_least"]["maximum"] == bounds["gain_at_least"]["maximum"]
     bounded = [name for rule in gate["allOf"] for name in rule.get("if", {}).get("properties", {}).get("metric", {}).get("enum", ())]
-    pairs = [name for name, metric in METRICS.items() if metric.of_margin is not None]
-    assert sorted(bounded) == sorted([*about_rows, *pairs]), "those of pairs are of the trained model alone"
+    alone = [name for name, metric in METRICS.items() if metric.trained_alone and not metric.of_general]
+    assert sorted(bounded) == sorted([*about_rows, *alone]), "some are of the trained model alone"
 
 
 def conditions(schema: Any) -> Iterator[list[Json]]:

@@ -133,11 +133,14 @@ def test_a_failure_is_masked_before_it_is_shortened(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_child_that_reaches_no_server_has_no_credential() -> None:
-    assert without_secrets({**SECRETS, "AWS_REGION": "x", "WANDB_API_KEY": "k"}).keys() == {"AWS_REGION", "HTTPS_PROXY"}
+    assert without_secrets({**SECRETS, "AWS_REGION": "x", **dict.fromkeys(("WANDB_API_KEY", "TUNEJOB_JUDGE_KEY"), "k")}).keys() == {
+        "AWS_REGION",
+        "HTTPS_PROXY",
+    }
 
 
 SENT = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "WANDB_API_KEY",
-        "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "TUNEJOB_WEBHOOK_KEY")  # fmt: skip
+        "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "TUNEJOB_WEBHOOK_KEY", "TUNEJOB_JUDGE_KEY")  # fmt: skip
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n", " ", "\t", "\u00a0", "\ufeff", "\u200b\n"])

@@ -9,6 +9,7 @@ from job.evaluation.metrics.contains import CONTAINS
 from job.evaluation.metrics.exact_match import EXACT_MATCH
 from job.evaluation.metrics.json_fields import JSON_FIELDS
 from job.evaluation.metrics.json_valid import JSON_VALID
+from job.evaluation.metrics.judge import JUDGE_WIN_RATE
 from job.evaluation.metrics.losses import GENERAL_LOSS, HELD_OUT_LOSS, PERPLEXITY
 from job.evaluation.metrics.pairs import PREFERENCE_ACCURACY, REWARD_MARGIN
 from job.evaluation.metrics.record import Metric, Options
@@ -37,6 +38,7 @@ METRICS: dict[str, Metric] = {
         PREFERENCE_ACCURACY,
         REWARD_MARGIN,
         GENERAL_LOSS,
+        JUDGE_WIN_RATE,
     )
 }
 

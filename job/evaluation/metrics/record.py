@@ -39,7 +39,8 @@ def yes(held: bool) -> Counts:
 @dataclass(frozen=True)
 class Metric:
     """One figure of a model: of its losses on held-out rows (nats and tokens of each), of its answers to held-out
-    questions (`of_answer`), of how likely it finds each of a few answers (`of_choice`), or of pairs (`of_margin`).
+    questions (`of_answer`), of how likely it finds each of a few answers (`of_choice`), of pairs (`of_margin`), or of
+    what others say of it (`by_others`: a judge, a benchmark).
 
     The figure is a function of sums over rows; counts of None leave a row out, as its reference does not fit.
     """
@@ -55,6 +56,7 @@ class Metric:
     # Of how much higher the reward of a chosen answer is than that of the rejected one; of the trained model alone
     of_margin: Callable[[float], float] | None = None
     of_general: bool = False  # of the losses of general rows (nats and tokens), of base and trained model alone
+    by_others: bool = False  # others say what each row adds; of base and trained model alone
     figure: Callable[[Sequence[float]], float] = ratio
     unfit: str = ""  # what references are that are left out, after "they"
     option: str = ""  # the key of `evaluation` that it reads
@@ -69,7 +71,7 @@ class Metric:
     @property
     def trained_alone(self) -> bool:
         """Whether it is measured of models in training alone, and not of what is delivered."""
-        return self.of_margin is not None or self.of_general
+        return self.of_margin is not None or self.of_general or self.by_others
 
     @property
     def needs_rows(self) -> bool:

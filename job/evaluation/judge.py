@@ -1,0 +1,212 @@
+"""Another model says which answer of each pair is better, the base's or the tuned one's: twice, their places exchanged.
+
+What depends on the place is no verdict. Every answer is kept in a file, by what was asked: a rerun asks for nothing
+that is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from job.errors import JobError
+from job.evaluation.judge_endpoint import Budget, DeclinedError, Endpoint, SpentError
+from job.evaluation.judge_words import FIRST, SECOND, TIE, TRY, Messages, messages, verdict
+from job.evaluation.metrics.judge import EVEN
+from job.evaluation.metrics.record import DIGITS, Counts
+from job.spec.judging import JudgeSpec
+
+BASE, TRAINED, NEITHER = "base", "trained", "neither"
+SWAYED, UNREAD, DECLINED, UNASKED = "swayed", "unread", "declined", "unasked"
+EQUAL = "equal"
+COUNTED = {TRAINED: 1.0, BASE: 0.0, NEITHER: EVEN, SWAYED: EVEN, EQUAL: EVEN}
+AT_ONCE = 4
+KEPT_AFTER = 2 * AT_ONCE  # answers
+TRY_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A question, what a good answer would be where that is known, and two answers."""
+
+    question: str
+    reference: str | None
+    base: str
+    trained: str
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """One answer of the judge, as it is kept. `id`: of what was asked. `why_not`: it was declined."""
+
+    id: str
+    pair: int
+    first: str  # whose answer stood first
+    said: str
+    tokens: int
+    model: str
+    why_not: str = ""
+
+    @property
+    def winner(self) -> str | None:
+        """None where it cannot be read."""
+        second = TRAINED if self.first == BASE else BASE
+        return {FIRST: self.first, SECOND: second, TIE: NEITHER, None: None}[verdict(self.said)]
+
+
+class Memory:
+    """What the judge has answered: lines of a file, in which nothing is a secret once `redact` has seen it."""
+
+    def __init__(
+        self, path: Path, earlier: bytes, redact: Callable[[str], str], store: Callable[[Path], object]
+    ) -> None:
+        self._path, self._redact, self._store = path, redact, store
+        self.rulings = {ruling.id: ruling for ruling in _read(earlier)}
+        self.earlier = len(self.rulings)
+
+    def keep(self, rulings: Sequence[Ruling]) -> None:
+        if not rulings:
+            return
+        self.rulings |= {ruling.id: ruling for ruling in rulings}
+        lines = (json.dumps(asdict(ruling), ensure_ascii=False) + "\n" for ruling in self.rulings.values())
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(self._redact("".join(lines)), "utf-8")
+        self._store(self._path)
+
+
+def _read(raw: bytes) -> Iterator[Ruling]:
+    """Lines of an earlier try; one that is damaged is asked again."""
+    for line in raw.decode("utf-8", "replace").splitlines():
+        try:
+            found = Ruling(**json.loads(line))
+        except (ValueError, TypeError, RecursionError):
+            continue
+        if [type(value) for value in asdict(found).values()] == [str, int, str, str, int, str, str]:
+            yield found
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One of the two questions about a pair."""
+
+    id: str
+    pair: int
+    first: str
+    messages: Messages
+
+
+def require_judge(spec: JudgeSpec) -> None:
+    """Asks for a word, before anything is paid for. Raises `InputError` where nothing can come of it."""
+    endpoint = Endpoint(spec.model, Budget(spec.max_requests, spec.max_tokens))
+    try:
+        endpoint.ask([{"role": "user", "content": TRY}], min(TRY_TOKENS, spec.max_answer_tokens))
+    except DeclinedError as error:
+        raise error.as_fault() from error
+    except SpentError:
+        return  # so little may be asked that this would be too much
+    finally:
+        endpoint.close()
+
+
+def judge(
+    spec: JudgeSpec, pairs: Sequence[Pair], seed: int, memory: Memory, progress: Callable[[int, int], object]
+) -> tuple[list[Counts | None], dict[str, Any]]:
+    """What each pair adds to the win rate, None where it says nothing; and how it went, for the statistics.
+
+    Pairs come in a random order, so that those for which a cap left nothing are as any others. `progress` is told how
+    many of how many questions are answered. Raises `InputError` and `TransientError`, once what was answered is kept.
+    """
+    different = [number for number, pair in enumerate(pairs) if pair.base.strip() != pair.trained.strip()]
+    random.Random(seed).shuffle(different)  # noqa: S311 - the same each time
+    asked = [question for number in different for question in _questions(spec, number, pairs[number])]
+    known = [ruling.tokens for ruling in memory.rulings.values()]
+    budget = Budget(spec.max_requests, spec.max_tokens, len(known), sum(known))
+    endpoint = Endpoint(spec.model, budget)
+    try:
+        _ask_all(endpoint, spec, [one for one in asked if one.id not in memory.rulings], memory, progress)
+    finally:
+        endpoint.close()
+    found = [EQUAL] * len(pairs)
+    for before, after in zip(asked[::2], asked[1::2], strict=True):
+        found[before.pair] = _outcome(memory.rulings.get(before.id), memory.rulings.get(after.id))
+    facts = _facts(found, [memory.rulings[one.id] for one in asked if one.id in memory.rulings])
+    facts |= {"endpoint": endpoint.name, "model": spec.model, "requests": budget.requests, "tokens": budget.tokens}
+    facts |= {"remembered": memory.earlier, "min_agreement": spec.min_agreement}
+    believed = facts["agreement"] is None or facts["agreement"] >= spec.min_agreement
+    counts: list[Counts | None] = [
+        (COUNTED[outcome], 1.0) if believed and outcome in COUNTED else None for outcome in found
+    ]
+    return counts, facts
+
+
+def _questions(spec: JudgeSpec, number: int, pair: Pair) -> Iterator[Asked]:
+    for first, answers in ((BASE, (pair.base, pair.trained)), (TRAINED, (pair.trained, pair.base))):
+        chat = messages(spec.rubric, pair.question, pair.reference, *answers)
+        whole = json.dumps([spec.model, spec.max_answer_tokens, chat]).encode()
+        yield Asked(hashlib.sha256(whole).hexdigest(), number, first, chat)
+
+
+def _ask_all(
+    endpoint: Endpoint, spec: JudgeSpec, asked: Sequence[Asked], memory: Memory, progress: Callable[[int, int], object]
+) -> None:
+    """A few at once, until all are answered or no more may be asked."""
+
+    def ask(one: Asked) -> Ruling | Exception:
+        try:
+            said = endpoint.ask(one.messages, spec.max_answer_tokens)
+        except DeclinedError as error:
+            return Ruling(one.id, one.pair, one.first, "", 0, "", str(error))
+        except (SpentError, JobError) as error:  # is raised once the others are kept
+            return error
+        return Ruling(one.id, one.pair, one.first, said.text, said.tokens, said.model)
+
+    pool = ThreadPoolExecutor(AT_ONCE, "judge")
+    try:
+        for start in range(0, len(asked), KEPT_AFTER):
+            answers = list(pool.map(ask, asked[start : start + KEPT_AFTER]))
+            memory.keep([answer for answer in answers if isinstance(answer, Ruling)])
+            failed = [answer for answer in answers if isinstance(answer, Exception)]
+            if any(not isinstance(error, SpentError) for error in failed):
+                raise next(error for error in failed if not isinstance(error, SpentError))
+            if failed:
+                return
+            progress(start + len(answers), len(asked))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _outcome(base_first: Ruling | None, trained_first: Ruling | None) -> str:
+    """Of the two answers about a pair."""
+    if base_first is None or trained_first is None:
+        return UNASKED
+    if base_first.why_not or trained_first.why_not:
+        return DECLINED
+    if base_first.winner is None or trained_first.winner is None:
+        return UNREAD
+    return base_first.winner if base_first.winner == trained_first.winner else SWAYED
+
+
+def _facts(found: Sequence[str], rulings: Sequence[Ruling]) -> dict[str, Any]:
+    """How many pairs came out how; of the swayed ones, in how many the first or the second place won both times."""
+    count = Counter(found)
+    alike = count[TRAINED] + count[BASE] + count[NEITHER]
+    asked = alike + count[SWAYED] + count[UNREAD] + count[DECLINED]
+    chosen: dict[int, set[str | None]] = {}
+    for ruling in rulings:
+        chosen.setdefault(ruling.pair, set()).add(verdict(ruling.said))
+    swayed = [chosen[number] for number, outcome in enumerate(found) if outcome == SWAYED]
+    return {
+        "pairs": len(found), "equal": count[EQUAL],
+        "better": count[TRAINED], "worse": count[BASE], "even": count[NEITHER], "swayed": count[SWAYED],
+        "first_place": swayed.count({FIRST}), "second_place": swayed.count({SECOND}),
+        "unread": count[UNREAD], "declined": count[DECLINED], "unasked": count[UNASKED],
+        "agreement": round(alike / asked, DIGITS) if asked else None,
+        "answered_by": sorted({ruling.model for ruling in rulings if ruling.model}),
+    }  # fmt: skip

@@ -1,0 +1,86 @@
+"""Base and tuned model beside each other: what a judge says of their answers, and how sure their differences are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from job.context import Run
+from job.evaluation.assess import Assessment
+from job.evaluation.judge import Memory, Pair, judge, require_judge
+from job.evaluation.metrics.judge import EVEN, JUDGE_WIN_RATE
+from job.evaluation.scores import Wanted, differences, figures, paired
+from job.export.artefacts import Artefacts
+from job.export.delivered import BASE, TRAINED_MODEL
+from job.export.rows import ASKED_ROWS
+from job.report.judged import verdicts
+
+JUDGE, JUDGED = "judge", "report/judge.jsonl"
+Measured = tuple[Assessment, float]
+
+
+def require_others(run: Run, trained_before: bool) -> None:
+    """Whether those let us in who are needed once money is spent."""
+    if run.push:
+        run.push.require_access()
+    if run.spec.evaluation.judge and not trained_before:
+        require_judge(run.spec.evaluation.judge)
+
+
+def ask_judge(artefacts: Artefacts, before: Measured, after: Measured) -> tuple[Measured, Measured]:
+    """Base and tuned model with what the judge's verdicts add to their rows, where the spec names one.
+
+    Raises `InputError` and `TransientError` where it does not answer; what it has answered is stored by then.
+    """
+    run, spec = artefacts.run, artefacts.run.spec
+    if spec.evaluation.judge is None:
+        return before, after
+    pairs = _pairs(artefacts, before[0], after[0])
+    memory = Memory(run.workdir / JUDGED, _earlier(run), run.log.redact, _keeper(artefacts))
+    with run.log.live("judges answers") as bar:
+        counts, facts = judge(spec.evaluation.judge, pairs, spec.training.seed, memory, bar.update_total)
+    run.stats.evaluation[JUDGE] = facts
+    run.log(JUDGE, **facts)
+    run.log("note", text=verdicts(facts))
+    even = [None if each is None else (EVEN, 1.0) for each in counts]
+    both = ((before, even), (after, counts))
+    first, second = (
+        (replace(found, rows={**found.rows, JUDGE_WIN_RATE.name: rows}), loss) for (found, loss), rows in both
+    )
+    return first, second
+
+
+def _pairs(artefacts: Artefacts, before: Assessment, after: Assessment) -> list[Pair]:
+    """Of prompts, and of held-out questions where they were answered, those that both models have answered."""
+    prepared, wanted = artefacts.delivered.prepared, Wanted.of(artefacts.run.spec.evaluation)
+    asked = list(zip(prepared.questions, before.answers, after.answers, strict=True))
+    rows = zip(prepared.exact_match, before.row_answers, after.row_answers, strict=True) if wanted.answers else ()
+    return [
+        Pair(question.text, question.reference, base, tuned)
+        for question, base, tuned in chain(asked, rows)
+        if base is not None and tuned is not None
+    ]
+
+
+def _earlier(run: Run) -> bytes:
+    """What an earlier try has stored, be it listed by a receipt or not: what does not fit is not asked for."""
+    stored = {item.key for item in run.store.list(JUDGED)}
+    return run.store.read(JUDGED) if JUDGED in stored else b""
+
+
+def _keeper(artefacts: Artefacts) -> Callable[[Path], object]:
+    return lambda path: artefacts.store_files({JUDGED: path})
+
+
+def compare_both(artefacts: Artefacts, before: Measured, after: Measured) -> None:
+    """To the statistics, base and tuned on the rows that both have answered, and how sure their differences are."""
+    run, delivered = artefacts.run, artefacts.delivered
+    rows = paired(before[0].rows, after[0].rows)
+    late = {*before[0].unanswered, *after[0].unanswered}
+    run.stats.delivered["rows"]["unanswered"] = sorted(number for number in late if number < ASKED_ROWS)
+    for name, counts, (found, loss) in zip((BASE, TRAINED_MODEL), rows, (before, after), strict=True):
+        run.stats.evaluation[name] = figures(counts)
+        delivered.note(name, delivered.beside(replace(found, rows=counts), loss))
+    run.stats.evaluation["differences"] = differences(rows[0], rows[1], run.spec.training.seed)

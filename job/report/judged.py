@@ -1,0 +1,33 @@
+"""How a judge came to its figure, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from job.report.markdown import figure
+
+
+def verdicts(facts: Mapping[str, Any]) -> str:
+    """Sentences on the judge's part of the statistics."""
+    asked = facts["pairs"] - facts["equal"] - facts["unasked"]
+    said = (
+        f"{facts['model']} at {facts['endpoint']} judged {asked} of {facts['pairs']} pairs of answers, each in both "
+        f"orders: the tuned model's was better in {facts['better']}, worse in {facts['worse']}, neither in "
+        f"{facts['even']}; in {facts['swayed']} the verdict changed with the order"
+    )
+    if facts["swayed"]:
+        said += f", where the first place won {facts['first_place']} times and the second {facts['second_place']}"
+    more = {
+        "equal": "pairs were equal and count as even",
+        "unread": "had no verdict that can be read",
+        "declined": "were declined by the endpoint",
+        "unasked": "were not asked about, as a cap of the spec was reached",
+    }
+    rest = "".join(f"; {facts[name]} {words}" for name, words in more.items() if facts[name])
+    if facts["agreement"] is not None and facts["agreement"] < facts["min_agreement"]:
+        rest += (
+            f". It said the same twice for a share of {figure(facts['agreement'])}, and evaluation.judge.min_agreement "
+            f"is {figure(facts['min_agreement'])}: its win rate is not measured"
+        )
+    return f"{said}{rest}."

@@ -1,0 +1,17 @@
+"""Who judges answers, and how, as a spec says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class JudgeSpec:
+    """`model` is the endpoint's name for it; the endpoint itself is the environment's."""
+
+    model: str
+    rubric: str
+    max_requests: int
+    max_tokens: int
+    max_answer_tokens: int
+    min_agreement: float
