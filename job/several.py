@@ -14,7 +14,8 @@ from job.plan.model_size import size_of_base
 from job.source import FetchedModel
 from job.training.backend import Backend, loading
 from job.training.checkpointing import checkpointing_of
-from job.training.loop import TrainResult, compute_in_fp32
+from job.training.loop import TrainResult
+from job.training.precision import compute_in_fp32
 from job.training.process import TrainingRequest
 from job.training.start import go_on_from
 from job.training.team import train_together

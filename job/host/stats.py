@@ -208,6 +208,12 @@ def gpu_reserved_bytes() -> int:
     return int(cuda.memory_reserved()) if cuda else 0
 
 
+def gpu_peak_bytes() -> int:
+    """That PyTorch has reserved at most since a stage began."""
+    cuda = _cuda()
+    return int(cuda.max_memory_reserved()) if cuda else 0
+
+
 def package_versions() -> dict[str, str]:
     found = {}
     for name in PACKAGES:

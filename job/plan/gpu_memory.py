@@ -33,6 +33,7 @@ AT_WORK = 1.5  # layers whose activations are there while one is computed again,
 # Beside Unsloth's fused layers with an adapter: modules of transformers, 8-bit products, padded batches with a mask.
 PLAIN_LAYERS, FULL_LAYERS, EIGHT_BIT_LAYERS, PADDED_LAYERS = 1.5, 1.3, 1.83, 1.1
 WORK_BYTES = 110 << 10  # per width, of Unsloth: parts of its loss, buffers
+GATHERED_LAYERS, GATHERED_BYTES = 2, 4  # of spread weights: put together at once, with their gradients; not measured
 DEQUANTISED = 1.5  # weights of a layer, in bytes each
 GPU_CONTEXT_BYTES = GIB
 MOST_AT_ONCE = 256  # rows of a forward pass that is chosen
@@ -113,7 +114,11 @@ def divisors(rows: int) -> list[int]:
 def fixed_bytes(spec: JobSpec, size: ModelSize) -> float:
     """What does not depend on the rows."""
     work = WORK_BYTES * size.hidden if spec.model.backend == "unsloth" else 0
-    return weight_bytes(spec, size) + state_bytes(spec, size) + work + DEQUANTISED * size.layer_parameters
+    held = weight_bytes(spec, size) + state_bytes(spec, size)
+    if spec.resources.spreads:
+        gathered = GATHERED_LAYERS * size.layer_parameters + size.embedding_parameters
+        held = held / spec.resources.known_gpus + gathered * GATHERED_BYTES
+    return held + work + DEQUANTISED * size.layer_parameters
 
 
 def activation_bytes(spec: JobSpec, size: ModelSize, tokens: int, kept_layers: int) -> int:

@@ -185,6 +185,8 @@ def require_memory(model_dir: Path, spec: JobSpec, device: dict[str, Any]) -> No
     on_cpu = device["kind"] == "cpu"
     in_fp32 = on_cpu and spec.model.precision in ("16bit", "full")
     needed = int(least_bytes(spec.model.precision, count) + (least_bytes("16bit", count) if in_fp32 else 0))
+    if spec.resources.spreads and not on_cpu:  # whole before the training and after it
+        needed = max(needed // spec.resources.known_gpus, int(least_bytes("16bit", count)))
     total = available_bytes() if on_cpu else device["total_memory_bytes"]
     if needed > total:
         raise CapacityError(

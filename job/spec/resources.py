@@ -7,12 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ResourcesSpec:
-    """`gpus`: cards that train together, "all" that the machine has. `price_per_hour`: the user's, in a currency that
-    they know.
+    """`gpus`: cards that train together, "all" that the machine has. `weights`: each holds them "whole", or they are
+    "spread" over them. `price_per_hour`: the user's, in a currency that they know.
     """
 
     gpus: int | str
+    weights: str
     price_per_hour: float | None
+
+    @property
+    def spreads(self) -> bool:
+        return self.weights == "spread"
 
     @property
     def known_gpus(self) -> int:

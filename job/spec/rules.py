@@ -28,8 +28,9 @@ from job.spec.evaluation_rules import (
     metric_options,
     needs_held_out,
 )
-from job.spec.method_rules import dpo_loss, method_of, rows_of_the_method, settings_of_the_method
+from job.spec.method_rules import dpo_loss, rows_of_the_method, settings_of_the_method
 from job.spec.placeholders import placeholder_faults
+from job.spec.resource_rules import passes_for_gpus, spread_weights
 from job.spec.strict import load_schema
 from job.spec.wording import show
 
@@ -133,20 +134,6 @@ def _micro_batch(document: Json) -> Iterator[Fault]:
         yield Fault("a step cannot be cut into forward passes of this size", where="/training/micro_batch",
                     found=str(micro_batch), expected=f"a divisor of the {rows} sequences of a step",
                     hint="Or leave it out: auto finds the fastest one that fits")  # fmt: skip
-
-
-def _gpus(document: Json) -> Iterator[Fault]:
-    """Each has to have something to do in every step."""
-    training, keys = document.get("training", {}), load_schema("job")["definitions"]["training"]["properties"]
-    batch, passes, micro_batch = (
-        training.get(name, keys[name]["default"])
-        for name in ("batch_size", "gradient_accumulation_steps", "micro_batch")
-    )
-    least = micro_batch if micro_batch != "auto" else 1 if method_of(document).loss_of_step else batch
-    gpus, most = document.get("resources", {}).get("gpus", 1), batch * passes // least
-    if gpus != "all" and gpus > most:
-        yield Fault("more GPUs than a step has forward passes", where="/resources/gpus", found=str(gpus),
-                    expected=f"at most {most}", hint="Raise training.gradient_accumulation_steps")  # fmt: skip
 
 
 def _training(document: Json) -> Iterator[Fault]:
@@ -273,7 +260,8 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (_peft_packing, ("/model/backend", "/data/packing")),
     (_peft_checkpointing, ("/model/backend", "/training/gradient_checkpointing")),
     (_micro_batch, ("/training/batch_size", "/training/gradient_accumulation_steps", "/training/micro_batch")),
-    (_gpus, ("/resources/gpus", "/training")),
+    (passes_for_gpus, ("/resources/gpus", "/training")),
+    (spread_weights, ("/resources", "/training", "/model/precision", "/model/backend")),
     (_training, ("/training",)),
     (rows_of_the_method, ("/training/method", "/data/train", "/data/held_out")),
     (settings_of_the_method, ("/training", "/data/packing", "/data/train_on", "/model/precision")),

@@ -19,6 +19,7 @@ from job.errors import Fault, GateError
 from job.host.log import Bar
 from job.host.watchdog import Watchdog
 from job.spec import TrainingSpec
+from job.training.spread import part_of, whole
 
 CURVES = {"loss", "grad_norm", "learning_rate"}
 ATTENTION_MASKS = ("attention_mask", "chosen_attention_mask", "rejected_attention_mask")  # of what is learned from
@@ -228,13 +229,21 @@ class HeldOut(TrainerCallback):  # type: ignore[misc]
                 self.best_weights = trainable_weights(model)
 
 
-def trainable_weights(model: Any) -> dict[str, Any]:
-    """A copy in host memory of every weight that is being trained."""
-    return {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters() if p.requires_grad}
+def trainable_weights(model: Any, kept: bool = True) -> dict[str, Any]:
+    """A copy in host memory of every weight that is being trained; nothing of it unless it is `kept`, for ranks that
+    only bring in their part.
+    """
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            weight = whole(parameter.detach())
+            if kept:
+                found[name] = weight.to("cpu", copy=True)
+    return found
 
 
 def restore_weights(model: Any, weights: dict[str, Any]) -> None:
     """Puts `trainable_weights` back in place."""
     for name, parameter in model.named_parameters():
         if name in weights:
-            parameter.data.copy_(weights[name])
+            parameter.data.copy_(part_of(parameter.data, weights[name]))

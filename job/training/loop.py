@@ -13,6 +13,7 @@ from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.host.log import Log
 from job.host.micro_batch import free_memory
 from job.host.signals import deferred
+from job.host.stats import gpu_peak_bytes
 from job.host.watchdog import Watchdog
 from job.ledger.checkpoints import Checkpoint, Checkpoints
 from job.plan.choice import Choice
@@ -22,7 +23,9 @@ from job.training.arguments import trainer_arguments
 from job.training.backend import Backend
 from job.training.checkpointing import Chooser
 from job.training.methods import METHODS
+from job.training.precision import compute_in_fp32
 from job.training.ranks import Ranks, SharedSteps
+from job.training.spread import SpreadSteps, spread
 
 if TYPE_CHECKING:
     from job.data.build import Prepared
@@ -83,6 +86,8 @@ def train(
     start = ranks.of_first(lambda: checkpoints.newest(workdir / "resume"))
     resumed_from, too_large = start, 0
     chooser = Chooser(spec, size, backend, sizes(prepared.train)[0].tolist(), ranks)
+    if ranks.spread:
+        spread(model, ranks, backend.device)
     ranks.same_start([p for p in model.parameters() if p.requires_grad])
     choice = _first(chooser, start, log)
     while True:
@@ -91,7 +96,7 @@ def train(
             loop.run(start)
         except OutOfMemoryError as error:
             smaller = chooser.after(choice)
-            if smaller is None or loop.within_optimizer():
+            if smaller is None or loop.within_optimizer() or ranks.spread:
                 raise _does_not_fit(spec, choice) from error
             said = str(error)
         else:
@@ -145,7 +150,7 @@ class Loop:
         self.method.check(self.trainer, spec)
         if backend.device == "cpu":
             compute_in_fp32(model)
-        steps = None if ranks.alone else SharedSteps(self.trainer, ranks, spec.training.seed, self.method.curves)
+        steps = None if ranks.alone else self._shared_steps()
         self.watchdog = Watchdog()
         self.watch = LossWatch(TokenCounter(self.trainer), self.watchdog, self.method.curves)
         name = self.method.held_out.name if self.method.held_out else HELD_OUT_LOSS.name
@@ -158,6 +163,12 @@ class Loop:
         curves = [Curves(workdir / "report" / "tensorboard", drawn)] if self._shown("tensorboard") else []
         for callback in (self.watch, *curves, self.held_out, self.saver):
             self.trainer.add_callback(callback)
+
+    def _shared_steps(self) -> SharedSteps:
+        seed = self.spec.training.seed
+        if self.ranks.spread:
+            return SpreadSteps(self.trainer, self.ranks, seed)
+        return SharedSteps(self.trainer, self.ranks, seed, self.method.curves)
 
     def _shown(self, tracker: str) -> bool:
         return self.ranks.first and tracker in self.spec.tracking
@@ -279,17 +290,3 @@ def _does_not_fit(spec: JobSpec, choice: Choice) -> CapacityError:
             hint="Lower model.max_seq_length or lora.r, leave gradient_checkpointing to auto, or use a larger GPU",
         )
     )
-
-
-def gpu_peak_bytes() -> int:
-    """That PyTorch has reserved so far; 0 without a GPU."""
-    import torch
-
-    return torch.cuda.max_memory_reserved() if torch.cuda.is_initialized() else 0
-
-
-def compute_in_fp32(model: Any) -> None:
-    """TRL casts the adapter of a quantised model to bf16, which CPUs only emulate."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()

@@ -13,6 +13,8 @@ from typing import Any
 # imported.
 CPU_ENVIRONMENT = {"UNSLOTH_CPU_BF16": "0", "UNSLOTH_CPU_FP16": "0"}
 
+FP32_BYTES = 4
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -83,3 +85,10 @@ def keep_layout(model: Any) -> Any:
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+def compute_in_fp32(model: Any) -> None:
+    """TRL casts the adapter of a quantised model to bf16, which CPUs only emulate."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype.itemsize < FP32_BYTES:
+            parameter.data = parameter.data.float()

@@ -86,16 +86,19 @@ def handle(request: TrainingRequest) -> Trained:
     if request.adapter:
         go_on_from(model, request.adapter)
     require_compute_dtype(model, backend.device)
-    ranks = Ranks(place, backend.device)  # once everything is loaded: engines look for such a group
+    ranks = Ranks(
+        place, backend.device, spec.resources.spreads
+    )  # once everything is loaded: engines look for such a group
     checkpoints = Checkpoints(
         open_store(request.checkpoints), request.origin, spec.output.checkpoints, log, request.machine,
         claim=partial(claim, place.said) if place else _claimed_by_the_caller,
     )  # fmt: skip
     result = train(backend, model, request.size, spec, prepared, request.workdir, checkpoints, log, ranks)
-    if ranks.first:
-        from job.training.callbacks import trainable_weights
+    from job.training.callbacks import trainable_weights
 
-        save_file({name: weight.contiguous() for name, weight in trainable_weights(model).items()}, request.weights)
+    weights = trainable_weights(model, kept=ranks.first)
+    if ranks.first:
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, request.weights)
     return Trained(result, checkpoints.held)
 
 

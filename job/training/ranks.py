@@ -43,8 +43,11 @@ class Place:
 class Ranks:
     """This process among those that train; by itself, it is asked nothing."""
 
-    def __init__(self, place: Place | None = None, device: str = "cpu") -> None:
-        """Meets the others. Raises `TransientError` if they do not come."""
+    def __init__(self, place: Place | None = None, device: str = "cpu", spread: bool = False) -> None:
+        """Meets the others. `spread`: each holds a part of the weights (`job.training.spread`), and they meet in every
+        forward pass. Raises `TransientError` if the others do not come.
+        """
+        self.spread = spread
         self.rank, self.count = (place.rank, place.count) if place else (0, 1)
         self._hosts: Any = None
         if place and place.count > 1:
@@ -111,8 +114,8 @@ class Ranks:
         return found
 
     def share(self, rows: Any) -> Any:
-        """The part of a data set that this process measures."""
-        return rows if self.alone else rows.select(range(self.rank, len(rows), self.count))
+        """What of a data set this process measures: a part of it, or as much as all others."""
+        return rows if self.alone or self.spread else rows.select(range(self.rank, len(rows), self.count))
 
     def add_up(self, tensors: Sequence[Any]) -> None:
         """Each tensor becomes the sum of all processes' own; small ones travel together."""
@@ -130,7 +133,7 @@ class Ranks:
 
     def same_start(self, weights: Sequence[Any]) -> None:
         """Gives every process the first one's weights."""
-        if not self.alone:
+        if not self.alone and not self.spread:
             import torch.distributed as dist
 
             for weight in weights:
@@ -138,7 +141,7 @@ class Ranks:
 
     def require_same(self, weights: Sequence[Any]) -> None:
         """Raises `DeviceError` where the processes, which have all taken the same steps, hold other weights."""
-        if self.alone:
+        if self.alone or self.spread:
             return
         import torch
 
@@ -188,6 +191,8 @@ class SharedSteps:
     Random numbers, of dropout, are drawn anew for each forward pass: they do not depend on whose it is.
     """
 
+    spread = False  # whether each rank holds a part of the weights
+
     def __init__(self, trainer: Any, ranks: Ranks, seed: int, curves: Collection[str]) -> None:
         """`curves`: what the trainer notes of a forward pass, and logs."""
         self._trainer, self._ranks, self._seed, self._curves = trainer, ranks, seed, curves
@@ -199,6 +204,10 @@ class SharedSteps:
         self._short = ""
         self.stopping, self.first = False, ranks.first
         trainer.training_step, trainer.get_batch_samples = self._training_step, self._get_batch_samples
+
+    def due(self, due: bool) -> bool:
+        """Whether a checkpoint is made now, where this rank thinks that it is `due`."""
+        return due
 
     def _get_batch_samples(self, *arguments: Any, **named: Any) -> Any:
         found = self._batches(*arguments, **named)
@@ -231,13 +240,16 @@ class SharedSteps:
         self._draw_anew(self._passes)
         if self._curves:
             self._share_notes()
-        met = [weight for weight, anywhere in zip(self._trained, there, strict=True) if anywhere]
+        whole = (self._loss + loss).detach().float().reshape(1)
+        self._add_up(whole, [weight for weight, anywhere in zip(self._trained, there, strict=True) if anywhere])
+        return whole[0].to(loss.dtype)
+
+    def _add_up(self, loss: Any, met: list[Any]) -> None:
+        """`loss`, and the gradients of the weights that any rank has `met` in this step."""
         for weight in met:
             if weight.grad is None:
                 weight.grad = weight.data.new_zeros(weight.shape)
-        whole = (self._loss + loss).detach().float().reshape(1)
-        self._ranks.add_up([whole, *(weight.grad for weight in met)])
-        return whole[0].to(loss.dtype)
+        self._ranks.add_up([loss, *(weight.grad for weight in met)])
 
     def _notes(self) -> Any:
         """Of each name, what trl has noted since it last logged."""

@@ -26,6 +26,7 @@ from job.plan.require import with_disk_figures
 from job.spec import CheckpointsSpec
 from job.training.callbacks import HeldOut, LossWatch, restore_weights, trainable_weights
 from job.training.ranks import SharedSteps
+from job.training.spread import SpreadSteps
 
 WEIGHTS, BEST, PROGRESS, STATE = "weights.safetensors", "best.safetensors", "progress.json", "trainer_state.json"
 
@@ -53,7 +54,8 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         self._checkpoints = checkpoints
         self._watch = watch
         self._held_out = held_out
-        self._choice = {"micro_batch": choice.batch.rows, "kept_layers": choice.kept_layers}
+        self._choice: dict[str, Any] = {"micro_batch": choice.batch.rows, "kept_layers": choice.kept_layers}
+        self._choice |= {"spread": bool(shared and shared.spread)}
         self._folder = folder
         self._last_save = time.monotonic()
         trainer._save_checkpoint = self._save
@@ -66,6 +68,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         due = time.monotonic() - self._last_save >= self._spec.every_minutes * 60
         due |= bool(self._spec.every_steps) and state.global_step % (self._spec.every_steps or 1) == 0
         # The end is stored itself
+        due = self._shared.due(due) if self._shared else due
         control.should_save = self._stopping() or (due and state.global_step < state.max_steps)
         return control
 
@@ -82,6 +85,10 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         return self._shared.stopping if self._shared else stop_requested()
 
     def _makes_them(self) -> bool:
+        """Whether this process has a part in a checkpoint; the first one stores it."""
+        return self._shared is None or self._shared.first or self._shared.spread
+
+    def _stores_them(self) -> bool:
         return self._shared is None or self._shared.first
 
     def _make(self) -> None:
@@ -89,7 +96,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         folder = self._folder / f"{step}"
         if failure := self._write_or_full(folder):
             self._checkpoints.miss(step, failure)
-        else:
+        elif self._stores_them():
             self._checkpoints.send(step, folder)
 
     def keep_last(self) -> None:
@@ -99,7 +106,9 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         state = self._trainer.state
         if not self._makes_them():
             return
-        if state.global_step == state.max_steps and not self._write_or_full(self._folder / "last"):
+        if state.global_step < state.max_steps or self._write_or_full(self._folder / "last"):
+            return
+        if self._stores_them():
             self._checkpoints.hold(state.global_step, self._folder / "last")
 
     def _write_or_full(self, folder: Path) -> JobError | None:
@@ -118,12 +127,19 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         """The state between two steps, as files."""
         from safetensors.torch import save_file
 
+        trainer, parts = self._trainer, self._shared if isinstance(self._shared, SpreadSteps) else None
+        weights = trainable_weights(trainer.model, kept=parts is None or parts.first)
+        optimizer = parts.optimizer_state() if parts else {}
+        if parts and not parts.first:
+            return
         folder.mkdir(parents=True)
-        trainer = self._trainer
-        save_file(_contiguous(trainable_weights(trainer.model)), folder / WEIGHTS)
+        save_file(_contiguous(weights), folder / WEIGHTS)
         if self._held_out.best_weights is not None:
             save_file(_contiguous(self._held_out.best_weights), folder / BEST)
-        trainer._save_optimizer_and_scheduler(str(folder))
+        if parts:
+            parts.save(optimizer, folder)
+        else:
+            trainer._save_optimizer_and_scheduler(str(folder))
         trainer._save_scaler(str(folder))
         trainer._save_rng_state(str(folder))
         trainer.state.save_to_json(str(folder / STATE))
@@ -136,6 +152,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
 
         best = checkpoint.folder / BEST
         with progress_of(checkpoint) as progress:
+            _require_form(progress["choice"].get("spread", False), self._choice["spread"])
             self._watch.restore(progress["watch"])
             self._held_out.restore(progress["held_out"], load_file(best) if best.exists() else None)
 
@@ -171,6 +188,16 @@ class Saver(TrainerCallback):  # type: ignore[misc]
                 )
             )
         restore_weights(self._trainer.model, weights)
+
+
+def _require_form(found: bool, wanted: bool) -> None:
+    """Raises `InputError` for moments in the other form: by names of weights where those are spread, else by number."""
+    if found != wanted:
+        words = {True: "spread", False: "whole"}
+        raise InputError(
+            Fault("the checkpoint was made with the weights held otherwise", where="/resources/weights",
+                  found=words[wanted], expected=words[found], hint="Set it so again, or remove the checkpoint")
+        )  # fmt: skip
 
 
 @contextmanager

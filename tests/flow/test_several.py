@@ -13,6 +13,7 @@ import pytest
 
 from tests.flow.running import Running, document, run_tiny, tiny, valid_stats, write_spec
 from tests.flow.test_out_of_memory import run_short
+from tests.specs import LEFT_OUT
 
 # 32 rows in steps of 6, cut into 3 passes: two processes never have the same number, and the last step of an epoch has but one
 CHANGES: dict[str, Any] = {
@@ -107,6 +108,28 @@ def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
     assert not first.is_running()
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert list((tmp_path / "out").rglob("step-00000002/checkpoint.json"))
+
+
+WHOLE: dict[str, Any] = {
+    "/model/precision": "full", "/lora": LEFT_OUT, "/training/optimizer": "adamw_torch_fused", "/training/learning_rate": 0.001,
+}  # fmt: skip
+
+
+def test_weights_that_are_spread(tmp_path: Path) -> None:
+    """Parts of every weight, its gradient and its moments (FSDP2), stopped on two processes and brought to the end on three."""
+    one = run_tiny(tmp_path / "one", CHANGES | WHOLE)
+    assert one.exit_code == 0, one.stdout[-2000:]
+    two = running(tmp_path, 2, **WHOLE, **{"/resources": {"gpus": 2, "weights": "spread"}})
+    two.wait_until(lambda r: r.says('"step": 4,'))
+    two.signal(signal.SIGTERM)
+    result = two.finish(60)
+    assert result.exit_code == 30, result.stdout[-2000:]
+    whole = run_tiny(tmp_path, CHANGES | WHOLE | {"/resources": {"gpus": 2}})
+    assert (whole.exit_code, whole.failure["pointer"], whole.failure["found"]) == (11, "/resources/weights", "whole")
+    three = run_tiny(tmp_path, CHANGES | WHOLE | {"/resources": {"gpus": 3, "weights": "spread"}})
+    assert three.exit_code == 0, three.stdout[-2000:]
+    assert [event["step"] for event in three.named("resume")] == [event["step"] for event in result.named("checkpoint")]
+    same(tmp_path / "out", tmp_path / "one" / "out")
 
 
 def test_pairs_are_learned_the_same(tmp_path: Path) -> None:

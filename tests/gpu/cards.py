@@ -1,7 +1,7 @@
 """Several GPUs of one machine beside one: the same spec, model, rows, machine and call.
 
     python -m tests.gpu.cards speed FOLDER SHAPE STEPS    the job with a 4-bit adapter on 1 card, then on 2
-    python -m tests.gpu.cards full FOLDER SHAPE STEPS [CARDS ...]    every weight, the training alone, on each number of cards
+    python -m tests.gpu.cards full FOLDER SHAPE STEPS [CARDS ...]    every weight, the training alone; 2s: on two, the weights spread
     python -m tests.gpu.cards kill FOLDER                 the job on 2 cards; one process is killed, then the spec runs to its end on 1
 
 Needs two NVIDIA GPUs. Shapes, rows and recipe are those of `bench` (8b, 1b). Prints a JSON line for each run: median seconds of a step,
@@ -100,12 +100,12 @@ def measure_speed(folder: Path, shape: str, steps: int) -> None:
     print(json.dumps(compared(runs)), flush=True)
 
 
-def measure_full(folder: Path, shape: str, steps: int, counts: list[int]) -> None:
+def measure_full(folder: Path, shape: str, steps: int, counts: list[str]) -> None:
     """Without the rest of the job, which would write such a model several times."""
     prepare(folder, shape, steps)
     runs = []
     for cards in counts:
-        command = [sys.executable, "-m", "tests.gpu.cards", "train", str(folder), shape, str(steps), str(cards)]
+        command = [sys.executable, "-m", "tests.gpu.cards", "train", str(folder), shape, str(steps), cards]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         line = next((line for line in done.stdout.splitlines() if line.startswith('{"cards"')), "")
         if not line:
@@ -117,7 +117,8 @@ def measure_full(folder: Path, shape: str, steps: int, counts: list[int]) -> Non
         print(json.dumps(compared(runs)), flush=True)
 
 
-def train_alone(folder: Path, shape: str, steps: int, cards: int) -> None:
+def train_alone(folder: Path, shape: str, steps: int, asked: str) -> None:
+    """Plain transformers, which the weights can be spread with, and torch's AdamW."""
     from job.data.build import build_dataset
     from job.data.reopen import save
     from job.host.child import preload
@@ -132,9 +133,12 @@ def train_alone(folder: Path, shape: str, steps: int, cards: int) -> None:
     from job.training.process import TrainingRequest
     from job.training.team import train_together
 
-    path = spec_for(folder, shape, steps, cards, f"full-{shape}-{cards}")
+    cards = int(asked.rstrip("s"))
+    path = spec_for(folder, shape, steps, cards, f"full-{shape}-{asked}")
     document = json.loads(path.read_text())
     del document["lora"]
+    document["model"]["backend"], document["training"]["optimizer"] = "peft", "adamw_torch_fused"
+    document["resources"]["weights"] = "spread" if asked.endswith("s") else "whole"
     document["model"]["precision"], document["data"]["packing"] = "full", False
     document["training"]["learning_rate"] = 1e-5
     spec, work = parse_spec(json.dumps(document).encode()), path.parent / "work"
@@ -152,7 +156,11 @@ def train_alone(folder: Path, shape: str, steps: int, cards: int) -> None:
     )  # fmt: skip
     begun = time.monotonic()
     result = train_together(cards, request, Log(json_lines=True), lambda: None).result
-    whole = {"wall_seconds": round(time.monotonic() - begun, 1), "trainable_dtype": result.trainable_dtype}
+    whole = {
+        "weights": spec.resources.weights,
+        "wall_seconds": round(time.monotonic() - begun, 1),
+        "trainable_dtype": result.trainable_dtype,
+    }
     print(json.dumps(figures(result.summary(), [row["loss"] for row in result.history]) | whole), flush=True)
     subprocess.run(["rm", "-rf", str(work)], check=True)  # twice the model's size
 
@@ -195,9 +203,9 @@ def main() -> None:
     elif part == "speed":
         measure_speed(Path(folder), rest[0], int(rest[1]))
     elif part == "full":
-        measure_full(Path(folder), rest[0], int(rest[1]), [int(count) for count in rest[2:]] or [1, 2])
+        measure_full(Path(folder), rest[0], int(rest[1]), rest[2:] or ["1", "2s"])
     elif part == "train":
-        train_alone(Path(folder), rest[0], int(rest[1]), int(rest[2]))
+        train_alone(Path(folder), rest[0], int(rest[1]), rest[2])
     else:
         measure_kill(Path(folder))
 

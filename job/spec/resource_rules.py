@@ -1,0 +1,51 @@
+"""Rules of a spec about the GPUs that train together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from job.errors import Fault
+from job.spec.method_rules import method_of
+from job.spec.strict import load_schema
+from job.spec.wording import show
+
+Json = dict[str, Any]
+WITH_PARTS = ("adamw_torch", "adamw_torch_fused", "sgd")  # optimisers that work on parts of weights
+
+
+def passes_for_gpus(document: Json) -> Iterator[Fault]:
+    """Each has to have something to do in every step."""
+    training, keys = document.get("training", {}), load_schema("job")["definitions"]["training"]["properties"]
+    batch, passes, micro_batch = (
+        training.get(name, keys[name]["default"])
+        for name in ("batch_size", "gradient_accumulation_steps", "micro_batch")
+    )
+    least = micro_batch if micro_batch != "auto" else 1 if method_of(document).loss_of_step else batch
+    gpus, most = document.get("resources", {}).get("gpus", 1), batch * passes // least
+    if gpus != "all" and gpus > most:
+        yield Fault("more GPUs than a step has forward passes", where="/resources/gpus", found=str(gpus),
+                    expected=f"at most {most}", hint="Raise training.gradient_accumulation_steps")  # fmt: skip
+
+
+def spread_weights(document: Json) -> Iterator[Fault]:
+    """What is spread is trained whole, by code that knows of parts."""
+    if document.get("resources", {}).get("weights") != "spread":
+        return
+    training = document.get("training", {})
+    optimizer = training.get(
+        "optimizer", load_schema("job")["definitions"]["training"]["properties"]["optimizer"]["default"]
+    )
+    gpus, method = document["resources"].get("gpus", 1), training.get("method", "sft")
+    found = {
+        "/model/precision": (document["model"].get("precision", "4bit"), ("full",)),
+        "/model/backend": (document["model"].get("backend", "unsloth"), ("peft",)),
+        "/training/method": (method, ("sft",)),
+        "/training/optimizer": (optimizer, WITH_PARTS),
+        "/resources/gpus": (gpus, range(2, 9)),
+    }
+    for pointer, (value, fitting) in found.items():
+        if value not in fitting:
+            expected = " or ".join(map(show, fitting)) if isinstance(fitting, tuple) else "2 or more"
+            yield Fault("weights cannot be spread over GPUs with this", where=pointer, found=show(value),
+                        expected=expected, hint="Or leave out resources.weights: each GPU holds all")  # fmt: skip
