@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, InputError
+from job.errors import Fault, InputError, JobError
 from job.source.model_files import read_object
 from job.source.place import pointed
 
@@ -30,9 +30,17 @@ def load_tokenizer(model_dir: Path) -> Any:
     require_small_tokens(model_dir)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        tokenizer("a")
+    except BaseException as error:  # of a damaged file the part in Rust raises Exception itself, or panics
+        is_panic = type(error).__name__ == "PanicException"
+        if isinstance(error, JobError | MemoryError) or not (is_panic or isinstance(error, Exception)):
+            raise
         raise InputError(
-            Fault("the model has no usable tokenizer", where=POINTER, found=f"{type(error).__name__}: {error}")
+            Fault(
+                "the model has no usable tokenizer",
+                where=POINTER,
+                found=f"{type(error).__name__}: {str(error).strip()}".splitlines()[0],
+            )
         ) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(

@@ -32,7 +32,7 @@ IMPORTED_LATE = {
 }
 # The last resorts, of the job and of its children, the one place that keeps the evidence of a failure before it goes on, and where a
 # panic in Rust comes out, which is not an Exception.
-CATCHES_ALL = {"__main__", "run", "host.child", "data.worker.tokenise"}
+CATCHES_ALL = {"__main__", "run", "host.child", "data.tokenizer", "data.worker.tokenise"}
 FILE_LINES = 300
 FUNCTION_LINES = 60
 

@@ -253,6 +253,35 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
     assert caught.value.faults[0].where == "/model/source"
 
 
+DAMAGED: dict[str, tuple[str, Row, str]] = {
+    "a class that is a number": ("tokenizer_config.json", {"tokenizer_class": 7}, "AttributeError"),
+    "special tokens in a list": ("tokenizer_config.json", {"added_tokens_decoder": [1]}, "AttributeError"),
+    "a model that nobody knows": ("tokenizer.json", {"model": {"type": "Nope"}}, "Exception: data did not match"),
+    "a normaliser that breaks its reader": (
+        "tokenizer.json", {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "!!"}}, "PanicException",
+    ),
+    "an opening that breaks every text": (
+        "tokenizer.json",
+        {"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x", "type_id": 0}}], "pair": [],
+                            "special_tokens": {}}},
+        "PanicException: no entry found for key",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_tokenizer_is_an_input_error(name: str, tmp_path: Path) -> None:
+    """The part of it that is in Rust raises no class of its own, or panics."""
+    file, change, says = DAMAGED[name]
+    model = shutil.copytree(byte_tokenizer_dir(), tmp_path / "model")
+    (model / file).write_text(json.dumps(json.loads((model / file).read_text("utf-8")) | change), "utf-8")
+    with pytest.raises(InputError) as caught:
+        load_tokenizer(model)
+    [fault] = caught.value.faults
+    assert fault.where == "/model/source"
+    assert says in fault.found
+
+
 def test_a_field_of_a_small_archive_takes_no_more_memory_than_a_row_may(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
