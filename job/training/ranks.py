@@ -212,7 +212,7 @@ class SharedSteps:
     def _get_batch_samples(self, *arguments: Any, **named: Any) -> Any:
         found = self._batches(*arguments, **named)
         self._passes, self._done, self._loss, self._short = len(found[0]), 0, 0.0, ""
-        self._noted = {name: len(self._notes()[name]) for name in self._curves}
+        self._noted = {name: len(self._notes().get(name, ())) for name in self._curves}
         return found
 
     def _training_step(self, model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
@@ -258,10 +258,11 @@ class SharedSteps:
 
     def _share_notes(self) -> None:
         notes = self._notes()
-        own = {name: [float(value) for value in notes[name][begin:]] for name, begin in self._noted.items()}
+        own = {name: [float(value) for value in notes.get(name, ())[begin:]] for name, begin in self._noted.items()}
         everywhere = self._ranks.gathered(own)
         for name, begin in self._noted.items():
-            notes[name][begin:] = [value for known in everywhere for value in known[name]]
+            if found := [value for known in everywhere for value in known[name]]:  # trl divides by their number
+                notes[name][begin:] = found
 
     def _draw_anew(self, number: int) -> None:
         import torch
