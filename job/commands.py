@@ -22,6 +22,7 @@ from job.host.streams import divert, harmless, last_printed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from job.host.told import Told
     from job.seen import Seen
     from job.spec import JobSpec
 
@@ -232,11 +233,19 @@ def command_plan(arguments: argparse.Namespace, log: Log) -> None:
 
 
 def command_run(arguments: argparse.Namespace, log: Log) -> None:
+    from job.host.told import Told
+
+    with Told(log) as watched:
+        carry_out_run(arguments, log, watched)
+
+
+def carry_out_run(arguments: argparse.Namespace, log: Log, watched: Told) -> None:
     from job.plan.scratch import WORKDIR_VARIABLE, make_scratch
     from job.run import run_job
     from job.spec import parse_spec
 
     spec = parse_spec(read_spec(arguments.spec))
+    watched.begin(spec.run_id, spec.name, spec.output.uri)
     kept = arguments.workdir or os.environ.get(WORKDIR_VARIABLE)
     workdir = make_scratch(kept, spec)
     printed = workdir / VENDOR_LOG

@@ -20,7 +20,7 @@ REPORT = "report/summary.md"
 FACTS = ("message", "pointer", "found", "expected", "hint")
 DONE = ("published", "done")  # the two events that a run says only once its manifest is there
 # What may follow an end: what a run says as it leaves, and what other commands say.
-AFTER_THE_END = ("lease", "leftovers", "note", "termination", "summary", "ended", "verified", "valid")
+AFTER_THE_END = ("lease", "notified", "leftovers", "note", "termination", "summary", "ended", "verified", "valid")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 RUN_ID = re.compile(r"[0-9a-f]{16}")
 CODES = {kind.__name__: kind.exit_code for kind in TREE}

@@ -65,16 +65,22 @@ class Log:
         self.json_lines = (not self.stream.isatty()) if json_lines is None else json_lines
         self.words = words
         self.aside = aside or sys.stderr
+        self.listeners: list[Callable[[str, Mapping[str, Any]], None]] = []  # hear what is said, and how far things are
         self._start = time.monotonic()
         self._screen: Screen | None = None
         self._label = ""  # of the last line
 
     def __call__(self, event: str, **fields: Any) -> None:
+        self.heard(event, fields)
         if self.json_lines:
             record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **fields}
             self.say(json.dumps(record, ensure_ascii=False, default=str))
         elif (text := self.words(event, fields)) is not None:
             self._tell(str(fields.get("stage", event)), text)
+
+    def heard(self, event: str, fields: Mapping[str, Any]) -> None:
+        for listener in self.listeners:
+            listener(event, fields)
 
     def tell(self, label: str, event: str, fields: Mapping[str, Any]) -> None:
         """What JSON lines say otherwise or not at all, under `label`."""
@@ -115,6 +121,7 @@ class Log:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Says to people that a stage begins, with a bar for as long as it lasts. JSON lines have what it found."""
+        self.heard(BEGIN, {"stage": name})
         if not self.json_lines:
             self.tell(name, BEGIN, {"stage": name})
         with self.live(name):
@@ -177,6 +184,7 @@ class Bar:
             self._screen.end(self._label)
 
     def update(self, done: int, **fields: Any) -> None:
+        self._log.heard(self._label, {"done": done, "total": self.total, **fields})
         if self._screen:
             self._screen.update(self._label, done, self.total, fields)
         elif not self._log.json_lines:

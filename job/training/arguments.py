@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from job.host.micro_batch import MicroBatch
 from job.spec import JobSpec
 from job.spec.optimizers import effective_optimizer
+
+KUBEFLOW_VARIABLE = "KUBEFLOW_TRAINER_SERVER_URL"  # set by Kubeflow Trainer where its TrainJobStatus feature is on
 
 
 def trainer_arguments(
@@ -49,8 +52,7 @@ def trainer_arguments(
         "logging_nan_inf_filter": False,  # a NaN must be seen, not averaged away
         # It waits for the GPU at each forward pass; callbacks.TokenCounter does not
         "include_num_input_tokens_seen": "no",
-        "report_to": [name for name in spec.tracking if name != "tensorboard"]
-        or "none",  # callbacks.Curves writes those
+        "report_to": _reported_to(spec) or "none",
         "disable_tqdm": True,
         "eval_strategy": "no",  # callbacks.HeldOut evaluates
         "save_strategy": "no",
@@ -59,6 +61,14 @@ def trainer_arguments(
         "train_sampling_strategy": "random" if spec.data.shuffle else "sequential",
         "push_to_hub": False,
     }
+
+
+def _reported_to(spec: JobSpec) -> list[str]:
+    """Trackers but TensorBoard, whose files `callbacks.Curves` writes; in a TrainJob whose controller asks for it,
+    Kubeflow's as well.
+    """
+    asked = ["kubeflow"] if os.environ.get(KUBEFLOW_VARIABLE) else []
+    return [*(name for name in spec.tracking if name != "tensorboard"), *asked]
 
 
 def _bf16() -> bool:

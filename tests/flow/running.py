@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +130,12 @@ def tiny(output: Path | str, changes: Mapping[str, Any] | None = None) -> dict[s
     }
     wanted = quick | dict(changes or {})
     return changed({pointer: value for pointer, value in wanted.items() if value is not LEFT_OUT})
+
+
+def fits_events(events: Iterable[dict[str, Any]]) -> list[str]:
+    """What of them is not as `schemas/events.schema.json` has it."""
+    validator = StrictValidator(load_schema("events"))
+    return [f"{event['event']}: {fault.message}" for event in events for fault in validator.iter_errors(event)]
 
 
 def run_tiny(

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 
 from job.errors import TREE, Interrupted
 from job.host.credentials import looks_secret, names_secret
+from job.host.pulse import BEAT_SECONDS, HEARTBEAT
 from tests.k8s.network import network
 from tests.k8s.pods import Pod, pods, quantity, walk
 from tests.k8s.render import Document
 
 Faults = Iterator[str]
+LONGEST_SILENCE = 120  # beats: an import, a frozen disk, a node that swaps
 VOLUMES = {"configMap", "emptyDir", "projected", "secret", "downwardAPI", "csi", "persistentVolumeClaim", "ephemeral"}
 CLUSTER_KINDS = {"Namespace", "ClusterQueue", "ResourceFlavor", "ClusterTrainingRuntime"}
 HASHED = re.compile(r"[a-z0-9-]+-[a-z0-9]{10}")
@@ -190,6 +192,25 @@ def secrets(documents: list[Document]) -> Faults:
             yield f"{document['kind']}: something in it looks like a credential"
 
 
+def liveness(documents: list[Document]) -> Faults:
+    """A process that is dead though it is there is found by its heartbeat, and one that is at work is never taken for dead."""
+    for pod in pods(documents):
+        if pod.job is None:
+            continue
+        probe, entries = pod.tune.get("livenessProbe"), {entry["name"]: entry.get("value", "") for entry in pod.tune.get("env", [])}
+        beat = entries.get(HEARTBEAT, "")
+        if not probe or not beat:
+            yield f"{pod.where}: a process that hangs is never found: no livenessProbe on {HEARTBEAT}"
+            continue
+        if not any(beat.startswith(f"{mount['mountPath']}/") for mount in pod.tune["volumeMounts"] if not mount.get("readOnly")):
+            yield f"{pod.where}: {beat} cannot be written"
+        minutes = re.search(r"-mmin -(\d+)", probe["exec"]["command"][-1])
+        if not minutes or int(minutes[1]) * 60 < LONGEST_SILENCE * BEAT_SECONDS:
+            yield f"{pod.where}: a run at work could be taken for dead: the heartbeat may be {minutes[1] if minutes else 'no'} minutes old"
+        if probe["failureThreshold"] < 3 or probe["timeoutSeconds"] < 10 or probe["initialDelaySeconds"] < 120:
+            yield f"{pod.where}: a slow node would end the run: the probe has no patience"
+
+
 def names(documents: list[Document]) -> Faults:
     """The run has the hashed name of its spec, so that another spec is another Job, and its pod mounts that very spec."""
     (spec,) = (d["metadata"]["name"] for d in documents if d["kind"] == "ConfigMap" and "spec.json" in d["data"])
@@ -241,7 +262,7 @@ def queues(documents: list[Document]) -> Faults:
 
 
 RULES: tuple[Callable[[list[Document]], Faults], ...] = (
-    jobs, restricted, images, gpus, resources, secrets, names, queues, controllers, deletions, network,
+    jobs, restricted, images, gpus, resources, secrets, liveness, names, queues, controllers, deletions, network,
 )  # fmt: skip
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import subprocess
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from job import __version__
+from job.host.pulse import HEARTBEAT
 from job.spec import parse_spec
 from tests.k8s import rules
 from tests.k8s.pods import pods
@@ -52,6 +56,23 @@ def test_a_shipped_spec_is_one_of_the_examples(folder: str) -> None:
     spec = (K8S / folder / "spec.json").read_bytes()
     example = ROOT / "schemas" / "examples" / f"{json.loads(spec)['name']}.json"
     assert spec == example.read_bytes()
+
+
+def test_the_probe_tells_a_run_at_work_from_a_dead_one(manifests: Manifests, tmp_path: Path) -> None:
+    """By the command itself, at a heartbeat that is new, old, and not there."""
+    (container,) = (pod.tune for pod in pods(manifests["base"]) if pod.job)
+    beat = tmp_path / "beat"
+
+    def alive() -> bool:
+        command = container["livenessProbe"]["exec"]["command"]
+        return subprocess.run(command, env={**os.environ, HEARTBEAT: str(beat)}, stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+    assert not alive()
+    beat.write_text("{}")
+    assert alive()
+    for minutes, lives in ((10, True), (20, False)):
+        os.utime(beat, (time.time() - 60 * minutes,) * 2)
+        assert alive() == lives
 
 
 IN_MEMBER = ("spec", "replicatedJobs", 0, "template", "spec")

@@ -1,0 +1,37 @@
+"""One HTTP request to a server that the environment names: a push gateway, somebody who wants to be told."""
+
+from __future__ import annotations
+
+import base64
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+
+class _Stays(urllib.request.HTTPRedirectHandler):
+    """What is sent goes to the server that was named and to no other."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def request(address: str, method: str, body: bytes, headers: Mapping[str, str], timeout_seconds: float) -> int:
+    """The status of the answer; a user and password in the address are sent as basic authentication. Raises `OSError`
+    where there is no answer, and `ValueError` for an address that is none of HTTP.
+    """
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("the address must begin with http:// or https://")
+    sent = dict(headers)
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        sent["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+    plain = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    asked = urllib.request.Request(plain, body, sent, method=method)  # noqa: S310 - the scheme was looked at
+    try:
+        with urllib.request.build_opener(_Stays).open(asked, timeout=timeout_seconds) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code

@@ -1,0 +1,58 @@
+"""The schema of the log: every event that the code can write, with the fields that it names, is in it."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from job.evaluation.metrics import METRICS
+from job.spec.strict import load_schema
+
+JOB = Path(__file__).parents[2] / "job"
+NO_EVENTS = {"math", "np", "numpy", "torch"}  # whose log is a logarithm
+
+
+def fields() -> dict[str, set[str]]:
+    """By event, the fields that may be beside it."""
+    schema = load_schema("events")
+    known = {entry["const"]: set[str]() for entry in schema["properties"]["event"]["anyOf"]}
+    for rule in schema["allOf"]:
+        known[rule["if"]["properties"]["event"]["const"]] = set(rule["then"]["propertyNames"].get("enum", ()))
+    return known
+
+
+def written() -> dict[str, set[str]]:
+    """By event, the fields that calls in the code name."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path in JOB.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and _is_log(node.func) and node.args and _said(node.args[0]):
+                found[_said(node.args[0])] |= {keyword.arg for keyword in node.keywords if keyword.arg}
+    return found
+
+
+def _is_log(called: Any) -> bool:
+    if isinstance(called, ast.Attribute):
+        return called.attr in ("log", "_log") and ast.unparse(called.value) not in NO_EVENTS
+    return isinstance(called, ast.Name) and called.id == "log"
+
+
+def _said(argument: Any) -> str:
+    return str(argument.value) if isinstance(argument, ast.Constant) else ""
+
+
+def test_every_event_that_the_code_can_write_is_in_the_schema() -> None:
+    known, found = fields(), written()
+    assert len(found) > 30
+    assert {event: names for event, names in found.items() if event not in known} == {}, "describe it in schemas/events.schema.json"
+    assert {event: names - known[event] for event, names in found.items() if names - known[event]} == {}
+
+
+def test_every_event_has_its_rule_and_every_field_its_event() -> None:
+    schema, known = load_schema("events"), fields()
+    assert len(schema["allOf"]) == len(known)
+    assert set().union(*known.values()) == set(schema["properties"])
+    for event in ("baseline", "evaluate", "delivered"):
+        assert set(METRICS) <= known[event], "describe the metric in schemas/events.schema.json"
