@@ -54,6 +54,7 @@ from job.spec.optimizers import effective_optimizer
 from job.store import Store, open_store
 from job.training.backend import Backend, open_backend
 from job.training.environment import prepare_environment
+from job.training.methods import METHODS
 from job.training.start import require_fits
 from job.tuning import checkpoint_store, pin, recall, require_gates, require_same_origin, train_and_store
 
@@ -275,6 +276,7 @@ def prepare(run: Run, rows: FetchedRows, base: FetchedModel) -> Prepared:
     with run.log.bar("data") as bar:
         train, held_out, progress = rows.train, rows.held_out, bar.update_total
         prepared = build_dataset(run.spec, train, held_out, base.path, run.workdir, progress, beside=rows.beside)
+    METHODS[run.spec.training.method].look(run.spec, prepared)
     run.stats.data = prepared.report.document()
     if run.stats.device:  # not known yet where an earlier try has trained; it has kept its plan
         run.stats.planned = asdict(expected(run.spec, base, prepared, run.stats.device))

@@ -30,6 +30,7 @@ from job.source.place import pointed
 from job.spec import JobSpec, SourceSpec
 from job.spec.strict import natural
 from job.store.base import translating_errors
+from job.training.methods.rewards import require_allowed
 
 Found = TypeVar("Found")
 JSON = (".json", ".jsonl", ".ndjson")  # each row may have columns of its own
@@ -77,6 +78,9 @@ def look(spec: JobSpec) -> Seen:
     for pointer, adapter in spec.model.given if spec.lora else ():
         if "://" not in adapter:
             seen.attempt(look_at_adapter, adapter, spec.lora, pointer, spec.model.adapters is not None)
+    for number, reward in enumerate(spec.training.grpo.rewards if spec.training.grpo else ()):
+        if reward.file:
+            seen.attempt(require_allowed, reward.file, f"/training/grpo/rewards/{number}/file")
     for source, pointer in spec.sources:
         if "://" not in source.source:
             seen.attempt(_rows, source, pointer, bool(chats), seen)

@@ -25,6 +25,7 @@ FULL_MOMENTS_BYTES = 8  # moments in fp32 where the optimiser is no 8-bit one
 TABLE_MOMENTS_BYTES = 6  # more, of an embedding: its moments stay in fp32
 HEAD_GRADIENT_BYTES = 4  # of the output layer, while its gradient is summed up
 ADAPTER_BYTES = 10  # per weight of the adapter: itself, gradient, moments
+CACHE_BYTES = 4  # per width, layer and token: key and value in 16 bits
 CHECKPOINT_BYTES = 2  # of a layer's input, per number
 WIDTH_BYTES = 9  # per token, layer and width: norms, attention, residuals
 PRODUCT_BYTES = 4 / 3  # per token and weight of a layer, divided by the width: outputs of its products
@@ -118,7 +119,16 @@ def fixed_bytes(spec: JobSpec, size: ModelSize) -> float:
     if spec.resources.spreads:
         gathered = GATHERED_LAYERS * size.layer_parameters + size.embedding_parameters
         held = held / spec.resources.known_gpus + gathered * GATHERED_BYTES
-    return held + work + DEQUANTISED * size.layer_parameters
+    return held + answer_bytes(spec, size) + work + DEQUANTISED * size.layer_parameters
+
+
+def answer_bytes(spec: JobSpec, size: ModelSize) -> int:
+    """Of the keys and values while the answers of a step are given, as if no heads shared them; not measured."""
+    training = spec.training
+    if METHODS[training.method].answers(spec) == 1:
+        return 0
+    answers = training.batch_size * training.gradient_accumulation_steps
+    return CACHE_BYTES * size.hidden * size.layers * answers * spec.model.max_seq_length
 
 
 def activation_bytes(spec: JobSpec, size: ModelSize, tokens: int, kept_layers: int) -> int:

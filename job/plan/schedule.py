@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from job.spec import JobSpec
+from job.training.methods import METHODS
 
 PACKED_AT_ONCE = 1000  # rows among which TRL's packing looks for a place
 
@@ -49,7 +50,7 @@ def schedule(spec: JobSpec, lengths: Sequence[int], rows: int, packing: bool, ti
     """`lengths`: tokens of each sequence of an epoch, or of a sample that is multiplied by `times`. The steps
     are those of the spec's own batch, however small the micro-batches of `rows` are.
     """
-    training, found = spec.training, list(lengths)
+    training, found = spec.training, [length for length in lengths for _ in range(_answers(spec))]
     if packing:
         found = packed(found, spec.model.max_seq_length)
     if spec.data.shuffle:
@@ -67,12 +68,17 @@ def schedule(spec: JobSpec, lengths: Sequence[int], rows: int, packing: bool, ti
         round(sum(found) * times),
         round(padded * times),
         max(found),
-        sum(length * length for length in lengths) / sum(lengths),
+        sum(length * length for length in found) / sum(found),
         math.ceil(sequences / rows),
         steps_an_epoch,
         steps,
         packing,
     )
+
+
+def _answers(spec: JobSpec) -> int:
+    """Sequences that a step takes of each row."""
+    return METHODS[spec.training.method].answers(spec)
 
 
 def packed(lengths: Sequence[int], most: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -26,3 +26,33 @@ class KtoSpec:
     beta: float
     desirable_weight: float
     undesirable_weight: float
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """What an answer is worth by one measure; options of others stay away."""
+
+    metric: Literal[
+        "exact_match", "contains", "regex", "token_f1", "rouge_l", "json_valid", "json_fields", "tool_names",
+        "tool_calls", "format", "length", "file",
+    ]  # fmt: skip
+    weight: float
+    regex: str | None
+    json_schema: dict[str, Any] | None
+    at_most: int | None
+    file: str | None
+
+
+@dataclass(frozen=True)
+class GrpoSpec:
+    rewards: tuple[RewardSpec, ...]
+    group_size: int
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    beta: float
+    epsilon: float
+    epsilon_high: float
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"]
+    scale_rewards: Literal["group", "batch", "none"]
+    mask_cut_answers: bool

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from job.errors import Fault
+from job.evaluation.metrics import METRICS as MEASURES
+from job.evaluation.metrics.regex import pattern_fault
 from job.spec.data_rules import sources_of
 from job.spec.wording import show
 from job.training.methods import METHODS, Method
+from job.training.methods.rewards import FORMAT, OPTIONS
 
 Json = dict[str, Any]
 SMOOTHED = ("robust", "exo_pair")  # losses of dpo
@@ -64,6 +67,59 @@ def settings_of_the_method(document: Json) -> Iterator[Fault]:
         yield Fault("this method compares with the base, of which there would have to be a second copy",
                     where="/model/precision", found=f'"full" with method {method.name}',
                     expected='"4bit", "8bit" or "16bit": the base is the model with the adapter off')  # fmt: skip
+
+
+def rewards(document: Json) -> Iterator[Fault]:
+    """Of grpo: what each needs or does not read, how a step is made up, and what says nothing of it."""
+    training = document.get("training", {})
+    if training.get("method") != "grpo":
+        return
+    options, pointer = training.get("grpo", {}), "/training/grpo/rewards"
+    if not options.get("rewards"):
+        yield Fault(
+            "nothing says what an answer is worth", where=pointer, expected='such as [{"metric": "exact_match"}]'
+        )
+    seen: set[str] = set()
+    for number, reward in enumerate(options.get("rewards", [])):
+        yield from _reward(reward, f"{pointer}/{number}", seen)
+    group = options.get("group_size", 8)
+    answers = training.get("batch_size", 2) * training.get("gradient_accumulation_steps", 4)
+    if answers % group:
+        yield Fault("a step is not made up of whole groups of answers", where="/training/grpo/group_size",
+                    found=f"{group}, with {answers} answers a step", expected="a divisor of them",
+                    hint="batch_size times gradient_accumulation_steps is how many answers a step has")  # fmt: skip
+    if document["model"].get("backend", "unsloth") != "peft":
+        yield Fault("this method is offered with plain PEFT: Unsloth rewrites its trainer", where="/model/backend",
+                    found='"unsloth" with method grpo', expected='"peft"')  # fmt: skip
+    if document.get("resources", {}).get("gpus", 1) != 1:
+        yield Fault("this method was not tried on several GPUs", where="/resources/gpus",
+                    found=show(document["resources"]["gpus"]), expected="1")  # fmt: skip
+    if "eval_steps" in training:
+        yield Fault("the loss of references is not what this method lowers", where="/training/eval_steps",
+                    found=str(training["eval_steps"]), expected="no eval_steps with method grpo",
+                    hint="Rewards are in the curves; evaluation.metrics are measured before and after")  # fmt: skip
+
+
+def _reward(reward: Json, pointer: str, seen: set[str]) -> Iterator[Fault]:
+    name = reward["metric"]
+    if name in seen:
+        yield Fault("this measure is there already", where=f"{pointer}/metric", found=show(name), expected="each once")
+    seen.add(name)
+    wanted = OPTIONS.get(name, "")
+    needed = wanted and (name not in MEASURES or MEASURES[name].needs_option)
+    if needed and wanted not in reward:
+        yield Fault(f"the reward {name} needs to know {wanted}", where=pointer, found=show(name), expected=wanted)
+    for key in ("regex", "json_schema", "at_most", "file"):
+        if key in reward and key != wanted:
+            yield Fault(f"the reward {name} does not read this", where=f"{pointer}/{key}", found=show(reward[key]),
+                        expected=f"no {key}")  # fmt: skip
+    if wanted in reward:
+        why = MEASURES[name].wrong(reward[wanted]) if name in MEASURES else ""
+        if name == FORMAT:
+            why = pattern_fault(reward["regex"])
+        if why:
+            yield Fault(f"the reward {name} cannot use this", where=f"{pointer}/{wanted}", found=show(reward[wanted]),
+                        expected=why)  # fmt: skip
 
 
 def dpo_loss(document: Json) -> Iterator[Fault]:

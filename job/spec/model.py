@@ -17,7 +17,7 @@ from job.host.records import build
 from job.spec.adapters import CombineSpec, WeightedSpec
 from job.spec.identity import run_id_of
 from job.spec.judging import JudgeSpec
-from job.spec.method_options import DpoSpec, KtoSpec, OrpoSpec
+from job.spec.method_options import DpoSpec, GrpoSpec, KtoSpec, OrpoSpec
 from job.spec.output import OutputSpec
 from job.spec.placeholders import expanded
 from job.spec.resolved import job_schema, resolve
@@ -59,7 +59,9 @@ class TemplateSpec:
 @dataclass(frozen=True)
 class SourceSpec:
     source: str
-    format: Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text", "template", "preference", "kto"]
+    format: Literal[
+        "messages", "sharegpt", "alpaca", "prompt_completion", "text", "template", "preference", "kto", "prompt_only"
+    ]
     split: str
     subset: str | None
     columns: dict[str, str]
@@ -122,12 +124,13 @@ class EarlyStoppingSpec:
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """`dpo`, `orpo`, `kto`: where that is the `method`."""
+    """`dpo`, `orpo`, `kto`, `grpo`: where that is the `method`."""
 
-    method: Literal["sft", "dpo", "orpo", "kto"]
+    method: Literal["sft", "dpo", "orpo", "kto", "grpo"]
     dpo: DpoSpec | None
     orpo: OrpoSpec | None
     kto: KtoSpec | None
+    grpo: GrpoSpec | None
     epochs: float | None
     max_steps: int | None
     batch_size: int

@@ -28,7 +28,7 @@ from job.spec.evaluation_rules import (
     metric_options,
     needs_held_out,
 )
-from job.spec.method_rules import dpo_loss, rows_of_the_method, settings_of_the_method
+from job.spec.method_rules import dpo_loss, rewards, rows_of_the_method, settings_of_the_method
 from job.spec.placeholders import placeholder_faults
 from job.spec.resource_rules import passes_for_gpus, spread_weights
 from job.spec.strict import load_schema
@@ -266,6 +266,7 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (rows_of_the_method, ("/training/method", "/data/train", "/data/held_out")),
     (settings_of_the_method, ("/training", "/data/packing", "/data/train_on", "/model/precision")),
     (dpo_loss, ("/training/dpo",)),
+    (rewards, ("/training", "/model/backend", "/resources")),
     (gates_of_the_trained, ("/evaluation/gates", "/training/method")),
     (needs_held_out, ("/data", "/training", "/evaluation")),
     (exact_match, ("/data", "/evaluation")),

@@ -35,7 +35,11 @@ class TokenCounter:
         self._whole_steps: Any = 0
         step = trainer.training_step
 
-        def counted(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        def counted(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(inputs, list):  # prompts, whose answers are given within
+                loss = step(model, inputs, *args, **kwargs)
+                self._total = int(trainer.state.num_input_tokens_seen)
+                return loss
             masks = [inputs[name] for name in ATTENTION_MASKS if name in inputs]
             counted = sum(mask.sum() for mask in masks) if masks else inputs["input_ids"].numel()
             self._total = self._total + counted

@@ -23,6 +23,7 @@ from job.training.arguments import trainer_arguments
 from job.training.backend import Backend
 from job.training.checkpointing import Chooser
 from job.training.methods import METHODS
+from job.training.methods.rewards import first_and_last
 from job.training.precision import compute_in_fp32
 from job.training.ranks import Ranks, SharedSteps
 from job.training.spread import SpreadSteps, spread
@@ -60,6 +61,7 @@ class TrainResult:
     peak_gpu_reserved_bytes: int
     trainable_parameters: int
     trainable_dtype: str
+    rewards: dict[str, list[float]]
     history: list[dict[str, float]]
     held_out_history: list[dict[str, float]]
 
@@ -183,13 +185,15 @@ class Loop:
             trainer_class = self.backend.adapt(trainer_class)
         tokenizer, collator = self.prepared.tokenizer, self.method.collator
         longest = self.spec.model.max_seq_length
-        return trainer_class(
-            model=self.model,
-            args=config_class(**common | self.method.arguments(self.spec)),
-            train_dataset=self.prepared.train,
-            processing_class=tokenizer,
+        given = {
+            "model": self.model,
+            "args": config_class(**common | self.method.arguments(self.spec)),
+            "train_dataset": self.prepared.train,
+            "processing_class": tokenizer,
             **({"data_collator": collator(tokenizer.pad_token_id, longest)} if collator else {}),
-        )
+        }
+        further = self.method.further(self.spec, self.prepared) if self.method.further else {}
+        return trainer_class(**given | further)
 
     def run(self, start: Checkpoint | None) -> None:
         """To the last step, from `start` or from the beginning."""
@@ -272,6 +276,7 @@ class Loop:
             peak_gpu_reserved_bytes=-self.ranks.least(-gpu_peak_bytes()),
             trainable_parameters=sum(p.numel() for p in trainable),
             trainable_dtype="+".join(sorted({str(p.dtype).removeprefix("torch.") for p in trainable})),
+            rewards=first_and_last(watch.history),
             history=watch.history,
             held_out_history=held_out.history,
         )

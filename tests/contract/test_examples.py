@@ -128,8 +128,9 @@ def test_medqa_by_the_letter_asks_for_a_letter() -> None:
 # Keys that exclude one that everything.json has.
 ALTERNATIVES = {
     "/model/adapter", "/model/adapters", "/model/adapters/0/adapter", "/model/adapters/0/weight", "/model/combine",
-    "/model/combine/method", "/model/combine/density", "/model/combine/sign",
-    "/training/max_steps", "/training/warmup_steps", "/data/held_out/fraction", "/data/held_out/rows", "/export/lora_gguf"
+    "/training/grpo/rewards/0/json_schema", "/training/grpo/rewards/0/file", "/model/combine/method",
+    "/model/combine/density", "/model/combine/sign", "/training/max_steps", "/training/warmup_steps",
+    "/data/held_out/fraction", "/data/held_out/rows", "/export/lora_gguf",
 }  # fmt: skip
 
 
@@ -138,6 +139,7 @@ OF_METHODS = {
     "dpo-llama32-1b": ("/training/dpo", "/data/train/0/columns/chosen", "/data/train/0/columns/rejected"),
     "orpo-llama32-1b": ("/training/orpo",),
     "kto-llama32-1b": ("/training/kto", "/data/train/0/columns/label"),
+    "grpo-llama32-1b": ("/training/grpo", "/data/train/0/columns/reference"),
 }
 
 

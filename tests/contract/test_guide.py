@@ -30,13 +30,23 @@ SPEC = frozenset({errors.SpecError.exit_code})
 EXIT_CODES = {kind.__name__: kind.exit_code for kind in TREE}
 
 
+# What a method cannot do without
+NEEDS = {"grpo": {"/training/grpo": {"rewards": [{"metric": "contains"}]}, "/model/backend": "peft"}}
+
+
 @pytest.mark.parametrize("form", FORMS, ids=[form[0] for form in FORMS])
 def test_a_row_is_read_as_the_guide_says(form: list[str], tmp_path: Path) -> None:
     row, kind, beside = (cell.strip("`") for cell in form[:3])
     (tmp_path / "rows.jsonl").write_text(row + "\n", "utf-8")
     more = {} if beside == "–" else json.loads(beside)
     method = next(method.name for method in METHODS.values() if kind in method.formats)
-    spec = parse({"/data/train/0": {"source": str(tmp_path / "rows.jsonl"), "format": kind, **more}, "/training/method": method})
+    spec = parse(
+        {
+            "/data/train/0": {"source": str(tmp_path / "rows.jsonl"), "format": kind, **more},
+            "/training/method": method,
+            **NEEDS.get(method, {}),
+        }
+    )
     assert look(spec).failure() is None
     if kind == "template":
         assert (FORMATS[kind].is_chat, form[3]) == (True, "conversation")

@@ -170,6 +170,9 @@ FULL, PEFT, TRAIN = {"/model/precision": "full"}, {"/model/backend": "peft"}, "/
 HELD_OUT = {"/data/held_out": {"rows": 5}, "/evaluation/exact_match_rows": 5}
 PAIRS_OF_ROWS = {"/training/method": "dpo", f"{TRAIN}/format": "preference"}
 TWO = [{"adapter": "x"}, {"adapter": "y", "weight": 0.5}]
+BY_REWARD = {"/training/method": "grpo", f"{TRAIN}/format": "prompt_only", "/model/backend": "peft",
+             "/training/grpo": {"rewards": [{"metric": "contains"}]}}  # fmt: skip
+OF_METHOD = {"grpo": BY_REWARD}
 CHOICE = {"/evaluation/metrics": ["choice"], "/evaluation/choices": ["A", "B"]}
 JUDGED = {"/evaluation/prompts": ["Hello."], "/evaluation/judge": {"model": "m"}}
 RULES: list[Json] = [
@@ -187,7 +190,7 @@ RULES: list[Json] = [
     {"/export/lora_gguf": "f16", "/lora/modules_to_save": ["lm_head"]}, {"/export/lora_gguf": "f16", "/lora/bias": "all"},
     {f"{TRAIN}/format": "template"}, {f"{TRAIN}/template": {"user": "a", "assistant": "b"}},
     {f"{TRAIN}/format": "template", f"{TRAIN}/template": {"user": "a", "assistant": "b"}, f"{TRAIN}/columns": {"text": "a"}},
-    *({f"{TRAIN}/format": name, f"{TRAIN}/columns": {column: "x"}, "/training/method": method.name}
+    *(OF_METHOD.get(method.name, {}) | {f"{TRAIN}/format": name, f"{TRAIN}/columns": {column: "x"}, "/training/method": method.name}
       for name, kind in FORMATS.items() if kind.example for method in METHODS.values() if name in method.formats
       for column in JOB[f"{TRAIN}/columns"]["properties"] if column not in kind.columns),
     {f"{TRAIN}/subset": "en"}, {"/training": {"epochs": 1, "max_steps": 2}}, {"/training": {"warmup_steps": 1, "warmup_ratio": 0.1}},
@@ -209,6 +212,14 @@ RULES: list[Json] = [
     {"/training/method": "kto", f"{TRAIN}/format": "kto", "/training/batch_size": 1},
     {"/training/method": "kto", f"{TRAIN}/format": "kto", "/data/held_out": {"sources": [{"source": "x", "format": "preference"}]}},
     {"/training/dpo": {"beta": 0.2}, "/training/method": "sft"},
+    {f"{TRAIN}/format": "prompt_only"}, {"/training/grpo": {"rewards": [{"metric": "contains"}]}},
+    *(BY_REWARD | changes for changes in (
+        {f"{TRAIN}/format": "messages"}, {"/model/backend": "unsloth"}, {"/training/eval_steps": 5}, {"/data/packing": True},
+        {"/data/train_on": "all"}, {"/model/precision": "full"}, {"/training": {"method": "grpo"}},
+        {"/data/held_out": {"sources": [{"source": "x", "format": "messages"}]}},
+        *({"/training/grpo": {"rewards": [reward]}} for reward in (
+            {"metric": "regex"}, {"metric": "format"}, {"metric": "length"}, {"metric": "file"}, {"metric": "contains", "regex": "(a)"},
+            {"metric": "contains", "at_most": 1}, {"metric": "contains", "file": "a.py"}, {"metric": "contains", "json_schema": {}})))),
     *(PAIRS_OF_ROWS | changes for changes in (
         {"/model/precision": "full"}, {"/data/packing": True}, {"/data/train_on": "all"},
         {"/data/held_out": {"sources": [{"source": "x", "format": "messages"}]}},
@@ -232,7 +243,8 @@ GOOD: list[Json] = [
     {"/export": {"gguf": list(TYPES), "imatrix": True}}, {"/model/precision": "4bit", "/export/merge_onto": "trained"},
     {f"{TRAIN}/source": "hf://datasets/org/rows", f"{TRAIN}/subset": "en"}, {"/training": {"lr_scheduler": "constant", "warmup_steps": 0}},
     {"/export/lora_gguf": "f16", "/lora": {"dora": False, "modules_to_save": [], "bias": "none"}},
-    *({f"{TRAIN}/format": name, f"{TRAIN}/columns": dict.fromkeys(kind.columns, "x"), "/training/method": method.name}
+    *(OF_METHOD.get(method.name, {})
+      | {f"{TRAIN}/format": name, f"{TRAIN}/columns": dict.fromkeys(kind.columns, "x"), "/training/method": method.name}
       for name, kind in FORMATS.items() if kind.example for method in METHODS.values() if name in method.formats),
     PAIRS_OF_ROWS | {"/training/dpo": {"loss_type": "robust", "label_smoothing": 0.1}},
     PAIRS_OF_ROWS | {"/training/dpo": {"loss_type": "exo_pair", "label_smoothing": 0.001}},

@@ -100,6 +100,21 @@ def _prompt_completion(row: Row, columns: Columns) -> Chat | Pair:
     return chat(talk, row, columns, first_trained)
 
 
+def _prompt_only(row: Row, columns: Columns) -> Chat:
+    """A prompt and what an answer to it is compared with, as if that were the answer."""
+    prompt = columns.need(row, "prompt")
+    reference = string(columns.need(row, "reference"), "reference")
+    talk = opened(columns.get(row, "system"))
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else listed(prompt, "prompt")
+    for number, item in enumerate(turns, 1):
+        talk.add_message(item, f"prompt message {number}")
+    if talk.messages[-1]["role"] == "assistant":
+        raise RowFault("the prompt ends with an answer")
+    first_trained = len(talk.messages)
+    talk.add_message({"role": "assistant", "content": reference}, "reference")
+    return chat(talk, row, columns, first_trained)
+
+
 def _labelled(row: Row, columns: Columns) -> Labelled:
     """A conversation's last answer, or the answer that the row has, and its label."""
     label = columns.need(row, "label")
@@ -169,6 +184,7 @@ FORMATS: dict[str, Format] = {
     "preference": Format(
         ("chosen", "rejected"), (*OPENINGS, "input", "system", "tools"), preference, unnamed=("functions",)
     ),
+    "prompt_only": Format(("prompt", "reference"), ("system", "tools"), _prompt_only, unnamed=("functions",)),
     "kto": Format(
         ("label",),
         (*(name for names in ANSWERED.values() for name in names), "input", "system", "tools"),

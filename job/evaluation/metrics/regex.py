@@ -22,13 +22,20 @@ def _first_group(pattern: str, text: str) -> str | None:
     return None if found is None else found.strip()
 
 
-def wrong(pattern: str) -> str:
+def pattern_fault(pattern: str) -> str:
+    """Why it is no regular expression, "" if it is one."""
     try:
         with warnings.catch_warnings(action="ignore"):  # about what a later Python may read otherwise
-            groups = re.compile(pattern).groups
+            re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         return f"not a regular expression of Python: {error}"
-    return "" if groups else "it has no group: put what is compared in ( )"
+    return ""
+
+
+def wrong(pattern: str) -> str:
+    if fault := pattern_fault(pattern):
+        return fault
+    return "" if re.compile(pattern).groups else "it has no group: put what is compared in ( )"
 
 
 REGEX = Metric(

@@ -44,6 +44,8 @@ def _summary(facts: CardFacts) -> list[str]:
     train = facts.stats["data"]["train"]
     what = "pairs of answers" if METHODS[facts.spec.training.method].sequences == 2 else "rows"
     learned = f"{train['rows']} {what} ({train['trained_tokens']} learned tokens)"
+    if METHODS[facts.spec.training.method].answers(facts.spec) > 1:
+        learned = f"{train['rows']} prompts, by the rewards of its own answers"
     revision = f" at revision {code(facts.base_revision)}" if facts.base_revision else ""
     if adapter := facts.stats["effective"].get("adapter"):
         revision += f", with the adapter of {code(adapter)} to go on from"

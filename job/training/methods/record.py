@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,10 @@ class Method:
     called. `arguments` are those of the config beyond `job.training.arguments`, or in their place. `collator` makes a
     batch of rows, given the id that pads and the tokens of the longest sequence (None: trl's own). `check` raises
     `CapacityError` where the trainer, once it is made, is not set as the spec says. `kernel_loss`: trl's loss of it is
-    a kernel that CPUs lack, and transformers' own takes its place.
+    a kernel that CPUs lack, and transformers' own takes its place. `further`: keyword arguments of the trainer, of the
+    spec and the prepared rows, in the place of or beyond the common ones. `look` raises `InputError` for prepared rows
+    that it cannot use. `remarks`: of the history of a training, what people should be told. `answers`: how many
+    sequences a step takes of a row, of the spec.
     """
 
     name: str
@@ -63,6 +66,10 @@ class Method:
     learning_rate: float | None = None  # where the spec has none; None: the schema's
     needs_adapter: bool = False
     packs: bool = False
+    further: Callable[[Any, Any], dict[str, Any]] | None = None
+    look: Callable[[Any, Any], None] = lambda spec, prepared: None
+    remarks: Callable[[Sequence[Mapping[str, float]]], list[str]] = lambda history: []
+    answers: Callable[[Any], int] = lambda spec: 1
     least_rows: int = 1  # of a micro-batch
     sequences: int = 1  # of a row, in one forward pass
     further_passes: int = 0  # forward passes of a step beside the one that is learned from

@@ -1,0 +1,182 @@
+"""Group relative policy optimisation: of several answers that the model gives to a prompt, those that are worth more
+than the others become likelier. What an answer is worth is measured (`rewards.py`); no answer is given to learn from.
+
+Rows are prompts with a reference, in the form of a conversation with that answer; its tokens are not learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from job.errors import Fault, InputError
+from job.training.methods.pairs import NOT_LEARNED, require_settings
+from job.training.methods.record import TOKENS, Method
+from job.training.methods.reference import require_the_base, without_copies
+from job.training.methods.rewards import REWARDS, reward_of
+
+CURVES = {
+    "reward": "reward",
+    "reward_std": "reward_deviation",
+    "frac_reward_zero_std": "alike_groups",
+    "completions/mean_length": "answer_tokens",
+    "completions/clipped_ratio": "cut_answers",
+    "entropy": "entropy",
+    "kl": "kl",
+} | {f"rewards/{name}/mean": f"reward_{name}" for name in REWARDS}
+PART = 10  # of the steps: what the reward is at the beginning and at the end
+RISE = 0.01  # of the reward, below which it has not risen
+ALIKE = 0.9  # of the groups
+
+
+def _trainer_classes() -> tuple[type, type]:
+    from trl import GRPOConfig, GRPOTrainer
+
+    class Trainer(without_copies(GRPOTrainer)):  # type: ignore[misc]
+        """Prompts are tokens already; an answer ends with any of the `stops`."""
+
+        def __init__(self, stops: list[int], **given: Any) -> None:
+            super().__init__(**given)
+            self.eos_token_ids = stops
+            self.generation_config.eos_token_id = self.generation_kwargs["eos_token_id"] = stops
+
+        def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
+            return prompts, None, {}
+
+    return GRPOConfig, Trainer
+
+
+def _arguments(spec: Any) -> dict[str, Any]:
+    options = spec.training.grpo
+    return {
+        "num_generations": options.group_size,
+        "max_completion_length": options.max_new_tokens,
+        "temperature": options.temperature,
+        "top_p": options.top_p,
+        "top_k": 0,
+        "min_p": None,
+        "repetition_penalty": 1.0,
+        "beta": options.beta,
+        "epsilon": options.epsilon,
+        "epsilon_high": options.epsilon_high,
+        "delta": None,
+        "loss_type": options.loss_type,
+        "scale_rewards": options.scale_rewards,
+        "reward_weights": [reward.weight for reward in options.rewards],
+        "num_iterations": 1,
+        "steps_per_generation": None,  # one step
+        "importance_sampling_level": "token",
+        "mask_truncated_completions": options.mask_cut_answers,
+        "generation_kwargs": {"use_cache": True},
+        "use_vllm": False,
+        "shuffle_dataset": False,  # the data stage has shuffled
+        "disable_dropout": not spec.lora.dropout,
+        "sync_ref_model": False,
+        "log_completions": False,
+        "remove_unused_columns": False,
+        "train_sampling_strategy": "sequential",
+    }
+
+
+def _further(spec: Any, prepared: Any) -> dict[str, Any]:
+    """Of the trainer: rows in its form, and what answers are worth."""
+    from datasets import Dataset
+
+    rows = [{"prompt": prompt, "reference": text} for prompt, text in _questions(prepared)]
+    entries = enumerate(spec.training.grpo.rewards)
+    return {
+        "train_dataset": Dataset.from_list(rows),
+        "reward_funcs": [_function(reward, f"/training/grpo/rewards/{number}") for number, reward in entries],
+        "stops": list(prepared.report.stop_token_ids),
+    }
+
+
+def _questions(prepared: Any) -> Iterator[tuple[list[int], str]]:
+    """Ids of each prompt, and the reference."""
+    for row in prepared.train:
+        learned = [token for token in row["labels"] if token != NOT_LEARNED]
+        begin = next(place for place, token in enumerate(row["labels"]) if token != NOT_LEARNED)
+        yield list(row["input_ids"][:begin]), prepared.tokenizer.decode(learned, skip_special_tokens=True).strip()
+
+
+def _function(asked: Any, pointer: str) -> Any:
+    """In the form that trl calls, by the name of its metric."""
+    of = reward_of(asked, pointer)
+
+    def score(completions: list[str], reference: list[str], **_: Any) -> list[float | None]:
+        return [of(answer.strip(), wanted) for answer, wanted in zip(completions, reference, strict=True)]
+
+    score.__name__ = asked.metric
+    return score
+
+
+def _look(spec: Any, prepared: Any) -> None:
+    """Raises `InputError` for a prompt beside which there is no room for an answer, or a reference that was cut."""
+    most = spec.model.max_seq_length - spec.training.grpo.max_new_tokens
+    longest = max(len(prompt) for prompt, _ in _questions(prepared))
+    cut = prepared.report.train["truncated_rows"]
+    if longest > most or cut:
+        found = f"{cut} references cut" if cut else f"a prompt of {longest} tokens"
+        raise InputError(
+            Fault("prompts leave no room for the answers", where="/model/max_seq_length", found=found,
+                  expected=f"prompts of at most {most} tokens, whole references",
+                  hint="Raise model.max_seq_length, lower training.grpo.max_new_tokens, or leave long rows out")
+        )  # fmt: skip
+
+
+def _check(trainer: Any, spec: Any) -> None:
+    options = spec.training.grpo
+    found = {
+        "beta": trainer.beta,
+        "epsilon": trainer.epsilon_low,
+        "temperature": trainer.temperature,
+        "loss_type": trainer.loss_type,
+        "group_size": trainer.num_generations,
+        "max_new_tokens": trainer.max_completion_length,
+        "scale_rewards": trainer.scale_rewards,
+    }
+    require_settings("grpo", found, {name: getattr(options, name) for name in found})
+    if options.beta:
+        require_the_base(trainer)
+
+
+def _remarks(history: Sequence[Mapping[str, float]]) -> list[str]:
+    """What a person should know of the rewards: they have not risen, or answers of a group are worth the same."""
+    rewards = [line["reward"] for line in history if "reward" in line]
+    if not rewards:
+        return []
+    count = max(1, len(rewards) // PART)
+    first, last = (sum(part) / count for part in (rewards[:count], rewards[-count:]))
+    said, end = [], history[-count:]
+    if last < first - RISE:
+        said.append(f"the reward has fallen, from {first:.3g} to {last:.3g}: lower the learning rate, or raise beta")
+    elif last < first + RISE:
+        said.append(f"the reward has not risen ({first:.3g} at first, {last:.3g} at last): more steps, a higher "
+                    "learning rate, or easier prompts")  # fmt: skip
+    alike = sum(line.get("alike_groups", 0.0) for line in end) / len(end)
+    if alike > ALIKE and last < first + RISE:
+        said.append(f"in {100 * alike:.0f} % of the last groups all answers were worth the same, and nothing is "
+                    "learned of them: raise group_size or temperature, or take rewards that tell more")  # fmt: skip
+    cut = sum(line.get("cut_answers", 0.0) for line in end) / len(end)
+    if cut > 1 / 2:
+        said.append(f"{100 * cut:.0f} % of the last answers were cut: raise training.grpo.max_new_tokens")
+    return said
+
+
+GRPO = Method(
+    name="grpo",
+    title="group relative policy optimisation (GRPO)",
+    formats=("prompt_only",),
+    columns=TOKENS,
+    trainer_classes=_trainer_classes,
+    arguments=_arguments,
+    check=_check,
+    further=_further,
+    look=_look,
+    remarks=_remarks,
+    answers=lambda spec: spec.training.grpo.group_size,
+    curves=CURVES,
+    learning_rate=1e-5,
+    needs_adapter=True,
+    further_passes=1,  # of the reference; answers are given besides
+)

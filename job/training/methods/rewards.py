@@ -1,0 +1,109 @@
+"""What an answer is worth to a training by reward: the evaluation's metrics, its form, its length, or an own file.
+
+Each gives a number for an answer and its reference, mostly from 0 to 1, or None where the reference does not fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from job.errors import Fault, InputError, PolicyError
+from job.evaluation.metrics import METRICS, Options
+from job.host.bounded import processor_seconds
+
+FORMAT, LENGTH, FILE = "format", "length", "file"
+CORPUS = ("bleu", "chrf")  # metrics that are no mean over answers
+OF_ANSWERS = tuple(name for name, metric in METRICS.items() if metric.needs_answers and name not in CORPUS)
+REWARDS = (*OF_ANSWERS, FORMAT, LENGTH, FILE)
+OPTIONS = {FORMAT: "regex", LENGTH: "at_most", FILE: "file"} | {
+    name: METRICS[name].option for name in OF_ANSWERS if METRICS[name].option
+}
+ALLOWED = "TUNEJOB_REWARD_FILES"  # of the environment, with the value 1
+FUNCTION = "reward"  # of an own file
+SECONDS = 3.0  # of the processor, for one answer
+
+# What code of others raises, beside what ends a process
+FAILURES = (SyntaxError, ImportError, NameError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+            AssertionError, RuntimeError, OSError)  # fmt: skip
+
+Reward = Callable[[str, str], float | None]
+
+
+def reward_of(asked: Any, pointer: str) -> Reward:
+    """Of an entry of `training.grpo.rewards`, which is at `pointer`. Raises as `own_reward` does."""
+    if asked.metric == FILE:
+        return own_reward(asked.file, f"{pointer}/file")
+    if asked.metric == LENGTH:
+        return lambda answer, _: float(len(answer) <= asked.at_most)
+    if asked.metric == FORMAT:
+        whole = re.compile(asked.regex)
+
+        def formed(answer: str, _: str) -> float:
+            with processor_seconds(SECONDS, f"{pointer}/regex"):
+                return float(whole.fullmatch(answer) is not None)
+
+        return formed
+    metric, options = METRICS[asked.metric], Options(asked.regex, asked.json_schema)
+
+    def measured(answer: str, reference: str) -> float | None:
+        counts = metric.counts(answer, reference, options)
+        return None if counts is None else metric.figure(counts)
+
+    return measured
+
+
+def own_reward(file: str, pointer: str) -> Reward:
+    """The function `reward` of a Python file. Raises `PolicyError` unless the environment lets code of a spec's files
+    run, `InputError` for a file that has no such function.
+    """
+    require_allowed(file, pointer)
+    spec = importlib.util.spec_from_file_location("own_reward", file)
+    if spec is None or spec.loader is None:
+        raise InputError(
+            Fault("not a Python file", where=pointer, found=ascii(file), expected="a path that ends in .py")
+        )
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except FAILURES as error:
+        found = f"{type(error).__name__}: {error}"
+        raise InputError(Fault("this file cannot be run", where=pointer, found=found)) from error
+    function = getattr(module, FUNCTION, None)
+    if not callable(function):
+        expected = f"def {FUNCTION}(answer, reference) -> float"
+        raise InputError(Fault("the file has no such function", where=pointer, found=ascii(file), expected=expected))
+
+    def own(answer: str, reference: str) -> float | None:
+        value = function(answer, reference)
+        return None if value is None else float(value)
+
+    return own
+
+
+def require_allowed(file: str, pointer: str) -> None:
+    """Raises `PolicyError` where the environment does not let a spec's own code run, `InputError` for no file."""
+    if os.environ.get(ALLOWED) != "1":
+        raise PolicyError(
+            Fault("a reward of its own is code, which is not run", where=pointer, found=ascii(file),
+                  expected="a metric", hint=f"Whoever runs the job may allow it: {ALLOWED}=1")
+        )  # fmt: skip
+    if not Path(file).is_file():
+        raise InputError(Fault("there is no such file", where=pointer, found=ascii(file), expected="a Python file"))
+
+
+def sha256_of(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def first_and_last(history: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Of the first and the last tenth of the steps, the mean of each reward."""
+    names = [name for name in (history[-1] if history else {}) if name.partition("_")[0] == "reward"]
+    count = max(1, len(history) // 10)
+    parts = history[:count], history[-count:]
+    return {name: [round(sum(line.get(name, 0.0) for line in part) / count, 6) for part in parts] for name in names}
