@@ -106,13 +106,15 @@ def measure_full(folder: Path, shape: str, steps: int, counts: list[str]) -> Non
     runs = []
     for cards in counts:
         command = [sys.executable, "-m", "tests.gpu.cards", "train", str(folder), shape, str(steps), cards]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        talking = os.environ | {"NCCL_DEBUG": "INFO"}
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, env=talking)
         line = next((line for line in done.stdout.splitlines() if line.startswith('{"cards"')), "")
         if not line:
             print(done.stdout[-3000:], done.stderr[-6000:], flush=True)
             raise SystemExit(1)
         runs.append(json.loads(line))
-        print(line, flush=True)
+        ways = sorted(set(re.findall(r" via (\S+)", done.stdout + done.stderr)))  # by which NCCL's channels go
+        print(json.dumps(runs[-1] | {"nccl": ways}), flush=True)
     if len(runs) > 1:
         print(json.dumps(compared(runs)), flush=True)
 
