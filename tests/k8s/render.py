@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 TOOLS = ROOT / ".venv-k8s" / "bin"
 # These replace the Job by another kind, so they come last.
-FORMS = ("scheduled", "jobset", "trainer")
+FORMS = ("scheduled", "scheduled-from-newest", "jobset", "trainer")
 Document = dict[str, Any]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from job.errors import TREE, Interrupted
 from job.host.credentials import looks_secret, names_secret
@@ -25,14 +25,15 @@ DOMAIN_PATH = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+/[A-Za-z0-9._/-]+")
 WRITABLE = {"/scratch", "/tmp", "/dev/shm", "/models", "/data"}
 
 
-def failure_policy(container: str) -> Document:
-    """The `podFailurePolicy` that the exit codes of `job.errors` ask for."""
+def failure_policy(container: str, before: Sequence[str] = ()) -> Document:
+    """The `podFailurePolicy` that the exit codes of `job.errors` ask for, of `container` and of our programs `before` it."""
     final = sorted(kind.exit_code for kind in TREE if not kind.retryable)
     return {
         "rules": [
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             {"action": "FailJob", "onExitCodes": {"containerName": container, "operator": "In", "values": final}},
             {"action": "Ignore", "onExitCodes": {"containerName": container, "operator": "In", "values": [Interrupted.exit_code]}},
+            *({"action": "FailJob", "onExitCodes": {"containerName": name, "operator": "In", "values": final}} for name in before),
         ]
     }
 
@@ -41,7 +42,8 @@ def jobs(documents: list[Document]) -> Faults:
     for pod in pods(documents):
         if pod.job is None:
             continue
-        if pod.job.get("podFailurePolicy") != failure_policy(pod.main):
+        ours = [c["name"] for c in pod.spec.get("initContainers", []) if c.get("command", [])[:2] == ["python", "-m"]]
+        if pod.job.get("podFailurePolicy") != failure_policy(pod.main, ours):
             yield f"{pod.where}: podFailurePolicy is not what the exit codes of job.errors ask for"
         if pod.spec.get("restartPolicy") != "Never":
             yield f"{pod.where}: podFailurePolicy needs restartPolicy Never"

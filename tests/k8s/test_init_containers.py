@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.k8s.pods import pods
 from tests.k8s.render import Document
 from tests.servers import Hub
+from tests.specs import changed
 
 Manifests = dict[str, list[Document]]
 
@@ -36,6 +37,21 @@ def test_every_job_of_a_schedule_has_its_own_output(manifests: Manifests, tmp_pa
     run(manifests, "scheduled", places, JOB_NAME="tunejob-refresh-29384760", PYTHONUTF8="0")
     assert json.loads((tmp_path / "spec.json").read_text("utf-8")) == given | {"output": {"uri": "s3://models/ü/tunejob-refresh-29384760"}}
     (pod,) = (pod for pod in pods(manifests["components/scheduled"]) if pod.job)
+    assert pod.tune["args"] == ["run", "/scratch/spec.json"]
+
+
+def test_a_schedule_goes_on_from_the_newest_run(manifests: Manifests, tmp_path: Path) -> None:
+    """The program of its init container, with the places of this machine; which run that is has its own tests."""
+    (pod,) = (pod for pod in pods(manifests["components/scheduled-from-newest"]) if pod.job)
+    (container,) = pod.spec["initContainers"]
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} >= {"/scratch", "/tmp", "/etc/tunejob"}
+    assert container["envFrom"] == pod.tune["envFrom"]
+    (tmp_path / "spec.json").write_text(json.dumps(changed({"/output/uri": str(tmp_path / "runs")})))
+    (tmp_path / "runs").mkdir()
+    places = {"/etc/tunejob/spec.json": tmp_path / "spec.json", "/scratch/spec.json": tmp_path / "next.json", "$(JOB_NAME)": "refresh-7"}
+    command = [sys.executable, *container["command"][1:], *(str(places.get(word, word)) for word in container["args"])]
+    subprocess.run(command, check=True, capture_output=True)
+    assert json.loads((tmp_path / "next.json").read_text())["output"]["uri"] == str(tmp_path / "runs" / "refresh-7")
     assert pod.tune["args"] == ["run", "/scratch/spec.json"]
 
 

@@ -153,7 +153,7 @@ def test_other_kinds_carry_the_job_of_the_other_components(tmp_path: Any, form: 
 
 
 def test_all_components_go_together(tmp_path: Any) -> None:
-    apart = {"jobset", "trainer", "dev-object-store"}  # two more forms, and another store
+    apart = {"jobset", "trainer", "dev-object-store", "scheduled"}  # two more forms, another store, what another brings along
     documents = render(overlay(tmp_path, *(set(names("components")) - apart)))
     assert rules.faults(documents) == []
     assert schema_faults({"all": documents}) == []
