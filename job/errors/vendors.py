@@ -68,6 +68,7 @@ MEANINGS: dict[str, tuple[str, ...]] = {
         "huggingface_hub.errors.GatedRepoError",
         "huggingface_hub.errors.EntryNotFoundError",
         "huggingface_hub.errors.HFValidationError",
+        "huggingface_hub.errors.OfflineModeIsEnabled",  # it names the variable
         "huggingface_hub.errors.HfUriError",
         "huggingface_hub.errors.LocalTokenNotFoundError",
         "huggingface_hub.errors.NotASafetensorsRepoError",
@@ -119,7 +120,6 @@ MEANINGS: dict[str, tuple[str, ...]] = {
         "s3transfer.bandwidth.RequestExceededException",
         "s3transfer.exceptions.InvalidSubscriberMethodError",
         "s3transfer.utils.NoResourcesAvailable",
-        "huggingface_hub.errors.OfflineModeIsEnabled",
         "huggingface_hub.errors.CacheNotFound",
         "huggingface_hub.errors.CachedRepoTreeNotFoundError",
         "huggingface_hub.errors.CLIError",

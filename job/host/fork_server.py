@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -276,6 +277,8 @@ def main(descriptor: str, *modules: str) -> None:
         for module in modules:
             with contextlib.suppress(ImportError):  # whoever needs it will say so
                 importlib.import_module(module)
+    # Python 3.12 warns of threads. There are those of numpy's OpenBLAS alone, which ends them before a fork.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     serve(control, owner)
     os._exit(0)  # with nothing to clean up
 

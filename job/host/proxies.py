@@ -16,6 +16,8 @@ ENDPOINTS = ("HF_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "TUNEJOB_
 BYPASS = ("NO_PROXY", "no_proxy")
 WEB, SOCKS = ("http", "https"), ("socks5", "socks5h")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,15}")
+SECONDS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
+WHOLE = re.compile(r"\s*[0-9]{1,9}\s*")
 ENTRY = re.compile(r"[A-Za-z0-9_.:*-]+")  # a host, a domain or an address, perhaps with a port
 
 
@@ -24,10 +26,16 @@ def settle_bypass() -> None:
 
     They do not know networks, and one of IPv6 ends the Hub's. A network is replaced by those of our endpoints that are
     addresses in it, so that it is honoured. Raises `InputError` for an entry that
-    is none of host, domain, address and network, and for an endpoint of the Hub at whose sight its client cannot even
-    be imported.
+    is none of host, domain, address and network, and for an endpoint or a time limit of the Hub at whose sight its
+    client cannot even be imported.
     """
-    faults = []
+    faults = [
+        Fault(
+            f"{name} is not a whole number of seconds", where=name, found=ascii(os.environ[name]), expected="such as 30"
+        )
+        for name in SECONDS
+        if os.environ.get(name) and not WHOLE.fullmatch(os.environ[name])
+    ]
     try:
         urlsplit(os.environ.get("HF_ENDPOINT", ""))
     except ValueError:
@@ -92,6 +100,14 @@ def require_proxies(*schemes: str, socks: bool = False) -> None:
                                 expected="http://host:port or https://host:port", hint=hint))  # fmt: skip
     if faults:
         raise InputError(*faults)
+
+
+def require_certificates(name: str) -> None:
+    """Raises `InputError` for a variable that names a file of certificates which is not there."""
+    path = os.environ.get(name, "")
+    if path and not os.path.isfile(path):
+        hint = "Mount the file there, or unset the variable"
+        raise InputError(Fault("there is no such file of certificates", where=name, found=ascii(path), hint=hint))
 
 
 def require_address(name: str) -> str | None:

@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from job.errors import TransientError
-from job.host.proxies import require_address, require_proxies
+from job.host.proxies import require_address, require_certificates, require_proxies
 from job.host.time_limits import limit
 
 if TYPE_CHECKING:
@@ -42,9 +42,10 @@ def token() -> str:
 
 def endpoint() -> str | None:
     """huggingface_hub reads the variable at import; the run may set it later. Raises `InputError` for what is not
-    an address, and for proxies that its client cannot speak to.
+    an address, and for proxies and certificates that its client cannot use.
     """
     require_proxies("http", "https", "all", socks=True)
+    require_certificates("SSL_CERT_FILE")
     return require_address("HF_ENDPOINT")
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from job.errors import Fault, InputError, JobError, TransientError
-from job.host.proxies import require_proxies
+from job.host.proxies import require_certificates, require_proxies
 from job.host.time_limits import limit
 from job.store.base import TEMPORARY, Stored, safe_key, split_s3, within
 from job.store.etag import Digests
@@ -247,6 +247,8 @@ def s3_client() -> S3Client:
         raise InputError(
             Fault("TUNEJOB_S3_ADDRESSING is not known", found=ascii(addressing), expected=", ".join(ADDRESSING))
         )
+    if not (named or "").startswith("http://"):
+        require_certificates("AWS_CA_BUNDLE")
     require_proxies("http" if (named or "").startswith("http://") else "https")
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 1},  # `be_patient` repeats instead

@@ -115,6 +115,22 @@ def test_an_endpoint_that_is_not_an_address_is_named(value: str, plain: pytest.M
     assert refused.value.faults[0].where == "HF_ENDPOINT"
 
 
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "AWS_CA_BUNDLE"])
+def test_certificates_that_are_not_there_are_named(name: str, plain: pytest.MonkeyPatch) -> None:
+    """At S3 each request failed for its own patience of minutes, and the Hub's client said: No such file."""
+    plain.setenv(name, "/no/such.pem")
+    with pytest.raises(InputError, match=rf"{name}: there is no such file of certificates \(found '/no/such.pem'\)"):
+        (endpoint if name == "SSL_CERT_FILE" else s3_client)()
+
+
+def test_a_time_limit_that_the_hubs_client_cannot_be_imported_with_is_named(plain: pytest.MonkeyPatch) -> None:
+    plain.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "30")
+    settle_bypass()
+    plain.setenv("HF_HUB_ETAG_TIMEOUT", "1.5")
+    with pytest.raises(InputError, match=r"HF_HUB_ETAG_TIMEOUT is not a whole number of seconds \(found '1.5'\)"):
+        settle_bypass()
+
+
 def test_an_empty_variable_is_unset(plain: pytest.MonkeyPatch) -> None:
     for name in ("HF_ENDPOINT", "TUNEJOB_DEVICE"):
         plain.setenv(name, "")
