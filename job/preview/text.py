@@ -144,6 +144,7 @@ def _about_cards(plan: Plan) -> Iterator[str]:
     )
     yield from (EXPLAINED[verdict] for verdict in EXPLAINED if any(on.fits == verdict for on in plan.cards))
     yield "times of the H200 by a model that was fitted to measured steps; the others estimated, not measured"
+    yield "no time of a CPU: a step there takes many times as long, and the log of a run says how long is left"
     if plan.priced:
         yield f"costs by the price of an hour that you have named: {plan.priced}"
     if plan.cheapest:
