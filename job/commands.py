@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from job.host.told import Told
-    from job.seen import Seen
+    from job.preview.seen import Seen
     from job.spec import JobSpec
 
 VENDOR_LOG = "vendor.log"  # in scratch: what libraries print
@@ -49,7 +49,7 @@ def read_spec(source: str) -> bytes:
 
 
 def command_validate(arguments: argparse.Namespace, log: Log) -> None:
-    from job.seen import look_to_validate
+    from job.preview.seen import look_to_validate
     from job.spec import parse_spec
 
     spec = parse_spec(read_spec(arguments.spec))
@@ -188,7 +188,7 @@ def command_render(arguments: argparse.Namespace, log: Log) -> None:
 
 def note_paths(spec: JobSpec, log: Log) -> None:
     """What a container would find wrong with this machine's paths: the file may be made before they are."""
-    from job.seen import look
+    from job.preview.seen import look
 
     seen = look(spec)
     faults = [fault for error in seen.failures for fault in error.faults]

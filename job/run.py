@@ -36,9 +36,9 @@ from job.ledger.rights import require_rights
 from job.opinions import require_others
 from job.plan.require import processes, require_device, require_disk, with_disk_figures
 from job.preview.expected import expected
+from job.preview.seen import look_before_a_run
 from job.report.samples import write_samples
 from job.report.summary import keep_evidence
-from job.seen import look_before_a_run
 from job.source import (
     FetchedModel,
     FetchedRows,

@@ -19,7 +19,7 @@ from job.plan.steps import Step
 from job.preview.light import without_torch
 from job.preview.reckoning import ANY, OnCard, Scheduler, on_card, scheduler
 from job.preview.rows import Rows, see_rows
-from job.seen import look_to_validate
+from job.preview.seen import look_to_validate
 from job.source import fetch_bases, fetch_beside, fetch_data
 from job.source.model_config import check_values
 from job.spec import JobSpec

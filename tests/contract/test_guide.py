@@ -14,7 +14,7 @@ import pytest
 from job import errors
 from job.data.worker.shape import FORMATS, Columns, shape
 from job.errors import TREE, InputError
-from job.seen import look
+from job.preview.seen import look
 from job.training.methods import METHODS
 from tests.elsewhere.test_readme import rows, section
 from tests.forking import ROOT
