@@ -17,7 +17,7 @@ WORKERS ?= $(shell expr 2 \* $$(nproc))
 # With an NVIDIA driver the CUDA lock is installed as well, and the demo and the job run on the GPU.
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
-.PHONY: setup demo test long budgets k8s-test elsewhere-test llama-programs examples image image-pin image-tools page-tools image-lint image-sbom image-test store-test memory-test chaos pin-actions lint format lock fuzz docs clean
+.PHONY: setup demo test benchmarks long budgets k8s-test elsewhere-test llama-programs examples image image-pin image-tools page-tools image-lint image-sbom image-test store-test memory-test chaos pin-actions lint format lock fuzz docs clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.model
@@ -67,6 +67,10 @@ budgets:
 	$(PYTHON) -m venv --clear .venv-$*
 	VIRTUAL_ENV=.venv-$* $(BIN)/uv pip install --quiet --no-deps --require-hashes -r $<
 	touch $@
+
+# What evaluation.tasks needs, into the job's own packages.
+benchmarks: setup
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r locks/benchmarks.txt
 
 # Laid over the packages of the job: lm-eval, and the server of llama-cpp-python.
 .venv-benchmarks/.packages: locks/tools-benchmarks.txt | $(VENV)/.packages

@@ -53,7 +53,7 @@ def command_validate(arguments: argparse.Namespace, log: Log) -> None:
     from job.spec import parse_spec
 
     spec = parse_spec(read_spec(arguments.spec))
-    note_trackers(spec, log)
+    note_packages(spec, log)
     if not arguments.spec_only:
         say_seen(look_to_validate(spec, Path(arguments.spec).parent), log)
     log("valid", name=spec.name, run_id=spec.run_id, output=spec.output.uri)
@@ -67,7 +67,7 @@ def say_seen(seen: Seen, log: Log) -> None:
         raise failure
 
 
-def note_trackers(spec: JobSpec, log: Log) -> None:
+def note_packages(spec: JobSpec, log: Log) -> None:
     """Says what a run in the image will refuse: a machine with its own packages may have them."""
     from job.spec.model import TRACKERS_IN_IMAGE
 
@@ -77,6 +77,9 @@ def note_trackers(spec: JobSpec, log: Log) -> None:
             f"the image of this version has no package for {', '.join(absent)}: there a run ends at once with exit 11"
         )
         log("note", pointer="/tracking", text=text)
+    if spec.evaluation.tasks:
+        text = "the image has lm-eval where it was built with BENCHMARKS=1: else a run in it ends at once with exit 11"
+        log("note", pointer="/evaluation/tasks", text=text)
 
 
 def command_schema(arguments: argparse.Namespace, log: Log) -> None:
@@ -175,7 +178,7 @@ def command_render(arguments: argparse.Namespace, log: Log) -> None:
     raw = read_spec(arguments.spec)
     text = render(raw, arguments.to, chosen)
     spec = parse_spec(raw)
-    note_trackers(spec, log)
+    note_packages(spec, log)
     if note := image_note(arguments.to, chosen):
         log("note", pointer="--image", text=note)
     if TARGETS[arguments.to].takes_paths:

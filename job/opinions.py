@@ -2,31 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from job.context import Run
+from job.errors import Fault, InputError
 from job.evaluation.assess import Assessment
+from job.evaluation.benchmarks import Benchmark, load_benchmarks, run_benchmarks, version
 from job.evaluation.judge import Memory, Pair, judge, require_judge
 from job.evaluation.metrics.judge import EVEN, JUDGE_WIN_RATE
+from job.evaluation.metrics.task import NAME as TASK
 from job.evaluation.scores import Wanted, differences, figures, paired
 from job.export.artefacts import Artefacts
 from job.export.delivered import BASE, TRAINED_MODEL
 from job.export.rows import ASKED_ROWS
 from job.report.judged import verdicts
+from job.source import FetchedSource
+from job.source.benchmarks import FetchedSet
 
+BENCHMARKS = "benchmarks"
 JUDGE, JUDGED = "judge", "report/judge.jsonl"
 Measured = tuple[Assessment, float]
 
 
-def require_others(run: Run, trained_before: bool) -> None:
-    """Whether those let us in who are needed once money is spent."""
+def ready_others(run: Run, trained_before: bool) -> list[Benchmark]:
+    """Whether those let us in who are needed once money is spent; benchmarks with their rows, while there is a network.
+
+    Raises as `load_benchmarks` and `require_judge` do, and `InputError` for a gate on what no benchmark measures.
+    """
     if run.push:
         run.push.require_access()
     if run.spec.evaluation.judge and not trained_before:
         require_judge(run.spec.evaluation.judge)
+    evaluation = run.spec.evaluation
+    if trained_before or not evaluation.tasks:
+        return []
+    found = load_benchmarks(evaluation.tasks, run.workdir / "benchmarks", run.revisions, evaluation.max_new_tokens)
+    known = [figure.name for benchmark in found for figure in benchmark.figures]
+    for index, gate in enumerate(evaluation.gates):
+        if TASK.fullmatch(gate.metric) and gate.metric not in known:
+            raise InputError(Fault("no benchmark measures this", where=f"/evaluation/gates/{index}/metric",
+                                   found=gate.metric, expected=f"one of {', '.join(known)}"))  # fmt: skip
+    if left_out := [name for benchmark in found for name in benchmark.left_out]:
+        run.log("note", text=f"no means over documents, and not measured: {', '.join(left_out)}")
+    return found
+
+
+def data_of(benchmarks: Sequence[Benchmark]) -> list[FetchedSet | FetchedSource]:
+    return [source for benchmark in benchmarks for source in benchmark.sources]
+
+
+def with_benchmarks(artefacts: Artefacts, model: Any, found: Assessment) -> Assessment:
+    """With what the benchmarks' documents add. The model must be in inference mode."""
+    run, benchmarks = artefacts.run, artefacts.benchmarks
+    if not benchmarks:
+        return found
+    tokenizer, batch_rows = artefacts.delivered.prepared.tokenizer, run.spec.training.eval_batch_size
+    with run.log.live("benchmarks", len(benchmarks)) as bar:
+        rows = run_benchmarks(benchmarks, model, tokenizer, batch_rows, bar.update)
+    run.log("note", text=", ".join(f"{name} {value:.4g}" for name, value in figures(rows).items()))
+    run.stats.evaluation[BENCHMARKS] = {
+        "lm_eval": version(), "tasks": [benchmark.facts() for benchmark in benchmarks],
+    }  # fmt: skip
+    return replace(found, rows={**found.rows, **rows})
 
 
 def ask_judge(artefacts: Artefacts, before: Measured, after: Measured) -> tuple[Measured, Measured]:

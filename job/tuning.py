@@ -28,13 +28,14 @@ from job.host.micro_batch import free_memory
 from job.host.stats import arithmetic, gpu_reserved_bytes, training_memory
 from job.ledger.checkpoints import Checkpoints, TrainingOrigin, remove_checkpoints
 from job.ledger.leftovers import abort_uploads
-from job.opinions import ask_judge, compare_both
+from job.opinions import ask_judge, compare_both, with_benchmarks
 from job.plan.model_size import size_of_base
 from job.plan.require import require_checkpoints, require_embeddings, require_memory
 from job.report.ending import shortened
 from job.report.summary import mask_secrets, write_answers, write_losses, write_summary
 from job.several import train_on_cards
 from job.source import FetchedModel, FetchedSource
+from job.source.benchmarks import FetchedSet
 from job.spec import JobSpec
 from job.spec.optimizers import effective_optimizer
 from job.store import Store, open_store
@@ -115,7 +116,7 @@ def learn(
     return result
 
 
-def pin(run: Run, sources: Sequence[FetchedSource], models: Sequence[FetchedModel]) -> None:
+def pin(run: Run, sources: Sequence[FetchedSource | FetchedSet], models: Sequence[FetchedModel]) -> None:
     """Once anything is stored, a rerun reads the same commits of the Hub, wherever its branches go."""
     given = [adapter for model in models for adapter in model.adapters]
     places = [(one.pointer, one.revision) for group in (sources, models, given) for one in group]
@@ -216,6 +217,7 @@ def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> tu
         evaluation, about_pairs = run.spec.evaluation, margins(run.spec, delivered.prepared, name)
         found = assess(model, delivered.prepared, evaluation, batch_rows, bar, heard, about_pairs)
     run.log(run.stats.current, **found.figures)
+    found = with_benchmarks(artefacts, model, found)
     if late := len(found.unanswered):
         asked = len(found.row_answers)
         run.log("note", text=f"{asked - late} of {asked} held-out rows answered within evaluation.max_minutes")

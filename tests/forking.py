@@ -114,5 +114,7 @@ def adopt_server() -> None:
 def run(call: str, *arguments: Any) -> Any:
     """In the forked process: forgets what was worked out from another environment, and calls."""
     tempfile.tempdir = None
+    if more := os.environ.get("TUNEJOB_TEST_PACKAGES"):  # beside those of this Python, as a further installation would have them
+        sys.path.append(more)
     module, function = call.split(":")
     return getattr(importlib.import_module(module), function)(*arguments)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from job.errors import Fault, GateError
-from job.evaluation.metrics import METRICS
+from job.evaluation.metrics import METRICS, metric_of
 from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.evaluation.metrics.record import DIGITS
 from job.spec import GateSpec
@@ -46,7 +46,7 @@ class Bound:
 def bounds(gates: Sequence[GateSpec], name: str, base: Figures, found: Figures) -> Iterator[Bound]:
     """Each bound that is to hold for `name`, whose figures by metric are `found`; `base`: those of the base."""
     for index, gate in enumerate(gates):
-        if gate.holds_for(name) and (name == "trained" or not METRICS[gate.metric].trained_alone):
+        if gate.holds_for(name) and (name == "trained" or not metric_of(gate.metric).trained_alone):
             yield from _bounds(gate, f"/evaluation/gates/{index}", name, base, found)
 
 
@@ -71,7 +71,7 @@ def check_gates(gates: Sequence[GateSpec], name: str, base: Figures, found: Figu
 
 
 def _bounds(gate: GateSpec, pointer: str, name: str, base: Figures, figures: Figures) -> Iterator[Bound]:
-    metric = METRICS[gate.metric]
+    metric = metric_of(gate.metric)
     found, before = figures.get(gate.metric), base.get(gate.metric)
     gain = None if found is None or before is None else metric.gain(before, found)
     rise = None if gain is None else -gain

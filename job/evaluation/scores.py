@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from job.evaluation.metrics import METRICS, Metric, Options
+from job.evaluation.metrics import METRICS, Metric, Options, metric_of
 from job.evaluation.metrics.losses import HELD_OUT_LOSS, PERPLEXITY
 from job.evaluation.metrics.record import DIGITS, Counts
 
@@ -31,7 +31,7 @@ class Wanted:
 
     @classmethod
     def of(cls, spec: EvaluationSpec) -> Self:
-        found = tuple(METRICS[name] for name in spec.metrics)
+        found = tuple(metric_of(name) for name in spec.metrics)
         return cls(found, Options(spec.regex, spec.json_schema, spec.choices))
 
     @property
@@ -95,7 +95,7 @@ def figures(rows: Mapping[str, Rows]) -> Figures:
 
 def _figure(name: str, rows: Sequence[Counts]) -> float | None:
     sums = [sum(column) for column in zip(*rows, strict=True)]
-    return round(METRICS[name].figure(sums), DIGITS) if sums else None
+    return round(metric_of(name).figure(sums), DIGITS) if sums else None
 
 
 def paired(first: Mapping[str, Rows], second: Mapping[str, Rows]) -> list[dict[str, Rows]]:
@@ -119,7 +119,7 @@ def differences(base: Mapping[str, Rows], tuned: Mapping[str, Rows], seed: int) 
         before, after = _figure(name, first), _figure(name, second)
         if before is not None and after is not None:
             about: dict[str, Any] = {"rows": len(first), "of": len(given), "difference": round(after - before, DIGITS)}
-            found[name] = about | (_intervals(METRICS[name], first, second, seed) if len(first) > 1 else {})
+            found[name] = about | (_intervals(metric_of(name), first, second, seed) if len(first) > 1 else {})
     return found
 
 

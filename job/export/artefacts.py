@@ -11,6 +11,7 @@ from typing import Any
 
 from job.context import TRAINED, Run
 from job.errors import Fault, GateError
+from job.evaluation.benchmarks import Benchmark
 from job.export.delivered import Delivered
 from job.export.kinds import kind_of
 from job.gguf.quality import Step as ModelStep
@@ -43,6 +44,7 @@ class Artefacts:
 
     run: Run
     delivered: Delivered
+    benchmarks: Sequence[Benchmark] = ()
     # Once the trained model was reopened: modules that the training held in 4 bits, and the length of its answers
     packed: Sequence[str] = ()
     answer_tokens: Sequence[int | None] = ()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from job.context import Run
 from job.evaluation.gates import check_gates, judged
 from job.evaluation.generate import spoken
-from job.evaluation.metrics import METRICS
+from job.evaluation.metrics import metric_of
 from job.evaluation.metrics.losses import TRAIN_LOSS
 from job.evaluation.metrics.record import DIGITS
 from job.evaluation.scores import Figures, Wanted, answer_rows, figures, loss_rows
@@ -88,13 +88,13 @@ class Delivered:
 
     def beside(self, found: Assessment, loss: float) -> Figures:
         """Those figures of a whole model in training, from its assessment and its loss on the compared rows."""
-        general = figures({name: counts for name, counts in found.rows.items() if METRICS[name].of_general})
+        general = figures({name: counts for name, counts in found.rows.items() if metric_of(name).of_general})
         if not self.compared.held_out:
             return {TRAIN_LOSS: round(loss, DIGITS)} | general
         _, questions = asked_questions(self.prepared)
-        rows = {name: counts[: len(questions)] for name, counts in found.rows.items() if METRICS[name].needs_rows}
+        rows = {name: counts[: len(questions)] for name, counts in found.rows.items() if metric_of(name).needs_rows}
         if self.compared.whole:
-            rows |= {name: counts for name, counts in found.rows.items() if METRICS[name].of_margin is not None}
+            rows |= {name: counts for name, counts in found.rows.items() if metric_of(name).of_margin is not None}
         return figures(loss_rows([(loss, 1.0)]) | rows) | general
 
     def note(self, name: str, figures: Figures) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from job.errors import CapacityError, Fault, InputError, JobError, disk_is_full
 from job.host.cgroup import available_bytes
 from job.host.device import DEVICE_VARIABLE, cards, wanted_device
 from job.plan.gpu_memory import least_bytes, most_processes
-from job.spec import JobSpec
+from job.spec import JobSpec, TaskSpec
 from job.spec.optimizers import moment_bytes
 from job.store.base import local_path
 from job.weights.shapes import read_shapes
@@ -33,6 +34,14 @@ def require_trackers(names: tuple[str, ...]) -> None:
         raise InputError(
             *(Fault("this tracker is not installed", where="/tracking", found=name, hint=hint) for name in missing)
         )
+
+
+def require_benchmarks(tasks: Sequence[TaskSpec] | None) -> None:
+    """Raises `InputError` for benchmarks where lm-eval is not installed."""
+    if tasks and importlib.util.find_spec("lm_eval") is None:
+        hint = "Install locks/benchmarks.txt (make benchmarks), build the image with BENCHMARKS=1, or leave them out"
+        found = ", ".join(task.name for task in tasks)
+        raise InputError(Fault("lm-eval is not installed", where="/evaluation/tasks", found=found, hint=hint))
 
 
 def require_disk(folder: Path, needed_bytes: int, what: str) -> None:

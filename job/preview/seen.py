@@ -23,12 +23,14 @@ from job.data.worker.shape import FORMATS, Columns, Pair, shape
 from job.errors import Fault, InputError, JobError
 from job.evaluation.judge_endpoint import POINTER, URL, address
 from job.hub.client import endpoint
-from job.plan.require import require_directory, require_trackers
+from job.plan.require import require_benchmarks, require_directory, require_trackers
 from job.source.adapter import look_at_adapter
+from job.source.data import HUB
 from job.source.glimpse import files_of_rows, has_chat_template
-from job.source.place import pointed
+from job.source.place import LocalOrigin, pointed
 from job.spec import JobSpec, SourceSpec
 from job.spec.strict import natural
+from job.spec.tasks import places_of
 from job.store.base import translating_errors
 from job.training.methods.rewards import require_allowed
 
@@ -84,6 +86,9 @@ def look(spec: JobSpec) -> Seen:
     for source, pointer in spec.sources:
         if "://" not in source.source:
             seen.attempt(_rows, source, pointer, bool(chats), seen)
+    for pointer, place_of_task in places_of(spec.evaluation.tasks):
+        if "://" not in place_of_task:
+            seen.attempt(_is_there, place_of_task, pointer)
     return seen
 
 
@@ -91,6 +96,7 @@ def look_before_a_run(spec: JobSpec) -> Seen:
     """The same, and what of this machine's packages and environment the run will need."""
     seen = look(spec)
     seen.attempt(require_trackers, spec.tracking)
+    seen.attempt(require_benchmarks, spec.evaluation.tasks)
     if spec.evaluation.judge:
         seen.attempt(address)
     _hub(spec, seen)
@@ -112,6 +118,9 @@ def look_to_validate(spec: JobSpec, folder: Path) -> Seen:
         for error in trackers.failures:
             absent = ", ".join(fault.found for fault in error.faults)
             seen.notes.append(("/tracking", f"not installed here: {absent}: a run on this machine ends with exit 11"))
+        if spec.evaluation.tasks and not find_spec("lm_eval"):
+            text = "lm-eval is not installed here: a run on this machine ends with exit 11"
+            seen.notes.append(("/evaluation/tasks", text))
         if spec.evaluation.judge and not os.environ.get(URL):
             text = f"{URL} is not set here: a run on this machine ends with exit 11"
             seen.notes.append((POINTER, text))
@@ -119,11 +128,17 @@ def look_to_validate(spec: JobSpec, folder: Path) -> Seen:
     return seen
 
 
+def _is_there(path: str, pointer: str) -> None:
+    with pointed(pointer):
+        LocalOrigin(path, HUB)
+
+
 def _hub(spec: JobSpec, seen: Seen) -> None:
     """Whether the address of the Hub, where the spec needs it, is one."""
     models = [spec.model.source, spec.model.merge_base or "", *(address for _, address in spec.model.given)]
     read = [*models, *(source.source for source, _ in spec.sources)]
-    if spec.output.hub or any(address.startswith("hf://") for address in read):
+    named = any(not task.source or task.source.startswith("hf://") for task in spec.evaluation.tasks or ())
+    if spec.output.hub or named or any(address.startswith("hf://") for address in read):
         seen.attempt(endpoint)
 
 
@@ -138,6 +153,7 @@ def paths_read(spec: JobSpec) -> Iterator[tuple[str, str]]:
     places = [(spec.model.source, "/model/source"), (spec.model.merge_base or "s3://", "/model/merge_base")]
     places += [(address, pointer) for pointer, address in spec.model.given]
     places += [(source.source, f"{pointer}/source") for source, pointer in spec.sources]
+    places += [(path, pointer) for pointer, path in places_of(spec.evaluation.tasks)]
     return ((path, pointer) for path, pointer in places if "://" not in path)
 
 

@@ -9,6 +9,7 @@ from job.plan.machine import Resources, resources
 from job.plan.model_size import model_size
 from job.render.options import DEADLINE_HOURS, Options, job_name
 from job.spec import JobSpec, parse_spec
+from job.spec.tasks import places_of
 from job.spec.wording import show
 
 READ = ("s3:// or hf://", "Copy it to a bucket (`aws s3 cp`) and name that address")
@@ -69,6 +70,7 @@ def local_paths(spec: JobSpec) -> dict[str, str]:
     places: dict[str, str | None] = {"/model/source": spec.model.source, "/model/merge_base": spec.model.merge_base}
     places |= dict(spec.model.given)
     places |= {f"{pointer}/source": source.source for source, pointer in spec.sources}
+    places |= dict(places_of(spec.evaluation.tasks))
     places |= {"/output/uri": spec.output.uri, "/output/checkpoints/uri": spec.output.checkpoints.uri}
     return {pointer: path for pointer, path in places.items() if path is not None and "://" not in path}
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from job.errors import Fault, GateError, SpecError
-from job.evaluation.metrics import METRICS
+from job.evaluation.metrics import METRICS, metric_of
+from job.evaluation.metrics.task import NAME as TASK
 from job.ledger.evidence import STATS, json_object, require_result
 from job.ledger.manifest import MANIFEST, SPEC
 from job.plan.cards import CARDS
@@ -184,7 +185,8 @@ def _labelled(runs: Sequence[Compared]) -> list[Compared]:
 
 def _metric(runs: Sequence[Compared], by: str | None) -> str | None:
     """What they are ordered by: what is asked for, else the first metric that one of them has."""
-    known = [name for name in METRICS if any(name in run.figures for run in runs)]
+    tasks = sorted({name for run in runs for name in run.figures if TASK.fullmatch(name)})
+    known = [name for name in (*METRICS, *tasks) if any(name in run.figures for run in runs)]
     if by is None:
         return known[0] if known else None
     if by not in known:
@@ -199,7 +201,7 @@ def _rank(run: Compared, by: str | None) -> float:
     value = run.figures.get(by)
     if value is None:
         return math.inf
-    return value if METRICS[by].lower_is_better else -value
+    return value if metric_of(by).lower_is_better else -value
 
 
 def differences(specs: Sequence[Json]) -> Iterator[tuple[str, list[Any]]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from job.report.compare import ABSENT, Compared, Comparison
-from job.report.figures import TITLES
+from job.report.figures import title_of
 from job.report.kept import number
 from job.report.markdown import NOTHING, figure
 from job.report.page.cost import duration, gigabytes
@@ -35,7 +35,7 @@ def columns(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Heads ("name, unit") and a row for each run: what it is, its metrics, what it took."""
     runs = comparison.runs
     gpu, priced = any(run.peak_gpu_bytes for run in runs), any(run.cost is not None for run in runs)
-    heads = ["Run", *(TITLES.get(name, name) for name in comparison.metrics), "Steps", "Time", "Memory"]
+    heads = ["Run", *(title_of(name) for name in comparison.metrics), "Steps", "Time", "Memory"]
     heads += [*(["GPU memory"] if gpu else []), *(["Cost"] if priced else []), "State"]
     rows = []
     for run in runs:
@@ -74,7 +74,7 @@ def verdict(comparison: Comparison) -> str:
     best, count = comparison.best, len(comparison.runs)
     if best is None or comparison.by is None:
         return f"{count} runs; no metric was measured of them."
-    title = TITLES[comparison.by].partition(", ")[0].lower()
+    title = title_of(comparison.by).partition(", ")[0].lower()
     value = best.figures[comparison.by]
     equal = [run.label for run in comparison.runs if run.figures.get(comparison.by) == value]
     if len(equal) > 1:

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from job.evaluation.metrics import METRICS
+from job.evaluation.metrics import METRICS, metric_of
 from job.evaluation.metrics.losses import TRAIN_LOSS
+from job.evaluation.metrics.task import NAME as TASK
 from job.report.judged import verdicts
 from job.report.markdown import NOTHING, figure, sentence, table
 
@@ -27,6 +28,11 @@ TITLES = {
 PERCENT = {"same_top_token"}
 ROWS = "Rows"
 SAME = 1e-4
+
+
+def title_of(name: str) -> str:
+    """ "Name, unit" of a figure; its own name where nothing is known of it."""
+    return metric_of(name).title if TASK.fullmatch(name) else TITLES.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -111,14 +117,14 @@ def verdict(name: str, about: Mapping[str, Any]) -> str:
     low, high = about["interval"]
     if low <= 0 <= high:
         return NO_DIFFERENCE
-    return "better" if (high < 0) == METRICS[name].lower_is_better else "worse"
+    return "better" if (high < 0) == metric_of(name).lower_is_better else "worse"
 
 
 def _difference(name: str, about: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Row:
     values = {BASE: evaluation[BASE][name], TUNED: evaluation[TUNED][name], "interval": about["difference"]}
     cells = [_bounded(float(value), about.get(key)) for key, value in values.items()]
     count = f"{about['rows']}" if about["rows"] == about["of"] else f"{about['rows']} of {about['of']}"
-    return Row(METRICS[name].title, (*cells, verdict(name, about), count))
+    return Row(metric_of(name).title, (*cells, verdict(name, about), count))
 
 
 def _bounded(value: float, bounds: Sequence[float] | None) -> str:
@@ -147,7 +153,7 @@ def _alike(ours: Mapping[str, float], theirs: Mapping[str, float]) -> bool:
 
 def _by_others(name: str) -> bool:
     """Whether others say it of base and tuned model alone, of rows of their own."""
-    return name in METRICS and METRICS[name].by_others
+    return bool(TASK.fullmatch(name)) or (name in METRICS and METRICS[name].by_others)
 
 
 def shown(name: str, value: float | None) -> str:

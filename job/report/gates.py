@@ -10,7 +10,7 @@ from typing import Any
 from job.evaluation.gates import bounds, judged
 from job.export.kinds import variant_of
 from job.gguf.types import TYPES
-from job.report.figures import BASE, TITLES, TUNED
+from job.report.figures import BASE, TUNED, title_of
 from job.report.kept import write_whole
 from job.report.markdown import NOTHING, code, figure, table
 from job.report.page.markup import Html, joined, tag
@@ -156,7 +156,7 @@ def markdown(name: str, gates: Sequence[Gate]) -> Iterator[str]:
 
 
 def _title(metric: str) -> str:
-    return TITLES.get(metric, metric).partition(", ")[0].lower()
+    return title_of(metric).partition(", ")[0].lower()
 
 
 def _limits(limits: Json) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from job.evaluation.metrics import METRICS
-from job.report.figures import BASE, TITLES, TUNED
+from job.evaluation.metrics import METRICS, metric_of
+from job.evaluation.metrics.task import NAME as TASK
+from job.report.figures import BASE, TUNED, title_of
 from job.report.gates import Gate
 from job.report.kept import number
 from job.report.markdown import figure
@@ -41,11 +42,11 @@ class Change:
 
     @property
     def title(self) -> str:
-        return TITLES.get(self.name, self.name).partition(", ")[0]
+        return title_of(self.name).partition(", ")[0]
 
     @property
     def unit(self) -> str:
-        return TITLES.get(self.name, self.name).partition(", ")[2]
+        return title_of(self.name).partition(", ")[2]
 
     def __str__(self) -> str:
         return f"{self.title.lower()} {figure(self.base)} → {figure(self.tuned)}"
@@ -58,7 +59,8 @@ def changes(evaluation: Json) -> Iterator[Change]:
         before, after = number(value), number(tuned.get(name))
         if before is None or after is None:
             continue
-        metric, about = METRICS.get(name), (evaluation.get(DIFFERENCES) or {}).get(name)
+        metric = metric_of(name) if name in METRICS or TASK.fullmatch(name) else None
+        about = (evaluation.get(DIFFERENCES) or {}).get(name)
         bounds = _bounds(about, metric.lower_is_better) if metric and isinstance(about, dict) else None
         yield Change(name, before, after, metric.gain(before, after) if metric else None, bounds)
 

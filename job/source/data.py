@@ -80,7 +80,7 @@ def nothing_there(source: str) -> InputError:
 
 def _chosen(spec: SourceSpec, pointer: str, folder: Path, address: str) -> tuple[Place, list[str]]:
     """Where the source is at `address`, and the names of the files there that make up its split."""
-    origin = _origin(address)
+    origin = origin_of(address)
     names = [file.key for file in origin.files()]
     if not names:
         raise nothing_there(spec.source)
@@ -95,7 +95,8 @@ def _chosen(spec: SourceSpec, pointer: str, folder: Path, address: str) -> tuple
     return origin, chosen
 
 
-def _origin(source: str) -> Place:
+def origin_of(source: str) -> Place:
+    """Where a data set is."""
     if source.startswith("hf://"):
         return HubOrigin(source, "dataset")
     return S3Origin(source) if source.startswith("s3://") else LocalOrigin(source, HUB)

@@ -49,14 +49,21 @@ def files_of_split(names: Sequence[str], folder: Path, spec: SourceSpec, pointer
     usable = data_files(names, spec, pointer)
     if DISK_SPLITS in names:
         return usable
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        skeleton = Path(scratch) / "files"
-        _copy_names(usable, folder, skeleton)
-        splits = _splits(skeleton, Path(scratch) / "cache", spec.subset, pointer)
+    _, splits = splits_of_subset(usable, folder, spec.subset, pointer)
     asked = spec.split.partition("[")[0]
     if asked not in splits:
         raise unknown("split", asked, list(splits), f"{pointer}/split")
     return splits[asked]
+
+
+def splits_of_subset(
+    usable: Sequence[str], folder: Path, subset: str | None, pointer: str
+) -> tuple[str, dict[str, list[str]]]:
+    """What the `datasets` library calls the subset, and of its splits the files. Raises as `files_of_split` does."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        skeleton = Path(scratch) / "files"
+        _copy_names(usable, folder, skeleton)
+        return _splits(skeleton, Path(scratch) / "cache", subset, pointer)
 
 
 def data_files(names: Sequence[str], spec: SourceSpec, pointer: str) -> list[str]:
@@ -64,10 +71,16 @@ def data_files(names: Sequence[str], spec: SourceSpec, pointer: str) -> list[str
 
     Raises as `files_of_split` does for what the names show.
     """
+    usable = usable_files(names)
+    return _saved_split(usable, spec, pointer) if DISK_SPLITS in names else usable
+
+
+def usable_files(names: Sequence[str]) -> list[str]:
+    """Those of `names` that are not code, archives or notes about the others. Raises `PolicyError` for a script."""
     usable = [name for name in names if not name.endswith((SCRIPT, *ARCHIVES)) and not _is_about_data(name, names)]
     if any(name.endswith(SCRIPT) and "/" not in name for name in names) and usable == [n for n in usable if n == CARD]:
         raise PolicyError(Fault("the data set is a script", expected="data files", hint="No code of a data set is run"))
-    return _saved_split(usable, spec, pointer) if DISK_SPLITS in names else usable
+    return usable
 
 
 def _is_about_data(name: str, names: Sequence[str]) -> bool:
@@ -125,12 +138,12 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _splits(skeleton: Path, cache: Path, subset: str | None, pointer: str) -> dict[str, list[str]]:
-    """Split name → file names."""
+def _splits(skeleton: Path, cache: Path, subset: str | None, pointer: str) -> tuple[str, dict[str, list[str]]]:
+    """The subset's name, and split name → file names."""
     builder = _builder(skeleton, cache, subset, pointer)
     root = skeleton.resolve()
     files = builder.config.data_files or {}
-    return {
+    return str(builder.config.name), {
         str(split): [Path(path).resolve().relative_to(root).as_posix() for path in paths]
         for split, paths in files.items()
     }

@@ -14,6 +14,7 @@ from job.spec.model import (
 )
 from job.spec.output import CheckpointsSpec, HubSpec
 from job.spec.resolved import job_schema
+from job.spec.tasks import TaskSpec
 
 __all__ = [
     "CheckpointsSpec",
@@ -26,6 +27,7 @@ __all__ = [
     "LoraSpec",
     "ModelSpec",
     "SourceSpec",
+    "TaskSpec",
     "TrainingSpec",
     "job_schema",
     "parse_spec",

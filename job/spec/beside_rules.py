@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from job.errors import Fault
-from job.evaluation.metrics import METRICS
+from job.evaluation.metrics import metric_of
 from job.spec.data_rules import beside_sources_of
 from job.spec.method_rules import method_of
 from job.spec.wording import show
@@ -42,6 +42,6 @@ def replay(document: Json) -> Iterator[Fault]:
 def gates_on_forgetting(document: Json) -> Iterator[Fault]:
     evaluation = document.get("evaluation", {})
     for index, gate in enumerate(evaluation.get("gates", [])):
-        if METRICS[gate["metric"]].of_general and "forgetting" not in evaluation:
+        if metric_of(gate["metric"]).of_general and "forgetting" not in evaluation:
             yield Fault("no general rows are measured", where=f"/evaluation/gates/{index}/metric",
                         found=show(gate["metric"]), expected="evaluation.forgetting")  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from job.errors import Fault
-from job.evaluation.metrics import METRICS, Metric
+from job.evaluation.metrics import METRICS, Metric, metric_of
 from job.evaluation.metrics.judge import JUDGE_WIN_RATE
 from job.export.kinds import measured
 from job.spec.data_rules import held_out_sources
@@ -32,7 +32,7 @@ def needs_held_out(document: Json) -> Iterator[Fault]:
             "exact match needs held-out rows", "/evaluation/exact_match_rows", evaluation["exact_match_rows"]
         )
     for index, gate in enumerate(evaluation.get("gates", [])):
-        metric = METRICS[gate["metric"]]
+        metric = metric_of(gate["metric"])
         if metric.of_losses or metric.of_margin is not None:
             yield _no_held_out("a gate needs held-out rows", f"/evaluation/gates/{index}", gate["metric"])
 
@@ -45,7 +45,7 @@ def exact_match(document: Json) -> Iterator[Fault]:
     evaluation = document.get("evaluation", {})
     rows = evaluation.get("exact_match_rows")
     for index, gate in enumerate(evaluation.get("gates", [])):
-        if METRICS[gate["metric"]].needs_rows and not rows:
+        if metric_of(gate["metric"]).needs_rows and not rows:
             yield Fault(
                 "this gate needs exact_match_rows",
                 where=f"/evaluation/gates/{index}",
@@ -94,7 +94,7 @@ def metric_options(document: Json) -> Iterator[Fault]:
 def gates_of_what_is_measured(document: Json) -> Iterator[Fault]:
     evaluation = document.get("evaluation", {})
     for index, gate in enumerate(evaluation.get("gates", [])):
-        metric, pointer = METRICS[gate["metric"]], f"/evaluation/gates/{index}"
+        metric, pointer = metric_of(gate["metric"]), f"/evaluation/gates/{index}"
         if metric.needs_rows and metric.name not in _measured(evaluation):
             yield Fault(
                 "a gate on what is not measured",
@@ -134,7 +134,7 @@ def gates_of_the_trained(document: Json) -> Iterator[Fault]:
     """Some figures are of the trained model alone, and those of pairs are of a method that learns from pairs."""
     method = method_of(document)
     for index, gate in enumerate(document.get("evaluation", {}).get("gates", [])):
-        metric = METRICS[gate["metric"]]
+        metric = metric_of(gate["metric"])
         if metric.of_margin is not None and method.rewards is None:
             yield Fault("this figure is measured on pairs of answers", where=f"/evaluation/gates/{index}/metric",
                         found=f"{show(gate['metric'])} with method {method.name}",
@@ -153,7 +153,7 @@ def judge(document: Json) -> Iterator[Fault]:
         if gate["metric"] == JUDGE_WIN_RATE.name and "judge" not in evaluation:
             yield Fault("a gate on what is not measured", where=f"/evaluation/gates/{index}/metric",
                         found=show(gate["metric"]), expected="evaluation.judge")  # fmt: skip
-    asked = evaluation.get("exact_match_rows") and any(METRICS[name].needs_answers for name in _measured(evaluation))
+    asked = evaluation.get("exact_match_rows") and any(metric_of(name).needs_answers for name in _measured(evaluation))
     if "judge" in evaluation and not evaluation.get("prompts") and not asked:
         expected = "evaluation.prompts, or exact_match_rows with a metric that has them answered"
         yield Fault("there is no answer to judge", where="/evaluation/judge", expected=expected)
@@ -167,7 +167,7 @@ def gate_bounds(document: Json) -> Iterator[Fault]:
             yield Fault(
                 "this gate has no bound", where=pointer, found=f"metric {show(gate['metric'])} alone", expected=expected
             )
-        if "rise_at_most" in gate and not METRICS[gate["metric"]].lower_is_better:
+        if "rise_at_most" in gate and not metric_of(gate["metric"]).lower_is_better:
             yield Fault(
                 "a rise of this figure is an improvement",
                 where=f"{pointer}/rise_at_most",
@@ -181,7 +181,7 @@ def gate_bounds(document: Json) -> Iterator[Fault]:
                 found=f"at_least {gate['at_least']}, at_most {gate['at_most']}",
                 expected="at_least below at_most",
             )
-        yield from _out_of_reach(gate, METRICS[gate["metric"]], pointer)
+        yield from _out_of_reach(gate, metric_of(gate["metric"]), pointer)
 
 
 def _out_of_reach(gate: Json, metric: Metric, pointer: str) -> Iterator[Fault]:

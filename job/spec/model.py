@@ -24,6 +24,7 @@ from job.spec.resolved import job_schema, resolve
 from job.spec.resources import ResourcesSpec
 from job.spec.rules import cross_faults
 from job.spec.strict import faults_of_schema, inspect_json, natural, one_per_place
+from job.spec.tasks import TaskSpec
 
 GENERAL = "general"  # instead of sources: the general rows that come with tunejob
 TRACKERS_IN_IMAGE = ("tensorboard",)  # whose packages are in the locks
@@ -192,6 +193,7 @@ class EvaluationSpec:
     max_minutes: float | None
     forgetting: ForgettingSpec | None
     judge: JudgeSpec | None
+    tasks: tuple[TaskSpec, ...] | None
     gates: tuple[GateSpec, ...]
 
 

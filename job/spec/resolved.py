@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from job.spec.strict import load_schema
+from job.spec.task_rules import as_object
 from job.training.methods import METHODS
 
 FULL_LEARNING_RATE = 2e-5  # where every weight is trained; the schema's default is an adapter's
@@ -23,6 +24,11 @@ def resolve(document: Json) -> Json:
     settings of other methods.
     """
     resolved: Json = _with_defaults(document, job_schema())
+    if "tasks" in resolved["evaluation"]:
+        form = job_schema()["definitions"]["evaluation"]["properties"]["tasks"]["items"]
+        resolved["evaluation"]["tasks"] = [
+            _with_defaults(as_object(one), form) for one in resolved["evaluation"]["tasks"]
+        ]
     training = resolved["training"]
     method = METHODS[training["method"]]
     if options := job_schema()["definitions"]["training"]["properties"].get(method.name):

@@ -32,6 +32,7 @@ from job.spec.method_rules import dpo_loss, rewards, rows_of_the_method, setting
 from job.spec.placeholders import placeholder_faults
 from job.spec.resource_rules import passes_for_gpus, spread_weights
 from job.spec.strict import load_schema
+from job.spec.task_rules import benchmarks
 from job.spec.wording import show
 
 Json = dict[str, Any]
@@ -274,6 +275,7 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (gates_of_what_is_measured, ("/evaluation",)),
     (gate_bounds, ("/evaluation/gates",)),
     (judge, ("/evaluation",)),
+    (benchmarks, ("/evaluation",)),
     (gates_of_what_is_delivered, ("/evaluation/gates", "/model/precision", "/export")),
     (_exports_without_adapter, ("/model", "/export/lora_gguf")),
     (_merge_onto, ("/model/precision", "/export/merge_onto")),

@@ -15,6 +15,7 @@ from job.evaluation.metrics.pairs import PREFERENCE_ACCURACY, REWARD_MARGIN
 from job.evaluation.metrics.record import Metric, Options
 from job.evaluation.metrics.regex import REGEX
 from job.evaluation.metrics.rouge_l import ROUGE_L
+from job.evaluation.metrics.task import NAME, task_metric
 from job.evaluation.metrics.token_f1 import TOKEN_F1
 from job.evaluation.metrics.tool_calls import TOOL_CALLS, TOOL_NAMES
 
@@ -42,4 +43,10 @@ METRICS: dict[str, Metric] = {
     )
 }
 
-__all__ = ["METRICS", "Metric", "Options"]
+
+def metric_of(name: str) -> Metric:
+    """The record of a figure: one of METRICS, or that of a benchmark. Raises `KeyError` for a name that is none."""
+    return METRICS[name] if name in METRICS or not NAME.fullmatch(name) else task_metric(name)
+
+
+__all__ = ["METRICS", "Metric", "Options", "metric_of"]

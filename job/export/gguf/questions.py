@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from job.evaluation.metrics import METRICS
+from job.evaluation.metrics import metric_of
 from job.export.artefacts import Artefacts
 from job.gguf.quality import SLACK_TOKENS, Asked
 
@@ -15,7 +15,7 @@ def asked_of(artefacts: Artefacts, name: str) -> Asked:
     """
     spec, delivered = artefacts.run.spec, artefacts.delivered
     most = spec.evaluation.max_new_tokens
-    known = any(METRICS[gate.metric].needs_answers and gate.holds_for(name) for gate in spec.evaluation.gates)
+    known = any(metric_of(gate.metric).needs_answers and gate.holds_for(name) for gate in spec.evaluation.gates)
     prompts, questions = delivered.questions(False), delivered.questions(known)
     lengths = artefacts.answer_tokens[: len(prompts)]
     shown = [0 if length is None else min(most, 2 * length + SLACK_TOKENS) for length in lengths]

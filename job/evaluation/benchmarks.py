@@ -1,0 +1,260 @@
+"""Benchmarks by lm-eval; the only module that imports it.
+
+Its tasks load their rows when they are built. So they are built while there is a network, from data sets that were
+brought here first, at one commit each; what they measure later needs none.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from job.errors import Fault, InputError
+from job.evaluation.metrics.record import Counts
+from job.evaluation.metrics.task import OTHERS
+from job.evaluation.own_tasks import NO_FILTER, own_task, write_documents
+from job.evaluation.scores import Rows
+from job.source.benchmarks import FetchedSet, fetch_set
+from job.source.data import HUB, FetchedSource, fetch_source
+from job.spec import SourceSpec, TaskSpec
+
+FILES = {"json": (".json", ".jsonl", ".ndjson"), "csv": (".csv", ".tsv"), "parquet": (".parquet",)}
+SEED = 1234  # of the choice of examples for few-shot prompts, as lm-eval's command line has it
+
+
+@dataclass(frozen=True)
+class TaskFigure:
+    """One figure: of the documents of these tasks, what `metric` says of answers that went through `filter`."""
+
+    name: str
+    tasks: tuple[str, ...]
+    metric: str
+    filter: str
+
+
+@dataclass
+class Benchmark:
+    """One entry of the spec, its rows loaded. `left_out`: figures that are no mean over documents."""
+
+    spec: TaskSpec
+    loaded: dict[str, Any]
+    sources: Sequence[FetchedSet | FetchedSource]
+    figures: list[TaskFigure] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        """For the statistics."""
+        tasks = self.loaded["tasks"].values()
+        limit = self.spec.limit
+        sizes = [len(task.eval_docs) for task in tasks]
+        return {
+            "name": self.spec.name,
+            "few_shot": max((task.get_config("num_fewshot") or 0 for task in tasks), default=0),
+            "documents": sum(size if limit is None else min(size, limit) for size in sizes),
+            "of": sum(sizes),
+            "versions": {name: str(task.VERSION) for name, task in self.loaded["tasks"].items()},
+            "data": [
+                {"source": _address(source), "revision": source.revision, "sha256": source.sha256}
+                for source in self.sources
+            ],
+        }
+
+
+def _address(source: FetchedSet | FetchedSource) -> str:
+    return source.source if isinstance(source, FetchedSet) else source.spec.source
+
+
+def version() -> str:
+    from importlib.metadata import version as installed
+
+    return installed("lm-eval")
+
+
+def load_benchmarks(
+    specs: Sequence[TaskSpec], folder: Path, revisions: Mapping[str, str], max_new_tokens: int
+) -> list[Benchmark]:
+    """Each with its rows, brought to `folder`. Raises as `fetch_data` does, `InputError` for a task that is not known
+    and for rows that are none of a task.
+    """
+    return [_load(spec, index, folder / f"{index}", revisions, max_new_tokens) for index, spec in enumerate(specs)]
+
+
+def _load(spec: TaskSpec, index: int, folder: Path, revisions: Mapping[str, str], max_new_tokens: int) -> Benchmark:
+    from lm_eval.tasks import TaskManager
+
+    pointer = f"/evaluation/tasks/{index}"
+    if spec.rows:
+        source = SourceSpec(spec.source or "", "text", spec.split, spec.subset, {}, None, None, 1.0)
+        fetched = fetch_source(source, pointer, folder, revisions)
+        documents = write_documents(spec.rows, fetched, pointer, folder)
+        config = own_task(spec.name, spec.rows, documents, max_new_tokens)
+        sources: list[FetchedSet | FetchedSource] = [fetched]
+        loaded = dict(TaskManager(include_defaults=False).load([config]))
+    else:
+        manager = _manager_of(spec.name)
+        if spec.name not in manager.all_tasks:
+            near = difflib.get_close_matches(spec.name, manager.all_tasks, 3, 0.6)
+            hint = f"Did you mean {' or '.join(near)}?" if near else "lm-eval ls tasks lists what it knows"
+            said = "lm-eval knows no such task"
+            raise InputError(Fault(said, where=f"{pointer}/name", found=ascii(spec.name), hint=hint))
+        with _rows_brought_here(spec, pointer, folder, revisions) as sources:
+            loaded = dict(manager.load([spec.name]))
+    for task in loaded["tasks"].values():
+        _set_few_shot(task, spec.few_shot)
+    found = Benchmark(spec, loaded, sources)
+    _find_figures(found)
+    if not found.figures:
+        raise InputError(Fault("nothing that this task measures is a mean over its documents",
+                               where=pointer, found=", ".join(found.left_out)))  # fmt: skip
+    return found
+
+
+def _manager_of(name: str) -> Any:
+    """lm-eval's index of tasks: of the folder where this one is; for groups and tags of all, which takes seconds."""
+    from lm_eval import tasks
+
+    said = re.compile(rb"^task: *[\"']?" + re.escape(name).encode() + rb"[\"']?\s*$", re.MULTILINE)
+    folders = {path.parent for path in Path(tasks.__file__).parent.rglob("*.yaml") if said.search(path.read_bytes())}
+    if folders:
+        near = tasks.TaskManager(include_defaults=False, include_path=sorted(folders))
+        if name in near.all_subtasks:
+            return near
+    return _manager_of_all()
+
+
+@cache
+def _manager_of_all() -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _set_few_shot(task: Any, wanted: int | None) -> None:
+    """As lm-eval's command line does: a task that says 0 by itself keeps it."""
+    own = task.get_config("num_fewshot")
+    if own is None or (wanted is not None and own != 0):
+        task.set_config(key="num_fewshot", value=wanted or 0)
+
+
+# ------------------------------------------------------------------------------------------- rows of known tasks
+
+
+@contextmanager
+def _rows_brought_here(
+    spec: TaskSpec, pointer: str, folder: Path, revisions: Mapping[str, str]
+) -> Iterator[list[FetchedSet | FetchedSource]]:
+    """Within, tasks that are built get their rows from data sets below `folder`, fetched once each."""
+    from datasets import load_dataset
+    from lm_eval.api.task import ConfigurableTask
+
+    sets: dict[tuple[str, str | None], FetchedSet] = {}
+    sources: list[FetchedSet | FetchedSource] = []
+
+    def fetched(path: str, name: str | None) -> FetchedSet:
+        if (path, name) not in sets:
+            address, subset = (spec.source, spec.subset) if spec.source else (f"{HUB}{path}", name)
+            where = (
+                f"{pointer}/source" if spec.source else f"{pointer}/name" if not sets else f"{pointer}/name/{len(sets)}"
+            )
+            sets[path, name] = fetch_set(address, subset, where, folder / f"{len(sets)}", revisions)
+            sources.append(sets[path, name])
+        return sets[path, name]
+
+    def download(self: Any, dataset_kwargs: Mapping[str, Any] | None = None, **_: Any) -> None:
+        if callable(self.config.custom_dataset) or not self.DATASET_PATH or "data_files" in (dataset_kwargs or {}):
+            raise InputError(Fault("this task brings its rows by itself", where=pointer, found=str(self.config.task),
+                                   expected="a task whose rows are a data set"))  # fmt: skip
+        found, cache = fetched(self.DATASET_PATH, self.DATASET_NAME), str(folder / "cache")
+        if found.file:
+            _read_one_file(self.config)
+            self.dataset = load_dataset(_kind(found.file), data_files={"test": str(found.file)}, cache_dir=cache)
+        else:
+            self.dataset = load_dataset(str(found.folder), name=found.subset, cache_dir=cache)
+
+    own = ConfigurableTask.download
+    ConfigurableTask.download = download
+    try:
+        yield sources
+    finally:
+        ConfigurableTask.download = own
+
+
+def _read_one_file(config: Any) -> None:
+    """One split is all there is; examples of few-shot prompts are other rows of it."""
+    config.training_split = config.validation_split = config.fewshot_split = None
+    config.test_split = "test"
+
+
+def _kind(file: Path) -> str:
+    """What the `datasets` library reads it with."""
+    plain = file.name.lower().removesuffix(".gz")
+    return next((kind for kind, ends in FILES.items() if plain.endswith(ends)), "text")
+
+
+# --------------------------------------------------------------------------------------------------------- figures
+
+
+def _find_figures(found: Benchmark) -> None:
+    """Of a group that is weighed by the number of documents, those of the group; else those of each task."""
+    tasks, groups = found.loaded["tasks"], found.loaded.get("groups") or {}
+    group = groups.get(found.spec.name)
+    wanted = {entry.metric for entry in (group.aggregate_metric_list or ()) if entry.weight_by_size} if group else set()
+    together: dict[str, list[tuple[str, str, str]]] = {}
+    for name, task in tasks.items():
+        for metric, aggregation in task.aggregation().items():
+            for kept in task._filters:
+                owner = found.spec.name if metric in wanted else name
+                title = f"{owner}:{metric}" + ("" if kept.name == NO_FILTER else f",{kept.name}")
+                together.setdefault(title, []).append((name, metric, kept.name))
+                if not _is_mean(metric, aggregation) and title not in found.left_out:
+                    found.left_out.append(title)
+    for title, parts in together.items():
+        if title not in found.left_out:
+            found.figures.append(TaskFigure(title, tuple(name for name, _, _ in parts), *parts[0][1:]))
+
+
+def _is_mean(metric: str, aggregation: Any) -> bool:
+    from lm_eval.api.registry import get_aggregation
+
+    return metric in OTHERS or aggregation is get_aggregation("mean")
+
+
+def run_benchmarks(
+    benchmarks: Sequence[Benchmark], model: Any, tokenizer: Any, batch_rows: int, progress: Callable[[int], object]
+) -> dict[str, Rows]:
+    """By figure, what each document adds. The model must be in inference mode. `progress` is told benchmarks done."""
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), backend="causal", batch_size=batch_rows)
+    rows: dict[str, Rows] = {}
+    for number, benchmark in enumerate(benchmarks):
+        for task in benchmark.loaded["tasks"].values():
+            task.set_fewshot_seed(seed=SEED)  # each model has the same examples
+        chat = benchmark.spec.chat_template
+        found = evaluate(lm, benchmark.loaded, limit=benchmark.spec.limit, bootstrap_iters=0, log_samples=True,
+                         apply_chat_template=chat, fewshot_as_multiturn=chat)  # fmt: skip
+        rows |= {figure.name: _rows(figure, found["samples"]) for figure in benchmark.figures}
+        progress(number + 1)
+    return rows
+
+
+def _rows(figure: TaskFigure, samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Counts | None]:
+    return [
+        _counts(sample[figure.metric]) if figure.metric in sample else None
+        for task in figure.tasks
+        for sample in sorted(samples[task], key=lambda sample: int(sample["doc_id"]))
+        if sample["filter"] == figure.filter
+    ]
+
+
+def _counts(value: Any) -> Counts:
+    """A figure of one document, or a log-likelihood and what it is of."""
+    return (float(value[0]), float(value[1])) if isinstance(value, tuple | list) else (float(value), 1.0)

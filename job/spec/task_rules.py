@@ -1,0 +1,45 @@
+"""Rules of a spec about its benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from job.errors import Fault
+from job.evaluation.metrics.task import NAME
+from job.spec.data_rules import address_faults
+from job.spec.wording import show
+
+Json = dict[str, Any]
+HUB = "hf://datasets/"
+
+
+def as_object(task: str | Json) -> Json:
+    """A benchmark that is a name alone, in the form of the others."""
+    return {"name": task} if isinstance(task, str) else task
+
+
+def benchmarks(document: Json) -> Iterator[Fault]:
+    evaluation = document.get("evaluation", {})
+    tasks = [as_object(task) for task in evaluation.get("tasks", [])]
+    for index, task in enumerate(tasks):
+        pointer = f"/evaluation/tasks/{index}"
+        if "source" in task:
+            yield from address_faults(task["source"], f"{pointer}/source", HUB)
+        for key in ("rows", "subset", "split"):
+            if key in task and "source" not in task:
+                yield Fault("this is about a source", where=f"{pointer}/{key}", found=show(task[key]),
+                            expected=f"{pointer}/source", hint="Say where the rows are")  # fmt: skip
+        if {"choices", "choices_column"} <= task.get("rows", {}).keys():
+            yield Fault("answers of all rows and answers of each exclude each other", where=f"{pointer}/rows/choices",
+                        found="choices and choices_column", expected="one of them")  # fmt: skip
+        if "split" in task and "rows" not in task and "source" in task:
+            yield Fault("a task of lm-eval says by itself which splits it takes", where=f"{pointer}/split",
+                        found=show(task["split"]), expected="no split without rows")  # fmt: skip
+        if task["name"] in [other["name"] for other in tasks[:index]]:
+            yield Fault("this benchmark is there twice", where=pointer, found=show(task["name"]),
+                        expected="a name of its own")  # fmt: skip
+    for index, gate in enumerate(evaluation.get("gates", [])):
+        if NAME.fullmatch(gate["metric"]) and not tasks:
+            yield Fault("a gate on what is not measured", where=f"/evaluation/gates/{index}/metric",
+                        found=show(gate["metric"]), expected="evaluation.tasks")  # fmt: skip

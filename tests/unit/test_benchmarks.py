@@ -1,0 +1,159 @@
+"""Benchmarks as they are fetched and built: pinned documents, tasks that are not known, rows that are no task."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.errors import InputError, PolicyError
+from job.evaluation.metrics import metric_of
+from job.source.benchmarks import fetch_set
+from job.spec import TaskSpec
+from job.spec.tasks import TaskRowsSpec
+from tests.forking import ROOT
+from tests.hub_server import Hub, hub_server
+
+PACKAGES = next((ROOT / ".venv-benchmarks").glob("lib/python3*/site-packages"), None)
+needs_lm_eval = pytest.mark.skipif(PACKAGES is None, reason="lm-eval is in .venv-benchmarks, which make test makes")
+CARD = b"""---
+configs:
+- config_name: Hard
+  data_files: [{split: test, path: hard/test.jsonl}]
+- config_name: ARC-Easy
+  data_files: [{split: test, path: easy/test.jsonl}, {split: validation, path: easy/more.jsonl}, {split: train, path: easy/more.jsonl}]
+dataset_info:
+- config_name: Hard
+  features: [{name: other, dtype: string}]
+license: mit
+---
+# Questions
+"""
+WHOLE = TaskSpec("arc_easy", None, None, False, None, None, "train", None)
+
+
+def rows(count: int) -> bytes:
+    choices = {"label": ["A", "B"], "text": ["yes", "no"]}
+    return b"".join(json.dumps({"question": f"{n}?", "choices": choices, "answerKey": "AB"[n % 2]}).encode() + b"\n" for n in range(count))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with hub_server() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        yield server
+
+
+@pytest.fixture
+def lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(PACKAGES)])
+
+
+@needs_lm_eval
+@pytest.mark.usefixtures("lm_eval")
+def test_documents_are_of_one_commit_and_one_subset(hub: Hub, tmp_path: Path) -> None:
+    """A rerun reads the commit that the first try read, wherever the branch is; the files of other subsets stay where they are."""
+    from job.evaluation.benchmarks import load_benchmarks
+
+    files = {"README.md": CARD, "easy/test.jsonl": rows(6), "easy/more.jsonl": rows(3), "hard/test.jsonl": b'{"other": "x"}\n'}
+    repo = hub.repo("datasets/allenai/ai2_arc")
+    first = repo.commit(files)
+    (found,) = load_benchmarks([WHOLE], tmp_path / "one", {}, 8)
+    facts = found.facts()
+    assert (facts["documents"], facts["of"], facts["few_shot"]) == (6, 6, 0)
+    assert [figure.name for figure in found.figures] == ["arc_easy:acc", "arc_easy:acc_norm"]
+    (source,) = facts["data"]
+    assert (source["source"], source["revision"]) == ("hf://datasets/allenai/ai2_arc", first)
+    assert not [path for path, *_ in hub.seen if "hard/test.jsonl" in path and "/resolve/" in path]
+    repo.commit({**files, "easy/test.jsonl": rows(2)})
+    (again,) = load_benchmarks([WHOLE], tmp_path / "two", {"/evaluation/tasks/0/name": first}, 8)
+    assert again.facts()["data"] == facts["data"]
+    (moved,) = load_benchmarks([WHOLE], tmp_path / "three", {}, 8)
+    assert (moved.facts()["documents"], moved.facts()["data"] == facts["data"]) == (2, False)
+
+
+@needs_lm_eval
+@pytest.mark.usefixtures("lm_eval")
+@pytest.mark.parametrize(
+    ("own", "row", "words"),
+    [
+        (TaskRowsSpec("case", "answer", None, None), {"question": "a", "answer": "b"}, "no column 'case'"),
+        (TaskRowsSpec("question", "answer", None, None), {"question": " ", "answer": "b"}, "question is no text"),
+        (
+            TaskRowsSpec("question", "answer", ("x", "y"), None),
+            {"question": "a", "answer": "C"},
+            "none of the choices and no letter of one",
+        ),
+        (
+            TaskRowsSpec("question", "answer", None, "list"),
+            {"question": "a", "answer": "x", "list": ["x"]},
+            "not a list of two or more texts",
+        ),
+    ],
+)
+def test_rows_that_are_no_task_are_named(own: TaskRowsSpec, row: dict[str, Any], words: str, tmp_path: Path) -> None:
+    from job.evaluation.benchmarks import load_benchmarks
+
+    good = {"question": "a", "answer": "x", "case": "a", "list": ["x", "y"]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(row) + "\n")
+    spec = TaskSpec("own", None, None, False, str(tmp_path / "rows.jsonl"), None, "train", own)
+    with pytest.raises(InputError, match="row 2") as caught:
+        load_benchmarks([spec], tmp_path / "work", {}, 8)
+    assert words in str(caught.value)
+
+
+@needs_lm_eval
+@pytest.mark.usefixtures("lm_eval")
+def test_a_list_of_choices_may_be_json_in_a_cell_and_the_answer_a_letter(tmp_path: Path) -> None:
+    from job.evaluation.benchmarks import load_benchmarks
+
+    (tmp_path / "rows.csv").write_text('question,answer,options\nOne?,b,"[""x"", ""y""]"\nTwo?,x,"[""x"", ""y"", ""z""]"\n')
+    own = TaskRowsSpec("question", "answer", None, "options")
+    (found,) = load_benchmarks(
+        [TaskSpec("own", None, None, False, str(tmp_path / "rows.csv"), None, "train", own)], tmp_path / "work", {}, 8
+    )
+    (task,) = found.loaded["tasks"].values()
+    docs = list(task.eval_docs)
+    assert [task.doc_to_choice(doc)[task.doc_to_target(doc)] for doc in docs] == ["y", "x"]
+
+
+def test_a_data_set_that_is_a_script_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "load.py").write_text("raise SystemExit")
+    with pytest.raises(PolicyError, match="is a script"):
+        fetch_set(str(tmp_path / "set"), None, "/evaluation/tasks/0/source", tmp_path / "work", {})
+
+
+def test_a_folder_of_the_users_own_is_not_written_to(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    (folder / "easy").mkdir(parents=True)
+    (folder / "hard").mkdir()
+    for name, data in (("README.md", CARD), ("easy/test.jsonl", rows(2)), ("easy/more.jsonl", rows(1)), ("hard/test.jsonl", b"{}\n")):
+        (folder / name).write_bytes(data)
+    found = fetch_set(str(folder), "ARC-Easy", "/evaluation/tasks/0/source", tmp_path / "work", {})
+    assert (found.subset, found.revision, found.file) == ("ARC-Easy", None, None)
+    assert (folder / "README.md").read_bytes() == CARD
+    assert b"Hard" not in (tmp_path / "work" / "README.md").read_bytes()
+    assert not (tmp_path / "work" / "hard").exists()
+    with pytest.raises(InputError, match="there is no such subset"):
+        fetch_set(str(folder), "ARC-Eas", "/evaluation/tasks/0/source", tmp_path / "other", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "sums", "figure", "lower"),
+    [
+        ("a:acc", (3.0, 4.0), 0.75, False),
+        ("a:word_perplexity", (-4.0, 2.0), 7.389056, True),
+        ("a:bits_per_byte", (-2.772589, 2.0), 2.0, True),
+    ],
+)
+def test_figures_of_tasks(name: str, sums: tuple[float, float], figure: float, lower: bool) -> None:
+    metric = metric_of(name)
+    assert (metric.figure(sums), metric.lower_is_better) == (pytest.approx(figure, abs=1e-5), lower)
+    assert (metric.trained_alone, metric.of_losses, metric.needs_rows) == (True, False, False)
+    with pytest.raises(KeyError):
+        metric_of("acc")
