@@ -32,6 +32,8 @@ from job.opinions import ask_judge, compare_both, with_benchmarks
 from job.plan.model_size import size_of_base
 from job.plan.require import require_checkpoints, require_embeddings, require_memory
 from job.report.ending import shortened
+from job.report.kept import question as asked_of
+from job.report.kept import surroundings
 from job.report.summary import mask_secrets, write_answers, write_losses, write_summary
 from job.several import train_on_cards
 from job.source import FetchedModel, FetchedSource
@@ -203,12 +205,14 @@ def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> tu
     run, delivered = artefacts.run, artefacts.delivered
     backend.for_inference(model)
     batch_rows = run.spec.training.eval_batch_size
+    prompts = [{"prompt": question.text} for question in delivered.prepared.questions]
+    around = surroundings(prompts, run.spec.evaluation.prompts)
 
     def heard(question: Question, text: str) -> None:
         run.log(
             "answer",
             stage=run.stats.current,
-            prompt=shortened(question.text),
+            prompt=shortened(asked_of({"prompt": question.text}, around)),
             reference=None if question.reference is None else shortened(question.reference),
             answer=shortened(text),
         )

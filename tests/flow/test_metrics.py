@@ -170,6 +170,7 @@ def test_three_answers_of_each_model_are_in_the_log(every: tuple[Path, Result]) 
     output, result = every
     heard = result.named("answer")
     assert [event["stage"] for event in heard] == ["baseline"] * 3 + ["evaluate"] * 3
+    assert not [event["prompt"] for event in heard if "<|" in event["prompt"]], "without what the template puts around them"
     for stage, model in (("baseline", "base"), ("evaluate", "trained")):
         said = {
             (answer["reference"] and " ".join(answer["reference"].split()), " ".join(answer[model].split()))
