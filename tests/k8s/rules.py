@@ -114,7 +114,7 @@ def images(documents: list[Document]) -> Faults:
             if not found or found["tag"] == "latest":
                 yield f"{pod.where}/{container['name']}: image {container['image']} has no fixed tag"
         own = {container["image"] for container in pod.containers}
-        if len(own) > 1:
+        if len(own) > 1 and pod.job is not None:
             yield f"{pod.where}: containers of different images: {sorted(own)}"
 
 

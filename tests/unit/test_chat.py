@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from job.chat.answering import Speaker
+from job.chat.fetched import main as fetch
 from job.chat.published import open_published
 from job.data.chat import describe
 from job.data.pool import Pool
@@ -67,3 +68,18 @@ def test_statistics_of_another_form_are_a_damaged_output(statistics: str, tmp_pa
     with pytest.raises(GateError) as refused:
         open_published(str(output))
     assert refused.value.faults[0].where == "stats.json"
+
+
+def test_what_a_server_is_given_has_the_name_that_it_knows_and_the_published_bytes(tmp_path: Path) -> None:
+    """An adapter; a GGUF that the run has not, a file that is another and a run that has not finished are refused."""
+    output, models = tmp_path / "out", tmp_path / "models"
+    models.mkdir()
+    contents = {"adapter/adapter_config.json": b"{}", "stats.json": b'{"data": {"stop_token_ids": [2]}}'}
+    finished(open_store(str(output)), a_spec(), tmp_path, contents)
+    assert fetch([str(output), str(models), "--adapter"]) == 0
+    assert (models / "adapter" / "adapter_config.json").read_bytes() == b"{}"
+    assert fetch([str(output), str(models), "--gguf", "q8_0"]) == 11
+    (output / "adapter" / "adapter_config.json").write_bytes(b"{} ")
+    assert fetch([str(output), str(models), "--adapter"]) == 14
+    (output / "manifest.json").unlink()
+    assert fetch([str(output), str(models), "--adapter"]) == 11
