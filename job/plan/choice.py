@@ -57,14 +57,20 @@ class Training:
         budget = activation_budget(self.spec, self.size, int(usable_bytes))
         return self._fastest(rows, budget, longest_tokens) or self.choice(rows[0], 0, longest_tokens)
 
-    def choose_after(self, failed: Choice) -> Choice | None:
-        """The fastest with far smaller activations than those that did not fit after all; None where they were the
-        smallest.
+    def fits(self, choice: Choice, usable_bytes: float) -> bool:
+        return choice.activation_bytes <= activation_budget(self.spec, self.size, int(usable_bytes))
+
+    def choose_after(self, failed: Choice, usable_bytes: float | None = None) -> Choice | None:
+        """The fastest with far smaller activations than those that did not fit after all, and that `usable_bytes` are
+        reckoned to hold; None where they were the smallest.
         """
         rows = self._smaller_rows(failed)
         if not rows:
             return None
-        smaller = self._fastest(rows, failed.activation_bytes * AFTER_FAILURE, None)
+        budget = failed.activation_bytes * AFTER_FAILURE
+        if usable_bytes is not None:
+            budget = min(budget, activation_budget(self.spec, self.size, int(usable_bytes)))
+        smaller = self._fastest(rows, budget, None)
         if smaller:
             return smaller
         least = self.choice(rows[0], 0, None)

@@ -135,7 +135,8 @@ def _steps(fields: Fields) -> str:
     said = f"{rows} rows at once, {passes} times a step; {fields['kept_layers']} layers compute nothing again"
     if "usable_bytes" not in fields:
         return said
-    return f"{said}: about {size(fields['planned_bytes'])} of {size(fields['usable_bytes'])}"
+    why = f" ({fields['reason']})" if "reason" in fields else ""
+    return f"{said}: about {size(fields['planned_bytes'])} of {size(fields['usable_bytes'])}{why}"
 
 
 def _held_out(fields: Fields) -> str:

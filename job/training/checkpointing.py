@@ -57,22 +57,34 @@ class Chooser:
         if self._on_cpu:
             wanted = self._spec.training.micro_batch
             return self._cpu_choice(self._spec.training.batch_size if wanted == "auto" else wanted), {}
-        usable, training = self._ranks.least(usable_gpu_bytes()), self._training()
-        choice = training.choose(usable)
+        return self._chosen(self._training(), self._usable_bytes())
+
+    def _chosen(self, training: Training, usable_bytes: int) -> tuple[Choice, dict[str, Any]]:
+        choice = training.choose(usable_bytes)
         planned = gpu_bytes(self._spec, self._size, 0, 0) + choice.activation_bytes
-        return choice, {"usable_bytes": usable, "planned_bytes": planned, "times_of": training.card.name}
+        return choice, {"usable_bytes": usable_bytes, "planned_bytes": planned, "times_of": training.card.name}
 
     def after(self, failed: Choice) -> Choice | None:
         """One that needs less; None if there is none."""
         if not self._on_cpu:
-            return self._training().choose_after(failed)
+            return self._training().choose_after(failed, self._usable_bytes())
         smaller, least = failed.batch.smaller(), METHODS[self._spec.training.method].least_rows
         return self._cpu_choice(smaller.rows) if smaller and smaller.rows >= least else None
 
-    def remembered(self, known: Mapping[str, int]) -> Choice:
-        """Of a training that goes on: the choice it was made with."""
+    def remembered(self, known: Mapping[str, int]) -> tuple[Choice, dict[str, Any]]:
+        """Of a training that goes on: the choice it was made with, and nothing more to say; or, where this GPU is
+        reckoned too small for it, a new one, and why.
+        """
         rows, kept_layers = self._rows_for_all(known["micro_batch"]), known["kept_layers"]
-        return self._cpu_choice(rows) if self._on_cpu else self._training().choice(rows, kept_layers)
+        if self._on_cpu:
+            return self._cpu_choice(rows), {}
+        training, usable = self._training(), self._usable_bytes()
+        choice = training.choice(rows, kept_layers)
+        if training.fits(choice, usable):
+            return choice, {}
+        anew, known = self._chosen(training, usable)
+        why = f"{rows} rows at once and {kept_layers} layers, as before, are too much for the memory that is free here"
+        return anew, known | {"reason": why}
 
     def _rows_for_all(self, rows: int) -> int:
         """`rows`, or fewer, so that a step has a forward pass for every rank; where the spec lets that be chosen."""
@@ -88,6 +100,10 @@ class Chooser:
         passes = training.batch_size * training.gradient_accumulation_steps // rows
         kept_layers = 0 if self._backend.loaded_with else self._size.layers
         return Choice(MicroBatch(rows, passes), kept_layers, 0)
+
+    def _usable_bytes(self) -> int:
+        """Of the GPU that has least."""
+        return self._ranks.least(usable_gpu_bytes())
 
     def _training(self) -> Training:
         import torch

@@ -116,11 +116,10 @@ def _first(chooser: Chooser, start: Checkpoint | None, log: Log) -> Choice:
 
     if start is None:
         choice, known = chooser.first()
-        log("steps", **described(choice), **known)
-        return choice
-    with progress_of(start) as progress:
-        choice = chooser.remembered(progress["choice"])
-    log("steps", **described(choice))
+    else:
+        with progress_of(start) as progress:
+            choice, known = chooser.remembered(progress["choice"])
+    log("steps", **described(choice), **known)
     return choice
 
 

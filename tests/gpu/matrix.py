@@ -30,8 +30,8 @@ CASES: dict[str, dict[str, dict[str, Any] | None]] = {
     "auto": {"training": {"gradient_checkpointing": "auto"}},
     "dpo": {"training": {"method": "dpo", "learning_rate": 1e-3}},
     "orpo": {"training": {"method": "orpo", "learning_rate": 1e-3}},
-    "kto": {"training": {"method": "kto", "learning_rate": 1e-3}},
-    "peft-dpo": {"model": {"backend": "peft"}, "training": {"method": "dpo", "learning_rate": 2e-4}},
+    "kto": {"training": {"method": "kto", "learning_rate": 1e-4}},
+    "peft-dpo": {"model": {"backend": "peft"}, "training": {"method": "dpo", "learning_rate": 5e-5}},
     "best": {"training": {"eval_steps": 10, "keep": "best", "early_stopping": {"patience": 2}}},
 }
 

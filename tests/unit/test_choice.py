@@ -144,6 +144,18 @@ def test_a_failure_leads_to_far_less_and_in_the_end_to_nothing() -> None:
     assert len(seen) < 12
 
 
+def test_what_comes_after_a_failure_fits_what_is_free_then() -> None:
+    """Somebody else has taken the memory, or the training goes on on a smaller card: one more try, and not six."""
+    training = training_of(tutorial())
+    roomy, small = training.choose(139 * GIB), 16 * GIB
+    after = training.choose_after(roomy, small)
+    assert training.fits(roomy, 139 * GIB)
+    assert not training.fits(roomy, small)
+    assert after == training.choose(small)
+    assert training.fits(after, small)
+    assert training.choose_after(roomy, 139 * GIB) == training.choose_after(roomy)
+
+
 def test_where_nothing_is_reckoned_to_fit_the_least_is_tried() -> None:
     assert activation_budget(tutorial(), SIZES["8b"], 6 * GIB) < 0
     choice = training_of(tutorial()).choose(6 * GIB)
