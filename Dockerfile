@@ -23,7 +23,7 @@ RUN apt-get update \
 WORKDIR /build
 
 # llama.cpp for any x86-64 with AVX2, not for the machine that builds. Neither its server nor its image reader.
-COPY locks/part.py locks/build.txt locks/cuda.txt locks/benchmarks.txt locks/
+COPY locks/part.py locks/build.txt locks/cuda.txt locks/benchmarks.txt locks/trackers.txt locks/
 ENV CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF"
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
@@ -33,8 +33,9 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
  && "${PYTHON}" locks/part.py locks/cuda.txt --only llama-cpp-python > llama.txt \
  && PATH="/build/tools/bin:${PATH}" tools/bin/pip wheel --no-deps --no-build-isolation --require-hashes -r llama.txt -w wheels
 
-# BENCHMARKS=1 adds lm-eval, for evaluation.tasks.
+# BENCHMARKS=1 adds lm-eval, for evaluation.tasks; TRACKERS=1 wandb, mlflow and trackio, for tracking.
 ARG BENCHMARKS=""
+ARG TRACKERS=""
 # TORCH is empty for the GPU image. For the CPU variant it names torch's CPU build, and the lock goes in without CUDA.
 ARG TORCH=""
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
@@ -46,6 +47,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
  && if [ -n "${TORCH}" ]; then pip "${TORCH}" || pip "${TORCH}" --index-url https://download.pytorch.org/whl/cpu; fi \
  && pip --require-hashes -r lock.txt \
  && if [ -n "${BENCHMARKS}" ]; then pip --require-hashes -r locks/benchmarks.txt; fi \
+ && if [ -n "${TRACKERS}" ]; then pip --require-hashes -r locks/trackers.txt; fi \
  && pip wheels/*.whl
 
 # The AGPL applications of unsloth's wheel, which the job never imports, go, and llama.cpp's second copy of its libraries.

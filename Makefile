@@ -17,7 +17,7 @@ WORKERS ?= $(shell expr 2 \* $$(nproc))
 # With an NVIDIA driver the CUDA lock is installed as well, and the demo and the job run on the GPU.
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
-.PHONY: setup demo test benchmarks long budgets k8s-test elsewhere-test llama-programs examples image image-pin image-tools page-tools image-lint image-sbom image-test store-test memory-test chaos pin-actions lint format lock fuzz docs clean
+.PHONY: setup demo test benchmarks long budgets k8s-test elsewhere-test tracker-test llama-programs examples image image-pin image-tools page-tools image-lint image-sbom image-test store-test memory-test chaos pin-actions lint format lock fuzz docs clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.model
@@ -72,12 +72,18 @@ budgets:
 benchmarks: setup
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r locks/benchmarks.txt
 
-# Laid over the packages of the job: lm-eval, and the server of llama-cpp-python.
-.venv-benchmarks/.packages: locks/tools-benchmarks.txt | $(VENV)/.packages
-	$(PYTHON) -m venv --clear .venv-benchmarks
-	VIRTUAL_ENV=.venv-benchmarks $(BIN)/uv pip install --quiet --no-deps --require-hashes -r $<
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >$$(echo .venv-benchmarks/lib/python3*/site-packages)/job.pth
+# Laid over the packages of the job: lm-eval, and the server of llama-cpp-python; experiment trackers, and a server of MLflow.
+.venv-benchmarks/.packages: locks/tools-benchmarks.txt
+.venv-trackers/.packages: locks/tools-trackers.txt
+.venv-benchmarks/.packages .venv-trackers/.packages: | $(VENV)/.packages
+	$(PYTHON) -m venv --clear $(@D)
+	VIRTUAL_ENV=$(@D) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r $<
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >$$(echo $(@D)/lib/python3*/site-packages)/job.pth
 	touch $@
+
+# A run that tells every tracker: Weights & Biases offline, a server of MLflow, Trackio, TensorBoard.
+tracker-test: setup .venv-trackers/.packages
+	.venv-trackers/bin/python -m pytest tests/trackers
 
 # Renders k8s/, holds it against schemas, rules and checkov; with TUNEJOB_IMAGE set, runs the pod with podman.
 k8s-test: setup .venv-k8s/.packages .venv-checkov/.packages

@@ -69,13 +69,12 @@ def say_seen(seen: Seen, log: Log) -> None:
 
 def note_packages(spec: JobSpec, log: Log) -> None:
     """Says what a run in the image will refuse: a machine with its own packages may have them."""
-    from job.spec.model import TRACKERS_IN_IMAGE
+    from job.tracking import IN_IMAGE
 
-    absent = [name for name in spec.tracking if name not in TRACKERS_IN_IMAGE]
+    absent = [name for name in spec.tracking if name not in IN_IMAGE]
     if absent:
-        text = (
-            f"the image of this version has no package for {', '.join(absent)}: there a run ends at once with exit 11"
-        )
+        text = f"the plain image has no package for {', '.join(absent)}, and there a run ends at once with exit 11: "
+        text += "build it with --build-arg TRACKERS=1"
         log("note", pointer="/tracking", text=text)
     if spec.evaluation.tasks:
         text = "the image has lm-eval where it was built with BENCHMARKS=1: else a run in it ends at once with exit 11"

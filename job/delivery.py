@@ -28,11 +28,12 @@ from job.publish.ollama.modelfile import write_modelfiles
 from job.report.ending import ending
 from job.report.gates import write_gates
 from job.report.kept import kept
-from job.report.page.run import write_page
+from job.report.page.run import PAGE, write_page
 from job.report.summary import mask_secrets, store_document, write_summary
 from job.source import FetchedModel, FetchedSource
+from job.tracking.follow import Followed, begun
 
-README = "README.md"
+README, SUMMARY = "README.md", "summary.md"
 
 
 def store_documents(
@@ -44,6 +45,7 @@ def store_documents(
     if facts:
         artefacts.write_report()
     write_pages(run, provenance_of(run, prepared, base, sources))
+    tell_trackers(run)
     written = files_by_key(run.report)
     written |= modelfiles(run, prepared, facts)
     written |= card(run, prepared, base, sources, facts)
@@ -62,6 +64,15 @@ def write_pages(run: Run, provenance: Mapping[str, Any]) -> None:
     known = kept(run.spec, stats, provenance, partial(report_file, run))
     write_page(known, run.report)
     write_gates(run.spec, stats, known.exports, run.report)
+
+
+def tell_trackers(run: Run) -> None:
+    """Figures of base, tuned model and everything that is delivered, where all of it is, and the report."""
+    whole = {name: known for name, known in run.stats.evaluation.items() if name in (BASE, TRAINED_MODEL)}
+    models = run.stats.delivered["artefacts"] | whole
+    figures = {f"{model}/{name}": value for model, known in models.items() for name, value in known.items()}
+    files = [path for name in (PAGE, SUMMARY) if (path := run.report / name).exists()]
+    Followed(run.spec.tracking, begun(run.spec, run.report), run.log).end(figures, run.store.uri, files)
 
 
 def report_file(run: Run, key: str) -> bytes | None:

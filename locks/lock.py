@@ -6,9 +6,11 @@ build.txt  what the image's builder stage compiles llama-cpp-python with
 light.txt  what validate, render, wait and report need: the command without torch, for CI
 plan.txt   the same and what plan needs beyond it: tokenizers and readers of rows, without torch as well
 benchmarks.txt  what evaluation.tasks needs beside the run-time set, laid over it: an optional part
+trackers.txt  what trackers but TensorBoard need, laid over it as well: an optional part
 tools-*.txt  what the tests of image, manifests and workflows use, each in a venv of its own (Makefile)
 
-All are exact and are installed with --no-deps: see overrides.txt. All are complete, but for the two of benchmarks.
+All are exact and are installed with --no-deps: see overrides.txt. All are complete but for
+those of trackers and benchmarks.
 """
 
 import subprocess
@@ -32,10 +34,12 @@ def resolve(*inputs: str) -> list[str]:
     return blocks(text)
 
 
-def resolve_beside(name: str) -> list[str]:
-    """The blocks of what `name` needs beside the run-time set, which keeps its versions."""
+def resolve_beside(name: str, kept: str = "--constraint") -> list[str]:
+    """The blocks of what `name` needs beside the run-time set, which keeps its versions; with `--override` whatever
+    packages say of them.
+    """
     known = {block.partition("==")[0] for block in blocks((FOLDER / "cuda.txt").read_text("utf-8"))}
-    found = resolve("run.in", name, "--constraint", str(FOLDER / "cuda.txt"))
+    found = resolve("run.in", name, kept, str(FOLDER / "cuda.txt"))
     return [block for block in found if block.partition("==")[0] not in known]
 
 
@@ -48,5 +52,8 @@ write("cpu.txt", [block for block in resolve("run.in", "dev.in") if not NOT_ON_C
 write("build.txt", resolve("build.in"))
 for name in ("benchmarks", "tools-benchmarks"):
     write(f"{name}.txt", resolve_beside(f"{name}.in"))
+# mlflow-skinny caps importlib-metadata below what the run-time set has
+for name in ("trackers", "tools-trackers"):
+    write(f"{name}.txt", resolve_beside(f"{name}.in", "--override"))
 for name in ("light", "plan", "tools-image", "tools-k8s", "tools-checkov", "tools-elsewhere"):
     write(f"{name}.txt", resolve(f"{name}.in"))

@@ -17,23 +17,27 @@ from job.plan.gpu_memory import least_bytes, most_processes
 from job.spec import JobSpec, TaskSpec
 from job.spec.optimizers import moment_bytes
 from job.store.base import local_path
+from job.tracking import TRACKERS
 from job.weights.shapes import read_shapes
 
 if TYPE_CHECKING:
     from job.data.build import Prepared
 
 GPUS = "/resources/gpus"
-TRACKER_MODULES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 
 
 def require_trackers(names: tuple[str, ...]) -> None:
-    """Raises `InputError` for a tracker whose package is not installed."""
-    missing = [name for name in names if importlib.util.find_spec(TRACKER_MODULES[name]) is None]
-    if missing:
-        hint = "Add its package to the image, or leave it out"
-        raise InputError(
-            *(Fault("this tracker is not installed", where="/tracking", found=name, hint=hint) for name in missing)
-        )
+    """Raises `InputError` for a tracker whose package is not installed, or that has no address."""
+    faults = []
+    for tracker in (TRACKERS[name] for name in names):
+        if importlib.util.find_spec(tracker.module) is None:
+            hint = "Install locks/trackers.txt, build the image with TRACKERS=1, or leave it out"
+            faults.append(Fault("this tracker is not installed", where="/tracking", found=tracker.name, hint=hint))
+        elif tracker.needed and not os.environ.get(tracker.needed):
+            hint = f"Set {tracker.needed} in the environment; without it nothing would be kept"
+            faults.append(Fault("this tracker has no address", where="/tracking", found=tracker.name, hint=hint))
+    if faults:
+        raise InputError(*faults)
 
 
 def require_benchmarks(tasks: Sequence[TaskSpec] | None) -> None:

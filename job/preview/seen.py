@@ -104,8 +104,8 @@ def look_before_a_run(spec: JobSpec) -> Seen:
 
 
 def look_to_validate(spec: JobSpec, folder: Path) -> Seen:
-    """The same for a spec in `folder` that is only looked at: it may run elsewhere, so a package that is missing is a
-    note.
+    """The same for a spec in `folder` that is only looked at: it may run elsewhere, what a run
+    on this machine needs is looked for where one is possible.
     """
     seen = look(spec)
     for path, pointer in paths_read(spec):
@@ -113,11 +113,7 @@ def look_to_validate(spec: JobSpec, folder: Path) -> Seen:
             text = f"{beside} is there: relative paths are those of the directory where tunejob is started"
             seen.notes.append((pointer, text))
     if find_spec("torch"):  # else nothing can be run here
-        trackers = Seen()
-        trackers.attempt(require_trackers, spec.tracking)
-        for error in trackers.failures:
-            absent = ", ".join(fault.found for fault in error.faults)
-            seen.notes.append(("/tracking", f"not installed here: {absent}: a run on this machine ends with exit 11"))
+        seen.attempt(require_trackers, spec.tracking)
         if spec.evaluation.tasks and not find_spec("lm_eval"):
             text = "lm-eval is not installed here: a run on this machine ends with exit 11"
             seen.notes.append(("/evaluation/tasks", text))

@@ -6,6 +6,7 @@ from job.errors import Fault, SpecError
 from job.render.rendering import Rendering
 from job.render.text import word
 from job.spec import JobSpec
+from job.tracking import TRACKERS
 
 COMMAND = "/opt/tunejob/bin/tunejob"
 SPEC_PATH = "/tmp/spec.json"  # noqa: S108 (the container's, which has nothing else to write)
@@ -21,12 +22,6 @@ SETTINGS = (
     "TUNEJOB_CHECKPOINTS",
     "HF_ENDPOINT",
 )
-TRACKERS = {
-    "wandb": ("WANDB_API_KEY",),
-    "mlflow": ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"),
-    "trackio": (),
-    "tensorboard": (),
-}
 JUDGE = ("TUNEJOB_JUDGE_URL", "TUNEJOB_JUDGE_KEY")
 SHELLCHECK = "shellcheck disable=SC2016"  # a spec in single quotes is meant to stay as it is
 # Linux takes no longer string in the environment or the arguments of a program.
@@ -40,7 +35,7 @@ def variables(spec: JobSpec) -> list[str]:
 
 def asked_for(spec: JobSpec) -> list[str]:
     """Names of those that this spec's trackers and its judge need."""
-    trackers = [name for tracker in spec.tracking for name in TRACKERS[tracker]]
+    trackers = [name for tracker in spec.tracking for name in TRACKERS[tracker].variables]
     return [*trackers, *(JUDGE if spec.evaluation.judge else ())]
 
 

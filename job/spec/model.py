@@ -27,7 +27,6 @@ from job.spec.strict import faults_of_schema, inspect_json, natural, one_per_pla
 from job.spec.tasks import TaskSpec
 
 GENERAL = "general"  # instead of sources: the general rows that come with tunejob
-TRACKERS_IN_IMAGE = ("tensorboard",)  # whose packages are in the locks
 
 Json = dict[str, Any]
 

@@ -52,7 +52,7 @@ def trainer_arguments(
         "logging_nan_inf_filter": False,  # a NaN must be seen, not averaged away
         # It waits for the GPU at each forward pass; callbacks.TokenCounter does not
         "include_num_input_tokens_seen": "no",
-        "report_to": _reported_to(spec) or "none",
+        "report_to": _reported_to() or "none",
         "disable_tqdm": True,
         "eval_strategy": "no",  # callbacks.HeldOut evaluates
         "save_strategy": "no",
@@ -63,12 +63,9 @@ def trainer_arguments(
     }
 
 
-def _reported_to(spec: JobSpec) -> list[str]:
-    """Trackers but TensorBoard, whose files `callbacks.Curves` writes; in a TrainJob whose controller asks for it,
-    Kubeflow's as well.
-    """
-    asked = ["kubeflow"] if os.environ.get(KUBEFLOW_VARIABLE) else []
-    return [*(name for name in spec.tracking if name != "tensorboard"), *asked]
+def _reported_to() -> list[str]:
+    """Kubeflow in a TrainJob whose controller asks for it; the spec's trackers are told by our own callbacks."""
+    return ["kubeflow"] if os.environ.get(KUBEFLOW_VARIABLE) else []
 
 
 def _bf16() -> bool:

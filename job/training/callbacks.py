@@ -19,6 +19,7 @@ from job.errors import Fault, GateError
 from job.host.log import Bar
 from job.host.watchdog import Watchdog
 from job.spec import TrainingSpec
+from job.tracking.follow import Followed
 from job.training.spread import part_of, whole
 
 CURVES = {"loss", "grad_norm", "learning_rate"}
@@ -79,6 +80,21 @@ class Curves(TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._writer.close()
+
+
+class Trackers(TrainerCallback):  # type: ignore[misc]
+    """The same curves for the other trackers of the spec."""
+
+    def __init__(self, followed: Followed, further: Collection[str]) -> None:
+        self._followed = followed
+        self._names = CURVES | set(further)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if figures := {name: float(logs[name]) for name in self._names & logs.keys()}:
+            self._followed.log(state.global_step, figures)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._followed.close()
 
 
 class LossWatch(TrainerCallback):  # type: ignore[misc]

@@ -19,6 +19,7 @@ from job.ledger.checkpoints import Checkpoint, Checkpoints
 from job.plan.choice import Choice
 from job.plan.model_size import ModelSize
 from job.spec import JobSpec
+from job.tracking.follow import Followed, begun
 from job.training.arguments import trainer_arguments
 from job.training.backend import Backend
 from job.training.checkpointing import Chooser
@@ -139,7 +140,7 @@ class Loop:
         self, backend: Backend, model: Any, spec: JobSpec, choice: Choice, prepared: Prepared, workdir: Path,
         checkpoints: Checkpoints, log: Log, ranks: Ranks,
     ) -> None:  # fmt: skip
-        from job.training.callbacks import Curves, HeldOut, LossWatch, TokenCounter
+        from job.training.callbacks import Curves, HeldOut, LossWatch, TokenCounter, Trackers
         from job.training.saver import Saver
 
         self.backend, self.model, self.spec, self.prepared, self.log = backend, model, spec, prepared, log
@@ -161,7 +162,9 @@ class Loop:
             self.trainer, spec.output.checkpoints, checkpoints, self.watch, self.held_out, choice, folder, steps
         )
         drawn = {name, *self.method.curves}
-        curves = [Curves(workdir / "report" / "tensorboard", drawn)] if self._shown("tensorboard") else []
+        curves: list[Any] = [Curves(workdir / "report" / "tensorboard", drawn)] if self._shown("tensorboard") else []
+        if ranks.first and (others := [tracker for tracker in spec.tracking if tracker != "tensorboard"]):
+            curves.append(Trackers(Followed(others, begun(spec, workdir / "report"), log), drawn))
         for callback in (self.watch, *curves, self.held_out, self.saver):
             self.trainer.add_callback(callback)
 

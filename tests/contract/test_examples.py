@@ -11,7 +11,7 @@ import jinja2
 import pytest
 
 from job.spec import JobSpec, job_schema, parse_spec
-from job.spec.model import TRACKERS_IN_IMAGE
+from job.tracking import IN_IMAGE, TRACKERS
 from tests.contract.test_schema import NAMED
 
 ROOT = Path(__file__).parents[2]
@@ -158,8 +158,8 @@ def test_what_can_be_known_of_everything_without_its_places_would_run() -> None:
     """Packed weights with the model they were made from, trackers that are in the locks, columns that the data set has."""
     spec = example("everything")
     locked = {line.partition("==")[0] for line in (ROOT / "locks" / "cuda.txt").read_text().splitlines() if "==" in line}
-    assert set(TRACKERS_IN_IMAGE) == {"tensorboard", "wandb", "mlflow", "trackio"} & locked
-    assert set(spec.tracking) <= set(TRACKERS_IN_IMAGE)
+    assert set(IN_IMAGE) == set(TRACKERS) & locked
+    assert set(spec.tracking) <= set(IN_IMAGE)
     assert spec.model.source.partition("@")[0] == f"{spec.model.merge_base}-bnb-4bit"
     assert [source.columns for source in spec.data.train if source.source.startswith("hf://")] == [{}]
 

@@ -17,10 +17,11 @@ JOB = Path(__file__).parents[2] / "job"
 FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): path for path in sorted(JOB.rglob("*.py"))}
 # Each may import those before it, and none after it. A package's modules are ordered among themselves by their own rule below.
 ORDER = (
-    "errors", "host", "weights", "gguf", "evaluation.metrics", "export.kinds", "data.worker.json_text", "data.worker.messages",
-    "data.worker.examples", "data.worker.preference", "data.worker.shape", "training.methods", "spec", "store", "ledger",
-    "hub", "source", "data", "evaluation", "plan", "seen", "training", "report", "follow", "context", "export", "publish", "chat",
-    "preview", "reference", "opinions", "several", "tuning", "delivery", "run", "render", "init", "arguments", "commands", "__main__",
+    "errors", "host", "weights", "gguf", "tracking.record", "tracking.wandb", "tracking.mlflow", "tracking.trackio", "tracking",
+    "evaluation.metrics", "export.kinds", "data.worker.json_text", "data.worker.messages", "data.worker.examples",
+    "data.worker.preference", "data.worker.shape", "training.methods", "spec", "store", "ledger", "hub", "source", "data",
+    "evaluation", "plan", "tracking.follow", "seen", "training", "report", "follow", "context", "export", "publish", "chat", "preview",
+    "reference", "opinions", "several", "tuning", "delivery", "run", "render", "init", "arguments", "commands", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes", "huggingface_hub", "boto3",
          "botocore", "pyarrow", "numpy", "tokenizers", "accelerate", "safetensors", "pandas"}  # fmt: skip
@@ -30,9 +31,10 @@ IMPORTED_LATE = {
     "training.callbacks": {"transformers"},
     "training.saver": {"transformers", "safetensors"},
 }
-# The last resorts, of the job and of its children, the one place that keeps the evidence of a failure before it goes on, and where a
+# The last resorts, of the job and of its children, what a tracker's library raises, the one place
+# that keeps the evidence of a failure before it goes on, and where a
 # panic in Rust comes out, which is not an Exception.
-CATCHES_ALL = {"__main__", "run", "host.child", "data.tokenizer", "data.worker.tokenise"}
+CATCHES_ALL = {"__main__", "run", "host.child", "tracking.follow", "data.tokenizer", "data.worker.tokenise"}
 FILE_LINES = 300
 FUNCTION_LINES = 60
 

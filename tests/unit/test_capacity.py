@@ -95,7 +95,8 @@ def test_a_tracker_without_its_package_is_refused_by_name() -> None:
     assert [fault.found for fault in caught.value.faults] == ["wandb", "mlflow"]
 
 
-def test_every_tracker_of_the_schema_has_its_module() -> None:
+def test_every_tracker_of_the_schema_is_one() -> None:
     from job.spec import job_schema
+    from job.tracking import TRACKERS
 
-    assert set(capacity.TRACKER_MODULES) == set(job_schema()["properties"]["tracking"]["items"]["enum"])
+    assert set(TRACKERS) == set(job_schema()["properties"]["tracking"]["items"]["enum"])

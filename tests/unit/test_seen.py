@@ -208,9 +208,9 @@ def test_what_works_and_may_surprise_is_noted(name: str) -> None:
         assert event["text"].startswith(note)
 
 
-def test_a_tracker_that_is_not_installed_is_noted() -> None:
-    texts = [event["text"] for event in validate({"/tracking": ["wandb"]}) if event["event"] == "note"]
-    assert "not installed here: wandb: a run on this machine ends with exit 11" in texts
+def test_a_tracker_that_is_not_installed_is_refused() -> None:
+    with pytest.raises(InputError, match=r"/tracking: this tracker is not installed \(found wandb\)"):
+        validate({"/tracking": ["wandb"]})
 
 
 def test_a_large_json_object_is_not_read_whole(here: Path) -> None:

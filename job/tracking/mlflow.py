@@ -1,0 +1,60 @@
+"""MLflow: the server that MLFLOW_TRACKING_URI names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from job.tracking.record import PROJECT, Begun, Session, Tracker, flat
+
+URI = "MLFLOW_TRACKING_URI"
+RUN_ID, OUTPUT = "tunejob.run_id", "tunejob.output"  # tags
+AT_ONCE, LONGEST = 100, 500  # parameters of a request, and characters of a value, that every server takes
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+
+
+@dataclass
+class Mlflow:
+    client: Any
+    run: str
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            self.client.log_metric(self.run, name, value, step=step)
+
+    def end(self, figures: Mapping[str, float], address: str, files: Sequence[Path]) -> None:
+        for name, value in figures.items():
+            self.client.log_metric(self.run, name, value)
+        self.client.set_tag(self.run, OUTPUT, address)
+        for path in files:
+            self.client.log_artifact(self.run, str(path), "report")
+        self.client.set_terminated(self.run)
+
+    def close(self) -> None:
+        """It stays as running."""
+
+
+def begin(begun: Begun) -> Session:
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+    from mlflow.entities import Param
+
+    client = MlflowClient(os.environ[URI])
+    where = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+    known = client.get_experiment_by_name(where)
+    experiment = known.experiment_id if known else client.create_experiment(where)
+    earlier = client.search_runs([experiment], f"tags.`{RUN_ID}` = '{begun.run_id}'", max_results=1)
+    if earlier:
+        return Mlflow(client, earlier[0].info.run_id)
+    run = client.create_run(experiment, run_name=begun.name, tags={RUN_ID: begun.run_id}).info.run_id
+    settings = [Param(name, str(value)[:LONGEST]) for name, value in flat(begun.config).items()]
+    for first in range(0, len(settings), AT_ONCE):
+        client.log_batch(run, params=settings[first : first + AT_ONCE])
+    return Mlflow(client, run)
+
+
+MLFLOW = Tracker("mlflow", "mlflow", (URI, "MLFLOW_TRACKING_TOKEN"), needed=URI, begin=begin)

@@ -1,0 +1,148 @@
+"""One run that tells every tracker, with the packages of locks/tools-trackers.txt: Weights & Biases without a network, a server of MLflow,
+Trackio, TensorBoard. `make tracker-test`; skipped where these are not installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.attacks.test_canaries import leaks
+from tests.flow.running import Result, fits_events, run_tiny, valid_stats
+from tests.servers import closed_port
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not all(map(importlib.util.find_spec, ("wandb", "mlflow", "trackio"))), reason="make tracker-test installs them"),
+]
+KEYS = {"WANDB_API_KEY": "canary0001" * 4, "MLFLOW_TRACKING_TOKEN": "canary-mlflow-0002"}
+START_SECONDS = 90
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """A server of MLflow on loopback, with its database and artefacts in `folder`."""
+    port = closed_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "PYTHONPATH": ""})
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None, (folder / "server.log").read_text()[-3000:]
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        yield address
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
+
+
+@dataclass(frozen=True)
+class Tracked:
+    folder: Path
+    result: Result
+    address: str
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "out"
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        return valid_stats(self.output / "stats.json")
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracked]:
+    folder = tmp_path_factory.mktemp("tracked")
+    (server := folder / "server").mkdir()
+    with mlflow_server(server) as address:
+        extra = {"WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": address, **KEYS}
+        result = run_tiny(folder, {"/tracking": ["tensorboard", "wandb", "mlflow", "trackio"]}, extra, forked=False)
+        assert result.exit_code == 0, result.stdout[-3000:] + result.stderr[-2000:]
+        yield Tracked(folder, result, address)
+
+
+def test_nobody_was_left_out(tracked: Tracked) -> None:
+    assert tracked.result.named("tracking") == []
+    assert fits_events(tracked.result.events) == []
+
+
+def test_mlflow_has_settings_curves_figures_report_and_address(tracked: Tracked) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracked.address)
+    experiment = client.get_experiment_by_name("tunejob")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.info.status) == ("tiny", "FINISHED")
+    assert run.data.tags["tunejob.output"] == str(tracked.output)
+    assert run.data.params["training.learning_rate"] == "0.01"
+    losses = [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, "loss")]
+    kept = [json.loads(line) for line in (tracked.output / "report" / "losses.jsonl").read_text().splitlines()]
+    assert losses == [(line["step"], pytest.approx(line["loss"])) for line in kept]
+    assert run.data.metrics["trained/held_out_loss"] == tracked.stats["evaluation"]["trained"]["held_out_loss"]
+    assert {file.path for file in client.list_artifacts(run.info.run_id, "report")} == {"report/report.html", "report/summary.md"}
+
+
+def test_wandb_has_left_what_its_sync_needs(tracked: Tracked) -> None:
+    """Both parts of the run, with one id: of the training, and of the end."""
+    folders = sorted((tracked.output / "report" / "wandb" / "wandb").glob("offline-run-*"))
+    assert {folder.name.rpartition("-")[2] for folder in folders} == {tracked.stats["run_id"]}
+    raw = b"".join(path.read_bytes() for folder in folders for path in folder.glob("*.wandb"))
+    for word in (b"learning_rate", b"grad_norm", b"trained/held_out_loss", str(tracked.output).encode(), b"report.html"):
+        assert word in raw, word
+
+
+def test_trackio_has_left_its_database(tracked: Tracked) -> None:
+    (database,) = (tracked.output / "report" / "trackio").glob("tunejob*.db")
+    rows = [json.loads(row) for (row,) in sqlite3.connect(database).execute("SELECT metrics FROM metrics ORDER BY id")]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses) == 4
+    assert rows[-2]["final/trained/held_out_loss"] == tracked.stats["evaluation"]["trained"]["held_out_loss"]
+    assert rows[-2]["output"] == str(tracked.output)
+
+
+def test_tensorboard_has_its_files(tracked: Tracked) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(tracked.output / "report" / "tensorboard"))
+    found.Reload()
+    assert {"loss", "grad_norm", "learning_rate"} <= set(found.Tags()["scalars"])
+    assert len(found.Scalars("loss")) == 4
+
+
+def test_no_key_is_anywhere(tracked: Tracked) -> None:
+    assert leaks(KEYS, tracked.result, tracked.folder) == []
+
+
+def test_a_server_that_is_gone_costs_its_curves_alone(tmp_path: Path) -> None:
+    extra = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{closed_port()}", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    result = run_tiny(tmp_path, {"/tracking": ["mlflow"]}, extra, forked=False)
+    assert result.exit_code == 0, result.stdout[-3000:]
+    assert {event["tracker"] for event in result.named("tracking")} == {"mlflow"}
+    assert fits_events(result.events) == []
+
+
+def test_without_its_address_it_is_refused(tmp_path: Path) -> None:
+    result = run_tiny(tmp_path, {"/tracking": ["mlflow"]}, {"MLFLOW_TRACKING_URI": ""})
+    assert (result.exit_code, result.failure["message"], result.failure["found"]) == (11, "this tracker has no address", "mlflow")
