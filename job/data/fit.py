@@ -105,7 +105,9 @@ def way_out(row: Row, spec: SourceSpec) -> str:
     formats = [
         name for name, kind in FORMATS.items() if kind.required and all(column in row for column in kind.required)
     ]
-    if formats and spec.format != "kto":  # what it adds to other formats is the label
+    if spec.format == "kto":  # what it adds to the others is the label
+        formats = [name for name in formats if name == "preference"]
+    if formats:
         return f"The columns fit format {formats[0]}"
     missing = {name: spec.columns.get(name, name) for name in (*FORMATS[spec.format].required, *spec.columns)}
     guessed = {name: _meant(name, column, row) for name, column in missing.items() if column not in row}

@@ -170,6 +170,8 @@ def test_other_columns_are_answered_with_the_format(tmp_path: Path) -> None:
         prepare(tmp_path, [{"chosen": turns("a", "b"), "rejected": turns("a", "c")}], "messages", byte_tokenizer_dir())
     with pytest.raises(InputError, match=r"expected chosen, rejected\. The columns fit format messages"):
         pairs(tmp_path, [{"messages": turns("a", "b")}])
+    with pytest.raises(InputError, match="The columns fit format preference"):
+        prepare(tmp_path, [ROW], "kto", byte_tokenizer_dir(), method="kto")
 
 
 # ------------------------------------------------------------------------------------- what is counted and cut
