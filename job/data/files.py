@@ -18,6 +18,14 @@ from job.errors import Fault, InputError
 MAX_ROW_BYTES = 4 << 20
 SAME = {"ndjson": "jsonl", "tsv": "csv"}  # other names of a kind of file
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+SAVE = "Save it as UTF-8; spreadsheets call that CSV UTF-8"
+BEGINNINGS = {  # of what often has the name of a text file, and what to do
+    b"\x1f\x8b": "It is gzip: let its name end in .gz",
+    b"PK\x03\x04": "It is a zip archive or an Excel file: unpack it, or export its rows as CSV in UTF-8",
+    b"PAR1": "It is Parquet: let its name end in .parquet",
+    b"\xff\xfe": f"It is UTF-16. {SAVE}",
+    b"\xfe\xff": f"It is UTF-16. {SAVE}",
+}
 
 
 class DataFile:
@@ -44,9 +52,17 @@ class DataFile:
             plain.seek(0)
             yield plain
 
-    def fault(self, message: str, line: int | None = None, found: str = "", expected: str = "") -> InputError:
+    def fault(
+        self, message: str, line: int | None = None, found: str = "", expected: str = "", hint: str = ""
+    ) -> InputError:
         where = f"{self.name} line {line}" if line else self.name
-        return InputError(Fault(f"{where}: {message}", where=self._pointer, found=found, expected=expected))
+        return InputError(Fault(f"{where}: {message}", where=self._pointer, found=found, expected=expected, hint=hint))
+
+    def _not_utf_8(self, byte: int, line: int | None = None) -> InputError:
+        with self.open_bytes() as opened:
+            begins = opened.read(4)
+        hint = next((hint for beginning, hint in BEGINNINGS.items() if begins.startswith(beginning)), SAVE)
+        return self.fault("not UTF-8", line, f"byte {byte:#04x}", hint=hint)
 
     @contextmanager
     def damage_named(self) -> Iterator[None]:
@@ -56,7 +72,7 @@ class DataFile:
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise self.fault("the gzip file is damaged or cut short") from None
         except UnicodeDecodeError as error:
-            raise self.fault("not UTF-8", found=f"byte {error.object[error.start]:#04x}") from None
+            raise self._not_utf_8(error.object[error.start]) from None
 
     def open_bytes(self) -> IO[bytes]:
         return cast(IO[bytes], gzip.open(self.path, "rb")) if self.zipped else self.path.open("rb")
@@ -84,7 +100,7 @@ class DataFile:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
             number = line or raw.count(b"\n", 0, error.start) + 1
-            raise self.fault("not UTF-8", number, f"byte {raw[error.start]:#04x}") from None
+            raise self._not_utf_8(raw[error.start], number) from None
 
     def parse(self, text: str, line: int | None = None) -> Any:
         """`text` as JSON; `line` is its place in the file unless it is the whole file."""

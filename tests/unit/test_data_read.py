@@ -172,3 +172,21 @@ def test_dates_that_python_has_no_form_for_are_text(tmp_path: Path) -> None:
     write_arrow(path, pyarrow.table({"text": ["a"], "within": pyarrow.array([[2**62]], pyarrow.list_(microseconds))}))
     with pytest.raises(InputError, match="a value within a list or an object cannot be read: date value out of range"):
         list(read_rows(path, ""))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("text\nÄ\n".encode("cp1252"), "Save it as UTF-8; spreadsheets call that CSV UTF-8"),
+        ("text\nÄ\n".encode("utf-16"), "It is UTF-16. Save it as UTF-8"),
+        (gzip.compress(b"text\na\n"), "It is gzip: let its name end in .gz"),
+        (b"PK\x03\x04\xff\n", "It is a zip archive or an Excel file"),
+        (b"PAR1\xff\n", "It is Parquet"),
+    ],
+)
+def test_what_is_not_text_is_called_what_it_is(content: bytes, says: str, tmp_path: Path) -> None:
+    for name in ("rows.csv", "rows.jsonl"):
+        (tmp_path / name).write_bytes(content if name == "rows.csv" else content.replace(b"text\n", b""))
+        with pytest.raises(InputError) as caught:
+            list(read_rows(tmp_path / name, ""))
+        assert says in caught.value.faults[0].hint
