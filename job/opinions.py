@@ -28,17 +28,22 @@ JUDGE, JUDGED = "judge", "report/judge.jsonl"
 Measured = tuple[Assessment, float]
 
 
-def ready_others(run: Run, trained_before: bool) -> list[Benchmark]:
-    """Whether those let us in who are needed once money is spent; benchmarks with their rows, while there is a network.
-
-    Raises as `load_benchmarks` and `require_judge` do, and `InputError` for a gate on what no benchmark measures.
-    """
+def require_others(run: Run, trained_before: bool) -> None:
+    """Whether those let us in who are needed once money is spent."""
     if run.push:
         run.push.require_access()
     if run.spec.evaluation.judge and not trained_before:
         require_judge(run.spec.evaluation.judge)
+
+
+def benchmarks(run: Run) -> list[Benchmark]:
+    """Those of the spec with their documents, while there is a network; after the engine, which has to be imported
+    before what some of them import.
+
+    Raises as `load_benchmarks` does, and `InputError` for a gate on what none of them measures.
+    """
     evaluation = run.spec.evaluation
-    if trained_before or not evaluation.tasks:
+    if not evaluation.tasks:
         return []
     found = load_benchmarks(evaluation.tasks, run.workdir / "benchmarks", run.revisions, evaluation.max_new_tokens)
     known = [figure.name for benchmark in found for figure in benchmark.figures]
@@ -51,21 +56,21 @@ def ready_others(run: Run, trained_before: bool) -> list[Benchmark]:
     return found
 
 
-def data_of(benchmarks: Sequence[Benchmark]) -> list[FetchedSet | FetchedSource]:
-    return [source for benchmark in benchmarks for source in benchmark.sources]
+def data_of(loaded: Sequence[Benchmark]) -> list[FetchedSet | FetchedSource]:
+    return [source for benchmark in loaded for source in benchmark.sources]
 
 
 def with_benchmarks(artefacts: Artefacts, model: Any, found: Assessment) -> Assessment:
     """With what the benchmarks' documents add. The model must be in inference mode."""
-    run, benchmarks = artefacts.run, artefacts.benchmarks
-    if not benchmarks:
+    run, loaded = artefacts.run, artefacts.benchmarks
+    if not loaded:
         return found
     tokenizer, batch_rows = artefacts.delivered.prepared.tokenizer, run.spec.training.eval_batch_size
-    with run.log.live("benchmarks", len(benchmarks)) as bar:
-        rows = run_benchmarks(benchmarks, model, tokenizer, batch_rows, bar.update)
+    with run.log.live("benchmarks", len(loaded)) as bar:
+        rows = run_benchmarks(loaded, model, tokenizer, batch_rows, bar.update)
     run.log("note", text=", ".join(f"{name} {value:.4g}" for name, value in figures(rows).items()))
     run.stats.evaluation[BENCHMARKS] = {
-        "lm_eval": version(), "tasks": [benchmark.facts() for benchmark in benchmarks],
+        "lm_eval": version(), "tasks": [benchmark.facts() for benchmark in loaded],
     }  # fmt: skip
     return replace(found, rows={**found.rows, **rows})
 

@@ -33,7 +33,7 @@ from job.ledger.manifest import Manifest, publish
 from job.ledger.receipts import Receipts
 from job.ledger.replace import Replacement, plan_replacement
 from job.ledger.rights import require_rights
-from job.opinions import data_of, ready_others
+from job.opinions import benchmarks, data_of, require_others
 from job.plan.require import processes, require_device, require_disk, with_disk_figures
 from job.preview.expected import expected
 from job.preview.seen import look_before_a_run
@@ -184,7 +184,7 @@ def stages(run: Run) -> Manifest:
     trained_before = TRAINED in run.receipts
     run.log("start", name=spec.name, run_id=spec.run_id, output=run.store.uri, stored_before=run.receipts.names())
     with run.stage("fetch"):
-        benchmarks = ready_others(run, trained_before)
+        require_others(run, trained_before)
         rows = fetch_rows(spec, run.workdir, run.revisions)
         run.log("fetch", files=sum(len(source.files) for source in rows.sources))
     start_imports()
@@ -193,7 +193,7 @@ def stages(run: Run) -> Manifest:
     with run.stage("data", children=True):
         base, merge_base = fetch_models(run)
         prepared = prepare(run, rows, base)
-        artefacts = Artefacts(run, Delivered.of(run, prepared), benchmarks)
+        artefacts = Artefacts(run, Delivered.of(run, prepared), [] if trained_before else benchmarks(run))
         if trained_before:
             require_same_origin(run, base, prepared)
         rehearse(run, base, merge_base, prepared)
@@ -201,7 +201,7 @@ def stages(run: Run) -> Manifest:
         fetch_weights(artefacts, base, merge_base)
         go_offline()
     if backend:
-        pin(run, [*rows.sources, *data_of(benchmarks)], [base, merge_base])
+        pin(run, [*rows.sources, *data_of(artefacts.benchmarks)], [base, merge_base])
         train_and_store(run, backend, artefacts, base, merge_base, prepared)
     else:
         recall(artefacts)

@@ -107,7 +107,7 @@ def _load(spec: TaskSpec, index: int, folder: Path, revisions: Mapping[str, str]
         with _rows_brought_here(spec, pointer, folder, revisions) as sources:
             loaded = dict(manager.load([spec.name]))
     for task in loaded["tasks"].values():
-        _set_few_shot(task, spec.few_shot)
+        _set_few_shot(task, spec.few_shot, f"{pointer}/few_shot")
     found = Benchmark(spec, loaded, sources)
     _find_figures(found)
     if not found.figures:
@@ -136,11 +136,17 @@ def _manager_of_all() -> Any:
     return TaskManager()
 
 
-def _set_few_shot(task: Any, wanted: int | None) -> None:
-    """As lm-eval's command line does: a task that says 0 by itself keeps it."""
+def _set_few_shot(task: Any, wanted: int | None, pointer: str) -> None:
+    """As lm-eval's command line does: a task that says 0 by itself keeps it. Raises `InputError` where there are no
+    other documents for so many.
+    """
     own = task.get_config("num_fewshot")
     if own is None or (wanted is not None and own != 0):
         task.set_config(key="num_fewshot", value=wanted or 0)
+    examples, others = task.get_config("num_fewshot"), len(task.eval_docs) - 1
+    if task.fewshot_cfg.split == task.config.test_split and examples > others:
+        raise InputError(Fault("there are not so many other documents", where=pointer, found=f"{examples}",
+                               expected=f"at most {others}"))  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------- rows of known tasks
@@ -158,8 +164,11 @@ def _rows_brought_here(
     sources: list[FetchedSet | FetchedSource] = []
 
     def fetched(path: str, name: str | None) -> FetchedSet:
+        if file := next((known for known in sets.values() if known.file), None):
+            return file  # which has the documents of all
         if (path, name) not in sets:
-            address, subset = (spec.source, spec.subset) if spec.source else (f"{HUB}{path}", name)
+            address = spec.source or f"{HUB}{path}"
+            subset = spec.subset or name
             where = (
                 f"{pointer}/source" if spec.source else f"{pointer}/name" if not sets else f"{pointer}/name/{len(sets)}"
             )
@@ -173,7 +182,7 @@ def _rows_brought_here(
                                    expected="a task whose rows are a data set"))  # fmt: skip
         found, cache = fetched(self.DATASET_PATH, self.DATASET_NAME), str(folder / "cache")
         if found.file:
-            _read_one_file(self.config)
+            _read_one_file(self)
             self.dataset = load_dataset(_kind(found.file), data_files={"test": str(found.file)}, cache_dir=cache)
         else:
             self.dataset = load_dataset(str(found.folder), name=found.subset, cache_dir=cache)
@@ -186,10 +195,11 @@ def _rows_brought_here(
         ConfigurableTask.download = own
 
 
-def _read_one_file(config: Any) -> None:
-    """One split is all there is; examples of few-shot prompts are other rows of it."""
-    config.training_split = config.validation_split = config.fewshot_split = None
-    config.test_split = "test"
+def _read_one_file(task: Any) -> None:
+    """One split is all there is; examples of few-shot prompts that are not the task's own are other rows of it."""
+    task.config.training_split = task.config.validation_split = None
+    task.config.test_split = "test"
+    task.fewshot_cfg.split = None if task.fewshot_cfg.samples is not None else "test"
 
 
 def _kind(file: Path) -> str:

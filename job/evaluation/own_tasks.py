@@ -79,6 +79,7 @@ def own_task(name: str, rows: TaskRowsSpec, documents: Path, max_new_tokens: int
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": str(documents)}, "cache_dir": str(documents.parent / "cache")},
         "test_split": "test",
+        "fewshot_split": "test",  # examples are other rows
         "doc_to_text": QUESTION,
         "doc_to_target": ANSWER,
         "metadata": {"version": 1},

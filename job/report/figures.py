@@ -13,7 +13,7 @@ from typing import Any
 from job.evaluation.metrics import METRICS, metric_of
 from job.evaluation.metrics.losses import TRAIN_LOSS
 from job.evaluation.metrics.task import NAME as TASK
-from job.report.judged import verdicts
+from job.report.judged import told
 from job.report.markdown import NOTHING, figure, sentence, table
 
 BASE, TUNED = "base", "trained"  # as the statistics call them
@@ -99,14 +99,14 @@ def compared(stats: Mapping[str, Any]) -> Figures | None:
 
 def differences_table(document: Mapping[str, Any]) -> list[str]:
     """Lines of base against tuned with intervals, from the document of a stats.json; none where there is nothing."""
-    found, told = compared(document), document["evaluation"].get("judge")
+    found, said = compared(document), [line for words in told(document["evaluation"]) for line in (words, "")]
     if found is None:
-        return [verdicts(told), ""] if told else []
+        return said
     return [
         *table(("Base against tuned", *found.heads), [(row.label, *row.cells) for row in found.rows]),
         found.note,
         "",
-        *([verdicts(told), ""] if told else []),
+        *said,
     ]
 
 

@@ -1,4 +1,4 @@
-"""How a judge came to its figure, in words."""
+"""How others came to their figures, in words: a judge, benchmarks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from job.report.markdown import figure
+
+
+def told(evaluation: Mapping[str, Any]) -> list[str]:
+    """Sentences on what others have said, from that part of the statistics."""
+    known = {"judge": verdicts, "benchmarks": documents}
+    return [words(evaluation[name]) for name, words in known.items() if evaluation.get(name)]
+
+
+def documents(facts: Mapping[str, Any]) -> str:
+    """What the benchmarks' figures are of."""
+    about = [
+        f"{task['name']}, {task['documents']} of {task['of']} documents with {task['few_shot']} examples each, from "
+        + " and ".join(dict.fromkeys(_place(one) for one in task["data"]))
+        for task in facts["tasks"]
+    ]
+    return f"Benchmarks by lm-eval {facts['lm_eval']}: {'; '.join(about)}."
+
+
+def _place(data: Mapping[str, Any]) -> str:
+    return f"{data['source']}@{data['revision']}" if data["revision"] else str(data["source"])
 
 
 def verdicts(facts: Mapping[str, Any]) -> str:

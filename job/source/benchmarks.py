@@ -29,8 +29,10 @@ class FetchedSet:
 
 
 def fetch_set(source: str, subset: str | None, pointer: str, folder: Path, revisions: Mapping[str, str]) -> FetchedSet:
-    """Raises `InputError` for what is not there or not to be read, `PolicyError` for a data set that needs its own
-    code or points out of itself, `TransientError` for the network. `pointer` is the benchmark's.
+    """A data set without subsets is taken as it is. `pointer` is the benchmark's.
+
+    Raises `InputError` for what is not there or not to be read, `PolicyError` for a data set that needs its own code
+    or points out of itself, `TransientError` for the network.
     """
     with pointed(pointer):
         origin = origin_of(at_revision(source, revisions.get(pointer)))
@@ -49,7 +51,7 @@ def fetch_set(source: str, subset: str | None, pointer: str, folder: Path, revis
         usable = usable_files(names)
         if CARD in usable:
             origin.stage([CARD], folder)
-        chosen, splits = splits_of_subset(usable, folder, subset, pointer)
+        chosen, splits = splits_of_subset(usable, folder, subset, pointer, or_only=True)
         files = sorted({name for files in splits.values() for name in files})
         origin.stage(files, folder)
         sha256 = fingerprint(folder, files)

@@ -57,13 +57,25 @@ def files_of_split(names: Sequence[str], folder: Path, spec: SourceSpec, pointer
 
 
 def splits_of_subset(
-    usable: Sequence[str], folder: Path, subset: str | None, pointer: str
+    usable: Sequence[str], folder: Path, subset: str | None, pointer: str, or_only: bool = False
 ) -> tuple[str, dict[str, list[str]]]:
-    """What the `datasets` library calls the subset, and of its splits the files. Raises as `files_of_split` does."""
+    """What the `datasets` library calls the subset, and of its splits the files. `or_only`: where there is but one and
+    nobody gave it a name, another name is as good. Raises as `files_of_split` does.
+    """
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         skeleton = Path(scratch) / "files"
         _copy_names(usable, folder, skeleton)
-        return _splits(skeleton, Path(scratch) / "cache", subset, pointer)
+        return _splits(skeleton, Path(scratch) / "cache", None if or_only and _nameless(skeleton) else subset, pointer)
+
+
+def _nameless(skeleton: Path) -> bool:
+    from datasets import get_dataset_config_names
+    from datasets.exceptions import DatasetsError
+
+    try:
+        return list(get_dataset_config_names(str(skeleton))) == ["default"]
+    except (DatasetsError, FileNotFoundError, ValueError):  # is said where the files are chosen
+        return False
 
 
 def data_files(names: Sequence[str], spec: SourceSpec, pointer: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 
 from job.errors import InputError, PolicyError
 from job.evaluation.metrics import metric_of
+from job.evaluation.scores import figures
 from job.source.benchmarks import fetch_set
 from job.spec import TaskSpec
 from job.spec.tasks import TaskRowsSpec
 from tests.forking import ROOT
 from tests.hub_server import Hub, hub_server
+from tests.tiny import tiny_dir
 
 PACKAGES = next((ROOT / ".venv-benchmarks").glob("lib/python3*/site-packages"), None)
 needs_lm_eval = pytest.mark.skipif(PACKAGES is None, reason="lm-eval is in .venv-benchmarks, which make test makes")
@@ -119,6 +122,56 @@ def test_a_list_of_choices_may_be_json_in_a_cell_and_the_answer_a_letter(tmp_pat
     (task,) = found.loaded["tasks"].values()
     docs = list(task.eval_docs)
     assert [task.doc_to_choice(doc)[task.doc_to_target(doc)] for doc in docs] == ["y", "x"]
+
+
+@needs_lm_eval
+@pytest.mark.usefixtures("lm_eval")
+def test_examples_are_other_rows_and_answers_may_be_filtered(tmp_path: Path) -> None:
+    """gsm8k has examples of its own split and two filters; one file has the documents of all."""
+    from job.evaluation.benchmarks import load_benchmarks
+
+    source = tmp_path / "sums.jsonl"
+    source.write_text("".join(json.dumps({"question": f"{n} and 2?", "answer": f"It is #### {n + 2}"}) + "\n" for n in range(4)))
+    spec = TaskSpec("gsm8k", 3, None, False, str(source), None, "train", None)
+    (found,) = load_benchmarks([spec], tmp_path / "work", {}, 8)
+    assert [figure.name for figure in found.figures] == ["gsm8k:exact_match,strict-match", "gsm8k:exact_match,flexible-extract"]
+    (task,) = found.loaded["tasks"].values()
+    task.set_fewshot_seed(seed=1)
+    for doc in task.eval_docs:
+        prompt = task.fewshot_context(doc, 3)
+        assert prompt.count(doc["question"]) == 1, "the question itself is no example"
+        assert prompt.count("####") == 3
+    with pytest.raises(InputError, match="there are not so many other documents"):
+        load_benchmarks([replace(spec, few_shot=4)], tmp_path / "more", {}, 8)
+
+
+@needs_lm_eval
+@pytest.mark.long
+@pytest.mark.usefixtures("lm_eval")
+def test_a_group_has_the_figure_that_lm_eval_gives_it(tmp_path: Path) -> None:
+    """All of lm-eval's tasks are looked at, which takes seconds; a name that none has is named with near ones."""
+    import torch
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from job.evaluation.benchmarks import load_benchmarks, run_benchmarks
+
+    source = tmp_path / "rows.jsonl"
+    rows = [{"question": f"Q{n} is?", "subject": "x", "choices": [f"a{n}", "b", "c", "d"], "answer": n % 4} for n in range(5)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = TaskSpec("mmlu", 0, 2, False, str(source), None, "train", None)
+    (found,) = load_benchmarks([spec], tmp_path / "work", {}, 8)
+    assert [figure.name for figure in found.figures] == ["mmlu:acc"]
+    assert (found.facts()["documents"], len(found.facts()["data"])) == (2 * 57, 1)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_dir(), dtype=torch.float32), AutoTokenizer.from_pretrained(tiny_dir())
+    measured = figures(run_benchmarks([found], model.eval(), tokenizer, 16, lambda done: None))
+    theirs = evaluate(
+        HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=16), found.loaded, limit=2, bootstrap_iters=0
+    )
+    assert measured["mmlu:acc"] == pytest.approx(theirs["results"]["mmlu"]["acc,none"], abs=1e-6)
+    with pytest.raises(InputError, match="Did you mean gsm8k"):
+        load_benchmarks([replace(spec, name="gsm8kk")], tmp_path / "odd", {}, 8)
 
 
 def test_a_data_set_that_is_a_script_is_refused(tmp_path: Path) -> None:
