@@ -22,6 +22,13 @@ class OrpoSpec:
 
 
 @dataclass(frozen=True)
+class SimpoSpec:
+    beta: float
+    gamma: float
+    sft_weight: float
+
+
+@dataclass(frozen=True)
 class KtoSpec:
     beta: float
     desirable_weight: float

@@ -17,7 +17,7 @@ from job.host.records import build
 from job.spec.adapters import CombineSpec, WeightedSpec
 from job.spec.identity import run_id_of
 from job.spec.judging import JudgeSpec
-from job.spec.method_options import DpoSpec, GrpoSpec, KtoSpec, OrpoSpec
+from job.spec.method_options import DpoSpec, GrpoSpec, KtoSpec, OrpoSpec, SimpoSpec
 from job.spec.output import OutputSpec
 from job.spec.placeholders import expanded
 from job.spec.resolved import job_schema, resolve
@@ -124,11 +124,12 @@ class EarlyStoppingSpec:
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """`dpo`, `orpo`, `kto`, `grpo`: where that is the `method`."""
+    """`dpo`, `orpo`, `simpo`, `kto`, `grpo`: where that is the `method`."""
 
-    method: Literal["sft", "dpo", "orpo", "kto", "grpo"]
+    method: Literal["sft", "dpo", "orpo", "simpo", "kto", "grpo"]
     dpo: DpoSpec | None
     orpo: OrpoSpec | None
+    simpo: SimpoSpec | None
     kto: KtoSpec | None
     grpo: GrpoSpec | None
     epochs: float | None

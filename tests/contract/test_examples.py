@@ -138,6 +138,7 @@ ALTERNATIVES = {
 OF_METHODS = {
     "dpo-llama32-1b": ("/training/dpo", "/data/train/0/columns/chosen", "/data/train/0/columns/rejected"),
     "orpo-llama32-1b": ("/training/orpo",),
+    "simpo-llama32-1b": ("/training/simpo",),
     "kto-llama32-1b": ("/training/kto", "/data/train/0/columns/label"),
     "grpo-llama32-1b": ("/training/grpo", "/data/train/0/columns/reference"),
 }

@@ -207,7 +207,8 @@ RULES: list[Json] = [
     HELD_OUT | {"/evaluation/metrics": ["chrf"], "/evaluation/gates": [{"metric": "chrf", "at_least": 101}]},
     *(HELD_OUT | CHOICE | {"/evaluation/gates": [{"metric": "choice", "at_least": 0.5} | of]} for of in (
         {}, {"of": ["trained", "merged"]})),
-    {f"{TRAIN}/format": "preference"}, {"/training/method": "dpo"}, {"/training/dpo": {}}, {"/training/orpo": {}}, {"/training/kto": {}},
+    {f"{TRAIN}/format": "preference"}, {"/training/method": "dpo"}, {"/training/dpo": {}}, {"/training/orpo": {}}, {"/training/simpo": {}},
+    {"/training/kto": {}},
     {f"{TRAIN}/format": "kto"}, {"/training/method": "kto"},
     {"/training/method": "kto", f"{TRAIN}/format": "kto", "/training/batch_size": 1},
     {"/training/method": "kto", f"{TRAIN}/format": "kto", "/data/held_out": {"sources": [{"source": "x", "format": "preference"}]}},

@@ -52,11 +52,14 @@ def tokens(tokenizer: Any, rows: Any) -> list[dict[str, list[int]]]:
 
 def classes(method: str) -> tuple[Any, Any]:
     import trl
-    from trl.experimental import orpo
+    from trl.experimental import cpo, orpo
 
-    return {"dpo": (trl.DPOConfig, trl.DPOTrainer), "kto": (trl.KTOConfig, trl.KTOTrainer), "orpo": (orpo.ORPOConfig, orpo.ORPOTrainer)}[
-        method
-    ]
+    return {
+        "dpo": (trl.DPOConfig, trl.DPOTrainer),
+        "kto": (trl.KTOConfig, trl.KTOTrainer),
+        "orpo": (orpo.ORPOConfig, orpo.ORPOTrainer),
+        "simpo": (cpo.CPOConfig, cpo.CPOTrainer),
+    }[method]
 
 
 def trained(asked: dict[str, Any], tokenizer: Any, rows: Any, folder: Path) -> list[dict[str, float]]:

@@ -43,8 +43,8 @@ ANSWERS = [
     for number, row in enumerate(PAIRS)
     for key in (("chosen",) if number % 3 else ("rejected", "chosen"))
 ]
-ROWS = {"dpo": PAIRS, "orpo": PAIRS, "kto": ANSWERS}
-FORMATS = {"dpo": "preference", "orpo": "preference", "kto": "kto"}
+ROWS = {"dpo": PAIRS, "orpo": PAIRS, "simpo": PAIRS, "kto": ANSWERS}
+FORMATS = {"dpo": "preference", "orpo": "preference", "simpo": "preference", "kto": "kto"}
 
 
 def changes(rows: Path, method: str = "dpo", **further: Any) -> dict[str, Any]:
@@ -89,6 +89,8 @@ def stock(folder: Path, request: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def in_trls_words(method: str, settings: dict[str, Any]) -> dict[str, Any]:
+    if method == "simpo":
+        return {"loss_type": "simpo", "beta": settings["beta"], "simpo_gamma": settings["gamma"], "cpo_alpha": settings["sft_weight"]}
     if method != "dpo":
         return settings
     kept = {name: value for name, value in settings.items() if name != "sft_weight"}
@@ -102,6 +104,7 @@ RATE = 0.003  # margins stay of the size of 1, so that 1e-4 of them is more than
 
 @pytest.mark.parametrize(("method", "settings"), [
     ("dpo", {"loss_type": "ipo", "beta": 0.3, "sft_weight": 0.5}), ("orpo", {"beta": 0.4}),
+    ("simpo", {"beta": 2.0, "gamma": 0.7, "sft_weight": 0.2}),
     ("kto", {"beta": 0.2, "desirable_weight": 0.7, "undesirable_weight": 1.5}),
     *(pytest.param("dpo", settings, marks=pytest.mark.long) for settings in (
         {"loss_type": "sigmoid", "beta": 0.1}, {"loss_type": "robust", "beta": 0.2, "label_smoothing": 0.1},
@@ -245,7 +248,7 @@ def test_a_gate_on_pairs_refuses(rows: Path, tmp_path: Path) -> None:
 def run_short(folder: Path, fit: int, first_pass: int, spec: dict[str, Any]) -> tuple[int, list[Row]]:
     """Exit code and events of a run where only so many sequences of a forward pass fit, from a training pass on."""
     (folder / "scratch").mkdir(parents=True)
-    arguments = [fit, first_pass, None, ["run", write_spec(folder / "spec.json", tiny(folder / "out", spec))]]
+    arguments = [fit, first_pass, None, None, ["run", write_spec(folder / "spec.json", tiny(folder / "out", spec))]]
     code, said, _ = run_forked("tests.flow.short_of_memory:run", arguments, folder, environment(folder / "scratch"), 300)
     return code, [json.loads(line) for line in said.splitlines() if line.startswith('{"time"')]
 

@@ -8,34 +8,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from job.training.methods.pairs import MARGINS, mean_loss, require_settings, side_by_side
+from job.training.methods.pairs import (
+    MARGINS,
+    for_made_rows,
+    loss_of_sides,
+    mean_loss,
+    require_settings,
+    side_by_side,
+)
 from job.training.methods.record import PAIRS, HeldOut, Method, Rewards
 
 
 def _trainer_classes() -> tuple[type, type]:
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    class PairsTrainer(ORPOTrainer):  # type: ignore[misc]
-        """Rows are tokens already."""
-
-        def __init__(self, train_dataset: Any, **given: Any) -> None:
-            super().__init__(train_dataset=_Made(train_dataset), **given)
-            self.train_dataset = train_dataset
-
-    return ORPOConfig, PairsTrainer
-
-
-class _Made:
-    """A data set to which nothing more is done."""
-
-    def __init__(self, rows: Any) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def map(self, *_: Any, **__: Any) -> _Made:
-        return self
+    return ORPOConfig, for_made_rows(ORPOTrainer)
 
 
 def _arguments(spec: Any) -> dict[str, Any]:
@@ -55,10 +42,6 @@ def _check(trainer: Any, spec: Any) -> None:
     require_settings("orpo", {"beta": trainer.beta}, {"beta": spec.training.orpo.beta})
 
 
-def _loss(trainer: Any, inputs: dict[str, Any]) -> Any:
-    return trainer.get_batch_loss_metrics(trainer.model, inputs, "eval")[0]
-
-
 def _reward(settings: Any, log_probability: float, _: float, tokens: int) -> float:
     return float(settings.beta * log_probability / tokens)
 
@@ -72,7 +55,7 @@ ORPO = Method(
     arguments=_arguments,
     check=_check,
     collator=side_by_side,
-    held_out=HeldOut("held_out_preference_loss", lambda *given: mean_loss(_loss, *given)),
+    held_out=HeldOut("held_out_preference_loss", lambda *given: mean_loss(loss_of_sides, *given)),
     rewards=Rewards(_reward, by_reference=False),
     curves=MARGINS,
     learning_rate=8e-6,

@@ -57,6 +57,35 @@ def padded(sequences: Sequence[tuple[list[int], list[int]]], pad: int) -> dict[s
     }
 
 
+class _Made:
+    """A data set to which nothing more is done."""
+
+    def __init__(self, rows: Any) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def map(self, *_: Any, **__: Any) -> _Made:
+        return self
+
+
+def for_made_rows(trainer: type) -> type:
+    """`trainer`, one of trl that has pairs side by side, for rows that are tokens already."""
+
+    class Trainer(trainer):  # type: ignore[misc]
+        def __init__(self, train_dataset: Any, **given: Any) -> None:
+            super().__init__(train_dataset=_Made(train_dataset), **given)
+            self.train_dataset = train_dataset
+
+    return Trainer
+
+
+def loss_of_sides(trainer: Any, inputs: dict[str, Any]) -> Any:
+    """By such a trainer's own loss; nothing is noted of it."""
+    return trainer.get_batch_loss_metrics(trainer.model, inputs, "eval")[0]
+
+
 def mean_loss(loss: Callable[[Any, Any], Any], trainer: Any, rows: Any, rows_at_once: int) -> float:
     """Of held-out rows, where `loss`, of a trainer and a batch, is a mean over the batch."""
     import torch
