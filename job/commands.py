@@ -242,8 +242,8 @@ def command_run(arguments: argparse.Namespace, log: Log) -> None:
 
 
 def carry_out_run(arguments: argparse.Namespace, log: Log, watched: Told) -> None:
+    from job.helping import run_or_help
     from job.plan.scratch import WORKDIR_VARIABLE, make_scratch
-    from job.run import run_job
     from job.spec import parse_spec
 
     spec = parse_spec(read_spec(arguments.spec))
@@ -253,7 +253,7 @@ def carry_out_run(arguments: argparse.Namespace, log: Log, watched: Told) -> Non
     printed = workdir / VENDOR_LOG
     log.stream = divert(printed, log.redact, native=not log.json_lines)
     try:
-        run_job(spec, workdir, log, consent(log) if arguments.replace else None)
+        run_or_help(spec, workdir, log, consent(log) if arguments.replace else None)
     except JobError as error:
         error.run_id = spec.run_id
         if error.exit_code in UNEXPLAINED:

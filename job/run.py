@@ -20,7 +20,7 @@ from job.export.delivered import Delivered
 from job.export.gguf.stage import Quants, make_quants
 from job.export.merge.stage import compare, merge
 from job.export.rehearsal import rehearse
-from job.host.child import preload, start_imports
+from job.host.child import CHILDREN_IMPORT, preload, start_imports
 from job.host.device import choose_device, gpu_capability, require_wanted_device
 from job.host.log import Log
 from job.host.signals import cause, report_where
@@ -54,19 +54,12 @@ from job.spec.optimizers import effective_optimizer
 from job.store import Store, open_store
 from job.training.backend import Backend, open_backend
 from job.training.environment import prepare_environment
+from job.training.machines import leading, say_over, this_machine
 from job.training.methods import METHODS
 from job.training.start import require_fits
 from job.tuning import checkpoint_store, pin, recall, require_gates, require_same_origin, train_and_store
 
 Confirm = Callable[[str], bool]
-CHILDREN_IMPORT = (
-    "torch",
-    "transformers.generation.utils",
-    "transformers.models.auto.modeling_auto",
-    "transformers.models.auto.tokenization_auto",
-    "transformers.models.llama.modeling_llama",
-    "peft",
-)
 
 
 def run_job(spec: JobSpec, workdir: Path, log: Log, replace: Confirm | None = None) -> Manifest:
@@ -77,6 +70,12 @@ def run_job(spec: JobSpec, workdir: Path, log: Log, replace: Confirm | None = No
     require_seen(spec, log, replaces=replace is not None)
     ignored = prepare_environment(workdir)
     preload(CHILDREN_IMPORT, gpu_capability())  # stores and the lease have threads
+    with leading(this_machine(spec.resources.nodes)):
+        return run_here(spec, workdir, log, replace, ignored)
+
+
+def run_here(spec: JobSpec, workdir: Path, log: Log, replace: Confirm | None, ignored: list[str]) -> Manifest:
+    """`run_job` in the environment that it has prepared."""
     store = open_store(spec.output.uri)
     with pointed("/output/uri"):
         planned = plan_replacement(store) if replace else None
@@ -205,6 +204,7 @@ def stages(run: Run) -> Manifest:
         train_and_store(run, backend, artefacts, base, merge_base, prepared)
     else:
         recall(artefacts)
+    say_over()
     require_gates(artefacts)
     if artefacts.outstanding:
         device = choose_device()
@@ -253,7 +253,7 @@ def engine(run: Run) -> Backend:
         "optimizer": effective_optimizer(spec.training.optimizer, backend.device),
         "packing": spec.data.packing,
         "method": spec.training.method,
-        "processes": count,
+        "processes": count * spec.resources.nodes,
     }
     run.log("engine", device=run.stats.device["name"], **run.stats.effective)
     return backend

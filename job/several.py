@@ -15,6 +15,7 @@ from job.source import FetchedModel
 from job.training.backend import Backend, loading
 from job.training.checkpointing import checkpointing_of
 from job.training.loop import TrainResult
+from job.training.machines import say_training
 from job.training.precision import compute_in_fp32
 from job.training.process import TrainingRequest
 from job.training.start import go_on_from
@@ -39,7 +40,9 @@ def train_on_cards(
         machine=arithmetic(run.stats.device),
         adapter=base.adapters[0] if spec.model.adapter else None,
     )
-    trained = train_together(run.stats.effective["processes"], request, run.log, run.claim.hold)
+    trained = train_together(
+        run.stats.effective["processes"] // spec.resources.nodes, request, run.log, run.claim.hold, say_training()
+    )
     if trained.last:
         checkpoints.hold(trained.result.steps, trained.last)
     with loading():

@@ -92,7 +92,7 @@ def train_and_store(
             answers = check_reload(artefacts, base, backend.device)
             stored += artefacts.store_files(adapter.files_by_key(run.report))
         kept = {name: getattr(stats, name) for name in KEPT_STATS}
-        facts = {**kept, "origin": asdict(origin_of(run, base, prepared)),
+        facts = {**kept, "origin": asdict(origin_of(run.spec, base, prepared)),
                  "samples": samples(prepared, before[0], after[0]),
                  "answers": answers, "reopened": reopened_name(artefacts)}  # fmt: skip
         artefacts.keep_stored(TRAINED, stored, weights, facts)
@@ -125,16 +125,16 @@ def pin(run: Run, sources: Sequence[FetchedSource | FetchedSet], models: Sequenc
     run.claim.pin({pointer: commit for pointer, commit in places if commit})
 
 
-def origin_of(run: Run, base: FetchedModel, prepared: Prepared) -> TrainingOrigin:
+def origin_of(spec: JobSpec, base: FetchedModel, prepared: Prepared) -> TrainingOrigin:
     given = "".join(f" with adapter {adapter.sha256}" for adapter in base.adapters)
-    return TrainingOrigin(run.spec.run_id, f"{base.public_id}@{base.revision}{given}", prepared.digest)
+    return TrainingOrigin(spec.run_id, f"{base.public_id}@{base.revision}{given}", prepared.digest)
 
 
 def open_checkpoints(run: Run, base: FetchedModel, prepared: Prepared) -> Checkpoints:
     """Those of this run on this base and these rows, where the environment, the spec or the output says."""
     return Checkpoints(
         checkpoint_store(run.spec, run.store)[0],
-        origin_of(run, base, prepared),
+        origin_of(run.spec, base, prepared),
         run.spec.output.checkpoints,
         run.log,
         arithmetic(run.stats.device),
@@ -164,7 +164,7 @@ def clear_away(run: Run) -> None:
 def require_same_origin(run: Run, base: FetchedModel, prepared: Prepared) -> None:
     """Raises `InputError` if what an earlier try has trained is of another base or other rows than are there now."""
     found = run.receipts[TRAINED].facts.get("origin", {})  # another version's receipt may not say
-    origin_of(run, base, prepared).require(
+    origin_of(run.spec, base, prepared).require(
         found, "what is stored was trained on", "Bring it back, or choose another output"
     )
 

@@ -17,9 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from job.host.child import CHILDREN_IMPORT
 from job.host.fork_server import ForkServer
 from job.host.forked import Forked
-from job.run import CHILDREN_IMPORT
 from job.training.environment import prepared_environment
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,16 @@ from queue import Empty, Queue
 from job.errors import Fault, InputError, Interrupted, JobError, SpecError
 from job.follow.kubectl import LINES_AHEAD, Json, Kubectl, Line, LogReader
 from job.follow.outcome import UNKNOWN, Attempt, Heard, Outcome
-from job.follow.pods import ENDS, attempt, conditions, container_name, container_state, node_is_lost, waiting_for
+from job.follow.pods import (
+    ENDS,
+    attempt,
+    conditions,
+    container_name,
+    container_state,
+    is_first,
+    node_is_lost,
+    waiting_for,
+)
 from job.host.log import Log
 from job.host.signals import deferred
 
@@ -45,7 +54,7 @@ class JobWatch:
         self._lines: Queue[Line] = Queue(LINES_AHEAD)
         self._said: set[str] = set()
         self._state = ""
-        self._seen = False
+        self._seen = self._several = False
 
     def wait(self) -> Outcome:
         """The end of the Job, however long it takes: its own deadline bounds it. Raises `InputError` and
@@ -73,9 +82,11 @@ class JobWatch:
         selector = f"{JOB_LABEL}={job['metadata']['name']}"
         pods = (self._kubectl.get("pods", "--selector", selector) or {}).get("items") or []
         pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+        self._report(waiting_for(job, pods, self._warnings(job, pods)))
+        self._several = self._several or not all(map(is_first, pods))
+        pods = [pod for pod in pods if is_first(pod)]  # it runs the job; the others lend it their GPUs
         self._pods |= {pod["metadata"]["name"]: pod for pod in pods}
         self._follow(pods)
-        self._report(waiting_for(job, pods, self._warnings(job, pods)))
         ended = next((c for c in conditions(job) if c["type"] in ENDS), None)
         if ended is None:
             return None
@@ -182,6 +193,8 @@ class JobWatch:
         elif code:
             known = [attempt.exit_code for attempt in self._attempts() if attempt.exit_code]
             named = EXIT_CODE.search(reason)  # where the pod is gone already
+            if self._several and named:  # another machine's end may be the cause of the first one's
+                known = [int(named[1])]
             code = known[-1] if known else (named and int(named[1])) or UNKNOWN
         return self._outcome(code, reason or condition["type"])
 

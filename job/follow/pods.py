@@ -9,6 +9,7 @@ from job.follow.kubectl import Json
 from job.follow.outcome import UNKNOWN, Attempt, Heard
 
 CONTAINER = "tunejob"
+COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 ENDS = {"Complete": 0, "Completed": 0, "Failed": UNKNOWN}  # of a Job, a JobSet, all of them
 PAUSE = (
     "a pause before the next try, as Kubernetes makes it after a pod that failed: 10 s, then twice as long each time"
@@ -49,6 +50,12 @@ def _termination_facts(end: Json) -> Json:
     except (ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) and "exit_code" in facts else {}
+
+
+def is_first(pod: Json) -> bool:
+    """Whether this is the pod of a Job that runs the job: its only one, or of several machines the first."""
+    said = pod["metadata"].get("annotations") or {}
+    return str(said.get(COMPLETION_INDEX, "0")) == "0"
 
 
 def node_is_lost(pod: Json) -> bool:

@@ -38,6 +38,15 @@ SAMPLE_SECONDS = 0.02
 # Blocks of this size and more go back to the system as soon as they are free: the C library would otherwise raise its
 # own limit to 32 MiB, keep what tensors have freed and take a third more, or not, as it happens.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+# What those of a run need; named here, for whoever starts any
+CHILDREN_IMPORT = (
+    "torch",
+    "transformers.generation.utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama",
+    "peft",
+)
 SERVER_SETTINGS = {
     "HF_HUB_OFFLINE": "1",  # read at import: what children load is here already
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asks the driver for its GPUs without opening one

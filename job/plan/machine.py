@@ -80,12 +80,10 @@ def resources(spec: JobSpec, size: ModelSize, gpus: int = 1) -> Resources:
                 hint=hint,
             )
         )
-    needs = needs_by_stage(spec, size)
+    needs = needs_by_stage(spec, size, gpus)
     disk = max(need.disk_bytes for need in needs)
     shared = SHM_BYTES + (gpus - 1) * SHM_BYTES_A_GPU
-    # Each further card has a process like the run's own beside it while it trains
-    training = sum(need.ram_bytes for need in needs if need.name == "train") * (gpus + 1 if gpus > 1 else 1)
-    memory = shared + max(training, *(need.ram_bytes for need in needs))
+    memory = shared + max(need.ram_bytes for need in needs)
     many = bool(spec.export.gguf)  # llama.cpp quantises and evaluates on the cores
     return Resources(
         gpu_gb=cards[0],
@@ -100,13 +98,17 @@ def resources(spec: JobSpec, size: ModelSize, gpus: int = 1) -> Resources:
     )
 
 
-def needs_by_stage(spec: JobSpec, size: ModelSize) -> list[Step]:
-    """Scratch and memory of the whole job while it trains and in each step of the exports."""
+def needs_by_stage(spec: JobSpec, size: ModelSize, gpus: int | None = None) -> list[Step]:
+    """Scratch and memory of the whole job while it trains and in each step of the exports. `gpus`: where the spec takes
+    all, how many that are.
+    """
+    gpus = gpus or spec.resources.known_gpus
     tokens = most_tokens(spec, spec.training.batch_size)
     own = PROCESS_BYTES + offloaded_bytes(spec, size, tokens, 0)
     training = _base_bytes(spec, size) + LOCAL_CHECKPOINTS * int(state_bytes(spec, size))
     exports = [Step(step.name, step.disk_bytes, own + step.ram_bytes) for step in _steps(spec, size)]
-    return [Step("train", training, own), *exports]
+    # With several, each has a process like the run's own beside it
+    return [Step("train", training, own * (gpus + 1 if gpus > 1 else 1)), *exports]
 
 
 def _base_bytes(spec: JobSpec, size: ModelSize) -> int:

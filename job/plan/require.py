@@ -147,10 +147,10 @@ def require_device(spec: JobSpec, kind: str) -> None:
 
 
 def processes(spec: JobSpec, kind: str) -> int:
-    """How many train together, one on each GPU (`kind` "cuda"), or on a CPU that was asked for by name. Raises
-    `CapacityError` where there are fewer GPUs than the spec wants.
+    """How many train together on this machine, one on each GPU (`kind` "cuda"), or on a CPU that was asked
+    for by name. Raises `CapacityError` where there are fewer GPUs than the spec wants.
     """
-    wanted, most = spec.resources.gpus, most_processes(spec)
+    wanted, most = spec.resources.gpus, most_processes(spec) // spec.resources.nodes
     there = max(len(cards()), 1) if kind == "cuda" else 1
     if wanted == "all":
         return min(there, most)

@@ -16,6 +16,7 @@ from job.render.dstack import dstack
 from job.render.image import build, is_local, words_for_nodes
 from job.render.jobset import jobset
 from job.render.kubernetes import job, kueue
+from job.render.machines import require_one
 from job.render.options import Options, flag
 from job.render.rendering import Rendering, context, require_gpus, require_remote
 from job.render.skypilot import skypilot
@@ -30,6 +31,7 @@ class Target:
     takes_paths: bool = False  # whether what is on this machine can be read and written there
     # Where an image of no registry may be: on the machine that renders, or loaded into the nodes.
     finds_image: Literal["here", "loaded", "nowhere"] = "here"
+    starts_several: bool = False  # machines of one run
     knows: frozenset[str] = frozenset()  # which of the `PARTICULAR` options mean something there
 
 
@@ -41,8 +43,9 @@ TARGETS = {
     "compose": Target(compose),
     "job": Target(job, finds_image="loaded", knows=TIMED),
     "kueue": Target(kueue, finds_image="loaded", knows=TIMED | {"queue"}),
-    "jobset": Target(jobset, finds_image="loaded", knows=TIMED),
-    "trainjob": Target(trainjob, finds_image="loaded", knows=CLUSTER),  # the deadline is that of all specs' runtime
+    "jobset": Target(jobset, finds_image="loaded", starts_several=True, knows=TIMED),
+    # The deadline is that of all specs' runtime
+    "trainjob": Target(trainjob, finds_image="loaded", starts_several=True, knows=CLUSTER),
     "skypilot": Target(skypilot, finds_image="nowhere"),
     "dstack": Target(dstack, finds_image="nowhere", knows=frozenset({"deadline"})),
     "actions": Target(actions, finds_image="loaded", knows=TIMED | {"source"}),
@@ -61,6 +64,8 @@ def render(raw: bytes, target: str, options: Options) -> str:
     if not place.takes_paths:
         require_remote(task.spec)
         require_gpus(task)
+    if not place.starts_several:
+        require_one(task, target)
     return place.render(task)
 
 

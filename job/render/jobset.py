@@ -5,6 +5,7 @@ spec.
 from __future__ import annotations
 
 from job.render.kubernetes import manifests
+from job.render.machines import environment, network
 from job.render.pod import JOBSET, batch_job, shipped
 from job.render.rendering import Rendering
 from job.render.text import Json
@@ -18,5 +19,10 @@ def member(spec: Json) -> Json:
 def jobset(task: Rendering) -> str:
     job, made = batch_job(task), shipped(JOBSET)
     made["metadata"] = job["metadata"]
-    made["spec"]["replicatedJobs"][0]["template"]["spec"] |= member(job["spec"])
+    (tune,) = made["spec"]["replicatedJobs"]
+    tune["template"]["spec"] |= member(job["spec"])
+    if (nodes := task.spec.resources.nodes) > 1:
+        made["spec"]["network"] = network()
+        tune["template"]["spec"] |= {"parallelism": nodes, "completions": nodes}
+        job["spec"]["template"]["spec"]["containers"][0]["env"] += environment(task, tune["name"])
     return manifests(task, made)

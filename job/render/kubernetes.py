@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from job.follow.kubernetes import JOB_LABEL, SET_LABEL
 from job.render.egress import policy
 from job.render.image import registry, words_for_nodes
+from job.render.machines import among_themselves
 from job.render.options import DEADLINE_HOURS, Options
 from job.render.pod import batch_job, placed, shipped
 from job.render.rendering import Rendering
@@ -58,6 +59,7 @@ def manifests(task: Rendering, *work: Json) -> str:
         metadata = batch_job(task)["metadata"]
         label = JOB_LABEL if kind == "Job" else SET_LABEL  # which the controllers put on the pods
         policies.append(policy(task.name, metadata, label, task.options.egress))
+    policies += among_themselves(task)
     return documents(header, config_map(task), *_account(task.options), *policies, *work)
 
 

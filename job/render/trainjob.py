@@ -7,20 +7,25 @@ from __future__ import annotations
 
 from job.render.jobset import member
 from job.render.kubernetes import manifests
+from job.render.machines import environment, network
 from job.render.pod import JOB, RUNTIME, TRAINJOB, batch_job, of_its_own, shipped
 from job.render.rendering import Rendering
 from job.render.text import Json
 
+NODE, SEVERAL = "node", "-machines"  # the Job of a TrainJob; the end of the name of their runtime
 OF_THE_SPEC = ("spec", "scratch")  # volumes that the runtime cannot know
 
 
 def trainjob(task: Rendering) -> str:
-    return manifests(task, runtime(), train_job(task))
+    return manifests(task, runtime(several=task.spec.resources.nodes > 1), train_job(task))
 
 
-def runtime() -> Json:
-    """How tunejob runs in this cluster, without a spec."""
+def runtime(several: bool = False) -> Json:
+    """How tunejob runs in this cluster, without a spec; with another name for `several` machines, which have names."""
     made = shipped(RUNTIME)
+    if several:
+        made["metadata"]["name"] += SEVERAL
+        made["spec"]["template"]["spec"]["network"] = network()
     (node,) = made["spec"]["template"]["spec"]["replicatedJobs"]
     spec = member(shipped(JOB)["spec"])
     for rule in spec["podFailurePolicy"]["rules"]:
@@ -45,6 +50,9 @@ def train_job(task: Rendering) -> Json:
         "args": container["args"],
         "resourcesPerNode": container["resources"],
     }
+    if (nodes := task.spec.resources.nodes) > 1:
+        made["spec"]["trainer"] |= {"numNodes": nodes, "env": environment(task, NODE)}
+        made["spec"]["runtimeRef"]["name"] += SEVERAL
     patch = made["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]
     own = patch["template"]["spec"]["template"]["spec"]
     own |= of_its_own(task.options)

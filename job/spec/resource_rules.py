@@ -22,9 +22,11 @@ def passes_for_gpus(document: Json) -> Iterator[Fault]:
         for name in ("batch_size", "gradient_accumulation_steps", "micro_batch")
     )
     least = micro_batch if micro_batch != "auto" else 1 if method_of(document).loss_of_step else batch
-    gpus, most = document.get("resources", {}).get("gpus", 1), batch * passes // least
-    if gpus != "all" and gpus > most:
-        yield Fault("more GPUs than a step has forward passes", where="/resources/gpus", found=str(gpus),
+    resources, most = document.get("resources", {}), batch * passes // least
+    gpus, nodes = resources.get("gpus", 1), resources.get("nodes", 1)
+    if (1 if gpus == "all" else gpus) * nodes > most:
+        found = f"{gpus} on each of {nodes} nodes" if nodes > 1 else str(gpus)
+        yield Fault("more GPUs than a step has forward passes", where="/resources/gpus", found=found,
                     expected=f"at most {most}", hint="Raise training.gradient_accumulation_steps")  # fmt: skip
 
 
@@ -43,6 +45,7 @@ def spread_weights(document: Json) -> Iterator[Fault]:
         "/training/method": (method, ("sft",)),
         "/training/optimizer": (optimizer, WITH_PARTS),
         "/resources/gpus": (gpus, range(2, 9)),
+        "/resources/nodes": (document["resources"].get("nodes", 1), (1,)),
     }
     for pointer, (value, fitting) in found.items():
         if value not in fitting:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ResourcesSpec:
-    """`gpus`: cards that train together, "all" that the machine has. `weights`: each holds them "whole", or they are
+    """`gpus`: cards that train together, "all" that the machine has. `nodes`: such machines.
+    `weights`: each holds them "whole", or they are
     "spread" over them. `price_per_hour`: the user's, in a currency that they know.
     """
 
     gpus: int | str
+    nodes: int
     weights: str
     price_per_hour: float | None
 

@@ -261,7 +261,7 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (_peft_packing, ("/model/backend", "/data/packing")),
     (_peft_checkpointing, ("/model/backend", "/training/gradient_checkpointing")),
     (_micro_batch, ("/training/batch_size", "/training/gradient_accumulation_steps", "/training/micro_batch")),
-    (passes_for_gpus, ("/resources/gpus", "/training")),
+    (passes_for_gpus, ("/resources", "/training")),
     (spread_weights, ("/resources", "/training", "/model/precision", "/model/backend")),
     (_training, ("/training",)),
     (rows_of_the_method, ("/training/method", "/data/train", "/data/held_out")),

@@ -86,7 +86,7 @@ def train(
     from torch import OutOfMemoryError
 
     ranks = ranks or Ranks()
-    start = ranks.of_first(lambda: checkpoints.newest(workdir / "resume"))
+    start = ranks.brought(ranks.of_first(lambda: checkpoints.newest(workdir / "resume")), workdir / "brought")
     resumed_from, too_large = start, 0
     chooser = Chooser(spec, size, backend, sizes(prepared.train)[0].tolist(), ranks)
     if ranks.spread:

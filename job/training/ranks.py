@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +30,7 @@ PATIENCE = 2  # times the limit of a stall: each process's own watchdog ends it 
 @dataclass(frozen=True)
 class Place:
     """Of one process among `count`. `meeting`: where they meet, as torch's `init_method` has it. `said`: the file that
-    gets its log. `threads`: of a computation on the CPU.
+    gets its log. `threads`: of a computation on the CPU. `local`: among those of its `machine`.
     """
 
     rank: int
@@ -38,6 +38,8 @@ class Place:
     meeting: str
     said: Path
     threads: int
+    local: int = 0
+    machine: int = 0
 
 
 class Ranks:
@@ -49,6 +51,7 @@ class Ranks:
         """
         self.spread = spread
         self.rank, self.count = (place.rank, place.count) if place else (0, 1)
+        self._far = bool(place and place.machine)
         self._hosts: Any = None
         if place and place.count > 1:
             import torch.distributed as dist
@@ -89,6 +92,18 @@ class Ranks:
         known: Found = found[0]
         return known
 
+    def brought(self, start: Any, target: Path) -> Any:
+        """The checkpoint of the first process, if there is one, with its files on other machines at `target`."""
+        if start is None or not self.any([self._far])[0]:
+            return start
+        files = self.of_first(lambda: {path.name: path.read_bytes() for path in start.folder.iterdir()})
+        if not self._far:
+            return start
+        target.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (target / name).write_bytes(content)
+        return replace(start, folder=target)
+
     def all_or_none(self, work: Callable[[], Found]) -> Found:
         """`work()`, in each process its own. Raises `OutOfMemoryError` everywhere where one had no memory for it."""
         if self.alone:
@@ -107,6 +122,8 @@ class Ranks:
 
     def gathered(self, own: Found) -> list[Found]:
         """Everybody's own, in the order of the ranks."""
+        if self.alone:
+            return [own]
         import torch.distributed as dist
 
         found: list[Any] = [None] * self.count

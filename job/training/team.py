@@ -24,25 +24,35 @@ from job.host.device import VISIBLE, cards
 from job.host.log import Bar, Log
 from job.host.records import build
 from job.host.signals import deferred, stop_requested
+from job.training.machines import Machine
 from job.training.process import ASKED, GIVEN, Trained, TrainingRequest
 from job.training.ranks import GONE, Place
 
 MODULE = "job.training.process"
 LOOK_SECONDS = 0.02
+ALONE = Machine()
 LAST_WORDS_SECONDS = 5.0  # for the others to end with reasons of their own, once one has failed
 # They are on one machine; a container's name may resolve to nothing
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
 
-def train_together(count: int, request: TrainingRequest, log: Log, claim: Callable[[], None]) -> Trained:
-    """Trains in `count` processes, as `request` says for one. `claim` is called before the first checkpoint is stored.
+def train_together(
+    count: int, request: TrainingRequest, log: Log, claim: Callable[[], None], machine: Machine = ALONE,
+    look_beside: Callable[[], None] = lambda: None,
+) -> Trained:  # fmt: skip
+    """Trains in `count` processes on each `machine`, as `request` says for one. `claim` is called before the first
+    checkpoint is stored, `look_beside` all the time: what it raises ends them.
 
     Raises what one of them ended with, and `Interrupted` once a stop signal's step is stored.
     """
     folder = request.workdir / "together"
     folder.mkdir(exist_ok=True)
-    meeting, threads = f"file://{folder / uuid.uuid4().hex}", max(1, usable_cores() // count)
-    places = [Place(rank, count, meeting, folder / f"rank-{rank}.jsonl", threads) for rank in range(count)]
+    meeting = f"file://{folder / uuid.uuid4().hex}" if machine.count == 1 else machine.processes_meet
+    threads, first, whole = max(1, usable_cores() // count), machine.number * count, machine.count * count
+    places = [
+        Place(first + local, whole, meeting, folder / f"rank-{first + local}.jsonl", threads, local, machine.number)
+        for local in range(count)
+    ]
     for place in places:
         place.said.write_bytes(b"")
     with ExitStack() as stack, deferred(), log.bar("train", every_seconds=0.0) as bar:
@@ -50,12 +60,14 @@ def train_together(count: int, request: TrainingRequest, log: Log, claim: Callab
         said = stack.enter_context(places[0].said.open(encoding="utf-8"))
 
         def look() -> None:
-            _relay(said, log, bar)
-            _claim_if_asked(places[0].said, claim)
+            if machine.number == 0:
+                _relay(said, log, bar)
+                _claim_if_asked(places[0].said, claim)
+            look_beside()
 
         ended_here = _follow(members, look)
         look()
-        return _outcome(members, ended_here, log)
+        return _outcome(members, ended_here, places[0].rank, log)
 
 
 def _follow(members: Sequence[Child], look: Callable[[], None]) -> set[int]:
@@ -88,9 +100,10 @@ def _start(request: TrainingRequest, place: Place, folder: Path) -> Child:
         workdir.mkdir(exist_ok=True)
         environment, own = without_secrets(environment), replace(own, workdir=workdir, checkpoints=str(workdir))
         environment["UNSLOTH_COMPILE_LOCATION"] = str(workdir / "unsloth")  # it writes there as if it were alone
-    environment = LOOPBACK | environment | {"OMP_NUM_THREADS": str(place.threads)}
+    loopback = LOOPBACK if place.meeting.startswith("file") else {}
+    environment = loopback | environment | {"OMP_NUM_THREADS": str(place.threads)}
     if request.device == "cuda":
-        environment[VISIBLE] = cards()[place.rank]
+        environment[VISIBLE] = cards()[place.local]
     if request.device == "cpu" and request.spec.model.backend != "unsloth":
         return Child(MODULE, own, folder, what, further=environment)  # forked
     return Child(MODULE, own, folder, what, environment)
@@ -123,7 +136,7 @@ def _claim_if_asked(said: Path, claim: Callable[[], None]) -> None:
         given.touch()
 
 
-def _outcome(members: Sequence[Child], ended_here: set[int], log: Log) -> Trained:
+def _outcome(members: Sequence[Child], ended_here: set[int], first: int, log: Log) -> Trained:
     """What the first has made. Raises what says most of a failure: that another is gone says least."""
     failures: dict[int, JobError] = {}
     found: list[Trained] = []
@@ -137,7 +150,7 @@ def _outcome(members: Sequence[Child], ended_here: set[int], log: Log) -> Traine
         return found[0]
     cause = min(failures, key=lambda rank: (_is_gone(failures[rank]), rank))
     for rank, failure in failures.items():
-        log("rank", rank=rank, error=type(failure).__name__, reason=str(failure.faults[0]))
+        log("rank", rank=first + rank, error=type(failure).__name__, reason=str(failure.faults[0]))
     raise failures[cause]
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import jsonschema
@@ -41,6 +42,27 @@ def store(folder: Path) -> str:
 def policy(exit_code: int) -> dict[str, str]:
     message = f"Container tunejob for pod tuning/{NAME}-1 failed with exit code {exit_code} matching FailJob rule at index 1"
     return condition("Failed", "PodFailurePolicy", message)
+
+
+def machine(number: int, index: int, *more: Any, **named: Any) -> Any:
+    """A pod of a Job on several machines, the first of which runs it."""
+    found = pod(number, *more, **named)
+    found["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": str(index)}
+    return found
+
+
+def test_of_several_machines_the_first_is_followed(tmp_path: Path) -> None:
+    """And where another one's end was the end of the Job, its code is the Job's: the first was only stopped."""
+    first, other = [line("start", run_id=RUN, output="s3://o")], [line("start", machine=1)]
+    steps = [
+        Step(job(), [machine(1, 0, RUNNING), machine(2, 1, RUNNING)], {f"{NAME}-1": first, f"{NAME}-2": other}),
+        Step(job(policy(13)), [machine(1, 0, ended(30), phase="Failed"), machine(2, 1, ended(13), phase="Failed")],
+             {f"{NAME}-1": first, f"{NAME}-2": other}),
+    ]  # fmt: skip
+    done = wait(tmp_path, steps)
+    assert done.exit_code == 13
+    assert first[0] in done.lines
+    assert other[0] not in done.lines
 
 
 def test_a_run_that_succeeds(tmp_path: Path) -> None:

@@ -16,10 +16,9 @@ from pathlib import Path
 from job.data.build import build_dataset
 from job.data.reopen import save
 from job.errors import Interrupted
-from job.host.child import Child, preload, run_child
+from job.host.child import CHILDREN_IMPORT, Child, preload, run_child
 from job.ledger.checkpoints import TrainingOrigin
 from job.plan.model_size import size_of_fetched
-from job.run import CHILDREN_IMPORT
 from job.source import fetch_data, fetch_model_config, fetch_model_weights
 from job.spec import parse_spec
 from job.training.environment import prepare_environment

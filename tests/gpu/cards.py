@@ -123,12 +123,11 @@ def train_alone(folder: Path, shape: str, steps: int, asked: str) -> None:
     """Plain transformers, which the weights can be spread with, and torch's AdamW."""
     from job.data.build import build_dataset
     from job.data.reopen import save
-    from job.host.child import preload
+    from job.host.child import CHILDREN_IMPORT, preload
     from job.host.device import gpu_capability
     from job.host.log import Log
     from job.ledger.checkpoints import TrainingOrigin
     from job.plan.model_size import size_of_fetched
-    from job.run import CHILDREN_IMPORT
     from job.source import fetch_data, fetch_model_config, fetch_model_weights
     from job.spec import parse_spec
     from job.training.environment import prepare_environment

@@ -24,7 +24,11 @@ def network(documents: list[Document]) -> Iterator[str]:
         if set(policy["spec"].get("policyTypes", [])) != {"Ingress", "Egress"}:
             yield f"{where}: policyTypes must be Ingress and Egress"
         for rule in policy["spec"].get("egress", []):
-            yield from _egress(where, rule)
+            if rule != {"to": [{"podSelector": policy["spec"]["podSelector"]}]}:  # pods of one set, among themselves
+                yield from _egress(where, rule)
+        for rule in policy["spec"].get("ingress", []):
+            if not rule.get("from"):
+                yield f"{where}: everybody may connect to it"
 
 
 def _egress(where: str, rule: Document) -> Iterator[str]:

@@ -25,6 +25,9 @@ DOMAIN_PATH = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+/[A-Za-z0-9._/-]+")
 WRITABLE = {"/scratch", "/tmp", "/dev/shm", "/models", "/data"}
 
 
+RUNTIME = "ClusterTrainingRuntime"  # of every spec: a TrainJob has the resources of its own
+
+
 def failure_policy(container: str, before: Sequence[str] = ()) -> Document:
     """The `podFailurePolicy` that the exit codes of `job.errors` ask for, of `container` and of our programs `before` it."""
     final = sorted(kind.exit_code for kind in TREE if not kind.retryable)
@@ -120,26 +123,28 @@ def images(documents: list[Document]) -> Faults:
 
 def gpus(documents: list[Document]) -> Faults:
     """As many as the spec wants, one where it says nothing, in one pod: others would be paid for and stay idle."""
-    wanted = max((_wanted(document) for document in documents), default=1)
+    wanted, nodes = (max((_wanted(document, key) for document in documents), default=1) for key in ("gpus", "nodes"))
     reason = f"not the {wanted} GPU in one pod that the spec wants"
     for document in documents:
+        own = 1 if document["kind"] == RUNTIME else wanted
         for pointer, value in walk(document.get("spec", {})):
             key = pointer.rsplit("/", 1)[-1]
-            several = key in ("parallelism", "completions", "numNodes", "numProcPerNode", "replicas") and value not in (1, "auto")
+            several = key in ("numProcPerNode", "replicas") and value not in (1, "auto")
+            several |= key in ("parallelism", "completions", "numNodes") and value not in (1, nodes)
             if several:
                 yield f"{document['kind']}{pointer}: {reason}"
-            if key in ("requests", "limits") and isinstance(value, dict) and _gpus(value) not in (0, wanted):
+            if key in ("requests", "limits") and isinstance(value, dict) and _gpus(value) not in (0, own):
                 yield f"{document['kind']}{pointer}: {reason}"
     for pod in pods(documents):
         count = sum(_gpus(container.get("resources", {}).get("limits", {})) for container in pod.containers)
-        if pod.job is not None and count != wanted:
+        if pod.job is not None and count != (1 if pod.where.startswith(RUNTIME) else wanted):
             yield f"{pod.where}: {reason if count else 'no GPU is asked for'}"
 
 
-def _wanted(document: Document) -> int:
+def _wanted(document: Document, key: str) -> int:
     """By the spec that the document holds, if it does."""
     try:
-        return json.loads(document["data"]["spec.json"])["resources"]["gpus"]
+        return json.loads(document["data"]["spec.json"])["resources"][key]
     except (LookupError, TypeError, ValueError):
         return 1
 

@@ -10,6 +10,7 @@ import subprocess
 import pytest
 import yaml
 
+from job.errors import SpecError
 from job.render import render
 from job.render.image import IMAGE
 from job.render.options import Asked, Options, options
@@ -60,6 +61,39 @@ def test_what_the_command_writes_keeps_the_rules_and_the_schemas() -> None:
     assert len(written) >= 5 * 4
     assert {name: rules.faults(documents) for name, documents in written.items() if rules.faults(documents)} == {}
     assert schema_faults(written) == []
+
+
+@pytest.mark.parametrize("target", ["jobset", "trainjob"])
+def test_two_machines_keep_the_rules_and_the_schemas(target: str) -> None:
+    """Each pod knows which it is and where they meet; they have names, and may talk to each other and to nobody else."""
+    documents = rendered(target, json.dumps(json.loads(SPEC) | {"resources": {"gpus": 2, "nodes": 2}}).encode())
+    assert rules.faults(documents) == []
+    assert schema_faults({target: documents}) == []
+    kind = "JobSet" if target == "jobset" else "TrainJob"
+    work, name = only(documents, kind), only(documents, "ConfigMap")["metadata"]["name"]
+    if target == "jobset":
+        (member,) = work["spec"]["replicatedJobs"]
+        job, network, called = member["template"]["spec"], work["spec"]["network"], f"{name}-{member['name']}-0-0.{name}:29400"
+        assert (job["parallelism"], job["completions"], job["completionMode"]) == (2, 2, "Indexed")
+        variables = job["template"]["spec"]["containers"][0]["env"]
+    else:
+        runtime = only(documents, "ClusterTrainingRuntime")
+        assert work["spec"]["runtimeRef"]["name"] == runtime["metadata"]["name"] == "tunejob-machines"
+        network, called, variables = (
+            runtime["spec"]["template"]["spec"]["network"],
+            f"{name}-node-0-0.{name}:29400",
+            work["spec"]["trainer"]["env"],
+        )
+        assert work["spec"]["trainer"]["numNodes"] == 2
+    assert network == {"enableDNSHostnames": True, "publishNotReadyAddresses": True}
+    known = {variable["name"]: variable for variable in variables}
+    assert known["TUNEJOB_MEETING"]["value"] == called
+    assert known["TUNEJOB_MACHINE"]["valueFrom"]["fieldRef"]["fieldPath"].endswith("['batch.kubernetes.io/job-completion-index']")
+
+
+def test_several_machines_are_for_those_that_start_them() -> None:
+    with pytest.raises(SpecError, match="starts one machine"):
+        rendered("job", json.dumps(json.loads(SPEC) | {"resources": {"nodes": 2}}).encode())
 
 
 def test_two_specs_are_two_jobs() -> None:

@@ -1,0 +1,76 @@
+"""A machine that is not the first of those that train: it prepares what the training needs, lends its GPUs to it, and
+stores nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from job.data.build import build_dataset
+from job.data.reopen import save
+from job.host.child import CHILDREN_IMPORT, preload, start_imports
+from job.host.device import choose_device, gpu_capability, require_wanted_device
+from job.host.log import Log
+from job.host.stats import arithmetic, describe_device
+from job.plan.model_size import size_of_base
+from job.plan.require import processes, require_device
+from job.run import Confirm, run_job
+from job.source import check_config, fetch_bases, fetch_model_weights, fetch_rows, go_offline
+from job.spec import JobSpec
+from job.training.environment import prepare_environment
+from job.training.machines import FirstMachine, Machine, this_machine
+from job.training.process import TrainingRequest
+from job.training.team import train_together
+from job.tuning import origin_of
+
+
+def run_or_help(spec: JobSpec, workdir: Path, log: Log, replaces: Confirm | None) -> None:
+    """Runs the job, on the first machine or the only one; on another, helps that one. Raises a `JobError`."""
+    machine = this_machine(spec.resources.nodes)
+    if machine.number:
+        help_run(spec, machine, workdir, log)
+    else:
+        run_job(spec, workdir, log, replaces)
+
+
+def help_run(spec: JobSpec, machine: Machine, workdir: Path, log: Log) -> None:
+    """Helps the run of `spec` on the first machine until it needs nobody any more. Raises what either ends with."""
+    prepare_environment(workdir)
+    preload(CHILDREN_IMPORT, gpu_capability())
+    require_wanted_device()
+    log("note", text=f"machine {machine.number + 1} of {machine.count} of run {spec.run_id}: the first one runs it")
+    rows = fetch_rows(spec, workdir, {})
+    start_imports()
+    device = choose_device()
+    require_device(spec, device)
+    count = processes(spec, device)
+    base, _ = fetch_bases(spec, workdir, check_config)
+    with log.bar("data") as bar:
+        prepared = build_dataset(
+            spec, rows.train, rows.held_out, base.path, workdir, bar.update_total, beside=rows.beside
+        )
+    fetch_model_weights(base)
+    first = FirstMachine(machine)
+    go_offline()
+    if not first.trains():
+        log("note", text="nothing was left to train")
+        return
+    os.chdir(workdir)
+    request = TrainingRequest(
+        spec=replace(spec, tracking=()),
+        base=base.path.resolve(),
+        size=size_of_base(spec, base),
+        prepared=save(prepared, workdir / "prepared"),
+        workdir=workdir,
+        weights=workdir / "weights.safetensors",
+        device=device,
+        checkpoints=str(workdir / "store"),
+        origin=origin_of(spec, base, prepared),
+        machine=arithmetic(describe_device(device)),
+        adapter=base.adapters[0] if spec.model.adapter else None,
+    )
+    train_together(count, request, log, lambda: None, machine, first.require)
+    first.until_over()
+    log("note", text="the first machine has stored what was trained")
