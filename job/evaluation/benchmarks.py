@@ -19,11 +19,11 @@ from typing import Any
 from job.errors import Fault, InputError
 from job.evaluation.metrics.record import Counts
 from job.evaluation.metrics.task import OTHERS
-from job.evaluation.own_tasks import NO_FILTER, own_task, write_documents
+from job.evaluation.own_tasks import NO_FILTER, own_task, source_of, write_documents
 from job.evaluation.scores import Rows
 from job.source.benchmarks import FetchedSet, fetch_set
 from job.source.data import HUB, FetchedSource, fetch_source
-from job.spec import SourceSpec, TaskSpec
+from job.spec import TaskSpec
 
 FILES = {"json": (".json", ".jsonl", ".ndjson"), "csv": (".csv", ".tsv"), "parquet": (".parquet",)}
 SEED = 1234  # of the choice of examples for few-shot prompts, as lm-eval's command line has it
@@ -91,8 +91,7 @@ def _load(spec: TaskSpec, index: int, folder: Path, revisions: Mapping[str, str]
 
     pointer = f"/evaluation/tasks/{index}"
     if spec.rows:
-        source = SourceSpec(spec.source or "", "text", spec.split, spec.subset, {}, None, None, 1.0)
-        fetched = fetch_source(source, pointer, folder, revisions)
+        fetched = fetch_source(source_of(spec), pointer, folder, revisions)
         documents = write_documents(spec.rows, fetched, pointer, folder)
         config = own_task(spec.name, spec.rows, documents, max_new_tokens)
         sources: list[FetchedSet | FetchedSource] = [fetched]

@@ -10,6 +10,7 @@ from typing import Any
 from job.data.read import place, read_numbered
 from job.errors import Fault, InputError
 from job.source.data import FetchedSource
+from job.spec import SourceSpec, TaskSpec
 from job.spec.tasks import TaskRowsSpec
 
 DOCUMENTS = "documents.jsonl"
@@ -27,19 +28,28 @@ def write_documents(rows: TaskRowsSpec, fetched: FetchedSource, pointer: str, fo
         for file in fetched.files:
             for number, row in read_numbered(file, f"{pointer}/source"):
                 try:
-                    written.write(json.dumps(_document(rows, row), ensure_ascii=False) + "\n")
-                except (KeyError, ValueError) as error:
-                    said = f"no column {error}" if isinstance(error, KeyError) else str(error)
-                    faults.append(Fault(f"{place(file, number)}: {said}", where=f"{pointer}/rows"))
+                    written.write(json.dumps(document_of(rows, row), ensure_ascii=False) + "\n")
+                except ValueError as error:
+                    faults.append(Fault(f"{place(file, number)}: {error}", where=f"{pointer}/rows"))
                 if len(faults) == 3:
                     raise InputError(*faults)
     if faults:
         raise InputError(*faults)
+    if not path.stat().st_size:
+        raise InputError(Fault("no rows", where=f"{pointer}/source", expected="at least 1 row"))
     return path
 
 
-def _document(rows: TaskRowsSpec, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Raises `KeyError` and `ValueError` for what is not a question with its answer."""
+def source_of(task: TaskSpec) -> SourceSpec:
+    """Where its rows are, as where rows of training are."""
+    return SourceSpec(task.source or "", "text", task.split, task.subset, {}, None, None, 1.0)
+
+
+def document_of(rows: TaskRowsSpec, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as lm-eval reads it. Raises `ValueError` for one that is not a question with its answer."""
+    wanted = [rows.question, rows.answer, *([rows.choices_column] if rows.choices_column else [])]
+    if missing := [name for name in wanted if name not in row]:
+        raise ValueError(f"there is no column {missing[0]!r}, but {', '.join(map(str, row))}")
     question, answer = _text(row, rows.question), _text(row, rows.answer)
     if not has_choices(rows):
         return {QUESTION: question, ANSWER: answer}

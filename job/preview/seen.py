@@ -22,6 +22,7 @@ from job.data.worker.messages import RowFault
 from job.data.worker.shape import FORMATS, Columns, Pair, shape
 from job.errors import Fault, InputError, JobError
 from job.evaluation.judge_endpoint import POINTER, URL, address
+from job.evaluation.own_tasks import document_of, source_of
 from job.hub.client import endpoint
 from job.plan.require import require_benchmarks, require_directory, require_trackers
 from job.source.adapter import look_at_adapter
@@ -30,7 +31,7 @@ from job.source.glimpse import files_of_rows, has_chat_template
 from job.source.place import LocalOrigin, pointed
 from job.spec import JobSpec, SourceSpec
 from job.spec.strict import natural
-from job.spec.tasks import places_of
+from job.spec.tasks import TaskSpec, places_of
 from job.store.base import translating_errors
 from job.training.methods.rewards import require_allowed
 
@@ -86,9 +87,9 @@ def look(spec: JobSpec) -> Seen:
     for source, pointer in spec.sources:
         if "://" not in source.source:
             seen.attempt(_rows, source, pointer, bool(chats), seen)
-    for pointer, place_of_task in places_of(spec.evaluation.tasks):
-        if "://" not in place_of_task:
-            seen.attempt(_is_there, place_of_task, pointer)
+    for index, task in enumerate(spec.evaluation.tasks or ()):
+        if task.source and "://" not in task.source:
+            seen.attempt(_documents, task, f"/evaluation/tasks/{index}")
     return seen
 
 
@@ -124,9 +125,22 @@ def look_to_validate(spec: JobSpec, folder: Path) -> Seen:
     return seen
 
 
-def _is_there(path: str, pointer: str) -> None:
-    with pointed(pointer):
-        LocalOrigin(path, HUB)
+def _documents(task: TaskSpec, pointer: str) -> None:
+    """Of a benchmark's own source whether it is there, and of rows of one's own the first."""
+    with pointed(f"{pointer}/source"):
+        LocalOrigin(task.source or "", HUB)
+    if task.rows is None:
+        return
+    path = files_of_rows(source_of(task), pointer)[0]
+    if why_not_at_a_glance(path, f"{pointer}/source"):
+        return
+    number, row = next(read_numbered(path, f"{pointer}/source"), (0, None))
+    if row is None:
+        raise InputError(Fault("no rows", where=f"{pointer}/source", found=f"{path.name} is empty"))
+    try:
+        document_of(task.rows, row)
+    except ValueError as error:
+        raise InputError(Fault(f"{place(path, number)}: {error}", where=f"{pointer}/rows")) from None
 
 
 def _hub(spec: JobSpec, seen: Seen) -> None:

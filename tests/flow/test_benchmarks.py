@@ -150,6 +150,15 @@ def test_without_lm_eval_nothing_begins(tmp_path: Path) -> None:
     said = tunejob("validate", spec, scratch=tmp_path / "scratch")
     notes = [event["text"] for event in said.named("note") if event["pointer"] == "/evaluation/tasks"]
     assert said.exit_code == 0
+    rows = write_rows(tmp_path / "rows")
+    wrong = [
+        {"name": "triage", "source": rows["cases.csv"], "rows": {}},
+        {"name": "arc_easy", "source": str(tmp_path / "rows" / "arc.json")},
+    ]
+    spec = write_spec(tmp_path / "wrong.json", tiny(tmp_path / "out", {"/evaluation": {"prompts": [], "tasks": wrong}}))
+    refused = tunejob("validate", spec, scratch=tmp_path / "scratch").failure
+    assert (refused["exit_code"], refused["pointer"], refused["faults"]) == (11, "/evaluation/tasks/0/rows", 2)
+    assert "cases.csv line 2: there is no column 'question', but case, label" in refused["message"]
     assert [note.partition(":")[0] for note in notes] == [
         "the image has lm-eval where it was built with BENCHMARKS=1", "lm-eval is not installed here",
     ]  # fmt: skip

@@ -84,7 +84,7 @@ def test_documents_are_of_one_commit_and_one_subset(hub: Hub, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("own", "row", "words"),
     [
-        (TaskRowsSpec("case", "answer", None, None), {"question": "a", "answer": "b"}, "no column 'case'"),
+        (TaskRowsSpec("case", "answer", None, None), {"question": "a", "answer": "b"}, "there is no column 'case', but question, answer"),
         (TaskRowsSpec("question", "answer", None, None), {"question": " ", "answer": "b"}, "question is no text"),
         (
             TaskRowsSpec("question", "answer", ("x", "y"), None),
