@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from job.evaluation.metrics import METRICS
 from job.spec.strict import load_schema
+from job.training.loop import TrainResult
+from job.training.methods import METHODS
 
 JOB = Path(__file__).parents[2] / "job"
 NO_EVENTS = {"math", "np", "numpy", "torch"}  # whose log is a logarithm
@@ -56,3 +59,12 @@ def test_every_event_has_its_rule_and_every_field_its_event() -> None:
     assert set().union(*known.values()) == set(schema["properties"])
     for event in ("baseline", "evaluate", "delivered"):
         assert set(METRICS) <= known[event], "describe the metric in schemas/events.schema.json"
+
+
+def test_every_curve_and_every_outcome_of_a_training_is_in_the_schema() -> None:
+    known = fields()
+    for method in METHODS.values():
+        assert set(method.curves.values()) <= known["train"], f"describe what {method.name} logs of a step in schemas/events.schema.json"
+        assert method.held_out is None or method.held_out.name in known["held_out"]
+    outcome = {field.name for field in dataclasses.fields(TrainResult)} - {"history", "held_out_history"}
+    assert outcome == known["trained"] - {"time", "event"}, "describe it in schemas/events.schema.json"

@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(not all(map(importlib.util.find_spec, ("wandb", "mlflow", "trackio"))), reason="make tracker-test installs them"),
 ]
 KEYS = {"WANDB_API_KEY": "canary0001" * 4, "MLFLOW_TRACKING_TOKEN": "canary-mlflow-0002"}
-START_SECONDS = 90
+START_SECONDS = 300  # its imports, beside much else
 
 
 @contextmanager
