@@ -1,4 +1,4 @@
-"""The plan that the guide shows: `python -m tests.planned` writes it again.
+"""The plan that the guide shows, and lines of it in README.md: `python -m tests.planned` writes them again.
 
 The command itself plans the guide's spec, over 10,000 rows that are made here. Of the model there is the tokenizer, which it shares with
 SmolLM2-135M, and a file of the weights' size that is a hole.
@@ -19,7 +19,8 @@ from tests.data_rows import hole
 from tests.forking import ROOT, environment
 from tests.smollm2 import model_dir
 
-GUIDE, BLOCK = "schemas/guide.md", "plan"
+GUIDE, README, BLOCK = "schemas/guide.md", "README.md", "plan"
+IN_SHORT = re.compile(r"^ +((?:tokens an epoch|cheapest that fits|GPU +memory|RTX 4090 ).*)$", re.MULTILINE)
 ROWS = 10_000
 MODEL, WEIGHTS = "SmolLM2-1.7B-Instruct", 1_711_376_384
 SHAPE = {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 64,
@@ -67,10 +68,16 @@ def printed(folder: Path) -> str:
     return done.stdout.partition(SAMPLES)[0]
 
 
+def in_short(shown: str) -> str:
+    return "\n".join(IN_SHORT.findall(shown))
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         shown = printed(Path(scratch))
-    (ROOT / GUIDE).write_text(replace_block(guide(), BLOCK, f"```text\n{shown}\n```", GUIDE), "utf-8")
+    for page, text in ((GUIDE, shown), (README, in_short(shown))):
+        path = ROOT / page
+        path.write_text(replace_block(path.read_text("utf-8"), BLOCK, f"```text\n{text}\n```", page), "utf-8")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from job.spec import JobSpec
 from job.spec.strict import StrictValidator, load_schema
 from tests.data_rows import Row, prepare, sized_model, turns, write_rows
 from tests.forking import ROOT, environment
-from tests.planned import guide, printed
+from tests.planned import GUIDE, README, in_short, printed
 from tests.servers import Hub
 from tests.specs import changed, parse
 from tests.tiny import tiny_dir
@@ -399,15 +399,16 @@ def test_rows_that_stand_for_others_have_their_lengths() -> None:
 
 
 def test_the_guide_shows_what_the_command_prints(tmp_path: Path) -> None:
-    """Line by line. How long the rows took to read, and with it what a time is rounded to, is this machine's affair, and its cores count
-    in the memory of the exports.
+    """Line by line, README.md some lines. How long the rows took to read, and with it what a time is rounded to, is this machine's
+    affair, and its cores count in the memory of the exports.
     """
-    shown = re.findall(r"<!-- plan -->\n```text\n(.*)\n```\n<!-- /plan -->", guide(), re.DOTALL)[0].splitlines()
-    found = printed(tmp_path).splitlines()
+    found = printed(tmp_path)
     varies = re.compile(r"[\d.]+(?= (?:s|min)\b| for the whole run|(?: GB)?$)")
-    for ours, theirs in zip(shown, found, strict=True):
-        ours, theirs = (varies.sub("#", " ".join(line.split())) for line in (ours, theirs))
-        assert ours == theirs, "python -m tests.planned writes it again"
+    for page, text in ((GUIDE, found), (README, in_short(found))):
+        shown = re.findall(r"<!-- plan -->\n```text\n(.*)\n```\n<!-- /plan -->", (ROOT / page).read_text("utf-8"), re.DOTALL)[0]
+        for ours, theirs in zip(shown.splitlines(), text.splitlines(), strict=True):
+            ours, theirs = (varies.sub("#", " ".join(line.split())) for line in (ours, theirs))
+            assert ours == theirs, "python -m tests.planned writes it again"
 
 
 def test_a_folder_is_read_in_a_process_that_keeps_torch_away(tmp_path: Path) -> None:
