@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,18 @@ from job.source.model_files import CONFIG, read_object
 ATTENTION = ("_attn_implementation", "attn_implementation", "_attn_implementation_internal")
 OWN_ATTENTION = ("eager", "sdpa", "flex_attention")  # what transformers has without other packages
 COUNTED = re.compile(r"(?:^|_)(?:layers?|experts)$")
+PACKED_WITH = {  # forms of packed weights, each with the package that unpacks them
+    "aqlm": "aqlm",
+    "auto-round": "auto_round",
+    "awq": "gptqmodel",
+    "compressed-tensors": "compressed_tensors",
+    "eetq": "kernels",
+    "gptq": "gptqmodel",
+    "hqq": "hqq",
+    "quanto": "optimum",
+    "quark": "quark",
+    "vptq": "vptq",
+}
 MOST = 5000  # of what is built one by one
 POSITIVE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
@@ -32,7 +45,7 @@ def check_values(folder: Path, where: str) -> None:
 
 def _check(folder: Path, where: str, build: bool) -> None:
     config = read_object(folder / CONFIG)
-    faults = [*_attention(config, ""), *_sizes(config)]
+    faults = [*_attention(config, ""), *_sizes(config), *_packing(config.get("quantization_config"))]
     if not faults:
         faults = _refusal(folder, build)
     if faults:
@@ -40,6 +53,17 @@ def _check(folder: Path, where: str, build: bool) -> None:
         raise InputError(
             *(Fault(f"{CONFIG}: {what}", where=where, found=found, expected=e, hint=hint) for what, found, e in faults)
         )
+
+
+def _packing(packed: Any) -> Iterator[tuple[str, str, str]]:
+    if packed is not None and not isinstance(packed, dict):
+        yield "quantization_config is not an object", ascii(packed)[:80], "an object with a quant_method"
+        return
+    form = str((packed or {}).get("quant_method"))
+    package = PACKED_WITH.get(form)
+    if package and not find_spec(package):
+        expected = "weights of 16 bits, or packed by bitsandbytes"
+        yield f"the weights are packed as {form}, and {package} is not installed", form, expected
 
 
 def _attention(section: Any, path: str) -> Iterator[tuple[str, str, str]]:

@@ -24,7 +24,16 @@ from job.training.checks import (
 )
 from job.training.precision import compute_dtype, keep_layout, quantisation
 
-LOADER_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
+LOADER_ERRORS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    ImportError,
+)
 
 
 class Backend(Protocol):

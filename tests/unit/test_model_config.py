@@ -36,6 +36,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a kernel of the Hub": ({"_attn_implementation": "kernels-community/flash-attn"}, "is not an attention of transformers' own"),
     "a kernel of a part": ({"text_config": {"_attn_implementation": "org/kernel@v1"}}, "text_config._attn_implementation"),
     "another package's attention": ({"attn_implementation": "flash_attention_2"}, "eager or sdpa"),
+    "weights packed for a package that is not here": (
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "packed as gptq, and gptqmodel is not installed",
+    ),
+    "a packing in a list": ({"quantization_config": ["gptq"]}, "quantization_config is not an object"),
     "no language model": ({"model_type": "t5"}, "Unrecognized configuration class"),
 }  # fmt: skip
 RIGHT: dict[str, dict[str, Any]] = {
@@ -43,6 +47,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "attention of its own": {"_attn_implementation": "eager"},
     "no attention": {"_attn_implementation": None},
     "a model of parts": {"model_type": "gemma3", "text_config": {"hidden_size": 64, "num_attention_heads": 4}},
+    "weights packed by bitsandbytes": {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
     "another architecture": {"model_type": "qwen3"},
     "no heads at all": {"model_type": "mamba"},
 }
