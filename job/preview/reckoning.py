@@ -63,7 +63,7 @@ def on_card(
     all rows take to tokenise.
     """
     card = CARDS[key]
-    cards = spec.resources.known_gpus
+    cards = spec.resources.known_gpus * spec.resources.nodes
     training = Training(spec, size, lambda count: scheduled(count, spec.data.packing), card, cards)
     choice = training.choose(card.bytes - GPU_CONTEXT_BYTES)
     while not _holds(card, needed := _needed(training, choice)) and (smaller := training.choose_after(choice)):

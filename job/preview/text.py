@@ -134,9 +134,12 @@ def _lengths(rows: Rows) -> list[list[str]]:
 
 
 def _about_cards(plan: Plan) -> Iterator[str]:
-    if (gpus := plan.spec.resources.gpus) != 1:
-        many = f"{gpus} of each" if gpus != "all" else "one of each, as nobody knows how many all are"
-        yield f"reckoned with {many}; every one holds the whole model and takes its share of a step's rows"
+    asked = plan.spec.resources
+    if asked.gpus != 1 or asked.nodes > 1:
+        many = f"{asked.gpus} of each" if asked.gpus != "all" else "one of each, as nobody knows how many all are"
+        where = f" on each of {asked.nodes} machines" if asked.nodes > 1 else ""
+        held = "its part of the weights" if asked.spreads else "the whole model"
+        yield f"reckoned with {many}{where}; every one holds {held} and takes its share of a step's rows"
     on = plan.shown or plan.cards[-1]
     yield (
         f"as a run would choose it for {on.card.name}: {_gb(on.needed.expected)}, of which {_gb(on.needed.low)} "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,35 @@ def planned_gib(spec: JobSpec, choice: Choice, size: ModelSize = SIZES["8b"]) ->
 def test_with_room_nothing_is_computed_twice_and_the_passes_are_large() -> None:
     choice = training_of(tutorial()).choose(139 * GIB)
     assert (choice.batch.rows, choice.batch.accumulation_steps, choice.kept_layers) == (8, 2, 32)
+
+
+def test_cards_share_a_step_as_was_measured() -> None:
+    """8B with 16 rows a step on H200: 2.003 s on one, 1.018 on two; three have to wait for the one with the most passes."""
+    spec = tutorial(micro_batch=8)
+    one, two, three = (replace(training_of(spec), cards=cards) for cards in (1, 2, 3))
+    choice = one.choose(139 * GIB)
+    assert two.choose(139 * GIB).batch == choice.batch
+    assert two.seconds(choice) / one.seconds(choice) == pytest.approx(1.018 / 2.003, rel=0.01)
+    auto = replace(training_of(tutorial()), cards=3)
+    assert auto.choose(139 * GIB).batch.accumulation_steps >= 3
+    assert three.seconds(choice) == two.seconds(choice)
+
+
+def test_parts_of_the_weights_take_less_of_each_card() -> None:
+    """Every weight of the 8B shape, which one card of 80 GB cannot hold with torch's moments, and two can."""
+    whole, spread = (
+        parse(
+            {
+                "/model/precision": "full",
+                "/model/backend": "peft",
+                "/training/optimizer": "adamw_torch",
+                "/resources": how,
+            }
+        )
+        for how in ({}, {"gpus": 2, "weights": "spread"})
+    )
+    assert gpu_bytes(whole, SIZES["8b"], 0, 0) > 90 * GB
+    assert gpu_bytes(spread, SIZES["8b"], 0, 0) < 66 * GB
 
 
 @pytest.mark.parametrize("gib", [8, 10, 12, 16, 24, 32, 40, 48, 80, 141])
