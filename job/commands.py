@@ -22,7 +22,7 @@ from job.host.streams import divert, harmless, last_printed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from job.host.told import Told
+    from job.host.watched import Watched
     from job.preview.seen import Seen
     from job.spec import JobSpec
 
@@ -235,13 +235,13 @@ def command_plan(arguments: argparse.Namespace, log: Log) -> None:
 
 
 def command_run(arguments: argparse.Namespace, log: Log) -> None:
-    from job.host.told import Told
+    from job.host.watched import Watched
 
-    with Told(log) as watched:
+    with Watched(log) as watched:
         carry_out_run(arguments, log, watched)
 
 
-def carry_out_run(arguments: argparse.Namespace, log: Log, watched: Told) -> None:
+def carry_out_run(arguments: argparse.Namespace, log: Log, watched: Watched) -> None:
     from job.helping import run_or_help
     from job.plan.scratch import WORKDIR_VARIABLE, make_scratch
     from job.spec import parse_spec

@@ -102,7 +102,7 @@ def shuffled(rows: Index, seed: int) -> Index:
 
 
 def mixed(sequences: int, seed: int) -> Index:
-    """An order of so many sequences of two kinds that stand behind each other."""
+    """An order of so many sequences of two kinds, one after the other."""
     order: Index = _random(seed, MIXED).permutation(sequences)
     return order
 

@@ -211,7 +211,7 @@ def _kind(file: Path) -> str:
 
 
 def _find_figures(found: Benchmark) -> None:
-    """Of a group that is weighed by the number of documents, those of the group; else those of each task."""
+    """Of a group whose mean goes by the number of documents, those of the group; else those of each task."""
     tasks, groups = found.loaded["tasks"], found.loaded.get("groups") or {}
     group = groups.get(found.spec.name)
     wanted = {entry.metric for entry in (group.aggregate_metric_list or ()) if entry.weight_by_size} if group else set()
@@ -238,7 +238,7 @@ def _is_mean(metric: str, aggregation: Any) -> bool:
 def run_benchmarks(
     benchmarks: Sequence[Benchmark], model: Any, tokenizer: Any, batch_rows: int, progress: Callable[[int], object]
 ) -> dict[str, Rows]:
-    """By figure, what each document adds. The model must be in inference mode. `progress` is told benchmarks done."""
+    """By figure, what each document adds. The model must be in inference mode. `progress` gets how many are done."""
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 

@@ -120,7 +120,7 @@ def judge(
 ) -> tuple[list[Counts | None], dict[str, Any]]:
     """What each pair adds to the win rate, None where it says nothing; and how it went, for the statistics.
 
-    Pairs come in a random order, so that those for which a cap left nothing are as any others. `progress` is told how
+    Pairs come in a random order, so that those for which a cap left nothing are as any others. `progress` is given how
     many of how many questions are answered. Raises `InputError` and `TransientError`, once what was answered is kept.
     """
     different = [number for number, pair in enumerate(pairs) if pair.base.strip() != pair.trained.strip()]

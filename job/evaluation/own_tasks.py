@@ -1,4 +1,4 @@
-"""Rows of one's own as a benchmark: what lm-eval reads of them, and how it is told what they are."""
+"""Rows of one's own as a benchmark: what lm-eval reads of them, and how it learns what they are."""
 
 from __future__ import annotations
 

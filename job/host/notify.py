@@ -1,6 +1,6 @@
 """Tells somebody that a run has ended: a signed request to the address that the environment names.
 
-It is tried a few times and never fails a run. A run that is stopped is not at its end, and nobody is told.
+It is tried a few times and never fails a run. A run that is stopped is not at its end, and no message is sent.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Notifier:
             said = f"status {status}"
             if status < 500 and status not in BUSY:
                 break
-        log("notified", note="nobody could be told of the end", reason=said)
+        log("notified", note="the message of the end could not be sent", reason=said)
 
     def _headers(self, body: bytes) -> dict[str, str]:
         """The signature is of the time, a dot and the body: an old request cannot be sent again later."""

@@ -1,4 +1,4 @@
-"""One HTTP request to a server that the environment names: a push gateway, somebody who wants to be told."""
+"""One HTTP request to a server that the environment names: a push gateway, a receiver of the message at the end."""
 
 from __future__ import annotations
 

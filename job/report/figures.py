@@ -13,7 +13,7 @@ from typing import Any
 from job.evaluation.metrics import METRICS, metric_of
 from job.evaluation.metrics.losses import TRAIN_LOSS
 from job.evaluation.metrics.task import NAME as TASK
-from job.report.judged import told
+from job.report.judged import sentences
 from job.report.markdown import NOTHING, figure, sentence, table
 
 BASE, TUNED = "base", "trained"  # as the statistics call them
@@ -99,7 +99,7 @@ def compared(stats: Mapping[str, Any]) -> Figures | None:
 
 def differences_table(document: Mapping[str, Any]) -> list[str]:
     """Lines of base against tuned with intervals, from the document of a stats.json; none where there is nothing."""
-    found, said = compared(document), [line for words in told(document["evaluation"]) for line in (words, "")]
+    found, said = compared(document), [line for words in sentences(document["evaluation"]) for line in (words, "")]
     if found is None:
         return said
     return [

@@ -8,7 +8,7 @@ from typing import Any
 from job.report.markdown import figure
 
 
-def told(evaluation: Mapping[str, Any]) -> list[str]:
+def sentences(evaluation: Mapping[str, Any]) -> list[str]:
     """Sentences on what others have said, from that part of the statistics."""
     known = {"judge": verdicts, "benchmarks": documents}
     return [words(evaluation[name]) for name, words in known.items() if evaluation.get(name)]

@@ -14,7 +14,7 @@ from job.tracking.record import Begun, Session
 
 
 def begun(spec: JobSpec, folder: Path) -> Begun:
-    """What trackers are told of a run at first; `folder`: that of its report."""
+    """What trackers get of a run at first; `folder`: that of its report."""
     return Begun(spec.run_id, spec.name, spec.resolved, folder)
 
 
@@ -49,4 +49,4 @@ class Followed:
         except Exception as error:  # whatever its library raises
             self._sessions.pop(name, None)
             reason = f"{type(error).__name__}: {error}"
-            self._log("tracking", tracker=name, note="it is told no more of this run", reason=reason)
+            self._log("tracking", tracker=name, note="it gets no more of this run", reason=reason)

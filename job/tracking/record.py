@@ -12,7 +12,7 @@ PROJECT = "tunejob"  # where the tracker's own variables name no other
 
 @dataclass(frozen=True)
 class Begun:
-    """The run that is told of. `config`: settings by name, plain values. `folder`: what the tracker leaves there is
+    """The run that is tracked. `config`: settings by name, plain values. `folder`: what the tracker leaves there is
     stored with the report. A later try of the same run, with the same id, goes on with what the tracker has of it.
     """
 

@@ -72,12 +72,12 @@ def train_together(
 
 def _follow(members: Sequence[Child], look: Callable[[], None]) -> set[int]:
     """Until all have ended, of themselves or, once one has failed, by force: the numbers of those."""
-    told, failed_at, by_force = False, 0.0, set()
+    stopping, failed_at, by_force = False, 0.0, set()
     while running := [rank for rank, member in enumerate(members) if not member.ended()]:
         look()
         codes = {member.exit_code for member in members}
-        if not told and (stop_requested() or Interrupted.exit_code in codes):
-            told = True
+        if not stopping and (stop_requested() or Interrupted.exit_code in codes):
+            stopping = True
             for rank in running:
                 members[rank].stop()
         # After a stop the others have the time of the stop itself to store what there is

@@ -196,6 +196,6 @@ def test_a_run_ends_as_it_does_whoever_cannot_be_told(tmp_path: Path, answer: st
             result = failing(tmp_path, f"http://{hook}/{PLACE}")
         assert len(heard.requests) == 1, "such an answer is final, and nothing goes elsewhere"
     (said,) = result.named("notified")
-    assert said["note"] == "nobody could be told of the end"
+    assert said["note"] == "the message of the end could not be sent"
     assert (result.exit_code, result.failure["class"]) == (10, "SpecError")
     assert leaks({"place": PLACE, "key": KEY}, result) == []

@@ -70,7 +70,7 @@ class Tokeniser:
 
     @cached_property
     def _unknown_id(self) -> int | None:
-        """What stands for such characters; None in a vocabulary that has all of them, as bytes or by chance."""
+        """The token for such characters; None in a vocabulary that has all of them, as bytes or by chance."""
         ids = self.encode(RARE).ids
         return ids[-1] if ids and RARE not in self._decode(ids) else None
 

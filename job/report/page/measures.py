@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from job.report.figures import BASE, TITLES, TUNED, measured
 from job.report.gates import EXPORTS, FAILED, GATES, PASSED, Gate
-from job.report.judged import told
+from job.report.judged import sentences
 from job.report.kept import (
     HELD_OUT_CURVE,
     Curves,
@@ -80,7 +80,7 @@ def _differences(kept: Kept) -> Html:
             values = {"base": change.base, "trained": change.tuned, "interval": about.get("difference")}
             cells = [joined(figure(value), _within(about.get(key))) for key, value in values.items()]
             rows.append([_name(change), *cells, f"{about.get('rows', NOTHING)}"])
-    said = joined(*(tag("p", words, class_="note") for words in told(kept.stats["evaluation"])))
+    said = joined(*(tag("p", words, class_="note") for words in sentences(kept.stats["evaluation"])))
     if not rows:
         return said
     title = "Base against tuned, with bounds that hold in 19 of 20 samples of rows"

@@ -46,7 +46,7 @@ class Method:
     `CapacityError` where the trainer, once it is made, is not set as the spec says. `kernel_loss`: trl's loss of it is
     a kernel that CPUs lack, and transformers' own takes its place. `further`: keyword arguments of the trainer, of the
     spec and the prepared rows, in the place of or beyond the common ones. `look` raises `InputError` for prepared rows
-    that it cannot use. `remarks`: of the history of a training, what people should be told. `answers`: how many
+    that it cannot use. `remarks`: of the history of a training, what people should know. `answers`: how many
     sequences a step takes of a row, of the spec.
     """
 

@@ -1,4 +1,4 @@
-"""Who else is told of a run than the reader of its log: those who watch it, and whoever wants to know of its end."""
+"""Who follows a run beside the reader of its log: monitoring while it runs, a receiver of a message at its end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from job.host.pulse import Pulse
 from job.host.signals import cause
 
 
-class Told:
+class Watched:
     """For as long as the run lasts, and at its end: as it should be, or the failure that the block raises."""
 
     def __init__(self, log: Log) -> None:
@@ -45,5 +45,5 @@ class Told:
             figures.setdefault(model, {})[metric] = value
         seconds = round(time.monotonic() - self._begun, 3)
         why = failure and failure_facts(self._log.clean(failure), failure.stage or "run", self._known["run_id"] or "")
-        told = {"exit_code": exit_code, "seconds": seconds, "figures": figures, "failure": why}
-        self._notifier.tell(self._known | told, self._log)
+        end = {"exit_code": exit_code, "seconds": seconds, "figures": figures, "failure": why}
+        self._notifier.tell(self._known | end, self._log)
