@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.data_rows import turns, write_rows
 from tests.flow.running import Running, run_tiny, tiny, tunejob, valid_stats, write_spec
 from tests.flow.test_preference import LORA, TEMPLATE, lines, ran
 from tests.forking import environment, run_forked
+from tests.smollm2 import model_dir
 from tests.specs import faults_with, parse
 from tests.tiny import tiny_dir
 
@@ -117,6 +119,36 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(whole: Path, tmp_path: Path) -
     assert found == wanted
     name = "adapter/adapter_model.safetensors"
     assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.long
+def test_a_real_model_learns_form_and_sums_by_reward_alone(tmp_path: Path) -> None:
+    """Sums of digits, in one form; it is shown no answer. Held-out sums are asked before and after."""
+    pairs = [(first, second) for first in range(1, 10) for second in range(1, 10)]
+    random.Random(3).shuffle(pairs)
+    rows = [{"prompt": f"What is {a} + {b}?", "reference": f"{a} + {b} = {a + b}"} for a, b in pairs]
+    sources = {name: {"source": str(write_rows(tmp_path / f"{name}.jsonl", part)), "format": "prompt_only"}
+               for name, part in (("train", rows[:65]), ("held", rows[65:]))}  # fmt: skip
+    number = "=\\s*(\\d+)"
+    rewards = [
+        {"metric": "format", "regex": "\\d+ \\+ \\d+ = \\d+\\.?", "weight": 0.3},
+        {"metric": "regex", "regex": number, "weight": 0.7},
+    ]
+    ran(tmp_path, {
+        "/model": {"source": str(model_dir()), "precision": "16bit", "max_seq_length": 64, "backend": "peft"},
+        "/data/train/0": sources["train"], "/data/held_out": {"sources": [sources["held"]]}, "/data/chat_template": "chatml",
+        "/lora": {"r": 16, "alpha": 32},
+        "/training": {"method": "grpo", "max_steps": 30, "batch_size": 32, "gradient_accumulation_steps": 1, "learning_rate": 3e-4,
+                      "lr_scheduler": "constant_with_warmup", "warmup_steps": 3, "weight_decay": 0.0,
+                      "grpo": {"rewards": rewards, "group_size": 8, "max_new_tokens": 12, "temperature": 0.9}},
+        "/evaluation": {"max_new_tokens": 16, "exact_match_rows": 16, "metrics": ["regex", "exact_match"], "regex": number},
+    })  # fmt: skip
+    stats = valid_stats(tmp_path / "out" / "stats.json")
+    first, last = stats["training"]["rewards"]["reward"]
+    assert first < 0.2
+    assert last > 0.8
+    assert stats["evaluation"]["base"]["regex"] < 0.5
+    assert stats["evaluation"]["trained"]["regex"] > 0.8
 
 
 # ------------------------------------------------------------------------------------------- what is told of rewards
