@@ -7,6 +7,7 @@ It hears the log's events. What is written is written by a thread, and nothing o
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -108,8 +109,13 @@ def open_metrics(state: State) -> str:
             lines += [f"# UNIT {name} {unit}" for unit in UNITS if name.endswith(f"_{unit}")]
             lines.append(f"# HELP {name} {HELP[name]}")
         inner = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-        lines.append(f"{name}{{{inner}}} {value!r}" if inner else f"{name} {value!r}")
+        lines.append(f"{name}{{{inner}}} {_spelled(value)}" if inner else f"{name} {_spelled(value)}")
     return "\n".join([*lines, "# EOF\n"])
+
+
+def _spelled(value: float) -> str:
+    """As OpenMetrics has numbers that are none, or without end."""
+    return repr(value) if math.isfinite(value) else "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
 
 
 def _escaped(text: str) -> str:

@@ -30,9 +30,24 @@ def written() -> dict[str, set[str]]:
     """By event, the fields that calls in the code name."""
     found: dict[str, set[str]] = defaultdict(set)
     for path in JOB.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and _is_log(node.func) and node.args and _said(node.args[0]):
-                found[_said(node.args[0])] |= {keyword.arg for keyword in node.keywords if keyword.arg}
+        tree = ast.parse(path.read_text("utf-8"))
+        named = constants(tree)
+        for node in ast.walk(tree):
+            if not (isinstance(node, ast.Call) and _is_log(node.func) and node.args):
+                continue
+            if said := named.get(ast.unparse(node.args[0]), _said(node.args[0])):
+                found[said] |= {keyword.arg for keyword in node.keywords if keyword.arg}
+    return found
+
+
+def constants(tree: ast.Module) -> dict[str, str]:
+    """Texts that a module gives names to."""
+    found: dict[str, str] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            names = [each for target in node.targets for each in (target.elts if isinstance(target, ast.Tuple) else [target])]
+            values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+            found |= {ast.unparse(name): _said(value) for name, value in zip(names, values, strict=False) if _said(value)}
     return found
 
 
