@@ -20,7 +20,7 @@ from tests.flow.test_preference import LORA, TEMPLATE, lines, ran
 from tests.forking import environment, run_forked
 from tests.smollm2 import model_dir
 from tests.specs import faults_with, parse
-from tests.tiny import tiny_dir
+from tests.tiny import random_adapter, tiny_dir
 
 STEPS = 3
 ROWS = [{"prompt": f"Say {number} in words, the {number % 5}th of five.", "reference": str(number)} for number in range(40)]
@@ -119,6 +119,17 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(whole: Path, tmp_path: Path) -
     assert found == wanted
     name = "adapter/adapter_model.safetensors"
     assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.2])
+def test_it_goes_on_from_an_adapter_and_compares_with_that(beta: float, tmp_path: Path) -> None:
+    adapter = random_adapter(tiny_dir(), tmp_path / "adapter", lora_alpha=8)
+    ran(tmp_path, changes(tmp_path, max_steps=2) | {"/model/adapter": str(adapter), "/training/grpo/beta": beta})
+    first, second = lines(tmp_path / "out")
+    assert ("kl" in first) == bool(beta)
+    if beta:
+        assert first["kl"] == pytest.approx(0.0, abs=1e-6), "the reference is the policy at its start"
+        assert second["kl"] > 1e-7
 
 
 @pytest.mark.long

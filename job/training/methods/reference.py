@@ -46,7 +46,7 @@ def _restore(model: Any) -> bool:
     from safetensors.torch import load_file
 
     given: Path | None = getattr(model, GIVEN, None)
-    if given is None:
+    if given is None or COPY not in model.peft_config:  # a method may compare with nothing
         return False
     set_peft_model_state_dict(model, load_file(given), adapter_name=COPY)
     for name, parameter in model.named_parameters():
