@@ -88,7 +88,18 @@ def ask_judge(artefacts: Artefacts, before: Measured, after: Measured) -> tuple[
     with run.log.live("judges answers") as bar:
         counts, facts = judge(spec.evaluation.judge, pairs, spec.training.seed, memory, bar.update_total)
     run.stats.evaluation[JUDGE] = facts
-    run.log(JUDGE, **facts)
+    run.log(
+        "judge",
+        endpoint=facts["endpoint"],
+        judge_model=facts["model"],
+        pairs=facts["pairs"],
+        better=facts["better"],
+        worse=facts["worse"],
+        swayed=facts["swayed"],
+        agreement=facts["agreement"],
+        requests=facts["requests"],
+        judge_tokens=facts["tokens"],
+    )
     run.log("note", text=verdicts(facts))
     even = [None if each is None else (EVEN, 1.0) for each in counts]
     both = ((before, even), (after, counts))

@@ -16,7 +16,7 @@ import pytest
 from job.evaluation.metrics import metric_of
 from job.report.compare import compare
 from job.report.compare_text import as_text
-from tests.flow.running import ROOT, Result, document, run_tiny, tiny, tunejob, valid_stats, write_spec
+from tests.flow.running import ROOT, Result, document, fits_events, run_tiny, tiny, tunejob, valid_stats, write_spec
 from tests.tiny import tiny_dir
 
 pytestmark = pytest.mark.slow
@@ -69,6 +69,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
              {"metric": "sums:exact_match", "at_least": 1}]  # fmt: skip
     result = run(folder, gates)
     assert (result.exit_code, result.failure["pointer"]) == (14, "/evaluation/gates/2/at_least"), result.stdout + result.stderr
+    assert fits_events(result.events) == []
     return folder / "out"
 
 

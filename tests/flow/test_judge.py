@@ -19,7 +19,7 @@ from job.ledger.manifest import read_manifest
 from job.spec.judging import JudgeSpec
 from job.store import open_store
 from tests.attacks.test_canaries import leaks
-from tests.flow.running import ROOT, Result, run_tiny, valid_stats
+from tests.flow.running import ROOT, Result, fits_events, run_tiny, valid_stats
 from tests.judge_server import KEY, USER_INFO, first_place, judge_server
 from tests.servers import closed_port
 
@@ -46,6 +46,7 @@ def test_a_judge_that_breaks_down_and_comes_back(tmp_path: Path) -> None:
         second = run_tiny(tmp_path, changes, server.environment(USER_INFO))
         assert second.exit_code == 0, second.stdout + second.stderr
     require_figures(tmp_path / "out", second, answered, server.chats)
+    assert fits_events([*first.events, *second.events]) == []
     assert [event["step"] for event in second.named("checkpoint") if event["note"] == "restored"] or second.named("trained")
     secrets = {"key": KEY, "password": USER_INFO.partition(":")[2]}
     assert leaks(secrets, first, tmp_path) == leaks(secrets, second, tmp_path) == []
