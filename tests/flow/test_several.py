@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
+from job.errors import InputError
+from job.training.machines import Machine, this_machine
 from tests.flow.running import Running, document, run_tiny, tiny, valid_stats, write_spec
 from tests.flow.test_out_of_memory import run_short
 from tests.specs import LEFT_OUT
@@ -132,18 +135,17 @@ def test_weights_that_are_spread(tmp_path: Path) -> None:
     same(tmp_path / "out", tmp_path / "one" / "out")
 
 
-@pytest.mark.parametrize("method", ["dpo", "kto"])
-def test_pairs_are_learned_the_same(method: str, tmp_path: Path) -> None:
-    """What trl notes of its own passes is gathered, too: margins of the step, and what else the method has."""
-    pairs = {"source": str(write_pairs(tmp_path / "pairs.jsonl", method)), "format": "kto" if method == "kto" else "preference"}
-    changes = {"/data/train/0": pairs, "/data/held_out": False, "/training/method": method, "/training/max_steps": 4,
+def test_answers_with_labels_are_learned_the_same(tmp_path: Path) -> None:
+    """What trl notes of its own passes is gathered, too, where it does so: margins of the step, and what else the method has."""
+    rows = {"source": str(write_labelled(tmp_path / "rows.jsonl")), "format": "kto"}
+    changes = {"/data/train/0": rows, "/data/held_out": False, "/training/method": "kto", "/training/max_steps": 4,
                "/training/gradient_accumulation_steps": 3, "/training/learning_rate": 0.001}  # fmt: skip
     curves = []
     for count in (1, 2):
         result = run_tiny(tmp_path / f"{count}", changes | {"/resources": {"gpus": count}})
         assert result.exit_code == 0, result.stdout[-2000:]
         lines = map(json.loads, (tmp_path / f"{count}" / "out" / "report" / "losses.jsonl").read_text().splitlines())
-        names = ("loss", "reward_margin", "preference_accuracy", "kl")
+        names = ("loss", "reward_margin", "kl")
         curves.append([[line[name] for name in names if name in line] for line in lines])
     assert len(curves[0]) == 4
     assert len(curves[0][-1]) == 3
@@ -151,14 +153,12 @@ def test_pairs_are_learned_the_same(method: str, tmp_path: Path) -> None:
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 
-def write_pairs(path: Path, method: str = "dpo") -> Path:
-    rows: list[dict[str, Any]] = []
-    for number in range(20):
-        good, bad = f"{number} it is.", f"No {number}."
-        if method == "kto":
-            rows += [{"prompt": f"Say {number}.", "completion": answer, "label": answer == good} for answer in (good, bad)]
-        else:
-            rows.append({"prompt": f"Say {number}.", "chosen": good, "rejected": bad})
+def write_labelled(path: Path) -> Path:
+    answers = [(number, good) for number in range(20) for good in (True, False)]
+    rows = [
+        {"prompt": f"Say {number}.", "completion": f"{number} it is." if good else f"No {number}.", "label": good}
+        for number, good in answers
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -191,3 +191,59 @@ def test_more_gpus_than_there_are_is_refused(tmp_path: Path) -> None:
     result = run_tiny(tmp_path, together(2), {"TUNEJOB_DEVICE": "auto"})
     assert result.exit_code == 13
     assert (result.failure["pointer"], result.failure["found"], result.failure["expected"]) == ("/resources/gpus", "none", "2")
+
+
+# ------------------------------------------------------------------------------------------ several machines
+
+
+def port() -> int:
+    """One that nobody has, and whose neighbour nobody is likely to take."""
+    with socket.socket() as asked:
+        asked.bind(("localhost", 0))
+        return int(asked.getsockname()[1])
+
+
+def pods(folder: Path, meeting: int, **more: Any) -> list[Running]:
+    """Both of them, as the manifests start them: the same spec, and which one this is."""
+    spec = write_spec(folder / "spec.json", tiny(folder / "out", CHANGES | {"/resources": {"nodes": 2}, **more}))
+    shared = {"TUNEJOB_MEETING": f"localhost:{meeting}", "TUNEJOB_STALL_MINUTES": "1"}
+    return [Running(("run", spec), folder / f"pod-{number}", shared | {"TUNEJOB_MACHINE": f"{number}"}) for number in (0, 1)]
+
+
+def test_two_pods_run_to_their_end(alone: Path, tmp_path: Path) -> None:
+    """Stopped in the middle, they go on at the checkpoint, which the first brings to the other; every figure is that of one process."""
+    first, second = pods(tmp_path, port())
+    first.wait_until(lambda r: r.says('"step": 4,'))
+    second.signal(signal.SIGTERM)  # as a node is drained: one of them is told
+    stopped = [pod.finish(60) for pod in (first, second)]
+    assert [result.exit_code for result in stopped] == [30, 30], stopped[1].stdout[-2000:]
+    (stored,) = stopped[0].named("checkpoint")
+    ended = [pod.finish(120) for pod in pods(tmp_path, port())]
+    assert [result.exit_code for result in ended] == [0, 0], ended[0].stdout[-1500:] + ended[1].stdout[-1500:]
+    assert [event["step"] for event in ended[0].named("resume")] == [stored["step"]]
+    same(tmp_path / "out", alone)
+    assert document(tmp_path / "out" / "stats.json")["training"]["processes"] == 2
+    assert ended[1].events[-1]["text"] == "the first machine has stored what was trained"
+    assert not ended[1].named("published")
+    assert not ended[1].named("lease")
+
+
+def test_a_pod_that_is_lost_ends_the_other(tmp_path: Path) -> None:
+    """Which Kubernetes then starts again, and both go on."""
+    first, second = pods(tmp_path, port())
+    first.wait_until(lambda r: r.says('"step": 3,'))
+    (process,) = members(second)
+    second.kill()
+    result = first.finish(60)
+    assert result.exit_code == 20, result.stdout[-2000:]
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(("variable", "value"), [("TUNEJOB_MACHINE", "2"), ("TUNEJOB_MACHINE", ""), ("TUNEJOB_MEETING", "nowhere")])
+def test_a_machine_that_does_not_know_which_it_is(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, known in ({"TUNEJOB_MACHINE": "1", "TUNEJOB_MEETING": "first.set:29400"} | {variable: value}).items():
+        monkeypatch.setenv(name, known)
+    with pytest.raises(InputError) as refused:
+        this_machine(2)
+    assert [fault.where for fault in refused.value.faults] == [variable]
+    assert this_machine(1) == Machine()
