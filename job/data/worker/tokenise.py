@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from typing import Any
 
 from job.data.worker.messages import RowFault
@@ -83,9 +82,9 @@ class Tokeniser:
         begin, are within a token: who is asked for the answer sees the text before it in other tokens.
         """
         encoding = self.encode(text)
-        offsets = _offsets(encoding)
-        merged = sum(_within_a_token(offsets, start) for start in starts)
-        return self._cut(encoding.ids, _labels(encoding.ids, offsets, spans)), merged
+        ids, tokens = encoding.ids, Tokens(encoding)
+        merged = sum(tokens.goes_over(start) for start in starts)
+        return self._cut(ids, _labels(ids, tokens, spans)), merged
 
     def pair(self, prompt: str, completion: str, learn_all: bool) -> tuple[Sequence, str]:
         """Prompt, completion and the end token; cut on the right.
@@ -96,7 +95,7 @@ class Tokeniser:
         """
         asked, whole, border = self.encode(prompt).ids, self.encode(prompt + completion), ""
         ids = whole.ids
-        labels = _labels(ids, _offsets(whole), [(len(prompt), len(prompt) + len(completion))])
+        labels = _labels(ids, Tokens(whole), [(len(prompt), len(prompt) + len(completion))])
         if ids[: len(asked)] != asked:
             rest = self._continuation(asked, completion, ids)
             border = "merged" if rest is None else "apart"
@@ -151,27 +150,48 @@ def pieces(tokens: int, longest: int) -> Iterator[Span]:
         start = stop
 
 
-def _offsets(encoding: Any) -> tuple[list[int], list[int]]:
-    """Where each token starts and ends.
+class Tokens:
+    """Which tokens of an encoding cover which characters.
 
     Some tokenizers leave the space before a word out of its offsets: what no token covers belongs to the next token.
+    Few places of a text are looked for, so that the offsets of all tokens stay where they are, in Rust.
     """
-    offsets = list(chain.from_iterable(encoding.offsets))
-    ends = offsets[1::2]
-    return [min(start, before) for start, before in zip(offsets[::2], [0, *ends], strict=False)], ends
+
+    def __init__(self, encoding: Any) -> None:
+        self._encoding, self._count = encoding, len(encoding)
+
+    def covering(self, start: int, end: int) -> tuple[int, int]:
+        """The first token of these characters, and the one after the last."""
+        if start >= end:
+            return 0, 0
+        after = min(self._ending_after(end - 1) + 1, self._count)
+        while after < self._count and self._encoding.token_to_chars(after)[0] < end:  # of one character's bytes
+            after += 1
+        return self._ending_after(start), after
+
+    def goes_over(self, place: int) -> bool:
+        """Whether a token holds characters before this place and after it."""
+        token = self._ending_after(place)
+        return token < self._count and self._begins(token) < place
+
+    def _begins(self, token: int) -> int:
+        ends_before = self._encoding.token_to_chars(token - 1)[1] if token else 0
+        return int(min(self._encoding.token_to_chars(token)[0], ends_before))
+
+    def _ending_after(self, place: int) -> int:
+        """The first token that ends after this place."""
+        token = self._encoding.char_to_token(place)
+        return bisect_right(self._ends, place) if token is None else int(token)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return [end for _, end in self._encoding.offsets]
 
 
-def _labels(ids: list[int], offsets: tuple[list[int], list[int]], spans: list[Span]) -> list[int]:
+def _labels(ids: list[int], tokens: Tokens, spans: list[Span]) -> list[int]:
     """Ids of the tokens that overlap a span, `IGNORED` elsewhere."""
-    starts, ends = offsets
     labels = [IGNORED] * len(ids)
     for start, end in spans:
-        first, last = bisect_right(ends, start), bisect_left(starts, end)
+        first, last = tokens.covering(start, end)
         labels[first:last] = ids[first:last]
     return labels
-
-
-def _within_a_token(offsets: tuple[list[int], list[int]], place: int) -> bool:
-    starts, ends = offsets
-    first = bisect_right(ends, place)
-    return first < len(starts) and starts[first] < place
