@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from job.errors import GateError, InputError
 from job.export.merge.check import sampled, steps_apart
-from job.export.merge.write import TrainedBase, check_merged, merge_adapter, plan_of, unmergeable
+from job.export.merge.write import TrainedBase, check_merged, merge_adapter, plan_of, read_base, unmergeable
 from tests.tiny import BYTE_VOCABULARY, byte_tokenizer, random_adapter, small_base, tiny_dir
 
 END_IDS = [2, 0]
@@ -168,7 +168,18 @@ def test_adapters_of_other_kinds_are_refused(tmp_path: Path) -> None:
 def test_unmergeable_names_modules_without_weights(tmp_path: Path) -> None:
     base = small_base(tmp_path / "base", shard="20KB", **TIED)
     modules = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.experts", "lm_head", "model.layers.2.mlp.up_proj"]
-    assert unmergeable(base, modules) == ["model.layers.0.mlp.experts", "model.layers.2.mlp.up_proj"]
+    assert unmergeable(base, modules, {}) == ["model.layers.0.mlp.experts", "model.layers.2.mlp.up_proj"]
+
+
+def test_unmergeable_names_modules_that_were_packed_the_other_way_round(tmp_path: Path) -> None:
+    """As bitsandbytes does it with GPT-2's; a run with such a base trained, and failed at the merge."""
+    base = small_base(tmp_path / "base", **TIED)
+    [(tensors, _)] = read_base(base).values()
+    up = next(tensor for tensor in tensors if "up_proj" in tensor.name)
+    name, shape = up.name.removesuffix(".weight"), (up.shape[0], up.shape[1])
+    assert shape[0] != shape[1]
+    assert unmergeable(base, [name], {name: shape}) == []
+    assert unmergeable(base, [name], {name: shape[::-1]}) == [name]
 
 
 def test_values_that_overflow_are_caught(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Measured against PEFT's `merge_and_unload` + `save_pretrained`: tests/unit/test_
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,27 +103,33 @@ def read_base(base: Path) -> dict[str, tuple[list[Tensor], dict[str, str]]]:
     return {file: read_tensors(base / file) for file in weight_files(base, [path.name for path in base.iterdir()])}
 
 
-def unmergeable(base: Path, modules: Iterable[str]) -> list[str]:
-    """Those of the adapted `modules`, named as without PEFT, that the base's files hold no plain weight for."""
-    held = {tensor.name for tensors, _ in read_base(base).values() for tensor in tensors}
+def unmergeable(base: Path, modules: Iterable[str], shapes: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Those of the adapted `modules`, named as without PEFT, that the base's files hold no plain weight for, or one of
+    another shape than in `shapes`: bitsandbytes turns the weights that GPT-2 has the other way round.
+    """
+    held = {tensor.name: tensor.shape for tensors, _ in read_base(base).values() for tensor in tensors}
     if tied_embeddings(base):
-        held.add(HEAD)
-    return [module for module in modules if f"{module}.weight" not in held]
+        held.setdefault(HEAD, ())
+    missing = {module for module in modules if f"{module}.weight" not in held}
+    turned = {name for name, shape in shapes.items() if held.get(f"{name}.weight") == shape[::-1] != shape}
+    return sorted(missing | turned)
 
 
 def require_mergeable(model: Any, base: Path) -> None:
     """Raises `InputError` for layers, adapted or held in 4 bits, whose weights the base's files hold in another form:
     they could not be merged.
     """
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    changed = {
-        name.removeprefix("base_model.model.").removesuffix(".base_layer")
+    modules = [
+        (name.removeprefix("base_model.model.").removesuffix(".base_layer"), module)
         for name, module in model.named_modules()
-        if isinstance(module, BaseTunerLayer | Linear4bit)
-    }
-    wrong = unmergeable(base, sorted(changed))
+    ]
+    changed = [name for name, module in modules if isinstance(module, BaseTunerLayer | Linear4bit)]
+    packed = [(name, module) for name, module in modules if isinstance(module, Linear4bit | Linear8bitLt)]
+    shapes = {name: (module.out_features, module.in_features) for name, module in packed}
+    wrong = unmergeable(base, changed, shapes)
     if wrong:
         raise InputError(
             Fault(
@@ -131,7 +137,7 @@ def require_mergeable(model: Any, base: Path) -> None:
                 where="/export",
                 found=f"{len(wrong)} layers, first {wrong[0]}",
                 expected="a weight for each adapted layer",
-                hint="Leave out export.merged and export.gguf, or choose other lora.targets",
+                hint="Leave out export.merged and export.gguf, or choose other lora.targets or model.precision 16bit",
             )
         )
 
