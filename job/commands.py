@@ -77,7 +77,8 @@ def note_packages(spec: JobSpec, log: Log) -> None:
         text += "build it with --build-arg TRACKERS=1"
         log("note", pointer="/tracking", text=text)
     if spec.evaluation.tasks:
-        text = "the image has lm-eval where it was built with BENCHMARKS=1: else a run in it ends at once with exit 11"
+        text = "the plain image has no lm-eval, and there a run ends at once with exit 11: "
+        text += "build it with --build-arg BENCHMARKS=1"
         log("note", pointer="/evaluation/tasks", text=text)
 
 

@@ -115,9 +115,7 @@ def look_to_validate(spec: JobSpec, folder: Path) -> Seen:
             seen.notes.append((pointer, text))
     if find_spec("torch"):  # else nothing can be run here
         seen.attempt(require_trackers, spec.tracking)
-        if spec.evaluation.tasks and not find_spec("lm_eval"):
-            text = "lm-eval is not installed here: a run on this machine ends with exit 11"
-            seen.notes.append(("/evaluation/tasks", text))
+        seen.attempt(require_benchmarks, spec.evaluation.tasks)
         if spec.evaluation.judge and not os.environ.get(URL):
             text = f"{URL} is not set here: a run on this machine ends with exit 11"
             seen.notes.append((POINTER, text))

@@ -18,6 +18,7 @@ from job.render import TARGETS, image_note
 from job.render.egress import egress_in
 from job.render.image import IMAGE
 from job.render.options import PARTICULAR, flag
+from job.render.shell import JUDGE
 from tests.renders import LAYOUTS, NEEDED, PUSHED, objects, options_of, ran, rendered, step
 
 ROOT = Path(__file__).parents[2]
@@ -150,12 +151,17 @@ def test_every_file_says_where_its_image_comes_from() -> None:
 
 @pytest.mark.parametrize("target", ["job", "kueue", "jobset", "trainjob"])
 def test_the_file_has_the_commands_that_make_its_secrets(target: str) -> None:
-    raw = RAW.replace(b'"evaluation"', b'"tracking": ["wandb"], "evaluation"', 1)
+    judged = b'"tracking": ["wandb"], "evaluation": {"judge": {"model": "m"}, '
+    raw = RAW.replace(b'"evaluation": {', judged, 1)
     text = rendered(raw, target, namespace="tuning", pull_secret="login", image=PUSHED)
     lines = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#   kubectl")]
     made = {words[6]: words for words in (shlex.split(line, comments=True) for line in lines)}
     keys = {name: [word.split("=")[1] for word in words if word.startswith("--from-literal")] for name, words in made.items()}
-    assert keys == {"tunejob-s3": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"], "tunejob-hub": ["HF_TOKEN", "WANDB_API_KEY"], "login": []}
+    assert keys == {
+        "tunejob-s3": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"],
+        "tunejob-hub": ["HF_TOKEN", "WANDB_API_KEY", *JUDGE],
+        "login": [],
+    }
     assert "--docker-server=registry.example.com" in made["login"]
     assert "--docker-server=REGISTRY " in rendered(raw, target, pull_secret="login")
     shipped = yaml.safe_load((ROOT / "k8s" / "base" / "job.yaml").read_text())["spec"]["template"]["spec"]["containers"][0]
