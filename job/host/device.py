@@ -14,7 +14,7 @@ import runpy
 from dataclasses import dataclass
 from pathlib import Path
 
-from job.errors import CapacityError, DeviceError, Fault, JobError
+from job.errors import CapacityError, DeviceError, Fault, InputError, JobError
 
 DEVICE_VARIABLE = "TUNEJOB_DEVICE"  # auto, cpu or gpu; the image says gpu
 KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
@@ -63,8 +63,15 @@ def require_wanted_device() -> None:
 
 
 def choose_device() -> str:
-    """ "cuda" if there is a usable NVIDIA GPU, else "cpu"; TUNEJOB_DEVICE=gpu refuses to fall back."""
-    import torch
+    """ "cuda" if there is a usable NVIDIA GPU, else "cpu"; TUNEJOB_DEVICE=gpu refuses to fall back. Raises `InputError`
+    for variables that torch cannot be imported with.
+    """
+    try:
+        import torch
+    except ValueError as error:
+        said = " ".join(str(error).split())
+        hint = "A variable of the environment is wrong, such as TORCH_LOGS"
+        raise InputError(Fault("torch cannot be imported", found=said[:200], hint=hint)) from error
 
     wanted = wanted_device()
     if wanted != "cpu" and torch.cuda.is_available():
