@@ -171,8 +171,8 @@ def test_the_statistics_add_up(demo: Demo) -> None:
     assert stats["status"] == "succeeded"
     assert abs(sum(phase["wall_seconds"] for phase in stats["phases"]) - stats["wall_seconds"]) <= 0.01 * stats["wall_seconds"] + 1
     training = document(Path(demo.spec))["training"]
-    assert stats["training"]["steps"] == 120 / (training["batch_size"] * training["gradient_accumulation_steps"])
-    assert stats["data"]["train"]["rows"] == 120
+    assert stats["training"]["steps"] == 90 / (training["batch_size"] * training["gradient_accumulation_steps"])
+    assert stats["data"]["train"]["rows"] == 90
     assert stats["data"]["held_out"]["rows"] == 12
     assert stats["training"]["tokens"] == stats["data"]["train"]["tokens"]
     assert stats["effective"]["optimizer"] == "adamw_torch_fused"

@@ -162,7 +162,8 @@ def test_the_process_that_children_are_forked_from_has_no_secret(monkeypatch: py
     child.preload(["colorsys"])
     (server,) = child._SERVERS
     try:
-        found = psutil.Process(server._server.pid).environ()
+        while not (found := psutil.Process(server._server.pid).environ()):  # the program is being replaced
+            time.sleep(0.01)
     finally:
         server.close()
         child._SERVERS.clear()
