@@ -13,6 +13,7 @@ from job.data.reopen import save
 from job.host.child import CHILDREN_IMPORT, preload, start_imports
 from job.host.device import choose_device, gpu_capability, require_wanted_device
 from job.host.log import Log
+from job.host.pulse import HELPS
 from job.host.stats import arithmetic, describe_device
 from job.plan.model_size import size_of_base
 from job.plan.require import processes, require_device
@@ -39,6 +40,7 @@ def help_run(spec: JobSpec, machine: Machine, workdir: Path, log: Log) -> None:
     """Helps the run of `spec` on the first machine until it needs nobody any more. Raises what either ends with."""
     prepare_environment(workdir)
     preload(CHILDREN_IMPORT, gpu_capability())
+    log.heard(HELPS, {})
     require_wanted_device()
     log("note", text=f"machine {machine.number + 1} of {machine.count} of run {spec.run_id}: the first one runs it")
     rows = fetch_rows(spec, workdir, {})

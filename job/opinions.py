@@ -25,6 +25,7 @@ from job.source.benchmarks import FetchedSet
 
 BENCHMARKS = "benchmarks"
 JUDGE, JUDGED = "judge", "report/judge.jsonl"
+EVENTS = {BASE: "baseline", TRAINED_MODEL: "evaluate"}  # those that say what the models know
 Measured = tuple[Assessment, float]
 
 
@@ -52,7 +53,8 @@ def benchmarks(run: Run) -> list[Benchmark]:
             raise InputError(Fault("no benchmark measures this", where=f"/evaluation/gates/{index}/metric",
                                    found=gate.metric, expected=f"one of {', '.join(known)}"))  # fmt: skip
     if left_out := [name for benchmark in found for name in benchmark.left_out]:
-        run.log("note", text=f"no means over documents, and not measured: {', '.join(left_out)}")
+        why = "no means over documents, or better where others of that name are worse"
+        run.log("note", text=f"not measured, as they are {why}: {', '.join(left_out)}")
     return found
 
 
@@ -141,3 +143,10 @@ def compare_both(artefacts: Artefacts, before: Measured, after: Measured) -> Non
         run.stats.evaluation[name] = figures(counts)
         delivered.note(name, delivered.beside(replace(found, rows=counts), loss))
     run.stats.evaluation["differences"] = differences(rows[0], rows[1], run.spec.training.seed)
+    tell_listeners(run)
+
+
+def tell_listeners(run: Run) -> None:
+    """Who watches the run hears of every figure of both models; the log's own events had those that were known then."""
+    for name, event in EVENTS.items():
+        run.log.heard(event, run.stats.evaluation.get(name) or {})

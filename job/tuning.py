@@ -28,7 +28,7 @@ from job.host.micro_batch import free_memory
 from job.host.stats import arithmetic, gpu_reserved_bytes, training_memory
 from job.ledger.checkpoints import Checkpoints, TrainingOrigin, remove_checkpoints
 from job.ledger.leftovers import abort_uploads
-from job.opinions import ask_judge, compare_both, with_benchmarks
+from job.opinions import ask_judge, compare_both, tell_listeners, with_benchmarks
 from job.plan.model_size import size_of_base
 from job.plan.require import require_checkpoints, require_embeddings, require_memory
 from job.report.ending import shortened
@@ -178,6 +178,7 @@ def recall(artefacts: Artefacts) -> None:
     for name in KEPT_STATS:
         setattr(run.stats, name, facts.get(name, {}))  # another version's receipt may lack one
     artefacts.recall_figures()
+    tell_listeners(run)
     run.log("trained before", files=len(run.receipts[TRAINED].files))
 
 

@@ -15,12 +15,12 @@ from typing import Any
 KEY = "sk-canary0007judge0007canary0007judge0007"
 USER_INFO = "judge-user:canary0008password"
 Fault = tuple[int, bytes] | str  # a status with its body, or "drop", "slow", "drip"
-ANSWERS = re.compile(r"<<<ANSWER ([AB])>>>\n(.*?)\n<<<END OF ANSWER \1>>>", re.DOTALL)
+ANSWERS = re.compile(r"<<<ANSWER ([AB]) (\w+)>>>\n(.*?)\n<<<END OF ANSWER \1 \2>>>", re.DOTALL)
 SLOW_SECONDS = 0.6
 
 
 def answers_in(chat: list[dict[str, str]]) -> dict[str, str]:
-    return dict(ANSWERS.findall(chat[-1]["content"]))
+    return {place: text for place, _, text in ANSWERS.findall(chat[-1]["content"])}
 
 
 def by_taste(chat: list[dict[str, str]]) -> str:
@@ -56,7 +56,7 @@ class Judge:
 
     def environment(self, user_info: str = "") -> dict[str, str]:
         url = self.url.replace("://", f"://{user_info}@") if user_info else self.url
-        return {"TUNEJOB_JUDGE_URL": url, "TUNEJOB_JUDGE_KEY": KEY, "TUNEJOB_JUDGE_PAUSE_SECONDS": "0.01"}
+        return {"TUNEJOB_JUDGE_URL": url, "TUNEJOB_JUDGE_KEY": "" if user_info else KEY, "TUNEJOB_JUDGE_PAUSE_SECONDS": "0.01"}
 
     def next_fault(self) -> Fault | None:
         with self.lock:

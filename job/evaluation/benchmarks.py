@@ -18,9 +18,10 @@ from typing import Any
 
 from job.errors import Fault, InputError
 from job.evaluation.metrics.record import Counts
-from job.evaluation.metrics.task import OTHERS
+from job.evaluation.metrics.task import NAME, OTHERS, task_metric
 from job.evaluation.own_tasks import NO_FILTER, own_task, source_of, write_documents
 from job.evaluation.scores import Rows
+from job.evaluation.task_faults import fit, no_code, runs_code
 from job.source.benchmarks import FetchedSet, fetch_set
 from job.source.data import HUB, FetchedSource, fetch_source
 from job.spec import TaskSpec
@@ -41,7 +42,9 @@ class TaskFigure:
 
 @dataclass
 class Benchmark:
-    """One entry of the spec, its rows loaded. `left_out`: figures that are no mean over documents."""
+    """One entry of the spec, its rows loaded. `left_out`: figures that are no mean over documents, or in which better
+    is not what their names say elsewhere.
+    """
 
     spec: TaskSpec
     loaded: dict[str, Any]
@@ -80,10 +83,16 @@ def version() -> str:
 def load_benchmarks(
     specs: Sequence[TaskSpec], folder: Path, revisions: Mapping[str, str], max_new_tokens: int
 ) -> list[Benchmark]:
-    """Each with its rows, brought to `folder`. Raises as `fetch_data` does, `InputError` for a task that is not known
-    and for rows that are none of a task.
+    """Each with its rows, brought to `folder`. Raises as `fetch_data` does, `InputError` for a task that is not known,
+    for rows that are none of a task, and for a task of two entries.
     """
-    return [_load(spec, index, folder / f"{index}", revisions, max_new_tokens) for index, spec in enumerate(specs)]
+    found = [_load(spec, index, folder / f"{index}", revisions, max_new_tokens) for index, spec in enumerate(specs)]
+    of: dict[str, int] = {}
+    for index, name in ((index, figure.name) for index, one in enumerate(found) for figure in one.figures):
+        if of.setdefault(name, index) != index:
+            raise InputError(Fault("this is measured twice", where=f"/evaluation/tasks/{index}", found=name,
+                                   expected=f"no task that /evaluation/tasks/{of[name]} has"))  # fmt: skip
+    return found
 
 
 def _load(spec: TaskSpec, index: int, folder: Path, revisions: Mapping[str, str], max_new_tokens: int) -> Benchmark:
@@ -103,9 +112,11 @@ def _load(spec: TaskSpec, index: int, folder: Path, revisions: Mapping[str, str]
             hint = f"Did you mean {' or '.join(near)}?" if near else "lm-eval ls tasks lists what it knows"
             said = "lm-eval knows no such task"
             raise InputError(Fault(said, where=f"{pointer}/name", found=ascii(spec.name), hint=hint))
-        with _rows_brought_here(spec, pointer, folder, revisions) as sources:
+        with _rows_brought_here(spec, pointer, folder, revisions) as sources, fit(spec.name, pointer):
             loaded = dict(manager.load([spec.name]))
     for task in loaded["tasks"].values():
+        if getattr(task, "UNSAFE_CODE", False):
+            raise runs_code(spec.name, pointer)
         _set_few_shot(task, spec.few_shot, f"{pointer}/few_shot")
     found = Benchmark(spec, loaded, sources)
     _find_figures(found)
@@ -189,7 +200,8 @@ def _rows_brought_here(
     own = ConfigurableTask.download
     ConfigurableTask.download = download
     try:
-        yield sources
+        with no_code(spec.name, pointer):
+            yield sources
     finally:
         ConfigurableTask.download = own
 
@@ -222,7 +234,9 @@ def _find_figures(found: Benchmark) -> None:
                 owner = found.spec.name if metric in wanted else name
                 title = f"{owner}:{metric}" + ("" if kept.name == NO_FILTER else f",{kept.name}")
                 together.setdefault(title, []).append((name, metric, kept.name))
-                if not _is_mean(metric, aggregation) and title not in found.left_out:
+                lower = task.higher_is_better().get(metric) is False
+                known = bool(NAME.fullmatch(title)) and task_metric(title).lower_is_better == lower
+                if not (known and _is_mean(metric, aggregation)) and title not in found.left_out:
                     found.left_out.append(title)
     for title, parts in together.items():
         if title not in found.left_out:
@@ -248,8 +262,9 @@ def run_benchmarks(
         for task in benchmark.loaded["tasks"].values():
             task.set_fewshot_seed(seed=SEED)  # each model has the same examples
         chat = benchmark.spec.chat_template
-        found = evaluate(lm, benchmark.loaded, limit=benchmark.spec.limit, bootstrap_iters=0, log_samples=True,
-                         apply_chat_template=chat, fewshot_as_multiturn=chat)  # fmt: skip
+        with fit(benchmark.spec.name, f"/evaluation/tasks/{number}"):
+            found = evaluate(lm, benchmark.loaded, limit=benchmark.spec.limit, bootstrap_iters=0, log_samples=True,
+                             apply_chat_template=chat, fewshot_as_multiturn=chat)  # fmt: skip
         rows |= {figure.name: _rows(figure, found["samples"]) for figure in benchmark.figures}
         progress(number + 1)
     return rows

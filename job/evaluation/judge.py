@@ -10,17 +10,18 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from job.errors import JobError
-from job.evaluation.judge_endpoint import Budget, DeclinedError, Endpoint, SpentError
+from job.evaluation.judge_endpoint import Budget, DeclinedError, Endpoint, SpentError, silent
 from job.evaluation.judge_words import FIRST, SECOND, TIE, TRY, Messages, messages, verdict
 from job.evaluation.metrics.judge import EVEN
 from job.evaluation.metrics.record import DIGITS, Counts
+from job.host.streams import harmless
 from job.spec.judging import JudgeSpec
 
 BASE, TRAINED, NEITHER = "base", "trained", "neither"
@@ -44,7 +45,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Ruling:
-    """One answer of the judge, as it is kept. `id`: of what was asked. `why_not`: it was declined."""
+    """One answer of the judge, as it is kept. `id`: of what was asked; equal questions of several pairs share it, so
+    that `pair` and `first` are those of one of them. `why_not`: it was declined.
+    """
 
     id: str
     pair: int
@@ -54,12 +57,6 @@ class Ruling:
     model: str
     why_not: str = ""
 
-    @property
-    def winner(self) -> str | None:
-        """None where it cannot be read."""
-        second = TRAINED if self.first == BASE else BASE
-        return {FIRST: self.first, SECOND: second, TIE: NEITHER, None: None}[verdict(self.said)]
-
 
 class Memory:
     """What the judge has answered: lines of a file, in which nothing is a secret once `redact` has seen it."""
@@ -68,22 +65,29 @@ class Memory:
         self, path: Path, earlier: bytes, redact: Callable[[str], str], store: Callable[[Path], object]
     ) -> None:
         self._path, self._redact, self._store = path, redact, store
-        self.rulings = {ruling.id: ruling for ruling in _read(earlier)}
+        self.rulings: dict[str, Ruling] = {}
+        self._lines: dict[str, str] = {}
+        self._add(_read(earlier))
         self.earlier = len(self.rulings)
 
     def keep(self, rulings: Sequence[Ruling]) -> None:
         if not rulings:
             return
-        self.rulings |= {ruling.id: ruling for ruling in rulings}
-        lines = (json.dumps(asdict(ruling), ensure_ascii=False) + "\n" for ruling in self.rulings.values())
+        self._add(rulings)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(self._redact("".join(lines)), "utf-8")
+        self._path.write_text("".join(self._lines.values()), "utf-8")
         self._store(self._path)
+
+    def _add(self, rulings: Iterable[Ruling]) -> None:
+        for ruling in rulings:
+            line = json.dumps(asdict(ruling), ensure_ascii=False)
+            self._lines[ruling.id] = f"{harmless(self._redact(line))}\n"
+            self.rulings[ruling.id] = ruling
 
 
 def _read(raw: bytes) -> Iterator[Ruling]:
     """Lines of an earlier try; one that is damaged is asked again."""
-    for line in raw.decode("utf-8", "replace").splitlines():
+    for line in raw.decode("utf-8", "replace").split("\n"):
         try:
             found = Ruling(**json.loads(line))
         except (ValueError, TypeError, RecursionError):
@@ -120,23 +124,33 @@ def judge(
 ) -> tuple[list[Counts | None], dict[str, Any]]:
     """What each pair adds to the win rate, None where it says nothing; and how it went, for the statistics.
 
-    Pairs come in a random order, so that those for which a cap left nothing are as any others. `progress` is given how
-    many of how many questions are answered. Raises `InputError` and `TransientError`, once what was answered is kept.
+    Pairs come in a random order, so that those for which a cap left nothing are as any others: equal ones after these
+    count as little. `progress` is given how many of how many questions are answered.
+
+    Raises `InputError` and `TransientError`, once what was answered is kept.
     """
-    different = [number for number, pair in enumerate(pairs) if pair.base.strip() != pair.trained.strip()]
-    random.Random(seed).shuffle(different)  # noqa: S311 - the same each time
-    asked = [question for number in different for question in _questions(spec, number, pairs[number])]
+    order = list(range(len(pairs)))
+    random.Random(seed).shuffle(order)  # noqa: S311 - the same each time
+    asked = [
+        question
+        for number in order
+        if pairs[number].base.strip() != pairs[number].trained.strip()
+        for question in _questions(spec, number, pairs[number])
+    ]
     known = [ruling.tokens for ruling in memory.rulings.values()]
     budget = Budget(spec.max_requests, spec.max_tokens, len(known), sum(known))
     endpoint = Endpoint(spec.model, budget)
     try:
-        _ask_all(endpoint, spec, [one for one in asked if one.id not in memory.rulings], memory, progress)
+        new = {one.id: one for one in asked if one.id not in memory.rulings}
+        _ask_all(endpoint, spec, list(new.values()), memory, progress)
     finally:
         endpoint.close()
-    found = [EQUAL] * len(pairs)
-    for before, after in zip(asked[::2], asked[1::2], strict=True):
-        found[before.pair] = _outcome(memory.rulings.get(before.id), memory.rulings.get(after.id))
-    facts = _facts(found, [memory.rulings[one.id] for one in asked if one.id in memory.rulings])
+    both = {
+        before.pair: (memory.rulings.get(before.id), memory.rulings.get(after.id))
+        for before, after in zip(asked[::2], asked[1::2], strict=True)
+    }
+    found = _outcomes(order, both)
+    facts = _facts(found, both)
     facts |= {"endpoint": endpoint.name, "model": spec.model, "requests": budget.requests, "tokens": budget.tokens}
     facts |= {"remembered": memory.earlier, "min_agreement": spec.min_agreement}
     believed = facts["agreement"] is None or facts["agreement"] >= spec.min_agreement
@@ -176,37 +190,53 @@ def _ask_all(
             if any(not isinstance(error, SpentError) for error in failed):
                 raise next(error for error in failed if not isinstance(error, SpentError))
             if failed:
+                if failed[0].args and not memory.rulings:  # the cap went for nothing
+                    raise silent(str(failed[0]))
                 return
             progress(start + len(answers), len(asked))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+Both = tuple[Ruling | None, Ruling | None]  # about a pair, the base's answer first and the trained model's
+
+
+def _outcomes(order: Sequence[int], both: Mapping[int, Both]) -> list[str]:
+    """Of each pair; `order` is that in which they come. A pair of which nothing was to be asked is equal."""
+    found = [_outcome(*both[number]) if number in both else EQUAL for number in range(len(order))]
+    begun = [found[number] for number in order]
+    for number in order[begun.index(UNASKED) if UNASKED in begun else len(order) :]:
+        found[number] = UNASKED if found[number] == EQUAL else found[number]
+    return found
+
+
 def _outcome(base_first: Ruling | None, trained_first: Ruling | None) -> str:
-    """Of the two answers about a pair."""
     if base_first is None or trained_first is None:
         return UNASKED
     if base_first.why_not or trained_first.why_not:
         return DECLINED
-    if base_first.winner is None or trained_first.winner is None:
+    won = (
+        {FIRST: BASE, SECOND: TRAINED, TIE: NEITHER}.get(verdict(base_first.said) or ""),
+        {FIRST: TRAINED, SECOND: BASE, TIE: NEITHER}.get(verdict(trained_first.said) or ""),
+    )
+    if won[0] is None or won[1] is None:
         return UNREAD
-    return base_first.winner if base_first.winner == trained_first.winner else SWAYED
+    return won[0] if won[0] == won[1] else SWAYED
 
 
-def _facts(found: Sequence[str], rulings: Sequence[Ruling]) -> dict[str, Any]:
+def _facts(found: Sequence[str], both: Mapping[int, Both]) -> dict[str, Any]:
     """How many pairs came out how; of the swayed ones, in how many the first or the second place won both times."""
     count = Counter(found)
     alike = count[TRAINED] + count[BASE] + count[NEITHER]
     asked = alike + count[SWAYED] + count[UNREAD] + count[DECLINED]
-    chosen: dict[int, set[str | None]] = {}
-    for ruling in rulings:
-        chosen.setdefault(ruling.pair, set()).add(verdict(ruling.said))
-    swayed = [chosen[number] for number, outcome in enumerate(found) if outcome == SWAYED]
+    swayed = [
+        {verdict(one.said) for one in both[number] if one} for number, outcome in enumerate(found) if outcome == SWAYED
+    ]
     return {
         "pairs": len(found), "equal": count[EQUAL],
         "better": count[TRAINED], "worse": count[BASE], "even": count[NEITHER], "swayed": count[SWAYED],
         "first_place": swayed.count({FIRST}), "second_place": swayed.count({SECOND}),
         "unread": count[UNREAD], "declined": count[DECLINED], "unasked": count[UNASKED],
         "agreement": round(alike / asked, DIGITS) if asked else None,
-        "answered_by": sorted({ruling.model for ruling in rulings if ruling.model}),
+        "answered_by": sorted({one.model for known in both.values() for one in known if one and one.model}),
     }  # fmt: skip

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from job.errors import PASSING_STATUS, Fault, InputError, TransientError
 from job.evaluation.judge_words import Messages
+from job.host.credentials import MASK
 from job.host.log import Secret
 from job.host.proxies import require_address, require_proxies
 from job.host.time_limits import limit
@@ -35,7 +36,7 @@ FORMS: tuple[Mapping[str, Any], ...] = ({"temperature": 0, "max_tokens": ...}, {
 
 
 class SpentError(Exception):
-    """No more may be asked: a cap of the spec is reached."""
+    """No more may be asked: a cap of the spec is reached. Its words, if any, say why the last try was for nothing."""
 
 
 class DeclinedError(Exception):
@@ -59,11 +60,11 @@ class Budget:
     _guessed: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, guess: int) -> None:
-        """Raises `SpentError` where one more request may be too much."""
+    def take(self, guess: int, failure: str = "") -> None:
+        """Raises `SpentError` where one more request may be too much; `failure`: of the one before it."""
         with self._lock:
             if self.requests >= self.max_requests or self.tokens + self._guessed + guess > self.max_tokens:
-                raise SpentError
+                raise SpentError(*filter(None, [failure]))
             self.requests += 1
             self._guessed += guess
 
@@ -90,7 +91,21 @@ def address() -> str:
         hint = f"Set it to the address before /chat/completions, and {KEY} to its key if it wants one"
         raise InputError(Fault("no judge is named in the environment", where=URL, found="nothing",
                                expected="https://host/v1", hint=hint))  # fmt: skip
+    if "?" in found or "#" in found:
+        said = "the judge's address has more than a path"
+        raise InputError(Fault(said, where=URL, found=f"{public(found)}, and more",
+                               expected="https://host/v1", hint=f"A key goes into {KEY}"))  # fmt: skip
+    if "@" in found and os.environ.get(KEY):
+        said = "the judge's address has a user, and a request says one of user and key"
+        raise InputError(Fault(said, where=KEY, found=f"a key, and a user in {URL}", expected="one of them"))
     return found
+
+
+def silent(failure: str) -> TransientError:
+    """Where it has failed too often."""
+    hint = "Look at the endpoint, and run it again: what it has answered is kept"
+    fault = Fault("the judge does not answer", where=URL, found=failure, expected="an answer", hint=hint)
+    return TransientError(fault)
 
 
 def public(url: str) -> str:
@@ -135,7 +150,7 @@ class Endpoint:
         for number in range(TRIES):
             if number:
                 time.sleep(pause)
-            self._budget.take(guess)
+            self._budget.take(guess, failure)
             used = 0
             try:
                 said, failure, wanted = self._try(body)
@@ -145,16 +160,13 @@ class Endpoint:
             if said:
                 return said
             pause = min(LONGEST_PAUSE_SECONDS, wanted or limit("TUNEJOB_JUDGE_PAUSE_SECONDS") * 2**number)
-        raise TransientError(
-            Fault("the judge does not answer", where=URL, found=f"{failure}, {TRIES} times", expected="an answer",
-                  hint="Look at the endpoint, and run it again: what it has answered is kept")
-        )  # fmt: skip
+        raise silent(f"{failure}, {TRIES} times")
 
     def _try(self, body: bytes) -> tuple[Said | None, str, float]:
         """An answer, or why there is none yet, and for how many seconds it wants to be left alone."""
         import httpx
 
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if self._key:
             headers["authorization"] = f"Bearer {self._key.reveal()}"
         try:
@@ -168,14 +180,14 @@ class Endpoint:
             return said, "" if said else "an answer of another form", 0.0
         if status in PASSING_STATUS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return None, f"status {status}", _seconds(response.headers.get("retry-after", ""))
-        raise _refusal(status, raw, self._model)
+        raise _refusal(status, raw, self._model, self._key)
 
 
 def _whole(response: httpx.Response) -> bytes:
-    """The body, within the time and the size of one answer."""
+    """The body, within the time and the size of one answer. As it comes: what is packed may be of any size."""
     deadline = time.monotonic() + limit("TUNEJOB_JUDGE_SECONDS")
     found = bytearray()
-    for part in response.iter_bytes():
+    for part in response.iter_raw():
         found += part
         if time.monotonic() > deadline or len(found) > MOST_BYTES:
             raise TimeoutError
@@ -192,7 +204,9 @@ def read(raw: bytes) -> Said | None:
         return None
     if not (isinstance(text, str) or text is None) or type(used) is not int or used < 0:
         return None
-    return Said(text or "", used, str(document.get("model") or "")[:SHOWN_CHARACTERS])
+    # Halves of a character, which JSON can hold and no file
+    said, model = (str(one or "").encode("utf-8", "replace").decode() for one in (text, document.get("model")))
+    return Said(said, used, model[:SHOWN_CHARACTERS])
 
 
 def _seconds(text: str) -> float:
@@ -201,9 +215,10 @@ def _seconds(text: str) -> float:
     return 0.0
 
 
-def _refusal(status: int, raw: bytes, model: str) -> Exception:
-    """What a status means that no other try would change."""
-    words = " ".join(raw.decode("utf-8", "replace").split())[:SHOWN_CHARACTERS]
+def _refusal(status: int, raw: bytes, model: str, key: Secret) -> Exception:
+    """What a status means that no other try would change. Some say a wrong key: it goes before the text is cut."""
+    text = raw.decode("utf-8", "replace").replace(key.reveal() or MASK, MASK)
+    words = " ".join(text.split())[:SHOWN_CHARACTERS]
     found = f"status {status}: {words}" if words else f"status {status}"
     if status in NO_KEY:
         return InputError(Fault("the judge does not let us in", where=KEY, found=found, expected="a key that is valid"))

@@ -52,7 +52,9 @@ def document_of(rows: TaskRowsSpec, row: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"there is no column {missing[0]!r}, but {', '.join(map(str, row))}")
     question, answer = _text(row, rows.question), _text(row, rows.answer)
     if not has_choices(rows):
-        return {QUESTION: question, ANSWER: answer}
+        if "\n" in answer.strip():
+            raise ValueError(f"{rows.answer} has several lines, and one is generated")
+        return {QUESTION: question, ANSWER: answer.strip()}
     choices = _listed(row[rows.choices_column]) if rows.choices_column else list(rows.choices or ())
     if len(choices) < 2 or not all(isinstance(choice, str) and choice.strip() for choice in choices):
         raise ValueError(f"{rows.choices_column} is not a list of two or more texts")
@@ -78,7 +80,10 @@ def _text(row: Mapping[str, Any], column: str) -> str:
 
 def _listed(value: Any) -> list[Any]:
     """A column of a csv has a list as JSON."""
-    found = json.loads(value) if isinstance(value, str) else value
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except RecursionError:
+        return []
     return list(found) if isinstance(found, list | tuple) else []
 
 

@@ -1,7 +1,8 @@
 """What whoever runs the machine can watch without reading the log: a file that is touched while the process lives, and
 the figures of the run as OpenMetrics, in a file and at a push gateway.
 
-It hears the log's events. What is written is written by a thread, and nothing of it can end a run.
+It hears the log's events. What is written is written by a thread, and nothing of it can end a run; what could not be
+is kept in `faults`, for the log.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -24,7 +24,9 @@ from job.host.requests import request
 
 HEARTBEAT, METRICS, GATEWAY = "TUNEJOB_HEARTBEAT", "TUNEJOB_METRICS_FILE", "TUNEJOB_PUSHGATEWAY"
 BEAT_SECONDS, PUSH_SECONDS, PUSH_TIMEOUT_SECONDS = 5.0, 15.0, 10.0
-BEGUN = "start"  # the event from which on a thread does it: processes are forked before
+# Events from which on a thread does it: processes are forked before. One that helps a run speaks for itself alone: its
+# heartbeat and its file; gateway and receiver hear of the run from the machine that runs it.
+BEGUN, HELPS = "start", "helps"
 OF_STEPS = ("step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "eta_seconds")
 UNITS = ("seconds", "bytes")
 MODELS = {"baseline": "base", "evaluate": "trained"}  # events whose fields are figures of a model
@@ -84,7 +86,7 @@ class State:
         yield "tunejob_stage_done", stage, self.done
         if self.total is not None:
             yield "tunejob_stage_total", stage, self.total
-        yield from ((f"tunejob_train_{name}", {}, value) for name, value in self.steps.items())
+        yield from ((f"tunejob_train_{name}", {}, value) for name, value in dict(self.steps).items())
         yield from (
             ("tunejob_evaluation", {"model": model, "metric": metric}, value)
             for (model, metric), value in dict(self.figures).items()
@@ -132,11 +134,16 @@ class Pulse:
         learn(self._gateway if self._gateway and "@" in self._gateway else None)
         self._ended, self._thread = threading.Event(), threading.Thread(target=self._beat, name="pulse", daemon=True)
         self._pushed = -PUSH_SECONDS
+        self.helps = False
+        self.faults: dict[str, str] = {}  # by variable, why nothing goes there; nothing of what has passed
         self._tell()
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         self.state.hear(event, fields)
-        if event == BEGUN and (self._heartbeat or self._metrics or self._gateway) and not self._thread.ident:
+        if event == HELPS:
+            self.helps, self._gateway = True, None
+        is_heard = self._heartbeat or self._metrics or self._gateway
+        if event in (BEGUN, HELPS) and is_heard and not self._thread.ident:
             self._thread.start()
 
     def end(self, exit_code: int) -> None:
@@ -157,21 +164,33 @@ class Pulse:
         if self._heartbeat:
             beat = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "run_id": state.run_id,
                     "stage": state.stage, "done": state.done, "total": state.total}  # fmt: skip
-            _replace(Path(self._heartbeat), json.dumps(beat) + "\n")
+            self._note(HEARTBEAT, _replace(Path(self._heartbeat), json.dumps(beat) + "\n"))
         if self._metrics:
-            _replace(Path(self._metrics), open_metrics(state))
+            self._note(METRICS, _replace(Path(self._metrics), open_metrics(state)))
         if push and self._gateway and time.monotonic() - self._pushed >= PUSH_SECONDS:
             self._pushed = time.monotonic()
             where = f"{self._gateway.rstrip('/')}/metrics/job/tunejob/run_id/{quote(state.run_id, safe='')}"
             # The older text: gateways read no other, and to it the three lines more are comments
             headers = {"Content-Type": "text/plain; version=0.0.4"}
-            with suppress(OSError, ValueError, HTTPException):  # a figure less in a graph
-                request(where, "PUT", open_metrics(state).encode(), headers, PUSH_TIMEOUT_SECONDS)
+            try:
+                status = request(where, "PUT", open_metrics(state).encode(), headers, PUSH_TIMEOUT_SECONDS)
+                self._note(GATEWAY, "" if status < 300 else f"status {status}")
+            except (OSError, ValueError, HTTPException) as error:  # a figure less in a graph
+                self._note(GATEWAY, str(error) or type(error).__name__)
+
+    def _note(self, variable: str, fault: str) -> None:
+        if fault:
+            self.faults[variable] = fault
+        else:
+            self.faults.pop(variable, None)
 
 
-def _replace(path: Path, text: str) -> None:
-    """Whole or not at all, for readers that come at any time."""
-    with suppress(OSError):
+def _replace(path: Path, text: str) -> str:
+    """Whole or not at all, for readers that come at any time; why it is not at all."""
+    try:
         beside = path.with_name(f".{path.name}.{os.getpid()}")
-        beside.write_text(text, "utf-8")
+        beside.write_text(text, "utf-8", "replace")
         beside.replace(path)
+    except (OSError, ValueError) as error:  # ValueError: a path that has no name
+        return str(error)
+    return ""

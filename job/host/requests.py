@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
+
+MOST_HANGING = 4  # requests that nobody waits for any more: a server may send a byte now and then for ever
+_hanging: list[threading.Thread] = []
 
 
 class _Stays(urllib.request.HTTPRedirectHandler):
@@ -19,8 +24,32 @@ class _Stays(urllib.request.HTTPRedirectHandler):
 
 def request(address: str, method: str, body: bytes, headers: Mapping[str, str], timeout_seconds: float) -> int:
     """The status of the answer; a user and password in the address are sent as basic authentication. Raises `OSError`
-    where there is no answer, and `ValueError` for an address that is none of HTTP.
+    where there is no answer within that time, from the look for the host's address to the last byte, and `ValueError`
+    for an address that is none of HTTP.
     """
+    _hanging[:] = [thread for thread in _hanging if thread.is_alive()]
+    if len(_hanging) >= MOST_HANGING:
+        raise TimeoutError("earlier requests have no answer yet")
+    found: list[int | Exception] = []
+
+    def ask() -> None:
+        try:
+            found.append(_request(address, method, body, headers, timeout_seconds))
+        except (OSError, ValueError, HTTPException) as error:
+            found.append(error)
+
+    thread = threading.Thread(target=ask, name="request", daemon=True)
+    thread.start()
+    thread.join(timeout_seconds)
+    if not found:
+        _hanging.append(thread)
+        raise TimeoutError(f"no answer within {timeout_seconds:g} seconds")
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
+def _request(address: str, method: str, body: bytes, headers: Mapping[str, str], timeout_seconds: float) -> int:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("the address must begin with http:// or https://")

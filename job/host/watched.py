@@ -20,6 +20,7 @@ class Watched:
         self._log, self._begun = log, time.monotonic()
         self._notifier = Notifier()
         self._pulse: Pulse | None = None
+        self._noted: set[str] = set()
         self._known: dict[str, Any] = {"name": None, "run_id": None, "output": None}
 
     def __enter__(self) -> Self:
@@ -32,13 +33,24 @@ class Watched:
         """From here on it is watched."""
         self._known = {"name": name, "run_id": run_id, "output": output}
         self._pulse = Pulse(run_id, name)
+        self._note_faults()
         self._log.listeners.append(self._pulse)
+
+    def _note_faults(self) -> None:
+        """Says what monitoring does not get, once."""
+        for variable, fault in (self._pulse.faults if self._pulse else {}).items():
+            if variable not in self._noted:
+                self._log("note", text=f"{variable} gets nothing: {fault}")
+                self._noted.add(variable)
 
     def _end(self, failure: JobError | None) -> None:
         exit_code = failure.exit_code if failure else 0
         if self._pulse:
             self._pulse.end(exit_code)
+            self._note_faults()
         if isinstance(failure, Interrupted):  # no end: who was stopped goes on
+            return
+        if self._pulse and self._pulse.helps:
             return
         figures: dict[str, dict[str, float]] = {}
         for (model, metric), value in self._pulse.state.figures.items() if self._pulse else ():

@@ -237,6 +237,7 @@ def _notes(runs: Sequence[Compared]) -> Iterator[str]:
     held_out = [_held_out(run) for run in runs if run.figures]
     if any(known != held_out[0] for known in held_out[1:]):
         yield "their held-out rows are not the same: figures of other rows say little beside each other"
+    yield from _others(runs)
     if len({run.stats["device"].get("name") for run in runs}) > 1:
         yield "they ran on other devices: times are of those"
 
@@ -245,6 +246,30 @@ def _held_out(run: Compared) -> tuple[Any, ...]:
     """How held-out rows are told apart: their numbers, and what the base was found to know of them."""
     split = run.stats["data"].get("held_out") or {}
     return tuple(split.get(name) for name in ("rows", "tokens", "trained_tokens"))
+
+
+def _member(document: Json, name: str) -> Json:
+    found = document.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _others(runs: Sequence[Compared]) -> Iterator[str]:
+    """What judges, benchmarks and general rows are told apart by, where they are not the same."""
+    about: dict[str, list[Any]] = {}
+    for run in runs:
+        evaluation, general = run.stats["evaluation"], _member(run.stats["data"], "general")
+        judge, benchmarks = (_member(evaluation, name) for name in ("judge", "benchmarks"))
+        if judge:
+            about.setdefault("judges", []).append([judge.get("model"), judge.get("answered_by")])
+        if general:
+            about.setdefault("general rows", []).append([general.get(name) for name in ("rows", "trained_tokens")])
+        for task in (task for task in benchmarks.get("tasks") or () if isinstance(task, dict)):
+            figures = [task.get(name) for name in ("documents", "few_shot", "versions")]
+            rows = [_member({"": source}, "").get("sha256") for source in task.get("data") or ()]
+            about.setdefault(f"documents or examples of {task.get('name')}", []).append([figures, rows])
+    for what, known in about.items():
+        if any(one != known[0] for one in known[1:]):
+            yield f"their {what} are not the same: figures of others say little beside each other"
 
 
 def require_several(outputs: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from job.evaluation.metrics import METRICS, metric_of
 from job.evaluation.metrics.losses import TRAIN_LOSS
 from job.evaluation.metrics.task import NAME as TASK
 from job.report.judged import sentences
-from job.report.markdown import NOTHING, figure, sentence, table
+from job.report.markdown import NOTHING, code, figure, sentence, table
 
 BASE, TUNED = "base", "trained"  # as the statistics call them
 WORDS = {BASE: "the base", TUNED: "tuned, as trained"}
@@ -99,7 +99,8 @@ def compared(stats: Mapping[str, Any]) -> Figures | None:
 
 def differences_table(document: Mapping[str, Any]) -> list[str]:
     """Lines of base against tuned with intervals, from the document of a stats.json; none where there is nothing."""
-    found, said = compared(document), [line for words in sentences(document["evaluation"]) for line in (words, "")]
+    said = [line for words in sentences(document["evaluation"], code) for line in (words, "")]
+    found = compared(document)
     if found is None:
         return said
     return [

@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from job.report.markdown import figure
 
+Shown = Callable[[object], str]  # a name or an address of whatever origin
 
-def sentences(evaluation: Mapping[str, Any]) -> list[str]:
+
+def sentences(evaluation: Mapping[str, Any], shown: Shown = str) -> list[str]:
     """Sentences on what others have said, from that part of the statistics."""
     known = {"judge": verdicts, "benchmarks": documents}
-    return [words(evaluation[name]) for name, words in known.items() if evaluation.get(name)]
+    return [words(evaluation[name], shown) for name, words in known.items() if evaluation.get(name)]
 
 
-def documents(facts: Mapping[str, Any]) -> str:
+def documents(facts: Mapping[str, Any], shown: Shown = str) -> str:
     """What the benchmarks' figures are of."""
     about = [
-        f"{task['name']}, {task['documents']} of {task['of']} documents with {task['few_shot']} examples each, from "
-        + " and ".join(dict.fromkeys(_place(one) for one in task["data"]))
+        f"{shown(task['name'])}, {task['documents']} of {task['of']} documents with {task['few_shot']} examples each, "
+        "from " + " and ".join(dict.fromkeys(shown(_place(one)) for one in task["data"]))
         for task in facts["tasks"]
     ]
-    return f"Benchmarks by lm-eval {facts['lm_eval']}: {'; '.join(about)}."
+    return f"Benchmarks by lm-eval {shown(facts['lm_eval'])}: {'; '.join(about)}."
 
 
 def _place(data: Mapping[str, Any]) -> str:
     return f"{data['source']}@{data['revision']}" if data["revision"] else str(data["source"])
 
 
-def verdicts(facts: Mapping[str, Any]) -> str:
+def verdicts(facts: Mapping[str, Any], shown: Shown = str) -> str:
     """Sentences on the judge's part of the statistics."""
     asked = facts["pairs"] - facts["equal"] - facts["unasked"]
     said = (
-        f"{facts['model']} at {facts['endpoint']} judged {asked} of {facts['pairs']} pairs of answers, each in both "
-        f"orders: the tuned model's was better in {facts['better']}, worse in {facts['worse']}, neither in "
-        f"{facts['even']}; in {facts['swayed']} the verdict changed with the order"
+        f"{shown(facts['model'])} at {shown(facts['endpoint'])} judged {asked} of {facts['pairs']} pairs of answers, "
+        f"each in both orders: the tuned model's was better in {facts['better']}, worse in {facts['worse']}, neither "
+        f"in {facts['even']}; in {facts['swayed']} the verdict changed with the order"
     )
     if facts["swayed"]:
         said += f", where the first place won {facts['first_place']} times and the second {facts['second_place']}"

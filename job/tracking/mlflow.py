@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from job.tracking.record import PROJECT, Begun, Session, Tracker, flat
 URI = "MLFLOW_TRACKING_URI"
 RUN_ID, OUTPUT = "tunejob.run_id", "tunejob.output"  # tags
 AT_ONCE, LONGEST = 100, 500  # parameters of a request, and characters of a value, that every server takes
+# Signs that a name may not have: keys of a JSON schema have them, and figures of a benchmark with a filter.
+REFUSED, LONGEST_NAME = re.compile(r"[^/\w.\- ]"), 250
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 
@@ -23,11 +26,11 @@ class Mlflow:
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
-            self.client.log_metric(self.run, name, value, step=step)
+            self.client.log_metric(self.run, plain(name), value, step=step)
 
     def end(self, figures: Mapping[str, float], address: str, files: Sequence[Path]) -> None:
         for name, value in figures.items():
-            self.client.log_metric(self.run, name, value)
+            self.client.log_metric(self.run, plain(name), value)
         self.client.set_tag(self.run, OUTPUT, address)
         for path in files:
             self.client.log_artifact(self.run, str(path), "report")
@@ -35,6 +38,11 @@ class Mlflow:
 
     def close(self) -> None:
         """It stays as running."""
+
+
+def plain(name: str) -> str:
+    """A name that every server takes."""
+    return REFUSED.sub("_", name)[:LONGEST_NAME]
 
 
 def begin(begun: Begun) -> Session:
@@ -51,7 +59,8 @@ def begin(begun: Begun) -> Session:
     if earlier:
         return Mlflow(client, earlier[0].info.run_id)
     run = client.create_run(experiment, run_name=begun.name, tags={RUN_ID: begun.run_id}).info.run_id
-    settings = [Param(name, str(value)[:LONGEST]) for name, value in flat(begun.config).items()]
+    given = {plain(name).replace("/", "_"): str(value)[:LONGEST] for name, value in flat(begun.config).items()}
+    settings = [Param(name, value) for name, value in given.items()]
     for first in range(0, len(settings), AT_ONCE):
         client.log_batch(run, params=settings[first : first + AT_ONCE])
     return Mlflow(client, run)

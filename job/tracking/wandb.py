@@ -10,6 +10,8 @@ from typing import Any
 
 from job.tracking.record import PROJECT, Begun, Session, Tracker
 
+FINISH_SECONDS = 120.0  # for what is not sent yet: a server that went away would be waited for without end
+
 
 @dataclass
 class Wandb:
@@ -40,6 +42,7 @@ def begin(begun: Begun) -> Session:
     quiet = wandb.Settings(
         console="off", silent=True, disable_git=True, disable_code=True, save_code=False, x_disable_meta=True,
         x_disable_stats=True, x_disable_machine_info=True,
+        finish_timeout=FINISH_SECONDS, finish_timeout_raises=True,
     )  # fmt: skip
     project = os.environ.get("WANDB_PROJECT", PROJECT)
     return Wandb(

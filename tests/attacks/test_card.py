@@ -43,6 +43,11 @@ def hostile(folder: Path, text: str) -> CardFacts:
     known = facts(folder)
     sources = tuple(dataclasses.replace(source, source=text, split=text) for source in known.sources)
     named = {"device": {"name": text, "total_memory_bytes": 0}, "effective": {"optimizer": text}, "packages": {"torch": text}}
+    task = {"name": text, "documents": 1, "of": 1, "few_shot": 0, "data": [{"source": text, "revision": text}]}
+    judged = dict.fromkeys(("pairs", "equal", "unasked", "better", "worse", "even", "swayed", "unread", "declined"), 0)
+    judged |= {"model": text, "endpoint": text, "agreement": None, "min_agreement": 0.5}
+    others = {"judge": judged, "benchmarks": {"lm_eval": text, "tasks": [task]}}
+    named |= {"evaluation": known.stats["evaluation"] | others}
     replace = dataclasses.replace
     spec = replace(
         known.spec,

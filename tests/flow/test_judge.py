@@ -38,19 +38,21 @@ def test_a_judge_that_breaks_down_and_comes_back(tmp_path: Path) -> None:
     changes = evaluation(gates=[{"metric": "judge_win_rate", "at_most": 1.0, "gain_at_least": -0.5}])
     with judge_server() as server:
         server.fault, server.from_request = (500, b"down"), 9  # the word at the start, and eight of them
-        first = run_tiny(tmp_path, changes, server.environment(USER_INFO))
+        first = run_tiny(tmp_path, changes, server.environment())
         assert (first.exit_code, first.failure["pointer"]) == (20, "TUNEJOB_JUDGE_URL"), first.stdout
         assert (tmp_path / "out" / "report" / "judge.jsonl").read_bytes().count(b"\n") == 8
         server.fault = None
         answered = set(server.chats[:8])
-        second = run_tiny(tmp_path, changes, server.environment(USER_INFO))
+        second = run_tiny(tmp_path, changes, {**server.environment(USER_INFO), "TUNEJOB_METRICS_FILE": str(tmp_path / "metrics")})
         assert second.exit_code == 0, second.stdout + second.stderr
     require_figures(tmp_path / "out", second, answered, server.chats)
+    rate = valid_stats(tmp_path / "out" / "stats.json")["evaluation"]["trained"]["judge_win_rate"]
+    assert f'model="trained",metric="judge_win_rate"}} {rate}\n' in (tmp_path / "metrics").read_text()
     assert fits_events([*first.events, *second.events]) == []
     assert [event["step"] for event in second.named("checkpoint") if event["note"] == "restored"] or second.named("trained")
     secrets = {"key": KEY, "password": USER_INFO.partition(":")[2]}
     assert leaks(secrets, first, tmp_path) == leaks(secrets, second, tmp_path) == []
-    assert all(said.startswith(("Bearer", "Basic")) for said in server.authorizations)
+    assert {said.partition(" ")[0] for said in server.authorizations} == {"Bearer", "Basic"}
 
 
 def require_figures(output: Path, result: Result, answered: set[str], chats: list[str]) -> None:
@@ -73,7 +75,7 @@ def require_figures(output: Path, result: Result, answered: set[str], chats: lis
     assert "@" not in host
     for page in ("README.md", "report/summary.md", "report/report.html"):
         text = (output / page).read_text("utf-8")
-        assert f"scripted at {host} judged {asked} of 9 pairs" in text.replace("<wbr>", ""), page
+        assert f"scripted at {host} judged {asked} of 9 pairs" in text.replace("<wbr>", "").replace("`", ""), page
 
 
 def test_a_judge_that_loves_the_first_place_lets_nothing_through(tmp_path: Path) -> None:

@@ -78,7 +78,10 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracked]:
     (server := folder / "server").mkdir()
     with mlflow_server(server) as address:
         extra = {"WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": address, **KEYS}
-        result = run_tiny(folder, {"/tracking": ["tensorboard", "wandb", "mlflow", "trackio"]}, extra, forked=False)
+        schema = {"$defs": {"a,b": {"type": "string"}}, "type": "object"}  # keys that MLflow does not take
+        changes = {"/tracking": ["tensorboard", "wandb", "mlflow", "trackio"], "/evaluation/exact_match_rows": 2,
+                   "/evaluation/metrics": ["json_valid"], "/evaluation/json_schema": schema}  # fmt: skip
+        result = run_tiny(folder, changes, extra, forked=False)
         assert result.exit_code == 0, result.stdout[-3000:] + result.stderr[-2000:]
         yield Tracked(folder, result, address)
 
@@ -97,6 +100,7 @@ def test_mlflow_has_settings_curves_figures_report_and_address(tracked: Tracked)
     assert (run.info.run_name, run.info.status) == ("tiny", "FINISHED")
     assert run.data.tags["tunejob.output"] == str(tracked.output)
     assert run.data.params["training.learning_rate"] == "0.01"
+    assert run.data.params["evaluation.json_schema._defs.a_b.type"] == "string"
     losses = [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, "loss")]
     kept = [json.loads(line) for line in (tracked.output / "report" / "losses.jsonl").read_text().splitlines()]
     assert losses == [(line["step"], pytest.approx(line["loss"])) for line in kept]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from job.errors import InputError, PolicyError
+from job.errors import InputError, JobError, PolicyError
 from job.evaluation.metrics import metric_of
+from job.evaluation.own_tasks import document_of
 from job.evaluation.scores import figures
 from job.source.benchmarks import fetch_set
 from job.spec import TaskSpec
@@ -202,6 +204,8 @@ def test_a_folder_of_the_users_own_is_not_written_to(tmp_path: Path) -> None:
         ("a:acc", (3.0, 4.0), 0.75, False),
         ("a:word_perplexity", (-4.0, 2.0), 7.389056, True),
         ("a:bits_per_byte", (-2.772589, 2.0), 2.0, True),
+        ("a:likelihood_diff", (12.0, 4.0), 3.0, True),
+        ("mutual:r@1", (1.0, 4.0), 0.25, False),
     ],
 )
 def test_figures_of_tasks(name: str, sums: tuple[float, float], figure: float, lower: bool) -> None:
@@ -210,3 +214,54 @@ def test_figures_of_tasks(name: str, sums: tuple[float, float], figure: float, l
     assert (metric.trained_alone, metric.of_losses, metric.needs_rows) == (True, False, False)
     with pytest.raises(KeyError):
         metric_of("acc")
+
+
+def test_only_shares_have_limits() -> None:
+    """ROUGE of some tasks goes up to 100, and a difference below 0: no gate on these is out of reach."""
+    assert (metric_of("a:acc").highest, metric_of("a:acc").title) == (1.0, "a: acc, 0 to 1")
+    assert (metric_of("a:rouge1_max").highest, metric_of("a:rouge1_diff").lowest) == (math.inf, -math.inf)
+    assert metric_of("a:rouge1_max").title == "a: rouge1 max"
+
+
+def test_an_answer_that_is_generated_is_one_line() -> None:
+    own = TaskRowsSpec("question", "answer", None, None)
+    assert document_of(own, {"question": "a ", "answer": " 4\n"}) == {"question": "a ", "answer": "4"}
+    with pytest.raises(ValueError, match="has several lines"):
+        document_of(own, {"question": "a", "answer": "4\n5"})
+    with pytest.raises(ValueError, match="not a list"):
+        document_of(replace(own, choices_column="list"), {"question": "a", "answer": "4", "list": "[" * 100_000})
+
+
+@needs_lm_eval
+@pytest.mark.usefixtures("lm_eval")
+def test_a_task_of_two_entries_is_refused(tmp_path: Path) -> None:
+    """As of a group and by itself, with other examples: the figures of one would be lost."""
+    from job.evaluation.benchmarks import load_benchmarks
+
+    (tmp_path / "rows.jsonl").write_bytes(rows(3))
+    spec = replace(WHOLE, source=str(tmp_path / "rows.jsonl"))
+    with pytest.raises(InputError, match="this is measured twice") as caught:
+        load_benchmarks([spec, replace(spec, few_shot=1)], tmp_path / "work", {}, 8)
+    assert (caught.value.faults[0].where, caught.value.faults[0].found) == ("/evaluation/tasks/1", "arc_easy:acc")
+
+
+@needs_lm_eval
+@pytest.mark.usefixtures("lm_eval")
+@pytest.mark.parametrize(
+    ("name", "row", "kind", "words"),
+    [
+        ("arc_easy", None, InputError, "do not fit"),
+        ("humaneval", {"prompt": "def f():", "test": "", "entry_point": "f", "task_id": "1"}, PolicyError, "humaneval fetches code_eval"),
+        ("ifeval", {"prompt": "a", "key": 1, "instruction_id_list": [], "kwargs": []}, InputError, "this task"),
+    ],
+)
+def test_tasks_that_cannot_be_measured_are_refused_with_the_documents(
+    name: str, row: dict[str, Any] | None, kind: type[JobError], words: str, tmp_path: Path
+) -> None:
+    """Rows of another form, code that a model writes, packages that lm-eval alone does not bring."""
+    from job.evaluation.benchmarks import load_benchmarks
+
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n" if row else "")
+    with pytest.raises(kind, match=words) as caught:
+        load_benchmarks([replace(WHOLE, name=name, source=str(tmp_path / "rows.jsonl"))], tmp_path / "work", {}, 8)
+    assert caught.value.faults[0].where == "/evaluation/tasks/0"

@@ -95,6 +95,13 @@ def test_a_tracker_without_its_package_is_refused_by_name() -> None:
     assert [fault.found for fault in caught.value.faults] == ["wandb", "mlflow"]
 
 
+def test_names_that_no_server_of_mlflow_takes_are_changed() -> None:
+    from job.tracking.mlflow import plain
+
+    assert plain("trained/gsm8k:exact_match,strict-match") == "trained/gsm8k_exact_match_strict-match"
+    assert plain("evaluation.json_schema.$defs." + "a" * 300) == ("evaluation.json_schema._defs." + "a" * 300)[:250]
+
+
 def test_every_tracker_of_the_schema_is_one() -> None:
     from job.spec import job_schema
     from job.tracking import TRACKERS

@@ -126,6 +126,25 @@ def test_what_makes_figures_less_comparable_is_said(tmp_path: Path) -> None:
     assert "no manifest" in compare_page(comparison)
 
 
+def test_figures_of_other_documents_and_judges_are_told_apart(tmp_path: Path) -> None:
+    def judged(rows: str, model: str) -> dict[str, Any]:
+        data = [{"source": "a", "revision": None, "sha256": rows}]
+        task = {"name": "arc_easy", "few_shot": 0, "documents": 4, "of": 4, "versions": {}, "data": data}
+        judge = {"model": "judge", "endpoint": "http://host/v1", "answered_by": [model]}
+        return {"base": BASE, "trained": TUNED, "benchmarks": {"lm_eval": "1", "tasks": [task]}, "judge": judge}
+
+    whole = statistics()
+    one, two, odd = judged("1" * 64, "one"), judged("2" * 64, "two"), {"judge": 3, "benchmarks": []}
+    outputs = []
+    for at, evaluation in enumerate([one, two, one, odd]):
+        outputs.append(put(tmp_path / f"{at}", whole | {"evaluation": evaluation}))
+    assert list(compare([outputs[0], outputs[2], outputs[3]], None, {}).notes) == []
+    assert list(compare(outputs[:2], None, {}).notes) == [
+        "their judges are not the same: figures of others say little beside each other",
+        "their documents or examples of arc_easy are not the same: figures of others say little beside each other",
+    ]
+
+
 @pytest.mark.parametrize(
     "change",
     [{"version": 2}, {"phases": [{"name": "train"}]}, {"evaluation": []}, {"wall_seconds": "long"}, {"device": None}],

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import math
+import socket
+import threading
+import time
+from pathlib import Path
 
-from job.host.pulse import HELP, State, open_metrics
+import pytest
+
+from job.host import pulse as beating
+from job.host.pulse import GATEWAY, HEARTBEAT, HELP, HELPS, METRICS, Pulse, State, open_metrics
+from job.host.requests import request
+from tests.servers import closed_port
 
 HEARD = [
     ("begin", {"stage": "baseline"}),
@@ -45,3 +54,53 @@ def test_each_family_is_there_once_and_described() -> None:
     families = [line.split()[2] for line in open_metrics(state).splitlines() if line.startswith("# TYPE")]
     assert len(families) == len(set(families))
     assert set(families) == set(HELP) - {"tunejob_train_tokens_per_second"}
+
+
+def test_what_nobody_gets_is_known_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path without a name, a folder that is not there, a server that is not there; another is there later."""
+    missing = tmp_path / "missing" / "metrics"
+    for name, value in ((HEARTBEAT, "/"), (METRICS, str(missing)), (GATEWAY, f"127.0.0.1:{closed_port()}")):
+        monkeypatch.setenv(name, value)
+    pulse = Pulse("b17326048ef2dc7e", "name")
+    assert set(pulse.faults) == {HEARTBEAT, METRICS}
+    missing.parent.mkdir()
+    pulse.end(0)
+    assert set(pulse.faults) == {HEARTBEAT, GATEWAY}
+    assert "must begin with http" in pulse.faults[GATEWAY]
+
+
+def test_a_machine_that_helps_has_a_heartbeat_and_no_say_at_the_gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pods of all machines have one probe and one environment; only the first says `start`."""
+    path = tmp_path / "heartbeat"
+    monkeypatch.setenv(HEARTBEAT, str(path))
+    monkeypatch.setenv(GATEWAY, f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setattr(beating, "BEAT_SECONDS", 0.02)
+    pulse = Pulse("b17326048ef2dc7e", "name")
+    path.unlink()
+    pulse(HELPS, {})
+    deadline = time.monotonic() + 5
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert path.exists()
+    pulse.end(0)
+    assert (pulse.helps, pulse.faults) == (True, {})
+
+
+def test_a_server_that_never_ends_its_answer_is_left_in_time() -> None:
+    """A byte now and then is no answer; so many are not waited for at once, and each is asked again once it is gone."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def drip() -> None:
+        with listening, listening.accept()[0] as connection:
+            while not ended.wait(0.05):
+                connection.sendall(b"H")
+
+    thread = threading.Thread(target=drip, daemon=True)
+    thread.start()
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError, match="no answer within"):
+        request(f"http://127.0.0.1:{listening.getsockname()[1]}/", "POST", b"", {}, 0.2)
+    assert time.monotonic() - begun < 2
+    ended.set()
+    thread.join()

@@ -9,7 +9,7 @@ from functools import cache
 
 from job.evaluation.metrics.record import Metric, ratio
 
-NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}:[A-Za-z0-9_+-]{1,64}(?:,[A-Za-z0-9_-]{1,64})?")
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}:[A-Za-z0-9_@+-]{1,64}(?:,[A-Za-z0-9_-]{1,64})?")
 LARGEST_EXPONENT = 700.0  # beyond it a double is infinite
 
 
@@ -22,13 +22,15 @@ def bits(sums: Sequence[float]) -> float:
     return -ratio(sums) / math.log(2)
 
 
-# Those of which less is better, and the sums of rows that make them; all others are means of 0 to 1.
+# Those of which less is better, and the sums of rows that make them; all others are means.
 OTHERS = {
     "perplexity": exponential,
     "word_perplexity": exponential,
     "byte_perplexity": exponential,
     "bits_per_byte": bits,
 }
+LOWER = {"likelihood_diff", "pct_stereotype", "perspective_api_toxicity_score", "wer"}  # means of which less is better
+SHARES = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match"}  # means of 0 to 1; others may be anything
 
 
 @cache
@@ -37,6 +39,9 @@ def task_metric(name: str) -> Metric:
     task, _, metric = name.partition(":")
     title = f"{task}: {metric.replace('_', ' ').replace(',', ' by ')}"
     meaning = f"{metric} of the task {task}, as lm-eval has it"
-    if figure := OTHERS.get(metric.partition(",")[0]):
+    plain = metric.partition(",")[0]
+    if figure := OTHERS.get(plain):
         return Metric(name, title, meaning, lower_is_better=True, lowest=0.0, figure=figure, by_others=True)
-    return Metric(name, f"{title}, 0 to 1", meaning, lower_is_better=False, lowest=0.0, highest=1.0, by_others=True)
+    if plain in SHARES:
+        return Metric(name, f"{title}, 0 to 1", meaning, lower_is_better=False, lowest=0.0, highest=1.0, by_others=True)
+    return Metric(name, title, meaning, lower_is_better=plain in LOWER, lowest=-math.inf, by_others=True)
