@@ -46,6 +46,7 @@ from job.training.checkpointing import checkpointing_of
 from job.training.checks import require_compute_dtype
 from job.training.loop import TrainResult, train
 from job.training.methods import METHODS
+from job.training.methods.rewards import own_code
 from job.training.start import combine, go_on_from
 
 CHECKPOINTS_VARIABLE = "TUNEJOB_CHECKPOINTS"
@@ -127,6 +128,7 @@ def pin(run: Run, sources: Sequence[FetchedSource | FetchedSet], models: Sequenc
 
 def origin_of(spec: JobSpec, base: FetchedModel, prepared: Prepared) -> TrainingOrigin:
     given = "".join(f" with adapter {adapter.sha256}" for adapter in base.adapters)
+    given += "".join(f" rewarded by {sha256}" for sha256 in own_code(spec.training.grpo))
     return TrainingOrigin(spec.run_id, f"{base.public_id}@{base.revision}{given}", prepared.digest)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from job.chat.published import ADAPTER, Published, open_published
-from job.errors import Fault, InputError, JobError
+from job.errors import Fault, InputError, JobError, classify
 from job.errors.facts import failure_facts
 from job.host.log import Log
 
@@ -33,7 +33,7 @@ def fetched(run: Published, folder: Path, gguf: str | None) -> Path:
             Fault("this GGUF is in several parts, which go by their names", where="--gguf", found=f"{len(files)} files",
                   expected="one file, of a smaller type")
         )  # fmt: skip
-    there = run.fetch(files, folder / "published")
+    there = run.fetch(files, folder / "published", hashed=True)
     link = folder / (ADAPTER if gguf is None else MODEL)
     link.unlink(missing_ok=True)
     link.symlink_to((there / (ADAPTER if gguf is None else files[0].key)).resolve())
@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log = Log(sys.stdout, json_lines=True)
     try:
         link = fetched(open_published(asked.output), asked.folder, asked.gguf)
-    except JobError as error:
-        failure = log.clean(error)
+    except (JobError, OSError) as error:
+        failure = log.clean(classify(error))
         log("failed", **failure_facts(failure, STAGE))
         return failure.exit_code
     log("fetch", files=sum(1 for path in [link, *link.rglob("*")] if path.is_file()))

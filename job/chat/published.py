@@ -57,13 +57,14 @@ class Published:
         stem = f"gguf/{self.spec.name}-{TYPES[name].label}"
         return [f for f in self.files("gguf") if f.key == f"{stem}.gguf" or f.key.startswith(f"{stem}-0")]
 
-    def fetch(self, files: Sequence[File], scratch: Path) -> Path:
+    def fetch(self, files: Sequence[File], scratch: Path, hashed: bool = False) -> Path:
         """The folder that has `files` under their keys: the output itself where that is a directory of this machine,
-        else `scratch`. Raises `GateError` for what is not, by its size or hash, what was published.
+        looked at by size alone unless it is to be `hashed`: that takes as long as loading it, and is `verify`'s; else
+        `scratch`. Raises `GateError` for what is not what was published.
         """
         if isinstance(self.store, DirectoryStore):
             for file in files:
-                _require(file, self.store.uri, Path(self.store.uri, file.key), hashed=False)
+                _require(file, self.store.uri, Path(self.store.uri, file.key), hashed)
             return Path(self.store.uri)
         for file in files:
             path = scratch / file.key
@@ -83,6 +84,9 @@ def open_published(output: str) -> Published:
         fault = Fault(f"no finished run: {error.faults[0].message}", where=MANIFEST, found=ascii(output), hint=hint)
         raise InputError(fault) from error
     documents = {file.key: file for file in manifest.files}
+    for key in (SPEC, STATISTICS):
+        if key not in documents:
+            raise GateError(Fault("the manifest does not list it", where=key, expected="a file of every run"))
     spec, stats = (_document(store, documents[key]) for key in (SPEC, STATISTICS))
     return Published(store, manifest, parse_spec(spec), _stop_token_ids(stats))
 
@@ -109,7 +113,6 @@ def _document(store: Store, file: File) -> bytes:
 
 
 def _require(file: File, uri: str, path: Path, hashed: bool) -> None:
-    """A directory is looked at by size alone: its hashes, which take as long as loading it, are `verify`'s."""
     if not _is_it(file, path, hashed):
         raise _changed(file, uri)
 

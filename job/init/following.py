@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, InputError, JobError
+from job.errors import Fault, InputError, JobError, classify
 from job.errors.facts import failure_facts
 from job.host.log import Log
 from job.ledger.manifest import MANIFEST, Manifest, decode
@@ -26,13 +27,20 @@ from job.spec import JobSpec, parse_spec
 from job.store import open_store
 
 STAGE = "schedule"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 
 
 def following(raw: bytes, name: str, goes_on: bool, scratch: Path, log: Log) -> dict[str, Any]:
-    """The document of the next run. Raises `InputError` where the newest run has had the same rows."""
+    """The document of the next run. Raises `InputError` where the newest run has had the same rows, `SpecError` for a
+    spec that cannot go on from one.
+    """
+    if not NAME.fullmatch(name):
+        raise InputError(Fault("not the name of a folder", where="NAME", found=ascii(name), expected=NAME.pattern))
     spec = parse_spec(raw)
     document: dict[str, Any] = json.loads(raw)
     outputs = spec.output.uri.rstrip("/")
+    if goes_on:  # what cannot is refused at the first run, which has nothing to go on from
+        parse_spec(json.dumps(document | {"model": document["model"] | {"adapter": f"{outputs}/before"}}).encode())
     if goes_on and (found := newest(outputs, name)):
         folder, manifest = found
         require_new_rows(spec, manifest, folder, scratch)
@@ -77,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raw = Path(asked.spec).read_bytes()
             document = following(raw, asked.name, asked.goes_on, Path(scratch), log)
         Path(asked.file).write_text(json.dumps(document, ensure_ascii=False), "utf-8")
-    except JobError as error:
-        failure = log.clean(error)
+    except (JobError, OSError) as error:
+        failure = log.clean(classify(error))
         log("failed", **failure_facts(failure, STAGE, ""))
         return failure.exit_code
     return 0

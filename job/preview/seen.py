@@ -81,9 +81,8 @@ def look(spec: JobSpec) -> Seen:
     for pointer, adapter in spec.model.given if spec.lora else ():
         if "://" not in adapter:
             seen.attempt(look_at_adapter, adapter, spec.lora, pointer, spec.model.adapters is not None)
-    for number, reward in enumerate(spec.training.grpo.rewards if spec.training.grpo else ()):
-        if reward.file:
-            seen.attempt(require_allowed, reward.file, f"/training/grpo/rewards/{number}/file")
+    for pointer, file in spec.training.grpo.files.items() if spec.training.grpo else ():
+        seen.attempt(require_allowed, file, pointer)
     for source, pointer in spec.sources:
         if "://" not in source.source:
             seen.attempt(_rows, source, pointer, bool(chats), seen)
@@ -162,6 +161,7 @@ def paths_read(spec: JobSpec) -> Iterator[tuple[str, str]]:
     places += [(address, pointer) for pointer, address in spec.model.given]
     places += [(source.source, f"{pointer}/source") for source, pointer in spec.sources]
     places += [(path, pointer) for pointer, path in places_of(spec.evaluation.tasks)]
+    places += [(file, pointer) for pointer, file in (spec.training.grpo.files.items() if spec.training.grpo else ())]
     return ((path, pointer) for path, pointer in places if "://" not in path)
 
 

@@ -71,6 +71,7 @@ def local_paths(spec: JobSpec) -> dict[str, str]:
     places |= dict(spec.model.given)
     places |= {f"{pointer}/source": source.source for source, pointer in spec.sources}
     places |= dict(places_of(spec.evaluation.tasks))
+    places |= spec.training.grpo.files if spec.training.grpo else {}
     places |= {"/output/uri": spec.output.uri, "/output/checkpoints/uri": spec.output.checkpoints.uri}
     return {pointer: path for pointer, path in places.items() if path is not None and "://" not in path}
 

@@ -7,6 +7,7 @@ from job.render.rendering import Rendering
 from job.render.text import word
 from job.spec import JobSpec
 from job.tracking import TRACKERS
+from job.training.methods.rewards import ALLOWED
 
 COMMAND = "/opt/tunejob/bin/tunejob"
 SPEC_PATH = "/tmp/spec.json"  # noqa: S108 (the container's, which has nothing else to write)
@@ -34,9 +35,10 @@ def variables(spec: JobSpec) -> list[str]:
 
 
 def asked_for(spec: JobSpec) -> list[str]:
-    """Names of those that this spec's trackers and its judge need."""
+    """Names of those that this spec's trackers, its judge and rewards of its own need."""
     trackers = [name for tracker in spec.tracking for name in TRACKERS[tracker].variables]
-    return [*trackers, *(JUDGE if spec.evaluation.judge else ())]
+    leave = (ALLOWED,) if spec.training.grpo and spec.training.grpo.files else ()
+    return [*trackers, *(JUDGE if spec.evaluation.judge else ()), *leave]
 
 
 def needed_secrets(spec: JobSpec) -> list[str]:

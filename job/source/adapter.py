@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import Any
 
 from job.errors import Fault, GateError, InputError, PolicyError
 from job.hub.origin import COMMIT, HubOrigin
-from job.ledger.manifest import MANIFEST, SPEC, Manifest, decode
+from job.ledger.manifest import MANIFEST, SHOWN_CHARACTERS, SPEC, Manifest, decode
 from job.source.model_files import REFUSED_WEIGHTS, SAFETENSORS_HINT, read_object
 from job.source.place import LocalOrigin, Place, S3Origin, at_revision, pointed
 from job.spec import LoraSpec
@@ -25,7 +26,12 @@ SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BELOW = "adapter/"  # of a run's output, or of a repository that it was pushed to
 # What PEFT can and the section lora cannot say
 UNSAID = ("rank_pattern", "alpha_pattern", "layers_to_transform", "layer_replication", "exclude_modules",
-          "target_parameters", "trainable_token_indices", "lora_bias", "use_qalora", "loftq_config")  # fmt: skip
+          "target_parameters", "trainable_token_indices", "lora_bias", "use_qalora", "loftq_config",
+          "alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config")  # fmt: skip
+# How an adapter was begun without changing the base; others, such as PiSSA, took a part out of it
+BEGUN = (True, False, None, "gaussian", "eva", "orthogonal")
+NUMBER_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+MOST = {"r": 1024, "lora_alpha": 65536}  # as in the section lora
 MIRROR = re.compile(r"(?:-unsloth)?-bnb-4bit$")  # of a Hub model, its weights packed
 MOST_FILES = 1000
 AS_IT_IS = "Write the section lora as the adapter has it, or take another adapter"
@@ -54,7 +60,8 @@ class FetchedAdapter:
 
     @property
     def rank(self) -> int:
-        return int(read_object(self.path / SETTINGS)["r"])
+        rank: int = read_object(self.path / SETTINGS)["r"]
+        return rank
 
     @property
     def provenance(self) -> dict[str, str | None]:
@@ -84,19 +91,19 @@ def fetch_adapter(
         path = folder / below
         settings = read_object(path / SETTINGS)
         require_settings(settings, scaled(lora, settings) if of_several else lora)
-        read_tensors(path / WEIGHTS)
+        require_numbers(path / WEIGHTS)
     run_id = made_by.run_id if made_by else None
     return FetchedAdapter(address, pointer, path, origin.public_id, origin.revision, run_id, sha256)
 
 
 def scaled(lora: LoraSpec, settings: Json) -> LoraSpec:
-    """With the rank and alpha of these settings, as far as they have some."""
-    rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    return replace(
-        lora,
-        r=rank if type(rank) is int else lora.r,
-        alpha=float(alpha) if isinstance(alpha, int | float) else lora.alpha,
-    )
+    """With the rank and alpha of these settings. Raises `InputError` where they are none."""
+    for key, most in MOST.items():
+        number: Any = settings.get(key)
+        if type(number) not in ((int,) if key == "r" else (int, float)) or not 0 < number <= most:
+            raise InputError(Fault(f"{SETTINGS} is damaged", found=f"{key} {json.dumps(number)[:SHOWN_CHARACTERS]}",
+                                   expected=f"a number above 0, up to {most}"))  # fmt: skip
+    return replace(lora, r=settings["r"], alpha=float(settings["lora_alpha"]))
 
 
 def require_rank(adapters: Sequence[FetchedAdapter], method: str, rank: int) -> None:
@@ -121,9 +128,10 @@ def look_at_adapter(address: str, lora: LoraSpec, pointer: str = POINTER, of_sev
     with pointed(pointer):
         paths = LocalOrigin(address, "hf://").glimpse(MOST_FILES)
         below = _place(list(paths))
+        _require_finished(list(paths))
         settings = read_object(paths[below + SETTINGS])
         require_settings(settings, scaled(lora, settings) if of_several else lora)
-        read_tensors(paths[below + WEIGHTS])
+        require_numbers(paths[below + WEIGHTS])
 
 
 def require_base(adapter: FetchedAdapter, public_id: str, revision: str | None) -> None:
@@ -157,6 +165,13 @@ def require_settings(found: Json, lora: LoraSpec) -> None:
             Fault("this adapter has settings that a spec cannot name", found=f"{name} {json.dumps(found[name])}",
                   expected=f"no {name}")
         )  # fmt: skip
+    begun = found.get("init_lora_weights", True)
+    if (begun.lower() if isinstance(begun, str) else begun) not in BEGUN:
+        raise InputError(
+            Fault("this adapter belongs to a base that its start has changed", expected="one of the plain base",
+                  found=f"init_lora_weights {json.dumps(begun)[:SHOWN_CHARACTERS]}",
+                  hint="PEFT converts it: save_pretrained with path_initial_model_for_weight_conversion")
+        )  # fmt: skip
     faults = list(_differences(found, lora))
     if faults:
         raise InputError(*faults)
@@ -164,13 +179,14 @@ def require_settings(found: Json, lora: LoraSpec) -> None:
 
 def _differences(found: Json, lora: LoraSpec) -> Iterator[Fault]:
     whole = found.get("modules_to_save") or []
+    whole = sorted(map(str, whole)) if isinstance(whole, list) else whole
     pairs = {
         "r": (lora.r, found.get("r")),
         "alpha": (lora.alpha, found.get("lora_alpha")),
         "rslora": (lora.rslora, bool(found.get("use_rslora"))),
         "dora": (lora.dora, bool(found.get("use_dora"))),
         "bias": (lora.bias, found.get("bias", "none")),
-        "modules_to_save": (sorted(lora.modules_to_save), sorted(whole) if isinstance(whole, list) else whole),
+        "modules_to_save": (sorted(lora.modules_to_save), whole),
     }
     targets = found.get("target_modules")
     if not isinstance(lora.targets, str) and isinstance(targets, list):
@@ -181,14 +197,27 @@ def _differences(found: Json, lora: LoraSpec) -> Iterator[Fault]:
                         expected=f"{json.dumps(own)}, as the adapter", hint=AS_IT_IS)  # fmt: skip
 
 
+def require_numbers(path: Path) -> None:
+    """Raises `InputError` for a file of weights that is cut, or has others than floating-point numbers."""
+    tensors, _ = read_tensors(path)
+    at = tensors[0].start if tensors else 0
+    for tensor in tensors:
+        if tensor.dtype not in NUMBER_BYTES:
+            what, known = f"{path.name}: {tensor.name} is not of floating-point numbers", ", ".join(NUMBER_BYTES)
+            raise InputError(Fault(what, found=ascii(tensor.dtype), expected=f"one of {known}"))
+        if (tensor.start, tensor.bytes) != (at, NUMBER_BYTES[tensor.dtype] * math.prod(tensor.shape)):
+            raise InputError(Fault(f"{path.name} is damaged: {tensor.name} is not where its header says"))
+        at += tensor.bytes
+
+
 def _last_parts(targets: Iterable[str]) -> list[str]:
     """The adapter may name each layer in full where the spec names kinds of layers, or all of them."""
     return sorted({str(target).rpartition(".")[2] for target in targets})
 
 
 def _place(names: list[str]) -> str:
-    """In which folder of a place the adapter is, "" for the top."""
-    for below in ("", BELOW):
+    """In which folder of a place the adapter is, "" for the top, where a run's output has none of its own."""
+    for below in (BELOW,) if SPEC in names else ("", BELOW):
         if below + SETTINGS not in names:
             continue
         if below + WEIGHTS in names:
@@ -209,16 +238,20 @@ def _place(names: list[str]) -> str:
 
 def _manifest(origin: Place, names: list[str], folder: Path) -> Manifest | None:
     """Of the run whose output this is; None for a repository, which has no manifest."""
+    _require_finished(names)
     if MANIFEST not in names:
-        if SPEC in names:
-            raise InputError(Fault("the run there has not finished", expected=MANIFEST,
-                                   hint="A run writes it last, when every gate has let it through"))  # fmt: skip
         return None
     origin.stage([MANIFEST], folder)
     try:
         return decode((folder / MANIFEST).read_bytes())
     except GateError as error:
         raise InputError(*error.faults) from error
+
+
+def _require_finished(names: list[str]) -> None:
+    if SPEC in names and MANIFEST not in names:
+        raise InputError(Fault("the run there has not finished", expected=MANIFEST,
+                               hint="A run writes it last, when every gate has let it through"))  # fmt: skip
 
 
 def _require_listed(made_by: Manifest | None, folder: Path, taken: list[str]) -> str:

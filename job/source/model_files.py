@@ -42,7 +42,11 @@ def config_files(names: Iterable[str]) -> list[str]:
     top = sorted(name for name in names if "/" not in name)
     if "adapter_config.json" in top:
         raise PolicyError(
-            Fault("this is an adapter, not a model", found="adapter_config.json", hint="Give its base model")
+            Fault(
+                "this is an adapter, not a model",
+                found="adapter_config.json",
+                hint="Name its base here, and the adapter in model.adapter",
+            )
         )
     pickled = [name for name in top if name.endswith(REFUSED_WEIGHTS)]
     if CONFIG not in top and not pickled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -73,6 +74,13 @@ def combines(document: Json) -> Iterator[Fault]:
         if lora.get(key, without) != without:
             yield Fault("adapters of this kind are not combined", where=f"/lora/{key}", found=show(lora[key]),
                         expected=json.dumps(without))  # fmt: skip
+    if not any(each.get("weight", 1.0) for each in model["adapters"]):
+        yield Fault("nothing is left of adapters that are all multiplied by 0", where="/model/adapters",
+                    expected="another weight than 0")  # fmt: skip
+    for key in ("gpus", "nodes"):
+        if (count := document.get("resources", {}).get(key, 1)) not in (1, "all"):
+            yield Fault("nothing is trained where adapters are combined", where=f"/resources/{key}", found=show(count),
+                        expected="1")  # fmt: skip
     if lora.get("r", 16) != lora.get("alpha", 16):
         yield Fault("a combined adapter has its scale in its weights", where="/lora/alpha",
                     found=json.dumps(lora.get("alpha", 16)), expected=f"{lora.get('r', 16)}, as r")  # fmt: skip
@@ -88,3 +96,19 @@ def _options(combine: Json) -> Iterator[Fault]:
         if key in combine and method not in methods:
             yield Fault(f"this method has no {key}", where=f"/model/combine/{key}", found=f"method {method}",
                         expected=f"no {key}, or one of {', '.join(methods)}")  # fmt: skip
+
+
+def addresses(model: Json) -> dict[str, str]:
+    """Pointer and address of every model and adapter."""
+    given = {f"/model/adapters/{i}/adapter": one["adapter"] for i, one in enumerate(model.get("adapters", []))}
+    return {f"/model/{key}": model[key] for key in ("source", "merge_base", "adapter") if key in model} | given
+
+
+def models_apart(document: Json) -> Iterator[Fault]:
+    """A run that goes on from what is at its own output would be refused there, or replace what it needs."""
+    output = os.path.normpath(document["output"]["uri"].replace("{name}", document["name"]))
+    own = {output, *(f"{output}/{part}" for part in ("adapter", "merged", "merged_4bit"))}
+    for pointer, address in addresses(document["model"]).items():
+        if "hf://" not in address and os.path.normpath(address) in own:
+            yield Fault("a run's output is a place of its own", where=pointer, found=show(address),
+                        expected=f"another place than output.uri, {document['output']['uri']}")  # fmt: skip

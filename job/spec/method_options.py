@@ -63,3 +63,9 @@ class GrpoSpec:
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"]
     scale_rewards: Literal["group", "batch", "none"]
     mask_cut_answers: bool
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Pointer and path of each reward of one's own."""
+        named = {f"/training/grpo/rewards/{number}/file": reward.file for number, reward in enumerate(self.rewards)}
+        return {pointer: file for pointer, file in named.items() if file}

@@ -69,6 +69,15 @@ def settings_of_the_method(document: Json) -> Iterator[Fault]:
                     expected='"4bit", "8bit" or "16bit": the base is the model with the adapter off')  # fmt: skip
 
 
+def biases(document: Json) -> Iterator[Fault]:
+    """Trained ones are the base's own, which stay on when its adapter is off."""
+    method, bias = method_of(document), document.get("lora", {}).get("bias", "none")
+    by_reference = method.rewards is not None and method.rewards.by_reference
+    if bias != "none" and (by_reference or document.get("training", {}).get("grpo", {}).get("beta")):
+        yield Fault("this method compares with the base, which would have the trained biases", where="/lora/bias",
+                    found=f"{show(bias)} with method {method.name}", expected='"none"')  # fmt: skip
+
+
 def rewards(document: Json) -> Iterator[Fault]:
     """Of grpo: what each needs or does not read, how a step is made up, and what says nothing of it."""
     training = document.get("training", {})
@@ -82,6 +91,9 @@ def rewards(document: Json) -> Iterator[Fault]:
     seen: set[str] = set()
     for number, reward in enumerate(options.get("rewards", [])):
         yield from _reward(reward, f"{pointer}/{number}", seen)
+    if options.get("rewards") and not any(reward.get("weight", 1.0) for reward in options["rewards"]):
+        yield Fault("answers are all worth the same", where=pointer, found="every weight 0",
+                    expected="another weight than 0")  # fmt: skip
     group = options.get("group_size", 8)
     answers = training.get("batch_size", 2) * training.get("gradient_accumulation_steps", 4)
     if answers % group:
@@ -91,9 +103,14 @@ def rewards(document: Json) -> Iterator[Fault]:
     if document["model"].get("backend", "unsloth") != "peft":
         yield Fault("this method is offered with plain PEFT: Unsloth rewrites its trainer", where="/model/backend",
                     found='"unsloth" with method grpo', expected='"peft"')  # fmt: skip
-    if document.get("resources", {}).get("gpus", 1) != 1:
-        yield Fault("this method was not tried on several GPUs", where="/resources/gpus",
-                    found=show(document["resources"]["gpus"]), expected="1")  # fmt: skip
+    for key in ("gpus", "nodes"):
+        if (count := document.get("resources", {}).get(key, 1)) != 1:
+            yield Fault("this method was not tried on several GPUs", where=f"/resources/{key}", found=show(count),
+                        expected="1")  # fmt: skip
+    most, longest = document["model"].get("max_seq_length", 2048), options.get("max_new_tokens", 256)
+    if longest >= most:
+        yield Fault("answers of this length leave no room for a prompt", where="/training/grpo/max_new_tokens",
+                    found=str(longest), expected=f"less than model.max_seq_length, {most}")  # fmt: skip
     if "eval_steps" in training:
         yield Fault("the loss of references is not what this method lowers", where="/training/eval_steps",
                     found=str(training["eval_steps"]), expected="no eval_steps with method grpo",

@@ -24,7 +24,7 @@ def passes_for_gpus(document: Json) -> Iterator[Fault]:
     least = micro_batch if micro_batch != "auto" else 1 if method_of(document).loss_of_step else batch
     resources, most = document.get("resources", {}), batch * passes // least
     gpus, nodes = resources.get("gpus", 1), resources.get("nodes", 1)
-    if (1 if gpus == "all" else gpus) * nodes > most:
+    if (1 if gpus == "all" else gpus) * nodes > max(most, 1):
         found = f"{gpus} on each of {nodes} nodes" if nodes > 1 else str(gpus)
         yield Fault("more GPUs than a step has forward passes", where="/resources/gpus", found=found,
                     expected=f"at most {most}", hint="Raise training.gradient_accumulation_steps")  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 from job.errors import Fault
 from job.gguf.types import TYPES
-from job.spec.adapters import combines, goes_on
+from job.spec.adapters import addresses, combines, goes_on, models_apart
 from job.spec.beside_rules import gates_on_forgetting, replay, rows_beside
 from job.spec.data_rules import (
     address_faults,
@@ -28,7 +28,7 @@ from job.spec.evaluation_rules import (
     metric_options,
     needs_held_out,
 )
-from job.spec.method_rules import dpo_loss, rewards, rows_of_the_method, settings_of_the_method
+from job.spec.method_rules import biases, dpo_loss, rewards, rows_of_the_method, settings_of_the_method
 from job.spec.placeholders import placeholder_faults
 from job.spec.resource_rules import passes_for_gpus, spread_weights
 from job.spec.strict import load_schema
@@ -59,10 +59,7 @@ def cross_faults(document: Json, broken: list[Fault]) -> list[Fault]:
 
 
 def _model_sources(document: Json) -> Iterator[Fault]:
-    model = document["model"]
-    named = {f"/model/{key}": model[key] for key in ("source", "merge_base", "adapter") if key in model}
-    given = enumerate(model.get("adapters", []))
-    for pointer, source in {**named, **{f"/model/adapters/{i}/adapter": one["adapter"] for i, one in given}}.items():
+    for pointer, source in addresses(document["model"]).items():
         yield from address_faults(source, pointer, "hf://")
         if source.startswith("s3://") and "@" in source.rsplit("/", 1)[-1]:
             yield Fault(
@@ -254,8 +251,9 @@ def _gguf_limits(document: Json) -> Iterator[Fault]:
 RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (_model_sources, ("/model/source", "/model/merge_base", "/model/adapter", "/model/adapters")),
     (goes_on, ("/model", "/lora")),
-    (combines, ("/model", "/lora", "/training")),
+    (combines, ("/model", "/lora", "/training", "/resources")),
     (_output, ("/output",)),
+    (models_apart, ("/model", "/output", "/name")),
     (_full_precision, ("/model/precision", "/data/packing")),
     (_whole_matrices, ("/lora/targets",)),
     (_peft_packing, ("/model/backend", "/data/packing")),
@@ -267,7 +265,8 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (rows_of_the_method, ("/training/method", "/data/train", "/data/held_out")),
     (settings_of_the_method, ("/training", "/data/packing", "/data/train_on", "/model/precision")),
     (dpo_loss, ("/training/dpo",)),
-    (rewards, ("/training", "/model/backend", "/resources")),
+    (biases, ("/training", "/lora/bias")),
+    (rewards, ("/training", "/model", "/resources")),
     (gates_of_the_trained, ("/evaluation/gates", "/training/method")),
     (needs_held_out, ("/data", "/training", "/evaluation")),
     (exact_match, ("/data", "/evaluation")),

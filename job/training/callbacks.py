@@ -76,7 +76,8 @@ class Curves(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         for name in self._names & logs.keys():
-            self._writer.add_scalar(name, logs[name], state.global_step)
+            if logs[name] is not None:
+                self._writer.add_scalar(name, logs[name], state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._writer.close()
@@ -90,7 +91,8 @@ class Trackers(TrainerCallback):  # type: ignore[misc]
         self._names = CURVES | set(further)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        if figures := {name: float(logs[name]) for name in self._names & logs.keys()}:
+        known = [name for name in self._names & logs.keys() if logs[name] is not None]
+        if figures := {name: float(logs[name]) for name in known}:
             self._followed.log(state.global_step, figures)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -99,7 +101,7 @@ class Trackers(TrainerCallback):  # type: ignore[misc]
 
 class LossWatch(TrainerCallback):  # type: ignore[misc]
     """Keeps each logged step, shows progress, and ends the run on a loss or gradient that is not finite. `further`:
-    names of what the trainer logs of a step besides, and ours for them.
+    names of what the trainer logs of a step besides, None where there was nothing, and ours for them.
     """
 
     bar: Bar
@@ -148,7 +150,7 @@ class LossWatch(TrainerCallback):  # type: ignore[misc]
         self._not_logged.append(self._step_end - self._step_start)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        record = {ours: float(logs[theirs]) for theirs, ours in self._fields.items() if theirs in logs}
+        record = {ours: float(logs[theirs]) for theirs, ours in self._fields.items() if logs.get(theirs) is not None}
         if "loss" not in record:
             return
         self._steps_done()

@@ -38,6 +38,30 @@ def require_fits(adapter: FetchedAdapter, base: Path, spec: JobSpec) -> None:
         model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **adapter_options(own)))
     found = {tensor.name: tensor.shape for tensor in read_tensors(adapter.path / WEIGHTS)[0]}
     require_equal(found, shapes_of(model), adapter.pointer)
+    require_finite(adapter)
+    if spec.model.combine and spec.model.combine.method.endswith("svd"):
+        require_narrow(found, spec.lora.r)
+
+
+def require_finite(adapter: FetchedAdapter) -> None:
+    """Raises `InputError` for a weight that is no number: what it would make of the base is none either."""
+    from safetensors import safe_open
+
+    with safe_open(adapter.path / WEIGHTS, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - no mapping
+            if not tensors.get_tensor(name).isfinite().all():
+                raise InputError(
+                    Fault("the adapter has weights that are not finite", where=adapter.pointer, found=name,
+                          expected="numbers")
+                )  # fmt: skip
+
+
+def require_narrow(found: Shapes, rank: int) -> None:
+    """Raises `InputError` where a layer of these matrices has no decomposition of so high a rank."""
+    widths = [shape[1] if "lora_A" in name else shape[0] for name, shape in found.items()]
+    if rank > min(widths):
+        raise InputError(Fault("a layer of this base has no decomposition of this rank", where="/lora/r",
+                               found=str(rank), expected=f"at most {min(widths)}"))  # fmt: skip
 
 
 def shapes_of(model: Any) -> Shapes:

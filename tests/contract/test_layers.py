@@ -31,10 +31,10 @@ IMPORTED_LATE = {
     "training.callbacks": {"transformers"},
     "training.saver": {"transformers", "safetensors"},
 }
-# The last resorts, of the job and of its children, what a tracker's library raises, the one place
+# The last resorts, of the job and of its children, what a tracker's library and a reward of one's own raise, the one place
 # that keeps the evidence of a failure before it goes on, and where a
 # panic in Rust comes out, which is not an Exception.
-CATCHES_ALL = {"__main__", "run", "host.child", "tracking.follow", "data.tokenizer", "data.worker.tokenise"}
+CATCHES_ALL = {"__main__", "run", "host.child", "tracking.follow", "data.tokenizer", "data.worker.tokenise", "training.methods.rewards"}
 FILE_LINES = 300
 FUNCTION_LINES = 60
 

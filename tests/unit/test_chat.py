@@ -79,7 +79,8 @@ def test_what_a_server_is_given_has_the_name_that_it_knows_and_the_published_byt
     assert fetch([str(output), str(models), "--adapter"]) == 0
     assert (models / "adapter" / "adapter_config.json").read_bytes() == b"{}"
     assert fetch([str(output), str(models), "--gguf", "q8_0"]) == 11
-    (output / "adapter" / "adapter_config.json").write_bytes(b"{} ")
-    assert fetch([str(output), str(models), "--adapter"]) == 14
+    for changed in (b"{} ", b"[]"):
+        (output / "adapter" / "adapter_config.json").write_bytes(changed)
+        assert fetch([str(output), str(models), "--adapter"]) == 14
     (output / "manifest.json").unlink()
     assert fetch([str(output), str(models), "--adapter"]) == 11

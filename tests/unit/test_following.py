@@ -77,3 +77,17 @@ def test_without_new_rows_nothing_is_done(scene: Path, capsys: pytest.CaptureFix
     assert not Path("next.json").exists()
     (scene / "rows.jsonl").write_text(ROW * 2)
     assert next_spec("--continue")["model"]["adapter"] == "runs/refresh-2"
+
+
+@pytest.mark.parametrize(("name", "changes", "code", "words"), [
+    ("../elsewhere", {}, 11, "not the name of a folder"), ("a/b", {}, 11, "not the name of a folder"),
+    ("refresh-1", {"/model/precision": "full"}, 10, "there is no adapter when every weight is trained"),
+    ("refresh-1", {"/lora/seed": 5}, 10, "the adapter has its weights already"),
+])  # fmt: skip
+def test_a_schedule_that_could_not_go_on_is_refused_at_its_first_run(
+    name: str, changes: dict[str, Any], code: int, words: str, scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("spec.json").write_text(json.dumps(changed({"/output/uri": "runs/"} | changes)))
+    assert main(["spec.json", name, "next.json", "--continue"]) == code
+    assert words in json.loads(capsys.readouterr().out)["message"]
+    assert main(["no-spec.json", "refresh-1", "next.json"]) == 11

@@ -27,6 +27,7 @@ CURVES = {
 PART = 10  # of the steps: what the reward is at the beginning and at the end
 RISE = 0.01  # of the reward, below which it has not risen
 ALIKE = 0.9  # of the groups
+SHOWN_CHARACTERS = 120
 
 
 def _trainer_classes() -> tuple[type, type]:
@@ -82,13 +83,22 @@ def _further(spec: Any, prepared: Any) -> dict[str, Any]:
     """Of the trainer: rows in its form, and what answers are worth."""
     from datasets import Dataset
 
-    rows = [{"prompt": prompt, "reference": text} for prompt, text in _questions(prepared)]
+    training = spec.training
+    prompts = training.batch_size * training.gradient_accumulation_steps // training.grpo.group_size
+    rows = whole_steps([{"prompt": prompt, "reference": text} for prompt, text in _questions(prepared)], prompts)
     entries = enumerate(spec.training.grpo.rewards)
     return {
         "train_dataset": Dataset.from_list(rows),
         "reward_funcs": [_function(reward, f"/training/grpo/rewards/{number}") for number, reward in entries],
         "stops": list(prepared.report.stop_token_ids),
     }
+
+
+def whole_steps(rows: list[dict[str, Any]], prompts: int) -> list[dict[str, Any]]:
+    """In steps of so many `prompts`, with the first rows again after the last: trl leaves out what makes no whole
+    step.
+    """
+    return rows + [rows[number % len(rows)] for number in range(-len(rows) % prompts)]
 
 
 def _questions(prepared: Any) -> Iterator[tuple[list[int], str]]:
@@ -111,7 +121,10 @@ def _function(asked: Any, pointer: str) -> Any:
 
 
 def _look(spec: Any, prepared: Any) -> None:
-    """Raises `InputError` for a prompt beside which there is no room for an answer, or a reference that was cut."""
+    """Raises `InputError` for a prompt beside which there is no room for an answer, a reference that was cut, or a
+    reward that counts for no reference, and as `own_reward` does; what counts for some is noted.
+    """
+    prepared.report.notes.extend(_unfit(spec, [reference for _, reference in _questions(prepared)]))
     most = spec.model.max_seq_length - spec.training.grpo.max_new_tokens
     longest = max(len(prompt) for prompt, _ in _questions(prepared))
     cut = prepared.report.train["truncated_rows"]
@@ -122,6 +135,22 @@ def _look(spec: Any, prepared: Any) -> None:
                   expected=f"prompts of at most {most} tokens, whole references",
                   hint="Raise model.max_seq_length, lower training.grpo.max_new_tokens, or leave long rows out")
         )  # fmt: skip
+
+
+def _unfit(spec: Any, references: list[str]) -> Iterator[str]:
+    """For people, of each reward: how many references it does not count for. Raises `InputError` where that is all."""
+    for number, asked in enumerate(spec.training.grpo.rewards):
+        of = reward_of(asked, pointer := f"/training/grpo/rewards/{number}")
+        if asked.file:
+            of(references[0], references[0])  # a mistake in it shows before the weights are fetched
+            continue
+        unfit = [text for text in references if of(text, text) is None]
+        if len(unfit) == len(references):
+            raise InputError(Fault(f"no reference counts for the reward {asked.metric}", where=pointer,
+                                   found=f"{unfit[0][:SHOWN_CHARACTERS]!a}, for one"))  # fmt: skip
+        if unfit:
+            yield (f"{len(unfit)} of {len(references)} references do not count for the reward {asked.metric}: "
+                   "answers to their prompts get nothing by it")  # fmt: skip
 
 
 def _check(trainer: Any, spec: Any) -> None:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, InputError, PolicyError
+from job.errors import Fault, InputError, JobError, PolicyError
 from job.evaluation.metrics import METRICS, Options
 from job.host.bounded import processor_seconds
 
@@ -27,10 +30,6 @@ OPTIONS = {FORMAT: "regex", LENGTH: "at_most", FILE: "file"} | {
 ALLOWED = "TUNEJOB_REWARD_FILES"  # of the environment, with the value 1
 FUNCTION = "reward"  # of an own file
 SECONDS = 3.0  # of the processor, for one answer
-
-# What code of others raises, beside what ends a process
-FAILURES = (SyntaxError, ImportError, NameError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
-            AssertionError, RuntimeError, OSError)  # fmt: skip
 
 Reward = Callable[[str, str], float | None]
 
@@ -52,17 +51,24 @@ def reward_of(asked: Any, pointer: str) -> Reward:
     metric, options = METRICS[asked.metric], Options(asked.regex, asked.json_schema)
 
     def measured(answer: str, reference: str) -> float | None:
-        counts = metric.counts(answer, reference, options)
+        try:
+            counts = metric.counts(answer, reference, options)
+        except PolicyError as error:  # which names the option of the evaluation
+            here = f"{pointer}/{metric.option}"
+            raise PolicyError(*(replace(fault, where=here) for fault in error.faults)) from error
         return None if counts is None else metric.figure(counts)
 
     return measured
 
 
+@cache
 def own_reward(file: str, pointer: str) -> Reward:
-    """The function `reward` of a Python file. Raises `PolicyError` unless the environment lets code of a spec's files
-    run, `InputError` for a file that has no such function.
+    """The function `reward` of a Python file, as it was when it was first asked for: a run leaves the directory that
+    paths begin in. Raises `PolicyError` unless the environment lets code of a spec's files run, `InputError` for a file
+    that has no such function.
     """
     require_allowed(file, pointer)
+    own_sha256(file)
     spec = importlib.util.spec_from_file_location("own_reward", file)
     if spec is None or spec.loader is None:
         raise InputError(
@@ -71,19 +77,30 @@ def own_reward(file: str, pointer: str) -> Reward:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except FAILURES as error:
-        found = f"{type(error).__name__}: {error}"
-        raise InputError(Fault("this file cannot be run", where=pointer, found=found)) from error
+    except (Exception, SystemExit) as error:
+        raise _failed("this file cannot be run", error, pointer) from error
     function = getattr(module, FUNCTION, None)
     if not callable(function):
         expected = f"def {FUNCTION}(answer, reference) -> float"
         raise InputError(Fault("the file has no such function", where=pointer, found=ascii(file), expected=expected))
 
     def own(answer: str, reference: str) -> float | None:
-        value = function(answer, reference)
-        return None if value is None else float(value)
+        try:
+            value = function(answer, reference)
+            number = None if value is None else float(value)
+        except JobError:
+            raise  # a signal, for one
+        except (Exception, SystemExit) as error:
+            raise _failed(f"{FUNCTION} has failed on an answer", error, pointer) from error
+        if number is not None and not math.isfinite(number):
+            raise InputError(Fault(f"{FUNCTION} has given no number", where=pointer, found=str(number)))
+        return number
 
     return own
+
+
+def _failed(what: str, error: BaseException, pointer: str) -> InputError:
+    return InputError(Fault(what, where=pointer, found=f"{type(error).__name__}: {error}"))
 
 
 def require_allowed(file: str, pointer: str) -> None:
@@ -97,13 +114,26 @@ def require_allowed(file: str, pointer: str) -> None:
         raise InputError(Fault("there is no such file", where=pointer, found=ascii(file), expected="a Python file"))
 
 
-def sha256_of(file: str) -> str:
+@cache
+def own_sha256(file: str) -> str:
+    """Of the file as it was when it was first asked for."""
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
+def own_code(grpo: Any) -> list[str]:
+    """Hashes of the files of a spec's section `grpo`, if it has one."""
+    return [own_sha256(file) for file in grpo.files.values()] if grpo else []
+
+
 def first_and_last(history: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """Of the first and the last tenth of the steps, the mean of each reward."""
-    names = [name for name in (history[-1] if history else {}) if name.partition("_")[0] == "reward"]
-    count = max(1, len(history) // 10)
-    parts = history[:count], history[-count:]
-    return {name: [round(sum(line.get(name, 0.0) for line in part) / count, 6) for part in parts] for name in names}
+    """Of the first and the last tenth of the steps that have it, the mean of each reward."""
+    found: dict[str, list[float]] = {}
+    for line in history:
+        for name in line:
+            if name.partition("_")[0] == "reward":
+                found.setdefault(name, []).append(line[name])
+    parts = {name: max(1, len(values) // 10) for name, values in found.items()}
+    return {
+        name: [round(sum(part) / len(part), 6) for part in (values[: parts[name]], values[-parts[name] :])]
+        for name, values in found.items()
+    }
