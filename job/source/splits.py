@@ -127,15 +127,21 @@ def _copy_names(names: Sequence[str], folder: Path, skeleton: Path) -> None:
 
 
 def _check_card(card: Path) -> None:
-    """Raises `PolicyError` if a configuration's files are outside the data set: no request is made for a card."""
+    """Raises `PolicyError` if a configuration's files are outside the data set: no request is made for a card; and
+    `InputError` for a head of another form.
+    """
     from huggingface_hub import metadata_load
     from yaml import YAMLError
 
     try:
-        configs = (metadata_load(card) or {}).get("configs", [])
+        head = metadata_load(card) or {}
     except (YAMLError, ValueError) as error:
         raise InputError(Fault(f"{CARD} has no readable head: {error}")) from error
-    for text in _strings(configs):
+    for key in ("configs", "dataset_info"):
+        entries = head.get(key) or []
+        if odd := [one for one in (entries if isinstance(entries, list) else [entries]) if not isinstance(one, dict)]:
+            raise InputError(Fault(f"{CARD} has no readable head: {key}", found=ascii(odd[0]), expected="a mapping"))
+    for text in _strings(head.get("configs")):
         if "://" in text or "::" in text or text.startswith(("/", "~")) or ".." in PurePosixPath(text).parts:
             raise PolicyError(
                 Fault(f"{CARD} points out of the data set", found=ascii(text), expected="files of the data set")

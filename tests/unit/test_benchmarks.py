@@ -183,6 +183,15 @@ def test_a_data_set_that_is_a_script_is_refused(tmp_path: Path) -> None:
         fetch_set(str(tmp_path / "set"), None, "/evaluation/tasks/0/source", tmp_path / "work", {})
 
 
+@pytest.mark.parametrize("head", ["dataset_info: [1]", "dataset_info: x", "configs: [{config_name: a, data_files: test.jsonl}, 3]"])
+def test_a_card_of_another_form_is_called_that(head: str, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "README.md").write_text(f"---\n{head}\n---\n")
+    (tmp_path / "set" / "test.jsonl").write_bytes(rows(1))
+    with pytest.raises(InputError, match=r"README\.md has no readable head: (dataset_info|configs)"):
+        fetch_set(str(tmp_path / "set"), None, "/evaluation/tasks/0/source", tmp_path / "work", {})
+
+
 def test_a_folder_of_the_users_own_is_not_written_to(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     (folder / "easy").mkdir(parents=True)
