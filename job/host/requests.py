@@ -11,8 +11,9 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-MOST_HANGING = 4  # requests that nobody waits for any more: a server may send a byte now and then for ever
-_hanging: list[threading.Thread] = []
+# Requests of one address that nobody waits for any more: a server may send a byte now and then for ever.
+MOST_HANGING = 4
+_hanging: dict[str, list[threading.Thread]] = {}
 
 
 class _Stays(urllib.request.HTTPRedirectHandler):
@@ -27,8 +28,8 @@ def request(address: str, method: str, body: bytes, headers: Mapping[str, str], 
     where there is no answer within that time, from the look for the host's address to the last byte, and `ValueError`
     for an address that is none of HTTP.
     """
-    _hanging[:] = [thread for thread in _hanging if thread.is_alive()]
-    if len(_hanging) >= MOST_HANGING:
+    hanging = [thread for thread in _hanging.get(address, ()) if thread.is_alive()]
+    if len(hanging) >= MOST_HANGING:
         raise TimeoutError("earlier requests have no answer yet")
     found: list[int | Exception] = []
 
@@ -42,7 +43,7 @@ def request(address: str, method: str, body: bytes, headers: Mapping[str, str], 
     thread.start()
     thread.join(timeout_seconds)
     if not found:
-        _hanging.append(thread)
+        _hanging[address] = [*hanging, thread]
         raise TimeoutError(f"no answer within {timeout_seconds:g} seconds")
     if isinstance(found[0], Exception):
         raise found[0]
