@@ -30,7 +30,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 MOST_BYTES = 4 << 20  # of an answer
 CHARACTERS_A_TOKEN = 3  # fewer than there mostly are, where the endpoint does not count
 SHOWN_CHARACTERS = 300
-NO_KEY = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+NO_KEY = (HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.FORBIDDEN)
 # Newer models take the second form alone, most servers the first alone.
 FORMS: tuple[Mapping[str, Any], ...] = ({"temperature": 0, "max_tokens": ...}, {"max_completion_tokens": ...})
 
@@ -172,7 +172,9 @@ class Endpoint:
         try:
             with self._client.stream("POST", self._url, content=body, headers=headers) as response:
                 raw = _whole(response)
-        except (httpx.HTTPError, httpx.StreamError, TimeoutError) as error:
+        except TimeoutError as error:
+            return None, str(error), 0.0
+        except (httpx.HTTPError, httpx.StreamError) as error:
             return None, type(error).__name__, 0.0
         status = response.status_code
         if status == HTTPStatus.OK:
@@ -189,8 +191,10 @@ def _whole(response: httpx.Response) -> bytes:
     found = bytearray()
     for part in response.iter_raw():
         found += part
-        if time.monotonic() > deadline or len(found) > MOST_BYTES:
-            raise TimeoutError
+        if time.monotonic() > deadline:
+            raise TimeoutError("its answer took too long")
+        if len(found) > MOST_BYTES:
+            raise TimeoutError(f"its answer has more than {MOST_BYTES} bytes")
     return bytes(found)
 
 
@@ -221,7 +225,9 @@ def _refusal(status: int, raw: bytes, model: str, key: Secret) -> Exception:
     words = " ".join(text.split())[:SHOWN_CHARACTERS]
     found = f"status {status}: {words}" if words else f"status {status}"
     if status in NO_KEY:
-        return InputError(Fault("the judge does not let us in", where=KEY, found=found, expected="a key that is valid"))
+        return InputError(
+            Fault("the judge does not let us in", where=KEY, found=found, expected="a key that is valid and paid for")
+        )
     if status == HTTPStatus.NOT_FOUND:
         expected = f"{public(address())}/chat/completions with {model!a}"
         return InputError(

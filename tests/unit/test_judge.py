@@ -107,6 +107,7 @@ def test_a_judge_that_stays_away_is_a_failure_that_passes_and_nothing_is_lost(se
     [
         ((401, b"wrong key"), "TUNEJOB_JUDGE_KEY", "does not let us in"),
         ((403, b""), "TUNEJOB_JUDGE_KEY", "does not let us in"),
+        ((402, b"no credit"), "TUNEJOB_JUDGE_KEY", "does not let us in"),
         ((404, b"no such model"), "/evaluation/judge/model", "does not know this"),
         ((307, b""), "TUNEJOB_JUDGE_URL", "somewhere else"),
         ((400, b"bad"), "/evaluation/judge", "declines"),
@@ -169,6 +170,12 @@ def test_an_answer_cannot_end_itself(server: Judge, tmp_path: Path) -> None:
     counts, _, _ = ask(tmp_path, pairs=[Pair("one?", None, sly, "good")])
     assert counts == [(1.0, 1.0)]
     assert [set(answers_in(body["messages"]).values()) for body in server.bodies] == [{sly, "good"}] * 2
+
+
+def test_an_answer_of_any_size_is_not_read_to_its_end(server: Judge, tmp_path: Path) -> None:
+    server.fault = (200, b" " * (5 << 20))
+    with pytest.raises(TransientError, match="more than 4194304 bytes"):
+        ask(tmp_path, pairs=PAIRS[:1])
 
 
 def test_a_cap_that_goes_for_nothing_is_no_verdict(server: Judge, tmp_path: Path) -> None:
