@@ -31,6 +31,7 @@ from job.training.ranks import Place, Ranks
 from job.training.start import go_on_from
 
 ASKED, GIVEN = ".asked", ".given"  # beside the log: that the output be claimed, and that it is
+MET = ".met"  # that the process has met the others
 CLAIM_SECONDS = 0.02
 
 
@@ -90,6 +91,8 @@ def handle(request: TrainingRequest) -> Trained:
     ranks = Ranks(
         place, backend.device, spec.resources.spreads
     )  # once everything is loaded: engines look for such a group
+    if place:
+        place.said.with_suffix(MET).touch()
     if not all(origin == request.origin for origin in ranks.gathered(request.origin)):
         raise InputError(
             Fault("the machines have prepared other rows, or another base", where="/data/train",

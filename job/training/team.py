@@ -23,9 +23,9 @@ from job.host.child import Child, without_secrets
 from job.host.device import VISIBLE, cards
 from job.host.log import Bar, Log
 from job.host.records import build
-from job.host.signals import deferred, stop_requested
+from job.host.signals import deferred, stop_requested, stopped
 from job.training.machines import Machine
-from job.training.process import ASKED, GIVEN, Trained, TrainingRequest
+from job.training.process import ASKED, GIVEN, MET, Trained, TrainingRequest
 from job.training.ranks import GONE, Place
 
 MODULE = "job.training.process"
@@ -55,6 +55,7 @@ def train_together(
     ]
     for place in places:
         place.said.write_bytes(b"")
+        place.said.with_suffix(MET).unlink(missing_ok=True)
     with ExitStack() as stack, deferred(), log.bar("train", every_seconds=0.0) as bar:
         members = [stack.enter_context(_start(request, place, folder)) for place in places]
         said = stack.enter_context(places[0].said.open(encoding="utf-8"))
@@ -65,13 +66,15 @@ def train_together(
                 _claim_if_asked(places[0].said, claim)
             look_beside()
 
-        ended_here = _follow(members, look)
+        ended_here = _follow(members, look, lambda: all(place.said.with_suffix(MET).exists() for place in places))
         look()
         return _outcome(members, ended_here, places[0].rank, log)
 
 
-def _follow(members: Sequence[Child], look: Callable[[], None]) -> set[int]:
-    """Until all have ended, of themselves or, once one has failed, by force: the numbers of those."""
+def _follow(members: Sequence[Child], look: Callable[[], None], met: Callable[[], bool]) -> set[int]:
+    """Until all have ended, of themselves or, once one has failed or they are stopped before they have `met`, by force:
+    the numbers of those.
+    """
     stopping, failed_at, by_force = False, 0.0, set()
     while running := [rank for rank, member in enumerate(members) if not member.ended()]:
         look()
@@ -83,7 +86,9 @@ def _follow(members: Sequence[Child], look: Callable[[], None]) -> set[int]:
         # After a stop the others have the time of the stop itself to store what there is
         if not failed_at and codes - {None, 0, Interrupted.exit_code}:
             failed_at = time.monotonic()
-        if failed_at and time.monotonic() - failed_at > LAST_WORDS_SECONDS:
+        # One that waits for another in native code hears no signal, and has nothing to store
+        gave_up = failed_at and time.monotonic() - failed_at > LAST_WORDS_SECONDS
+        if gave_up or (stopping and not met()):
             by_force.update(running)
             for rank in running:
                 members[rank].kill()
@@ -146,6 +151,8 @@ def _outcome(members: Sequence[Child], ended_here: set[int], first: int, log: Lo
         except JobError as error:
             if rank not in ended_here:
                 failures[rank] = _of_a_card(error)
+    if not failures and not found:
+        raise stopped()
     if not failures:
         return found[0]
     cause = min(failures, key=lambda rank: (_is_gone(failures[rank]), rank))

@@ -95,6 +95,21 @@ def test_a_stop_and_another_number_of_processes(alone: Path, tmp_path: Path) -> 
     assert [child["what"] for child in train["children"]] == [f"process {number} of 3 of the training" for number in (1, 2, 3)]
 
 
+def test_a_stop_before_they_have_met_is_heard_by_all(tmp_path: Path) -> None:
+    """One waits for another in native code, where no signal is heard: the run ends it, and says goodbye itself."""
+    command = running(tmp_path, 2)
+    command.wait_until(lambda _: len(members(command)) == 2)
+    started = members(command)
+    started[1].suspend()
+    time.sleep(1.0)
+    command.signal(signal.SIGTERM)
+    begun = time.monotonic()
+    result = command.finish(60)
+    assert time.monotonic() - begun < 6, "not by the end of the stop's budget"
+    assert (result.exit_code, result.failure["message"].partition(".")[0]) == (30, "stopped by SIGTERM")
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in started)
+
+
 def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
     """Never a hang: the run says which one it was, as for any process that the kernel kills, and leaves nobody behind."""
     command = running(tmp_path, 2, **{"/output/checkpoints": {"every_steps": 2}})
