@@ -16,6 +16,7 @@ from job.evaluation.judge import Memory, Pair, judge, require_judge
 from job.evaluation.metrics.judge import EVEN, JUDGE_WIN_RATE
 from job.evaluation.metrics.task import NAME as TASK
 from job.evaluation.scores import Wanted, differences, figures, paired
+from job.evaluation.task_faults import cut_prompts
 from job.export.artefacts import Artefacts
 from job.export.delivered import BASE, TRAINED_MODEL
 from job.export.rows import ASKED_ROWS
@@ -68,8 +69,11 @@ def with_benchmarks(artefacts: Artefacts, model: Any, found: Assessment) -> Asse
     if not loaded:
         return found
     tokenizer, batch_rows = artefacts.delivered.prepared.tokenizer, run.spec.training.eval_batch_size
-    with run.log.live("benchmarks", len(loaded)) as bar:
+    with run.log.live("benchmarks", len(loaded)) as bar, cut_prompts() as cut:
         rows = run_benchmarks(loaded, model, tokenizer, batch_rows, bar.update)
+    if cut:
+        why = "as they are longer than the model takes"
+        run.log("note", text=f"lm-eval has cut {len(cut)} of its requests at their beginning, {why}")
     run.log("note", text=", ".join(f"{name} {value:.4g}" for name, value in figures(rows).items()))
     run.stats.evaluation[BENCHMARKS] = {
         "lm_eval": version(), "tasks": [benchmark.facts() for benchmark in loaded],

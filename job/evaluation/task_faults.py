@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,6 +43,27 @@ def no_code(name: str, pointer: str) -> Iterator[None]:
         yield
     finally:
         evaluate.load = own
+
+
+class _Heard(logging.Handler):
+    def __init__(self, words: str) -> None:
+        super().__init__(logging.WARNING)
+        self.words, self.said = words, list[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.words in (text := record.getMessage()):
+            self.said.append(text)
+
+
+@contextmanager
+def cut_prompts() -> Iterator[list[str]]:
+    """What lm-eval says, within, of requests that it cuts at their beginning: each answer to choose from is one."""
+    heard, logger = _Heard("runcati"), logging.getLogger("lm_eval")
+    logger.addHandler(heard)
+    try:
+        yield heard.said
+    finally:
+        logger.removeHandler(heard)
 
 
 def runs_code(name: str, pointer: str, found: str = "") -> PolicyError:

@@ -16,6 +16,7 @@ from job.errors import InputError, JobError, PolicyError
 from job.evaluation.metrics import metric_of
 from job.evaluation.own_tasks import document_of
 from job.evaluation.scores import figures
+from job.evaluation.task_faults import cut_prompts
 from job.source.benchmarks import fetch_set
 from job.spec import TaskSpec
 from job.spec.tasks import TaskRowsSpec
@@ -239,6 +240,23 @@ def test_an_answer_that_is_generated_is_one_line() -> None:
         document_of(own, {"question": "a", "answer": "4\n5"})
     with pytest.raises(ValueError, match="not a list"):
         document_of(replace(own, choices_column="list"), {"question": "a", "answer": "4", "list": "[" * 100_000})
+
+
+@needs_lm_eval
+@pytest.mark.usefixtures("lm_eval")
+def test_prompts_that_lm_eval_cuts_are_known(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from job.evaluation.benchmarks import load_benchmarks, run_benchmarks
+
+    long, short = rows(1).replace(b"0?", b"word " * 2100), rows(2)
+    (tmp_path / "rows.jsonl").write_bytes(long + short)
+    loaded = load_benchmarks([replace(WHOLE, source=str(tmp_path / "rows.jsonl"), limit=1)], tmp_path / "work", {}, 8)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_dir(), dtype=torch.float32), AutoTokenizer.from_pretrained(tiny_dir())
+    with cut_prompts() as cut:
+        run_benchmarks(loaded, model.eval(), tokenizer, 1, lambda done: None)
+    assert len(cut) == 2, "both answers of the first"
 
 
 @needs_lm_eval
