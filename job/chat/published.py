@@ -84,9 +84,6 @@ def open_published(output: str) -> Published:
         fault = Fault(f"no finished run: {error.faults[0].message}", where=MANIFEST, found=ascii(output), hint=hint)
         raise InputError(fault) from error
     documents = {file.key: file for file in manifest.files}
-    for key in (SPEC, STATISTICS):
-        if key not in documents:
-            raise GateError(Fault("the manifest does not list it", where=key, expected="a file of every run"))
     spec, stats = (_document(store, documents[key]) for key in (SPEC, STATISTICS))
     return Published(store, manifest, parse_spec(spec), _stop_token_ids(stats))
 

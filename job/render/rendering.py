@@ -17,6 +17,7 @@ WRITTEN = (
     "s3://",
     "The machine that runs it is gone afterwards: write to a bucket, which `tunejob report` and `chat` read",
 )
+BUILT_IN = ("an absolute path of the image", "Build the file into the image")
 HERE = "or render with `--to docker`, which mounts paths on this machine"
 
 
@@ -77,11 +78,15 @@ def local_paths(spec: JobSpec) -> dict[str, str]:
 
 
 def require_remote(spec: JobSpec) -> None:
-    """Raises `SpecError` for every path: the machine that runs the job does not have it, or loses it at the end."""
+    """Raises `SpecError` for every path: the machine that runs the job does not have it, or loses it at the end. Of
+    one's own rewards an absolute one may be the image's.
+    """
+    code = spec.training.grpo.files if spec.training.grpo else {}
     faults = [
         Fault("a path of this machine", where=pointer, found=show(path), expected=expected, hint=f"{hint}; {HERE}")
         for pointer, path in local_paths(spec).items()
-        for expected, hint in [WRITTEN if pointer.startswith("/output/") else READ]
+        for expected, hint in [WRITTEN if pointer.startswith("/output/") else BUILT_IN if pointer in code else READ]
+        if not (pointer in code and path.startswith("/"))
     ]
     if faults:
         raise SpecError(*faults)

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from job.errors import InputError, PolicyError
+from job.errors import InputError, PolicyError, SpecError
+from job.render.rendering import local_paths, require_remote
+from job.render.shell import variables
 from job.source.adapter import POINTER, FetchedAdapter, fetch_adapter, look_at_adapter, require_numbers, require_settings, scaled
 from job.spec import LoraSpec
 from job.store import open_store
@@ -158,6 +160,20 @@ def test_a_reward_is_what_it_was_at_first_wherever_the_run_goes(tmp_path: Path, 
     monkeypatch.chdir("/")
     assert own_reward("own.py", OWN)("four", "") == 4.0
     assert own_sha256("own.py") == known
+
+
+def test_a_reward_file_is_where_the_run_is() -> None:
+    """A container engine mounts it and is given the leave; elsewhere it is the image's, or refused."""
+    given = [
+        parse(GRPO | {"/training/grpo/rewards": [{"metric": "file", "file": file}], "/output/uri": "s3://b/x",
+                      "/data/train/0/source": "hf://datasets/a/b"})
+        for file in ("own.py", "/opt/own.py")
+    ]  # fmt: skip
+    assert [local_paths(spec) for spec in given] == [{OWN: "own.py"}, {OWN: "/opt/own.py"}]
+    assert all("TUNEJOB_REWARD_FILES" in variables(spec) for spec in given)
+    require_remote(given[1])
+    with pytest.raises(SpecError, match="an absolute path of the image"):
+        require_remote(given[0])
 
 
 @pytest.mark.parametrize(("metric", "pattern"), [("regex", "((a|a)*)b"), ("format", "(a|a)*b")])
