@@ -111,4 +111,4 @@ def models_apart(document: Json) -> Iterator[Fault]:
     for pointer, address in addresses(document["model"]).items():
         if "hf://" not in address and os.path.normpath(address) in own:
             yield Fault("a run's output is a place of its own", where=pointer, found=show(address),
-                        expected=f"another place than output.uri, {document['output']['uri']}")  # fmt: skip
+                        expected=f"another place than output.uri, {show(document['output']['uri'])}")  # fmt: skip

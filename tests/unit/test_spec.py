@@ -293,6 +293,16 @@ def test_good_model_sources(source: str) -> None:
     assert parse({"/model/source": source}).model.source == source
 
 
+def test_what_cannot_be_printed_is_not_in_a_message() -> None:
+    """An address that was found and one that it collides with; both are shown as they could be typed."""
+    place = "\U00016af6/out"
+    with pytest.raises(SpecError) as refused:
+        parse_spec(json.dumps(changed({"/model/source": place, "/output/uri": place})).encode())
+    assert all(str(fault).isprintable() for fault in refused.value.faults)
+    (fault,) = (fault for fault in refused.value.faults if fault.where == "/model/source")
+    assert r"\U00016af6" in fault.expected
+
+
 @pytest.mark.parametrize(
     "split", ["train", "train[:10000]", "train[10%:20%]", "test[-500:]", "train[:]", "train[5:50%]", "train[-10:5]", "a.b-c_d[:1]"]
 )
