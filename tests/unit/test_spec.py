@@ -299,8 +299,7 @@ def test_what_cannot_be_printed_is_not_in_a_message() -> None:
     with pytest.raises(SpecError) as refused:
         parse_spec(json.dumps(changed({"/model/source": place, "/output/uri": place})).encode())
     assert all(str(fault).isprintable() for fault in refused.value.faults)
-    (fault,) = (fault for fault in refused.value.faults if fault.where == "/model/source")
-    assert r"\U00016af6" in fault.expected
+    assert any(r"\ud81a\udef6" in fault.expected for fault in refused.value.faults)
 
 
 @pytest.mark.parametrize(
