@@ -36,8 +36,8 @@ REMOVE = "Bring back what it was trained on, or remove the checkpoint to begin a
 
 @dataclass(frozen=True)
 class TrainingOrigin:
-    """What a checkpoint can continue: the run, the base's public id with its revision, the digest of all training
-    sequences.
+    """What a checkpoint can continue: the run; the base's public id and revision, the hash of an adapter that it goes
+    on from and that of code that rewards; the digest of all training sequences.
     """
 
     run_id: str
@@ -51,7 +51,7 @@ class TrainingOrigin:
             Fault(f"{what} another {part}", where=pointer, found=found.get(key, ""), expected=wanted[key], hint=hint)
             for key, part, pointer in (
                 ("run_id", "run", "/output/checkpoints"),
-                ("base", "base model", "/model/source"),
+                ("base", "base model, adapter or reward", "/model/source"),
                 ("data", "set of rows", "/data/train"),
             )
             if found.get(key, "") != wanted[key]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from job.errors import JobError
+from job.errors import Interrupted, JobError
 from job.host.log import Log
 from job.ledger.manifest import CHECKPOINTS
 from job.store import Store
@@ -16,6 +16,8 @@ def discard(store: Store, keys: Sequence[str], log: Log) -> None:
     for done, key in enumerate(keys):
         try:
             store.delete(key)
+        except Interrupted:
+            raise
         except JobError as error:
             log(
                 "leftovers",
@@ -45,5 +47,7 @@ def optional(log: Log, note: str) -> Iterator[None]:
     """What a store refuses in this block is reported, and nothing else comes of it."""
     try:
         yield
+    except Interrupted:
+        raise
     except JobError as error:
         log("leftovers", note=note, reason=str(error.faults[0]))

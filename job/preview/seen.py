@@ -20,7 +20,7 @@ from job.data.select import SLICE
 from job.data.sources import check_columns
 from job.data.worker.messages import RowFault
 from job.data.worker.shape import FORMATS, Columns, Pair, shape
-from job.errors import Fault, InputError, JobError
+from job.errors import Fault, InputError, Interrupted, JobError
 from job.evaluation.judge_endpoint import POINTER, URL, address
 from job.evaluation.own_tasks import document_of, source_of
 from job.hub.client import endpoint
@@ -56,6 +56,8 @@ class Seen:
     def attempt(self, look: Callable[..., Found], *arguments: object) -> Found | None:
         try:
             return look(*arguments)
+        except Interrupted:
+            raise
         except JobError as error:
             self.failures.append(error)
             return None
@@ -174,6 +176,8 @@ def _rows(spec: SourceSpec, pointer: str, chats: bool, seen: Seen) -> None:
     for path in files_of_rows(spec, pointer):
         try:
             return _first_row(spec, pointer, path, chats, seen)
+        except Interrupted:
+            raise
         except JobError as error:
             failures.append(error)
     raise failures[0]

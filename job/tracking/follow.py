@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from job.errors import Interrupted
 from job.host.log import Log
 from job.spec import JobSpec
 from job.tracking import TRACKERS
@@ -46,6 +47,8 @@ class Followed:
     def _attempt(self, name: str, action: Callable[..., object], *arguments: Any) -> None:
         try:
             action(*arguments)
+        except Interrupted:
+            raise  # a stop ends the run, not the tracker alone
         except Exception as error:  # whatever its library raises
             self._sessions.pop(name, None)
             reason = f"{type(error).__name__}: {error}"

@@ -16,6 +16,7 @@ from job.errors import InputError
 from job.training.machines import Machine, this_machine
 from tests.flow.running import Running, document, run_tiny, tiny, valid_stats, write_spec
 from tests.flow.test_out_of_memory import run_short
+from tests.forking import ROOT, environment, fork
 from tests.specs import LEFT_OUT
 
 # 32 rows in steps of 6, cut into 3 passes: two processes never have the same number, and the last step of an epoch has but one
@@ -262,3 +263,16 @@ def test_a_machine_that_does_not_know_which_it_is(variable: str, value: str, mon
         this_machine(2)
     assert [fault.where for fault in refused.value.faults] == [variable]
     assert this_machine(1) == Machine()
+
+
+@pytest.mark.parametrize(("values", "code"), [((0.5, 0.5), 0), ((0.5, 0.5000001), 21)])
+def test_cards_that_hold_other_weights_after_the_same_steps_are_found(values: tuple[float, float], code: int, tmp_path: Path) -> None:
+    with (tmp_path / "said").open("wb") as said:
+        members = [
+            fork(
+                "tests.flow.diverging:run", [rank, f"file://{tmp_path / 'meeting'}", value, str(tmp_path / f"{rank}")],
+                (said.fileno(), said.fileno()), ROOT, environment(tmp_path),
+            )
+            for rank, value in enumerate(values)
+        ]  # fmt: skip
+        assert [member.wait(60) for member in members] == [code, code], (tmp_path / "said").read_text()

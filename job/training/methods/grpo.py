@@ -124,9 +124,10 @@ def _look(spec: Any, prepared: Any) -> None:
     """Raises `InputError` for a prompt beside which there is no room for an answer, a reference that was cut, or a
     reward that counts for no reference, and as `own_reward` does; what counts for some is noted.
     """
-    prepared.report.notes.extend(_unfit(spec, [reference for _, reference in _questions(prepared)]))
+    questions = list(_questions(prepared))
+    prepared.report.notes.extend(_unfit(spec, [reference for _, reference in questions]))
     most = spec.model.max_seq_length - spec.training.grpo.max_new_tokens
-    longest = max(len(prompt) for prompt, _ in _questions(prepared))
+    longest = max(len(prompt) for prompt, _ in questions)
     cut = prepared.report.train["truncated_rows"]
     if longest > most or cut:
         found = f"{cut} references cut" if cut else f"a prompt of {longest} tokens"

@@ -10,10 +10,12 @@ from typing import Any
 
 from job.training.methods.pairs import (
     MARGINS,
+    arguments_of_sides,
     for_made_rows,
     loss_of_sides,
     mean_loss,
     require_settings,
+    reward_of_sides,
     side_by_side,
 )
 from job.training.methods.record import PAIRS, HeldOut, Method, Rewards
@@ -26,24 +28,11 @@ def _trainer_classes() -> tuple[type, type]:
 
 
 def _arguments(spec: Any) -> dict[str, Any]:
-    return {
-        "beta": spec.training.orpo.beta,
-        "disable_dropout": not (spec.lora and spec.lora.dropout),
-        "max_length": spec.model.max_seq_length,
-        "max_completion_length": None,
-        "padding_value": None,
-        "generate_during_eval": False,
-        "dataset_num_proc": None,
-        "remove_unused_columns": False,  # our own collator reads ours
-    }
+    return arguments_of_sides(spec) | {"beta": spec.training.orpo.beta, "padding_value": None}
 
 
 def _check(trainer: Any, spec: Any) -> None:
     require_settings("orpo", {"beta": trainer.beta}, {"beta": spec.training.orpo.beta})
-
-
-def _reward(settings: Any, log_probability: float, _: float, tokens: int) -> float:
-    return float(settings.beta * log_probability / tokens)
 
 
 ORPO = Method(
@@ -56,7 +45,7 @@ ORPO = Method(
     check=_check,
     collator=side_by_side,
     held_out=HeldOut("held_out_preference_loss", lambda *given: mean_loss(loss_of_sides, *given)),
-    rewards=Rewards(_reward, by_reference=False),
+    rewards=Rewards(reward_of_sides, by_reference=False),
     curves=MARGINS,
     learning_rate=8e-6,
     sequences=2,

@@ -81,6 +81,23 @@ def for_made_rows(trainer: type) -> type:
     return Trainer
 
 
+def arguments_of_sides(spec: Any) -> dict[str, Any]:
+    """What such a trainer is given beside the settings of its method."""
+    return {
+        "disable_dropout": not (spec.lora and spec.lora.dropout),
+        "max_length": spec.model.max_seq_length,
+        "max_completion_length": None,
+        "generate_during_eval": False,
+        "dataset_num_proc": None,
+        "remove_unused_columns": False,  # our own collator reads ours
+    }
+
+
+def reward_of_sides(settings: Any, log_probability: float, _: float, tokens: int) -> float:
+    """Of an answer, without a reference: by the mean of its tokens."""
+    return float(settings.beta * log_probability / tokens)
+
+
 def loss_of_sides(trainer: Any, inputs: dict[str, Any]) -> Any:
     """By such a trainer's own loss; nothing is noted of it."""
     return trainer.get_batch_loss_metrics(trainer.model, inputs, "eval")[0]

@@ -8,10 +8,12 @@ from typing import Any
 
 from job.training.methods.pairs import (
     MARGINS,
+    arguments_of_sides,
     for_made_rows,
     loss_of_sides,
     mean_loss,
     require_settings,
+    reward_of_sides,
     side_by_side,
 )
 from job.training.methods.record import PAIRS, HeldOut, Method, Rewards
@@ -25,29 +27,19 @@ def _trainer_classes() -> tuple[type, type]:
 
 def _arguments(spec: Any) -> dict[str, Any]:
     options = spec.training.simpo
-    return {
+    return arguments_of_sides(spec) | {
         "loss_type": "simpo",
         "beta": options.beta,
         "simpo_gamma": options.gamma,
         "cpo_alpha": options.sft_weight,
         "alpha": 0.0,
         "label_smoothing": 0.0,
-        "disable_dropout": not (spec.lora and spec.lora.dropout),
-        "max_length": spec.model.max_seq_length,
-        "max_completion_length": None,
-        "generate_during_eval": False,
-        "dataset_num_proc": None,
-        "remove_unused_columns": False,  # our own collator reads ours
     }
 
 
 def _check(trainer: Any, spec: Any) -> None:
     found = {"beta": trainer.beta, "gamma": trainer.simpo_gamma, "sft_weight": trainer.cpo_alpha}
     require_settings("simpo", found, vars(spec.training.simpo))
-
-
-def _reward(settings: Any, log_probability: float, _: float, tokens: int) -> float:
-    return float(settings.beta * log_probability / tokens)
 
 
 SIMPO = Method(
@@ -60,7 +52,7 @@ SIMPO = Method(
     check=_check,
     collator=side_by_side,
     held_out=HeldOut("held_out_preference_loss", lambda *given: mean_loss(loss_of_sides, *given)),
-    rewards=Rewards(_reward, by_reference=False),
+    rewards=Rewards(reward_of_sides, by_reference=False),
     curves=MARGINS,
     learning_rate=5e-6,
     sequences=2,
