@@ -41,6 +41,11 @@ class Place:
     local: int = 0
     machine: int = 0
 
+    @property
+    def workdir(self) -> Path:
+        """Of a process that stores nothing; the first one has the run's."""
+        return self.said.with_suffix("")
+
 
 class Ranks:
     """This process among those that train; by itself, it is asked nothing."""

@@ -99,19 +99,26 @@ def _follow(members: Sequence[Child], look: Callable[[], None], met: Callable[[]
 def _start(request: TrainingRequest, place: Place, folder: Path) -> Child:
     """The first works where a run by itself would; the others have scratch of their own, and store nothing."""
     what = f"process {place.rank + 1} of {place.count} of the training"
-    environment, own = dict(os.environ), replace(request, place=place)
+    environment, own = environment_of(place), replace(request, place=place)
     if place.rank > 0:
-        workdir = place.said.with_suffix("")
+        workdir = place.workdir
         workdir.mkdir(exist_ok=True)
-        environment, own = without_secrets(environment), replace(own, workdir=workdir, checkpoints=str(workdir))
-        environment["UNSLOTH_COMPILE_LOCATION"] = str(workdir / "unsloth")  # it writes there as if it were alone
-    loopback = LOOPBACK if place.meeting.startswith("file") else {}
-    environment = loopback | environment | {"OMP_NUM_THREADS": str(place.threads)}
+        own = replace(own, workdir=workdir, checkpoints=str(workdir))
     if request.device == "cuda":
         environment[VISIBLE] = cards()[place.local]
     if request.device == "cpu" and request.spec.model.backend != "unsloth":
         return Child(MODULE, own, folder, what, further=environment)  # forked
     return Child(MODULE, own, folder, what, environment)
+
+
+def environment_of(place: Place) -> dict[str, str]:
+    """The run's own, and how its processes meet; without what is secret for those that store nothing."""
+    loopback = LOOPBACK if place.meeting.startswith("file") else {}
+    found = loopback | dict(os.environ) | {"OMP_NUM_THREADS": str(place.threads)}
+    if place.rank == 0:
+        return found
+    # It writes there as if it were alone
+    return without_secrets(found) | {"UNSLOTH_COMPILE_LOCATION": str(place.workdir / "unsloth")}
 
 
 def _relay(said: IO[str], log: Log, bar: Bar) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from job.errors import InputError, JobError, PolicyError
 from job.source.adapter import fetch_adapter, require_base
@@ -206,3 +207,14 @@ def test_a_run_refuses_an_adapter_of_other_layers(rows: Path, tmp_path: Path) ->
     adapter = random_adapter(tiny_dir(), tmp_path / "adapter", target_modules=["q_proj"], lora_alpha=8)
     result = run_tiny(tmp_path, changes(rows) | {"/model/adapter": str(adapter)})
     assert (result.exit_code, result.failure["pointer"], result.failure["stage"]) == (11, "/model/adapter", "data")
+
+
+def test_a_run_refuses_an_adapter_whose_weights_are_no_numbers(first: Path, rows: Path, tmp_path: Path) -> None:
+    """And not only the function that looks: one that trained with it would end with 14, after the weights were paid for."""
+    adapter = shutil.copytree(first / "adapter", tmp_path / "adapter")
+    weights = load_file(adapter / "adapter_model.safetensors")
+    next(iter(weights.values()))[0, 0] = math.nan
+    save_file(weights, adapter / "adapter_model.safetensors")
+    result = run_tiny(tmp_path, from_first(first, rows) | {"/model/adapter": str(adapter)})
+    assert (result.exit_code, result.failure["pointer"], result.failure["stage"]) == (11, "/model/adapter", "data")
+    assert "not finite" in result.failure["message"]

@@ -14,7 +14,9 @@ import pytest
 
 from job.errors import InputError
 from job.training.machines import Machine, this_machine
-from tests.flow.running import Running, document, run_tiny, tiny, valid_stats, write_spec
+from job.training.ranks import Place
+from job.training.team import environment_of
+from tests.flow.running import DEMO, Running, document, run_tiny, tiny, valid_stats, write_spec
 from tests.flow.test_out_of_memory import run_short
 from tests.forking import ROOT, environment, fork
 from tests.specs import LEFT_OUT
@@ -221,9 +223,13 @@ def port() -> int:
 
 def pods(folder: Path, meeting: int, **more: Any) -> list[Running]:
     """Both of them, as the manifests start them: the same spec, and which one this is."""
+    return [pod(folder, meeting, number, **more) for number in (0, 1)]
+
+
+def pod(folder: Path, meeting: int, number: int, **more: Any) -> Running:
     spec = write_spec(folder / "spec.json", tiny(folder / "out", CHANGES | {"/resources": {"nodes": 2}, **more}))
-    shared = {"TUNEJOB_MEETING": f"localhost:{meeting}", "TUNEJOB_STALL_MINUTES": "1"}
-    return [Running(("run", spec), folder / f"pod-{number}", shared | {"TUNEJOB_MACHINE": f"{number}"}) for number in (0, 1)]
+    shared = {"TUNEJOB_MEETING": f"localhost:{meeting}", "TUNEJOB_STALL_MINUTES": "1", "TUNEJOB_MACHINE": f"{number}"}
+    return Running(("run", spec), folder / f"pod-{number}", shared)
 
 
 def test_two_pods_run_to_their_end(alone: Path, tmp_path: Path) -> None:
@@ -276,3 +282,26 @@ def test_cards_that_hold_other_weights_after_the_same_steps_are_found(values: tu
             for rank, value in enumerate(values)
         ]  # fmt: skip
         assert [member.wait(60) for member in members] == [code, code], (tmp_path / "said").read_text()
+
+
+def test_processes_that_store_nothing_have_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_canary")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    monkeypatch.setenv("NCCL_NVLS_ENABLE", "0")
+    first, second = (environment_of(Place(rank, 2, "file:///meeting", tmp_path / f"rank-{rank}.jsonl", 3)) for rank in (0, 1))
+    assert (first["HF_TOKEN"], first["AWS_SECRET_ACCESS_KEY"]) == ("hf_canary", "canary")
+    assert "canary" not in " ".join(second.values())
+    assert [one[name] for one in (first, second) for name in ("NCCL_NVLS_ENABLE", "OMP_NUM_THREADS")] == ["0", "3"] * 2
+
+
+def test_machines_with_other_rows_do_not_train_together(tmp_path: Path) -> None:
+    """Each reads them by itself: they may change in between."""
+    rows, meeting, lines = tmp_path / "rows.jsonl", port(), (DEMO / "train.jsonl").read_text().splitlines(keepends=True)
+    source = {"/data/train/0/source": str(rows)}
+    rows.write_text("".join(lines[:32]))
+    first = pod(tmp_path, meeting, 0, **source)
+    first.wait_until(lambda r: r.says('"event": "load"'))
+    rows.write_text("".join(lines[1:33]))
+    ended = [each.finish(60) for each in (first, pod(tmp_path, meeting, 1, **source))]
+    assert [(result.exit_code, result.failure["pointer"]) for result in ended] == [(11, "/data/train")] * 2, ended[1].stdout[-1500:]
+    assert "other rows" in ended[0].failure["message"]
