@@ -128,7 +128,8 @@ def perform(script: str, folder: Path, **environment: str) -> subprocess.Complet
     bash = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", script]
     path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     runner = {"RUNNER_TEMP": str(folder), "GITHUB_OUTPUT": str(folder / "outputs"), "GITHUB_STEP_SUMMARY": str(folder / "summary")}
-    variables = {**os.environ, **runner, "PATH": path, "PYTHONPATH": str(ROOT), **environment}
+    locale = {"LC_ALL": "C.UTF-8"}  # bash complains of one that is not installed, among what the step prints
+    variables = {**os.environ, **locale, **runner, "PATH": path, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
         bash, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False
     )
