@@ -26,7 +26,8 @@ from job.training.checkpointing import Chooser
 from job.training.methods import METHODS
 from job.training.methods.rewards import first_and_last
 from job.training.precision import compute_in_fp32
-from job.training.ranks import Ranks, SharedSteps
+from job.training.ranks import Ranks
+from job.training.shared_steps import SharedSteps
 from job.training.spread import SpreadSteps, spread
 
 if TYPE_CHECKING:

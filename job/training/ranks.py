@@ -1,15 +1,15 @@
 """Processes that train one model together, one on each card: where they meet, and what they have to agree on.
 
 The trainer of each knows of no other. It takes every step with the rows of one process; of its forward passes a rank
-computes its own, and gradients and losses are added up before they are applied (`SharedSteps`). So masks, packing,
-order, the weight of a token and the schedule are those of one card. Whatever ranks ask of each other they ask between
-two forward passes: one that is short of memory there does not leave the others waiting within one.
+computes its own, and gradients and losses are added up before they are applied (`job.training.shared_steps`). So masks,
+packing, order, the weight of a token and the schedule are those of one card. Whatever ranks ask of each other they ask
+between two forward passes: one that is short of memory there does not leave the others waiting within one.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,13 +17,11 @@ from typing import Any, TypeVar
 
 from job.errors import DeviceError, Fault, TransientError
 from job.host.micro_batch import free_memory
-from job.host.signals import stop_requested
 from job.host.time_limits import limit
 
 Found = TypeVar("Found")
 GONE = "another process of the training does not answer"
 BUCKET_NUMBERS = 1 << 24  # gradients that are copied together, to be added up at once
-SPREAD = 1_000_003  # seeds of a step apart from those of the next
 PATIENCE = 2  # times the limit of a stall: each process's own watchdog ends it before, and says where it was
 
 
@@ -121,7 +119,7 @@ class Ranks:
         except OutOfMemoryError as error:
             short = str(error)
         if self.any([bool(short)])[0]:
-            raise _short_of_memory(short)
+            raise short_of_memory(short)
         done: Found = found  # type: ignore[assignment]
         return done
 
@@ -206,93 +204,8 @@ class Ranks:
             raise TransientError(Fault(GONE, found=str(error).splitlines()[0])) from error
 
 
-class SharedSteps:
-    """Has a trainer, which takes every step with all its rows, compute the forward passes of this rank alone, and apply
-    the gradients of all ranks.
-
-    Random numbers, of dropout, are drawn anew for each forward pass: they do not depend on whose it is.
-    """
-
-    spread = False  # whether each rank holds a part of the weights
-
-    def __init__(self, trainer: Any, ranks: Ranks, seed: int, curves: Collection[str]) -> None:
-        """`curves`: what the trainer notes of a forward pass, and logs."""
-        self._trainer, self._ranks, self._seed, self._curves = trainer, ranks, seed, curves
-        self._noted: dict[str, int] = {}
-        self._step, self._batches = trainer.training_step, trainer.get_batch_samples
-        self._trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
-        self._passes = self._done = 0
-        self._loss: Any = 0.0
-        self._short = ""
-        self.stopping, self.first = False, ranks.first
-        trainer.training_step, trainer.get_batch_samples = self._training_step, self._get_batch_samples
-
-    def due(self, due: bool) -> bool:
-        """Whether a checkpoint is made now, where this rank thinks that it is `due`."""
-        return due
-
-    def _get_batch_samples(self, *arguments: Any, **named: Any) -> Any:
-        found = self._batches(*arguments, **named)
-        self._passes, self._done, self._loss, self._short = len(found[0]), 0, 0.0, ""
-        self._noted = {name: len(self._notes().get(name, ())) for name in self._curves}
-        return found
-
-    def _training_step(self, model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
-        import torch
-
-        number, loss = self._done, torch.zeros((), device=self._trainer.args.device)
-        self._done += 1
-        if number % self._ranks.count == self._ranks.rank and not self._short:
-            self._draw_anew(number)
-            try:
-                loss = self._step(model, inputs, *arguments, **named)
-            except torch.OutOfMemoryError as error:
-                self._short = str(error)
-        if self._done < self._passes:
-            self._loss = self._loss + loss
-            return loss
-        return self._whole(loss) - self._loss
-
-    def _whole(self, loss: Any) -> Any:
-        """Ends a step: the loss of it, and the gradients of all ranks in the place of this one's."""
-        own = [stop_requested(), bool(self._short), *(weight.grad is not None for weight in self._trained)]
-        self.stopping, short, *there = self._ranks.any(own)
-        if short:
-            raise _short_of_memory(self._short)
-        self._draw_anew(self._passes)
-        if self._curves:
-            self._share_notes()
-        whole = (self._loss + loss).detach().float().reshape(1)
-        self._add_up(whole, [weight for weight, anywhere in zip(self._trained, there, strict=True) if anywhere])
-        return whole[0].to(loss.dtype)
-
-    def _add_up(self, loss: Any, met: list[Any]) -> None:
-        """`loss`, and the gradients of the weights that any rank has `met` in this step."""
-        for weight in met:
-            if weight.grad is None:
-                weight.grad = weight.data.new_zeros(weight.shape)
-        self._ranks.add_up([loss, *(weight.grad for weight in met)])
-
-    def _notes(self) -> Any:
-        """Of each name, what trl has noted since it last logged."""
-        notes = getattr(self._trainer, "_metrics", None) or self._trainer._stored_metrics  # orpo's
-        return notes["train"]
-
-    def _share_notes(self) -> None:
-        notes = self._notes()
-        own = {name: [float(value) for value in notes.get(name, ())[begin:]] for name, begin in self._noted.items()}
-        everywhere = self._ranks.gathered(own)
-        for name, begin in self._noted.items():
-            if found := [value for known in everywhere for value in known[name]]:  # trl divides by their number
-                notes[name][begin:] = found
-
-    def _draw_anew(self, number: int) -> None:
-        import torch
-
-        torch.manual_seed(self._seed + SPREAD * self._trainer.state.global_step + number)
-
-
-def _short_of_memory(what: str) -> Exception:
+def short_of_memory(what: str) -> Exception:
+    """That of a step which some process had no memory for."""
     from torch import OutOfMemoryError
 
     free_memory()

@@ -25,7 +25,7 @@ from job.plan.choice import Choice
 from job.plan.require import with_disk_figures
 from job.spec import CheckpointsSpec
 from job.training.callbacks import HeldOut, LossWatch, restore_weights, trainable_weights
-from job.training.ranks import SharedSteps
+from job.training.shared_steps import SharedSteps
 from job.training.spread import SpreadSteps
 
 WEIGHTS, BEST, PROGRESS, STATE = "weights.safetensors", "best.safetensors", "progress.json", "trainer_state.json"

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from job.data.worker.wire import IGNORED
-from job.training.ranks import Ranks, SharedSteps
+from job.training.ranks import Ranks
+from job.training.shared_steps import SharedSteps
 
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"  # as the trainer calls them
 
