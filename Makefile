@@ -99,7 +99,7 @@ llama-programs: .cache/llama.cpp/llama-cli
 .cache/llama.cpp/llama-cli: | $(VENV)/.packages
 	rm -rf $(@D) && mkdir -p $(@D)/source
 	$(BIN)/python locks/part.py locks/cpu.txt --only llama-cpp-python >$(@D)/lock.txt
-	$(BIN)/pip download --quiet --no-deps --no-binary :all: --require-hashes -r $(@D)/lock.txt -d $(@D)
+	$(BIN)/pip download --quiet --no-deps --no-binary llama-cpp-python --require-hashes -r $(@D)/lock.txt -d $(@D)
 	tar -xzf $(@D)/llama_cpp_python-*.tar.gz -C $(@D)/source --strip-components 3 --wildcards '*/vendor/llama.cpp'
 	cmake -S $(@D)/source -B $(@D)/build -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DBUILD_SHARED_LIBS=OFF \
 	  -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_TESTS=OFF >$(@D)/build.log

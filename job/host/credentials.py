@@ -31,7 +31,7 @@ FORMS = re.compile(
 FORTY = re.compile(r"(?<![A-Za-z0-9/+=])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])")
 NAMES = re.compile(
     r"(?:password|passwd|passphrase)$"  # also PGPASSWORD
-    r"|(?:^|[_-])(?:token|secret|credentials?|creds|webhook(?:[_-]?url)?|notify[_-]url"
+    r"|(?:^|(?<!bos)(?<!eos)(?<!pad)(?<!unk)[_-])(?:token|secret|credentials?|creds|webhook(?:[_-]?url)?|notify[_-]url"
     r"|(?:api|access|account|encryption|judge|notify|private|secret|shared|signing|webhook)[_-]?key(?:[_-]?id)?)$"
     r"|[_-](?:pat|pwd|pass|auth)$",
     re.IGNORECASE,

@@ -13,7 +13,7 @@ from jsonschema.exceptions import ValidationError
 
 from job.errors import Fault
 from job.host.credentials import MASK, looks_secret, mask, names_secret
-from job.spec.elsewhere import near_places, places_of
+from job.spec.elsewhere import hint_of, near_places
 
 SHOWN_CHARACTERS = 120
 SHOWN_KEYS = 8
@@ -147,8 +147,8 @@ def _unknown_keys(
 
 def _place(key: str, section: str, known: list[str], root: dict[str, Any]) -> str:
     """Where an unknown key belongs: where its name is known, else by the nearest spelling, here before elsewhere."""
-    if places := places_of(key, root, section):
-        return f"Here it is {' or '.join(places)}"
+    if known_there := hint_of(key, root, section):
+        return known_there
     if len(key) > NEAR_CHARACTERS:
         return ""
     return _nearest(key, known) or (f"Did you mean {' or '.join(near)}?" if (near := near_places(key, root)) else "")

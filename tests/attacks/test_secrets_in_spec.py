@@ -68,6 +68,14 @@ def test_a_secret_as_a_key_is_refused_and_masked_wherever_the_key_is_named(secre
         assert secret.replace("~", "~0").replace("/", "~1") not in text
 
 
+@pytest.mark.parametrize("key", ["bos_token", "eos_token", "pad_token", "unk_token"])
+def test_a_token_of_a_vocabulary_is_no_credential_but_its_value_may_be_one(key: str) -> None:
+    assert not names_secret(key)
+    assert names_secret(f"{key}_token")
+    assert [fault.message for fault in faults_with({f"/model/{key}": "<|im_end|>"})] == ["unknown key"]
+    assert SECRETS["Hugging Face"] not in str(faults_with({f"/model/{key}": SECRETS["Hugging Face"]}))
+
+
 @pytest.mark.parametrize(
     "key", ["hf_token", "HF_TOKEN", "aws_secret_access_key", "password", "apiKey", "secretKey", "wandb-api-key", "credentials"]
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from job.host.log import Log
 from job.render import render
 from job.render.options import Asked, options
 from job.spec import parse_spec
-from job.spec.elsewhere import NAMES, keys_of
+from job.spec.elsewhere import keys_of
+from job.spec.foreign import INSTEAD, NAMES
 from job.spec.strict import load_schema
 from tests.specs import LEFT_OUT, MINIMAL, changed, faults_with, parse
 
@@ -491,6 +493,16 @@ def test_a_name_that_other_tools_have_says_where_it_is_here(name: str, place: st
     assert [(fault.where, fault.hint) for fault in caught.value.faults] == [(f"/{name}", f"Here it is {place}")]
 
 
+@pytest.mark.parametrize("name", [*INSTEAD])
+def test_what_other_tools_set_and_a_spec_does_not_says_what_to_do_instead(name: str) -> None:
+    """Whatever its section; and the places that it names are places."""
+    assert name not in NAMES
+    for written in (f"/{name}", f"/training/{name}"):
+        (fault,) = faults_with({written: "x"})
+        assert (fault.where, fault.message, fault.hint) == (written, "unknown key", INSTEAD[name])
+    assert set(re.findall(r"/[a-z]+(?:/[a-z0-9_]+)+", INSTEAD[name])) <= PLACES
+
+
 BELONGS = {
     "/training/max_seq_length": "Here it is /model/max_seq_length",
     "/epochs": "Here it is /training/epochs",
@@ -506,6 +518,10 @@ BELONGS = {
     "/model/name": "Here it is /model/source",
     "/data/train/0/type": "Here it is /data/train/0/format",
     "/output/path": "Here it is /output/uri",
+    "/model/dtype": "Here it is /model/precision",
+    "/qlora": "Here it is /model/precision",
+    "/training_file": "Here it is /data/train",
+    "/neat-packing": "Here it is /data/packing",
     "/data/nothing_like_it": "",
 }
 
