@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from job import __version__
-from job.errors import Fault, SpecError
+from job.errors import SpecError
 from job.plan.cards import CARDS
 
 LONGEST_SECONDS = 1e6
@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> Any:
-        raise SpecError(Fault(message, hint=f"See: {self.prog} --help"))
+        raise SpecError(message, hint=f"See: {self.prog} --help")
 
 
 def seconds(text: str) -> float:

@@ -15,7 +15,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from job.errors import DeviceError, Fault, Interrupted, JobError, SpecError
+from job.errors import DeviceError, Interrupted, JobError, SpecError
 from job.host.log import Log
 from job.host.streams import divert, harmless, last_printed
 
@@ -45,7 +45,7 @@ def read_spec(source: str) -> bytes:
         with Path(source).open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise SpecError(Fault(f"the spec cannot be read: {error.strerror}", found=source)) from None
+        raise SpecError(f"the spec cannot be read: {error.strerror}", found=source) from None
 
 
 def command_validate(arguments: argparse.Namespace, log: Log) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from job.context import Run
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.evaluation.assess import Assessment
 from job.evaluation.benchmarks import Benchmark, load_benchmarks, run_benchmarks, version
 from job.evaluation.judge import Memory, Pair, judge, require_judge
@@ -51,8 +51,8 @@ def benchmarks(run: Run) -> list[Benchmark]:
     known = [figure.name for benchmark in found for figure in benchmark.figures]
     for index, gate in enumerate(evaluation.gates):
         if TASK.fullmatch(gate.metric) and gate.metric not in known:
-            raise InputError(Fault("no benchmark measures this", where=f"/evaluation/gates/{index}/metric",
-                                   found=gate.metric, expected=f"one of {', '.join(known)}"))  # fmt: skip
+            raise InputError("no benchmark measures this", where=f"/evaluation/gates/{index}/metric", found=gate.metric,
+                             expected=f"one of {', '.join(known)}")  # fmt: skip
     if left_out := [name for benchmark in found for name in benchmark.left_out]:
         why = "no means over documents, or better where others of that name are worse"
         run.log("note", text=f"not measured, as they are {why}: {', '.join(left_out)}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from job.context import TRAINED, Run
 from job.data.build import Prepared, build_dataset
 from job.delivery import manifest_of, show_ending, show_on_hub, store_documents, store_statistics, write_pages
-from job.errors import Fault, InputError, JobError
+from job.errors import InputError, JobError
 from job.errors.facts import failure_facts
 from job.export.artefacts import Artefacts
 from job.export.delivered import Delivered
@@ -101,7 +101,7 @@ def require_consent(planned: Replacement, store: Store, replace: Confirm) -> Non
     """Raises `InputError` where what would be deleted is to stay."""
     if planned.owners and not replace(planned.question(store.uri)):
         hint = "Answer yes, or choose another output.uri"
-        raise InputError(Fault("not confirmed: nothing is deleted", where="/output/uri", found=store.uri, hint=hint))
+        raise InputError("not confirmed: nothing is deleted", where="/output/uri", found=store.uri, hint=hint)
 
 
 def require_seen(spec: JobSpec, log: Log, replaces: bool) -> None:

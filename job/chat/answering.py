@@ -16,7 +16,7 @@ from job.data.pool import Pool
 from job.data.tokenizer import load_tokenizer, write_tokenizer
 from job.data.worker import wire
 from job.data.worker.messages import Message
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.evaluation.generate import answer_ids, spoken
 from job.ledger.manifest import File
 from job.source import check_config, fetch_model_config, fetch_model_weights, go_offline
@@ -60,7 +60,7 @@ class Speaker:
             if len(ids) + self.max_new_tokens <= self.room_tokens:
                 return spoken(self.tokenizer, [self.answer(ids)])[0], dropped
         found = f"{len(ids)} tokens, and {self.max_new_tokens} for the answer"
-        raise InputError(Fault("this is too long for the model", found=found, expected=f"at most {self.room_tokens}"))
+        raise InputError("this is too long for the model", found=found, expected=f"at most {self.room_tokens}")
 
     def _ids(self, messages: list[Message]) -> list[int]:
         if not self.job.chat_template:
@@ -71,7 +71,7 @@ class Speaker:
         asked = wire.Request("renderings", self.job, conversations=([messages, None, True],))
         (text,) = self.pool.ask(asked).renderings
         if text is None:
-            raise InputError(Fault("the chat template has no form for this conversation"))
+            raise InputError("the chat template has no form for this conversation")
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from job.chat.published import ADAPTER, Published, open_published
-from job.errors import Fault, InputError, JobError, classify
+from job.errors import InputError, JobError, classify
 from job.errors.facts import failure_facts
 from job.host.log import Log
 
@@ -27,12 +27,10 @@ def fetched(run: Published, folder: Path, gguf: str | None) -> Path:
     """
     files = run.files(ADAPTER) if gguf is None else run.gguf(gguf)
     if not files:
-        raise InputError(Fault("the run has no adapter: it has trained every weight", where="--adapter"))
+        raise InputError("the run has no adapter: it has trained every weight", where="--adapter")
     if gguf is not None and len(files) > 1:
-        raise InputError(
-            Fault("this GGUF is in several parts, which go by their names", where="--gguf", found=f"{len(files)} files",
-                  expected="one file, of a smaller type")
-        )  # fmt: skip
+        raise InputError("this GGUF is in several parts, which go by their names", where="--gguf",
+                         found=f"{len(files)} files", expected="one file, of a smaller type")  # fmt: skip
     there = run.fetch(files, folder / "published", hashed=True)
     link = folder / (ADAPTER if gguf is None else MODEL)
     link.unlink(missing_ok=True)

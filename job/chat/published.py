@@ -49,7 +49,7 @@ class Published:
             hint = "" if made else "A run makes them where its spec has export.gguf"
             found = asked or "none"
             raise InputError(
-                Fault("the run has no such GGUF", where="--gguf", found=found, expected=" or ".join(made), hint=hint)
+                "the run has no such GGUF", where="--gguf", found=found, expected=" or ".join(made), hint=hint
             )
         return made[asked]
 
@@ -125,10 +125,8 @@ def _is_it(file: File, path: Path, hashed: bool) -> bool:
 
 def _changed(file: File, uri: str) -> GateError:
     return GateError(
-        Fault(
-            "this file is not the one that was published",
-            where=file.key,
-            expected=f"{file.bytes} bytes, sha256 {file.sha256}",
-            hint=f"tunejob verify {uri} names every damaged file",
-        )
+        "this file is not the one that was published",
+        where=file.key,
+        expected=f"{file.bytes} bytes, sha256 {file.sha256}",
+        hint=f"tunejob verify {uri} names every damaged file",
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from job.data.worker.json_text import LaxError, once
-from job.errors import Fault, InputError
+from job.errors import InputError
 
 MAX_ROW_BYTES = 4 << 20
 SAME = {"ndjson": "jsonl", "tsv": "csv"}  # other names of a kind of file
@@ -56,7 +56,7 @@ class DataFile:
         self, message: str, line: int | None = None, found: str = "", expected: str = "", hint: str = ""
     ) -> InputError:
         where = f"{self.name} line {line}" if line else self.name
-        return InputError(Fault(f"{where}: {message}", where=self._pointer, found=found, expected=expected, hint=hint))
+        return InputError(f"{where}: {message}", where=self._pointer, found=found, expected=expected, hint=hint)
 
     def _not_utf_8(self, byte: int, line: int | None = None) -> InputError:
         with self.open_bytes() as opened:

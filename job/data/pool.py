@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import IO, Any, Self, cast
 
 from job.data.worker import wire
-from job.errors import CapacityError, Fault, InputError, JobError, PolicyError
+from job.errors import CapacityError, InputError, JobError, PolicyError
 from job.host.records import build
 
 START_SECONDS = 120.0  # of the processor: a large tokenizer
@@ -67,7 +67,7 @@ class Worker:
             raise self._death() from None
         reply, body = self._receive()
         if reply.refused is not None:
-            raise PolicyError(Fault("the template is refused", where=self._stage, found=reply.refused))
+            raise PolicyError("the template is refused", where=self._stage, found=reply.refused)
         return reply, body
 
     @property
@@ -114,32 +114,24 @@ class Worker:
     def _too_slow(self) -> JobError:
         if self._stage:
             found = f"no end after {self._answer_seconds:.0f} seconds of the processor"
-            return PolicyError(Fault("the template is refused", where=self._stage, found=found))
-        return JobError(Fault("a data worker does not answer"))
+            return PolicyError("the template is refused", where=self._stage, found=found)
+        return JobError("a data worker does not answer")
 
     def _death(self) -> JobError:
         code = self._process.wait()
         if code == -signal.SIGKILL:
             return CapacityError(
-                Fault("a data worker was killed, as happens when memory runs out", hint="Give the job more memory")
+                "a data worker was killed, as happens when memory runs out", hint="Give the job more memory"
             )
         if code < 0 and self._stage:
             return PolicyError(
-                Fault(
-                    "the template is refused",
-                    where=self._stage,
-                    found=f"its process ended by {signal.Signals(-code).name}",
-                )
+                "the template is refused", where=self._stage, found=f"its process ended by {signal.Signals(-code).name}"
             )
         if code < 0:
             return InputError(
-                Fault(
-                    "a row needs more memory than a data worker gets",
-                    where="/data/train",
-                    found=signal.Signals(-code).name,
-                )
+                "a row needs more memory than a data worker gets", where="/data/train", found=signal.Signals(-code).name
             )
-        return JobError(Fault(f"a data worker ended with code {code}; its error is on stderr"))
+        return JobError(f"a data worker ended with code {code}; its error is on stderr")
 
     def close(self) -> None:
         """Ends the process at once; it holds nothing worth saving."""
@@ -214,5 +206,5 @@ class Pool:
         finally:
             self._idle.put(worker)  # a dead one, too: who waits for it fails at once, and after this one
         if reply.failed is not None:
-            raise InputError(Fault("the template cannot be used", where=stage, found=reply.failed))
+            raise InputError("the template cannot be used", where=stage, found=reply.failed)
         return reply, body

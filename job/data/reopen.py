@@ -15,7 +15,7 @@ from typing import Any
 
 from job.data.build import Prepared
 from job.data.tokenizer import load_tokenizer
-from job.errors import Fault, JobError
+from job.errors import JobError
 from job.host.records import build, encode
 
 RECORD, TRAIN, HELD_OUT, TOKENIZER = "prepared.json", "train", "held_out", "tokenizer"
@@ -66,10 +66,8 @@ def _tokenizer(template: str, record: Mapping[str, Any], model_dir: Path) -> Any
             setattr(tokenizer, name, token)
     if tokenizer.all_special_ids != record["special_ids"]:
         raise JobError(
-            Fault(
-                f"{model_dir}: its tokenizer is not the one that the rows were prepared with",
-                found=f"special ids {tokenizer.all_special_ids}",
-                expected=f"{record['special_ids']}",
-            )
+            f"{model_dir}: its tokenizer is not the one that the rows were prepared with",
+            found=f"special ids {tokenizer.all_special_ids}",
+            expected=f"{record['special_ids']}",
         )
     return tokenizer

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from job.data.figures import figures
 from job.data.select import mixed, weighted
 from job.data.split import Part
-from job.errors import Fault, InputError
+from job.errors import InputError
 
 if TYPE_CHECKING:
     from job.data.table import Table
@@ -58,10 +58,9 @@ def _drawn(spec: JobSpec, own: int, general: Table, measured: Sequence[Part], no
     copies = np.unique(general.rows[np.isin(general.digests, known)])
     rows = np.setdiff1d(general.rows, copies)
     if not len(rows):
-        raise InputError(
-            Fault("no general rows are left to train on", where="/data/replay",
-                  found=f"{len(copies)} rows, all copies of rows that are measured", expected="other rows")
-        )  # fmt: skip
+        raise InputError("no general rows are left to train on", where="/data/replay",
+                         found=f"{len(copies)} rows, all copies of rows that are measured",
+                         expected="other rows")  # fmt: skip
     if len(copies):
         notes.append(f"{len(copies)} general rows are not mixed in: exact copies of rows that are measured")
     sequences = general.sequences_of(rows)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from job.errors import Fault, InputError
+from job.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,12 +56,10 @@ def choose_held_out(spec: HeldOutSpec, rows: Index, seed: int) -> tuple[Index, I
     if count >= len(rows):
         key = "rows" if spec.rows is not None else "fraction"
         raise InputError(
-            Fault(
-                "no rows are left to train on",
-                where=f"/data/held_out/{key}",
-                found=f"{count} held out",
-                expected=f"fewer than {len(rows)}",
-            )
+            "no rows are left to train on",
+            where=f"/data/held_out/{key}",
+            found=f"{count} held out",
+            expected=f"fewer than {len(rows)}",
         )
     chosen = np.zeros(len(rows), dtype=bool)
     chosen[_random(seed, HELD_OUT).permutation(len(rows))[:count]] = True

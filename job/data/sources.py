@@ -14,7 +14,7 @@ from job.data.select import row_range
 from job.data.worker import wire
 from job.data.worker.messages import names
 from job.data.worker.shape import ALPACA_INPUT, FORMATS, Columns, is_chat
-from job.errors import Fault, InputError
+from job.errors import InputError
 
 if TYPE_CHECKING:
     from job.source import FetchedSource
@@ -49,13 +49,11 @@ class Selection:
             rows = sum(self._counts)
             hint = f"{source.spec.split} leaves none of them" if rows else "The files are empty"
             raise InputError(
-                Fault(
-                    "no rows",
-                    where=self.pointer,
-                    found=f"{rows} rows in {len(source.files)} files",
-                    expected="at least 1 row",
-                    hint=hint,
-                )
+                "no rows",
+                where=self.pointer,
+                found=f"{rows} rows in {len(source.files)} files",
+                expected="at least 1 row",
+                hint=hint,
             )
 
     @property
@@ -117,7 +115,7 @@ class Selection:
         except wire.NotJsonError:
             odd = {name: words for name, value in selected.row.items() if (words := _not_json(value))}
         for name in sorted(self._columns.used & odd.keys()):
-            raise InputError(Fault(f"{selected.place}: {name} {odd[name]}", where=self.pointer))
+            raise InputError(f"{selected.place}: {name} {odd[name]}", where=self.pointer)
         return wire.dump({name: value for name, value in selected.row.items() if name not in odd})
 
     def batches(self) -> Iterator[tuple[list[SelectedRow], bytes]]:
@@ -146,13 +144,11 @@ def check_columns(spec: SourceSpec, pointer: str, row: Row) -> bool:
     if missing:
         expected = ", ".join(dict.fromkeys([*needed, *spec.columns.values()]))
         raise InputError(
-            Fault(
-                f"format {spec.format} misses columns",
-                where=f"{pointer}/columns",
-                found=names(row),
-                expected=expected,
-                hint=way_out(row, spec),
-            )
+            f"format {spec.format} misses columns",
+            where=f"{pointer}/columns",
+            found=names(row),
+            expected=expected,
+            hint=way_out(row, spec),
         )
     return is_chat(spec.format, row, Columns(spec.columns))
 

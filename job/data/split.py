@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from job.data.select import FROM_ROWS, choose_held_out, default_held_out, shuffled, weighted
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.spec import HeldOutSpec
 from job.spec.evaluation_rules import needs_held_out
 
@@ -102,9 +102,7 @@ def _without_copies(table: Table, rows: Index, held_out: Index, notes: list[str]
         notes.append(f"{len(rows) - len(kept)} training rows left out: exact copies of held-out rows")
     if not len(kept):
         found = f"{len(rows)} rows, all copies of held-out rows"
-        raise InputError(
-            Fault("no rows are left to train on", where="/data/held_out", found=found, expected="other rows")
-        )
+        raise InputError("no rows are left to train on", where="/data/held_out", found=found, expected="other rows")
     return kept
 
 
@@ -119,11 +117,9 @@ def _training_order(spec: JobSpec, table: Table, rows: Index) -> Index:
     sequences = table.sequences_of(np.concatenate(parts))
     if not len(sequences):
         raise InputError(
-            Fault(
-                "no rows are left to train on",
-                where="/data/train/0/weight",
-                found="weights that round to no row",
-                expected="larger weights",
-            )
+            "no rows are left to train on",
+            where="/data/train/0/weight",
+            found="weights that round to no row",
+            expected="larger weights",
         )
     return shuffled(sequences, seed) if spec.data.shuffle else sequences

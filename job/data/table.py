@@ -148,27 +148,23 @@ class Table:
             hint += f"; {self.beyond_tokens} would hold each of these rows"
         if not len(self.rows):
             raise InputError(
-                Fault(
-                    f"no row has a token to learn: {examples}",
-                    where=pointer,
-                    found=f"{self.dropped_rows} rows",
-                    expected="at least 1",
-                    hint=hint,
-                )
+                f"no row has a token to learn: {examples}",
+                where=pointer,
+                found=f"{self.dropped_rows} rows",
+                expected="at least 1",
+                hint=hint,
             )
         marked = self.dropped_reasons[wire.MARKED]  # as their author wants it
         share = (self.dropped_rows - marked) / (self.read_rows - marked)
         if share > max_untrained_fraction:
             raise InputError(
-                Fault(
-                    f"too many rows have no token to learn: {examples}",
-                    where="/data/max_untrained_fraction",
-                    found=f"{self.dropped_rows - marked} of {self.read_rows - marked} rows",
-                    expected=f"at most {max_untrained_fraction:g} of them",
-                    hint=hint
-                    if self.beyond_tokens
-                    else "Complete these rows, leave them out, or let more of them be left out",
-                )
+                f"too many rows have no token to learn: {examples}",
+                where="/data/max_untrained_fraction",
+                found=f"{self.dropped_rows - marked} of {self.read_rows - marked} rows",
+                expected=f"at most {max_untrained_fraction:g} of them",
+                hint=hint
+                if self.beyond_tokens
+                else "Complete these rows, leave them out, or let more of them be left out",
             )
 
     def dataset(self, sequences: NDArray[Any]) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from job.errors import Fault, InputError
+from job.errors import InputError
 
 POINTER = "/data/chat_template"
 
@@ -155,12 +155,10 @@ def named_template(name: str, tokenizer: Any, uses_bos: bool, notes: list[str]) 
         end = f"'{named.end}'"
     elif tokenizer.eos_token is None:
         raise InputError(
-            Fault(
-                "the vocabulary has no token to end this template's turns",
-                where=POINTER,
-                found=name,
-                expected="a tokenizer with an eos_token",
-            )
+            "the vocabulary has no token to end this template's turns",
+            where=POINTER,
+            found=name,
+            expected="a tokenizer with an eos_token",
         )
     elif named.end:
         notes.append(
@@ -182,11 +180,9 @@ def model_template(tokenizer: Any) -> str:
     found = ", ".join(tokenizer.chat_template) if tokenizer.chat_template else "none"
     choices = f"one of {', '.join(NAMED)}, or Jinja"
     raise InputError(
-        Fault(
-            "the model has no chat template of its own",
-            where=POINTER,
-            found=found,
-            expected=choices,
-            hint="Base models need one chosen here",
-        )
+        "the model has no chat template of its own",
+        where=POINTER,
+        found=found,
+        expected=choices,
+        hint="Base models need one chosen here",
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, InputError, JobError
+from job.errors import InputError, JobError
 from job.source.model_files import read_object
 from job.source.place import pointed
 
@@ -36,20 +36,16 @@ def load_tokenizer(model_dir: Path) -> Any:
         if isinstance(error, JobError | MemoryError) or not (is_panic or isinstance(error, Exception)):
             raise
         raise InputError(
-            Fault(
-                "the model has no usable tokenizer",
-                where=POINTER,
-                found=f"{type(error).__name__}: {str(error).strip()}".splitlines()[0],
-            )
+            "the model has no usable tokenizer",
+            where=POINTER,
+            found=f"{type(error).__name__}: {str(error).strip()}".splitlines()[0],
         ) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(
-            Fault(
-                "the model has no fast tokenizer",
-                where=POINTER,
-                found=type(tokenizer).__name__,
-                expected="one with a tokenizer.json",
-            )
+            "the model has no fast tokenizer",
+            where=POINTER,
+            found=type(tokenizer).__name__,
+            expected="one with a tokenizer.json",
         )
     return tokenizer
 
@@ -66,7 +62,7 @@ def require_small_tokens(model_dir: Path) -> None:
 
 def _require_small(message: str, found: int, most: int) -> None:
     if found > most:
-        raise InputError(Fault(message, where=POINTER, found=f"{found} bytes", expected=f"at most {most} bytes"))
+        raise InputError(message, where=POINTER, found=f"{found} bytes", expected=f"at most {most} bytes")
 
 
 def _added_tokens(path: Path) -> Any:
@@ -157,11 +153,9 @@ def own_end_ids(tokenizer: Any, model_dir: Path) -> list[int]:
         ids += configured if isinstance(configured, list) else [] if configured is None else [configured]
         if not all(type(token) is int for token in ids):
             raise InputError(
-                Fault(
-                    f"{path.name}: eos_token_id is not a token id",
-                    where=POINTER,
-                    found=ascii(configured),
-                    expected="an integer or several",
-                )
+                f"{path.name}: eos_token_id is not a token id",
+                where=POINTER,
+                found=ascii(configured),
+                expected="an integer or several",
             )
     return list(dict.fromkeys(ids))

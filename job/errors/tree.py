@@ -59,8 +59,12 @@ class JobError(Exception):
     run_id: str = ""
     printed: str = ""  # the last lines of a process that says nothing else of its end
 
-    def __init__(self, *faults: Fault | str) -> None:
-        self.faults = tuple(Fault(f) if isinstance(f, str) else f for f in faults)
+    def __init__(
+        self, *faults: Fault | str, where: str = "", found: str = "", expected: str = "", hint: str = ""
+    ) -> None:
+        """Of what is only a message, the rest of its `Fault` is given beside it."""
+        rest = {"where": where, "found": found, "expected": expected, "hint": hint}
+        self.faults = tuple(Fault(fault, **rest) if isinstance(fault, str) else fault for fault in faults)
         super().__init__("\n".join(self.lines()))
 
     def at(self, where: str) -> Self:
@@ -258,6 +262,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _wrap(kind: type[JobError], error: BaseException) -> JobError:
-    wrapped = kind(Fault(f"{type(error).__name__}: {error}"))
+    wrapped = kind(f"{type(error).__name__}: {error}")
     wrapped.__cause__ = error
     return wrapped

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.evaluation.metrics.record import Counts
 from job.evaluation.metrics.task import NAME, OTHERS, task_metric
 from job.evaluation.own_tasks import NO_FILTER, own_task, source_of, write_documents
@@ -90,8 +90,8 @@ def load_benchmarks(
     of: dict[str, int] = {}
     for index, name in ((index, figure.name) for index, one in enumerate(found) for figure in one.figures):
         if of.setdefault(name, index) != index:
-            raise InputError(Fault("this is measured twice", where=f"/evaluation/tasks/{index}", found=name,
-                                   expected=f"no task that /evaluation/tasks/{of[name]} has"))  # fmt: skip
+            raise InputError("this is measured twice", where=f"/evaluation/tasks/{index}", found=name,
+                             expected=f"no task that /evaluation/tasks/{of[name]} has")  # fmt: skip
     return found
 
 
@@ -111,7 +111,7 @@ def _load(spec: TaskSpec, index: int, folder: Path, revisions: Mapping[str, str]
             near = difflib.get_close_matches(spec.name, manager.all_tasks, 3, 0.6)
             hint = f"Did you mean {' or '.join(near)}?" if near else "lm-eval ls tasks lists what it knows"
             said = "lm-eval knows no such task"
-            raise InputError(Fault(said, where=f"{pointer}/name", found=ascii(spec.name), hint=hint))
+            raise InputError(said, where=f"{pointer}/name", found=ascii(spec.name), hint=hint)
         with _rows_brought_here(spec, pointer, folder, revisions) as sources, fit(spec.name, pointer):
             loaded = dict(manager.load([spec.name]))
     for task in loaded["tasks"].values():
@@ -121,8 +121,8 @@ def _load(spec: TaskSpec, index: int, folder: Path, revisions: Mapping[str, str]
     found = Benchmark(spec, loaded, sources)
     _find_figures(found)
     if not found.figures:
-        raise InputError(Fault("nothing that this task measures is a mean over its documents",
-                               where=pointer, found=", ".join(found.left_out)))  # fmt: skip
+        raise InputError("nothing that this task measures is a mean over its documents", where=pointer,
+                         found=", ".join(found.left_out))  # fmt: skip
     return found
 
 
@@ -155,8 +155,8 @@ def _set_few_shot(task: Any, wanted: int | None, pointer: str) -> None:
         task.set_config(key="num_fewshot", value=wanted or 0)
     examples, others = task.get_config("num_fewshot"), len(task.eval_docs) - 1
     if task.fewshot_cfg.split == task.config.test_split and examples > others:
-        raise InputError(Fault("there are not so many other documents", where=pointer, found=f"{examples}",
-                               expected=f"at most {others}"))  # fmt: skip
+        raise InputError("there are not so many other documents", where=pointer, found=f"{examples}",
+                         expected=f"at most {others}")  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------- rows of known tasks
@@ -188,8 +188,8 @@ def _rows_brought_here(
 
     def download(self: Any, dataset_kwargs: Mapping[str, Any] | None = None, **_: Any) -> None:
         if callable(self.config.custom_dataset) or not self.DATASET_PATH or "data_files" in (dataset_kwargs or {}):
-            raise InputError(Fault("this task brings its rows by itself", where=pointer, found=str(self.config.task),
-                                   expected="a task whose rows are a data set"))  # fmt: skip
+            raise InputError("this task brings its rows by itself", where=pointer, found=str(self.config.task),
+                             expected="a task whose rows are a data set")  # fmt: skip
         found, cache = fetched(self.DATASET_PATH, self.DATASET_NAME), str(folder / "cache")
         if found.file:
             _read_one_file(self)

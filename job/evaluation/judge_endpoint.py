@@ -44,7 +44,7 @@ class DeclinedError(Exception):
 
     def as_fault(self) -> InputError:
         """Where it takes not even a short one."""
-        return InputError(Fault("the judge declines what it is asked", where=POINTER, found=str(self)))
+        return InputError("the judge declines what it is asked", where=POINTER, found=str(self))
 
 
 @dataclass
@@ -89,15 +89,15 @@ def address() -> str:
     found = require_address(URL)
     if found is None:
         hint = f"Set it to the address before /chat/completions, and {KEY} to its key if it wants one"
-        raise InputError(Fault("no judge is named in the environment", where=URL, found="nothing",
-                               expected="https://host/v1", hint=hint))  # fmt: skip
+        raise InputError("no judge is named in the environment", where=URL, found="nothing", expected="https://host/v1",
+                         hint=hint)  # fmt: skip
     if "?" in found or "#" in found:
         said = "the judge's address has more than a path"
-        raise InputError(Fault(said, where=URL, found=f"{public(found)}, and more",
-                               expected="https://host/v1", hint=f"A key goes into {KEY}"))  # fmt: skip
+        raise InputError(said, where=URL, found=f"{public(found)}, and more", expected="https://host/v1",
+                         hint=f"A key goes into {KEY}")  # fmt: skip
     if "@" in found and os.environ.get(KEY):
         said = "the judge's address has a user, and a request says one of user and key"
-        raise InputError(Fault(said, where=KEY, found=f"a key, and a user in {URL}", expected="one of them"))
+        raise InputError(said, where=KEY, found=f"a key, and a user in {URL}", expected="one of them")
     return found
 
 
@@ -226,13 +226,11 @@ def _refusal(status: int, raw: bytes, model: str, key: Secret) -> Exception:
     found = f"status {status}: {words}" if words else f"status {status}"
     if status in NO_KEY:
         return InputError(
-            Fault("the judge does not let us in", where=KEY, found=found, expected="a key that is valid and paid for")
+            "the judge does not let us in", where=KEY, found=found, expected="a key that is valid and paid for"
         )
     if status == HTTPStatus.NOT_FOUND:
         expected = f"{public(address())}/chat/completions with {model!a}"
-        return InputError(
-            Fault("the judge does not know this", where=f"{POINTER}/model", found=found, expected=expected)
-        )
+        return InputError("the judge does not know this", where=f"{POINTER}/model", found=found, expected=expected)
     if status < HTTPStatus.BAD_REQUEST:
-        return InputError(Fault("the judge is somewhere else", where=URL, found=found, expected="its own address"))
+        return InputError("the judge is somewhere else", where=URL, found=found, expected="its own address")
     return DeclinedError(found)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from job.data.worker.wire import IGNORED
-from job.errors import Fault, GateError
+from job.errors import GateError
 from job.host.micro_batch import in_halves
 
 
@@ -78,12 +78,10 @@ def require_finite(total: float) -> None:
     """Raises `GateError` for a loss that is not a number."""
     if not math.isfinite(total):
         raise GateError(
-            Fault(
-                "the model has diverged: its loss is not a number",
-                found=str(total),
-                expected="a finite value",
-                hint="Weights hold values that are not numbers, or overflow in this precision",
-            )
+            "the model has diverged: its loss is not a number",
+            found=str(total),
+            expected="a finite value",
+            hint="Weights hold values that are not numbers, or overflow in this precision",
         )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from job.errors import Fault, GateError
+from job.errors import GateError
 from job.evaluation.loss import nats_of
 from job.training.methods.record import Rewards
 from job.training.methods.reference import as_reference
@@ -48,10 +48,8 @@ def margins_of(
         progress(number + 1)
     found += [tuple(good - bad for bad in single[False]) for good in single[True] if single[False]]
     if not all(math.isfinite(margin) for margins in found for margin in margins):
-        raise GateError(
-            Fault("the model has diverged: a reward is not a number", found="a margin of NaN or infinity",
-                  expected="finite values", hint="Lower training.learning_rate or the method's beta")
-        )  # fmt: skip
+        raise GateError("the model has diverged: a reward is not a number", found="a margin of NaN or infinity",
+                        expected="finite values", hint="Lower training.learning_rate or the method's beta")  # fmt: skip
     return found
 
 

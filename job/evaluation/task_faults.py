@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from job.errors import Fault, InputError, PolicyError
+from job.errors import InputError, PolicyError
 
 # For rows of another form; torch raises others.
 UNFIT = (
@@ -22,11 +22,11 @@ def fit(name: str, pointer: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise InputError(Fault("this task needs a package that is not here", where=pointer, found=f"{name}: {error}",
-                               expected="a task that lm-eval alone can measure")) from error  # fmt: skip
+        raise InputError("this task needs a package that is not here", where=pointer, found=f"{name}: {error}",
+                         expected="a task that lm-eval alone can measure") from error  # fmt: skip
     except UNFIT as error:
         found = f"{name}: {type(error).__name__}: {error}"
-        raise InputError(Fault("this task and its rows do not fit", where=pointer, found=found)) from error
+        raise InputError("this task and its rows do not fit", where=pointer, found=found) from error
 
 
 @contextmanager
@@ -68,4 +68,4 @@ def cut_prompts() -> Iterator[list[str]]:
 
 def runs_code(name: str, pointer: str, found: str = "") -> PolicyError:
     said = "this task runs code that comes from elsewhere, or that the model writes"
-    return PolicyError(Fault(said, where=pointer, found=found or name, expected="a task that runs no such code"))
+    return PolicyError(said, where=pointer, found=found or name, expected="a task that runs no such code")

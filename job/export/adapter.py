@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, GateError
+from job.errors import GateError
 from job.export.generation import GENERATION, generation_settings, writable, write_document
 from job.export.tokenizer import save_tokenizer
 from job.source import FetchedModel
@@ -60,16 +60,14 @@ def check_adapter(model: Any, folder: Path) -> None:
     if wrong:
         found = f"{len(wrong)} tensors differ, first {wrong[0]}"
         raise GateError(
-            Fault("the stored adapter is not the trained one", where=WEIGHTS, found=found, expected="equal tensors")
+            "the stored adapter is not the trained one", where=WEIGHTS, found=found, expected="equal tensors"
         )
     if not any(t.any() for n, t in stored.items() if "lora_B" in n):
         raise GateError(
-            Fault(
-                "the adapter is zero: nothing was learned",
-                where=WEIGHTS,
-                found="all B matrices zero",
-                expected="trained matrices",
-            )
+            "the adapter is zero: nothing was learned",
+            where=WEIGHTS,
+            found="all B matrices zero",
+            expected="trained matrices",
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, GateError
+from job.errors import GateError
 from job.export.adapter import files_by_key
 from job.export.logits import open_model
 from job.host.child import serve
@@ -59,7 +59,7 @@ def reopen(folder: Path, device: str) -> Any:
     if plain or not packed:
         found = f"{len(plain)} layers of {len(linear)} are not, first {plain[0]}" if plain else "no 4-bit layer"
         raise GateError(
-            Fault("this model is not in 4-bit", where=folder.name, found=found, expected="every linear layer as NF4")
+            "this model is not in 4-bit", where=folder.name, found=found, expected="every linear layer as NF4"
         )
     return model
 

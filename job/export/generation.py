@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.source.model_files import CONFIG, read_object
 
 GENERATION = "generation_config.json"
@@ -39,12 +39,10 @@ def unwritable_settings(base: Path, scratch: Path) -> str:
         settings = GenerationConfig.from_pretrained(base, local_files_only=True)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
-            Fault(
-                f"{GENERATION} cannot be read",
-                where="/model/source",
-                found=f"{type(error).__name__}: {error}",
-                expected="settings that transformers takes",
-            )
+            f"{GENERATION} cannot be read",
+            where="/model/source",
+            found=f"{type(error).__name__}: {error}",
+            expected="settings that transformers takes",
         ) from error
     try:
         settings.save_pretrained(scratch)

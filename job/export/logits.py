@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, GateError
+from job.errors import GateError
 from job.host.cgroup import available_bytes
 from job.plan.host_memory import BATCH_TOKENS, COMPARED_TOKENS, ROOM_BYTES
 from job.plan.require import parameters
@@ -68,11 +68,9 @@ def open_model(folder: Path, dtype: Any, device: str) -> Any:
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[kind]:
             raise GateError(
-                Fault(
-                    f"the weights do not fit their config.json: {kind}",
-                    where=folder.name,
-                    found=ascii(sorted(report[kind])[0]),
-                )
+                f"the weights do not fit their config.json: {kind}",
+                where=folder.name,
+                found=ascii(sorted(report[kind])[0]),
             )
     return keep_layout(model).eval()
 

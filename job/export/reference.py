@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, GateError
+from job.errors import GateError
 from job.evaluation.generate import answer_ids
 from job.export.logits import compare, continue_greedily, loss_at, vocabulary, write_logits
 from job.gguf.quality import Step
@@ -81,9 +81,7 @@ def measured(logits: Any, measure: Measure, trained: Any | None) -> Step:
     """
     loss = loss_at(logits, measure.rows, measure.learned)
     if not math.isfinite(loss):
-        raise GateError(
-            Fault("its loss on the compared rows is not a number", found=str(loss), expected="a finite value")
-        )
+        raise GateError("its loss on the compared rows is not a number", found=str(loss), expected="a finite value")
     if trained is None:
         return Step(loss)
     found = compare(trained, logits, measure.learned)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, GateError
+from job.errors import GateError
 from job.export import logits as merge_logits
 from job.export.reference import Measure, answers, measured, write_reference
 from job.gguf.quality import Step
@@ -77,8 +77,8 @@ def compare(model: Any, adapter: Path | None, precision: str, probe: Path) -> me
     ):
         if not figure <= limit:
             what, place = ("adapter does", "adapter/adapter_model.safetensors") if adapter else ("weights do", "merged")
-            raise GateError(Fault(f"the stored {what} not answer as the trained model did", where=place,
-                                  found=f"{name} {figure:.4g}", expected=f"at most {limit:.4g}"))  # fmt: skip
+            raise GateError(f"the stored {what} not answer as the trained model did", where=place,
+                            found=f"{name} {figure:.4g}", expected=f"at most {limit:.4g}")  # fmt: skip
     return found
 
 

@@ -32,7 +32,7 @@ class Kubectl:
 
     def __init__(self, namespace: str | None, pause_seconds: float, patience_seconds: float) -> None:
         if shutil.which("kubectl") is None:
-            raise InputError(Fault("kubectl is not installed", expected="kubectl on PATH, with access to the cluster"))
+            raise InputError("kubectl is not installed", expected="kubectl on PATH, with access to the cluster")
         self._command = ["kubectl", *(["--namespace", namespace] if namespace else [])]
         self._pause_seconds = pause_seconds
         self._patience_seconds = patience_seconds
@@ -53,7 +53,7 @@ class Kubectl:
                 return answer
             refused = any(word in said for word in REFUSALS)
             if refused and not self._answered:
-                raise InputError(Fault(f"the cluster refuses: {said}", hint="Is the namespace right, and the token?"))
+                raise InputError(f"the cluster refuses: {said}", hint="Is the namespace right, and the token?")
             if time.monotonic() - began >= self._patience_seconds:
                 what = "refused" if refused else "did not answer"
                 fault = Fault(f"the cluster {what} for {self._patience_seconds:g} s: {said}")

@@ -8,7 +8,7 @@ import re
 import time
 from queue import Empty, Queue
 
-from job.errors import Fault, InputError, Interrupted, JobError, SpecError
+from job.errors import InputError, Interrupted, JobError, SpecError
 from job.follow.kubectl import LINES_AHEAD, Json, Kubectl, Line, LogReader
 from job.follow.outcome import UNKNOWN, Attempt, Heard, Outcome
 from job.follow.pods import (
@@ -42,7 +42,7 @@ class JobWatch:
         self._kind = kind.partition(".")[0].lower().removesuffix("s") or "job"
         if self._kind not in KINDS or not self.name:
             expected = "the name of a Job, or job/NAME, jobset/NAME, trainjob/NAME"
-            raise SpecError(Fault("this cannot be waited for", where="JOB", found=ascii(target), expected=expected))
+            raise SpecError("this cannot be waited for", where="JOB", found=ascii(target), expected=expected)
         self._kubectl = kubectl
         self._log = log
         self._pause_seconds = pause_seconds
@@ -176,7 +176,7 @@ class JobWatch:
         done.
         """
         if not self._seen:
-            raise InputError(Fault(f"there is no such {self._kind}", found=self.name, hint="Is the namespace right?"))
+            raise InputError(f"there is no such {self._kind}", found=self.name, hint="Is the namespace right?")
         self._drain(list(self._readers.values()), LAST_WORDS_SECONDS)
         attempts = self._attempts()
         ended = bool(attempts) and attempts[-1].exit_code == 0

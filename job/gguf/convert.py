@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, GateError, InputError
+from job.errors import GateError, InputError
 from job.gguf.header import Written, padded, read_header
 from job.gguf.types import TYPES
 
@@ -91,18 +91,14 @@ def _explained() -> Iterator[None]:
         yield
     except NotImplementedError as error:
         raise InputError(
-            Fault(
-                "llama.cpp's converter does not know this model",
-                where="/model/source",
-                found=str(error).strip() or type(error).__name__,
-                expected="an architecture and a tokenizer that llama.cpp supports",
-                hint="Remove the GGUF exports",
-            )
+            "llama.cpp's converter does not know this model",
+            where="/model/source",
+            found=str(error).strip() or type(error).__name__,
+            expected="an architecture and a tokenizer that llama.cpp supports",
+            hint="Remove the GGUF exports",
         ) from error
     except (ValueError, KeyError) as error:
-        raise GateError(
-            Fault("the model cannot be converted to GGUF", found=f"{type(error).__name__}: {error}")
-        ) from error
+        raise GateError("the model cannot be converted to GGUF", found=f"{type(error).__name__}: {error}") from error
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job.errors import CapacityError, Fault, GateError
+from job.errors import CapacityError, GateError
 from job.gguf.encode import encode
 from job.gguf.header import Header, TensorInfo, Written, padded, read_header, tensor_bytes
 from job.gguf.quantise import planned_types
@@ -115,7 +115,7 @@ def _read(file: int, slab: Slab, pinned: bool) -> torch.Tensor:
     while view:
         count = os.preadv(file, [view], position)
         if count == 0:
-            raise GateError(Fault("the GGUF file is cut short", where=slab.source.name, found=f"no byte {position}"))
+            raise GateError("the GGUF file is cut short", where=slab.source.name, found=f"no byte {position}")
         view, position = view[count:], position + count
     return content
 
@@ -132,11 +132,7 @@ def _store(file: int, slab: Slab, encoded: torch.Tensor, finite: torch.Tensor | 
 
     if finite is not None and not finite.item():
         raise GateError(
-            Fault(
-                f"a weight cannot be quantised to {slab.target.type}",
-                where=slab.target.name,
-                found="not a finite number",
-            )
+            f"a weight cannot be quantised to {slab.target.type}", where=slab.target.name, found="not a finite number"
         )
     if encoded.device.type != "cpu":
         encoded = torch.empty(encoded.shape, dtype=torch.uint8, pin_memory=pinned).copy_(encoded)
@@ -162,7 +158,7 @@ def _write_header(source: Path, target: Path, types: dict[str, str], file_type: 
     tensors = ctypes.c_void_p()
     before = ggml.gguf_init_from_file(str(source).encode(), _Opening(True, ctypes.pointer(tensors)))
     if not before:
-        raise GateError(Fault("the GGUF header cannot be read", where=source.name))
+        raise GateError("the GGUF header cannot be read", where=source.name)
     after = ggml.gguf_init_empty()
     ggml.gguf_set_kv(after, before)
     ggml.gguf_set_val_u32(after, b"general.quantization_version", gguf.GGML_QUANT_VERSION)
@@ -177,7 +173,7 @@ def _write_header(source: Path, target: Path, types: dict[str, str], file_type: 
     ggml.gguf_free(before)
     ggml.ggml_free(tensors)
     if not written:
-        raise CapacityError(Fault("the disk is full: the GGUF header cannot be written", where=target.name))
+        raise CapacityError("the disk is full: the GGUF header cannot be written", where=target.name)
 
 
 def _ggml() -> Any:

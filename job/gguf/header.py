@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from job.errors import Fault, GateError
+from job.errors import GateError
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -74,23 +74,21 @@ def read_header(path: Path, key: str) -> Header:
         size = path.stat().st_size
         if size < 24 or file.read(4) != MAGIC:
             raise GateError(
-                Fault("not a GGUF file", where=key, found=f"{size} bytes without its magic number", expected="GGUF")
+                "not a GGUF file", where=key, found=f"{size} bytes without its magic number", expected="GGUF"
             )
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             try:
                 header = _parse(content)
             except (struct.error, IndexError, UnicodeDecodeError, KeyError, ValueError) as error:
                 raise GateError(
-                    Fault(
-                        "the GGUF header cannot be read",
-                        where=key,
-                        found=f"{type(error).__name__}: {error}",
-                        expected="a whole GGUF file",
-                    )
+                    "the GGUF header cannot be read",
+                    where=key,
+                    found=f"{type(error).__name__}: {error}",
+                    expected="a whole GGUF file",
                 ) from error
     if size < header.file_bytes:
         raise GateError(
-            Fault("the GGUF file is cut short", where=key, found=f"{size} bytes", expected=f"{header.file_bytes} bytes")
+            "the GGUF file is cut short", where=key, found=f"{size} bytes", expected=f"{header.file_bytes} bytes"
         )
     return header
 
@@ -107,7 +105,7 @@ def read_model_header(path: Path, key: str) -> Header:
     promised = first.metadata.get("split.tensors.count", len(tensors))
     if len(tensors) != promised:
         raise GateError(
-            Fault("tensors are missing", where=key, found=f"{len(tensors)} tensors", expected=f"{promised} tensors")
+            "tensors are missing", where=key, found=f"{len(tensors)} tensors", expected=f"{promised} tensors"
         )
     size = sum(shard.file_bytes for shard in shards)
     return Header(first.metadata, tensors, first.metadata_span, first.pairs, first.alignment, first.data_start, size)
@@ -123,7 +121,7 @@ def shards_of(path: Path, key: str) -> list[Path]:
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise GateError(
-            Fault("files of this model are missing", where=key, found=", ".join(missing), expected=f"{count} files")
+            "files of this model are missing", where=key, found=", ".join(missing), expected=f"{count} files"
         )
     return shards
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.gguf.convert import loaded_converter
 from job.gguf.header import Written, read_header
 from job.gguf.types import TYPES
@@ -45,12 +45,10 @@ def write_lora(adapter: Path, model: Path, target: Path, type_name: str, name: s
     config = json.loads((adapter / "adapter_config.json").read_bytes())
     if reasons := inexpressible(config):
         raise InputError(
-            Fault(
-                "this adapter cannot be a LoRA GGUF",
-                where=POINTER,
-                found=", ".join(reasons),
-                expected="plain LoRA or rsLoRA",
-            )
+            "this adapter cannot be a LoRA GGUF",
+            where=POINTER,
+            found=", ".join(reasons),
+            expected="plain LoRA or rsLoRA",
         )
     with loaded_converter(model, target, type_name, name) as converter:
         writer = gguf.GGUFWriter(target, gguf.MODEL_ARCH_NAMES[converter.model_arch])
@@ -85,12 +83,7 @@ def _pairs(path: Path) -> Iterator[tuple[str, Any, Any]]:
         match = PART.fullmatch(name)
         if match is None:
             raise InputError(
-                Fault(
-                    "this adapter cannot be a LoRA GGUF",
-                    where=POINTER,
-                    found=name,
-                    expected="pairs of lora_A and lora_B",
-                )
+                "this adapter cannot be a LoRA GGUF", where=POINTER, found=name, expected="pairs of lora_A and lora_B"
             )
         parts.setdefault(match["module"], {})[match["part"]] = tensor.float()
     for module, pair in sorted(parts.items()):
@@ -118,12 +111,10 @@ def _placed_rows(converter: Any, module: str, rows: int) -> Iterator[tuple[str, 
 
 def _misplaced(module: str, why: str) -> InputError:
     return InputError(
-        Fault(
-            f"llama.cpp cannot apply an adapter of {module}",
-            where=POINTER,
-            found=why,
-            expected="a weight whose rows are kept or reordered",
-        )
+        f"llama.cpp cannot apply an adapter of {module}",
+        where=POINTER,
+        found=why,
+        expected="a weight whose rows are kept or reordered",
     )
 
 

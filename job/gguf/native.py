@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job.errors import Fault, GateError
+from job.errors import GateError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,7 +120,7 @@ class Model:
         with native_log() as log:
             handle = native.llama_init_from_model(self._handle, settings)
             if not handle:
-                raise GateError(Fault("llama.cpp cannot run this model", where=key, found=log.complaint()))
+                raise GateError("llama.cpp cannot run this model", where=key, found=log.complaint())
             try:
                 if lora is not None:
                     self._apply(handle, lora, key, log)
@@ -133,10 +133,10 @@ class Model:
 
         adapter = native.llama_adapter_lora_init(self._handle, str(lora).encode())  # the model frees it
         if not adapter:
-            raise GateError(Fault("llama.cpp cannot load this adapter", where=key, found=log.complaint()))
+            raise GateError("llama.cpp cannot load this adapter", where=key, found=log.complaint())
         adapters = (native.llama_adapter_lora_p_ctypes * 1)(adapter)
         if native.llama_set_adapters_lora(context, adapters, 1, (ctypes.c_float * 1)(1.0)):
-            raise GateError(Fault("llama.cpp cannot apply this adapter", where=key, found=log.complaint()))
+            raise GateError("llama.cpp cannot apply this adapter", where=key, found=log.complaint())
 
 
 class LlamaContext:
@@ -166,7 +166,7 @@ class LlamaContext:
         finally:
             native.llama_batch_free(batch)
         if code:
-            raise GateError(Fault("llama.cpp cannot evaluate this model", found=f"llama_decode returns {code}"))
+            raise GateError("llama.cpp cannot evaluate this model", found=f"llama_decode returns {code}")
         logits = native.llama_get_logits(self._handle)
         return numpy.ctypeslib.as_array(logits, shape=(len(ids), self._width)).copy()
 
@@ -185,7 +185,7 @@ def opened(path: Path, key: str, vocabulary_only: bool = False) -> Iterator[Mode
         handle = native.llama_model_load_from_file(str(path).encode(), settings)
     if not handle:
         raise GateError(
-            Fault("llama.cpp cannot open this file", where=key, found=log.complaint(), expected="a model it loads")
+            "llama.cpp cannot open this file", where=key, found=log.complaint(), expected="a model it loads"
         )
     try:
         yield Model(handle)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from job.errors import CapacityError, Fault, GateError
+from job.errors import CapacityError, GateError
 from job.gguf.header import Header, Written, padded, read_header, tensor_bytes
 from job.gguf.native import native_log
 from job.gguf.types import TYPES, QuantType
@@ -31,7 +31,7 @@ def quantise(source: Path, target: Path, type_name: str, imatrix: Path | None, t
         return Written.since(started, read_header(target, target.name))
     except GateError as error:  # cut, without a word
         if shutil.disk_usage(target.parent).free < BUFFER_BYTES:
-            raise CapacityError(Fault("the disk is full", where=target.name)) from error
+            raise CapacityError("the disk is full", where=target.name) from error
         raise
 
 
@@ -75,9 +75,9 @@ def _run(source: Path, target: Path, kind: QuantType, means: dict[str, Any], thr
     with native_log() as log:
         code = native.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(settings))
     if code and STREAM_WORDS in log.complaint():
-        raise CapacityError(Fault("the disk is full", where=target.name))
+        raise CapacityError("the disk is full", where=target.name)
     if code:
-        raise GateError(Fault(f"llama.cpp cannot quantise to {kind.label}", where=target.name, found=log.complaint()))
+        raise GateError(f"llama.cpp cannot quantise to {kind.label}", where=target.name, found=log.complaint())
     return log.text()
 
 

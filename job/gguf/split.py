@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, GateError
+from job.errors import GateError
 from job.gguf.header import Header, TensorInfo, padded, read_header, read_model_header, shard_name
 
 COPY_BYTES = 16 << 20
@@ -47,12 +47,10 @@ def split(file: Path, max_bytes: int) -> Parts:
     found = read_model_header(file.with_name(names[0]), file.name).tensors.values()
     if {(t.name, t.shape, t.type) for t in found} != {(t.name, t.shape, t.type) for t in header.tensors.values()}:
         raise GateError(
-            Fault(
-                "the split files do not hold what was split",
-                where=file.name,
-                found=f"{len(found)} tensors",
-                expected=f"{len(header.tensors)} tensors",
-            )
+            "the split files do not hold what was split",
+            where=file.name,
+            found=f"{len(found)} tensors",
+            expected=f"{len(header.tensors)} tensors",
         )
     return Parts(names, [file.with_name(name).stat().st_size for name in names])
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from job.errors import Fault, PolicyError
+from job.errors import PolicyError
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def processor_seconds(most: float, pointer: str) -> Iterator[None]:
     def expired(*_: Any) -> NoReturn:
         found = f"no end after {most:g} seconds of the processor, on one answer"
         raise PolicyError(
-            Fault("this takes too long", where=pointer, found=found, hint="Nested repetitions are the usual reason")
+            "this takes too long", where=pointer, found=found, hint="Nested repetitions are the usual reason"
         )
 
     before = signal.signal(signal.SIGVTALRM, expired)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from job.errors import TREE, CapacityError, Fault, GateError, JobError, TransientError
+from job.errors import TREE, CapacityError, GateError, JobError, TransientError
 
 CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
 
@@ -14,20 +14,18 @@ def death(what: str, code: int, planned_bytes: int | None, taken_bytes: int) -> 
     if code == -signal.SIGKILL:
         planned = "" if planned_bytes is None else f"{planned_bytes} bytes"
         return CapacityError(
-            Fault(
-                f"{what}: its process was killed, as happens when memory runs out",
-                where="",
-                found=f"{taken_bytes} bytes taken",
-                expected=planned,
-                hint="Give the job more memory",
-            )
+            f"{what}: its process was killed, as happens when memory runs out",
+            where="",
+            found=f"{taken_bytes} bytes taken",
+            expected=planned,
+            hint="Give the job more memory",
         )
     if -code in CRASHES:
         name, hint = signal.Signals(-code).name, "Its last output is beside this message"
-        return GateError(Fault(f"{what}: native code crashed", found=name, hint=hint))
+        return GateError(f"{what}: native code crashed", found=name, hint=hint)
     if code < 0:
-        return TransientError(Fault(f"{what}: its process was ended by {signal.Signals(-code).name}"))
+        return TransientError(f"{what}: its process was ended by {signal.Signals(-code).name}")
     if code == CapacityError.exit_code:
-        return CapacityError(Fault(f"{what}: the disk is full: its process could not even write down its result"))
+        return CapacityError(f"{what}: the disk is full: its process could not even write down its result")
     kind = next((kind for kind in TREE if kind.exit_code == code), JobError)  # a watchdog has no time for an answer
-    return kind(Fault(f"{what}: its process ended with code {code}; its last output says why"))
+    return kind(f"{what}: its process ended with code {code}; its last output says why")

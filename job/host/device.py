@@ -14,7 +14,7 @@ import runpy
 from dataclasses import dataclass
 from pathlib import Path
 
-from job.errors import CapacityError, DeviceError, Fault, InputError, JobError
+from job.errors import CapacityError, DeviceError, InputError, JobError
 
 DEVICE_VARIABLE = "TUNEJOB_DEVICE"  # auto, cpu or gpu; the image says gpu
 KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
@@ -22,6 +22,7 @@ LIBRARY, MANAGEMENT_LIBRARY = "libcuda.so.1", "libnvidia-ml.so.1"
 VISIBLE, CARDS = "CUDA_VISIBLE_DEVICES", "TUNEJOB_CARDS"  # of this process; of the run, whose processes see one each
 OLDEST_CAPABILITY = (7, 5)  # Turing: CUDA 13 compiles for nothing older
 NO_DEVICE = 100  # cuInit's answers, from cuda.h
+HOW_TO_GIVE_A_GPU = "docker run --gpus all, podman run --device nvidia.com/gpu=all, in Kubernetes nvidia.com/gpu: 1"
 TOO_OLD_OR_MIXED = {
     803: "its kernel module and its library are of different versions",
     804: "this GPU takes no forward compatibility",
@@ -51,7 +52,7 @@ def wanted_device() -> str:
     """auto, cpu or gpu. Raises `CapacityError` for anything else."""
     wanted = os.environ.get(DEVICE_VARIABLE) or "auto"
     if wanted not in ("auto", "cpu", "gpu"):
-        raise CapacityError(Fault("unknown device", where=DEVICE_VARIABLE, found=wanted, expected="auto, cpu or gpu"))
+        raise CapacityError("unknown device", where=DEVICE_VARIABLE, found=wanted, expected="auto, cpu or gpu")
     return wanted
 
 
@@ -71,14 +72,14 @@ def choose_device() -> str:
     except ValueError as error:
         said = " ".join(str(error).split())
         hint = "A variable of the environment is wrong, such as TORCH_LOGS"
-        raise InputError(Fault("torch cannot be imported", found=said[:200], hint=hint)) from error
+        raise InputError("torch cannot be imported", found=said[:200], hint=hint) from error
 
     wanted = wanted_device()
     if wanted != "cpu" and torch.cuda.is_available():
         return "cuda"
     if wanted == "gpu":
         raise unusable(probe()) or DeviceError(
-            Fault("the driver shows a GPU, but torch cannot use it", hint="Try another node")
+            "the driver shows a GPU, but torch cannot use it", hint="Try another node"
         )
     return "cpu"
 
@@ -162,32 +163,26 @@ def unusable(found: DeviceProbe) -> JobError | None:
     """Why no GPU can be used, or None. The first cause that holds, from the node up to the image."""
     cpu = f"{DEVICE_VARIABLE}=cpu trains on the CPU"
     if not found.kernel_driver and not found.library:
-        return DeviceError(Fault("no NVIDIA driver on this machine", hint=f"Run it on a GPU node; {cpu}"))
+        return DeviceError("no NVIDIA driver on this machine", hint=f"Run it on a GPU node; {cpu}")
     if not found.library:
         return DeviceError(
-            Fault(
-                "this machine has an NVIDIA driver, but this container was given no GPU",
-                found=f"no {LIBRARY}",
-                hint=f"docker run --gpus all, podman run --device nvidia.com/gpu=all, in Kubernetes nvidia.com/gpu: 1; {cpu}",  # noqa: E501
-            )
+            "this machine has an NVIDIA driver, but this container was given no GPU",
+            found=f"no {LIBRARY}",
+            hint=f"{HOW_TO_GIVE_A_GPU}; {cpu}",
         )
     if found.torch_cuda is None:
         return CapacityError(
-            Fault(
-                "wrong image: there is a GPU, but torch here is a CPU build",
-                hint=f"Use the image built from locks/cuda.txt; {cpu}",
-            )
+            "wrong image: there is a GPU, but torch here is a CPU build",
+            hint=f"Use the image built from locks/cuda.txt; {cpu}",
         )
     needed, spoken = found.torch_cuda, ".".join(map(str, found.driver_cuda))
     if found.status in TOO_OLD_OR_MIXED or found.driver_cuda[0] < int(needed.split(".")[0]):
         why = TOO_OLD_OR_MIXED.get(found.status, f"it speaks CUDA {spoken}")
         return DeviceError(
-            Fault(
-                "the NVIDIA driver does not fit this image",
-                found=why,
-                expected=f"a driver for CUDA {needed} or newer",
-                hint="Update the node's driver, or choose a node with a newer one",
-            )
+            "the NVIDIA driver does not fit this image",
+            found=why,
+            expected=f"a driver for CUDA {needed} or newer",
+            hint="Update the node's driver, or choose a node with a newer one",
         )
     if found.status == NO_DEVICE or (found.status == 0 and not found.gpus):
         masks = [
@@ -196,22 +191,18 @@ def unusable(found: DeviceProbe) -> JobError | None:
             if name in os.environ
         ]
         return DeviceError(
-            Fault(
-                "the NVIDIA driver shows no GPU", found=", ".join(masks), hint=f"Ask for one GPU and unset masks; {cpu}"
-            )
+            "the NVIDIA driver shows no GPU", found=", ".join(masks), hint=f"Ask for one GPU and unset masks; {cpu}"
         )
     if found.status:
         return DeviceError(
-            Fault("the NVIDIA driver does not start", found=f"cuInit answered {found.status}", hint="Try another node")
+            "the NVIDIA driver does not start", found=f"cuInit answered {found.status}", hint="Try another node"
         )
     first = found.gpus[0]
     if first.capability < OLDEST_CAPABILITY:
         return CapacityError(
-            Fault(
-                "this GPU is too old",
-                found=f"{first.name}, compute capability {_dotted(first.capability)}",
-                expected=f"{_dotted(OLDEST_CAPABILITY)} (Turing) or newer",
-            )
+            "this GPU is too old",
+            found=f"{first.name}, compute capability {_dotted(first.capability)}",
+            expected=f"{_dotted(OLDEST_CAPABILITY)} (Turing) or newer",
         )
     return None
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from threading import Thread
 
-from job.errors import Fault, JobError
+from job.errors import JobError
 
 DOWNLOADS = 8
 
@@ -40,6 +40,4 @@ def in_parallel(fetch: Callable[[str], object], names: Iterable[str]) -> None:
     if failures:
         raise failures[0]
     if len(done) != expected:
-        raise JobError(
-            Fault("a download ended without an answer", found=f"{len(done)} files", expected=f"{expected} files")
-        )
+        raise JobError("a download ended without an answer", found=f"{len(done)} files", expected=f"{expected} files")

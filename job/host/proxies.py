@@ -107,7 +107,7 @@ def require_certificates(name: str) -> None:
     path = os.environ.get(name, "")
     if path and not os.path.isfile(path):
         hint = "Mount the file there, or unset the variable"
-        raise InputError(Fault("there is no such file of certificates", where=name, found=ascii(path), hint=hint))
+        raise InputError("there is no such file of certificates", where=name, found=ascii(path), hint=hint)
 
 
 def require_address(name: str) -> str | None:
@@ -119,7 +119,7 @@ def require_address(name: str) -> str | None:
         return None
     if not _is_address(value) or not value.isascii() or not value.isprintable() or " " in value:
         wanted = "https://host or http://host:port"
-        raise InputError(Fault(f"{name} is not an address", where=name, found=_shape(value), expected=wanted))
+        raise InputError(f"{name} is not an address", where=name, found=_shape(value), expected=wanted)
     return value.rstrip("/")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from job.errors import Fault, Interrupted, JobError, classify
+from job.errors import Interrupted, JobError, classify
 from job.host.time_limits import limit
 
 LAST_WORDS_SECONDS = 1.0
@@ -72,7 +72,7 @@ def ignore() -> None:
 
 
 def stopped() -> Interrupted:
-    return Interrupted(Fault(f"stopped by {_by[0]}", hint="Run the same spec again"))
+    return Interrupted(f"stopped by {_by[0]}", hint="Run the same spec again")
 
 
 def stop_requested() -> bool:

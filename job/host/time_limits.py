@@ -33,7 +33,7 @@ def limit(variable: str) -> float:
             return float(said)
     unit = variable.rsplit("_", 1)[-1].lower()
     raise InputError(
-        Fault(f"{variable} is not a time limit", found=ascii(said), expected=f"{unit} above 0 and up to {LONGEST:.0f}")
+        f"{variable} is not a time limit", found=ascii(said), expected=f"{unit} above 0 and up to {LONGEST:.0f}"
     )
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from job.errors import Fault, TransientError
+from job.errors import TransientError
 from job.host.signals import exit_now
 from job.host.time_limits import limit
 
@@ -58,13 +58,11 @@ class Watchdog:
     def _give_up(self, silent_seconds: float) -> None:
         faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
         error = TransientError(
-            Fault(
-                "the training makes no steps",
-                where="",
-                found=f"no step for {silent_seconds:.0f} seconds",
-                expected=f"one in {self._limit_seconds:.0f}",
-                hint="The stacks of all threads are in the log; the same spec continues at the last checkpoint",
-            )
+            "the training makes no steps",
+            where="",
+            found=f"no step for {silent_seconds:.0f} seconds",
+            expected=f"one in {self._limit_seconds:.0f}",
+            hint="The stacks of all threads are in the log; the same spec continues at the last checkpoint",
         )
         error.stage = "train"
         exit_now(error)

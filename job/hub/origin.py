@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from job.errors import Fault, InputError, JobError, TransientError
+from job.errors import InputError, JobError, TransientError
 from job.host.parallel import in_parallel
 from job.host.time_limits import limit
 from job.hub.client import SILENCE_SECONDS, TOKENS, Answer, ask, digests, endpoint, is_listed, limit_waiting, token
@@ -44,9 +44,7 @@ class HubOrigin:
             lambda: read(self.public_id, revision=asked or None, timeout=SILENCE_SECONDS)
         )
         if not info.sha or not COMMIT.fullmatch(info.sha):
-            raise InputError(
-                Fault(f"{address}: the Hub gave no commit", found=ascii(info.sha), expected="40 hex digits")
-            )
+            raise InputError(f"{address}: the Hub gave no commit", found=ascii(info.sha), expected="40 hex digits")
         self.revision: str = info.sha
         self.licence: str | None = info.card_data.get("license") if info.card_data else None
 
@@ -89,7 +87,7 @@ class HubOrigin:
             _, sha256, blob = digests(content)
         if not is_listed(file, sha256, blob):
             path.unlink()
-            raise TransientError(Fault(f"hf://{self.public_id}: {file.path} was damaged on its way"))
+            raise TransientError(f"hf://{self.public_id}: {file.path} was damaged on its way")
 
     def _api(self) -> HfApi:
         from huggingface_hub import HfApi
@@ -116,19 +114,17 @@ def _translating(address: str) -> Iterator[None]:
         cause = error.__cause__
         if isinstance(cause, GatedRepoError):
             raise InputError(
-                Fault(f"{address}: access is gated", expected="a token that may read it", hint=ACCESS_HINT)
+                f"{address}: access is gated", expected="a token that may read it", hint=ACCESS_HINT
             ) from cause
         if isinstance(cause, RevisionNotFoundError):
-            raise InputError(
-                Fault(f"{address}: there is no such revision", expected="a branch, tag or commit")
-            ) from cause
+            raise InputError(f"{address}: there is no such revision", expected="a branch, tag or commit") from cause
         if isinstance(cause, RepositoryNotFoundError):
-            raise InputError(Fault(f"{address}: there is no such repository", hint=ACCESS_HINT)) from cause
+            raise InputError(f"{address}: there is no such repository", hint=ACCESS_HINT) from cause
         if type(error) is JobError:  # such as a file that came shorter than announced
             raise TransientError(*error.faults) from cause
         raise
     except json.JSONDecodeError as error:
-        raise TransientError(Fault(f"{address}: the answer is not JSON, so not from a Hub")) from error
+        raise TransientError(f"{address}: the answer is not JSON, so not from a Hub") from error
 
 
 def _be_quiet() -> None:

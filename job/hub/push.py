@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from job.errors import Fault, InputError, TransientError
+from job.errors import InputError, TransientError
 from job.host.child import serve
 from job.hub.client import limit_writing
 from job.hub.origin import OFFLINE
@@ -104,13 +104,11 @@ def check_access(repository: str, private: bool, token: str) -> None:
     if private and not hub.ask(lambda api: api.model_info(repository)).private:
         hint = "Make it private on the Hub, choose another name, or set private to false"
         raise InputError(
-            Fault(
-                f"{repository} is there already",
-                where="/output/hub/private",
-                found="a public repository",
-                expected="a private one",
-                hint=hint,
-            )
+            f"{repository} is there already",
+            where="/output/hub/private",
+            found="a public repository",
+            expected="a private one",
+            hint=hint,
         )
     # What a token may do is best seen by doing it
     hub.ask(lambda api: api.create_branch(repository, branch=ACCESS, exist_ok=True))
@@ -179,7 +177,7 @@ def _show(
     if all(content.lies_in(before) for content in (*contents, record)):
         return heads[MAIN], ()
     if branch not in heads:
-        raise TransientError(Fault(f"{hub.name}: the branch {branch} is gone"))
+        raise TransientError(f"{hub.name}: the branch {branch} is gone")
     require(hub.files(api, heads[branch]), contents)
     changed = [content.key for content in contents if not content.lies_in(before)]
     removed = _left_over(hub, api, heads[MAIN], before, contents)

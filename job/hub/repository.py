@@ -49,7 +49,7 @@ class Repository:
         from huggingface_hub import HfApi
 
         if not token:
-            raise InputError(Fault("a push to the Hub needs a token", where=POINTER, found="none", hint=HINT))
+            raise InputError("a push to the Hub needs a token", where=POINTER, found="none", hint=HINT)
         self.name = name
         self._api = HfApi(endpoint=endpoint(), token=token)
         self.endpoint: str = self._api.endpoint
@@ -82,12 +82,12 @@ class Repository:
         chain = [error] if answer in (None, error) else [error, answer]
         said = mask(" ".join(f"{self.name}: {type(error).__name__}: {' '.join(map(str, chain))}".split()))
         if isinstance(error, json.JSONDecodeError):
-            return TransientError(Fault(f"{self.name}: the answer is not JSON, so not from a Hub"))
+            return TransientError(f"{self.name}: the answer is not JSON, so not from a Hub")
         kind = type(classify(error))
         if answer is not None:
             status = answer.response.status_code
             if type(error) is ValueError and status == 400:
-                return GateError(Fault(said, where="README.md", expected="a card whose metadata the Hub can read"))
+                return GateError(said, where="README.md", expected="a card whose metadata the Hub can read")
             # Where addresses are signed, and expire
             from_storage = not str(answer.response.url).startswith(f"{self.endpoint}/")
             # By someone else's commit
@@ -95,10 +95,8 @@ class Repository:
             if from_storage or moved:
                 kind = TransientError
         if kind is InputError and (answer is not None or isinstance(error, ValueError)):
-            return InputError(
-                Fault(said, where=POINTER, expected="a repository that the token may write to", hint=HINT)
-            )
-        return (TransientError if kind is JobError else kind)(Fault(said))
+            return InputError(said, where=POINTER, expected="a repository that the token may write to", hint=HINT)
+        return (TransientError if kind is JobError else kind)(said)
 
 
 def require(files: Mapping[str, RepoFile], contents: Iterable[Content]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, InputError, JobError, classify
+from job.errors import InputError, JobError, classify
 from job.errors.facts import failure_facts
 from job.host.log import Log
 from job.ledger.manifest import MANIFEST, Manifest, decode
@@ -35,7 +35,7 @@ def following(raw: bytes, name: str, goes_on: bool, scratch: Path, log: Log) -> 
     spec that cannot go on from one.
     """
     if not NAME.fullmatch(name):
-        raise InputError(Fault("not the name of a folder", where="NAME", found=ascii(name), expected=NAME.pattern))
+        raise InputError("not the name of a folder", where="NAME", found=ascii(name), expected=NAME.pattern)
     spec = parse_spec(raw)
     document: dict[str, Any] = json.loads(raw)
     outputs = spec.output.uri.rstrip("/")
@@ -66,11 +66,9 @@ def require_new_rows(spec: JobSpec, manifest: Manifest, folder: str, scratch: Pa
     train, _ = fetch_data(spec.data, scratch)
     had = [source["sha256"] for source in manifest.data]
     if all(source.sha256 in had for source in train):
-        raise InputError(
-            Fault("there are no new rows", where="/data/train",
-                  found=f"the rows of run {manifest.run_id}, at {folder}", expected="rows that it has not had",
-                  hint="Nothing is to be done until they change")
-        )  # fmt: skip
+        raise InputError("there are no new rows", where="/data/train",
+                         found=f"the rows of run {manifest.run_id}, at {folder}", expected="rows that it has not had",
+                         hint="Nothing is to be done until they change")  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

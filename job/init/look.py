@@ -91,13 +91,11 @@ def _no_format(row: Row, named: Mapping[str, str]) -> InputError:
     known = [f"{' and '.join(form.required)} ({name})" for name, form in FORMATS.items() if form.required]
     given = f"; named {', '.join(f'{name}={column}' for name, column in named.items())}" if named else ""
     return InputError(
-        Fault(
-            "no format fits these columns",
-            where=f"{POINTER}/columns",
-            found=f"{', '.join(map(str, row)) or 'none'}{given}",
-            expected=" or ".join(known),
-            hint="Say which is which, such as --columns instruction=A,output=B where A asks and B answers",
-        )
+        "no format fits these columns",
+        where=f"{POINTER}/columns",
+        found=f"{', '.join(map(str, row)) or 'none'}{given}",
+        expected=" or ".join(known),
+        hint="Say which is which, such as --columns instruction=A,output=B where A asks and B answers",
     )
 
 

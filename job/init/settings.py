@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from job.data.select import FEWEST, FRACTION, FROM_ROWS, MOST
-from job.errors import CapacityError, Fault
+from job.errors import CapacityError
 from job.host.device import card_bytes, wanted_device
 from job.plan.advice import VERY_SMALL
 from job.plan.gpu_memory import fits, least_gpu_bytes
@@ -86,13 +86,11 @@ def settle(document: Json, device: Device, length: int, parameters: int | None) 
                 why = f"by the estimate for {size.parameters / 1e9:.2g} billion weights{cut}"
                 return tried, f"{precision}: {memory}, {why}; the run uses what is free to be quick"
     raise CapacityError(
-        Fault(
-            "this model does not fit the GPU, even in 4 bits",
-            where="--gpu",
-            found=f"{device.card_bytes / GIB:.3g} GiB",
-            expected=f"about {needed / GIB + 1:.1f} GiB or more",
-            hint="Name a smaller --model or a larger --gpu",
-        )
+        "this model does not fit the GPU, even in 4 bits",
+        where="--gpu",
+        found=f"{device.card_bytes / GIB:.3g} GiB",
+        expected=f"about {needed / GIB + 1:.1f} GiB or more",
+        hint="Name a smaller --model or a larger --gpu",
     )
 
 

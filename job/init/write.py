@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import IO
 
-from job.errors import Fault, SpecError
+from job.errors import SpecError
 from job.host.log import Log
 from job.init.propose import Proposal
 from job.report.samples import LEARNED
@@ -19,7 +19,7 @@ def refuse_to_overwrite(output: str | None, force: bool) -> None:
     """Raises `SpecError` where `output` is a file already, before anything is looked at."""
     if output and not force and Path(output).exists():
         hint = "Choose another name; --force writes over it"
-        raise SpecError(Fault("this file is there already", where="-o", found=output, expected="a new file", hint=hint))
+        raise SpecError("this file is there already", where="-o", found=output, expected="a new file", hint=hint)
 
 
 def write(proposal: Proposal, output: str | None, out: IO[str], log: Log) -> None:
@@ -32,7 +32,7 @@ def write(proposal: Proposal, output: str | None, out: IO[str], log: Log) -> Non
         try:
             Path(output).write_text(text, "utf-8", newline="")
         except OSError as error:
-            raise SpecError(Fault(f"the spec cannot be written: {error.strerror}", where="-o", found=output)) from None
+            raise SpecError(f"the spec cannot be written: {error.strerror}", where="-o", found=output) from None
     else:
         print(text, end="", file=out, flush=True)
     for topic, words in proposal.reasons:

@@ -152,13 +152,11 @@ class Checkpoints:
         if isinstance(error, CapacityError):
             raise CapacityError(replace(first, message=f"{said}: {first.message}", where=LIMIT)) from error
         raise TransientError(
-            Fault(
-                said,
-                where=LIMIT,
-                found=str(first),
-                expected="a store that takes them",
-                hint="The same spec continues the training",
-            )
+            said,
+            where=LIMIT,
+            found=str(first),
+            expected="a store that takes them",
+            hint="The same spec continues the training",
         ) from error
 
     def hold(self, step: int, folder: Path) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from job.errors import Fault, InputError, PolicyError
+from job.errors import InputError, PolicyError
 from job.host.log import Log
 from job.ledger.lease import KEY as LEASE
 from job.ledger.leftovers import discard
@@ -56,7 +56,7 @@ def require_result(store: Store, key: str) -> None:
     else:
         found, hint = "nothing", "Check the address; tunejob validate SPEC prints that of a spec"
     place = f"{store.uri}/{key}"
-    raise InputError(Fault("there is no such result", where=place, found=found, expected=f"a run's {key}", hint=hint))
+    raise InputError("there is no such result", where=place, found=found, expected=f"a run's {key}", hint=hint)
 
 
 def _failed(store: Store) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import time
 import uuid
 from typing import Self
 
-from job.errors import Fault, InputError, JobError, TransientError
+from job.errors import InputError, JobError, TransientError
 from job.host.log import Log
 from job.host.signals import exit_now
 from job.host.time_limits import limit
@@ -75,12 +75,7 @@ class Lease:
             now = self._read()
             if now is not None and now != seen:
                 raise TransientError(
-                    Fault(
-                        "another process is at work on this output",
-                        where="/output/uri",
-                        found=self._store.uri,
-                        hint=HINT,
-                    )
+                    "another process is at work on this output", where="/output/uri", found=self._store.uri, hint=HINT
                 )
             seen = now
 
@@ -119,5 +114,5 @@ class Lease:
 
     def _lost(self) -> TransientError:
         return TransientError(
-            Fault("another process has taken over this output", where="/output/uri", found=self._store.uri, hint=HINT)
+            "another process has taken over this output", where="/output/uri", found=self._store.uri, hint=HINT
         )

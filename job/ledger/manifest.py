@@ -63,7 +63,7 @@ class Manifest:
         try:
             whole = content | {"sha256": _digest(content)}
         except ValueError as error:
-            raise GateError(Fault("a result is not finite", found=str(self.results))) from error
+            raise GateError("a result is not finite", found=str(self.results)) from error
         return (json.dumps(whole, indent=2, sort_keys=True) + "\n").encode()
 
 
@@ -99,7 +99,7 @@ def publish(store: Store, manifest: Manifest) -> None:
     decode(data)
     store.write(MANIFEST, data)
     if store.read(MANIFEST) != data:
-        raise TransientError(Fault(f"{store.uri}/{MANIFEST}: what was read back is not what was written"))
+        raise TransientError(f"{store.uri}/{MANIFEST}: what was read back is not what was written")
 
 
 def read_manifest(store: Store) -> Manifest:
@@ -143,7 +143,7 @@ def _stored_size(store: Store, key: str) -> int:
     for item in store.list(key):
         if item.key == key:
             return item.bytes
-    raise TransientError(Fault(f"{store.uri}/{key}: it was written and is not there"))
+    raise TransientError(f"{store.uri}/{key}: it was written and is not there")
 
 
 # ---------------------------------------------------------------------------------------------- form

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from job.errors import Fault, GateError, InputError, PolicyError
+from job.errors import GateError, InputError, PolicyError
 from job.host.log import Log
 from job.ledger.evidence import TRIAL, failure_report, json_object
 from job.ledger.lease import KEY as LEASE
@@ -71,13 +71,11 @@ def plan_replacement(store: Store) -> Replacement:
     keys = [*(key for key in doomed if key not in last), *last]
     if not owners and (sizes.keys() & {MANIFEST, SPEC} or (not keys and sizes)):
         raise InputError(
-            Fault(
-                f"{store.uri}: no run has stored what is there; nothing is deleted",
-                where="/output/uri",
-                found=min(sizes),
-                expected=f"a {MANIFEST} or {SPEC} of a run",
-                hint="Choose another output.uri, or empty this one yourself",
-            )
+            f"{store.uri}: no run has stored what is there; nothing is deleted",
+            where="/output/uri",
+            found=min(sizes),
+            expected=f"a {MANIFEST} or {SPEC} of a run",
+            hint="Choose another output.uri, or empty this one yourself",
         )
     kept = tuple(sorted(sizes.keys() - set(keys)))
     return Replacement(tuple(owners), created, tuple(keys), sum(sizes[key] for key in keys), kept)
@@ -88,12 +86,10 @@ def carry_out(planned: Replacement, store: Store, lease: Lease, log: Log) -> Non
     lease.require()
     if plan_replacement(store) != planned:
         raise InputError(
-            Fault(
-                "the output has changed since --replace looked at it; nothing is deleted",
-                where="/output/uri",
-                found=store.uri,
-                hint="Run it again if what is there now is to be replaced",
-            )
+            "the output has changed since --replace looked at it; nothing is deleted",
+            where="/output/uri",
+            found=store.uri,
+            hint="Run it again if what is there now is to be replaced",
         )
     for key in planned.keys:
         store.delete(key)

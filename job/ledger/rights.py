@@ -48,7 +48,7 @@ def _read_back(store: Store, key: str) -> None:
                 store.write(key, CONTENT)
         else:
             if content != CONTENT:
-                raise TransientError(Fault(f"{store.uri}/{key}: what was read back is not what was written"))
+                raise TransientError(f"{store.uri}/{key}: what was read back is not what was written")
             return
     if refusal:
         raise refusal

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from job.errors import CapacityError, Fault
+from job.errors import CapacityError
 from job.gguf.types import TYPES
 from job.plan.adapter import adapter_bytes
 from job.plan.cards import GB
@@ -72,13 +72,7 @@ def resources(spec: JobSpec, size: ModelSize, gpus: int = 1) -> Resources:
         hint = "Choose 4bit, a smaller max_seq_length or a smaller model: each of several GPUs holds all of it"
         found, expected = f"about {needed / GB:.0f} GB ({size.origin})", f"at most {GPU_CLASSES_GB[-1]} GB"
         raise CapacityError(
-            Fault(
-                "this needs more memory than one GPU has",
-                where="/model/source",
-                found=found,
-                expected=expected,
-                hint=hint,
-            )
+            "this needs more memory than one GPU has", where="/model/source", found=found, expected=expected, hint=hint
         )
     needs = needs_by_stage(spec, size, gpus)
     disk = max(need.disk_bytes for need in needs)

@@ -45,7 +45,7 @@ def require_benchmarks(tasks: Sequence[TaskSpec] | None) -> None:
     if tasks and importlib.util.find_spec("lm_eval") is None:
         hint = "Install locks/benchmarks.txt (make benchmarks), build the image with BENCHMARKS=1, or leave them out"
         found = ", ".join(task.name for task in tasks)
-        raise InputError(Fault("lm-eval is not installed", where="/evaluation/tasks", found=found, hint=hint))
+        raise InputError("lm-eval is not installed", where="/evaluation/tasks", found=found, hint=hint)
 
 
 def require_disk(folder: Path, needed_bytes: int, what: str) -> None:
@@ -53,13 +53,11 @@ def require_disk(folder: Path, needed_bytes: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise CapacityError(
-            Fault(
-                f"not enough disk for {what}",
-                where=str(folder),
-                found=f"{free} bytes free",
-                expected=f"{needed_bytes} bytes",
-                hint="Give the pod more ephemeral storage, or set TUNEJOB_WORKDIR to a larger volume",
-            )
+            f"not enough disk for {what}",
+            where=str(folder),
+            found=f"{free} bytes free",
+            expected=f"{needed_bytes} bytes",
+            hint="Give the pod more ephemeral storage, or set TUNEJOB_WORKDIR to a larger volume",
         )
 
 
@@ -108,13 +106,11 @@ def require_apart(workdir: Path, output_uri: str) -> None:
     output = local_path(output_uri).resolve()
     if output.is_relative_to(workdir) or workdir.is_relative_to(output):
         raise InputError(
-            Fault(
-                "output and scratch directory lie in one another",
-                where="/output/uri",
-                found=str(output),
-                expected=f"a directory apart from {workdir}",
-                hint="Choose another --workdir or output",
-            )
+            "output and scratch directory lie in one another",
+            where="/output/uri",
+            found=str(output),
+            expected=f"a directory apart from {workdir}",
+            hint="Choose another --workdir or output",
         )
 
 
@@ -127,7 +123,7 @@ def require_directory(uri: str, pointer: str) -> None:
     if path == Path(path.anchor) or not there.is_dir():
         what = "a file is where the directory should be" if there.is_file() else "this cannot be a run's directory"
         raise InputError(
-            Fault(what, where=pointer, found=ascii(str(there)), expected="a directory of its own, which the run makes")
+            what, where=pointer, found=ascii(str(there)), expected="a directory of its own, which the run makes"
         )
 
 
@@ -158,9 +154,7 @@ def processes(spec: JobSpec, kind: str) -> int:
     if not asked_for_cpu and int(wanted) > there:
         found = f"{there} visible" if kind == "cuda" else "none"
         hint = f"Run it with more GPUs visible; {DEVICE_VARIABLE}=cpu tries it with as many processes on the CPU"
-        raise CapacityError(
-            Fault("fewer GPUs than are wanted", where=GPUS, found=found, expected=str(wanted), hint=hint)
-        )
+        raise CapacityError("fewer GPUs than are wanted", where=GPUS, found=found, expected=str(wanted), hint=hint)
     return int(wanted)
 
 
@@ -174,13 +168,11 @@ def require_embeddings(rows: int, prepared: Prepared) -> None:
     )
     if largest >= rows:
         raise InputError(
-            Fault(
-                "the tokenizer has tokens that the model does not know",
-                where="/model/source",
-                found=f"token id {largest}",
-                expected=f"ids below {rows}",
-                hint="Use the tokenizer the weights were trained with",
-            )
+            "the tokenizer has tokens that the model does not know",
+            where="/model/source",
+            found=f"token id {largest}",
+            expected=f"ids below {rows}",
+            hint="Use the tokenizer the weights were trained with",
         )
 
 
@@ -203,13 +195,11 @@ def require_memory(model_dir: Path, spec: JobSpec, device: dict[str, Any]) -> No
     total = available_bytes() if on_cpu else device["total_memory_bytes"]
     if needed > total:
         raise CapacityError(
-            Fault(
-                f"the weights of this model do not fit on {device['name']}",
-                where="/model/precision",
-                found=f"{total} bytes in all",
-                expected=f"at least {needed} bytes for {count} parameters as {spec.model.precision}",
-                hint="Use a larger GPU or a smaller precision",
-            )
+            f"the weights of this model do not fit on {device['name']}",
+            where="/model/precision",
+            found=f"{total} bytes in all",
+            expected=f"at least {needed} bytes for {count} parameters as {spec.model.precision}",
+            hint="Use a larger GPU or a smaller precision",
         )
 
 
@@ -218,10 +208,8 @@ def require_ram(needed_bytes: int, what: str) -> None:
     free = available_bytes()
     if free < needed_bytes:
         raise CapacityError(
-            Fault(
-                f"not enough memory for {what}",
-                found=f"{free} bytes free",
-                expected=f"{needed_bytes} bytes",
-                hint="Give the pod more memory",
-            )
+            f"not enough memory for {what}",
+            found=f"{free} bytes free",
+            expected=f"{needed_bytes} bytes",
+            hint="Give the pod more memory",
         )

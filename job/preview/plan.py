@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from job.errors import CapacityError, Fault, InputError
+from job.errors import CapacityError, InputError
 from job.host.log import Log
 from job.plan.advice import Advice, Facts, advise
 from job.plan.cards import CARDS, GB
@@ -57,13 +57,11 @@ class Plan:
             return None
         needed = min(on.needed.expected for on in self.cards)
         return CapacityError(
-            Fault(
-                "this fits on no single GPU that is known here",
-                where="/model/source",
-                found=f"about {needed / GB:.0f} GB with one row at a time",
-                expected=f"at most {max(card.gb for card in CARDS.values())} GB",
-                hint="Choose 4bit, a smaller max_seq_length or model, or leave gradient_checkpointing to auto",
-            )
+            "this fits on no single GPU that is known here",
+            where="/model/source",
+            found=f"about {needed / GB:.0f} GB with one row at a time",
+            expected=f"at most {max(card.gb for card in CARDS.values())} GB",
+            hint="Choose 4bit, a smaller max_seq_length or model, or leave gradient_checkpointing to auto",
         )
 
     def document(self) -> dict[str, Any]:
@@ -146,9 +144,7 @@ def make_plan(spec: JobSpec, asked: Asked, workdir: Path, log: Log) -> Plan:
             rows = see_rows(spec, train, held_out, base.path, workdir, bar.update_total, asked.sample, beside)
     except ModuleNotFoundError as error:
         hint = "Install locks/plan.txt, which has all that a plan needs, without torch"
-        raise InputError(
-            Fault("a package that reads rows is not installed", found=f"no {error.name}", hint=hint)
-        ) from error
+        raise InputError("a package that reads rows is not installed", found=f"no {error.name}", hint=hint) from error
     size = size_of_base(spec, base)
     scheduled = scheduler(spec, rows.lengths, rows.times)
     prices, priced = prices_of(spec, asked.prices)

@@ -135,11 +135,11 @@ def _documents(task: TaskSpec, pointer: str) -> None:
         return
     number, row = next(read_numbered(path, f"{pointer}/source"), (0, None))
     if row is None:
-        raise InputError(Fault("no rows", where=f"{pointer}/source", found=f"{path.name} is empty"))
+        raise InputError("no rows", where=f"{pointer}/source", found=f"{path.name} is empty")
     try:
         document_of(task.rows, row)
     except ValueError as error:
-        raise InputError(Fault(f"{place(path, number)}: {error}", where=f"{pointer}/rows")) from None
+        raise InputError(f"{place(path, number)}: {error}", where=f"{pointer}/rows") from None
 
 
 def _hub(spec: JobSpec, seen: Seen) -> None:
@@ -194,7 +194,7 @@ def _first_row(spec: SourceSpec, pointer: str, path: Path, chats: bool, seen: Se
         number, row = next(read_numbered(path, where), (0, None))
         remarked = remarks(path, where)
     if row is None:
-        raise InputError(Fault("no rows", where=where, found=f"{path.name} is empty", expected="at least 1 row"))
+        raise InputError("no rows", where=where, found=f"{path.name} is empty", expected="at least 1 row")
     slice_ = SLICE.search(spec.split)
     is_used = not slice_ or slice_["start"] in (None, "0", "0%")
     if is_used or not path.name.lower().removesuffix(".gz").endswith(JSON):
@@ -205,7 +205,7 @@ def _first_row(spec: SourceSpec, pointer: str, path: Path, chats: bool, seen: Se
         try:
             example = shape(spec.format, row, Columns(spec.columns))
         except RowFault as error:
-            raise InputError(Fault(f"{place(path, number)}: {error}", where=where)) from None
+            raise InputError(f"{place(path, number)}: {error}", where=where) from None
         if chats and isinstance(example, Pair):
             seen.notes.append((where, _raw_pair(spec)))
 

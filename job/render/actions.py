@@ -7,7 +7,7 @@ of `locks/light.txt`. The image is the Job's alone. What a reviewer sees in the 
 
 from __future__ import annotations
 
-from job.errors import Fault, SpecError
+from job.errors import SpecError
 from job.render.image import words_for_nodes
 from job.render.kubernetes import job
 from job.render.options import EXPECTED
@@ -66,7 +66,7 @@ def _command(task: Rendering) -> Json:
     if source is None:
         expected, hint = EXPECTED["--source"]
         needed = "--to actions needs --source, from which it takes the command: no release is out yet"
-        raise SpecError(Fault(needed, expected=expected, hint=hint))
+        raise SpecError(needed, expected=expected, hint=hint)
     lines = [
         'git init --quiet "$RUNNER_TEMP/tunejob"',
         'cd "$RUNNER_TEMP/tunejob"',

@@ -8,7 +8,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator
 
-from job.errors import Fault, InputError, SpecError
+from job.errors import InputError, SpecError
 from job.plan.gpu_memory import GIB
 from job.render.image import is_local, words_here
 from job.render.pod import GRACE_SECONDS, STOP_SECONDS, UID
@@ -99,7 +99,7 @@ def _written(pointer: str) -> bool:
 def _source(pointer: str, path: str) -> str:
     """As one shell word; a colon would end it for the engine."""
     if ":" in path:
-        raise SpecError(Fault("a container engine cannot mount a path with a colon", where=pointer, found=show(path)))
+        raise SpecError("a container engine cannot mount a path with a colon", where=pointer, found=show(path))
     return word(path) if path.startswith("/") else f'"$PWD"/{word(path)}'
 
 

@@ -4,7 +4,7 @@ may talk to them.
 
 from __future__ import annotations
 
-from job.errors import Fault, SpecError
+from job.errors import SpecError
 from job.follow.kubernetes import SET_LABEL
 from job.render.options import flag
 from job.render.pod import placed
@@ -50,7 +50,5 @@ def require_one(task: Rendering, target: str) -> None:
     """Raises `SpecError` where a target starts one machine and the spec wants several."""
     nodes = task.spec.resources.nodes
     if nodes > 1:
-        raise SpecError(
-            Fault(f"{flag('to')} {target} starts one machine", where="/resources/nodes", found=str(nodes), expected="1",
-                  hint="Render with --to jobset or --to trainjob")
-        )  # fmt: skip
+        raise SpecError(f"{flag('to')} {target} starts one machine", where="/resources/nodes", found=str(nodes),
+                        expected="1", hint="Render with --to jobset or --to trainjob")  # fmt: skip

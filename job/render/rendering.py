@@ -62,8 +62,8 @@ def gpus_of(spec: JobSpec, chosen: int | None) -> int:
     if gpus == "all" or chosen in (None, gpus):
         return chosen or spec.resources.known_gpus
     hint = f'Write "resources": {{"gpus": {chosen}}} in the spec, or "all" there'
-    raise SpecError(Fault("the spec wants another number of GPUs", where="/resources/gpus", found=f"--gpus {chosen}",
-                          expected=str(gpus), hint=hint))  # fmt: skip
+    raise SpecError("the spec wants another number of GPUs", where="/resources/gpus", found=f"--gpus {chosen}",
+                    expected=str(gpus), hint=hint)  # fmt: skip
 
 
 def local_paths(spec: JobSpec) -> dict[str, str]:
@@ -95,5 +95,5 @@ def require_remote(spec: JobSpec) -> None:
 def require_gpus(task: Rendering) -> None:
     """Raises `SpecError` where the file has to say how many GPUs it asks for, and nobody does."""
     if task.spec.resources.gpus == "all" and task.options.gpus is None:
-        raise SpecError(Fault("the file has to say how many GPUs it asks for", where="/resources/gpus",
-                              found='"all"', expected="--gpus COUNT, or a number in the spec"))  # fmt: skip
+        raise SpecError("the file has to say how many GPUs it asks for", where="/resources/gpus", found='"all"',
+                        expected="--gpus COUNT, or a number in the spec")  # fmt: skip

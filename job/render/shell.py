@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from job.errors import Fault, SpecError
+from job.errors import SpecError
 from job.render.rendering import Rendering
 from job.render.text import word
 from job.spec import JobSpec
@@ -67,11 +67,9 @@ def _argument(text: str) -> str:
     if len(text.encode()) >= STRING_BYTES:
         hint = "Put it into a bucket and run s3://bucket/spec.json, or use --to docker or job"
         raise SpecError(
-            Fault(
-                "the spec is too large for this target",
-                found=f"{len(text.encode())} bytes once it is quoted",
-                expected=f"less than {STRING_BYTES}",
-                hint=hint,
-            )
+            "the spec is too large for this target",
+            found=f"{len(text.encode())} bytes once it is quoted",
+            expected=f"less than {STRING_BYTES}",
+            hint=hint,
         )
     return text

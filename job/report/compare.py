@@ -117,7 +117,7 @@ def compare(outputs: Sequence[str], by: str | None, prices: Mapping[str, float])
     """
     addresses = [output.rstrip("/") or output for output in outputs]
     if twice := next((address for at, address in enumerate(addresses) if address in addresses[:at]), None):
-        raise SpecError(Fault("the same output is named twice", where="OUTPUT", found=twice))
+        raise SpecError("the same output is named twice", where="OUTPUT", found=twice)
     runs = _labelled([_read(address, prices) for address in addresses])
     chosen = _metric(runs, by)
     ordered = sorted(runs, key=lambda run: _rank(run, chosen))
@@ -191,7 +191,7 @@ def _metric(runs: Sequence[Compared], by: str | None) -> str | None:
         return known[0] if known else None
     if by not in known:
         expected = ", ".join(known) or "a metric of these runs: they have none"
-        raise SpecError(Fault("no run has this metric", where="--by", found=by, expected=expected))
+        raise SpecError("no run has this metric", where="--by", found=by, expected=expected)
     return by
 
 

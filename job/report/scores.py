@@ -66,9 +66,9 @@ def pairs_of(output: str) -> list[Pair]:
         found = [_pair(run_id, number, row, around) for number, row in enumerate(rows) if row["base"] != row["trained"]]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         place = f"{store.uri}/{ANSWERS}"
-        raise InputError(Fault("these are not the answers of a run", where=place, found=ascii(str(error)))) from error
+        raise InputError("these are not the answers of a run", where=place, found=ascii(str(error))) from error
     if not found:
-        raise InputError(Fault("no two answers differ: there is nothing to score", where=f"{store.uri}/{ANSWERS}"))
+        raise InputError("no two answers differ: there is nothing to score", where=f"{store.uri}/{ANSWERS}")
     return found
 
 
@@ -105,7 +105,7 @@ def write_sheet(pairs: Sequence[Pair], path: Path) -> None:
         raise InputError(fault) from None
     except OSError as error:
         words = f"the sheet cannot be written: {error.strerror}"
-        raise InputError(Fault(words, where="--score-sheet", found=str(path))) from None
+        raise InputError(words, where="--score-sheet", found=str(path)) from None
 
 
 def cell(value: str) -> str:
@@ -138,7 +138,7 @@ def read_scores(pairs: Sequence[Pair], path: Path) -> Scores:
         raise InputError(*faults)
     if not given:
         expected = f"numbers under {SCORE_FIRST!r} and {SCORE_SECOND!r}"
-        raise InputError(Fault("nothing is scored", where=str(path), expected=expected))
+        raise InputError("nothing is scored", where=str(path), expected=expected)
     return Scores([base for base, _ in given.values()], [tuned for _, tuned in given.values()], len(pairs) - len(given))
 
 
@@ -168,10 +168,10 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str | None]]]:
         text = raw.decode("utf-8-sig")
     except OSError as error:
         words = f"the scores cannot be read: {error.strerror}"
-        raise InputError(Fault(words, where="--scores", found=str(path))) from None
+        raise InputError(words, where="--scores", found=str(path)) from None
     except UnicodeDecodeError:
         hint = "Store the sheet as CSV UTF-8"
-        raise InputError(Fault("this is not UTF-8", where=str(path), hint=hint)) from None
+        raise InputError("this is not UTF-8", where=str(path), hint=hint) from None
     head = text.partition("\n")[0]
     delimiter = max(",;\t", key=lambda sign: head.count(f'"{sign}"') or head.count(sign))
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -183,7 +183,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str | None]]]:
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
-        raise InputError(Fault(f"this is not a csv: {error}", where=f"{path}, line {reader.line_num}")) from None
+        raise InputError(f"this is not a csv: {error}", where=f"{path}, line {reader.line_num}") from None
 
 
 def scored(scores: Scores) -> str:

@@ -101,8 +101,8 @@ def scaled(lora: LoraSpec, settings: Json) -> LoraSpec:
     for key, most in MOST.items():
         number: Any = settings.get(key)
         if type(number) not in ((int,) if key == "r" else (int, float)) or not 0 < number <= most:
-            raise InputError(Fault(f"{SETTINGS} is damaged", found=f"{key} {json.dumps(number)[:SHOWN_CHARACTERS]}",
-                                   expected=f"a number above 0, up to {most}"))  # fmt: skip
+            raise InputError(f"{SETTINGS} is damaged", found=f"{key} {json.dumps(number)[:SHOWN_CHARACTERS]}",
+                             expected=f"a number above 0, up to {most}")  # fmt: skip
     return replace(lora, r=settings["r"], alpha=float(settings["lora_alpha"]))
 
 
@@ -114,13 +114,13 @@ def require_rank(adapters: Sequence[FetchedAdapter], method: str, rank: int) -> 
     if method.endswith("svd"):
         return
     if method != "cat" and len(set(ranks)) > 1:
-        raise InputError(Fault(f"{method} combines adapters of one rank", where="/model/combine/method",
-                               found=f"ranks {', '.join(map(str, ranks))}", expected="one rank",
-                               hint="Choose cat, svd, or the method with _svd"))  # fmt: skip
+        raise InputError(f"{method} combines adapters of one rank", where="/model/combine/method",
+                         found=f"ranks {', '.join(map(str, ranks))}", expected="one rank",
+                         hint="Choose cat, svd, or the method with _svd")  # fmt: skip
     made = sum(ranks) if method == "cat" else ranks[0]
     if made != rank:
-        raise InputError(Fault("the combined adapter has another rank", where="/lora/r", found=str(rank),
-                               expected=f"{made}, of the ranks {', '.join(map(str, ranks))} by {method}"))  # fmt: skip
+        raise InputError("the combined adapter has another rank", where="/lora/r", found=str(rank),
+                         expected=f"{made}, of the ranks {', '.join(map(str, ranks))} by {method}")  # fmt: skip
 
 
 def look_at_adapter(address: str, lora: LoraSpec, pointer: str = POINTER, of_several: bool = False) -> None:
@@ -143,35 +143,31 @@ def require_base(adapter: FetchedAdapter, public_id: str, revision: str | None) 
     if revision is None or not isinstance(named, str) or not hub_name(named):
         return
     if _stem(named) != _stem(public_id):
-        raise InputError(
-            Fault("this adapter belongs to another base", where=adapter.pointer, found=ascii(named),
-                  expected=ascii(public_id), hint="Name in model.source the base that it was trained on")
-        )  # fmt: skip
+        raise InputError("this adapter belongs to another base", where=adapter.pointer, found=ascii(named),
+                         expected=ascii(public_id),
+                         hint="Name in model.source the base that it was trained on")  # fmt: skip
     if named == public_id and COMMIT.fullmatch(str(commit)) and commit != revision:
-        raise InputError(
-            Fault("this adapter belongs to another revision of the base", where="/model/source", found=revision,
-                  expected=str(commit), hint=f"Write hf://{public_id}@{commit}")
-        )  # fmt: skip
+        raise InputError("this adapter belongs to another revision of the base", where="/model/source", found=revision,
+                         expected=str(commit), hint=f"Write hf://{public_id}@{commit}")  # fmt: skip
 
 
 def require_settings(found: Json, lora: LoraSpec) -> None:
     """Raises `InputError` for each setting of the adapter that the spec has otherwise."""
     if found.get("peft_type") != "LORA":
-        raise InputError(Fault("not a LoRA adapter", found=ascii(found.get("peft_type")), expected="peft_type LORA"))
+        raise InputError("not a LoRA adapter", found=ascii(found.get("peft_type")), expected="peft_type LORA")
     said = [name for name in UNSAID if found.get(name)]
     if said:
         name = said[0]
-        raise InputError(
-            Fault("this adapter has settings that a spec cannot name", found=f"{name} {json.dumps(found[name])}",
-                  expected=f"no {name}")
-        )  # fmt: skip
+        raise InputError("this adapter has settings that a spec cannot name", found=f"{name} {json.dumps(found[name])}",
+                         expected=f"no {name}")  # fmt: skip
     begun = found.get("init_lora_weights", True)
     if (begun.lower() if isinstance(begun, str) else begun) not in BEGUN:
         raise InputError(
-            Fault("this adapter belongs to a base that its start has changed", expected="one of the plain base",
-                  found=f"init_lora_weights {json.dumps(begun)[:SHOWN_CHARACTERS]}",
-                  hint="PEFT converts it: save_pretrained with path_initial_model_for_weight_conversion")
-        )  # fmt: skip
+            "this adapter belongs to a base that its start has changed",
+            expected="one of the plain base",
+            found=f"init_lora_weights {json.dumps(begun)[:SHOWN_CHARACTERS]}",
+            hint="PEFT converts it: save_pretrained with path_initial_model_for_weight_conversion",
+        )
     faults = list(_differences(found, lora))
     if faults:
         raise InputError(*faults)
@@ -204,9 +200,9 @@ def require_numbers(path: Path) -> None:
     for tensor in tensors:
         if tensor.dtype not in NUMBER_BYTES:
             what, known = f"{path.name}: {tensor.name} is not of floating-point numbers", ", ".join(NUMBER_BYTES)
-            raise InputError(Fault(what, found=ascii(tensor.dtype), expected=f"one of {known}"))
+            raise InputError(what, found=ascii(tensor.dtype), expected=f"one of {known}")
         if (tensor.start, tensor.bytes) != (at, NUMBER_BYTES[tensor.dtype] * math.prod(tensor.shape)):
-            raise InputError(Fault(f"{path.name} is damaged: {tensor.name} is not where its header says"))
+            raise InputError(f"{path.name} is damaged: {tensor.name} is not where its header says")
         at += tensor.bytes
 
 
@@ -226,14 +222,12 @@ def _place(names: list[str]) -> str:
             name for name in names if name.startswith(f"{below}adapter_model") and name.endswith(REFUSED_WEIGHTS)
         ]
         if pickled:
-            raise PolicyError(Fault("the adapter is not in a form the job loads", found=ascii(pickled[0]),
-                                    expected=WEIGHTS, hint=SAFETENSORS_HINT))  # fmt: skip
-        raise InputError(Fault("the adapter has no weights", expected=f"{WEIGHTS} beside {SETTINGS}"))
+            raise PolicyError("the adapter is not in a form the job loads", found=ascii(pickled[0]), expected=WEIGHTS,
+                              hint=SAFETENSORS_HINT)  # fmt: skip
+        raise InputError("the adapter has no weights", expected=f"{WEIGHTS} beside {SETTINGS}")
     shown = ", ".join(map(ascii, sorted(names)[:5])) or "nothing"
-    raise InputError(
-        Fault("there is no adapter", found=shown, expected=f"{SETTINGS} at the top, or in {BELOW}",
-              hint="Name the output of a run, or the folder of an adapter")
-    )  # fmt: skip
+    raise InputError("there is no adapter", found=shown, expected=f"{SETTINGS} at the top, or in {BELOW}",
+                     hint="Name the output of a run, or the folder of an adapter")  # fmt: skip
 
 
 def _manifest(origin: Place, names: list[str], folder: Path) -> Manifest | None:
@@ -250,8 +244,8 @@ def _manifest(origin: Place, names: list[str], folder: Path) -> Manifest | None:
 
 def _require_finished(names: list[str]) -> None:
     if SPEC in names and MANIFEST not in names:
-        raise InputError(Fault("the run there has not finished", expected=MANIFEST,
-                               hint="A run writes it last, when every gate has let it through"))  # fmt: skip
+        raise InputError("the run there has not finished", expected=MANIFEST,
+                         hint="A run writes it last, when every gate has let it through")  # fmt: skip
 
 
 def _require_listed(made_by: Manifest | None, folder: Path, taken: list[str]) -> str:
@@ -262,10 +256,9 @@ def _require_listed(made_by: Manifest | None, folder: Path, taken: list[str]) ->
         with (folder / name).open("rb") as content:
             found = hashlib.file_digest(content, "sha256").hexdigest()
         if made_by and listed.get(name) != found:
-            raise InputError(
-                Fault(f"{name} is not the file that the run has published", found=f"sha256 {found}",
-                      expected=f"sha256 {listed.get(name)}", hint="tunejob verify names every damaged file")
-            )  # fmt: skip
+            raise InputError(f"{name} is not the file that the run has published", found=f"sha256 {found}",
+                             expected=f"sha256 {listed.get(name)}",
+                             hint="tunejob verify names every damaged file")  # fmt: skip
     return found
 
 

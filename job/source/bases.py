@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.source.adapter import FetchedAdapter, fetch_adapter, require_base, require_rank
 from job.source.model import FetchedModel, check_merge_base, fetch_model_config
 from job.spec import JobSpec
@@ -34,12 +34,10 @@ def fetch_bases(
         return base, merge_base
     if base.quantised and spec.needs_merge:
         raise InputError(
-            Fault(
-                "exports need the 16-bit weights that this base was quantised from",
-                where="/model/merge_base",
-                found=f"{base.public_id}, quantised",
-                expected="the address of its 16-bit model",
-            )
+            "exports need the 16-bit weights that this base was quantised from",
+            where="/model/merge_base",
+            found=f"{base.public_id}, quantised",
+            expected="the address of its 16-bit model",
         )
     return base, base
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.source.data import check_kinds, fingerprint, nothing_there, origin_of
 from job.source.place import at_revision, pointed
 from job.source.splits import CARD, DISK_SPLITS, splits_of_subset, usable_files
@@ -47,7 +47,7 @@ def fetch_set(source: str, subset: str | None, pointer: str, folder: Path, revis
                 source, pointer, folder, None, folder / names[0], origin.revision, fingerprint(folder, names)
             )
         if DISK_SPLITS in names:
-            raise InputError(Fault("benchmarks are not read from what save_to_disk wrote", found=ascii(source)))
+            raise InputError("benchmarks are not read from what save_to_disk wrote", found=ascii(source))
         usable = usable_files(names)
         if CARD in usable:
             origin.stage([CARD], folder)

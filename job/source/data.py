@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.hub.origin import HubOrigin
 from job.source.place import LocalOrigin, Place, S3Origin, at_revision, pointed
 from job.source.splits import CARD, files_of_split, unknown
@@ -75,7 +75,7 @@ def fetch_source(spec: SourceSpec, pointer: str, folder: Path, revisions: Mappin
 
 
 def nothing_there(source: str) -> InputError:
-    return InputError(Fault("there is nothing there", found=ascii(source), expected=f"files of {', '.join(PLAIN)}"))
+    return InputError("there is nothing there", found=ascii(source), expected=f"files of {', '.join(PLAIN)}")
 
 
 def _chosen(spec: SourceSpec, pointer: str, folder: Path, address: str) -> tuple[Place, list[str]]:
@@ -114,9 +114,7 @@ def check_kinds(names: Sequence[str]) -> None:
     odd = [name for name in names if not name.lower().endswith(ACCEPTED)]
     if odd:
         raise InputError(
-            Fault(
-                "not a kind of file the job reads", found=ascii(odd[0]), expected=f"{', '.join(PLAIN)}, each also .gz"
-            )
+            "not a kind of file the job reads", found=ascii(odd[0]), expected=f"{', '.join(PLAIN)}, each also .gz"
         )
 
 

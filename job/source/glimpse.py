@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.source.data import ACCEPTED, HUB, PLAIN, check_kinds, nothing_there, single
 from job.source.model import open_local
 from job.source.model_files import CONFIG, config_files, model_type, read_object, weight_files
@@ -38,7 +38,7 @@ def files_of_rows(spec: SourceSpec, pointer: str) -> list[Path]:
             names = sorted(name for name in usable if name.lower().endswith(ACCEPTED))
             if not names:
                 found = ", ".join(map(ascii, sorted(paths)[:3]))
-                raise InputError(Fault("no data files are in this folder", found=found, expected=", ".join(PLAIN)))
+                raise InputError("no data files are in this folder", found=found, expected=", ".join(PLAIN))
     return [paths[name] for name in names]
 
 
@@ -50,7 +50,7 @@ def has_chat_template(source: str, pointer: str) -> bool:
         if CONFIG not in names and (below := sorted(name for name in paths if name.endswith(f"/{CONFIG}"))):
             nested = PurePosixPath(source, below[0]).parent
             message = f"there is no {CONFIG} in this folder"
-            raise InputError(Fault(message, found=ascii(source), expected="a model", hint=f"Did you mean {nested}?"))
+            raise InputError(message, found=ascii(source), expected="a model", hint=f"Did you mean {nested}?")
         config_files(names)
         folder = paths[CONFIG].parent
         with translating_errors(str(folder), OSError):
@@ -68,5 +68,5 @@ def _check_weights(path: Path) -> None:
         with path.open("rb") as file:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:
                 hint = "Run: git lfs pull"
-                raise InputError(Fault(f"{path.name} is a pointer of Git LFS, not the weights", hint=hint))
+                raise InputError(f"{path.name} is a pointer of Git LFS, not the weights", hint=hint)
         read_tensors(path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.hub.origin import HubOrigin
 from job.source.adapter import FetchedAdapter
 from job.source.model_files import CONFIG, check_architecture, check_weights, config_files, read_object, weight_files
@@ -106,21 +106,17 @@ def check_merge_base(base: FetchedModel, merge_base: FetchedModel) -> None:
     """Raises `InputError` unless `base` is quantised and `merge_base` is a 16-bit model of its shape."""
     if not base.quantised:
         raise InputError(
-            Fault(
-                "the base is 16-bit itself: adapters are merged into it",
-                where=merge_base.pointer,
-                found=merge_base.public_id,
-                expected="no merge_base",
-            )
+            "the base is 16-bit itself: adapters are merged into it",
+            where=merge_base.pointer,
+            found=merge_base.public_id,
+            expected="no merge_base",
         )
     if merge_base.quantised:
         raise InputError(
-            Fault(
-                "the base for merging is quantised itself",
-                where=merge_base.pointer,
-                found=merge_base.public_id,
-                expected="16-bit weights",
-            )
+            "the base for merging is quantised itself",
+            where=merge_base.pointer,
+            found=merge_base.public_id,
+            expected="16-bit weights",
         )
     ours, theirs = (read_object(model.path / CONFIG) for model in (base, merge_base))
     different = [key for key in SHAPE if ours.get(key) != theirs.get(key)]
@@ -128,7 +124,7 @@ def check_merge_base(base: FetchedModel, merge_base: FetchedModel) -> None:
         found = ", ".join(f"{key} {theirs.get(key)}" for key in different)
         expected = ", ".join(f"{key} {ours.get(key)}" for key in different)
         raise InputError(
-            Fault("this is not the model that was quantised", where=merge_base.pointer, found=found, expected=expected)
+            "this is not the model that was quantised", where=merge_base.pointer, found=found, expected=expected
         )
 
 
@@ -145,12 +141,10 @@ def open_local(path: str) -> LocalOrigin:
     if local_path(path).is_file():
         hint = "GGUF files cannot be trained: give the model that it was made from" if path.endswith(".gguf") else ""
         raise InputError(
-            Fault(
-                "a model is a directory",
-                found=ascii(path),
-                expected="a directory with config.json and safetensors",
-                hint=hint,
-            )
+            "a model is a directory",
+            found=ascii(path),
+            expected="a directory with config.json and safetensors",
+            hint=hint,
         )
     return LocalOrigin(path, "hf://")
 
@@ -160,5 +154,5 @@ def _check_alone(folder: Path, names: set[str]) -> None:
     strangers = {path.name for path in folder.iterdir()} - names - {HUB_NOTES} if folder.exists() else set()
     if strangers:
         raise InputError(
-            Fault(f"{folder} is not empty", found=ascii(min(strangers)), expected="a work directory of this run alone")
+            f"{folder} is not empty", found=ascii(min(strangers)), expected="a work directory of this run alone"
         )

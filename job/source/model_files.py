@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, InputError, PolicyError
+from job.errors import InputError, PolicyError
 from job.store import safe_key
 
 ALLOWED = (".safetensors", ".json", ".model", ".txt", ".jinja")
@@ -42,19 +42,17 @@ def config_files(names: Iterable[str]) -> list[str]:
     top = sorted(name for name in names if "/" not in name)
     if "adapter_config.json" in top:
         raise PolicyError(
-            Fault(
-                "this is an adapter, not a model",
-                found="adapter_config.json",
-                hint="Name its base here, and the adapter in model.adapter",
-            )
+            "this is an adapter, not a model",
+            found="adapter_config.json",
+            hint="Name its base here, and the adapter in model.adapter",
         )
     pickled = [name for name in top if name.endswith(REFUSED_WEIGHTS)]
     if CONFIG not in top and not pickled:
-        raise InputError(Fault("this is not a model", found=_some(top), expected=f"a {CONFIG} at the top level"))
+        raise InputError("this is not a model", found=_some(top), expected=f"a {CONFIG} at the top level")
     if WEIGHTS not in top and INDEX not in top:
         refuse_weights(top)
     if CONFIG not in top:
-        raise InputError(Fault("this is not a model", found=_some(top), expected=f"a {CONFIG} at the top level"))
+        raise InputError("this is not a model", found=_some(top), expected=f"a {CONFIG} at the top level")
     taken = [name for name in top if name.endswith(ALLOWED) and not name.endswith(".safetensors")]
     # Readers prefer the single file; an index beside it would speak of files that are not taken.
     return [name for name in taken if not name.endswith(".index.json") or (name == INDEX and WEIGHTS not in top)]
@@ -63,9 +61,9 @@ def config_files(names: Iterable[str]) -> list[str]:
 def refuse_weights(top: Sequence[str]) -> None:
     pickled = [name for name in top if name.endswith(REFUSED_WEIGHTS)]
     if pickled:
-        raise PolicyError(Fault("the weights are not in a form the job loads", found=_some(pickled), expected=WEIGHTS,
-                                hint=SAFETENSORS_HINT))  # fmt: skip
-    raise InputError(Fault("there are no weights", found=_some(top), expected=f"{WEIGHTS}, or {INDEX} and its shards"))
+        raise PolicyError("the weights are not in a form the job loads", found=_some(pickled), expected=WEIGHTS,
+                          hint=SAFETENSORS_HINT)  # fmt: skip
+    raise InputError("there are no weights", found=_some(top), expected=f"{WEIGHTS}, or {INDEX} and its shards")
 
 
 def weight_files(folder: Path, names: Iterable[str]) -> list[str]:
@@ -77,12 +75,12 @@ def weight_files(folder: Path, names: Iterable[str]) -> list[str]:
     for shard in shards:
         if "/" in safe_key(shard) or not shard.endswith(".safetensors"):
             raise PolicyError(
-                Fault(f"{INDEX} names a file that is not taken", found=ascii(shard), expected="*.safetensors beside it")
+                f"{INDEX} names a file that is not taken", found=ascii(shard), expected="*.safetensors beside it"
             )
     missing = [shard for shard in shards if shard not in top]
     if missing or not shards:
         raise InputError(
-            Fault(f"{INDEX} names files that are not there", found=_some(missing), expected="every shard beside it")
+            f"{INDEX} names files that are not there", found=_some(missing), expected="every shard beside it"
         )
     return shards
 
@@ -91,7 +89,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
     """Tensor name → file name, as the index says."""
     weight_map = read_object(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-        raise InputError(Fault(f"{INDEX} is damaged", expected="a weight_map of tensor names to file names"))
+        raise InputError(f"{INDEX} is damaged", expected="a weight_map of tensor names to file names")
     return weight_map
 
 
@@ -102,15 +100,15 @@ def check_architecture(folder: Path) -> None:
     name = model_type(folder)
     if name not in CONFIG_MAPPING_NAMES:
         remote = " and asks for its own code" if "auto_map" in read_object(folder / CONFIG) else ""
-        raise PolicyError(Fault(f"transformers does not know this architecture{remote}", found=ascii(name),
-                                expected="an architecture that needs no remote code"))  # fmt: skip
+        raise PolicyError(f"transformers does not know this architecture{remote}", found=ascii(name),
+                          expected="an architecture that needs no remote code")  # fmt: skip
 
 
 def model_type(folder: Path) -> str:
     """The architecture that config.json names. Raises `InputError` where it names none."""
     name = read_object(folder / CONFIG).get("model_type")
     if not isinstance(name, str):
-        raise InputError(Fault(f"{CONFIG} names no model_type", found=ascii(name), expected="an architecture's name"))
+        raise InputError(f"{CONFIG} names no model_type", found=ascii(name), expected="an architecture's name")
     return name
 
 
@@ -127,12 +125,12 @@ def check_weights(folder: Path, weights: Sequence[str]) -> None:
             with safe_open(folder / name, framework="np") as tensors:
                 held.update(dict.fromkeys(tensors.keys(), name))
         except (SafetensorError, OSError) as error:
-            raise InputError(Fault(f"{name} is not whole or not a safetensors file: {error}")) from error
+            raise InputError(f"{name} is not whole or not a safetensors file: {error}") from error
     if list(weights) != [WEIGHTS]:
         lost = sorted(tensor for tensor, name in _weight_map(folder).items() if held.get(tensor) != name)
         if lost:
             raise InputError(
-                Fault(f"tensors of {INDEX} are not where it says", found=_some(lost), expected="each in its shard")
+                f"tensors of {INDEX} are not where it says", found=_some(lost), expected="each in its shard"
             )
     _check_layers(folder, held)
 
@@ -143,9 +141,7 @@ def _check_layers(folder: Path, tensors: Iterable[str]) -> None:
     numbers = {int(match[1]) for name in tensors if (match := LAYER.search(name))}
     if isinstance(promised, int) and numbers and max(numbers) + 1 < promised:
         found = f"weights of {max(numbers) + 1} layers"
-        raise InputError(
-            Fault("the weights are not those of this config.json", found=found, expected=f"{promised} layers")
-        )
+        raise InputError("the weights are not those of this config.json", found=found, expected=f"{promised} layers")
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -153,9 +149,9 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise InputError(Fault(f"{path.name} is not JSON: {error}")) from error
+        raise InputError(f"{path.name} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise InputError(Fault(f"{path.name} is damaged", found=type(value).__name__, expected="a JSON object"))
+        raise InputError(f"{path.name} is damaged", found=type(value).__name__, expected="a JSON object")
     return value
 
 

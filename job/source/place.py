@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from job.errors import Fault, InputError, JobError
+from job.errors import InputError, JobError
 from job.spec.data_rules import hub_name
 from job.store import S3Store, Stored, safe_key, split_s3
 from job.store.base import local_path, translating_errors
@@ -86,7 +86,7 @@ class LocalOrigin:
                 if link.is_symlink():
                     link.unlink()
                 if link.exists():  # perhaps the very file that is to be staged
-                    raise InputError(Fault(f"{link} is there already", expected="a work directory of this run alone"))
+                    raise InputError(f"{link} is there already", expected="a work directory of this run alone")
                 link.symlink_to(source.resolve())
 
 
@@ -105,12 +105,10 @@ def _absent(path: str, given: Path, hub: str) -> InputError:
     if not meant and folder == Path.cwd() and hub_name(path):
         meant = [f"{hub}{path}"]
     return InputError(
-        Fault(
-            f"there is no such file or directory in {folder}",
-            found=ascii(path),
-            expected=f"a path, {hub}… or s3://…",
-            hint=f"Did you mean {' or '.join(meant)}?" if meant else "",
-        )
+        f"there is no such file or directory in {folder}",
+        found=ascii(path),
+        expected=f"a path, {hub}… or s3://…",
+        hint=f"Did you mean {' or '.join(meant)}?" if meant else "",
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from job.errors import Fault, InputError, PolicyError
+from job.errors import InputError, PolicyError
 from job.spec import SourceSpec
 
 if TYPE_CHECKING:
@@ -29,13 +29,7 @@ def unknown(what: str, asked: str, known: Sequence[str], pointer: str) -> InputE
     near = difflib.get_close_matches(asked, known, 1, 0.5)
     hint = f"Did you mean {near[0]}?" if near else ""
     return InputError(
-        Fault(
-            f"there is no such {what}",
-            where=pointer,
-            found=ascii(asked),
-            expected=f"one of {', '.join(known)}",
-            hint=hint,
-        )
+        f"there is no such {what}", where=pointer, found=ascii(asked), expected=f"one of {', '.join(known)}", hint=hint
     )
 
 
@@ -91,7 +85,7 @@ def usable_files(names: Sequence[str]) -> list[str]:
     """Those of `names` that are not code, archives or notes about the others. Raises `PolicyError` for a script."""
     usable = [name for name in names if not name.endswith((SCRIPT, *ARCHIVES)) and not _is_about_data(name, names)]
     if any(name.endswith(SCRIPT) and "/" not in name for name in names) and usable == [n for n in usable if n == CARD]:
-        raise PolicyError(Fault("the data set is a script", expected="data files", hint="No code of a data set is run"))
+        raise PolicyError("the data set is a script", expected="data files", hint="No code of a data set is run")
     return usable
 
 
@@ -101,7 +95,7 @@ def _is_about_data(name: str, names: Sequence[str]) -> bool:
     saved = any(other.endswith(".arrow") and other.rpartition("/")[0] == folder for other in names)
     if saved and last == DISK_ORDER:
         hint = "Save it again with flatten_indices()"
-        raise InputError(Fault("a saved data set whose rows are in another order", found=ascii(name), hint=hint))
+        raise InputError("a saved data set whose rows are in another order", found=ascii(name), hint=hint)
     is_cache = last.startswith("cache-") and last.endswith(".arrow")  # of a map() over the saved rows
     return last in ABOUT_DATA or is_cache or (saved and last == DISK_STATE)
 
@@ -136,16 +130,14 @@ def _check_card(card: Path) -> None:
     try:
         head = metadata_load(card) or {}
     except (YAMLError, ValueError) as error:
-        raise InputError(Fault(f"{CARD} has no readable head: {error}")) from error
+        raise InputError(f"{CARD} has no readable head: {error}") from error
     for key in ("configs", "dataset_info"):
         entries = head.get(key) or []
         if odd := [one for one in (entries if isinstance(entries, list) else [entries]) if not isinstance(one, dict)]:
-            raise InputError(Fault(f"{CARD} has no readable head: {key}", found=ascii(odd[0]), expected="a mapping"))
+            raise InputError(f"{CARD} has no readable head: {key}", found=ascii(odd[0]), expected="a mapping")
     for text in _strings(head.get("configs")):
         if "://" in text or "::" in text or text.startswith(("/", "~")) or ".." in PurePosixPath(text).parts:
-            raise PolicyError(
-                Fault(f"{CARD} points out of the data set", found=ascii(text), expected="files of the data set")
-            )
+            raise PolicyError(f"{CARD} points out of the data set", found=ascii(text), expected="files of the data set")
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -176,15 +168,11 @@ def _builder(skeleton: Path, cache: Path, subset: str | None, pointer: str) -> D
         chosen = subset or get_dataset_default_config_name(str(skeleton))
         if chosen is None:
             raise InputError(
-                Fault(
-                    "the data set has several subsets",
-                    where=f"{pointer}/subset",
-                    expected=f"one of {', '.join(subsets)}",
-                )
+                "the data set has several subsets", where=f"{pointer}/subset", expected=f"one of {', '.join(subsets)}"
             )
         if chosen not in subsets:
             raise unknown("subset", chosen, subsets, f"{pointer}/subset")
         return load_dataset_builder(str(skeleton), name=chosen, cache_dir=str(cache))
     except (DatasetsError, FileNotFoundError, ValueError) as error:
         said = str(error).replace(str(skeleton), "the data set")
-        raise InputError(Fault(f"no data files were recognised: {said}")) from error
+        raise InputError(f"no data files were recognised: {said}") from error

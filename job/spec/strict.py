@@ -57,7 +57,7 @@ def inspect_json(raw: bytes) -> tuple[dict[str, Any], list[Fault]]:
     """
     if len(raw) > MAX_BYTES:
         raise SpecError(
-            Fault("the spec is too large", found=f"{len(raw)} bytes or more", expected=f"at most {MAX_BYTES} bytes")
+            "the spec is too large", found=f"{len(raw)} bytes or more", expected=f"at most {MAX_BYTES} bytes"
         )
     text = _text(raw)
     try:
@@ -65,11 +65,11 @@ def inspect_json(raw: bytes) -> tuple[dict[str, Any], list[Fault]]:
     except json.JSONDecodeError as error:
         _not_json(error)
     except RecursionError:
-        raise SpecError(Fault("the spec is nested too deeply", expected=f"at most {MAX_DEPTH} levels")) from None
+        raise SpecError("the spec is nested too deeply", expected=f"at most {MAX_DEPTH} levels") from None
     except ValueError:  # Python reads no longer integer, as its time grows with the square
-        raise SpecError(Fault("a number is too long", expected="at most 4300 digits")) from None
+        raise SpecError("a number is too long", expected="at most 4300 digits") from None
     if not isinstance(document, dict):
-        raise SpecError(Fault("the spec must be a JSON object", found=show(document), expected="{ … }"))
+        raise SpecError("the spec must be a JSON object", found=show(document), expected="{ … }")
     return document, list(islice(_value_faults(document, ()), MAX_FAULTS))
 
 
@@ -78,11 +78,11 @@ def _text(raw: bytes) -> str:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         found = f"byte {raw[error.start]:#04x} at offset {error.start}"
-        raise SpecError(Fault("the spec is not UTF-8", found=found, hint="Save the file as UTF-8")) from None
+        raise SpecError("the spec is not UTF-8", found=found, hint="Save the file as UTF-8") from None
     if text.startswith("\ufeff"):
-        raise SpecError(Fault("the spec begins with a byte order mark", hint="Save the file as UTF-8 without one"))
+        raise SpecError("the spec begins with a byte order mark", hint="Save the file as UTF-8 without one")
     if not text.strip():
-        raise SpecError(Fault("the spec is empty", expected="a JSON object { … }"))
+        raise SpecError("the spec is empty", expected="a JSON object { … }")
     return text
 
 
@@ -101,15 +101,13 @@ SLIPS = {
 def _not_json(error: json.JSONDecodeError) -> NoReturn:
     at = error.doc[error.pos : error.pos + 1]
     hint = SLIPS.get(at, "The text ends too early" if not error.doc[error.pos :].strip() else "")
-    raise SpecError(
-        Fault(f"not JSON: {error.msg}", found=f"line {error.lineno}, column {error.colno}", hint=hint)
-    ) from None
+    raise SpecError(f"not JSON: {error.msg}", found=f"line {error.lineno}, column {error.colno}", hint=hint) from None
 
 
 def _value_faults(value: Any, at: Pointer) -> Iterator[Fault]:
     """Raises `SpecError` for nesting: nothing after this can look at such a document."""
     if len(at) >= MAX_DEPTH and isinstance(value, dict | list):
-        raise SpecError(Fault("nested too deeply", where=pointer_of(at), expected=f"at most {MAX_DEPTH} levels"))
+        raise SpecError("nested too deeply", where=pointer_of(at), expected=f"at most {MAX_DEPTH} levels")
     if isinstance(value, str):
         yield from _string_faults(value, at)
     elif isinstance(value, float) and not math.isfinite(value):

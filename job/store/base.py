@@ -29,7 +29,7 @@ def local_path(address: str | Path) -> Path:
         return Path(address).expanduser()
     except RuntimeError as error:
         raise InputError(
-            Fault(f"there is no such path: {error}", found=ascii(str(address)), expected="a path of this machine")
+            f"there is no such path: {error}", found=ascii(str(address)), expected="a path of this machine"
         ) from error
 
 
@@ -93,7 +93,7 @@ def safe_key(key: str) -> str:
     else:
         return key
     shown = ascii(key) if len(key) <= 200 else f"{key[:200]!a}…"
-    raise PolicyError(Fault(f"not a key the job will use: {reason}", found=shown, expected="a plain relative path"))
+    raise PolicyError(f"not a key the job will use: {reason}", found=shown, expected="a plain relative path")
 
 
 def within(key: str, prefix: str) -> bool:
@@ -107,7 +107,7 @@ def split_s3(uri: str) -> tuple[str, str]:
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not bucket:
-        raise InputError(Fault("not an S3 address", found=ascii(uri), expected="s3://bucket/prefix"))
+        raise InputError("not an S3 address", found=ascii(uri), expected="s3://bucket/prefix")
     key = key.strip("/")
     return bucket, safe_key(key) if key else ""
 
@@ -133,6 +133,4 @@ def translating_errors(
 def check_size(address: str, found: int, expected: int) -> None:
     """Raises `TransientError` when a copy is not as long as its original."""
     if found != expected:
-        raise TransientError(
-            Fault(f"{address}: the copy is not whole", found=f"{found} bytes", expected=f"{expected} bytes")
-        )
+        raise TransientError(f"{address}: the copy is not whole", found=f"{found} bytes", expected=f"{expected} bytes")

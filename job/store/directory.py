@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from job.errors import DISK_FULL, CapacityError, Fault, InputError, PolicyError
+from job.errors import DISK_FULL, CapacityError, InputError, PolicyError
 from job.store.base import TEMPORARY, Stored, local_path, safe_key, translating_errors, within
 
 # Readable for whoever serves the result, whatever mode the writing library chose; the umask still applies.
@@ -89,14 +89,14 @@ class DirectoryStore:
     def _existing(self, key: str) -> Path:
         path = self._contained(self._root / safe_key(key), key)
         if not path.exists():
-            raise InputError(Fault(f"{path}: there is no such file"))
+            raise InputError(f"{path}: there is no such file")
         return path
 
     def _contained(self, path: Path, key: str) -> Path:
         """`path` unless a link on the way leads out of the root."""
         if not path.resolve().is_relative_to(self._root):
             raise PolicyError(
-                Fault("a link leads out of the directory", found=ascii(key), expected=f"a file below {self.uri}")
+                "a link leads out of the directory", found=ascii(key), expected=f"a file below {self.uri}"
             )
         return path
 
@@ -131,13 +131,11 @@ def _room(path: Path, size_bytes: int) -> Iterator[None]:
         there = next(folder for folder in path.parents if folder.is_dir())
         free = shutil.disk_usage(there).free
         raise CapacityError(
-            Fault(
-                f"{path}: the disk is full",
-                where="",
-                found=f"{free} bytes free",
-                expected=f"{size_bytes} bytes",
-                hint=DISK_HINT,
-            )
+            f"{path}: the disk is full",
+            where="",
+            found=f"{free} bytes free",
+            expected=f"{size_bytes} bytes",
+            hint=DISK_HINT,
         ) from error
 
 

@@ -17,7 +17,7 @@ from functools import cache
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
-from job.errors import PASSING_STATUS, Fault, TransientError, classify
+from job.errors import PASSING_STATUS, TransientError, classify
 from job.host.time_limits import limit
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class _Patience:
         asked = f"{request_dict['method']} {request_dict['url']}"
         said = f"{type(caught_exception).__name__}: {caught_exception}"
         raise TransientError(
-            Fault(f"{asked}: {said}: given up after {attempts} tries in {failing_seconds:.0f} s")
+            f"{asked}: {said}: given up after {attempts} tries in {failing_seconds:.0f} s"
         ) from caught_exception
 
 

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from job.errors import Fault, InputError, JobError, TransientError
+from job.errors import InputError, JobError, TransientError
 from job.host.proxies import require_certificates, require_proxies
 from job.host.time_limits import limit
 from job.store.base import TEMPORARY, Stored, safe_key, split_s3, within
@@ -195,9 +195,7 @@ class S3Store:
                 if proven or value == before:
                     return value
                 before = value
-            raise TransientError(
-                Fault(f"{address}: it comes otherwise each time it is read", found=f"{READINGS} readings")
-            )
+            raise TransientError(f"{address}: it comes otherwise each time it is read", found=f"{READINGS} readings")
 
         return self._persist(address, readings)
 
@@ -206,9 +204,7 @@ class S3Store:
 
         def tries() -> None:
             if not any(write() for _ in range(ATTEMPTS)):
-                raise TransientError(
-                    Fault(f"{address}: what is stored is not what was sent", found=f"{ATTEMPTS} tries")
-                )
+                raise TransientError(f"{address}: what is stored is not what was sent", found=f"{ATTEMPTS} tries")
 
         self._persist(address, tries)
 
@@ -244,9 +240,7 @@ def s3_client() -> S3Client:
     named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     addressing = os.environ.get("TUNEJOB_S3_ADDRESSING") or ("path" if named else "auto")
     if addressing not in ADDRESSING:
-        raise InputError(
-            Fault("TUNEJOB_S3_ADDRESSING is not known", found=ascii(addressing), expected=", ".join(ADDRESSING))
-        )
+        raise InputError("TUNEJOB_S3_ADDRESSING is not known", found=ascii(addressing), expected=", ".join(ADDRESSING))
     if not (named or "").startswith("http://"):
         require_certificates("AWS_CA_BUNDLE")
     require_proxies("http" if (named or "").startswith("http://") else "https")
@@ -266,7 +260,7 @@ def s3_client() -> S3Client:
     except (
         ValueError
     ) as error:  # how botocore refuses an endpoint that is not an address, and a count of tries that is not a number
-        raise InputError(Fault(f"the S3 settings of the environment are wrong: {error}")) from error
+        raise InputError(f"the S3 settings of the environment are wrong: {error}") from error
     return client
 
 

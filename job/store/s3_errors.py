@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from job.errors import Fault, JobError, TransientError
+from job.errors import JobError, TransientError
 from job.store.base import translating_errors
 
 # An upload that the store does not know: it was completed, though the answer was lost, or its name or its parts were
@@ -108,4 +108,4 @@ def translating_s3_errors(address: str) -> Iterator[None]:
         except S3UploadFailedError as error:  # hides why; the service's answer is its context
             raise error.__context__ or error from None
         except SSLError as error:  # of a body's bytes: certificates are looked at before
-            raise TransientError(Fault(f"{address}: {error}")) from error
+            raise TransientError(f"{address}: {error}") from error

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from job.errors import Fault, GateError
+from job.errors import GateError
 from job.host.log import Bar
 from job.host.watchdog import Watchdog
 from job.spec import TrainingSpec
@@ -157,10 +157,12 @@ class LossWatch(TrainerCallback):  # type: ignore[misc]
         for name in ("loss", "grad_norm"):
             if not math.isfinite(record.get(name, 0.0)):
                 raise GateError(
-                    Fault(f"training diverged: the {name} at step {state.global_step} is not a number",
-                          where="/training/learning_rate", found=f"{name} {record[name]}", expected="a finite value",
-                          hint="Lower the learning rate, lengthen the warm-up, or look at the rows of this step")
-                )  # fmt: skip
+                    f"training diverged: the {name} at step {state.global_step} is not a number",
+                    where="/training/learning_rate",
+                    found=f"{name} {record[name]}",
+                    expected="a finite value",
+                    hint="Lower the learning rate, lengthen the warm-up, or look at the rows of this step",
+                )
         elapsed = time.monotonic() - self._start
         record |= {"step": state.global_step, "epoch": round(float(state.epoch or 0), 4)}
         record["tokens_per_second"] = round(self.tokens.since_start() / elapsed, 1)

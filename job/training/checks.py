@@ -17,12 +17,10 @@ def require_compute_dtype(model: Any, device: str) -> str:
     found, wanted = (name_of(dtype) for dtype in (model.get_input_embeddings().weight.dtype, compute_dtype(device)))
     if device == "cpu" and found != wanted:  # on a GPU, an engine may keep a part of the model in fp32
         raise CapacityError(
-            Fault(
-                "the engine computes in another number type on this device",
-                where="/model/backend",
-                found=found,
-                expected=wanted,
-            )
+            "the engine computes in another number type on this device",
+            where="/model/backend",
+            found=found,
+            expected=wanted,
         )
     return found
 
@@ -39,13 +37,11 @@ def check_precision(model: Any, spec: ModelSpec, device: str) -> None:
     wanted = "16bit" if spec.precision == "full" else spec.precision
     if found != wanted:
         raise CapacityError(
-            Fault(
-                f"the model was loaded in another precision on this {device}",
-                where="/model/precision",
-                found=found,
-                expected=wanted,
-                hint="8bit needs a GPU; 4bit needs a base that is not quantised already",
-            )
+            f"the model was loaded in another precision on this {device}",
+            where="/model/precision",
+            found=found,
+            expected=wanted,
+            hint="8bit needs a GPU; 4bit needs a base that is not quantised already",
         )
 
 
@@ -56,12 +52,10 @@ def check_complete(missing: Iterable[str]) -> None:
     if names:
         found = f"{len(names)} tensors missing, first {names[0]}"
         raise InputError(
-            Fault(
-                "the weights are not those of this model",
-                where="/model/source",
-                found=found,
-                expected="every tensor that config.json implies",
-            )
+            "the weights are not those of this model",
+            where="/model/source",
+            found=found,
+            expected="every tensor that config.json implies",
         )
 
 
@@ -76,12 +70,10 @@ def check_packed_shapes(model: Any) -> None:
         if state is not None and tuple(state.shape) != (module.out_features, module.in_features):
             expected = f"{(module.out_features, module.in_features)}, as config.json implies"
             raise InputError(
-                Fault(
-                    "a weight has another shape than its layer",
-                    where="/model/source",
-                    found=f"{name}: {tuple(state.shape)}",
-                    expected=expected,
-                )
+                "a weight has another shape than its layer",
+                where="/model/source",
+                found=f"{name}: {tuple(state.shape)}",
+                expected=expected,
             )
 
 

@@ -133,7 +133,7 @@ class FirstMachine:
         code = int(words[1]) if words[0] == OVER else 0
         if code:
             kind = next((kind for kind in TREE if kind.exit_code == code), JobError)
-            raise kind(Fault(f"the first machine ended with {code}", hint="Its log says why"))
+            raise kind(f"the first machine ended with {code}", hint="Its log says why")
 
     def _state(self) -> str:
         try:
@@ -144,4 +144,4 @@ class FirstMachine:
 
 
 def _is_gone(error: Exception) -> TransientError:
-    return TransientError(Fault("the first machine does not answer", where=MEETING, found=str(error).splitlines()[0]))
+    return TransientError("the first machine does not answer", where=MEETING, found=str(error).splitlines()[0])

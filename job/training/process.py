@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from job.data.reopen import reopen
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.host.child import serve
 from job.host.log import Log
 from job.host.signals import install
@@ -94,10 +94,8 @@ def handle(request: TrainingRequest) -> Trained:
     if place:
         place.said.with_suffix(MET).touch()
     if not all(origin == request.origin for origin in ranks.gathered(request.origin)):
-        raise InputError(
-            Fault("the machines have prepared other rows, or another base", where="/data/train",
-                  hint="Name commits of the Hub, not branches, and rows that do not change")
-        )  # fmt: skip
+        raise InputError("the machines have prepared other rows, or another base", where="/data/train",
+                         hint="Name commits of the Hub, not branches, and rows that do not change")  # fmt: skip
     checkpoints = Checkpoints(
         open_store(request.checkpoints), request.origin, spec.output.checkpoints, log, request.machine,
         claim=partial(claim, place.said) if place else _claimed_by_the_caller,

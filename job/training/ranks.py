@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from job.errors import DeviceError, Fault, TransientError
+from job.errors import DeviceError, TransientError
 from job.host.micro_batch import free_memory
 from job.host.time_limits import limit
 
@@ -169,7 +169,7 @@ class Ranks:
         digest = int(hashlib.sha256(norms.cpu().numpy().tobytes()).hexdigest()[:12], 16)
         if self.least(digest) != -self.least(-digest):
             raise DeviceError(
-                Fault("the cards hold different weights after the same steps", hint="Try another node; one miscounts")
+                "the cards hold different weights after the same steps", hint="Try another node; one miscounts"
             )
 
     def _reduced(self, numbers: Sequence[float], how: str) -> list[float]:
@@ -201,7 +201,7 @@ class Ranks:
         try:
             question()
         except RuntimeError as error:
-            raise TransientError(Fault(GONE, found=str(error).splitlines()[0])) from error
+            raise TransientError(GONE, found=str(error).splitlines()[0]) from error
 
 
 def short_of_memory(what: str) -> Exception:

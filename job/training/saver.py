@@ -18,7 +18,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerState
 
-from job.errors import Fault, InputError, JobError, classify, disk_is_full
+from job.errors import InputError, JobError, classify, disk_is_full
 from job.host.signals import stop_requested, stopped
 from job.ledger.checkpoints import Checkpoint, Checkpoints
 from job.plan.choice import Choice
@@ -179,13 +179,11 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         }
         if wanted != {name: weight.shape for name, weight in weights.items()}:
             raise InputError(
-                Fault(
-                    "the checkpoint holds other weights than are trained",
-                    where="/output/checkpoints",
-                    found=f"{len(weights)} tensors",
-                    expected=f"{len(wanted)} tensors",
-                    hint="Remove the checkpoint to begin anew",
-                )
+                "the checkpoint holds other weights than are trained",
+                where="/output/checkpoints",
+                found=f"{len(weights)} tensors",
+                expected=f"{len(wanted)} tensors",
+                hint="Remove the checkpoint to begin anew",
             )
         restore_weights(self._trainer.model, weights)
 
@@ -194,10 +192,9 @@ def _require_form(found: bool, wanted: bool) -> None:
     """Raises `InputError` for moments in the other form: by names of weights where those are spread, else by number."""
     if found != wanted:
         words = {True: "spread", False: "whole"}
-        raise InputError(
-            Fault("the checkpoint was made with the weights held otherwise", where="/resources/weights",
-                  found=words[wanted], expected=words[found], hint="Set it so again, or remove the checkpoint")
-        )  # fmt: skip
+        raise InputError("the checkpoint was made with the weights held otherwise", where="/resources/weights",
+                         found=words[wanted], expected=words[found],
+                         hint="Set it so again, or remove the checkpoint")  # fmt: skip
 
 
 @contextmanager
@@ -210,13 +207,11 @@ def progress_of(checkpoint: Checkpoint) -> Iterator[dict[str, Any]]:
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         found = f"{type(error).__name__}: {error}"
         raise InputError(
-            Fault(
-                f"the checkpoint's {PROGRESS} is of another form",
-                where="/output/checkpoints",
-                found=found,
-                expected="one that this version wrote",
-                hint="Remove the checkpoint to begin anew",
-            )
+            f"the checkpoint's {PROGRESS} is of another form",
+            where="/output/checkpoints",
+            found=found,
+            expected="one that this version wrote",
+            hint="Remove the checkpoint to begin anew",
         ) from error
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.source.adapter import SETTINGS, WEIGHTS, FetchedAdapter, scaled
 from job.source.model_files import read_object
 from job.spec import JobSpec
@@ -50,18 +50,16 @@ def require_finite(adapter: FetchedAdapter) -> None:
     with safe_open(adapter.path / WEIGHTS, framework="pt") as tensors:
         for name in tensors.keys():  # noqa: SIM118 - no mapping
             if not tensors.get_tensor(name).isfinite().all():
-                raise InputError(
-                    Fault("the adapter has weights that are not finite", where=adapter.pointer, found=name,
-                          expected="numbers")
-                )  # fmt: skip
+                raise InputError("the adapter has weights that are not finite", where=adapter.pointer, found=name,
+                                 expected="numbers")  # fmt: skip
 
 
 def require_narrow(found: Shapes, rank: int) -> None:
     """Raises `InputError` where a layer of these matrices has no decomposition of so high a rank."""
     widths = [shape[1] if "lora_A" in name else shape[0] for name, shape in found.items()]
     if rank > min(widths):
-        raise InputError(Fault("a layer of this base has no decomposition of this rank", where="/lora/r",
-                               found=str(rank), expected=f"at most {min(widths)}"))  # fmt: skip
+        raise InputError("a layer of this base has no decomposition of this rank", where="/lora/r", found=str(rank),
+                         expected=f"at most {min(widths)}")  # fmt: skip
 
 
 def shapes_of(model: Any) -> Shapes:
@@ -78,11 +76,9 @@ def require_equal(found: Shapes, wanted: Shapes, where: str) -> None:
     if names:
         name = names[0]
         said = [f"{name} {shapes.get(name, 'not there')}" for shapes in (found, wanted)]
-        raise InputError(
-            Fault("the adapter does not fit this base and the section lora", where=where,
-                  found=f"{len(names)} tensors differ, first {said[0]}", expected=said[1],
-                  hint="Write lora.targets and model.source as the adapter was trained")
-        )  # fmt: skip
+        raise InputError("the adapter does not fit this base and the section lora", where=where,
+                         found=f"{len(names)} tensors differ, first {said[0]}", expected=said[1],
+                         hint="Write lora.targets and model.source as the adapter was trained")  # fmt: skip
 
 
 def go_on_from(model: Any, adapter: FetchedAdapter) -> None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from job.errors import DeviceError, Fault, GateError, Interrupted, JobError
+from job.errors import DeviceError, GateError, Interrupted, JobError
 from job.host.cgroup import usable_cores
 from job.host.child import Child, without_secrets
 from job.host.device import VISIBLE, cards
@@ -176,5 +176,5 @@ def _of_a_card(error: JobError) -> JobError:
     """A crash of native code, which elsewhere is a file's doing, is the device's here."""
     first = error.faults[0]
     if isinstance(error, GateError) and first.message.endswith("native code crashed"):
-        return DeviceError(Fault(first.message, found=first.found, hint="Try again; if it comes again, on another GPU"))
+        return DeviceError(first.message, found=first.found, hint="Try again; if it comes again, on another GPU")
     return error

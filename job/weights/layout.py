@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.host.cgroup import usable_cores
 
 BLOCK_BYTES = 4 << 20  # read, changed and written at once: what a thread holds is a few times this
@@ -46,13 +46,11 @@ class Tensor:
 
         if self.dtype not in TORCH_NAMES:
             raise InputError(
-                Fault(
-                    f"{self.path.name}: {self.name} cannot be merged",
-                    where="/model/merge_base",
-                    found=self.dtype,
-                    expected=f"one of {', '.join(TORCH_NAMES)}",
-                    hint="Name the model's 16-bit weights",
-                )
+                f"{self.path.name}: {self.name} cannot be merged",
+                where="/model/merge_base",
+                found=self.dtype,
+                expected=f"one of {', '.join(TORCH_NAMES)}",
+                hint="Name the model's 16-bit weights",
             )
         return getattr(torch, TORCH_NAMES[self.dtype])
 
@@ -96,7 +94,7 @@ class Tensor:
             while view:
                 got = file.readinto(view)
                 if not got:
-                    raise InputError(Fault(f"{self.path.name} is cut: {self.name} is not whole"))
+                    raise InputError(f"{self.path.name} is cut: {self.name} is not whole")
                 view = view[got:]
         return data
 
@@ -109,7 +107,7 @@ def read_tensors(path: Path) -> tuple[list[Tensor], dict[str, str]]:
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
         if not 0 < length <= size - 8:
-            raise InputError(Fault(f"{path.name} is not a safetensors file, or it is cut", found=f"{size} bytes"))
+            raise InputError(f"{path.name} is not a safetensors file, or it is cut", found=f"{size} bytes")
         text = file.read(length)
     try:
         header = json.loads(text)
@@ -121,11 +119,11 @@ def read_tensors(path: Path) -> tuple[list[Tensor], dict[str, str]]:
         ]
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         what = f"{path.name} has not the header of a safetensors file"
-        raise InputError(Fault(what, found=f"{type(error).__name__}: {error}")) from error
+        raise InputError(what, found=f"{type(error).__name__}: {error}") from error
     tensors.sort(key=lambda tensor: tensor.start)
     end = max((tensor.start + tensor.bytes for tensor in tensors), default=8 + length)
     if end != size:
-        raise InputError(Fault(f"{path.name} is not whole", found=f"{size} bytes", expected=f"{end} bytes"))
+        raise InputError(f"{path.name} is not whole", found=f"{size} bytes", expected=f"{end} bytes")
     return tensors, metadata
 
 

@@ -52,6 +52,8 @@ def test_a_fault_in_words() -> None:
     fault = Fault("too small", where="/lora/r", found="0", expected="at least 1", hint="Write 16")
     assert str(fault) == "/lora/r: too small (found 0); expected at least 1. Write 16"
     assert str(JobError("a", Fault("b", where="/c"))) == "a\n/c: b"
+    beside = JobError("too small", where="/lora/r", found="0", expected="at least 1", hint="Write 16")
+    assert beside.faults == (fault,)
 
 
 # ------------------------------------------------------------------------------------------- reflection

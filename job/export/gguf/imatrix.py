@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, GateError
+from job.errors import GateError
 from job.export.logits import batches
 from job.gguf.imatrix import COUNTS, SUMS
 from job.plan.host_memory import IMATRIX_TOKENS
@@ -85,11 +85,7 @@ def write_imatrix(model: Any, model_dir: Path, rows: list[list[int]], path: Path
     names = gguf_names(model_dir, means)
     if not names:
         raise GateError(
-            Fault(
-                "no layer of this model has a counterpart in its GGUF",
-                where=path.name,
-                found=f"{len(means)} linear layers",
-            )
+            "no layer of this model has a counterpart in its GGUF", where=path.name, found=f"{len(means)} linear layers"
         )
     writer = GGUFWriter(path=None, arch="")
     writer.kv_data[0].clear()  # it names an architecture, which an imatrix has not
@@ -100,7 +96,7 @@ def write_imatrix(model: Any, model_dir: Path, rows: list[list[int]], path: Path
     for module, tensor in sorted(names.items(), key=lambda item: item[1]):
         mean = means[module].numpy()
         if not numpy.isfinite(mean).all():
-            raise GateError(Fault(f"activations of {module} are not finite numbers", where=path.name))
+            raise GateError(f"activations of {module} are not finite numbers", where=path.name)
         writer.add_tensor(tensor + SUMS, (mean * tokens).astype(numpy.float32)[None])
         writer.add_tensor(tensor + COUNTS, numpy.array([[tokens]], numpy.float32))
     writer.write_header_to_file(path)

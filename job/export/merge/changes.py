@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from job.errors import Fault, GateError, InputError
+from job.errors import GateError, InputError
 from job.export.adapter import WEIGHTS
 from job.weights.layout import Tensor, read_tensors
 
@@ -103,13 +103,11 @@ def to_buffer(values: Any, name: str) -> Any:
 
     if not torch.isfinite(values).all():
         raise GateError(
-            Fault(
-                "merged values are not finite numbers",
-                where=name,
-                found=f"inf or NaN as {values.dtype}",
-                expected="finite values",
-                hint="The training has diverged, or the base's type is too narrow",
-            )
+            "merged values are not finite numbers",
+            where=name,
+            found=f"inf or NaN as {values.dtype}",
+            expected="finite values",
+            hint="The training has diverged, or the base's type is too narrow",
         )
     return values.contiguous().cpu().view(torch.uint8).numpy()
 
@@ -141,12 +139,10 @@ class Adapter:
         strange = [name for name in rest if ".lora_" in name]
         if strange:
             raise InputError(
-                Fault(
-                    "this kind of adapter cannot be merged",
-                    where="/lora",
-                    found=strange[0],
-                    expected="LoRA, rsLoRA or DoRA of linear layers",
-                )
+                "this kind of adapter cannot be merged",
+                where="/lora",
+                found=strange[0],
+                expected="LoRA, rsLoRA or DoRA of linear layers",
             )
         return rest
 
@@ -160,13 +156,11 @@ class Adapter:
         expected = (a.shape[1], b.shape[0]) if turned else (b.shape[0], a.shape[1])
         if base.shape != expected:
             raise InputError(
-                Fault(
-                    f"the adapter does not fit {base.name}",
-                    where=POINTER,
-                    found=str(list(base.shape)),
-                    expected=str(list(expected)),
-                    hint="Name the 16-bit weights of the model that was trained",
-                )
+                f"the adapter does not fit {base.name}",
+                where=POINTER,
+                found=str(list(base.shape)),
+                expected=str(list(expected)),
+                hint="Name the 16-bit weights of the model that was trained",
             )
         rank = a.shape[0]
         scale = self.config["lora_alpha"] / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
@@ -226,12 +220,10 @@ def plan_merge(
 def _of(placed: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in placed:
         raise InputError(
-            Fault(
-                "the base has no weight of this name",
-                where=POINTER,
-                found=name,
-                expected="the weights of the model that was trained",
-            )
+            "the base has no weight of this name",
+            where=POINTER,
+            found=name,
+            expected="the weights of the model that was trained",
         )
     return placed[name]
 
@@ -239,12 +231,10 @@ def _of(placed: Mapping[str, Tensor], name: str) -> Tensor:
 def _fitting(base: Tensor, trained: Tensor) -> Tensor:
     if base.shape != trained.shape:
         raise InputError(
-            Fault(
-                f"the trained tensor does not fit {base.name}",
-                where=POINTER,
-                found=str(list(base.shape)),
-                expected=str(list(trained.shape)),
-            )
+            f"the trained tensor does not fit {base.name}",
+            where=POINTER,
+            found=str(list(base.shape)),
+            expected=str(list(trained.shape)),
         )
     return base
 

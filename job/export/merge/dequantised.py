@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.export.merge.changes import POINTER, Weights
 from job.training.precision import compute_dtype, quantisation
 from job.weights.layout import BLOCK_BYTES, Tensor, read_tensors
@@ -78,13 +78,11 @@ def weights_as_trained(
     missing = [name for name in names if name not in held or name not in placed]
     if missing:
         raise InputError(
-            Fault(
-                "the base has no weight of this name",
-                where=POINTER,
-                found=missing[0],
-                expected="a weight for each 4-bit layer",
-                hint="Choose export.merge_onto original",
-            )
+            "the base has no weight of this name",
+            where=POINTER,
+            found=missing[0],
+            expected="a weight for each 4-bit layer",
+            hint="Choose export.merge_onto original",
         )
     found: dict[str, Weights] = {}
     for name in names:

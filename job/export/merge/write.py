@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.export.merge.changes import HEAD, POINTER, Adapter, Change, Copied, Plan, plan_merge
 from job.export.merge.check import check_merged
 from job.export.merge.dequantised import weights_as_trained
@@ -85,12 +85,10 @@ def plan_of(base: Path, adapter: Path, device: str = "cpu", onto: TrainedBase | 
     """
     if "quantization_config" in read_object(base / "config.json"):
         raise InputError(
-            Fault(
-                "the base is quantised: merging needs its 16-bit weights",
-                where=POINTER,
-                found="quantization_config in config.json",
-                expected="the model's 16-bit weights",
-            )
+            "the base is quantised: merging needs its 16-bit weights",
+            where=POINTER,
+            found="quantization_config in config.json",
+            expected="the model's 16-bit weights",
         )
     files = read_base(base)
     placed = {tensor.name: tensor for tensors, _ in files.values() for tensor in tensors}
@@ -132,13 +130,11 @@ def require_mergeable(model: Any, base: Path) -> None:
     wrong = unmergeable(base, changed, shapes)
     if wrong:
         raise InputError(
-            Fault(
-                "these layers cannot be merged: the base's files hold them in another form",
-                where="/export",
-                found=f"{len(wrong)} layers, first {wrong[0]}",
-                expected="a weight for each adapted layer",
-                hint="Leave out export.merged and export.gguf, or choose other lora.targets or model.precision 16bit",
-            )
+            "these layers cannot be merged: the base's files hold them in another form",
+            where="/export",
+            found=f"{len(wrong)} layers, first {wrong[0]}",
+            expected="a weight for each adapted layer",
+            hint="Leave out export.merged and export.gguf, or choose other lora.targets or model.precision 16bit",
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from job.errors import Fault, GateError
+from job.errors import GateError
 from job.publish.ollama.ollama_template import translate
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def write_modelfiles(
 def _source(name: str) -> str:
     if not FILE.fullmatch(name):
         raise GateError(
-            Fault(
-                "a Modelfile cannot name this file", found=ascii(name), expected="letters, digits, '.', '_', '+', '-'"
-            )
+            "a Modelfile cannot name this file", found=ascii(name), expected="letters, digits, '.', '_', '+', '-'"
         )
     whole = SHARD.sub("", name)
     joining = f"# Join the parts first: llama-gguf-split --merge {name} {whole}\n" if whole != name else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.training.methods.pairs import NOT_LEARNED, require_settings
 from job.training.methods.record import TOKENS, Method
 from job.training.methods.reference import require_the_base, without_copies
@@ -132,10 +132,12 @@ def _look(spec: Any, prepared: Any) -> None:
     if longest > most or cut:
         found = f"{cut} references cut" if cut else f"a prompt of {longest} tokens"
         raise InputError(
-            Fault("prompts leave no room for the answers", where="/model/max_seq_length", found=found,
-                  expected=f"prompts of at most {most} tokens, whole references",
-                  hint="Raise model.max_seq_length, lower training.grpo.max_new_tokens, or leave long rows out")
-        )  # fmt: skip
+            "prompts leave no room for the answers",
+            where="/model/max_seq_length",
+            found=found,
+            expected=f"prompts of at most {most} tokens, whole references",
+            hint="Raise model.max_seq_length, lower training.grpo.max_new_tokens, or leave long rows out",
+        )
 
 
 def _unfit(spec: Any, references: list[str]) -> Iterator[str]:
@@ -147,8 +149,8 @@ def _unfit(spec: Any, references: list[str]) -> Iterator[str]:
             continue
         unfit = [text for text in references if of(text, text) is None]
         if len(unfit) == len(references):
-            raise InputError(Fault(f"no reference counts for the reward {asked.metric}", where=pointer,
-                                   found=f"{unfit[0][:SHOWN_CHARACTERS]!a}, for one"))  # fmt: skip
+            raise InputError(f"no reference counts for the reward {asked.metric}", where=pointer,
+                             found=f"{unfit[0][:SHOWN_CHARACTERS]!a}, for one")  # fmt: skip
         if unfit:
             yield (f"{len(unfit)} of {len(references)} references do not count for the reward {asked.metric}: "
                    "answers to their prompts get nothing by it")  # fmt: skip

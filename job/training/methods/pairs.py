@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from job.errors import CapacityError, Fault
+from job.errors import CapacityError
 from job.host.micro_batch import in_halves
 from job.training.methods.record import Row
 
@@ -121,7 +121,6 @@ def require_settings(method: str, found: Mapping[str, Any], wanted: Mapping[str,
     """Raises `CapacityError` where a trainer, whose code engines replace, has others than the spec's."""
     for name, value in wanted.items():
         if found[name] != value:
-            raise CapacityError(
-                Fault("the engine trains with another setting than was asked for", where=f"/training/{method}/{name}",
-                      found=str(found[name]), expected=str(value))
-            )  # fmt: skip
+            raise CapacityError("the engine trains with another setting than was asked for",
+                                where=f"/training/{method}/{name}", found=str(found[name]),
+                                expected=str(value))  # fmt: skip

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from job.errors import CapacityError, Fault
+from job.errors import CapacityError
 
 COPY = "ref"  # of the adapter, which trl makes
 GIVEN = "_tunejob_given"  # of the model: the file of the weights that it goes on from
@@ -75,10 +75,9 @@ def require_the_base(trainer: Any) -> None:
     """Raises `CapacityError` where a trainer has a reference of its own."""
     given = getattr(trainer.model, GIVEN, None) is not None
     if trainer.ref_model is not None or (COPY in trainer.model.peft_config) != given:
-        raise CapacityError(
-            Fault("the engine compares with another model than the training found", where="/training/method",
-                  found="a reference of its own", expected="the base, with the adapter that was gone on from, if any")
-        )  # fmt: skip
+        raise CapacityError("the engine compares with another model than the training found", where="/training/method",
+                            found="a reference of its own",
+                            expected="the base, with the adapter that was gone on from, if any")  # fmt: skip
 
 
 def reward(settings: Any, log_probability: float, reference: float, _: int) -> float:

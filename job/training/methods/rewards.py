@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from job.errors import Fault, InputError, JobError, PolicyError
+from job.errors import InputError, JobError, PolicyError
 from job.evaluation.metrics import METRICS, Options
 from job.host.bounded import processor_seconds
 
@@ -71,9 +71,7 @@ def own_reward(file: str, pointer: str) -> Reward:
     own_sha256(file)
     spec = importlib.util.spec_from_file_location("own_reward", file)
     if spec is None or spec.loader is None:
-        raise InputError(
-            Fault("not a Python file", where=pointer, found=ascii(file), expected="a path that ends in .py")
-        )
+        raise InputError("not a Python file", where=pointer, found=ascii(file), expected="a path that ends in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -82,7 +80,7 @@ def own_reward(file: str, pointer: str) -> Reward:
     function = getattr(module, FUNCTION, None)
     if not callable(function):
         expected = f"def {FUNCTION}(answer, reference) -> float"
-        raise InputError(Fault("the file has no such function", where=pointer, found=ascii(file), expected=expected))
+        raise InputError("the file has no such function", where=pointer, found=ascii(file), expected=expected)
 
     def own(answer: str, reference: str) -> float | None:
         try:
@@ -93,25 +91,23 @@ def own_reward(file: str, pointer: str) -> Reward:
         except (Exception, SystemExit) as error:
             raise _failed(f"{FUNCTION} has failed on an answer", error, pointer) from error
         if number is not None and not math.isfinite(number):
-            raise InputError(Fault(f"{FUNCTION} has given no number", where=pointer, found=str(number)))
+            raise InputError(f"{FUNCTION} has given no number", where=pointer, found=str(number))
         return number
 
     return own
 
 
 def _failed(what: str, error: BaseException, pointer: str) -> InputError:
-    return InputError(Fault(what, where=pointer, found=f"{type(error).__name__}: {error}"))
+    return InputError(what, where=pointer, found=f"{type(error).__name__}: {error}")
 
 
 def require_allowed(file: str, pointer: str) -> None:
     """Raises `PolicyError` where the environment does not let a spec's own code run, `InputError` for no file."""
     if os.environ.get(ALLOWED) != "1":
-        raise PolicyError(
-            Fault("a reward of its own is code, which is not run", where=pointer, found=ascii(file),
-                  expected="a metric", hint=f"Whoever runs the job may allow it: {ALLOWED}=1")
-        )  # fmt: skip
+        raise PolicyError("a reward of its own is code, which is not run", where=pointer, found=ascii(file),
+                          expected="a metric", hint=f"Whoever runs the job may allow it: {ALLOWED}=1")  # fmt: skip
     if not Path(file).is_file():
-        raise InputError(Fault("there is no such file", where=pointer, found=ascii(file), expected="a Python file"))
+        raise InputError("there is no such file", where=pointer, found=ascii(file), expected="a Python file")
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from job.errors import CapacityError, Fault
+from job.errors import CapacityError
 from job.training.methods.record import TOKENS, Method
 
 
@@ -33,13 +33,11 @@ def _check_packing(trainer: Any, spec: Any) -> None:
     wanted, found = spec.data.packing, bool(getattr(trainer.args, "packing", False))
     if found != wanted:
         raise CapacityError(
-            Fault(
-                "the engine did not pack the rows",
-                where="/data/packing",
-                found=str(found).lower(),
-                expected=str(wanted).lower(),
-                hint="This model or device cannot keep packed rows apart: set packing to false",
-            )
+            "the engine did not pack the rows",
+            where="/data/packing",
+            found=str(found).lower(),
+            expected=str(wanted).lower(),
+            hint="This model or device cannot keep packed rows apart: set packing to false",
         )
 
 
