@@ -217,5 +217,6 @@ def _exact_match(
 ) -> list[Question]:
     if part is None or not count:
         return []
-    choices = spec.evaluation.choices or ()
-    return ask_rows(pool, job, selections, spec.data.chat_template == "alpaca", part.rows, count, choices)
+    evaluation = spec.evaluation
+    request = wire.Request("questions", job, choices=evaluation.choices or (), choices_column=evaluation.choices_column)
+    return ask_rows(pool, request, selections, spec.data.chat_template == "alpaca", part.rows, count)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from job.data.pool import Pool
 from job.data.sources import SelectedRow, Selection
 from job.data.worker import wire
+from job.data.worker.messages import names
+from job.errors import Fault, InputError
+from job.spec.wording import show
 
 if TYPE_CHECKING:
     from job.data.select import Index
@@ -18,8 +22,8 @@ if TYPE_CHECKING:
 class Question:
     """A prompt ready for generation; `reference` is the answer that is expected, if there is one.
 
-    `choices`: the ids of each of the spec's choices after the first `shared` ids of the prompt, of which number `right`
-    is the reference; none where the reference is none of them.
+    `choices`: the ids of each answer to choose from after the first `shared` ids of the prompt, of which number
+    `right` is the reference, and their `texts`; none where the reference is none of them.
     """
 
     text: str
@@ -28,6 +32,7 @@ class Question:
     choices: list[list[int]] = field(default_factory=list)
     right: int = 0
     shared: int = 0
+    texts: list[str] = field(default_factory=list)
 
 
 def ask_prompts(pool: Pool, job: wire.Job, prompts: tuple[str, ...]) -> list[Question]:
@@ -39,33 +44,45 @@ def ask_prompts(pool: Pool, job: wire.Job, prompts: tuple[str, ...]) -> list[Que
 
 
 def ask_rows(
-    pool: Pool, job: wire.Job, selections: list[Selection], alpaca_prompt: bool, rows: Index, count: int,
-    choices: tuple[str, ...],
-) -> list[Question]:  # fmt: skip
-    """The first `count` of the given rows (numbers over all selections, ascending) that have an answer and fit.
+    pool: Pool, request: wire.Request, selections: list[Selection], alpaca_prompt: bool, rows: Index, count: int
+) -> list[Question]:
+    """The first `count` of the given rows (numbers over all selections, ascending) that have an answer and fit, asked
+    by `request`.
 
     The rows are read again: nothing of a row's text is kept while the data set is built.
     """
-    wanted = iter(rows.tolist())
-    following = next(wanted, None)
     questions: list[Question] = []
-    before = 0
-    for selection in selections:
-        for selected in selection:
-            if following is None or len(questions) == count:
-                return questions
-            if before + selected.number == following:
-                questions += _ask(pool, job, selection, alpaca_prompt, selected, choices)
-                following = next(wanted, None)
-        before += len(selection)
+    columns: set[str] = set()
+    for selection, selected in _numbered(selections, rows):
+        if len(questions) == count:
+            break
+        questions += _ask(pool, request, selection, alpaca_prompt, selected)
+        columns |= selected.row.keys()
+    if questions and request.choices_column and request.choices_column not in columns:
+        where, found = "/evaluation/choices_column", show(request.choices_column)
+        raise InputError(Fault("no held-out row has this column", where=where, found=found,
+                               expected=f"one of {names(sorted(columns))}"))  # fmt: skip
     return questions
 
 
+def _numbered(selections: list[Selection], rows: Index) -> Iterator[tuple[Selection, SelectedRow]]:
+    """The rows with these numbers over all selections."""
+    wanted = iter(rows.tolist())
+    following, before = next(wanted, None), 0
+    for selection in selections:
+        for selected in selection:
+            if following is None:
+                return
+            if before + selected.number == following:
+                yield selection, selected
+                following = next(wanted, None)
+        before += len(selection)
+
+
 def _ask(
-    pool: Pool, job: wire.Job, selection: Selection, alpaca_prompt: bool, selected: SelectedRow,
-    choices: tuple[str, ...],
-) -> list[Question]:  # fmt: skip
+    pool: Pool, request: wire.Request, selection: Selection, alpaca_prompt: bool, selected: SelectedRow
+) -> list[Question]:
     source, rows = selection.description(alpaca_prompt), (json.loads(selection.dumped(selected)),)
-    reply = pool.ask(wire.Request("questions", job, choices=choices, source=source, rows=rows))
+    reply = pool.ask(replace(request, source=source, rows=rows))
     found = [Question(*question) for question in reply.questions]
-    return [question for question in found if len(question.input_ids) < job.max_seq_length]
+    return [question for question in found if len(question.input_ids) < request.job.max_seq_length]

@@ -25,7 +25,7 @@ def reference_notes(spec: EvaluationSpec, questions: list[Question]) -> list[str
         fitting = [question for question in questions if _fits(metric, question, options)]
         wrong = [question for question in fitting if metric.option and _is_wrong(metric, question, options)]
         if not fitting:
-            faults.append(_none_fits(metric, f"/evaluation/metrics/{index}", questions))
+            faults.append(_none_fits(metric, f"/evaluation/metrics/{index}", spec, questions))
         if len(fitting) < len(questions):
             left = len(questions) - len(fitting)
             notes.append(f"{left} of {len(questions)} held-out answers do not count for {name}: they {metric.unfit}")
@@ -47,11 +47,12 @@ def _is_wrong(metric: Metric, question: Question, options: Options) -> bool:
     return counts is not None and metric.figure(counts) < metric.highest
 
 
-def _none_fits(metric: Metric, pointer: str, questions: list[Question]) -> Fault:
+def _none_fits(metric: Metric, pointer: str, spec: EvaluationSpec, questions: list[Question]) -> Fault:
     shown = " ".join((questions[0].reference or "").split())
+    option = metric.or_option if metric.or_option and getattr(spec, metric.or_option) else metric.option
     return Fault(
         f"no held-out answer counts for {metric.name}",
-        where=f"/evaluation/{metric.option}" if metric.option else pointer,
+        where=f"/evaluation/{option}" if option else pointer,
         found=f"{shown!r:.120}, for one",
         expected="answers that count",
         hint=f"All {len(questions)} {metric.unfit}",

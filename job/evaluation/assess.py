@@ -98,7 +98,7 @@ def assess(
     if questions:
         rows |= answer_rows(wanted, said, asked) | choice_rows(wanted, likely, compared)
     late = [number for number, text in enumerate(said) if text is None]
-    return Assessment(rows, said if asked else _likeliest(likely, spec.choices or ()), late, answers)
+    return Assessment(rows, said if asked else _likeliest(likely, compared), late, answers)
 
 
 def _answers(
@@ -133,6 +133,7 @@ def _answers(
     return [text or "" for text in prompted], said
 
 
-def _likeliest(likely: list[list[float]], choices: tuple[str, ...]) -> list[str | None]:
+def _likeliest(likely: list[list[float]], questions: list[Question]) -> list[str | None]:
     """Where nothing is generated: of the choices of each question, the likeliest."""
-    return [choices[max(range(len(each)), key=each.__getitem__)] if each else None for each in likely]
+    asked = zip(likely, questions, strict=True)
+    return [question.texts[max(range(len(each)), key=each.__getitem__)] if each else None for each, question in asked]

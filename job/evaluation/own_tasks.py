@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from job.data.read import place, read_numbered
+from job.data.worker.options import listed
 from job.errors import Fault, InputError
 from job.source.data import FetchedSource
 from job.spec import SourceSpec, TaskSpec
@@ -55,10 +56,9 @@ def document_of(rows: TaskRowsSpec, row: Mapping[str, Any]) -> dict[str, Any]:
         if "\n" in answer.strip():
             raise ValueError(f"{rows.answer} has several lines, and one is generated")
         return {QUESTION: question, ANSWER: answer.strip()}
-    choices = _listed(row[rows.choices_column]) if rows.choices_column else list(rows.choices or ())
-    if len(choices) < 2 or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+    letters, choices = listed(row[rows.choices_column] if rows.choices_column else list(rows.choices or ()))
+    if not choices:
         raise ValueError(f"{rows.choices_column} is not a list of two or more texts")
-    letters = [chr(ord("A") + number) for number in range(len(choices))]
     for known, said in ((choices, answer), (letters, answer.strip().upper())):
         if said in known:
             return {QUESTION: question, CHOICES: choices, ANSWER: known.index(said)}
@@ -76,15 +76,6 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{column} is no text")
     return value
-
-
-def _listed(value: Any) -> list[Any]:
-    """A column of a csv has a list as JSON."""
-    try:
-        found = json.loads(value) if isinstance(value, str) else value
-    except RecursionError:
-        return []
-    return list(found) if isinstance(found, list | tuple) else []
 
 
 def own_task(name: str, rows: TaskRowsSpec, documents: Path, max_new_tokens: int) -> dict[str, Any]:

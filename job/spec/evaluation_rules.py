@@ -75,20 +75,25 @@ def metric_options(document: Json) -> Iterator[Fault]:
     evaluation = document.get("evaluation", {})
     asked = _measured(evaluation)
     for metric in METRICS.values():
-        if metric.needs_option and metric.name in asked and metric.option not in evaluation:
+        options = [option for option in (metric.option, metric.or_option) if option]
+        given = [option for option in options if option in evaluation]
+        if metric.needs_option and metric.name in asked and not given:
             yield Fault(
-                f"the metric {metric.name} needs to know {metric.option}",
+                f"the metric {metric.name} needs to know {' or '.join(options)}",
                 where=f"/evaluation/metrics/{asked.index(metric.name)}",
                 found=show(metric.name),
-                expected=f"evaluation.{metric.option}",
+                expected=" or ".join(f"evaluation.{option}" for option in options),
             )
-        elif metric.option in evaluation:
-            pointer, shown = f"/evaluation/{metric.option}", show(evaluation[metric.option])
+        for option in given:
+            pointer, shown = f"/evaluation/{option}", show(evaluation[option])
             if metric.name not in asked:
                 expected = f"{show(metric.name)} among evaluation.metrics"
                 yield Fault("no metric reads this", where=pointer, found=shown, expected=expected)
-            elif why := metric.wrong(evaluation[metric.option]):
+            elif option == metric.option and (why := metric.wrong(evaluation[option])):
                 yield Fault(f"the metric {metric.name} cannot use this", where=pointer, found=shown, expected=why)
+        if len(given) > 1:
+            yield Fault("these exclude each other", where=f"/evaluation/{given[1]}", found=" and ".join(given),
+                        expected="one of them")  # fmt: skip
 
 
 def gates_of_what_is_measured(document: Json) -> Iterator[Fault]:

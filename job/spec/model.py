@@ -190,6 +190,7 @@ class EvaluationSpec:
     regex: str | None
     json_schema: dict[str, Any] | None
     choices: tuple[str, ...] | None
+    choices_column: str | None
     max_minutes: float | None
     forgetting: ForgettingSpec | None
     judge: JudgeSpec | None

@@ -260,6 +260,37 @@ def test_choices_stand_where_the_chat_template_puts_answers(tmp_path: Path) -> N
         assert question.shared == len(asked)
 
 
+OWN_CHOICES = [
+    {"prompt": f"{i}?", "completion": " red", "options": ["red", f"blue {i}", "green"][: 2 + i % 2]} for i in range(4)
+] + [
+    {"prompt": "5?", "completion": " B", "options": {"A": "red", "B": "blue", "C": None}},
+    {"prompt": "6?", "completion": " blue", "options": '["red", "blue"]'},
+    {"prompt": "7?", "completion": " red", "options": ["blue", "green"]},
+    {"prompt": "8?", "completion": " red", "options": "red, blue"},
+    {"prompt": "9?", "completion": " red", "options": ["red", "red "]},
+]  # fmt: skip
+
+
+def test_each_row_may_have_choices_of_its_own(tmp_path: Path) -> None:
+    """A list, an object of letters and texts, or JSON; what does not fit is left out, and counted."""
+    asked = {"metrics": ["choice"], "choices_column": "options"}
+    rows = [*OWN_CHOICES, OWN_CHOICES[0]]
+    prepared = prepare(tmp_path, rows, "prompt_completion", held_out={"rows": 9}, exact=9, evaluation=asked)
+    by_prompt = {question.text: question for question in prepared.exact_match}
+    texts = {prompt: question.texts for prompt, question in by_prompt.items() if question.choices}
+    wanted = {"0?": ["red", "blue 0"], "1?": ["red", "blue 1", "green"], "2?": ["red", "blue 2"], "3?": ["red", "blue 3", "green"],
+              "5?": ["A", "B"], "6?": ["red", "blue"]}  # fmt: skip
+    assert texts == {prompt: said for prompt, said in wanted.items() if prompt in by_prompt}
+    for question in prepared.exact_match:
+        if question.choices:
+            decoded = [prepared.tokenizer.decode(ids) for ids in question.choices]
+            assert decoded == [f" {text}" for text in question.texts]
+            assert question.reference == decoded[question.right]
+    left = len(prepared.exact_match) - sum(bool(question.choices) for question in prepared.exact_match)
+    assert left >= 2
+    assert any(note.startswith(f"{left} of 9 held-out answers do not count for choice") for note in prepared.report.notes)
+
+
 @pytest.mark.parametrize(
     ("evaluation", "pointer", "hint"),
     [
@@ -274,6 +305,14 @@ def test_a_metric_of_which_no_answer_counts_is_refused(tmp_path: Path, evaluatio
         prepare(tmp_path, LETTERS, "prompt_completion", held_out={"rows": 8}, exact=8, evaluation=evaluation)
     (fault,) = caught.value.faults
     assert (fault.where, fault.hint) == (pointer, hint)
+
+
+def test_a_column_of_choices_that_no_row_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no held-out row has this column") as caught:
+        prepare(tmp_path, LETTERS, "prompt_completion", held_out={"rows": 8}, exact=8,
+                evaluation={"metrics": ["choice"], "choices_column": "option"})  # fmt: skip
+    (fault,) = caught.value.faults
+    assert (fault.where, fault.expected) == ("/evaluation/choices_column", "one of completion, prompt")
 
 
 def test_answers_that_their_own_schema_refuses_are_counted(tmp_path: Path) -> None:

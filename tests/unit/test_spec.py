@@ -211,7 +211,9 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/model/precision": "16bit", "/export/merge_onto": "trained"}, ["/export/merge_onto"], "the same with 16 bits"),
     *(({**ASKED, "/evaluation/metrics": [metric], **more}, [pointer], words) for metric, more, pointer, words in (
         ("regex", {}, "/evaluation/metrics/0", "the metric regex needs to know regex"),
-        ("choice", {}, "/evaluation/metrics/0", "expected evaluation.choices"),
+        ("choice", {}, "/evaluation/metrics/0", "expected evaluation.choices or evaluation.choices_column"),
+        ("bleu", {"/evaluation/choices_column": "options"}, "/evaluation/choices_column", 'expected "choice" among evaluation.metrics'),
+        ("choice", {**LETTERS, "/evaluation/choices_column": "options"}, "/evaluation/choices_column", "exclude each other"),
         ("bleu", {"/evaluation/regex": "(a)"}, "/evaluation/regex", 'no metric reads this (found "(a)"); expected "regex" among'),
         ("bleu", {"/evaluation/json_schema": {}}, "/evaluation/json_schema", "no metric reads this (found {})"),
         ("regex", {"/evaluation/regex": "(a"}, "/evaluation/regex", "not a regular expression of Python: missing )"),

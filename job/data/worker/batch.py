@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from job.data.worker import sandbox
 from job.data.worker.messages import Message, RowFault, names, row_mark
+from job.data.worker.options import those_with
 from job.data.worker.reasons import teaches, why_unlearned
 from job.data.worker.render import ChatTemplate
 from job.data.worker.shape import (
@@ -108,8 +109,8 @@ class Batch:
 
     def questions(self, request: Request, _: bytearray) -> Reply:
         """Prompts of rows up to their last answer, with that answer as reference; rows without one are left out."""
-        found = [self._question(example) for _, example in self._examples(request, Reply(), Counter())]
-        return Reply(questions=[self._with_choices(question, request.choices) for question in found if question])
+        found = [(row, self._question(example)) for row, example in self._examples(request, Reply(), Counter())]
+        return Reply(questions=[self._with_choices(question, request, row) for row, question in found if question])
 
     def prompts(self, request: Request, _: bytearray) -> Reply:
         """User messages through the chat template with a generation prompt; raw where the job has no template."""
@@ -143,12 +144,14 @@ class Batch:
         prompt = rendered.text[: last.start]
         return [prompt, self._tokeniser.encode(prompt).ids, rendered.text[last.start : last.content_end]]
 
-    def _with_choices(self, question: list[Any], choices: tuple[str, ...]) -> list[Any]:
-        """The question with the ids of each choice, if its reference is one of them, that choice's number, and how many
-        ids of the prompt come before: all, unless a tokenizer puts its end and a choice's beginning into one token.
-        White space at the ends does not count, and choices begin with the reference's.
+    def _with_choices(self, question: list[Any], request: Request, row: int) -> list[Any]:
+        """The question with the ids of each choice, if its reference is one of them, that choice's number, how many ids
+        of the prompt come before (all, unless a tokenizer puts its end and a choice's beginning into one token), and
+        the choices themselves. White space at the ends does not count, and choices begin with the reference's.
         """
         prompt, prompt_ids, reference = question
+        own = request.choices_column
+        choices = those_with(reference, request.rows[row].get(own)) if own else request.choices
         said = [choice.strip() for choice in choices]
         if reference.strip() not in said:
             return question
@@ -158,7 +161,7 @@ class Batch:
         shared = min(_shared(prompt_ids, whole) for whole in wholes)
         if not shared:  # nothing is before the choices that they could be likely after
             return question
-        return [*question, [whole[shared:] for whole in wholes], said.index(reference.strip()), shared]
+        return [*question, [whole[shared:] for whole in wholes], said.index(reference.strip()), shared, said]
 
     def _parts(self, example: Example) -> tuple[list[tuple[Sequence, ...]], Counter[str]]:
         """Each sequence of an example, or its one pair; and what was in it and is not learned as it was there."""

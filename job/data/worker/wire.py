@@ -54,6 +54,7 @@ class Request:
     job: Job
     prompts: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()  # answers that a question may have
+    choices_column: str | None = None  # where each row has its own
     conversations: tuple[Any, ...] = ()  # messages, tools, whether a prompt follows
     source: Source | None = None
     rows: tuple[Any, ...] = ()
@@ -74,7 +75,9 @@ class Reply:
     faults: list[Any] = field(default_factory=list)  # row, words, pointer
     dropped: list[Any] = field(default_factory=list)  # row, words, tokens
     remarks: dict[str, int] = field(default_factory=dict)  # how often something was in the rows that is not learned
-    questions: list[Any] = field(default_factory=list)  # text, ids, reference; of choices: ids, right one, ids before
+    questions: list[Any] = field(
+        default_factory=list
+    )  # text, ids, reference; of choices: ids, right one, ids before, texts
     renderings: list[str | None] = field(default_factory=list)
 
 

@@ -21,7 +21,7 @@ def wrong(choices: Sequence[str]) -> str:
 
 CHOICE = Metric(
     "choice", "Choice, 0 to 1",
-    "share of questions where, of `choices`, the reference has the highest mean log-probability; nothing is generated",
+    "share of questions whose reference has the highest mean log-probability of their choices; nothing is generated",
     lower_is_better=False, lowest=0.0, highest=1.0, unfit="are none of these",
-    of_choice=choice, option="choices", needs_option=True, wrong=wrong,
+    of_choice=choice, option="choices", or_option="choices_column", needs_option=True, wrong=wrong,
 )  # fmt: skip
