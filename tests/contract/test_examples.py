@@ -130,7 +130,8 @@ ALTERNATIVES = {
     "/model/adapter", "/model/adapters", "/model/adapters/0/adapter", "/model/adapters/0/weight", "/model/combine",
     "/training/grpo/rewards/0/json_schema", "/training/grpo/rewards/0/file", "/model/combine/method",
     "/model/combine/density", "/model/combine/sign", "/training/max_steps", "/training/warmup_steps",
-    "/data/held_out/fraction", "/data/held_out/rows", "/export/lora_gguf", "/evaluation/tasks/0/rows/choices_column", "/evaluation/choices_column",
+    "/data/held_out/fraction", "/data/held_out/rows", "/export/lora_gguf", "/evaluation/tasks/0/rows/choices_column",
+    "/evaluation/choices_column",
 }  # fmt: skip
 
 
