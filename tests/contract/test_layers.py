@@ -127,7 +127,7 @@ def test_only_the_backend_knows_unsloth(module: str) -> None:
 
 
 # What is outside the processes where a template from outside runs may know of them: how messages and rows look.
-BEFORE_THE_BOUNDARY = {"data.worker.wire", "data.worker.shape", "data.worker.messages", "data.worker.json_text"}
+BEFORE_THE_BOUNDARY = {f"data.worker.{name}" for name in ("wire", "shape", "messages", "options", "json_text")}
 
 
 @pytest.mark.parametrize("module", FILES)
