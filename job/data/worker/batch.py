@@ -150,9 +150,8 @@ class Batch:
         the choices themselves. White space at the ends does not count, and choices begin with the reference's.
         """
         prompt, prompt_ids, reference = question
-        own = request.choices_column
-        choices = those_with(reference, request.rows[row].get(own)) if own else request.choices
-        said = [choice.strip() for choice in choices]
+        own = those_with(reference, request.rows[row].get(request.choices_column))
+        said = [choice.strip() for choice in own or request.choices]
         if reference.strip() not in said:
             return question
         opening = reference[: len(reference) - len(reference.lstrip())]
