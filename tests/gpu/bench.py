@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 SHAPES = {
+    "tiny": {"vocab_size": 49_152, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True},
     "400m": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 16, "num_attention_heads": 16,
              "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True},
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
@@ -50,11 +52,11 @@ def make_model(shape: str, folder: Path, tokenizer_dir: Path) -> None:
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=VOCABULARY, max_position_embeddings=131_072, rope_theta=500_000.0, rms_norm_eps=1e-5,
-        bos_token_id=1, eos_token_id=2, pad_token_id=2, dtype="bfloat16", **SHAPES[shape],
+        max_position_embeddings=131_072, rope_theta=500_000.0, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+        dtype="bfloat16", **{"vocab_size": VOCABULARY} | SHAPES[shape],
     )  # fmt: skip
     torch.manual_seed(SEED)
-    with torch.device("cuda"):
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         torch.set_default_dtype(torch.bfloat16)
         model = LlamaForCausalLM(config)
     model.save_pretrained(folder, max_shard_size="4GB")
@@ -100,6 +102,7 @@ class CardMemory(threading.Thread):
 
     def __enter__(self) -> CardMemory:
         command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--loop=1"]
+        command = command if shutil.which(command[0]) else ["true"]  # a try without a card
         self._tool = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self._looks: list[tuple[float, int]] = []
         self.start()
@@ -116,13 +119,15 @@ class CardMemory(threading.Thread):
 
     def peak_gib(self, until: float = math.inf) -> float:
         """Above what was in use before."""
-        return round((max(mib for at, mib in self._looks if at < until) - self._looks[0][1]) / 1024, 3)
+        seen = [mib for at, mib in self._looks if at < until]
+        return round((max(seen) - seen[0]) / 1024, 3) if seen else 0.0
 
 
-def run_job(folder: Path, steps: int) -> dict[str, Any]:
-    spec, output = folder / "spec.json", folder / "output"
+def run_job(folder: Path, document: dict[str, Any]) -> dict[str, Any]:
+    """`document` is the spec, whose output is a folder."""
+    spec, output = folder / "spec.json", Path(document["output"]["uri"])
     shutil.rmtree(output, ignore_errors=True)
-    spec.write_text(json.dumps(spec_of(folder / "model", folder / "rows.jsonl", output, steps)))
+    spec.write_text(json.dumps(document))
     start = time.monotonic()
     command = [sys.executable, "-m", "job", "run", str(spec), "--log", "json"]
     logged_at: list[float] = []
@@ -219,21 +224,31 @@ def compare(plain: list[dict[str, Any]], job: list[dict[str, Any]]) -> dict[str,
         "step_time_ratio": round(step_seconds[1] / step_seconds[0], 4),
         "step_time_ratios": [round(b["step_seconds"] / a["step_seconds"], 4) for a, b in zip(plain, job, strict=True)],
         "train_stage_ratio": round(sum(run["stages"]["train"] for run in job) / sum(run["stages"]["train"] for run in plain), 4),
-        "memory_ratio": round(job[0]["peak_reserved_gib"] / plain[0]["peak_reserved_gib"], 4),
+        "memory_ratio": round(job[0]["peak_reserved_gib"] / (plain[0]["peak_reserved_gib"] or 1), 4),
         "max_loss_difference": round(max(differences), 5),
         "mean_loss_difference": round(statistics.mean(differences), 5),
         "tokens_per_second": [round(job[0]["tokens"] / len(differences) / seconds) for seconds in step_seconds],
     }
 
 
-def measure_plain(folder: Path, shape: str, steps: int) -> dict[str, Any]:
-    """`run_plain` in a process of its own."""
+def measure_plain(module: str, folder: Path, shape: str, steps: int) -> dict[str, Any]:
+    """`run_plain` of the module, in a process of its own."""
     shutil.rmtree(folder / "plain", ignore_errors=True)
     with (folder / "plain.log").open("w") as log, CardMemory() as card:
-        command = [sys.executable, "-m", "tests.gpu.bench", shape, str(steps), str(folder), "plain"]
+        command = [sys.executable, "-m", module, shape, str(steps), str(folder), "plain"]
         subprocess.run(command, cwd=REPOSITORY, check=True, stdout=log, stderr=subprocess.STDOUT)
     measured: dict[str, Any] = json.loads((folder / "plain.json").read_text())
     return measured | {"nvidia_smi_gib": card.peak_gib()}
+
+
+def in_turn(module: str, shape: str, steps: int, folder: Path, document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Both sides twice; each is printed."""
+    runs: dict[str, list[dict[str, Any]]] = {"plain": [], "job": []}
+    for side in ("plain", "job", "job", "plain"):
+        found = run_job(folder, document) if side == "job" else measure_plain(module, folder, shape, steps)
+        runs[side].append(found)
+        print(json.dumps(found), flush=True)
+    return runs
 
 
 def main() -> None:
@@ -246,12 +261,8 @@ def main() -> None:
     make_model(shape, folder / "model", REPOSITORY / ".cache" / "models" / "SmolLM2-135M-Instruct")
     make_rows(folder / "rows.jsonl", steps * BATCH * ACCUMULATION * 5)
     print("made", shape, flush=True)
-    runs: dict[str, list[dict[str, Any]]] = {"plain": [], "job": []}
-    for side in ("plain", "job", "job", "plain"):
-        found = run_job(folder, steps) if side == "job" else measure_plain(folder, shape, steps)
-        runs[side].append(found)
-        print(json.dumps(found), flush=True)
-    print(json.dumps(compare(**runs)), flush=True)
+    document = spec_of(folder / "model", folder / "rows.jsonl", folder / "output", steps)
+    print(json.dumps(compare(**in_turn("tests.gpu.bench", shape, steps, folder, document))), flush=True)
 
 
 if __name__ == "__main__":

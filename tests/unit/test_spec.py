@@ -9,6 +9,7 @@ import re
 import resource
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from job.spec import parse_spec
 from job.spec.elsewhere import keys_of
 from job.spec.foreign import INSTEAD, NAMES
 from job.spec.strict import load_schema
+from tests.gpu import dpo_bench, pairs
 from tests.specs import LEFT_OUT, MINIMAL, changed, faults_with, parse
 
 TRAIN = "/data/train/0"
@@ -531,3 +533,15 @@ BELONGS = {
 @pytest.mark.parametrize(("written", "hint"), BELONGS.items())
 def test_a_key_of_another_place_or_spelling_says_which(written: str, hint: str) -> None:
     assert [(fault.where, fault.hint) for fault in faults_with({written: 1})] == [(written, hint)]
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("case", pairs.CASES)
+def test_what_is_run_on_a_gpu_is_a_spec(case: str, steps: int, tmp_path: Path) -> None:
+    row = {"instruction": "Say so.", "input": "", "output": "So."}
+    rows = [row | {"chosen": f"So {number}.", "rejected": f"No {number}."} for number in range(pairs.HELD_OUT + 40)]
+    (tmp_path / pairs.REAL).write_text(json.dumps(rows), "utf-8")
+    asked = Namespace(folder=tmp_path, rows=tmp_path, backend="peft", steps=steps)
+    spec = parse_spec(pairs.spec_of(case, asked).read_bytes())
+    assert spec.training.method == {"identity": "dpo"}.get(case, case)
+    assert parse_spec(json.dumps(dpo_bench.spec_of(tmp_path, 4)).encode()).training.max_steps == 4
