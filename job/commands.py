@@ -1,6 +1,4 @@
-"""What each command of `tunejob` does, its arguments read. What it needs is imported when it is called: a spec is
-refused in a moment.
-"""
+"""What each command of `tunejob` does. What it needs is imported when it is called: a spec is refused in a moment."""
 
 from __future__ import annotations
 

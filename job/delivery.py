@@ -113,9 +113,7 @@ def card(
 
 
 def show_on_hub(run: Run) -> None:
-    """One commit on main with everything that was staged and the documents beside it, if the spec names a
-    repository.
-    """
+    """If the spec names a repository: one commit on main with all that was staged and the documents beside it."""
     if run.push:
         staged = [content for name in run.receipts.names() for content in run.receipts[name].facts.get("staged", [])]
         documents = {f"gguf/{path.name}": path for path in (run.workdir / "modelfiles").glob("*")} | {

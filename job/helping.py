@@ -1,6 +1,4 @@
-"""A machine that is not the first of those that train: it prepares what the training needs, lends its GPUs to it, and
-stores nothing.
-"""
+"""A machine that helps another: it prepares what the training needs, lends its GPUs to it, and stores nothing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The run, on one page: fetch → engine → data → weights → load → baseline → train → adapter → evaluate → merge → gguf
-→ publish.
-"""
+"""The run, on one page; `job/README.md` names its stages."""
 
 from __future__ import annotations
 

@@ -277,9 +277,7 @@ def samples(prepared: Prepared, before: Assessment, after: Assessment) -> list[d
 
 
 def check_reload(artefacts: Artefacts, base: FetchedModel, device: str) -> list[str | None]:
-    """Proves that what was stored is what was trained, and measures it like everything that is made of it; returns
-    its answers.
-    """
+    """Proves that what was stored is what was trained, measures it like all that is made of it; returns its answers."""
     found = reopen(artefacts, base.path, device, artefacts.run.report / "probe.safetensors")
     probe = cast("Comparison", found.probe)
     artefacts.run.log("reload", **asdict(probe))

@@ -1,6 +1,4 @@
-"""A model that answers: merged weights, the adapter on its base, the base alone, or a GGUF, as the run has measured
-them.
-"""
+"""A model that answers: merged weights, the adapter on its base, the base alone, or a GGUF."""
 
 from __future__ import annotations
 

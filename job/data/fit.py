@@ -1,6 +1,4 @@
-"""Which format rows are of, and under which names they have its columns: for those who wrote neither, or the wrong
-ones.
-"""
+"""Which format rows are of, and which names have its columns: for those who wrote neither, or wrong ones."""
 
 from __future__ import annotations
 
@@ -99,9 +97,7 @@ def _guessed(kind: str, row: Row, named: Mapping[str, str]) -> dict[str, str]:
 
 
 def way_out(row: Row, spec: SourceSpec) -> str:
-    """For a row that lacks columns of the spec's format: another format whose columns are all there, or the `columns`
-    to write.
-    """
+    """Of a row that lacks columns of its format: another format that it has, or the `columns` to write."""
     formats = [
         name for name, kind in FORMATS.items() if kind.required and all(column in row for column in kind.required)
     ]

@@ -169,9 +169,7 @@ class Pool:
         return self._ask(wire.dump(request))[0]
 
     def map(self, requests: Iterable[tuple[Any, bytes]]) -> Generator[tuple[Any, wire.Reply, bytes]]:
-        """Replies in the order of the requests, with what was given beside each; requests are drawn as they are
-        needed.
-        """
+        """Replies in the order of the requests, with what was given beside each; requests are drawn when needed."""
         waiting: deque[tuple[Any, Future[tuple[wire.Reply, bytes]]]] = deque()
         with ThreadPoolExecutor(self._workers) as threads:
             try:

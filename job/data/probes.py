@@ -61,9 +61,7 @@ ASKED = (
 
 
 def ask_probes(pool: Pool, job: wire.Job) -> tuple[TemplateProbe, ...]:
-    """The probes through the job's chat template; none where it has no template. Raises what a refused template
-    raises.
-    """
+    """The probes through the job's chat template, if it has one. Raises what a refused template raises."""
     if not job.chat_template:
         return ()
     marks = [mark for mark in map(chr, MARKS) if mark not in job.chat_template]

@@ -63,9 +63,7 @@ def place(path: Path, number: int) -> str:
 
 
 def why_not_at_a_glance(path: Path, pointer: str) -> str:
-    """Why the first row of `path` takes more than a look at its beginning; empty where it does not. Raises as
-    `read_rows` does.
-    """
+    """Why the first row of `path` takes more than a look at its beginning; empty where not. Raises as `read_rows`."""
     file = _data_file(path, pointer)
     is_arrow = file.kind in COUNTERS
     if is_arrow and find_spec("pyarrow") is None:

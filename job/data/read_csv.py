@@ -73,9 +73,7 @@ def _first(file: DataFile, separator: str) -> Header:
 
 
 def _records(file: DataFile, opened: IO[str], separator: str, strict: bool) -> Iterator[tuple[int, list[str]]]:
-    """The line where each record begins, and its fields, all as many as the first one's; `strict` refuses what comes
-    after a quote.
-    """
+    """Each record's first line, and as many fields as the first has; `strict` refuses what comes after a quote."""
     csv.field_size_limit(MAX_ROW_BYTES)
     lines = _Lines(file, opened)
     reader = csv.reader(lines, delimiter=separator, strict=strict)

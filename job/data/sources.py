@@ -136,9 +136,7 @@ class Selection:
 
 
 def check_columns(spec: SourceSpec, pointer: str, row: Row) -> bool:
-    """Raises `InputError` if `row`, the first of the source at `pointer`, lacks a needed column. Returns whether its
-    rows are conversations.
-    """
+    """Whether rows are conversations. Raises `InputError` if the first, `row`, lacks a needed column."""
     needed = [spec.columns.get(name, name) for name in FORMATS[spec.format].required]
     missing = [name for name in [*needed, *spec.columns.values()] if name not in row]
     if missing:

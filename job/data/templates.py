@@ -116,9 +116,7 @@ ALPACA = """\
 
 @dataclass(frozen=True)
 class Named:
-    """One of our templates; `end` is the token that closes a turn ("" for the tokenizer's own), `markers` the
-    others.
-    """
+    """One of our templates; `end` closes a turn ("" for the tokenizer's own), `markers` are its other tokens."""
 
     text: str
     end: str

@@ -123,9 +123,7 @@ def write_tokenizer(tokenizer: Any, path: Path) -> Path:
 
 
 def prefix_ids(tokenizer: Any) -> list[int]:
-    """Ids that the tokenizer itself puts before raw text: BOS, where the model uses one; EOS and others are not
-    taken.
-    """
+    """Ids that the tokenizer itself puts before raw text: BOS, where the model uses one, and no others."""
     opening: list[int] = []
     encoding = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
     for token, special in zip(encoding.ids, encoding.special_tokens_mask, strict=True):

@@ -204,16 +204,12 @@ def _os_error(error: BaseException) -> type[JobError] | None:
 
 
 def _full_disk(error: BaseException) -> type[JobError] | None:
-    """By its words, of those that say it in no other way. Where only a write came short, the disk is taken to be
-    full.
-    """
+    """By its words, of those that say it in no other way. A write that came short means a full disk."""
     return CapacityError if _public(type(error)) in DISK_WRITERS and DISK_WORDS.search(str(error).lower()) else None
 
 
 def disk_is_full(error: JobError) -> bool:
-    """Whether a full disk is what `error` says, or what led to it: not a lack of memory, nor a plan that does not
-    fit.
-    """
+    """Whether a full disk is what `error` says or came from: not a lack of memory, nor a plan that does not fit."""
     return isinstance(error, CapacityError) and any(DISK_WORDS.search(str(link).lower()) for link in _chain(error))
 
 
@@ -239,9 +235,7 @@ RULES: tuple[Callable[[BaseException], type[JobError] | None], ...] = (
 
 
 def classify(error: BaseException) -> JobError:
-    """Any exception as a `JobError`: itself, its meaning, that of what caused it, or unknown (exit 1). Never a
-    success.
-    """
+    """Any exception as a `JobError`: itself, its meaning, that of what caused it, or unknown (1); never a success."""
     for link in _chain(error):
         if isinstance(link, JobError):
             return link

@@ -92,9 +92,7 @@ def _until_end(ids: list[int], stops: list[int]) -> list[int]:
 
 @contextmanager
 def _only(model: Any, settings: Any) -> Iterator[None]:
-    """Within, `settings` are all: whatever they leave unsaid, such as a penalty for repetition, would be filled in
-    from the model's own.
-    """
+    """Within, `settings` are all: what they leave unsaid would be filled in from the model's own."""
     holders = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
     before = [holder.generation_config for holder in holders]
     for holder in holders:

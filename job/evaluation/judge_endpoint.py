@@ -49,9 +49,7 @@ class DeclinedError(Exception):
 
 @dataclass
 class Budget:
-    """What may still be asked. Every try counts; tokens are those that the endpoint counts, and a guess of what is
-    being answered.
-    """
+    """What may still be asked: every try counts, and tokens as the endpoint counts them, with a guess of open ones."""
 
     max_requests: int
     max_tokens: int

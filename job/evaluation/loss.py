@@ -46,9 +46,7 @@ def summed_loss(
 def losses_of(
     model: Any, rows: Any, batch_rows: int, pad_token_id: int, progress: Callable[[int], object] = lambda _: None
 ) -> list[tuple[float, float]]:
-    """Of each row, its loss in nats over all its trained tokens, and their number. Raises `GateError` if a loss is not
-    finite.
-    """
+    """Of each row, loss in nats over all trained tokens, and how many. Raises `GateError` if a loss is not finite."""
     import torch
 
     def measured(batch: list[dict[str, list[int]]]) -> list[tuple[float, float]]:

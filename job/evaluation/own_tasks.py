@@ -20,9 +20,7 @@ NO_FILTER = "none"  # what lm-eval calls the answers as they are
 
 
 def write_documents(rows: TaskRowsSpec, fetched: FetchedSource, pointer: str, folder: Path) -> Path:
-    """The rows as lm-eval reads them, one column for each part of a question. Raises `InputError` for a row that has
-    no such part.
-    """
+    """The rows as lm-eval reads them, a column for each part of a question. Raises `InputError` if a row lacks one."""
     path = folder / DOCUMENTS
     faults = []
     with path.open("w", encoding="utf-8") as written:

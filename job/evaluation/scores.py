@@ -56,9 +56,7 @@ def answer_rows(wanted: Wanted, answers: Sequence[str | None], questions: Sequen
 
 
 def choice_rows(wanted: Wanted, likely: Sequence[Sequence[float]], questions: Sequence[Question]) -> dict[str, Rows]:
-    """By metric, what the log-probabilities of each question's choices add; there are none where its reference is none
-    of them.
-    """
+    """By metric, what the log-probabilities of each question's choices add, if the reference is one of them."""
     return {
         metric.name: [
             metric.of_choice(values, question.right) if values and metric.of_choice else None

@@ -29,9 +29,7 @@ def export_adapter(model: Any, tokenizer: Any, base: FetchedModel, folder: Path)
 
 
 def export_full(model: Any, tokenizer: Any, end_ids: list[int], base: FetchedModel, folder: Path) -> dict[str, Path]:
-    """Writes every weight of a fully trained model with its tokenizer to `folder`; `end_ids` end an answer. Returns
-    its files by key.
-    """
+    """Writes every weight of a fully trained model with its tokenizer to `folder`. Returns its files by key."""
     folder.mkdir(parents=True)
     with writable(model, folder):
         model.save_pretrained(folder, safe_serialization=True)

@@ -72,9 +72,7 @@ class Delivered:
         return list(spoken(self.prepared.tokenizer, ids, stops)) if ids else []
 
     def figures(self, measured: Step, texts: Sequence[str | None]) -> Figures:
-        """Of an artefact: the spec's metrics, from what a child has `measured` and the answers' `texts`, and the step
-        from the trained model.
-        """
+        """Of an artefact: the spec's metrics, of what was `measured` and of the answers' `texts`, and the `step`."""
         prompts, questions = asked_questions(self.prepared)
         step = {"kl": measured.kl, "same_top_token": measured.same_top_token}
         known = {name: value for name, value in step.items() if value is not None}

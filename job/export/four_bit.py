@@ -26,9 +26,7 @@ class Conversion:
 
 
 def quantise_merged(merged: Path, target: Path, device: str) -> None:
-    """Writes the model of folder `merged` as NF4 to the new folder `target`, with the same tokenizer and generation
-    config.
-    """
+    """Writes the model of folder `merged` as NF4, with its tokenizer and generation config, to the new `target`."""
     from transformers import AutoModelForCausalLM
 
     half = half_precision(device)

@@ -15,9 +15,7 @@ GENERATION = "generation_config.json"
 
 
 def generation_settings(base: Path, ids: Mapping[str, Any]) -> dict[str, Any]:
-    """The base's own settings as its file has them, or its config where it has no such file, with the trained special
-    `ids`.
-    """
+    """The base's own settings, from its file or else its config, with the trained special `ids`."""
     from transformers import GenerationConfig
 
     if (base / GENERATION).is_file():

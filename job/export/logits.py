@@ -20,9 +20,7 @@ FP32_BYTES, HALF_BYTES = 4, 2
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far one model's logits lie from another's over the same tokens; `kl` in nats a token, the rest logits and
-    0..1.
-    """
+    """How far one model's logits lie from another's over the same tokens; `kl` in nats a token, the rest 0..1."""
 
     max_logit_difference: float
     largest_logit: float
@@ -31,9 +29,7 @@ class Comparison:
 
 
 def placement(model_dir: Path, device: str) -> Any:
-    """Where the weights go: the device, or, where even 16 bits do not fit on it, as much of them as do and the rest
-    in host memory.
-    """
+    """Where the weights go: the device, or as much of 16 bits as fits on it, and the rest in host memory."""
     import torch
 
     if device == "cpu" or parameters(model_dir) * HALF_BYTES + ROOM_BYTES <= torch.cuda.mem_get_info()[0]:
@@ -52,9 +48,7 @@ def comparison_dtype(model_dir: Path, device: str) -> Any:
 
 
 def open_model(folder: Path, dtype: Any, device: str) -> Any:
-    """The model in `folder`, for inference. Raises `GateError` if a weight is missing, which the loader would make
-    up.
-    """
+    """The model in `folder`, for inference. Raises `GateError` for a missing weight, which the loader would make up."""
     from transformers import AutoModelForCausalLM
 
     model, report = AutoModelForCausalLM.from_pretrained(

@@ -26,9 +26,7 @@ SHOWN_IDS = 5
 
 
 def save_tokenizer(tokenizer: Any, base: Path, folder: Path) -> None:
-    """Writes `tokenizer` to `folder`, and what transformers does not copy of the one in `base`: its SentencePiece model
-    and its settings.
-    """
+    """Writes `tokenizer` to `folder`, and from `base` what transformers leaves out: SentencePiece model, settings."""
     tokenizer.save_pretrained(folder)
     for path in filter(_is_sentencepiece, base.glob(f"*{SENTENCEPIECE}")):
         shutil.copyfile(path, folder / path.name)

@@ -1,6 +1,4 @@
-"""Waits for a Kubernetes Job with kubectl, its log passed on: `tunejob wait NAME`. What CI runs after it has
-submitted one.
-"""
+"""`tunejob wait NAME`: waits for a Kubernetes Job with kubectl and passes its log on, as CI does after submitting."""
 
 from __future__ import annotations
 
@@ -172,9 +170,7 @@ class JobWatch:
     # ------------------------------------------------------------------------------------------------- end
 
     def _gone(self) -> Outcome:
-        """Not there: never was, or deleted in between (a person, a time to live). A run that said it is done is
-        done.
-        """
+        """Not there: never was, or deleted in between. A run that said it is done is done."""
         if not self._seen:
             raise InputError(f"there is no such {self._kind}", found=self.name, hint="Is the namespace right?")
         self._drain(list(self._readers.values()), LAST_WORDS_SECONDS)

@@ -41,9 +41,7 @@ class Heard:
     last: Mapping[str, Any] = field(default_factory=dict)
 
     def hear(self, line: str) -> None:
-        """One line of the log; what is put before the JSON (a rented machine's name) is passed over, other
-        lines too.
-        """
+        """One line of the log; what stands before the JSON (a machine's name) is passed over, as are other lines."""
         event = _event(line)
         name, run_id = event.get("event"), event.get("run_id")
         if not isinstance(name, str) or not TIME.fullmatch(_text(event.get("time"))):

@@ -1,3 +1,1 @@
-"""GGUF files: converted, quantised and checked with llama.cpp, in a child process (`worker`); `types` and `expected`
-are light.
-"""
+"""GGUF files, made and checked with llama.cpp in a child process (`worker`); `types` and `expected` are light."""

@@ -1,6 +1,4 @@
-"""The acceptance test of a GGUF: it is what its name says, speaks the trained template, and knows what the model
-knows.
-"""
+"""The acceptance test of a GGUF: is it what its name says, with the trained template, and what the model knows?"""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ SPECIAL = {"bos": "bos_token_id", "eos": "eos_token_id", "padding": "pad_token_i
 
 @dataclass(frozen=True)
 class Checked:
-    """A good file (the seconds are those of the test), and how many of its tensors its type does not fit, None for an
-    adapter's.
-    """
+    """A good file, the seconds its test took, and how many tensors its type does not fit (None for an adapter)."""
 
     file: Written
     quality: Quality

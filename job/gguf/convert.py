@@ -23,9 +23,7 @@ BATCH_BYTES = 2 << 30  # of tensors in flight, as fp32; a single larger tensor g
 
 
 def convert(model: Path, target: Path, type_name: str, name: str, threads: int) -> Written:
-    """Writes `target`. Raises `InputError` if llama.cpp does not know the architecture or tokenizer, `GateError` for
-    broken files.
-    """
+    """Writes `target`. Raises `InputError` if llama.cpp does not know the model, `GateError` for broken files."""
     started = time.monotonic()
     with _prepared_converter(model, target, type_name, name) as converter:
         _write_weights(converter.gguf_writer, threads)
@@ -33,9 +31,7 @@ def convert(model: Path, target: Path, type_name: str, name: str, threads: int) 
 
 
 def outline(model: Path, target: Path) -> None:
-    """The bf16 GGUF of `model` with a hole where its weights would be: it takes no room, and shows what can be made
-    of it.
-    """
+    """The bf16 GGUF of `model` with a hole in place of its weights: it takes no room, and shows what can be made."""
     with _prepared_converter(model, target, "bf16", "outline") as converter:
         tensors = converter.gguf_writer.tensors[0].values()
         with target.open("r+b") as file:
@@ -69,9 +65,7 @@ def loaded_converter(model: Path, target: Path, type_name: str, name: str) -> It
 
 @contextmanager
 def _prepared_converter(model: Path, target: Path, type_name: str, name: str) -> Iterator[Any]:
-    """The same with its tensors listed, its metadata set and its header written; the weights are neither read nor
-    written yet.
-    """
+    """The same with its tensors listed, its metadata set and its header written; no weights read or written yet."""
     with loaded_converter(model, target, type_name, name) as converter:
         converter.prepare_tensors()
         converter.prepare_metadata(vocab_only=False)

@@ -218,9 +218,7 @@ def _nibbles(levels: torch.Tensor) -> torch.Tensor:
 
 
 def _six_bit_pairs(scales: torch.Tensor, minima: torch.Tensor) -> torch.Tensor:
-    """Eight scales and eight minima in twelve bytes: four of each whole, with the upper bits of the other four above
-    them.
-    """
+    """Eight scales and eight minima in twelve bytes: four of each whole, with the upper bits of the others above."""
     import torch
 
     scale, minimum = scales[:4] | scales[4:] >> 4 << 6, minima[:4] | minima[4:] >> 4 << 6

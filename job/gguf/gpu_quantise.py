@@ -49,9 +49,7 @@ class Slab:
 
 
 def quantise_on_device(source: Path, target: Path, type_name: str, device: str) -> Written:
-    """Writes `target`; all planned types have to be `supported`. Raises `GateError` if a weight is not a finite
-    number.
-    """
+    """Writes `target`; all planned types have to be `supported`. Raises `GateError` if a weight is not finite."""
     started = time.monotonic()
     before = read_header(source, source.name)
     types = planned_types(source, type_name, False)

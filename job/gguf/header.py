@@ -94,9 +94,7 @@ def read_header(path: Path, key: str) -> Header:
 
 
 def read_model_header(path: Path, key: str) -> Header:
-    """The header of a model that may lie in several files, of which `path` is the first: metadata of the first, all
-    tensors.
-    """
+    """The header of a model that may lie in several files, `path` the first: its metadata, and all tensors."""
     paths = shards_of(path, key)
     folder = key.rpartition("/")[0]
     shards = [read_header(shard, key if shard == path else f"{folder}/{shard.name}") for shard in paths]

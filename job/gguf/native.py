@@ -173,9 +173,7 @@ class LlamaContext:
 
 @contextmanager
 def opened(path: Path, key: str, vocabulary_only: bool = False) -> Iterator[Model]:
-    """The file (or the first of several) in llama.cpp, every block of weights validated. Raises `GateError` if it
-    refuses.
-    """
+    """The file (or the first of several) in llama.cpp, every block validated. Raises `GateError` if it refuses."""
     from llama_cpp import llama_cpp as native
 
     settings = native.llama_model_default_params()

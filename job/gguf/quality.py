@@ -1,6 +1,4 @@
-"""How well a GGUF keeps what the 16-bit model knows: perplexity, divergence and a greedy answer, against stored
-logits.
-"""
+"""How well a GGUF keeps what the 16-bit model knows: perplexity, divergence, a greedy answer, from stored logits."""
 
 from __future__ import annotations
 
@@ -37,9 +35,7 @@ class Reference:
 
     @property
     def answer_limit(self) -> int:
-        """Tokens within which an answer has to end: quantised models may take a little longer. Few where none
-        is due.
-        """
+        """Tokens within which an answer has to end: quantised, it may take a little longer. Few where none is due."""
         return 2 * len(self.answer) + SLACK_TOKENS if self.stopped else min(len(self.answer), SLACK_TOKENS)
 
     @property
@@ -152,9 +148,7 @@ def measure(
 
 
 def _chunks(context: LlamaContext, reference: Reference) -> Iterator[tuple[int, list[int], Any]]:
-    """Per chunk of a row: the number of its first token over all rows, the tokens that come next (one fewer at a
-    row's end), and logits.
-    """
+    """Per chunk of a row: the number of its first token over all rows, the tokens that come next, and logits."""
     import torch
 
     offset = 0

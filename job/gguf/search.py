@@ -109,9 +109,7 @@ def symmetric(x: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def refined(x: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Like `symmetric`; but one scale is taken, and then each weight in turn moves to the level that suits those of
-    all others.
-    """
+    """As `symmetric`; but one scale is taken, and each weight in turn moves to the level that suits all others."""
     import torch
 
     peak = farthest(x)

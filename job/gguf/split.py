@@ -1,6 +1,4 @@
-"""A large GGUF as several files, named and read as llama.cpp does; the disk holds one file more than the original,
-not twice.
-"""
+"""A large GGUF as several files, as llama.cpp names and reads them; the disk holds one of them more, not all twice."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What a vocabulary alone shows of a GGUF, before there are weights: whether llama.cpp knows it, and splits text as in
-training.
-"""
+"""What a vocabulary alone shows of a GGUF: whether llama.cpp knows it, and splits text as in training."""
 
 from __future__ import annotations
 

@@ -131,9 +131,7 @@ def results(answer: Any) -> tuple[Any, ...]:
 
 
 def _quantise(source: Path, target: Path, type_name: str, imatrix: Path | None, threads: int, device: str) -> Written:
-    """On the GPU, if there is one that may be used and the types are among those encoded there: the same bytes, much
-    sooner.
-    """
+    """On the GPU, if one may be used and the types are among those encoded there: the same bytes, much sooner."""
     if device != "cpu" and imatrix is None and supported(planned_types(source, type_name, False).values()):
         return quantise_on_device(source, target, type_name, device)
     return quantise(source, target, type_name, imatrix, threads)

@@ -42,9 +42,7 @@ class ForkServer:
     """One server of this process. Once asked to, it imports in the background; the first `fork` waits for it."""
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
-        """`environment` is the server's own, which its imports see. Begins before this process has a second thread,
-        if it can.
-        """
+        """`environment`: the server's own, which its imports see. Begins before a second thread does, if it can."""
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lock = threading.Lock()
         self._server: Forked | subprocess.Popen[bytes]
@@ -202,9 +200,7 @@ def serve(control: socket.socket, owner: int) -> None:
 
 
 def _orphan(control: socket.socket, descriptors: Sequence[int]) -> dict[str, int]:
-    """Forks a process whose parent, forked as well, has ended: the owner has adopted it when this returns. Its pid,
-    or an errno.
-    """
+    """Forks a process that the owner has adopted when this returns, as its parent has ended. Its pid, or an errno."""
     reading, writing = os.pipe()
     try:
         if middle := os.fork():

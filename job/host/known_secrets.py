@@ -1,6 +1,4 @@
-"""Which values are secret: those of the environment, of the files that it and the usual tools name, and what is learned
-on the way.
-"""
+"""Which values are secret: of the environment, of files that it and usual tools name, and what is learned later."""
 
 from __future__ import annotations
 

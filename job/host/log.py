@@ -87,9 +87,7 @@ class Log:
         self._tell(label, self.words(event, fields) or "")
 
     def _tell(self, label: str, text: str) -> None:
-        """A line with its time since the start. On a terminal a label is not written twice in a row; what is kept is
-        searched line by line.
-        """
+        """A line with its time since the start. A terminal shows a label once in a row, a file in each line."""
         shown, self._label = ("" if label == self._label and self._at_terminal() else label), label
         self.say(f"{clock(time.monotonic() - self._start):>7}  {shown:<11}{text}".rstrip())
 

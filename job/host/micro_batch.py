@@ -1,6 +1,4 @@
-"""Less at once where memory runs out, and the same result: smaller micro-batches in training, halves of a batch in
-evaluation.
-"""
+"""Less at once where memory runs out, and the same result: smaller micro-batches, halves of an evaluated batch."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ class MicroBatch:
     accumulation_steps: int
 
     def smaller(self) -> MicroBatch | None:
-        """The largest smaller one with the same rows a step, so that every step sees the rows it would have seen;
-        None for one row.
-        """
+        """The largest smaller one with the same rows a step, so that every step sees the same; None for one row."""
         if self.rows == 1:
             return None
         rows = next(size for size in range(self.rows // 2, 0, -1) if self.rows % size == 0)
@@ -31,9 +27,7 @@ class MicroBatch:
 
 
 def in_halves(batch: list[Item], compute: Callable[[list[Item]], list[Found]]) -> list[Found]:
-    """`compute(batch)`, in two parts, four … where the GPU has no memory for it in one. Raises what a single item
-    raises.
-    """
+    """`compute(batch)`, in 2, 4 … parts where the GPU lacks memory for one. Raises what a single item raises."""
     import torch
 
     try:

@@ -61,9 +61,7 @@ def _needed(record: Any) -> set[str]:
 
 
 def _fitting(options: tuple[Any, ...], value: Any) -> Any:
-    """The option of a union that gives `value` a form, None for values that have theirs; of several records, the one
-    that has these fields.
-    """
+    """The option of a union that gives `value` a form, None for plain values; of several records, by the fields."""
     if isinstance(value, dict):
         records = [option for option in options if dataclasses.is_dataclass(option)]
         if len(records) < 2:

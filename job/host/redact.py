@@ -87,9 +87,7 @@ def _longest_first(found: set[str]) -> list[str]:
 
 
 class Redactor:
-    """Replaces every secret of the environment in text, and those that are learned later. Built once, before variables
-    are dropped.
-    """
+    """Replaces in text every secret of the environment and those learned later. Built before variables are dropped."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         values = set(secret_values(os.environ if environment is None else environment))

@@ -1,6 +1,4 @@
-"""Bars on a terminal, below the lines that stay: one for each thing that has taken longer than somebody waits
-patiently.
-"""
+"""Bars on a terminal, below the lines that stay: one for each thing that takes longer than people wait patiently."""
 
 from __future__ import annotations
 

@@ -56,9 +56,7 @@ def report_where(where: Callable[[JobError], object]) -> None:
 
 
 def defer_forever() -> None:
-    """From here on the first signal raises nothing: the process is saying how it ended, and ends within the budget
-    all the same.
-    """
+    """From here on the first signal raises nothing: the process says how it ended, and ends within the budget."""
     _deferred.set()
 
 
@@ -81,9 +79,7 @@ def stop_requested() -> bool:
 
 
 def cause(error: BaseException) -> JobError:
-    """What has ended the work: a stop that came before, whatever a library has made of its exception, else what
-    `error` means.
-    """
+    """What has ended the work: a stop that came before, whatever a library made of it, else what `error` means."""
     failure = classify(error)
     return stopped() if stop_requested() and not isinstance(failure, Interrupted) else failure
 

@@ -1,6 +1,4 @@
-"""Standard streams that may be missing, or go away: a log that nobody can read any more is not a reason to end what is
-paid for.
-"""
+"""Standard streams that may be missing or go away: a log that nobody can read is no reason to end a paid run."""
 
 from __future__ import annotations
 

@@ -67,9 +67,7 @@ class HubOrigin:
         in_parallel(lambda name: self._ask(lambda: self._download(announced[name], folder)), names)
 
     def _download(self, file: RepoFile, folder: Path) -> None:
-        """Raises `TransientError` for a file that is not, by its digest, the one of this commit: the client looks at
-        its size alone.
-        """
+        """Raises `TransientError` for a file of another digest than this commit's: the client looks at sizes alone."""
         from huggingface_hub import hf_hub_download
 
         path = Path(
@@ -128,9 +126,7 @@ def _translating(address: str) -> Iterator[None]:
 
 
 def _be_quiet() -> None:
-    """Without this the client asks the Hub for a list of agents before its first request, to report whether it is
-    one.
-    """
+    """Without this the client first asks the Hub for a list of agents, to report whether it is one."""
     _set("HF_HUB_DISABLE_TELEMETRY")
 
 

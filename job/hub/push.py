@@ -37,9 +37,7 @@ NO_IGNORED = "# a .gitignore in the repository does not hide our files\n"
 
 @dataclass(frozen=True)
 class PushReport:
-    """What main shows: the commit, its address, our files in it and their bytes, and what an earlier push had left
-    there.
-    """
+    """What main shows: commit, address, our files and their bytes, and what an earlier push had left there."""
 
     commit: str
     url: str
@@ -197,9 +195,7 @@ def _commit(
     message: str,
     parent: str | None = None,
 ) -> str:
-    """One commit of files, by path or content, and of other operations; refused if `parent` is no longer the branch's
-    head.
-    """
+    """One commit of files, by path or content, and other operations; refused if `parent` is not the branch's head."""
     from huggingface_hub import CommitOperationAdd
 
     additions = []
@@ -217,9 +213,7 @@ def _commit(
 def _left_over(
     hub: Repository, api: HfApi, head: str, before: Mapping[str, RepoFile], contents: Iterable[Content]
 ) -> tuple[str, ...]:
-    """Keys that an earlier push has recorded, this one does not have, and nobody has filled with something else
-    since.
-    """
+    """Keys that an earlier push has recorded, this one lacks, and nobody has filled with something else since."""
     if RECORD not in before:
         return ()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,4 @@
-"""A model repository on the Hub as a push sees it: what it must hold, what it holds, and what its refusals mean to
-the job.
-"""
+"""A model repository on the Hub as a push sees it: what it must hold, what it holds, and what its refusals mean."""
 
 from __future__ import annotations
 

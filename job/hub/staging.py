@@ -1,6 +1,4 @@
-"""A run's repository on the Hub: what goes there, under the same keys as at the output, and the token that nothing
-else sees.
-"""
+"""A run's repository on the Hub: what goes there, by the output's keys, and the token that nothing else sees."""
 
 from __future__ import annotations
 

@@ -46,9 +46,7 @@ class Rendered:
 
 
 def known_model(source: str, workdir: Path, alone: bool) -> Model:
-    """What can be had of a model without its weights; `alone`: in a process that does nothing else. Raises what
-    fetching raises.
-    """
+    """What can be had of a model without its weights; `alone`: nothing else runs here. Raises what fetching raises."""
     for name, value in SHORT_WAITS.items():
         os.environ.setdefault(name, value)
     with without_torch(alone):
@@ -59,9 +57,7 @@ def known_model(source: str, workdir: Path, alone: bool) -> Model:
 
 
 def render(spec: JobSpec, looked: Looked, folder: Path, workdir: Path) -> Rendered:
-    """The first rows through the data stage itself; base models without a chat template get one of ours. Raises as the
-    data stage does.
-    """
+    """The first rows through the data stage; a base model without a chat template gets one of ours. Raises likewise."""
     try:
         return _render(spec, looked, folder, workdir)
     except InputError as error:

@@ -81,9 +81,7 @@ class Checkpoints:
         machine: Mapping[str, str],
         claim: Callable[[], None],
     ) -> None:
-        """`machine`: what of it decides the last places of every figure (`stats.arithmetic`). `claim` is called before
-        anything is stored.
-        """
+        """`machine`: what decides the last places of figures (`stats.arithmetic`). `claim` is called before storing."""
         self._claim = claim
         self._store = store
         self.origin = origin

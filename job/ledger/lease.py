@@ -25,9 +25,7 @@ HINT = "It ends by itself; the same spec finds its result later"
 
 
 class Lease:
-    """Held while its block runs. A holder that has lost it, say because its machine slept, ends at once with
-    exit 20.
-    """
+    """Held while its block runs. A holder that has lost it, say by sleeping, ends at once with exit code 20."""
 
     def __init__(self, store: Store, log: Log) -> None:
         self._store = store

@@ -35,9 +35,7 @@ def require_rights(store: Store, run_id: str, where: str, log: Log) -> None:
 
 
 def _read_back(store: Store, key: str) -> None:
-    """Reads what was written. A process of the same run that began at the same time may have removed it: it is written
-    again.
-    """
+    """Reads what was written; writes it again where another process of this run has removed it meanwhile."""
     refusal: InputError | None = None
     for _ in range(TRIES):
         try:

@@ -34,9 +34,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Training:
-    """What a choice is made for. `scheduled(rows)`: the steps in forward passes of so many rows, which are shared by
-    `cards` of one kind.
-    """
+    """What a choice is made for. `scheduled(rows)`: steps in passes of so many rows, shared by `cards` of a kind."""
 
     spec: JobSpec
     size: ModelSize

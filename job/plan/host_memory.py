@@ -114,9 +114,7 @@ class Memory:
         return self._torch(more) + self._opened(self._in_fp32(), False) + self.adapter_bytes + logits
 
     def compare(self) -> int:
-        """One model in fp32 beside the comparison of logits or the importance matrix; on a GPU, what of either
-        stays.
-        """
+        """A model in fp32 beside compared logits or the importance matrix; on a GPU, what of either stays."""
         weights = self._in_fp32()
         inputs = max(shape[1] for _, shape in self.shapes.matrices())
         imatrix = IMATRIX_COPIES * FP32_BYTES * inputs * min(IMATRIX_TOKENS, self.imatrix_tokens)

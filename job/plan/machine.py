@@ -93,9 +93,7 @@ def resources(spec: JobSpec, size: ModelSize, gpus: int = 1) -> Resources:
 
 
 def needs_by_stage(spec: JobSpec, size: ModelSize, gpus: int | None = None) -> list[Step]:
-    """Scratch and memory of the whole job while it trains and in each step of the exports. `gpus`: where the spec takes
-    all, how many that are.
-    """
+    """Scratch and memory of the training and of each step of the exports. `gpus`: how many, if all are taken."""
     gpus = gpus or spec.resources.known_gpus
     tokens = most_tokens(spec, spec.training.batch_size)
     own = PROCESS_BYTES + offloaded_bytes(spec, size, tokens, 0)
@@ -114,9 +112,7 @@ def _base_bytes(spec: JobSpec, size: ModelSize) -> int:
 
 
 def _steps(spec: JobSpec, size: ModelSize) -> list[Step]:
-    """What the exports need, as if every GGUF lay on the disk at once: how many are made side by side is the
-    machine's affair.
-    """
+    """What the exports need, with every GGUF on the disk at once: how many are made side by side is not known here."""
     if not spec.needs_merge:
         return []
     shapes = size.shapes()

@@ -32,9 +32,7 @@ LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 @dataclass(frozen=True)
 class ModelSize:
-    """`quantised` bases are packed in 4 bits already, `local` ones are linked and not copied; `origin` says how all
-    that is known.
-    """
+    """`quantised`: packed in 4 bits already; `local`: linked, not copied; `origin`: how all that is known."""
 
     parameters: int
     hidden: int
@@ -100,9 +98,7 @@ def size_of_base(spec: JobSpec, base: FetchedModel) -> ModelSize:
 
 
 def size_of_fetched(folder: Path, weight_bytes: int, local: bool) -> ModelSize:
-    """From the config in `folder` and the size of the weights, which need not be there. Raises `InputError` for a
-    config that is not one.
-    """
+    """From the config in `folder` and the size of the weights, even without these. Raises `InputError`."""
     return size_of_config(read_object(folder / CONFIG), weight_bytes, local)
 
 

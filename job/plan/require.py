@@ -62,9 +62,7 @@ def require_disk(folder: Path, needed_bytes: int, what: str) -> None:
 
 
 def checkpoint_bytes(model: Any, optimizer: str, keeps_best: bool) -> int:
-    """At least what a checkpoint takes: the trained weights, the best ones too if those are kept, and the optimiser's
-    moments.
-    """
+    """At least what a checkpoint takes: trained weights, the best ones too if kept, the optimiser's moments."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights: int = sum(parameter.numel() * parameter.element_size() for parameter in trained)
     moments: int = sum(parameter.numel() * moment_bytes(optimizer, parameter.element_size()) for parameter in trained)
@@ -72,9 +70,7 @@ def checkpoint_bytes(model: Any, optimizer: str, keeps_best: bool) -> int:
 
 
 def require_checkpoints(folder: Path, spec: JobSpec, model: Any, optimizer: str) -> None:
-    """Raises `CapacityError` unless `folder` has room for two checkpoints: one is written while another is on its way
-    to the store.
-    """
+    """Raises `CapacityError` unless `folder` has room for two checkpoints: one is written while another is stored."""
     require_disk(folder, 2 * checkpoint_bytes(model, optimizer, spec.training.keep == "best"), "two checkpoints")
 
 

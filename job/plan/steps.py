@@ -106,9 +106,7 @@ def may_dequantise(spec: JobSpec) -> bool:
 
 
 def made_early(spec: JobSpec, gguf_bytes: Mapping[str, int], own_type: str, at_once: int, on_cpu: bool) -> list[str]:
-    """Types that are made right after the conversion, while the merge is still being compared: where that needs no
-    busy cores.
-    """
+    """Types made right after the conversion, while the merge is still compared: where that needs no busy cores."""
     largest_first = sorted(
         (name for name in spec.export.gguf if name != own_type), key=gguf_bytes.__getitem__, reverse=True
     )
@@ -141,9 +139,7 @@ def plan_memory(
     measured_on: Sizes | None = None,
     free_bytes: int | None = None,
 ) -> Memory:
-    """Peak memory of each process that the exports start; where it is not known what they are `measured_on`, as much
-    as the spec lets in.
-    """
+    """Peak memory of each process of the exports; where `measured_on` is unknown, as much as the spec lets in."""
     export = spec.export
     most = Sizes(export.check_tokens, export.check_tokens, CHUNK_TOKENS, CHUNK_TOKENS, CHUNK_TOKENS)
     found = measured_on or most
@@ -168,8 +164,6 @@ def quantiser_bytes(shapes: Shapes) -> int:
 
 
 def parallel_quants(gguf_bytes: Mapping[str, int], shapes: Shapes) -> int:
-    """How many quantisers work side by side: as many as have cores, and memory for their mapped files, too; at least
-    one.
-    """
+    """How many quantisers work side by side: at least one, or as cores and memory for their mapped files allow."""
     by_memory = available_bytes() // (quantiser_bytes(shapes) + max(gguf_bytes.values()))
     return max(1, min(len(gguf_bytes), usable_cores() // CORES_PER_QUANT, by_memory))

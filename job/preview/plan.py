@@ -129,9 +129,7 @@ class Asked:
 
 
 def make_plan(spec: JobSpec, asked: Asked, workdir: Path, log: Log) -> Plan:
-    """Looks, fetches rows and the model's config into `workdir`, tokenises and reckons. Raises as a run would before
-    its weights are fetched.
-    """
+    """Looks, fetches rows and config into `workdir`, tokenises, reckons. Raises as a run would before its weights."""
     seen = look_to_validate(spec, asked.folder)
     if failure := seen.failure():
         raise failure

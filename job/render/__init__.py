@@ -1,6 +1,4 @@
-"""`tunejob render`: a spec as the file that runs it somewhere. One module a target; the pod of `pod.py` is the source
-of them all.
-"""
+"""`tunejob render`: a spec as the file that runs it somewhere. One module a target; all pods come from `pod.py`."""
 
 from __future__ import annotations
 

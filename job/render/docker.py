@@ -69,9 +69,7 @@ def script(task: Rendering, engine: str) -> str:
 
 
 def _mounts(task: Rendering, engine: str) -> Iterator[str]:
-    """What is read has to be there; what is written is made, and the container writes as the one who runs the
-    script.
-    """
+    """What is read must be there; what is written is made, and the container writes as the script's user."""
     paths = local_paths(task.spec)
     if not paths:
         return

@@ -15,9 +15,7 @@ RETRY_HOURS = 24
 
 
 def dstack(task: Rendering) -> str:
-    """dstack does not know exit codes: it retries where there is no machine or it is taken away, and leaves failures as
-    they are.
-    """
+    """dstack knows no exit codes: it retries where a machine is missing or taken away, and leaves failures alone."""
     needs = task.needs
     asked = " ".join(f"{name}=..." for name in needed_secrets(task.spec))
     header = [

@@ -1,6 +1,4 @@
-"""A JobSet with the Job as its only member, for clusters that queue and watch JobSets: `k8s/components/jobset` for a
-spec.
-"""
+"""`k8s/components/jobset` for a spec: a JobSet with the Job as its only member, for clusters that queue JobSets."""
 
 from __future__ import annotations
 

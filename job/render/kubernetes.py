@@ -24,9 +24,7 @@ def job(task: Rendering) -> str:
 
 
 def kueue(task: Rendering) -> str:
-    """A Job that waits until Kueue lets it start. `suspend` is Kueue's: written here, a second apply would stop a
-    running Job.
-    """
+    """A Job that waits for Kueue, which sets `suspend`: written here, a second apply would stop a running Job."""
     waiting = batch_job(task)
     waiting["metadata"]["labels"] |= {QUEUE_LABEL: task.options.queue or QUEUE}
     return manifests(task, waiting)

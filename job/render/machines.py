@@ -1,6 +1,4 @@
-"""Several machines of one run, for the controllers that can start them: which pod is which, where they meet, and who
-may talk to them.
-"""
+"""Several machines of one run: which pod is which, where they meet, and who may talk to them."""
 
 from __future__ import annotations
 

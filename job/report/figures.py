@@ -175,9 +175,7 @@ def _note(rows: Mapping[str, Any], names: Sequence[str], held_out_words: str) ->
 
 
 def loss_of_perplexity(perplexity: float | None) -> float | None:
-    """In nats a token, of the perplexity of every token: the tests of exports have it, and people read another figure
-    by that name.
-    """
+    """In nats a token, of every token's perplexity, as exports are tested; people read another figure by that name."""
     return None if perplexity is None or perplexity <= 0 else math.log(perplexity)
 
 

@@ -29,9 +29,7 @@ def block(text: str, language: str = "") -> list[str]:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a table; none without rows. A bar in a cell becomes a broken bar, as no escape of it is safe
-    everywhere.
-    """
+    """Lines of a table; none without rows. A bar in a cell becomes a broken bar: no escape is safe everywhere."""
     cells = [" | ".join(cell.replace("|", "¦") for cell in row) for row in rows]
     return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {row} |" for row in cells), ""] if cells else []
 

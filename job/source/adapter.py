@@ -107,9 +107,7 @@ def scaled(lora: LoraSpec, settings: Json) -> LoraSpec:
 
 
 def require_rank(adapters: Sequence[FetchedAdapter], method: str, rank: int) -> None:
-    """Raises `InputError` where adapters that are combined by `method` have other ranks than it takes, or give another
-    than `rank`.
-    """
+    """Raises `InputError` where `method` cannot combine adapters of these ranks, or makes another than `rank`."""
     ranks = [adapter.rank for adapter in adapters]
     if method.endswith("svd"):
         return

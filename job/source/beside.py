@@ -1,6 +1,4 @@
-"""Rows beside those of the task: general ones that are mixed into the training, and those on which forgetting is
-measured.
-"""
+"""Rows beside the task's: general ones mixed into the training, and those on which forgetting is measured."""
 
 from __future__ import annotations
 

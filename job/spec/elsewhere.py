@@ -21,9 +21,7 @@ def hint_of(key: str, root: dict[str, Any], section: str) -> str:
 
 
 def places_of(key: str, root: dict[str, Any], section: str = "") -> list[str]:
-    """Pointers of what `key`, found in `section`, means in the schema `root`; none where nobody knows it, or too
-    many places have it.
-    """
+    """Pointers of what `key`, found in `section`, means in the schema `root`; none if unknown or in too many places."""
     plain = _plain(key)
     if known := IN_SECTION.get(section, {}).get(plain) or NAMES.get(plain):
         return [known]

@@ -52,9 +52,7 @@ def read_json(raw: bytes) -> dict[str, Any]:
 
 
 def inspect_json(raw: bytes) -> tuple[dict[str, Any], list[Fault]]:
-    """The JSON object in `raw` and what is wrong with its values. Raises `SpecError` where there is no object to look
-    at.
-    """
+    """The JSON object in `raw` and what is wrong with its values. Raises `SpecError` where there is no object."""
     if len(raw) > MAX_BYTES:
         raise SpecError(
             "the spec is too large", found=f"{len(raw)} bytes or more", expected=f"at most {MAX_BYTES} bytes"

@@ -102,9 +102,7 @@ def within(key: str, prefix: str) -> bool:
 
 
 def split_s3(uri: str) -> tuple[str, str]:
-    """`s3://bucket/a/b/` as (`bucket`, `a/b`). Raises `InputError` without a bucket, `PolicyError` for an
-    unsafe key.
-    """
+    """`s3://bucket/a/b/` as (`bucket`, `a/b`). Raises `InputError` without bucket, `PolicyError` for an unsafe key."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not bucket:
         raise InputError("not an S3 address", found=ascii(uri), expected="s3://bucket/prefix")

@@ -120,9 +120,7 @@ def _listed(folder: Path, folders: builtins.list[str], files: builtins.list[str]
 
 @contextmanager
 def _room(path: Path, size_bytes: int) -> Iterator[None]:
-    """Says how much room there was for `path`, which takes so many bytes, and how much it needs, where the disk is
-    full.
-    """
+    """Says, where the disk is full, how much room there was for `path`, and how much its bytes need."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,4 @@
-"""The digests of a stream, among them the ETag that S3 would give it: with plain HTTP, the proof that it came as it
-is stored.
-"""
+"""Digests of a stream, S3's ETag among them: with plain HTTP, the proof that it came as it is stored."""
 
 from __future__ import annotations
 
@@ -43,9 +41,7 @@ class Digests:
 
     @property
     def md5_etag(self) -> str:
-        """MD5 of the whole; of the MD5s of its parts where it was stored in parts. Some stores have ETags of other
-        kinds.
-        """
+        """MD5 of the whole, or of the MD5s of its parts if stored so. Some stores have ETags of other kinds."""
         if not self._part_bytes:
             return self._part.hexdigest()
         parts = self._parts + (self._part.digest() if self._part_left < self._part_bytes else b"")

@@ -139,9 +139,7 @@ def _deadlines() -> _Deadlines:
 
 @cache
 def _hurried_pools() -> dict[str, type]:
-    """botocore's connection pools by scheme, with deadlines, and with an error for an answer that is shorter than
-    announced.
-    """
+    """botocore's connection pools by scheme, with deadlines, and an error for an answer shorter than announced."""
     from botocore.awsrequest import AWSHTTPConnectionPool, AWSHTTPSConnectionPool
 
     return {"http": _hurried(AWSHTTPConnectionPool), "https": _hurried(AWSHTTPSConnectionPool)}
@@ -156,9 +154,7 @@ def _hurried(pool: Any) -> type:
             super().request(*args, **kwargs)
 
         def getresponse(self) -> Any:
-            """Raises `HTTPException` for an answer that does not say how long it is: its head was cut, and its body
-            would seem empty.
-            """
+            """Raises `HTTPException` for an answer of unknown length: its head was cut, its body would seem empty."""
             response = super().getresponse()
             lengths = {"content-length", "transfer-encoding"} & {name.lower() for name in response.headers}
             if 200 <= response.status < 300 and response.status != NO_CONTENT and not lengths:

@@ -265,9 +265,7 @@ def s3_client() -> S3Client:
 
 
 def _session() -> Session:
-    """What the environment says of credentials and region. The descriptions of S3, a tenth of a second of processor
-    time, are read once.
-    """
+    """Credentials and region as the environment says. The descriptions of S3, a tenth of a second, are read once."""
     from boto3.session import Session
     from botocore.session import get_session
 

@@ -36,9 +36,7 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class Tracker:
-    """`variables` of the environment that it takes keys and addresses from; without one that is `needed`, what it
-    is told would be lost.
-    """
+    """`variables` of the environment have keys and addresses; without those `needed` nothing reaches the tracker."""
 
     name: str
     module: str

@@ -64,9 +64,7 @@ class TokenCounter:
 
 
 class Curves(TrainerCallback):  # type: ignore[misc]
-    """TensorBoard scalars under `folder`, of `further` names besides; transformers' own callback also stores settings,
-    paths among them.
-    """
+    """TensorBoard scalars under `folder`, of `further` names besides, without settings: they have paths."""
 
     def __init__(self, folder: Path, further: Collection[str]) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -171,9 +169,7 @@ class LossWatch(TrainerCallback):  # type: ignore[misc]
         self.bar.update(state.global_step, **record, eta_seconds=round(eta))
 
     def _steps_done(self) -> None:
-        """Steps end when their kernels are queued; the loss in the log has waited for the GPU to be through with all
-        of them.
-        """
+        """Steps end when their kernels are queued; the loss in the log has waited for the GPU to finish them."""
         waited_seconds = time.monotonic() - self._step_end
         self._step_seconds += [seconds + waited_seconds / len(self._not_logged) for seconds in self._not_logged]
         self._not_logged.clear()
@@ -186,9 +182,7 @@ class LossWatch(TrainerCallback):  # type: ignore[misc]
         self._step_end += time.monotonic() - start
 
     def median_step_seconds(self) -> float | None:
-        """Of this process's steps after the second: the first two compile kernels. None where a resumed run had no
-        step left.
-        """
+        """Of this process's steps from the third on: two compile kernels. None where a resumed run had no step left."""
         steps = [*self._step_seconds, *self._not_logged]
         return statistics.median(steps[2:] or steps) if steps else None
 

@@ -11,9 +11,7 @@ from job.training.precision import compute_dtype, name_of
 
 
 def require_compute_dtype(model: Any, device: str) -> str:
-    """The number type that `model` computes in, read back from it. Raises `CapacityError` if it is not the device's
-    own.
-    """
+    """The number type that `model` really computes in. Raises `CapacityError` if it is not the device's own."""
     found, wanted = (name_of(dtype) for dtype in (model.get_input_embeddings().weight.dtype, compute_dtype(device)))
     if device == "cpu" and found != wanted:  # on a GPU, an engine may keep a part of the model in fp32
         raise CapacityError(
@@ -60,9 +58,7 @@ def check_complete(missing: Iterable[str]) -> None:
 
 
 def check_packed_shapes(model: Any) -> None:
-    """Raises `InputError` for a matrix of another shape than its layer: bitsandbytes packs it all the same, and the
-    first step fails.
-    """
+    """Raises `InputError` for a matrix of another shape than its layer: packing lets it pass, the first step fails."""
     from bitsandbytes.nn import Linear4bit
 
     for name, module in model.named_modules():

@@ -22,9 +22,7 @@ DECIDE_OTHERWISE = (
 
 
 def prepare_environment(workdir: Path) -> list[str]:
-    """Sets what must be set before torch and unsloth are imported (`prepared_environment`); the variables that are
-    not honoured.
-    """
+    """Sets what torch and unsloth must find at import (`prepared_environment`); the variables not honoured."""
     given = dict(os.environ)
     prepared = prepared_environment(workdir, given)
     for name in given.keys() - prepared.keys():

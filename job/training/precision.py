@@ -18,9 +18,7 @@ FP32_BYTES = 4
 
 @dataclass(frozen=True)
 class Limits:
-    """How far the logits of one model may be apart when they are computed twice: a part of the largest logit, and
-    nats a token.
-    """
+    """How far one model's logits, computed twice, may be apart: a part of the largest logit, and nats a token."""
 
     logit_ratio: float
     kl: float

@@ -32,9 +32,7 @@ WEIGHTS, BEST, PROGRESS, STATE = "weights.safetensors", "best.safetensors", "pro
 
 
 class Saver(TrainerCallback):  # type: ignore[misc]
-    """Makes a checkpoint every so many minutes or steps, and when a stop signal has come; takes the place of the
-    trainer's own saving.
-    """
+    """Makes a checkpoint every so many minutes or steps, and on a stop signal, instead of the trainer's own saving."""
 
     def __init__(
         self,
@@ -157,9 +155,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
             self._held_out.restore(progress["held_out"], load_file(best) if best.exists() else None)
 
     def restore_end(self, checkpoint: Checkpoint) -> bool:
-        """Whether this is the end of a training, now the model's and the trainer's: the trainer would take one more
-        step before it looks.
-        """
+        """Whether this is the end, now also the trainer's, which would take one more step before it looks."""
         state = TrainerState.load_from_json(str(checkpoint.folder / STATE))
         if state.global_step < state.max_steps:
             return False
@@ -199,9 +195,7 @@ def _require_form(found: bool, wanted: bool) -> None:
 
 @contextmanager
 def progress_of(checkpoint: Checkpoint) -> Iterator[dict[str, Any]]:
-    """What a checkpoint says beside the trainer's own files. Raises `InputError` where, within, it turns out to be of
-    another form.
-    """
+    """What a checkpoint says beside the trainer's own files. Raises `InputError` where it is of another form within."""
     try:
         yield json.loads((checkpoint.folder / PROGRESS).read_text())
     except (ValueError, RecursionError, KeyError, TypeError) as error:

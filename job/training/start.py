@@ -1,6 +1,4 @@
-"""Where adapters are given: whether they fit the base, and the weights of one, or of several combined, in the place of
-the fresh adapter's.
-"""
+"""Given adapters: whether they fit the base, and their weights, alone or combined, in place of the fresh one's."""
 
 from __future__ import annotations
 
@@ -93,9 +91,7 @@ def go_on_from(model: Any, adapter: FetchedAdapter) -> None:
 
 
 def combine(model: Any, adapters: Sequence[FetchedAdapter], spec: JobSpec) -> None:
-    """Makes the fresh adapter what PEFT makes of `adapters`, which are not kept. Random numbers are those of
-    `training.seed`.
-    """
+    """Makes the fresh adapter what PEFT makes of `adapters`, not kept. Random numbers are of `training.seed`."""
     from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
     from transformers import set_seed

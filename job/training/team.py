@@ -72,9 +72,7 @@ def train_together(
 
 
 def _follow(members: Sequence[Child], look: Callable[[], None], met: Callable[[], bool]) -> set[int]:
-    """Until all have ended, of themselves or, once one has failed or they are stopped before they have `met`, by force:
-    the numbers of those.
-    """
+    """Waits until all have ended; the ranks that were ended by force, after a failure or a stop before `met`."""
     stopping, failed_at, by_force = False, 0.0, set()
     while running := [rank for rank, member in enumerate(members) if not member.ended()]:
         look()

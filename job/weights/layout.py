@@ -60,9 +60,7 @@ class Tensor:
             yield self._read(start, min(BLOCK_BYTES, self.bytes - start))
 
     def blocks(self, rows: int | None = None) -> Iterator[tuple[int, Any]]:
-        """Its rows as torch tensors on the CPU, each with the number of its first row; `rows` a time, or as fit a
-        block.
-        """
+        """Its rows as torch tensors on the CPU, each with its first row's number; `rows` a time, or as fit a block."""
         import torch
 
         count = self.shape[0] if self.shape else 1
@@ -100,9 +98,7 @@ class Tensor:
 
 
 def read_tensors(path: Path) -> tuple[list[Tensor], dict[str, str]]:
-    """The tensors of a safetensors file in the order of their data, and its metadata. Raises `InputError` if it is
-    cut.
-    """
+    """The tensors of a safetensors file in the order of their data, its metadata. Raises `InputError` if it is cut."""
     size = path.stat().st_size
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
@@ -130,9 +126,7 @@ def read_tensors(path: Path) -> tuple[list[Tensor], dict[str, str]]:
 def lay_out(
     path: Path, tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metadata: Mapping[str, str]
 ) -> list[Tensor]:
-    """Creates `path` in its full size, header written and data still zero, for (name, dtype, shape, bytes) in this
-    order.
-    """
+    """Creates `path` in full size, header written, data zero, for (name, dtype, shape, bytes) in this order."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     entries = list(tensors)
     offset = 0
@@ -153,9 +147,7 @@ def lay_out(
 
 
 def reserve(path: Path, size_bytes: int) -> None:
-    """Makes `path` at least so long, every byte on disk: a hole that is mapped and cannot be filled would end the
-    process.
-    """
+    """Makes `path` at least so long, every byte on disk: a mapped hole that cannot be filled kills the process."""
     with path.open("ab") as file:
         os.posix_fallocate(file.fileno(), 0, size_bytes)
 

@@ -192,9 +192,7 @@ class Batch:
         return [sequence], found
 
     def _chat(self, chat: Chat) -> tuple[Sequence, Counter[str], str | None]:
-        """The sequence, what is not learned as it was there, and the text before the first learned answer, if there is
-        one.
-        """
+        """The sequence, what is not learned as it was there, and the text before the first learned answer, if any."""
         rendered = self.template.conversation(chat)
         spans = [(turn.start, turn.end) for turn in rendered.turns]
         if self._learn_all:

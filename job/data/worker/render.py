@@ -149,9 +149,7 @@ class ChatTemplate:
             )
 
     def attempt(self, messages: list[Message], tools: list[Any] | None, prompt: bool = False) -> str | None:
-        """As `render`; None where the template fails on a conversation that we made up, such as one without a user
-        turn.
-        """
+        """As `render`; None where the template fails on a conversation that we made up, say without a user turn."""
         try:
             return self.render(messages, tools, prompt) if messages or prompt else ""
         except TemplateFailedError:

@@ -38,9 +38,7 @@ class Sequence:
 
 
 class Tokeniser:
-    """The model's `tokenizers.Tokenizer`; `prefix_ids` open raw text (BOS, if the model uses one) and `eos_id` closes
-    it.
-    """
+    """The model's tokenizer; `prefix_ids` open raw text (BOS, if the model uses one) and `eos_id` closes it."""
 
     def __init__(self, tokenizer: Any, max_seq_length: int, prefix_ids: list[int], eos_id: int | None) -> None:
         self._tokenizer = tokenizer

@@ -90,9 +90,7 @@ class NotJsonError(TypeError):
 
 
 def dump(value: Any) -> bytes:
-    """JSON; records become objects, and dates, decimals and the like, which Parquet holds, text. Raises
-    `NotJsonError`.
-    """
+    """JSON; records become objects, and what Parquet holds besides, such as dates, text. Raises `NotJsonError`."""
     try:
         return json.dumps(value, default=_text, separators=(",", ":"), allow_nan=False).encode()
     except ValueError:
@@ -111,9 +109,7 @@ def with_rows(request: Request, rows: bytes) -> bytes:
 
 
 def unpack(read: Callable[[int], bytes]) -> tuple[Any, bytes] | None:
-    """The next message, its header as JSON has it, or none at the end of the stream; `read` returns exactly the bytes
-    asked for.
-    """
+    """The next message, its header parsed, or none at the end; `read` returns exactly the bytes asked for."""
     lengths = read(LENGTHS.size)
     if len(lengths) < LENGTHS.size:
         return None

@@ -10,9 +10,7 @@ WORD = re.compile(r"[^\W_]+")
 
 
 def rouge_l(answer: str, reference: str, _: Options) -> Counts | None:
-    """The F-measure of that sequence's shares of both, in lower-case words of letters and digits; None for a
-    reference without words.
-    """
+    """The F-measure of its shares of both, in lower-case words; None for a reference without words."""
     found, wanted = WORD.findall(answer.lower()), WORD.findall(reference.lower())
     return (2 * common(found, wanted) / (len(found) + len(wanted)), 1.0) if wanted else None
 

@@ -143,9 +143,7 @@ class Quants:
             self.artefacts.refuse(error)
 
     def order(self) -> tuple[list[str], list[str]]:
-        """Outstanding types, largest first; apart from them the one they are made of: its test may take the file
-        apart.
-        """
+        """Outstanding types, largest first; the one they are made of is apart, as its test may take the file apart."""
         names = [variant_of(name) for name in self.artefacts.outstanding if kind_of(name).name == "gguf"]
         return [n for n in names if n != self._own_type], [n for n in names if n == self._own_type]
 

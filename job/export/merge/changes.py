@@ -114,9 +114,7 @@ def to_buffer(values: Any, name: str) -> Any:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A PEFT LoRA adapter on disk; `tensors` without PEFT's prefixes, under the base's names where they replace whole
-    ones.
-    """
+    """A PEFT LoRA adapter on disk; `tensors` without PEFT's prefixes; those that are whole have the base's names."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]

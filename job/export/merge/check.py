@@ -137,9 +137,7 @@ def merged_by_peft(change: Merged, weight: Any, first: int, settings: dict[str, 
 
 
 def steps_apart(stored: Any, exact: Any) -> float:
-    """The largest difference between `stored` and the fp32 values `exact` rounded to its type, in steps of that
-    type.
-    """
+    """The largest difference between `stored` and fp32 values `exact` rounded to its type, in steps of that type."""
     import torch
 
     rounded = exact.to(stored.dtype).float()

@@ -80,9 +80,7 @@ def merge_adapter(
 
 
 def plan_of(base: Path, adapter: Path, device: str = "cpu", onto: TrainedBase | None = None) -> Plan:
-    """What becomes of every tensor of `base`. Raises `InputError` for a quantised base or an adapter of another
-    model.
-    """
+    """What becomes of every tensor of `base`. Raises `InputError` where it is quantised or the adapter another's."""
     if "quantization_config" in read_object(base / "config.json"):
         raise InputError(
             "the base is quantised: merging needs its 16-bit weights",

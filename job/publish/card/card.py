@@ -1,6 +1,4 @@
-"""The model card: README.md with the Hub's metadata, and every figure that the run has measured, none that it has
-not.
-"""
+"""The model card: README.md with the Hub's metadata and every figure that the run has measured, and no other."""
 
 from __future__ import annotations
 

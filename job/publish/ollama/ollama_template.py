@@ -108,9 +108,7 @@ def _transitions(everyday: Sequence[_Rendered]) -> Transitions | None:
 
 
 def _template(transitions: Transitions, after_system: str | None) -> str:
-    """The Go template; with `after_system`, the system prompt and that text open the last message, if it is a
-    question.
-    """
+    """The Go template; with `after_system`, system prompt and that text open the last message, if a question."""
     actions = ['$before := ""', "range $index, $message := .Messages"]
     named = [role for role in ROLES if any(role == after for _, after in transitions)]
     for role in named:
@@ -129,9 +127,7 @@ def _template(transitions: Transitions, after_system: str | None) -> str:
 
 
 def _in_front(texts: dict[str, str]) -> list[str]:
-    """Actions that write what comes before a role's messages, by the role before; the commonest text is the
-    last.
-    """
+    """Actions that write what comes before a role's messages, by the role before; the commonest comes last."""
     groups: dict[str, list[str]] = {}
     for before, text in sorted(texts.items(), key=lambda item: ("", *ROLES).index(item[0])):
         groups.setdefault(text, []).append(f'"{before}"')

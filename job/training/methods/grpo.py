@@ -95,9 +95,7 @@ def _further(spec: Any, prepared: Any) -> dict[str, Any]:
 
 
 def whole_steps(rows: list[dict[str, Any]], prompts: int) -> list[dict[str, Any]]:
-    """In steps of so many `prompts`, with the first rows again after the last: trl leaves out what makes no whole
-    step.
-    """
+    """In steps of so many `prompts`; the first rows fill the last step, which trl would leave out."""
     return rows + [rows[number % len(rows)] for number in range(-len(rows) % prompts)]
 
 
