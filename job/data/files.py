@@ -18,14 +18,21 @@ from job.errors import InputError
 MAX_ROW_BYTES = 4 << 20
 SAME = {"ndjson": "jsonl", "tsv": "csv"}  # other names of a kind of file
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+SENTENCE_WORDS = 4  # names of columns have fewer
 SAVE = "Save it as UTF-8; spreadsheets call that CSV UTF-8"
 BEGINNINGS = {  # of what often has the name of a text file, and what to do
     b"\x1f\x8b": "It is gzip: let its name end in .gz",
     b"PK\x03\x04": "It is a zip archive or an Excel file: unpack it, or export its rows as CSV in UTF-8",
+    b"\xd0\xcf\x11\xe0": "It is a file of an older Excel or Word: export its rows as CSV in UTF-8",
     b"PAR1": "It is Parquet: let its name end in .parquet",
     b"\xff\xfe": f"It is UTF-16. {SAVE}",
     b"\xfe\xff": f"It is UTF-16. {SAVE}",
 }
+
+
+def is_sentence(name: str) -> bool:
+    """Whether a text stands where a column's name belongs."""
+    return len(str(name).split()) >= SENTENCE_WORDS
 
 
 class DataFile:
@@ -107,13 +114,25 @@ class DataFile:
         try:
             return json.loads(text, object_pairs_hook=once)
         except json.JSONDecodeError as error:
-            raise self.fault(f"not JSON: {error.msg}", line or error.lineno, f"column {error.colno}") from None
+            hint = self._json_hint(text, line)
+            raise self.fault(
+                f"not JSON: {error.msg}", line or error.lineno, f"column {error.colno}", "", hint
+            ) from None
         except LaxError as error:
             raise self.fault(str(error), line) from None
         except RecursionError:
             raise self.fault("nested too deeply", line) from None
         except ValueError:
             raise self.fault("a number with too many digits", line) from None
+
+    def _json_hint(self, text: str, line: int | None) -> str:
+        """What people often write in the place of JSON; `line` as in `parse`."""
+        begins = text.strip()[:2]
+        if begins in ("{'", "['"):
+            return "JSON has double quotes around texts; Python writes them with json.dumps(row)"
+        if line and begins in ("{", "[", "[{"):
+            return "Each line is a row by itself; a list of rows over several lines, [{…}, {…}], is a .json file"
+        return ""
 
     def row(self, value: Any, number: int, unit: str = "row") -> dict[str, Any]:
         """`value` if it is an object of columns; NaN, as Python writes a value that is missing, is null."""

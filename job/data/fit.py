@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from job.data.files import is_sentence
 from job.data.worker.messages import RowFault
 from job.data.worker.shape import FORMATS, Chat, Columns, Example, Row, shape
 from job.training.methods import METHODS
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     from job.spec import SourceSpec
 
 CONSIDERED = 200  # columns, where a name is looked for that may have been meant
+HEADLESS = "A row stands where the columns' names belong: write them above it, such as question,answer"
 # Names under which data sets have what a format calls otherwise, the usual ones first.
-QUESTION = ("question", "query", "instruction", "prompt", "input", "user", "problem")
-ANSWER = ("answer", "response", "output", "completion", "reply", "assistant", "solution", "target", "chosen")
+QUESTION = ("question", "q", "query", "instruction", "prompt", "input", "user", "problem")
+ANSWER = ("answer", "a", "response", "output", "completion", "reply", "assistant", "solution", "target", "chosen")
 CONVERSATION = ("conversation", "conversations", "messages", "chat", "dialog", "dialogue", "chosen")
 USUAL_NAMES = {
     "prompt": QUESTION,
@@ -103,6 +105,8 @@ def way_out(row: Row, spec: SourceSpec) -> str:
     ]
     if spec.format == "kto":  # what it adds to the others is the label
         formats = [name for name in formats if name == "preference"]
+    if any(is_sentence(name) for name in islice(row, CONSIDERED)):
+        return HEADLESS
     if formats:
         return f"The columns fit format {formats[0]}"
     missing = {name: spec.columns.get(name, name) for name in (*FORMATS[spec.format].required, *spec.columns)}

@@ -86,10 +86,13 @@ def _records(file: DataFile, opened: IO[str], separator: str, strict: bool) -> I
             lines.characters = 0
             count = count or len(fields)
             if len(fields) != count:
-                raise file.fault(f"the row does not have {count} fields as the header does", line)
+                message, found = f"the row does not have {count} fields as the header does", str(len(fields))
+                hint = f"A text with {separator!r} in it needs quotes around it" if len(fields) > count else ""
+                raise file.fault(message, line, found, hint=hint)
             yield line, fields
     except csv.Error as error:
-        raise file.fault(f"not CSV: {error}", reader.line_num) from None
+        hint = "A quote inside a text is written twice, and the text has quotes around it"
+        raise file.fault(f"not CSV: {error}", reader.line_num, hint=hint) from None
 
 
 class _Lines:

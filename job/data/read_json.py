@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import IO, Any
 
-from job.data.files import BYTE_ORDER_MARK, MAX_ROW_BYTES, DataFile
+from job.data.files import BYTE_ORDER_MARK, MAX_ROW_BYTES, DataFile, is_sentence
 from job.data.worker.json_text import LaxError, once
 from job.data.worker.messages import names
 
@@ -93,6 +93,10 @@ def _unwrap(value: Any, file: DataFile) -> Iterator[Row]:
     """The list of rows inside a top-level object; an object without one such list is itself the only row."""
     value = file.row(value, 1)
     name = _wrapped(value)
+    if name is None and (what := _many(value)):
+        hint = "Write its rows as a list; pandas does with to_json(path, orient='records')"
+        expected = "[{…}, {…}], or JSON Lines"
+        raise file.fault("one object is one row, and this one looks like many", None, what, expected, hint)
     yield from (file.row(row, number) for number, row in enumerate(value[name], 1)) if name is not None else [value]
 
 
@@ -104,6 +108,24 @@ def _wrapped(value: Row) -> str | None:
         if isinstance(item, list) and item and all(isinstance(row, dict) for row in item)
     ]
     return found[0] if len(found) == 1 and not {"role", "from"} & value[found[0]][0].keys() else None
+
+
+def _many(value: Row) -> str:
+    """What makes an object look like many rows rather than one, as people and pandas write them; empty if nothing."""
+    items = list(value.values())
+    first = items[0] if len(items) > 1 else None
+    if isinstance(first, dict) and all(isinstance(item, dict) and item.keys() == first.keys() for item in items):
+        return f"{len(items)} keys, each with an object of the same keys"
+    columns = [item for item in items if isinstance(item, list) and not any(isinstance(row, dict) for row in item)]
+    if (
+        isinstance(first, list)
+        and len(first) > 1
+        and len(columns) == len(items) == sum(len(first) == len(c) for c in columns)
+    ):
+        return f"{len(items)} keys, each with a list of {len(first)}"
+    if isinstance(first, str) and any(is_sentence(key) for key in value):
+        return f"{len(items)} keys, some of them sentences"
+    return ""
 
 
 def _read_array(file: DataFile) -> Iterator[Row]:

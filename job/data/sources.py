@@ -47,7 +47,11 @@ class Selection:
         self._columns = ColumnUse(source.spec, self.pointer)
         if not self._range:
             rows = sum(self._counts)
-            hint = f"{source.spec.split} leaves none of them" if rows else "The files are empty"
+            hint = (
+                f"{source.spec.split} leaves none of them"
+                if rows
+                else "The files are empty, or have nothing but a header"
+            )
             raise InputError(
                 "no rows",
                 where=self.pointer,

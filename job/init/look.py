@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from job.data.columns import ColumnUse
-from job.data.fit import Fit, best_fit
+from job.data.files import is_sentence
+from job.data.fit import HEADLESS, Fit, best_fit
 from job.data.read import Row
 from job.data.sources import Selection
 from job.data.worker.messages import RowFault
@@ -95,7 +96,9 @@ def _no_format(row: Row, named: Mapping[str, str]) -> InputError:
         where=f"{POINTER}/columns",
         found=f"{', '.join(map(str, row)) or 'none'}{given}",
         expected=" or ".join(known),
-        hint="Say which is which, such as --columns instruction=A,output=B where A asks and B answers",
+        hint=HEADLESS
+        if any(is_sentence(name) for name in row)
+        else "Say which is which, such as --columns instruction=A,output=B where A asks and B answers",
     )
 
 

@@ -168,6 +168,8 @@ def _about_rows(looked: Looked) -> list[tuple[str, str]]:
     looked_at = f", of which {LOOKED} were looked at" if looked.count > LOOKED else ""
     named = "".join(f"; its {name} is the column {column}" for name, column in fit.columns.items())
     becomes = "conversations, through a chat template" if looked.is_chat else "raw text, without a chat template"
+    if looked.source.files[0].name.lower().removesuffix(".gz").endswith(".txt"):
+        becomes += "; each line of a .txt file is a row by itself"
     lines = [
         ("rows", f"{looked.count} in {looked.source.spec.source}{files}{looked_at}"),
         ("format", f"{fit.format}{named}: {becomes}"),

@@ -17,6 +17,15 @@ from job.spec import DataSpec, SourceSpec
 PLAIN = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 ACCEPTED = PLAIN + tuple(f"{kind}.gz" for kind in PLAIN)
 SINGLE_SPLIT = "train"
+SHEET, PAGES = "Save the sheet as CSV UTF-8", "Save its text as .txt, where each line is a row, or make .jsonl of it"
+OTHER_KINDS = {  # that people have rows in, and what to do
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods"), SHEET),
+    **dict.fromkeys((".docx", ".doc", ".odt", ".rtf", ".pdf", ".html", ".md"), PAGES),
+    **dict.fromkeys(
+        (".yaml", ".yml", ".xml", ".pkl", ".db", ".sqlite"), "Write its rows as .jsonl, a row in each line"
+    ),
+    ".zip": "Unpack it",
+}
 HUB = "hf://datasets/"
 
 
@@ -113,9 +122,9 @@ def single(names: list[str], spec: SourceSpec, pointer: str) -> list[str]:
 def check_kinds(names: Sequence[str]) -> None:
     odd = [name for name in names if not name.lower().endswith(ACCEPTED)]
     if odd:
-        raise InputError(
-            "not a kind of file the job reads", found=ascii(odd[0]), expected=f"{', '.join(PLAIN)}, each also .gz"
-        )
+        expected = f"{', '.join(PLAIN)}, each also .gz"
+        hint = OTHER_KINDS.get(PurePosixPath(odd[0].lower()).suffix, "")
+        raise InputError("not a kind of file the job reads", found=ascii(odd[0]), expected=expected, hint=hint)
 
 
 def fingerprint(folder: Path, names: Sequence[str]) -> str:

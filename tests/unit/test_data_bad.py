@@ -193,6 +193,28 @@ CASES = {
     "too many rows without an answer": Bad(
         [GOOD, {"messages": turns("a")}], "found 1 of 2 rows); expected at most 0.05", pointer="/data/max_untrained_fraction"
     ),
+    "a spreadsheet under another name": Bad(b"PK\x03\x04\xff", "It is a zip archive or an Excel file", "text", name="rows.csv"),
+    "an old spreadsheet under another name": Bad(
+        bytes.fromhex("d0cf11e0a1b11ae1"), "It is a file of an older Excel or Word: export its rows as CSV", "text", name="rows.csv"
+    ),
+    "rows under keys": Bad(
+        b'{"0": {"q": "a", "a": "b"}, "1": {"q": "c", "a": "d"}}', "looks like many (found 2 keys, each with an object of the same keys)",
+        "alpaca", name="rows.json",
+    ),
+    "columns of a table": Bad(
+        b'{"question": ["a", "b"], "answer": ["c", "d"]}', "(found 2 keys, each with a list of 2); expected [{", "alpaca", name="rows.json"
+    ),
+    "answers under questions": Bad(
+        b'{"Where do we meet today?": "Here.", "When?": "At 7."}', "Write its rows as a list", "alpaca", name="rows.json"
+    ),
+    "rows as Python writes them": Bad(b"{'text': 'a'}\n", "column 2). JSON has double quotes around texts", "text"),
+    "a row over several lines": Bad(b'{\n "text": "a"\n}\n', "Each line is a row by itself", "text"),
+    "CSV text with a comma": Bad(b"q,a\nwhere, when,here\n", "(found 3). A text with ',' in it needs quotes", "text", name="rows.csv"),
+    "CSV text with a quote": Bad(b'q,a\n"a "b" c",d\n', "A quote inside a text is written twice", "text", name="rows.csv"),
+    "CSV header alone": Bad(b"question,answer\n", "The files are empty, or have nothing but a header", "alpaca", name="rows.csv"),
+    "CSV without a header": Bad(
+        b"Who opens in May?,Me.\nWhere?,Here.\n", "A row stands where the columns' names belong", "alpaca", COLUMNS, name="rows.csv"
+    ),
     "everything held out": Bad([GOOD, GOOD], "no rows are left to train on", pointer="/data/held_out/rows", spec={"held_out": {"rows": 2}}),
     "only copies left": Bad([GOOD, GOOD], "copies of held-out rows", pointer="/data/held_out", spec={"held_out": {"rows": 1}}),
     "weights that round to nothing": Bad([GOOD], "no rows are left", pointer="/data/train/0/weight", source={"weight": 0.1}),

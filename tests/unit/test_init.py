@@ -19,7 +19,7 @@ from job.data.worker.shape import Chat, Columns, shape
 from job.errors import CapacityError, InputError, SpecError
 from job.host.log import Log
 from job.init.look import look, name_of, prompts_of, source_spec
-from job.init.propose import Asked, propose
+from job.init.propose import Asked, _about_rows, propose
 from job.init.settings import GIB, Device, answers_for, default_model, device_of, epochs_for, held_out_for, rate_for, settle, wanted_length
 from job.init.write import refuse_to_overwrite, write
 from job.spec import parse_spec
@@ -38,6 +38,7 @@ FITS: list[tuple[Row, str, dict[str, str]]] = [
     ({"instruction": "a", "input": "", "output": "b", "text": "ab"}, "alpaca", {}),
     ({"question": "a", "answer": "b"}, "alpaca", {"instruction": "question", "output": "answer"}),
     ({"Question": "a", "Answer": "b"}, "alpaca", {"instruction": "Question", "output": "Answer"}),
+    ({"id": "1", "q": "a", "a": "b"}, "alpaca", {"instruction": "q", "output": "a"}),
     ({"input": "a", "output": "b"}, "alpaca", {"instruction": "input"}),
     ({"instruction": "a", "context": "c", "response": "b"}, "alpaca", {"output": "response", "input": "context"}),
     ({"system_prompt": "s", "question": "a", "response": "b"}, "alpaca",
@@ -158,19 +159,29 @@ def test_answers_are_as_long_as_those_of_the_rows() -> None:
     assert [answers_for(*one)[0] for one in asked] == [16, 16, 32, 64, 64, 64, 80, 128, 128]
 
 
+def test_a_text_file_is_said_to_have_a_row_in_each_line(tmp_path: Path) -> None:
+    """Who has a page in each file expects a row to be a file."""
+    (tmp_path / "page.txt").write_text("One.\n\nTwo.\n")
+    reasons = _about_rows(look(source_spec(str(tmp_path), "train"), {}, tmp_path / "scratch"))
+    assert [words.partition(" in ")[0] for topic, words in reasons if topic == "rows"] == ["2"]
+    assert [words.partition("; ")[2] for topic, words in reasons if topic == "format"] == ["each line of a .txt file is a row by itself"]
+
+
 REFUSED: list[tuple[list[Row], str]] = [
     ([{"frage": "a", "antwort": "b"}], "/data/train/0/columns: no format fits these columns (found frage, antwort); expected messages"),
+    ([{"Who opens in May?": "Where?", "Me.": "Here."}], "A row stands where the columns' names belong"),
     ([{"messages": [{"role": "user"}]}], "none of 1 rows can be used as format messages"),
 ]
 
 
-@pytest.mark.parametrize(("rows", "words"), REFUSED, ids=["columns", "rows"])
+@pytest.mark.parametrize(("rows", "words"), REFUSED, ids=["columns", "header", "rows"])
 def test_rows_that_fit_nothing_are_refused(rows: list[Row], words: str, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", rows)
     with pytest.raises(InputError) as refused:
         look(source_spec(str(path), "train"), {}, tmp_path / "scratch")
     assert words in str(refused.value)
-    assert "--columns instruction=A,output=B" in str(refused.value) or "rows.jsonl row 1: message 1: content" in str(refused.value)
+    ways_out = ("--columns instruction=A,output=B", "such as question,answer", "rows.jsonl row 1: message 1: content")
+    assert any(way in str(refused.value) for way in ways_out)
 
 
 ADDRESSES = [
