@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from job import __version__
 from job.errors import SpecError
 from job.plan.cards import CARDS
 
+Number = TypeVar("Number", int, float)
 LONGEST_SECONDS = 1e6
 MOST_GIB = 1e4
 MOST_ROWS = 10**12
@@ -56,16 +58,20 @@ class Parser(argparse.ArgumentParser):
         raise SpecError(message, hint=f"See: {self.prog} --help")
 
 
-def seconds(text: str) -> float:
-    if not 0 < float(text) <= LONGEST_SECONDS:
-        raise ValueError
-    return float(text)
+def number(name: str, kind: Callable[[str], Number], most: float) -> Callable[[str], Number]:
+    """Reads what lies above zero, up to `most`; argparse calls it `name` where it refuses a text."""
+
+    def read(text: str) -> Number:
+        if not 0 < kind(text) <= most:
+            raise ValueError
+        return kind(text)
+
+    read.__name__ = name
+    return read
 
 
-def gib(text: str) -> float:
-    if not 0 < float(text) <= MOST_GIB:
-        raise ValueError
-    return float(text)
+seconds, gib = number("seconds", float, LONGEST_SECONDS), number("gib", float, MOST_GIB)
+tokens, count = number("tokens", int, LONGEST_ANSWER), number("count", int, MOST_ROWS)
 
 
 def columns(text: str) -> dict[str, str]:
@@ -74,18 +80,6 @@ def columns(text: str) -> dict[str, str]:
     if not all(name and column for name, _, column in pairs):
         raise ValueError
     return {name.strip(): column.strip() for name, _, column in pairs}
-
-
-def tokens(text: str) -> int:
-    if not 0 < int(text) <= LONGEST_ANSWER:
-        raise ValueError
-    return int(text)
-
-
-def count(text: str) -> int:
-    if not 0 < int(text) <= MOST_ROWS:
-        raise ValueError
-    return int(text)
 
 
 def prices(text: str) -> dict[str, float]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from job.errors import tree as errors
 from job.evaluation.metrics import METRICS
 from job.gguf.types import TYPES
 from job.preview.common import jobs_table
+from job.report.markdown import table
 from job.spec import job_schema
 
 Json = dict[str, Any]
@@ -28,8 +29,7 @@ REQUIRED = "**required**"
 
 def spec_table() -> str:
     """Every key of the spec: name, value, default, meaning."""
-    rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
-    return "\n".join(rows + [_row(*key) for key in _keys("", job_schema())])
+    return _table(("key", "value", "default", "meaning"), (_row(*key) for key in _keys("", job_schema())))
 
 
 def _keys(prefix: str, schema: Json) -> Iterator[tuple[str, Json, bool]]:
@@ -52,11 +52,11 @@ def _resolve(schema: Json) -> Json:
     return resolved
 
 
-def _row(name: str, schema: Json, required: bool) -> str:
+def _row(name: str, schema: Json, required: bool) -> tuple[str, ...]:
     default = (
         REQUIRED if required else _code(schema["default"]) if "default" in schema and not _is_section(schema) else "–"
     )
-    return f"| `{name}` | {_cell(_value(schema))} | {default} | {_cell(schema['description'])} |"
+    return f"`{name}`", _value(schema), default, schema["description"]
 
 
 def _is_section(schema: Json) -> bool:
@@ -87,46 +87,42 @@ def _code(value: Any) -> str:
     return f"`{json.dumps(value, ensure_ascii=False)}`"
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(table(head, rows)).rstrip()
 
 
 def exit_code_table() -> str:
     """Every exit code: class, when, and what `podFailurePolicy` should do with it."""
-    rows = ["| code | class | when | retry | Kubernetes |", "|---|---|---|---|---|"]
-    rows.append("| 0 | – | done: manifest published and read again | – | – |")
+    rows = [("0", "–", "done: manifest published and read again", "–", "–")]
     for name, code, when in re.findall(r"(\w+) +(\d+) +(.+)", errors.__doc__ or ""):
         kind: type[errors.JobError] = getattr(errors, name)
         action = "Ignore" if kind is errors.Interrupted else "Count" if kind.retryable else "FailJob"
-        rows.append(f"| {code} | `{name}` | {when} | {'yes' if kind.retryable else 'no'} | {action} |")
-    return "\n".join(rows)
+        rows.append((code, f"`{name}`", when, "yes" if kind.retryable else "no", action))
+    return _table(("code", "class", "when", "retry", "Kubernetes"), rows)
 
 
 def gguf_table() -> str:
     """Every GGUF type with the limits that hold unless the spec sets others."""
+    head = ("type", "bits a weight, about", "KL at most, nats a token", "perplexity rise at most", "needs imatrix")
     rows = [
-        "| type | bits a weight, about | KL at most, nats a token | perplexity rise at most | needs imatrix |",
-        "|---|---|---|---|---|",
-    ]
-    for name, kind in TYPES.items():
-        needs = "yes" if kind.needs_imatrix else ""
-        rows.append(
-            f"| `{name}` | {kind.bits_per_weight:g} | {kind.max_kl:g} | {kind.max_perplexity_rise:.0%} | {needs} |"
-        )
-    return "\n".join(rows)
+        (f"`{name}`", f"{kind.bits_per_weight:g}", f"{kind.max_kl:g}", f"{kind.max_perplexity_rise:.0%}",
+         "yes" if kind.needs_imatrix else "")
+        for name, kind in TYPES.items()
+    ]  # fmt: skip
+    return _table(head, rows)
 
 
 def metrics_table() -> str:
     """Every metric: what it is, which way is better, which key of `evaluation` it reads."""
-    rows = ["| metric | what it is | values | better | reads |", "|---|---|---|---|---|"]
+    rows = []
     for metric in METRICS.values():
         values = (
             f"{metric.lowest:g} and more" if metric.highest == math.inf else f"{metric.lowest:g} to {metric.highest:g}"
         )
         better = "less" if metric.lower_is_better else "more"
         reads = f"`{metric.option}`" + (" (needed)" if metric.needs_option else "") if metric.option else ""
-        rows.append(f"| `{metric.name}` | {_cell(metric.meaning)} | {values} | {better} | {reads} |")
-    return "\n".join(rows)
+        rows.append((f"`{metric.name}`", metric.meaning, values, better, reads))
+    return _table(("metric", "what it is", "values", "better", "reads"), rows)
 
 
 # Name of the block: the document that holds it, and what is in it.
@@ -151,9 +147,9 @@ def replace_block(text: str, name: str, table: str, document: str) -> str:
 
 
 def main() -> None:
-    for name, (document, table) in TABLES.items():
+    for name, (document, made) in TABLES.items():
         path = ROOT / document
-        path.write_text(replace_block(path.read_text("utf-8"), name, table(), document), "utf-8")
+        path.write_text(replace_block(path.read_text("utf-8"), name, made(), document), "utf-8")
 
 
 if __name__ == "__main__":

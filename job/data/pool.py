@@ -22,6 +22,7 @@ from typing import IO, Any, Self, cast
 
 from job.data.worker import wire
 from job.errors import CapacityError, InputError, JobError, PolicyError
+from job.host.fork_server import PACKAGE_ROOT
 from job.host.records import build
 
 START_SECONDS = 120.0  # of the processor: a large tokenizer
@@ -30,7 +31,6 @@ SECONDS_PER_MIB = 30.0  # and for tokenising
 LOOK_SECONDS = 0.25  # between two looks at how much it has taken
 IDLE_LOOKS = 480  # without any work in between; looks instead of seconds, for a frozen job takes none
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-PACKAGE_ROOT = Path(__file__).parents[2]
 
 
 class Worker:

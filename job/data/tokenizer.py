@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from job.data.worker.json_text import strings
 from job.errors import InputError, JobError
 from job.source.model_files import read_object
 from job.source.place import pointed
@@ -56,7 +56,7 @@ def require_small_tokens(model_dir: Path) -> None:
         file_bytes = path.stat().st_size
         _require_small(f"{path.name} is too large", file_bytes, MAX_FILE_BYTES)
         if file_bytes > MAX_TOKEN_BYTES:
-            token_bytes = sum(len(text.encode("utf-8", "replace")) for text in _strings(_added_tokens(path)))
+            token_bytes = sum(len(text.encode("utf-8", "replace")) for text in strings(_added_tokens(path)))
             _require_small(f"{path.name}: the added tokens are too long", token_bytes, MAX_TOKEN_BYTES)
 
 
@@ -78,14 +78,6 @@ def _added_tokens(path: Path) -> Any:
     if path.name == "added_tokens.json":
         return list(value)
     return [item for key, item in value.items() if key != "chat_template"] if isinstance(value, dict) else value
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _strings(item)
 
 
 def set_pad_token(tokenizer: Any, model_dir: Path, notes: list[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from job.errors import TREE, Interrupted, JobError
 from job.follow.spoken import spoken
 from job.host.log import Log
-from job.ledger.evidence import require_result
+from job.ledger.evidence import RUN_ID, require_result
 from job.report.markdown import figure, table
 from job.store import open_store
 
@@ -22,7 +22,6 @@ DONE = ("published", "done")  # the two events that a run says only once its man
 # What may follow an end: what a run says as it leaves, and what other commands say.
 AFTER_THE_END = ("lease", "notified", "leftovers", "note", "termination", "summary", "ended", "verified", "valid")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
-RUN_ID = re.compile(r"[0-9a-f]{16}")
 CODES = {kind.__name__: kind.exit_code for kind in TREE}
 UNKNOWN = JobError.exit_code
 SIGNAL_BASE = 128  # a shell's way to say that a process died of a signal

@@ -23,7 +23,6 @@ from job.host.foreseen import beside
 from job.host.memory import MemorySampler
 
 SAMPLE_SECONDS = 0.5
-GIB = 1 << 30
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "unsloth", "unsloth_zoo",
     "huggingface_hub", "safetensors", "tokenizers", "boto3", "jsonschema", "sacrebleu",

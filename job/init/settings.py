@@ -10,6 +10,7 @@ from typing import Any
 from job.data.select import FEWEST, FRACTION, FROM_ROWS, MOST
 from job.errors import CapacityError
 from job.host.device import card_bytes, wanted_device
+from job.host.memory import GIB
 from job.plan.advice import VERY_SMALL
 from job.plan.gpu_memory import fits, least_gpu_bytes
 from job.plan.model_size import model_size
@@ -17,7 +18,6 @@ from job.spec import JobSpec, parse_spec
 
 Json = dict[str, Any]
 
-GIB = 1 << 30
 # Open weights under Apache-2.0, of a family that every part of a run knows.
 SMALL_MODEL = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
 LARGER_MODEL = "hf://HuggingFaceTB/SmolLM2-1.7B-Instruct"

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from job.host.memory import GIB
 from job.plan.adapter import ADAPTER_BYTES_PER_WEIGHT, adapter_bytes
 from job.plan.model_size import ModelSize
 from job.spec import JobSpec
 from job.training.methods import METHODS
 from job.weights.shapes import NF4_BYTES
 
-GIB = 1 << 30
 WEIGHT_BYTES = {"4bit": 0.5, "8bit": 1.0, "16bit": 2.0, "full": 2.0}  # per parameter, scales left out
 FULL_TRAINING_BYTES = 2.0 + 2.0  # gradient and 8-bit Adam moments, per parameter
 FULL_MOMENTS_BYTES = 8  # moments in fp32 where the optimiser is no 8-bit one

@@ -18,10 +18,10 @@ from job.gguf.native import CHUNK_TOKENS
 from job.gguf.quantise import BUFFER_BYTES
 from job.gguf.types import TYPES
 from job.host.cgroup import native_threads
+from job.host.memory import MIB
 from job.weights.layout import BLOCK_BYTES, merging_threads
 from job.weights.shapes import NF4_BYTES, Shapes
 
-MIB = 1 << 20
 # After the imports, from `RssAnon` in /proc/self/status (Python 3.11, torch 2.13 for the CPU, transformers 5.17, PEFT
 # 0.21).
 TRANSFORMERS_BYTES = 260 * MIB  # import torch, transformers, transformers.models.llama.modeling_llama

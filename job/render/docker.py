@@ -9,7 +9,7 @@ import posixpath
 from collections.abc import Iterator
 
 from job.errors import InputError, SpecError
-from job.plan.gpu_memory import GIB
+from job.host.memory import GIB
 from job.render.image import is_local, words_here
 from job.render.pod import GRACE_SECONDS, STOP_SECONDS, UID
 from job.render.rendering import Rendering, local_paths

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from job.plan.gpu_memory import GIB
+from job.host.memory import GIB
 from job.render.image import words_for_rented
 from job.render.pod import STOP_SECONDS
 from job.render.rendering import Rendering

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from job.errors import Fault, SpecError
+from job.plan.model_size import UNITS
 from job.render.egress import Egress, egress_in
 from job.render.image import IMAGE
 from job.spec import JobSpec
@@ -23,7 +24,6 @@ ANNOTATIONS = re.compile(
     r"((?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)=([ -~]{1,1024})"
 )
 SOURCES = re.compile(r"(https://[A-Za-z0-9.-]+(?::[0-9]+)?/[A-Za-z0-9._/~-]+)@([A-Za-z0-9][A-Za-z0-9._/-]{0,200})")
-UNITS = {"b": 10**9, "m": 10**6}
 DIGEST_DIGITS = 10
 NAME_CHARACTERS = 48  # JobSet appends "-node-0-0-" and five more, and takes 63 in all
 DEADLINE_HOURS = 24

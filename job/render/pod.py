@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from job.errors import TREE
-from job.plan.gpu_memory import GIB
+from job.host.memory import GIB
 from job.plan.machine import Resources
 from job.render.options import Options
 from job.render.rendering import Rendering

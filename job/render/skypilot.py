@@ -5,7 +5,7 @@ so the machine's own docker runs it, as every GPU machine image of SkyPilot's cl
 from __future__ import annotations
 
 from job.errors import JobError
-from job.plan.gpu_memory import GIB
+from job.host.memory import GIB
 from job.render.docker import script
 from job.render.image import words_for_rented
 from job.render.pod import retryable_codes

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from job.errors import JobError
 from job.host.foreseen import Pair, pairs
 from job.host.log import Log
-from job.host.stats import GIB, Stats
+from job.host.memory import GIB
+from job.host.stats import Stats
 from job.ledger.evidence import REPORT, STATS, forget_failure
 from job.ledger.manifest import File, store_file
 from job.report.figures import differences_table, loss_of_perplexity, measured

@@ -17,7 +17,7 @@ from job.hub.origin import COMMIT, HubOrigin
 from job.ledger.manifest import MANIFEST, SHOWN_CHARACTERS, SPEC, Manifest, decode
 from job.source.model_files import REFUSED_WEIGHTS, SAFETENSORS_HINT, read_object
 from job.source.place import LocalOrigin, Place, S3Origin, at_revision, pointed
-from job.spec import LoraSpec
+from job.spec import LoraSpec, job_schema
 from job.spec.data_rules import hub_name
 from job.weights.layout import read_tensors
 
@@ -31,9 +31,7 @@ UNSAID = ("rank_pattern", "alpha_pattern", "layers_to_transform", "layer_replica
 # How an adapter was begun without changing the base; others, such as PiSSA, took a part out of it
 BEGUN = (True, False, None, "gaussian", "eva", "orthogonal")
 NUMBER_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-MOST = {"r": 1024, "lora_alpha": 65536}  # as in the section lora
 MIRROR = re.compile(r"(?:-unsloth)?-bnb-4bit$")  # of a Hub model, its weights packed
-MOST_FILES = 1000
 AS_IT_IS = "Write the section lora as the adapter has it, or take another adapter"
 
 Json = Mapping[str, Any]
@@ -98,7 +96,8 @@ def fetch_adapter(
 
 def scaled(lora: LoraSpec, settings: Json) -> LoraSpec:
     """With the rank and alpha of these settings. Raises `InputError` where they are none."""
-    for key, most in MOST.items():
+    limits = job_schema()["definitions"]["lora"]["properties"]
+    for key, most in (("r", limits["r"]["maximum"]), ("lora_alpha", limits["alpha"]["maximum"])):
         number: Any = settings.get(key)
         if type(number) not in ((int,) if key == "r" else (int, float)) or not 0 < number <= most:
             raise InputError(f"{SETTINGS} is damaged", found=f"{key} {json.dumps(number)[:SHOWN_CHARACTERS]}",
@@ -124,7 +123,7 @@ def require_rank(adapters: Sequence[FetchedAdapter], method: str, rank: int) -> 
 def look_at_adapter(address: str, lora: LoraSpec, pointer: str = POINTER, of_several: bool = False) -> None:
     """What is seen of a local one without reading its weights. Raises as `fetch_adapter` does."""
     with pointed(pointer):
-        paths = LocalOrigin(address, "hf://").glimpse(MOST_FILES)
+        paths = LocalOrigin(address, "hf://").glimpse()
         below = _place(list(paths))
         _require_finished(list(paths))
         settings = read_object(paths[below + SETTINGS])

@@ -15,7 +15,6 @@ from job.spec import SourceSpec
 from job.store.base import translating_errors
 from job.weights.layout import read_tensors
 
-MOST_FILES = 1000  # of a folder
 HIDDEN = re.compile(r"(^|/)(\.|__)")  # what the `datasets` library does not look at
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 LFS_POINTER = b"version https://git-lfs"
@@ -27,7 +26,7 @@ def files_of_rows(spec: SourceSpec, pointer: str) -> list[Path]:
     library knows which are in which. Raises as `fetch_data` does for what names show; `pointer` is the source's.
     """
     with pointed(f"{pointer}/source"):
-        paths = LocalOrigin(spec.source, HUB).glimpse(MOST_FILES)
+        paths = LocalOrigin(spec.source, HUB).glimpse()
         if not paths:
             raise nothing_there(spec.source)
         if list(paths) == [PurePosixPath(spec.source).name]:
@@ -45,7 +44,7 @@ def files_of_rows(spec: SourceSpec, pointer: str) -> list[Path]:
 def has_chat_template(source: str, pointer: str) -> bool:
     """Of a local model. Raises as `fetch_model_config` does, for what is seen without transformers."""
     with pointed(pointer):
-        paths = open_local(source).glimpse(MOST_FILES)
+        paths = open_local(source).glimpse()
         names = [name for name in paths if "/" not in name]
         if CONFIG not in names and (below := sorted(name for name in paths if name.endswith(f"/{CONFIG}"))):
             nested = PurePosixPath(source, below[0]).parent

@@ -16,6 +16,7 @@ from job.store import S3Store, Stored, safe_key, split_s3
 from job.store.base import local_path, translating_errors
 
 LISTED_NAMES = 10_000  # of a folder, among which a near one is looked for
+GLIMPSED_FILES = 1000
 
 
 class Place(Protocol):
@@ -62,9 +63,9 @@ class LocalOrigin:
     def files(self) -> list[Stored]:
         return sorted(self._walk(), key=lambda f: f.key)
 
-    def glimpse(self, count: int) -> dict[str, Path]:
-        """Names and paths of at most so many files, those at the top first; nothing is read or staged."""
-        names = (file.key for file in islice(self._walk(), count))
+    def glimpse(self) -> dict[str, Path]:
+        """Names and paths of the first files, those at the top before others; nothing is read or staged."""
+        names = (file.key for file in islice(self._walk(), GLIMPSED_FILES))
         return {name: self._root if self._is_file else self._root / name for name in names}
 
     def _walk(self) -> Iterator[Stored]:

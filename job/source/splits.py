@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from job.data.worker.json_text import strings
 from job.errors import InputError, PolicyError
 from job.spec import SourceSpec
 
@@ -135,17 +136,9 @@ def _check_card(card: Path) -> None:
         entries = head.get(key) or []
         if odd := [one for one in (entries if isinstance(entries, list) else [entries]) if not isinstance(one, dict)]:
             raise InputError(f"{CARD} has no readable head: {key}", found=ascii(odd[0]), expected="a mapping")
-    for text in _strings(head.get("configs")):
+    for text in strings(head.get("configs")):
         if "://" in text or "::" in text or text.startswith(("/", "~")) or ".." in PurePosixPath(text).parts:
             raise PolicyError(f"{CARD} points out of the data set", found=ascii(text), expected="files of the data set")
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _strings(item)
 
 
 def _splits(skeleton: Path, cache: Path, subset: str | None, pointer: str) -> tuple[str, dict[str, list[str]]]:

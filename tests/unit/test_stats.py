@@ -12,7 +12,8 @@ import pytest
 from job.errors import InputError
 from job.errors.facts import failure_facts
 from job.host.foreseen import Foreseen, pairs
-from job.host.stats import GIB, Phase, Stats, training_memory
+from job.host.memory import GIB
+from job.host.stats import Phase, Stats, training_memory
 from job.report.spoken import words
 from job.spec.strict import StrictValidator, load_schema
 

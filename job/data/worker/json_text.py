@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 
@@ -39,3 +40,12 @@ def _finite(digits: str) -> float:
     if math.isinf(value):
         raise LaxError(f"the number {digits[:40]} is too large")
     return value
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every string within `value`, keys aside."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from strings(item)

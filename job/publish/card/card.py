@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from job import __version__
 from job.export.kinds import kind_of
+from job.host.memory import MIB
 from job.publish.card.facts import CardFacts, Sample, SourceFacts, card_facts
 from job.publish.card.metadata import metadata
 from job.publish.card.use import Usage, how_to_use, shell_verify
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CardFacts", "Sample", "SourceFacts", "card_facts", "write_card"]
 
-MIB = 1 << 20
 SAMPLE_CHARACTERS = 2000
 SETTINGS = ("model", "data", "lora", "training")  # sections of the spec that decide what is learned
 NOT_SETTINGS = {"source", "merge_base", "adapter", "adapters", "train", "held_out", "sources"}
