@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from job.errors import GateError, InputError
+from job.errors import CapacityError, DeviceError, GateError, InputError, classify
 from job.gguf.header import Written, padded, read_header
 from job.gguf.types import TYPES
 
+# What the converter raises where config, tokenizer or shapes are not what it expects of them.
+BROKEN = (AssertionError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError)
 BATCH_BYTES = 2 << 30  # of tensors in flight, as fp32; a single larger tensor goes alone
 
 
@@ -91,7 +93,17 @@ def _explained() -> Iterator[None]:
             expected="an architecture and a tokenizer that llama.cpp supports",
             hint="Remove the GGUF exports",
         ) from error
-    except (ValueError, KeyError) as error:
+    except FileNotFoundError as error:
+        raise InputError(
+            "llama.cpp's converter needs a file that this model does not have",
+            where="/model/source",
+            found=str(error),
+            expected="a folder with it, such as tokenizer.model for Gemma and Llama 2",
+            hint="Bring it from the model's own repository, or remove the GGUF exports",
+        ) from error
+    except BROKEN as error:
+        if isinstance(classify(error), CapacityError | DeviceError):  # torch's errors of memory and device
+            raise
         raise GateError("the model cannot be converted to GGUF", found=f"{type(error).__name__}: {error}") from error
 
 

@@ -171,6 +171,27 @@ class LlamaContext:
         return numpy.ctypeslib.as_array(logits, shape=(len(ids), self._width)).copy()
 
 
+def require_loadable(outline: Path, key: str) -> None:
+    """Has llama.cpp read everything of the file but its weights, and lay out a computation; no memory is taken for it.
+
+    Raises `GateError` if it refuses metadata, names or shapes.
+    """
+    from llama_cpp import llama_cpp as native
+
+    settings = native.llama_model_default_params()
+    settings.no_alloc = True
+    settings.load_mode = native.LLAMA_LOAD_MODE_NONE  # what is mapped would be read ahead
+    with native_log() as log:
+        handle = native.llama_model_load_from_file(str(outline).encode(), settings)
+    if not handle:
+        raise _unopened(key, log)
+    try:
+        with Model(handle).context(CHUNK_TOKENS, 1, key=key):
+            pass
+    finally:
+        native.llama_model_free(handle)
+
+
 @contextmanager
 def opened(path: Path, key: str, vocabulary_only: bool = False) -> Iterator[Model]:
     """The file (or the first of several) in llama.cpp, every block validated. Raises `GateError` if it refuses."""
@@ -182,10 +203,12 @@ def opened(path: Path, key: str, vocabulary_only: bool = False) -> Iterator[Mode
     with native_log() as log:
         handle = native.llama_model_load_from_file(str(path).encode(), settings)
     if not handle:
-        raise GateError(
-            "llama.cpp cannot open this file", where=key, found=log.complaint(), expected="a model it loads"
-        )
+        raise _unopened(key, log)
     try:
         yield Model(handle)
     finally:
         native.llama_model_free(handle)
+
+
+def _unopened(key: str, log: NativeLog) -> GateError:
+    return GateError("llama.cpp cannot open this file", where=key, found=log.complaint(), expected="a model it loads")

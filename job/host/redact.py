@@ -1,8 +1,8 @@
 """Known secrets taken out of text, however the text spells them.
 
-Libraries show a value escaped (`repr`, JSON, JSON in JSON), URL-coded, wrapped, cut in two, or in base64 after a
-user's name. So text is *folded* before it is searched: escapes become the characters they mean, back slashes and
-white space go. What is found is replaced in the text as it was.
+Libraries show a value escaped (`repr`, JSON, JSON in JSON, HTML), URL-coded, wrapped, coloured, cut in two, or in
+base64 after a user's name. So text is *folded* before it is searched: escapes become the characters they mean; back
+slashes, white space, colours and what else a reader does not see go. What is found is replaced in the text as it was.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -20,10 +21,17 @@ from job.host.known_secrets import learned, secret_values
 SHORTEST = 6  # a shorter value would be found in every other word
 HALVED = 16  # from this length on each half is a secret, too: whoever cuts a line leaves one of them
 SPELLING = re.compile(
-    r"\\+u00([0-9a-fA-F]{2})|\\+x([0-9a-fA-F]{2})|%(?:25)*([0-9a-fA-F]{2})|&#x([0-9a-fA-F]{1,4});"
-    r"|&(amp|lt|gt|quot);|\\+[nrt]|\\+|\s+"
+    # colours, as they are and escaped; frames of wrapped text, soft hyphens, spaces of no width
+    r"(?:\x1b|\\+(?:u001[bB]|x1[bB]|033|e))\[[0-9;]*m|[\u2500-\u257f\u00ad\u200b-\u200f\u2060\ufeff]"
+    r"|\\+u(?:25[0-7][0-9a-fA-F]|00[aA][dD]|200[b-fB-F]|2060|[fF][eE][fF]{2})"
+    r"|([\"'])(?:\\+n|\s)+b?\1"  # between parts of one text, as `pprint` writes it
+    r"|\\+(?:u00|U000000|x)([0-9a-fA-F]{2})|\\+u\{0*([0-9a-fA-F]{1,4})\}|%(?:25)*(?:u00)?([0-9a-fA-F]{2})"
+    r"|&(?:amp;)*#[xX]0*([0-9a-fA-F]{1,4});|&(?:amp;)*#0*([0-9]{1,5});|&(?:amp;)*(lt|gt|quot|apos);|(&)(?:amp;)+"
+    r"|\\+[nrt]|\\+([0-3][0-7]{2})|\\+|\s+"
 )
-ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"'}
+# Quotes within quotes, as CSV, SQL and shells write them.
+QUOTES = (('"', '""'), ("'", "''"), ("'", "'\"'\"'"), ("'", "'\\''"))
+ENTITIES = {"lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 
 
 class Folded(NamedTuple):
@@ -58,20 +66,31 @@ def fold(text: str) -> Folded:
 
     for found in SPELLING.finditer(text):
         add(text[end : found.start()], end, False)
-        number = next((group for group in found.groups()[:4] if group), None)
-        character = chr(int(number, 16)) if number else ENTITIES.get(found[5] or "", "")
+        character = _meant(found)
         add("" if character.isspace() or character == "\\" else character, found.start(), True)
         end = found.end()
     add(text[end:], end, False)
     return Folded("".join(pieces), starts, origins)
 
 
+def _meant(found: re.Match[str]) -> str:
+    """The character that is spelled so; "" for what is passed over."""
+    _, *in_hex, decimal, entity, ampersand, octal = found.groups()
+    if number := next(filter(None, in_hex), None):
+        return chr(int(number, 16))
+    if decimal or octal:
+        return chr(min(int(decimal or octal, 10 if decimal else 8), sys.maxunicode))
+    return ampersand or ENTITIES.get(entity or "", "")
+
+
 def forms(value: str) -> set[str]:
     """What must not be read of one secret: itself and its parts, folded, and base64 at each of its three alignments."""
-    parts = {text for part in (value, *value.split()) for text in (part.strip(), fold(part).text)}
+    quoted = [value.replace(quote, instead) for quote, instead in QUOTES if quote in value]
+    parts = {text for part in (value, *value.split(), *quoted) for text in (part.strip(), fold(part).text)}
     whole = value.strip().encode("utf-8", "surrogateescape")
     coded = {_base64(whole, before) for before in range(3)}
-    parts |= coded | {text.replace("+", "-").replace("/", "_") for text in coded} | {whole.hex()}
+    parts |= coded | {text.replace("+", "-").replace("/", "_") for text in coded}
+    parts |= {whole.hex(), whole.hex().upper(), whole.hex(":"), ",".join(map(str, whole))}
     halves = [(part[: len(part) // 2], part[len(part) // 2 :]) for part in parts if len(part) >= HALVED]
     return {part for part in (*parts, *(half for pair in halves for half in pair)) if len(part) >= SHORTEST}
 

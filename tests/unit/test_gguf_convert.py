@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
+import struct
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -78,6 +81,54 @@ def test_an_unknown_tokenizer_is_refused(tmp_path: Path) -> None:
         plan(folder, tmp_path, ["q8_0"], False)
 
 
+REFUSED_LATE: dict[str, tuple[dict[str, Any], str]] = {
+    "written, and not opened": ({"architectures": ["StableLmForCausalLM"], "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25,
+                                 "use_parallel_residual": False}, "check_tensor_dims"),
+    "not written, as a tensor has no place": ({"architectures": ["GPTNeoXForCausalLM"]}, "Can not map tensor"),
+    "not written as the shapes are others": ({"architectures": ["FalconForCausalLM"]}, "Error"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED_LATE)
+def test_what_llama_cpp_would_not_write_or_open_is_an_input_error_before_training(name: str, tmp_path: Path) -> None:
+    """Nothing of it needs the values of weights. It was 14 after training, or 1."""
+    changes, said = REFUSED_LATE[name]
+    folder = changed_folder(narrow_dir(), tmp_path / "model", lambda f: edit_json(f / "config.json", **changes))
+    with pytest.raises(InputError, match=rf"/model/source: .*{said}") as refused:
+        plan(folder, tmp_path, ["q8_0"], False)
+    assert refused.value.faults[0].hint == "Remove the GGUF exports"
+
+
+def widen(folder: Path) -> None:
+    """Four layers in the shape of Llama-3.1-8B's, with holes for weights."""
+    wide, narrow, inner, layers, words = 4096, 1024, 14_336, 4, 49_152
+    edit_json(folder / "config.json", hidden_size=wide, intermediate_size=inner, num_attention_heads=32, num_key_value_heads=8,
+              head_dim=128, num_hidden_layers=layers)  # fmt: skip
+    shapes = {"model.embed_tokens.weight": [words, wide], "model.norm.weight": [wide]}
+    for layer in range(layers):
+        of_layer = {"self_attn.q_proj": [wide, wide], "self_attn.k_proj": [narrow, wide], "self_attn.v_proj": [narrow, wide],
+                    "self_attn.o_proj": [wide, wide], "mlp.gate_proj": [inner, wide], "mlp.up_proj": [inner, wide],
+                    "mlp.down_proj": [wide, inner], "input_layernorm": [wide], "post_attention_layernorm": [wide]}  # fmt: skip
+        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in of_layer.items()}
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    path = folder / "model.safetensors"
+    path.unlink()
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    os.truncate(path, 8 + len(text) + end)
+
+
+def test_looking_at_the_outline_of_a_large_model_takes_no_memory(tmp_path: Path) -> None:
+    """Its weights are a hole of 2 GB."""
+    folder = changed_folder(narrow_dir(), tmp_path / "model", widen)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert plan(folder, tmp_path, ["q8_0"], False).bytes["q8_0"] > 1 << 30
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
 def test_a_missing_shard_is_an_artefact_that_failed(tmp_path: Path) -> None:
     def index(folder: Path) -> None:
         names = {"model.embed_tokens.weight": "model-00001-of-00002.safetensors", "model.norm.weight": "model-00002-of-00002.safetensors"}
@@ -85,7 +136,7 @@ def test_a_missing_shard_is_an_artefact_that_failed(tmp_path: Path) -> None:
         (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
 
     folder = changed_folder(narrow_dir(), tmp_path / "model", index)
-    with pytest.raises((GateError, FileNotFoundError)):
+    with pytest.raises((GateError, InputError)):
         convert(folder, tmp_path / "bf16.gguf", "bf16", "tuned", 1)
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import os
+import pprint
+import re
+import shlex
 import textwrap
 import urllib.parse
 from collections.abc import Callable
 from email.message import Message
 from pathlib import Path
+from xml.sax.saxutils import quoteattr
 
 import pytest
 
@@ -37,6 +42,10 @@ MAY_SHOW = 7  # characters in a row: less than half of the shortest canary
 
 def wrapped(text: str, width: int = 20) -> str:
     return "\n    ".join(textwrap.wrap(text, width, break_on_hyphens=False))
+
+
+def in_pieces(text: str, between: str) -> str:
+    return between.join(text[at : at + 5] for at in range(0, len(text), 5))
 
 
 def header(value: str) -> str:
@@ -70,6 +79,30 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "header dump": header,
     "raw request": lambda v: repr(f"GET / HTTP/1.1\r\nX-Api-Key: {v}\r\n".encode()),
     "HTML": lambda v: v.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;"),
+    "HTML, twice": lambda v: html.escape(html.escape(v)),
+    "HTML in numbers": lambda v: "".join(f"&#{ord(letter)};" for letter in v),
+    "HTML in numbers of 16": lambda v: "".join(f"&#X{ord(letter):04X};" for letter in v),
+    "Markdown's signs": lambda v: re.sub(r"[^0-9A-Za-z]", lambda found: f"&#{ord(found[0])};", v),
+    "XML": lambda v: quoteattr(v, {"'": "&apos;"}),
+    "hexadecimal in pairs": lambda v: v.encode().hex(":"),
+    "hexadecimal in capitals": lambda v: v.encode().hex().upper(),
+    "a list of bytes": lambda v: str(list(v.encode())),
+    "octal": lambda v: "".join(f"\\{byte:03o}" for byte in v.encode()),
+    "Unicode escapes": lambda v: "".join(f"\\U{ord(letter):08x}" for letter in v),
+    "Unicode escapes in braces": lambda v: "".join(f"\\u{{{ord(letter):x}}}" for letter in v),
+    "URL-coded as by old browsers": lambda v: "".join(f"%u{ord(letter):04X}" for letter in v),
+    "base64 without its end": lambda v: base64.urlsafe_b64encode(f"oauth2:{v}".encode()).decode().rstrip("="),
+    "in colours": lambda v: in_pieces(v, "\x1b[0m\x1b[1;36m"),
+    "in colours, as JSON": lambda v: json.dumps(in_pieces(v, "\x1b[1m")),
+    "in colours, as repr": lambda v: repr(in_pieces(v, "\x1b[1m")),
+    "in a frame": lambda v: in_pieces(v, " │\n│ "),
+    "in a frame, as JSON": lambda v: json.dumps(in_pieces(v, " │\n│ ")),
+    "in pieces of pprint": lambda v: pprint.pformat(v.encode(), width=16),
+    "with soft hyphens": lambda v: in_pieces(v, "\u00ad"),
+    "with spaces of no width, as JSON": lambda v: json.dumps(in_pieces(v, "\u200b")),
+    "quoted for a shell": shlex.quote,
+    "quoted in CSV": lambda v: '"' + v.replace('"', '""') + '"',
+    "quoted in SQL": lambda v: "'" + v.replace("'", "''") + "'",
     "wrapped": wrapped,
     "wrapped, then repr": lambda v: repr(wrapped(v)),
     "cut after": lambda v: v[: len(v) * 2 // 3] + "...",
