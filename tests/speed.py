@@ -2,12 +2,14 @@
 
 Theirs is `datasets.map` with the chat template, then with the tokenizer, both with two processes and without any mask; ours is what
 `tunejob plan` says that reading, rendering, masking and tokenising took. Same rows, same tokenizer, one after the other, twice, in
-processes of their own; imports do not count. Prints a JSON line for each, then the ratio of the means.
+processes of their own; imports do not count. Prints a JSON line for each, then rows a second, the ratio of the means and how many
+processors there are. On a machine that does other things, too, only the ratio says something, and little.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -81,7 +83,8 @@ def main() -> None:
             print(json.dumps(line), flush=True)
     means = {side: statistics.mean(seconds) for side, seconds in found.items()}
     print(json.dumps({"rows_a_second": {side: round(rows / mean) for side, mean in means.items()},
-                      "times_as_fast": round(means["theirs"] / means["ours"], 2)}))  # fmt: skip
+                      "times_as_fast": round(means["theirs"] / means["ours"], 2), "processors": len(os.sched_getaffinity(0)),
+                      "load": round(os.getloadavg()[0], 1)}))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 import builtins
 import io
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from job.errors import InputError, JobError, TransientError
 from job.host.proxies import require_certificates, require_proxies
 from job.host.time_limits import limit
 from job.store.base import TEMPORARY, Stored, safe_key, split_s3, within
-from job.store.etag import Digests
+from job.store.etag import Each, Etag, Sha256, Taker
 from job.store.patience import ATTEMPTS, be_patient
 from job.store.s3_errors import is_expired, is_mendable, translating_s3_errors, whole_answers
 from job.store.s3_secrets import keep_secret
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 PART_BYTES = 16 << 20
 THREADS = 8
+COPIED_BYTES = 1 << 20  # at a time
 READINGS = ATTEMPTS + 1  # four that were damaged, and two that agree
 CONNECT_SECONDS = 10
 ADDRESSING = ("path", "virtual", "auto")
@@ -59,20 +61,19 @@ class S3Store:
 
     def read(self, key: str) -> bytes:
         def once() -> tuple[bool, bytes]:
-            etag, digests, buffer = *self._expected(key), io.BytesIO()
-            self._client.download_fileobj(self._bucket, self._full(key), buffer, Config=_transfer())
-            digests.write(buffer.getvalue())
-            return self._proves(etag, digests), buffer.getvalue()
+            etag, found, buffer = *self._expected(key), io.BytesIO()
+            self._pass_by(key, buffer, found)
+            return self._proves(etag, found), buffer.getvalue()
 
         return self._settled(f"{self.uri}/{key}", once)
 
     def write(self, key: str, data: bytes) -> None:
-        digests = Digests()
-        digests.write(data)
+        found, sha256 = Etag(), Sha256()
+        Each(found, sha256).write(data)
 
         def once() -> bool:
             stored = self._client.put_object(Bucket=self._bucket, Key=self._full(key), Body=data)
-            return self._proves(stored.get("ETag", ""), digests) or self.sha256(key) == digests.sha256
+            return self._proves(stored.get("ETag", ""), found) or self.sha256(key) == sha256.value
 
         self._stored(f"{self.uri}/{key}", once)
 
@@ -81,9 +82,10 @@ class S3Store:
             self._client.upload_file(str(path), self._bucket, self._full(key), Config=_transfer())
             if self._proven_by_tls:
                 return True
-            digests = Digests(PART_BYTES if path.stat().st_size >= PART_BYTES else 0)
-            _pass(path, digests)
-            return self._proves(self._expected(key)[0], digests) or self.sha256(key) == digests.sha256
+            found, sha256 = Etag(PART_BYTES if path.stat().st_size >= PART_BYTES else 0), Sha256()
+            with path.open("rb") as file:
+                shutil.copyfileobj(file, Each(found, sha256), COPIED_BYTES)
+            return self._proves(self._expected(key)[0], found) or self.sha256(key) == sha256.value
 
         self._stored(f"{self.uri}/{key}", once)
 
@@ -91,11 +93,13 @@ class S3Store:
         temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
 
         def once() -> tuple[bool, str]:
-            etag, digests = self._expected(key)
-            self._client.download_file(self._bucket, self._full(key), str(temporary), Config=_transfer())
-            if not self._proven_by_tls:
-                _pass(temporary, digests)
-            return self._proves(etag, digests), digests.sha256
+            etag, found = self._expected(key)
+            if self._proven_by_tls:  # parts are written as they come
+                self._client.download_file(self._bucket, self._full(key), str(temporary), Config=_transfer())
+            else:
+                with temporary.open("wb") as file:
+                    self._pass_by(key, file, found)
+            return self._proves(etag, found), found.value
 
         try:
             with translating_s3_errors(f"{self.uri}/{key}"):
@@ -107,9 +111,9 @@ class S3Store:
 
     def sha256(self, key: str) -> str:
         def once() -> tuple[bool, str]:
-            etag, digests = self._expected(key)
-            self._client.download_fileobj(self._bucket, self._full(key), cast("Any", digests), Config=_transfer())
-            return self._proves(etag, digests), digests.sha256
+            etag, found, sha256 = *self._expected(key), Sha256()
+            self._pass_by(key, sha256, found)
+            return self._proves(etag, found), sha256.value
 
         return self._settled(f"{self.uri}/{key}", once)
 
@@ -126,6 +130,11 @@ class S3Store:
         self._persist(f"{self.uri}/{key}", lambda: self._abort(self._full(key), upload_id))
 
     # ------------------------------------------------------------------------------------------ one try
+
+    def _pass_by(self, key: str, taker: Taker, found: Etag) -> None:
+        """An object's bytes in order to a taker, and to `found` where nothing else proves them."""
+        takers = Each(taker) if self._proven_by_tls else Each(taker, found)
+        self._client.download_fileobj(self._bucket, self._full(key), cast("Any", takers), Config=_transfer())
 
     def _listing(self, prefix: str) -> dict[str, int]:
         found: dict[str, int] = {}
@@ -158,8 +167,8 @@ class S3Store:
             return False
         return True
 
-    def _expected(self, key: str) -> tuple[str, Digests]:
-        """The ETag of an object, empty if there is none, and empty digests for the parts it was stored in.
+    def _expected(self, key: str) -> tuple[str, Etag]:
+        """The ETag of an object, empty if there is none, and one that will be it, for the parts it was stored in.
 
         Asked before anything else: unlike an answer to HEAD, that to a listing says which credentials have expired.
         """
@@ -170,18 +179,18 @@ class S3Store:
                 return self._facts(self._full(key))
         return self._facts(self._full(key))
 
-    def _facts(self, key: str) -> tuple[str, Digests]:
+    def _facts(self, key: str) -> tuple[str, Etag]:
         with whole_answers():
             found = self._client.list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1).get("Contents", [])
             if not found or found[0]["Key"] != key:
-                return "", Digests()
+                return "", Etag()
             etag = found[0]["ETag"]
         if self._proven_by_tls or "-" not in etag:
-            return etag, Digests()
-        return etag, Digests(self._client.head_object(Bucket=self._bucket, Key=key, PartNumber=1)["ContentLength"])
+            return etag, Etag()
+        return etag, Etag(self._client.head_object(Bucket=self._bucket, Key=key, PartNumber=1)["ContentLength"])
 
-    def _proves(self, etag: str, digests: Digests) -> bool:
-        return self._proven_by_tls or etag.strip('"') == digests.md5_etag
+    def _proves(self, etag: str, found: Etag) -> bool:
+        return self._proven_by_tls or etag.strip('"') == found.value
 
     # --------------------------------------------------------------------------------------- many tries
 
@@ -225,12 +234,6 @@ class S3Store:
 
     def _full(self, key: str) -> str:
         return self._root + safe_key(key)
-
-
-def _pass(path: Path, digests: Digests) -> None:
-    with path.open("rb") as file:
-        while data := file.read(1 << 20):
-            digests.write(data)
 
 
 def s3_client() -> S3Client:

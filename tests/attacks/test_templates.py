@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from job.data.build import build_dataset
 from job.data.pool import Worker
 from job.data.tokenizer import load_tokenizer, write_tokenizer
-from job.data.worker import wire
+from job.data.worker import sandbox, wire
 from job.errors import JobError, PolicyError
 from tests.data_rows import byte_tokenizer_dir, fetched, job_spec, turns, write_rows
 
@@ -173,6 +174,7 @@ def test_a_worker_sees_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 LATE = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from job.data.pool import Pool
 from tests.attacks.test_templates import endless_request
 
@@ -215,3 +217,17 @@ def test_a_frozen_container_is_not_a_hostile_template(tokenizer_json: Path) -> N
         assert worker.ask(wire.dump(wire.Request("turn_end", job))) == (wire.Reply(turn_end="<|im_end|>"), b"")
     finally:
         worker.close()
+
+
+def test_what_is_not_asked_about_a_loop_is_what_jinja_would_allow() -> None:
+    """The shortcut of the sandbox gives nothing that its base class refuses."""
+    refused = ("__class__", "_recurse", "_iterator", "_undefined")
+    for name in refused:
+        with pytest.raises(sandbox.TemplateRefusedError):
+            sandbox.render(f"{{% for m in [1] %}}{{{{ loop.{name} }}}}{{% endfor %}}", {})
+    seen: list[Any] = []
+    sandbox.render("{% for m in [1] %}{{ see(loop) }}{% endfor %}", {"see": seen.append})
+    for name in sandbox.LOOP:
+        value = getattr(seen[0], name)
+        assert type(value) in (int, bool)
+        assert super(type(sandbox.CHAT), sandbox.CHAT).is_safe_attribute(seen[0], name, value)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from job.data.worker.tokenise import IGNORED, Tokens, _labels
+from job.data.worker.tokens import Tokens
+from job.data.worker.wire import IGNORED
 from tests.smollm2 import model_dir
 
 TEXTS = [
@@ -64,5 +65,5 @@ def test_every_span_of_every_text(name: str) -> None:
             for end in range(start + 1, len(text) + 1):
                 last = bisect_left(starts, end)
                 wanted = [token if first <= place < last else IGNORED for place, token in enumerate(ids)]
-                assert _labels(ids, tokens, [(start, end)]) == wanted, (text, start, end)
+                assert list(tokens.labels([(start, end)])) == wanted, (text, start, end)
     assert (uncovered > 0) == (name in ("bytes, trimmed", "words")), "both ways are tried"

@@ -126,7 +126,7 @@ class Batch:
         if self._template is None:
             return [prompt, self._tokeniser.raw_ids(prompt), None]
         text = self._template.render([{"role": "user", "content": prompt}], prompt=True)
-        return [text, self._tokeniser.encode(text).ids, None]
+        return [text, list(self._tokeniser.encode(text).ids), None]
 
     def _question(self, example: Example) -> list[Any] | None:
         if isinstance(example, Preference):
@@ -142,7 +142,7 @@ class Batch:
             return None
         last = rendered.turns[-1]
         prompt = rendered.text[: last.start]
-        return [prompt, self._tokeniser.encode(prompt).ids, rendered.text[last.start : last.content_end]]
+        return [prompt, list(self._tokeniser.encode(prompt).ids), rendered.text[last.start : last.content_end]]
 
     def _with_choices(self, question: list[Any], request: Request, row: int) -> list[Any]:
         """The question with the ids of each choice, if its reference is one of them, that choice's number, how many ids

@@ -16,8 +16,10 @@ from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+LOOP = frozenset(["first", "last", "index", "index0", "revindex", "revindex0", "length"])  # numbers and truth values
 TODAY = datetime(2024, 7, 26)  # the date Llama 3.1's template falls back on
 MAX_RENDERED_CHARACTERS = 4 << 20
 
@@ -48,6 +50,10 @@ class _Generation(Extension):
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """As the base class has it, which takes half of a short rendering to find out that `loop.first` is."""
+        return (type(obj) is LoopContext and attr in LOOP) or super().is_safe_attribute(obj, attr, value)
+
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
         raise SecurityError(f"access to attribute {attribute!r} of a {type(obj).__name__} is forbidden")
 
@@ -98,7 +104,9 @@ def compile_template(text: str, strict: bool) -> Template:
     try:
         if next(environment.parse(text).find_all(LOADING), None) is not None:
             raise TemplateRefusedError("it loads another template")
-        return environment.from_string(text)
+        template = environment.from_string(text)
+        template.globals = dict(template.globals)  # a chain of one, which is copied far more slowly at each rendering
+        return template
     except TemplateSyntaxError as error:
         raise TemplateFailedError(f"not Jinja: {error.message} (line {error.lineno})") from None
     except (RecursionError, MemoryError, OverflowError) as error:

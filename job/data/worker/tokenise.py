@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from job.data.worker.messages import RowFault
+from job.data.worker.tokens import Span, Tokens
 from job.data.worker.wire import IGNORED
+from job.data.worker.words import words_of
 
-Span = tuple[int, int]
 RARE = "\U00012031"  # a cuneiform sign, which few vocabularies have
 OPENINGS = ("", "\n", ".")  # after which a text is encoded as it is in the middle of another
 
@@ -42,20 +42,23 @@ class Tokeniser:
 
     def __init__(self, tokenizer: Any, max_seq_length: int, prefix_ids: list[int], eos_id: int | None) -> None:
         self._tokenizer = tokenizer
+        self._words = words_of(tokenizer)
         self._max_seq_length = max_seq_length
         self._prefix_ids = prefix_ids
         self._eos_ids = [] if eos_id is None else [eos_id]
 
-    def encode(self, text: str) -> Any:
-        """Ids and character offsets, without added special tokens. Raises `RowFault` for text that is not Unicode, and
-        where the tokenizer's own code breaks on it: a regex that never comes to an end.
+    def encode(self, text: str) -> Tokens:
+        """The text's tokens, without added special ones. Raises `RowFault` for text that is not Unicode, and where the
+        tokenizer's own code breaks on it: a regex that never comes to an end.
         """
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise RowFault(f"a lone surrogate {text[error.start]!a} is not a character") from None
         try:
-            return self._tokenizer.encode(text, add_special_tokens=False)
+            if self._words is not None:
+                return self._words.tokens(text)
+            return Tokens(self._tokenizer.encode(text, add_special_tokens=False))
         except BaseException as error:  # a panic in Rust is not an Exception, and its class cannot be imported
             if type(error).__name__ != "PanicException":
                 raise
@@ -63,7 +66,7 @@ class Tokeniser:
 
     def has_unknown(self, sequence: Sequence) -> bool:
         """Whether a character of it was in no token, and neither were its bytes."""
-        return self._unknown_id in sequence.input_ids
+        return self._unknown_id is not None and self._unknown_id in sequence.input_ids
 
     @cached_property
     def _unknown_id(self) -> int | None:
@@ -79,10 +82,9 @@ class Tokeniser:
         """A rendered conversation, cut on the right to the longest sequence; and how many of `starts`, where answers
         begin, are within a token: who is asked for the answer sees the text before it in other tokens.
         """
-        encoding = self.encode(text)
-        ids, tokens = encoding.ids, Tokens(encoding)
-        merged = sum(tokens.goes_over(start) for start in starts)
-        return self._cut(ids, _labels(ids, tokens, spans)), merged
+        tokens = self.encode(text)
+        merged = sum(map(tokens.goes_over, starts))
+        return self._cut(tokens.ids, tokens.labels(spans)), merged
 
     def pair(self, prompt: str, completion: str, learn_all: bool) -> tuple[Sequence, str]:
         """Prompt, completion and the end token; cut on the right.
@@ -93,30 +95,30 @@ class Tokeniser:
         """
         asked, whole, border = self.encode(prompt).ids, self.encode(prompt + completion), ""
         ids = whole.ids
-        labels = _labels(ids, Tokens(whole), [(len(prompt), len(prompt) + len(completion))])
+        labels = whole.labels([(len(prompt), len(prompt) + len(completion))])
         if ids[: len(asked)] != asked:
             rest = self._continuation(asked, completion, ids)
             border = "merged" if rest is None else "apart"
             if rest is not None:
-                ids, labels = [*asked, *rest], [*[IGNORED] * len(asked), *rest]
+                ids, labels = asked + rest, array("i", [IGNORED]) * len(asked) + rest
         hidden = [IGNORED] * len(self._prefix_ids)
         learned = [*hidden, *(ids if learn_all else labels), *self._eos_ids]
         return self._cut([*self._prefix_ids, *ids, *self._eos_ids], learned), border
 
-    def _continuation(self, asked: list[int], completion: str, whole: list[int]) -> list[int] | None:
+    def _continuation(self, asked: array[int], completion: str, whole: array[int]) -> array[int] | None:
         """The completion's ids such that after the prompt's own the text is what the whole's says, if there are such:
         some tokenizers put a space before whatever they encode, but not after a line break or a point.
         """
         text = self._decode(whole)
         for opening in OPENINGS:
             opened, ids = self.encode(opening).ids, self.encode(opening + completion).ids
-            rest: list[int] = ids[len(opened) :]
-            if ids[: len(opened)] == opened and self._decode([*asked, *rest]) == text:
+            rest = ids[len(opened) :]
+            if ids[: len(opened)] == opened and self._decode(asked + rest) == text:
                 return rest
         return None
 
-    def _decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+    def _decode(self, ids: array[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def document(self, text: str) -> Iterator[Sequence]:
         """A document closed by the end token, in pieces of the longest sequence; every token is in one piece."""
@@ -125,12 +127,12 @@ class Tokeniser:
             piece = ids[start:stop]
             yield _sequence(piece, piece, len(piece))
 
-    def _cut(self, ids: list[int], labels: list[int]) -> Sequence:
+    def _cut(self, ids: list[int] | array[int], labels: list[int] | array[int]) -> Sequence:
         most = self._max_seq_length
         return _sequence(ids[:most], labels[:most], len(ids))
 
 
-def _sequence(ids: list[int], labels: list[int], whole_tokens: int) -> Sequence:
+def _sequence(ids: list[int] | array[int], labels: list[int] | array[int], whole_tokens: int) -> Sequence:
     learned = array("i", labels)
     if learned:
         learned[0] = IGNORED
@@ -146,50 +148,3 @@ def pieces(tokens: int, longest: int) -> Iterator[Span]:
             stop -= 1
         yield start, stop
         start = stop
-
-
-class Tokens:
-    """Which tokens of an encoding cover which characters.
-
-    Some tokenizers leave the space before a word out of its offsets: what no token covers belongs to the next token.
-    Few places of a text are looked for, so that the offsets of all tokens stay where they are, in Rust.
-    """
-
-    def __init__(self, encoding: Any) -> None:
-        self._encoding, self._count = encoding, len(encoding)
-
-    def covering(self, start: int, end: int) -> tuple[int, int]:
-        """The first token of these characters, and the one after the last."""
-        if start >= end:
-            return 0, 0
-        after = min(self._ending_after(end - 1) + 1, self._count)
-        while after < self._count and self._encoding.token_to_chars(after)[0] < end:  # of one character's bytes
-            after += 1
-        return self._ending_after(start), after
-
-    def goes_over(self, place: int) -> bool:
-        """Whether a token holds characters before this place and after it."""
-        token = self._ending_after(place)
-        return token < self._count and self._begins(token) < place
-
-    def _begins(self, token: int) -> int:
-        ends_before = self._encoding.token_to_chars(token - 1)[1] if token else 0
-        return int(min(self._encoding.token_to_chars(token)[0], ends_before))
-
-    def _ending_after(self, place: int) -> int:
-        """The first token that ends after this place."""
-        token = self._encoding.char_to_token(place)
-        return bisect_right(self._ends, place) if token is None else int(token)
-
-    @cached_property
-    def _ends(self) -> list[int]:
-        return [end for _, end in self._encoding.offsets]
-
-
-def _labels(ids: list[int], tokens: Tokens, spans: list[Span]) -> list[int]:
-    """Ids of the tokens that overlap a span, `IGNORED` elsewhere."""
-    labels = [IGNORED] * len(ids)
-    for start, end in spans:
-        first, last = tokens.covering(start, end)
-        labels[first:last] = ids[first:last]
-    return labels
