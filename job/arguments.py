@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
     add_compare(commands)
     add_chat(commands)
     wait = commands.add_parser(
-        "wait", help="follow a Kubernetes Job with kubectl, or a log, to its end; exit with its code"
+        "wait", help="follow a Kubernetes Job with kubectl, or a log that is trusted, to its end; exit with its code"
     )
     wait.add_argument(
         "job", metavar="JOB", help="name of the Job, jobset/NAME, trainjob/NAME, or - for a log on standard input"

@@ -47,10 +47,10 @@ def read_spec(source: str) -> bytes:
 
 
 def command_validate(arguments: argparse.Namespace, log: Log) -> None:
+    from job.preview.quoted import parse_unquoted
     from job.preview.seen import look_to_validate
-    from job.spec import parse_spec
 
-    spec = parse_spec(read_spec(arguments.spec))
+    spec = parse_unquoted(read_spec(arguments.spec))
     note_packages(spec, log)
     if not arguments.spec_only:
         say_seen(look_to_validate(spec, Path(arguments.spec).parent), log)
@@ -167,15 +167,15 @@ def command_wait(arguments: argparse.Namespace, log: Log) -> int:
 
 
 def command_render(arguments: argparse.Namespace, log: Log) -> None:
+    from job.preview.quoted import parse_unquoted
     from job.render import TARGETS, image_note, render
     from job.render.options import Asked, options
-    from job.spec import parse_spec
 
     out, log.stream = log.stream, sys.stderr  # a file for a pipe: nothing else may come out of it
     chosen = options(Asked(**{field.name: getattr(arguments, field.name) for field in fields(Asked)}))
     raw = read_spec(arguments.spec)
     text = render(raw, arguments.to, chosen)
-    spec = parse_spec(raw)
+    spec = parse_unquoted(raw)
     note_packages(spec, log)
     if note := image_note(arguments.to, chosen):
         log("note", pointer="--image", text=note)
@@ -212,11 +212,11 @@ def command_init(arguments: argparse.Namespace, log: Log) -> None:
 
 def command_plan(arguments: argparse.Namespace, log: Log) -> None:
     from job.preview.plan import Asked, make_plan
+    from job.preview.quoted import parse_unquoted
     from job.preview.text import as_markdown, as_text
-    from job.spec import parse_spec
 
     out, log.stream = log.stream, sys.stderr  # a plan for a pipe: nothing else may come out of it
-    spec = parse_spec(read_spec(arguments.spec))
+    spec = parse_unquoted(read_spec(arguments.spec))
     asked = Asked(Path(arguments.spec).parent, arguments.sample, arguments.price, arguments.advice, alone=True)
     with tempfile.TemporaryDirectory(prefix="tunejob-plan-") as scratch:
         try:
@@ -243,9 +243,9 @@ def command_run(arguments: argparse.Namespace, log: Log) -> None:
 def carry_out_run(arguments: argparse.Namespace, log: Log, watched: Watched) -> None:
     from job.helping import run_or_help
     from job.plan.scratch import WORKDIR_VARIABLE, make_scratch
-    from job.spec import parse_spec
+    from job.preview.quoted import parse_unquoted
 
-    spec = parse_spec(read_spec(arguments.spec))
+    spec = parse_unquoted(read_spec(arguments.spec))
     watched.begin(spec.run_id, spec.name, spec.output.uri)
     kept = arguments.workdir or os.environ.get(WORKDIR_VARIABLE)
     workdir = make_scratch(kept, spec)

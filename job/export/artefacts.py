@@ -201,7 +201,8 @@ class Artefacts:
 
     def _gguf_bytes(self, model_dir: Path, shapes: Shapes) -> dict[str, int]:
         types = list(dict.fromkeys([shapes.gguf_type, *self.run.spec.export.gguf]))
-        asked = Request((Plan(model_dir, self.run.children, types, self.run.spec.export.imatrix),))
+        longest = max(of["longest_tokens"] for name in ("train", "held_out") if (of := self.run.stats.data.get(name)))
+        asked = Request((Plan(model_dir, self.run.children, types, self.run.spec.export.imatrix, longest),))
         (found,) = results(run_child(WORKER, asked, self.run.children, "plan of the GGUFs"))
         sizes: dict[str, int] = found.bytes
         return sizes

@@ -90,6 +90,7 @@ class Plan:
     scratch: Path
     types: list[str]
     with_imatrix: bool
+    longest_tokens: int = 0
 
 
 @dataclass(frozen=True)

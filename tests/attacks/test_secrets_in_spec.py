@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 
+from job.errors import SpecError
 from job.host.credentials import looks_secret, mask, names_secret
+from job.preview.quoted import parse_unquoted
 from tests.specs import changed, faults_of, faults_with, parse
 
 # None of these is or was anybody's: made up in the issuers' forms. Split, so that no scanner takes this file for a leak.
@@ -113,3 +117,34 @@ def test_a_commit_is_a_good_revision() -> None:
 def test_values_inside_unknown_objects_are_not_shown() -> None:
     faults = faults_with({"/env": [{"name": "WANDB_API_KEY", "value": "0123456789abcdef0123456789abcdef01234567"}]})
     assert "0123456789abcdef" not in "\n".join(map(str, faults))
+
+
+QUOTED = "a-credential/of=nobody's"
+
+
+@pytest.mark.parametrize(
+    ("pointer", "value", "where"),
+    [
+        ("/evaluation/prompts", ["Hello", f"Say {QUOTED} twice"], "/evaluation/prompts/1"),
+        ("/evaluation/prompts", [quote(QUOTED, safe="")], "/evaluation/prompts/0"),
+        ("/data/train/0/columns", {"messages": QUOTED}, "/data/train/0/columns/messages"),
+        ("/data/chat_template", "{{ '" + QUOTED.replace("'", "\\x27") + "' }}", "/data/chat_template"),
+        ("/output/uri", f"s3://bucket/{QUOTED}", "/output/uri"),
+    ],
+)
+def test_a_credential_of_the_environment_is_refused_wherever_it_is_quoted(
+    pointer: str, value: Any, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spec is stored with the result as it is: it was there to be read."""
+    raw = json.dumps(changed({pointer: value})).encode()
+    assert parse_unquoted(raw)
+    monkeypatch.setenv("TUNEJOB_JUDGE_KEY", f" {QUOTED}\n")
+    with pytest.raises(SpecError, match="a credential of the environment stands here") as refused:
+        parse_unquoted(raw)
+    assert [fault.where for fault in refused.value.faults] == [where]
+    assert QUOTED not in str(refused.value)
+
+
+def test_a_short_credential_may_be_a_word_of_a_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "try-out")
+    assert parse_unquoted(json.dumps(changed({"/output/uri": "s3://try-out/runs"})).encode())

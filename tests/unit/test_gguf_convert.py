@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,26 @@ def test_what_llama_cpp_would_not_write_or_open_is_an_input_error_before_trainin
     with pytest.raises(InputError, match=rf"/model/source: .*{said}") as refused:
         plan(folder, tmp_path, ["q8_0"], False)
     assert refused.value.faults[0].hint == "Remove the GGUF exports"
+
+
+@pytest.mark.parametrize(
+    ("settings", "longest", "refused"),
+    [
+        ({"sliding_window": 64}, 65, True),
+        ({"sliding_window": 64}, 64, False),
+        ({"sliding_window": None}, 2048, False),
+        ({"sliding_window": 64, "use_sliding_window": False}, 65, False),
+        ({"sliding_window": 64, "layer_types": ["full_attention", "full_attention"]}, 65, False),
+    ],
+)
+def test_rows_beyond_a_window_that_llama_cpp_has_not_are_refused_before_training(
+    settings: dict[str, Any], longest: int, refused: bool, tmp_path: Path
+) -> None:
+    """A Mistral's GGUF saw all of a row, and was refused once it was made (14)."""
+    mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", **settings}
+    folder = changed_folder(narrow_dir(), tmp_path / "model", lambda f: edit_json(f / "config.json", **mistral))
+    with pytest.raises(InputError, match=r"/model/max_seq_length: .*at most 64") if refused else nullcontext():
+        plan(folder, tmp_path, ["q8_0"], False, longest)
 
 
 def widen(folder: Path) -> None:
