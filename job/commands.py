@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from job.errors import DeviceError, Interrupted, JobError, SpecError
 from job.host.log import Log
+from job.host.output_file import require_folder, write_output
 from job.host.streams import divert, harmless, last_printed
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def command_schema(arguments: argparse.Namespace, log: Log) -> None:
 
     text = json.dumps(load_schema("job"), indent=2)
     if arguments.output:
-        Path(arguments.output).write_text(f"{text}\n", "utf-8")
+        write_output(arguments.output, f"{text}\n", "-o")
     else:
         print(text, file=log.stream, flush=True)
 
@@ -129,11 +130,13 @@ def command_compare(arguments: argparse.Namespace, log: Log) -> None:
     from job.report.compare_text import as_json, as_text
 
     require_several(arguments.outputs)
+    if arguments.html:
+        require_folder(arguments.html, "--html")
     found = compare(arguments.outputs, arguments.by, arguments.price)
     if arguments.html:
         from job.report.page.compare import compare_page
 
-        Path(arguments.html).write_text(log.redact(compare_page(found)), "utf-8")
+        write_output(arguments.html, log.redact(compare_page(found)), "--html")
     text = as_json(found) if arguments.json else as_text(found)
     print(harmless(log.redact(text)), end="", file=log.stream, flush=True)
 
@@ -182,7 +185,7 @@ def command_render(arguments: argparse.Namespace, log: Log) -> None:
     if TARGETS[arguments.to].takes_paths:
         note_paths(spec, log)
     if arguments.output:
-        Path(arguments.output).write_text(text, "utf-8", newline="")
+        write_output(arguments.output, text, "-o")
     else:
         print(text, end="", file=out, flush=True)
 

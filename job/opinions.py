@@ -18,7 +18,7 @@ from job.evaluation.metrics.task import NAME as TASK
 from job.evaluation.scores import Wanted, differences, figures, paired
 from job.evaluation.task_faults import cut_prompts
 from job.export.artefacts import Artefacts
-from job.export.delivered import BASE, TRAINED_MODEL
+from job.export.delivered import BASE, TRAINED_MODEL, Losses
 from job.export.rows import ASKED_ROWS
 from job.report.judged import verdicts
 from job.source import FetchedSource
@@ -27,7 +27,7 @@ from job.source.benchmarks import FetchedSet
 BENCHMARKS = "benchmarks"
 JUDGE, JUDGED = "judge", "report/judge.jsonl"
 EVENTS = {BASE: "baseline", TRAINED_MODEL: "evaluate"}  # those that say what the models know
-Measured = tuple[Assessment, float]
+Measured = tuple[Assessment, Losses]
 
 
 def require_others(run: Run, trained_before: bool) -> None:

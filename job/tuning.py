@@ -14,7 +14,6 @@ from job.evaluation.assess import Assessment, MarginsOf, assess
 from job.evaluation.gates import check_gates
 from job.evaluation.loss import loss_of
 from job.evaluation.margins import equal_margins, margins_of
-from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.evaluation.probe import write_probe
 from job.export import adapter
 from job.export.artefacts import Artefacts
@@ -28,7 +27,7 @@ from job.host.micro_batch import free_memory
 from job.host.stats import arithmetic, gpu_reserved_bytes, training_memory
 from job.ledger.checkpoints import Checkpoints, TrainingOrigin, remove_checkpoints
 from job.ledger.leftovers import abort_uploads
-from job.opinions import ask_judge, compare_both, tell_listeners, with_benchmarks
+from job.opinions import Measured, ask_judge, compare_both, tell_listeners, with_benchmarks
 from job.plan.model_size import size_of_base
 from job.plan.require import require_checkpoints, require_embeddings, require_memory
 from job.report.ending import shortened
@@ -203,8 +202,8 @@ def load(run: Run, backend: Backend, base: FetchedModel, merge_base: FetchedMode
     return model
 
 
-def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> tuple[Assessment, float]:
-    """Metrics and answers of the model as it is now, and its loss on the compared rows."""
+def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> Measured:
+    """Metrics and answers of the model as it is now, and its losses on the compared rows."""
     run, delivered = artefacts.run, artefacts.delivered
     backend.for_inference(model)
     batch_rows = run.spec.training.eval_batch_size
@@ -228,12 +227,10 @@ def measure(artefacts: Artefacts, backend: Backend, model: Any, name: str) -> tu
     if late := len(found.unanswered):
         asked = len(found.row_answers)
         run.log("note", text=f"{asked - late} of {asked} held-out rows answered within evaluation.max_minutes")
-    if delivered.compared.whole:
-        loss = found.figures[HELD_OUT_LOSS.name]
-    else:
-        loss = loss_of(model, delivered.compared.rows, batch_rows, delivered.prepared.tokenizer.pad_token_id)
-    delivered.note(name, delivered.beside(found, loss))
-    return found, loss
+    pad = delivered.prepared.tokenizer.pad_token_id
+    losses = delivered.losses(found, lambda rows: loss_of(model, rows, batch_rows, pad))
+    delivered.note(name, delivered.beside(found, losses))
+    return found, losses
 
 
 def margins(spec: JobSpec, prepared: Prepared, name: str) -> MarginsOf | None:
@@ -283,7 +280,7 @@ def check_reload(artefacts: Artefacts, base: FetchedModel, device: str) -> list[
     artefacts.run.log("reload", **asdict(probe))
     texts = artefacts.delivered.texts(found.answers)
     step = replace(found.measured, kl=probe.kl, same_top_token=probe.same_top_token)
-    name, known = reopened_name(artefacts), artefacts.delivered.figures(step, texts)
+    name, known = reopened_name(artefacts), artefacts.delivered.figures(step, texts, found.sums)
     artefacts.delivered.note(name, known)
     artefacts.run.log("delivered", artefact=name, **known)
     return texts

@@ -92,14 +92,10 @@ def judged(everywhere: Figures, here: Figures, found: Figures) -> dict[str, floa
 
     Where these are all rows, they are what was found.
     """
-    loss = HELD_OUT_LOSS.name
-    if loss not in found:
-        return {}
-    changed = everywhere[loss] + found[loss] - here[loss]
-    values = {}
+    loss, values = HELD_OUT_LOSS.name, dict[str, float]()
     for name, metric in METRICS.items():
-        if metric.of_losses:
-            values[name] = metric.figure((changed, 1.0))
-        elif name in found:
+        if metric.of_losses and loss in found:
+            values[name] = metric.figure((everywhere[loss] + found[loss] - here[loss], 1.0))
+        elif not metric.of_losses and name in found and name in here:
             values[name] = everywhere[name] + found[name] - here[name]
     return {name: round(value, DIGITS) for name, value in values.items()}

@@ -32,10 +32,13 @@ Figures = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a child has measured of an artefact: its step from the trained model, and its answers' texts."""
+    """What a child has measured of an artefact: its step from the trained model, its answers' texts, and what it found
+    of `Delivered.readings`.
+    """
 
     step: ModelStep
     texts: list[str | None]  # None: not asked
+    sums: Sequence[Sequence[float]] = ()
 
 
 @dataclass
@@ -94,7 +97,7 @@ class Artefacts:
 
         Raises `GateError` before that where a gate of the spec is to hold for it and does not.
         """
-        known = measured and self.delivered.figures(measured.step, measured.texts)
+        known = measured and self.delivered.figures(measured.step, measured.texts, measured.sums)
         if known:
             self.delivered.note(name, known)
             self.delivered.require(name, known)

@@ -15,7 +15,7 @@ from typing import Any
 from job.errors import Fault, GateError
 from job.export.gguf.imatrix import write_imatrix
 from job.export.logits import Comparison, compare, comparison_dtype, logits_on_disk, open_model, perplexity
-from job.export.reference import Measure, answers, logits_in, measured, write_reference
+from job.export.reference import Measure, answers, logits_in, measured, read, write_reference
 from job.gguf.quality import Step
 from job.host.child import serve
 from job.training.precision import MERGED_SLACK, name_of
@@ -54,13 +54,14 @@ class CompareRequest:
 @dataclass(frozen=True)
 class Examined:
     """A model, by the perplexity of every compared token, its step from the trained model, its answers as token ids,
-    and its `comparison` with what it is made of, None where there was none.
+    the log-probabilities of what it has read, and its `comparison` with what it is made of, None where there was none.
     """
 
     perplexity: float
     measured: Step
     answers: list[list[int]]
     comparison: Comparison | None
+    sums: list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def examine_merged(request: CompareRequest, trained: Any, part: Path) -> tuple[E
     merged, measure = request.merged, request.measure
     dtype = comparison_dtype(merged, request.device)
     model = open_model(merged, dtype, request.device)
-    asked = answers(model, measure)
+    asked, sums = answers(model, measure), read(model, measure)
     logits, stopped = write_reference(model, measure, part)
     comparison = None
     if request.against is not None:
@@ -108,7 +109,7 @@ def examine_merged(request: CompareRequest, trained: Any, part: Path) -> tuple[E
     part.replace(request.reference)
     if request.imatrix is not None:
         write_imatrix(model, merged, request.calibration, request.imatrix)
-    return Examined(perplexity(logits, measure.rows), found, asked, comparison), stopped, logits
+    return Examined(perplexity(logits, measure.rows), found, asked, comparison, sums), stopped, logits
 
 
 def merged_limits(request: CompareRequest, *dtypes: str) -> dict[str, float]:
@@ -120,12 +121,12 @@ def merged_limits(request: CompareRequest, *dtypes: str) -> dict[str, float]:
 def examine_form(request: CompareRequest, form: Form, logits: Any, trained: Any, scratch: Path) -> Examined:
     """Another form against the merged model's `logits`. Raises `GateError` if it is none or too far away."""
     model = import_module(form.module).reopen(form.folder, request.device)
-    asked = answers(model, request.measure)
+    asked, sums = answers(model, request.measure), read(model, request.measure)
     found = logits_on_disk(model, request.measure.rows, scratch)
     comparison = compare(logits, found)
     check(comparison, form.folder.name, "the 16-bit merge", {"kl": form.max_kl})
     figures = perplexity(found, request.measure.rows), measured(found, request.measure, trained)
-    return Examined(*figures, asked, comparison)
+    return Examined(*figures, asked, comparison, sums)
 
 
 def check(found: Comparison, name: str, other: str, limits: dict[str, float]) -> None:

@@ -4,20 +4,32 @@ spec's gates hold for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from job.context import Run
+from job.evaluation.choices import means, of_choices
 from job.evaluation.gates import check_gates, judged
 from job.evaluation.generate import spoken
 from job.evaluation.metrics import metric_of
-from job.evaluation.metrics.losses import TRAIN_LOSS
+from job.evaluation.metrics.losses import GENERAL_LOSS, HELD_OUT_LOSS, TRAIN_LOSS
 from job.evaluation.metrics.record import DIGITS
-from job.evaluation.scores import Figures, Wanted, answer_rows, figures, loss_rows
+from job.evaluation.readings import of_rows
+from job.evaluation.scores import (
+    Figures,
+    Rows,
+    Wanted,
+    answer_rows,
+    choice_rows,
+    figures,
+    general_rows,
+    loss_rows,
+)
 from job.export.reference import Measure
-from job.export.rows import Compared, asked_questions, check_prompt, compared_rows
+from job.export.rows import Compared, asked_questions, check_prompt, compared_general, compared_rows
 from job.gguf.quality import Step
+from job.gguf.readings import Reading
 from job.ledger.receipts import MERGED_ONTO
 from job.plan.steps import Sizes
 
@@ -28,20 +40,33 @@ if TYPE_CHECKING:
 BASE, TRAINED_MODEL = "base", "trained"  # beside the names of exports
 
 
+class Losses(NamedTuple):
+    """Of a whole model in training on what everything is measured on: compared rows and general ones, if there are any,
+    nats a token.
+    """
+
+    compared: float
+    general: float | None
+
+
 @dataclass(frozen=True)
 class Delivered:
-    """The measure of a run: its compared rows and questions, and what was found so far (in its statistics)."""
+    """The measure of a run: its compared rows, general ones and questions, and what was found so far (in its
+    statistics).
+    """
 
     run: Run
     prepared: Prepared
     compared: Compared
+    general: Compared | None
 
     @classmethod
     def of(cls, run: Run, prepared: Prepared) -> Delivered:
         """With nothing found yet."""
-        rows = compared_rows(prepared, run.spec.export.check_tokens, run.spec.training.seed)
+        most, seed = run.spec.export.check_tokens, run.spec.training.seed
+        rows, general = compared_rows(prepared, most, seed), compared_general(prepared, most, seed)
         run.stats.delivered = {"rows": rows.document(), MERGED_ONTO: None, "artefacts": {}}
-        return cls(run, prepared, rows)
+        return cls(run, prepared, rows, general)
 
     def measure(self) -> Measure:
         """What a child process measures a model on."""
@@ -53,7 +78,17 @@ class Delivered:
             pad=self.prepared.tokenizer.pad_token_id,
             stop_token_ids=self.prepared.report.stop_token_ids,
             max_new_tokens=self.run.spec.evaluation.max_new_tokens,
+            readings=self.readings(),
         )
+
+    def readings(self, choices: bool = True) -> list[Reading]:
+        """The general rows and, if wanted, the `choices` of the first questions."""
+        general = of_rows(self.general.rows) if self.general else []
+        return general + (of_choices(self._chosen()) if choices else [])
+
+    def _chosen(self) -> list[Question]:
+        """Questions whose choices are compared."""
+        return asked_questions(self.prepared)[1] if Wanted.of(self.run.spec.evaluation).choices else []
 
     def questions(self, known: bool = True) -> list[Question]:
         """The spec's first prompts and, if wanted, questions whose answer is `known`."""
@@ -64,18 +99,21 @@ class Delivered:
         """What the exports' memory is planned by."""
         compared, most = self.compared, self.run.spec.evaluation.max_new_tokens
         asked = [len(question.input_ids) + most for question in self.questions()]
-        rows = max(map(len, compared.ids))
-        return Sizes(compared.tokens, len(compared.learned), rows, max(asked, default=0), sum(asked))
+        rows = max(map(len, [*compared.ids, *(self.general.ids if self.general else [])]))
+        longest = max([*asked, *(len(reading.ids) for reading in of_choices(self._chosen()))], default=0)
+        return Sizes(compared.tokens, len(compared.learned), rows, longest, sum(asked))
 
     def texts(self, ids: list[list[int]]) -> list[str | None]:
         stops = self.prepared.report.stop_token_ids
         return list(spoken(self.prepared.tokenizer, ids, stops)) if ids else []
 
-    def figures(self, measured: Step, texts: Sequence[str | None]) -> Figures:
-        """Of an artefact: the spec's metrics, of what was `measured` and of the answers' `texts`, and the `step`."""
+    def figures(self, measured: Step, texts: Sequence[str | None], sums: Sequence[Sequence[float]] = ()) -> Figures:
+        """Of an artefact: the spec's metrics, from what a child has `measured`, the answers' `texts` and the `sums` of
+        `readings`, and the step from the trained model.
+        """
         prompts, questions = asked_questions(self.prepared)
         step = {"kl": measured.kl, "same_top_token": measured.same_top_token}
-        known = {name: value for name, value in step.items() if value is not None}
+        known = figures(self._read(sums)) | {name: value for name, value in step.items() if value is not None}
         if not self.compared.held_out:
             return {TRAIN_LOSS: round(measured.loss, DIGITS)} | known
         answered = set(range(len(questions))) - set(self.run.stats.delivered["rows"].get("unanswered", []))
@@ -84,9 +122,32 @@ class Delivered:
         rows = answer_rows(wanted, said, questions[: len(said)])
         return figures(loss_rows([(measured.loss, 1.0)]) | rows) | known
 
-    def beside(self, found: Assessment, loss: float) -> Figures:
-        """Those figures of a whole model in training, from its assessment and its loss on the compared rows."""
-        general = figures({name: counts for name, counts in found.rows.items() if metric_of(name).of_general})
+    def _read(self, sums: Sequence[Sequence[float]]) -> dict[str, Rows]:
+        """By metric, what was found of `readings`."""
+        if not sums:
+            return {}
+        general = self.general.rows if self.general else []
+        losses = [
+            (-own[0], float(sum(map(len, reading.wanted))))
+            for own, reading in zip(sums[: len(general)], of_rows(general), strict=True)
+        ]
+        rows = general_rows(losses) if losses else {}
+        if len(sums) > len(general):
+            likely = means(self._chosen(), sums[len(general) :])
+            rows |= choice_rows(Wanted.of(self.run.spec.evaluation), likely, self._chosen())
+        return rows
+
+    def losses(self, found: Assessment, loss_of: Callable[[Any], float]) -> Losses:
+        """From a model's assessment where that is of the same rows, else measured with `loss_of`."""
+        own = found.figures[HELD_OUT_LOSS.name] if self.compared.whole else loss_of(self.compared.rows)
+        if self.general is None:
+            return Losses(own, None)
+        return Losses(own, found.figures[GENERAL_LOSS.name] if self.general.whole else loss_of(self.general.rows))
+
+    def beside(self, found: Assessment, losses: Losses) -> Figures:
+        """Those figures of a whole model in training, from its assessment and its losses on the compared rows."""
+        general = {} if losses.general is None else figures(general_rows([(losses.general, 1.0)]))
+        loss = losses.compared
         if not self.compared.held_out:
             return {TRAIN_LOSS: round(loss, DIGITS)} | general
         _, questions = asked_questions(self.prepared)

@@ -8,14 +8,16 @@ weights. `job.gguf.quality` reads the same form.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from job.errors import GateError
 from job.evaluation.generate import answer_ids
+from job.evaluation.readings import log_sums
 from job.export.logits import compare, continue_greedily, loss_at, vocabulary, write_logits
 from job.gguf.quality import Step
+from job.gguf.readings import Reading
 from job.host.memory import blocks_used_again
 from job.training.precision import name_of
 from job.weights.layout import Tensor, fill, lay_out, read_tensors, reserve
@@ -25,7 +27,7 @@ from job.weights.layout import Tensor, fill, lay_out, read_tensors, reserve
 class Measure:
     """What every model is measured on: the compared `rows` as token ids and which of their tokens are `learned`
     (`Compared.learned`), a `prompt`, and `questions`, which are padded with `pad` and answered with at most
-    `max_new_tokens`.
+    `max_new_tokens`; and `readings` besides.
     """
 
     rows: list[list[int]]
@@ -35,6 +37,7 @@ class Measure:
     pad: int
     stop_token_ids: list[int]
     max_new_tokens: int
+    readings: list[Reading] = field(default_factory=list)
 
 
 def write_reference(model: Any, measure: Measure, path: Path) -> tuple[Any, bool]:
@@ -93,3 +96,8 @@ def answers(model: Any, measure: Measure) -> list[list[int]]:
     asked, stops, limit = measure.questions, measure.stop_token_ids, measure.max_new_tokens
     with blocks_used_again():
         return answer_ids(model, asked, measure.pad, stops, limit) if asked else []
+
+
+def read(model: Any, measure: Measure) -> list[list[float]]:
+    """Log-probabilities of what is to be read, a text at a time: memory holds what a compared row needs."""
+    return log_sums(model, measure.readings, 1, measure.pad, kept=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from job.errors import GateError
 from job.export import logits as merge_logits
-from job.export.reference import Measure, answers, measured, write_reference
+from job.export.reference import Measure, answers, measured, read, write_reference
 from job.gguf.quality import Step
 from job.host.child import serve
 from job.training.precision import compute_dtype, keep_layout, quantisation, reopened_limits
@@ -37,12 +37,15 @@ class ReloadRequest:
 
 @dataclass(frozen=True)
 class Reloaded:
-    """Modules that are held in 4 bits, what was measured, the answers as token ids, the comparison with the probe."""
+    """Modules that are held in 4 bits, what was measured, the answers as token ids, the comparison with the probe, and
+    the log-probabilities of what was read.
+    """
 
     packed: list[str]
     measured: Step
     answers: list[list[int]]
     probe: merge_logits.Comparison | None
+    sums: list[list[float]]
 
 
 def open_trained(base: Path, adapter: Path | None, precision: str, device: str) -> Any:
@@ -94,11 +97,11 @@ def handle(request: ReloadRequest) -> Reloaded:
     """Compares, measures, and writes `trained`."""
     model = open_trained(request.base, request.adapter, request.precision, request.device)
     probed = None if request.probe is None else compare(model, request.adapter, request.precision, request.probe)
-    asked = answers(model, request.measure)
+    asked, sums = answers(model, request.measure), read(model, request.measure)
     part = request.trained.with_suffix(".part")
     logits, _ = write_reference(model, request.measure, part)
     part.replace(request.trained)
-    return Reloaded(packed_modules(model), measured(logits, request.measure, None), asked, probed)
+    return Reloaded(packed_modules(model), measured(logits, request.measure, None), asked, probed, sums)
 
 
 if __name__ == "__main__":

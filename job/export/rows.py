@@ -65,8 +65,15 @@ def compared_rows(prepared: Prepared, tokens: int, seed: int) -> Compared:
     """All held-out rows (training rows where none are held out) if they have at most `tokens`, else as many of them,
     drawn by `seed`, the last one cut.
     """
-    rows = prepared.held_out or prepared.train
-    held_out = prepared.held_out is not None
+    return _compared(prepared.held_out or prepared.train, prepared.held_out is not None, tokens, seed)
+
+
+def compared_general(prepared: Prepared, tokens: int, seed: int) -> Compared | None:
+    """The same of general rows, where forgetting is measured."""
+    return _compared(prepared.general, True, tokens, seed) if prepared.general else None
+
+
+def _compared(rows: Any, held_out: bool, tokens: int, seed: int) -> Compared:
     numbers = list(range(len(rows)))
     found = list(_within(rows, numbers, tokens))
     whole = len(found) == len(numbers) and len(found[-1]["input_ids"]) == len(rows[-1]["input_ids"])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.gguf.native import CHUNK_TOKENS
+from job.gguf.readings import Reading, log_sums
 
 if TYPE_CHECKING:
     from job.gguf.native import LlamaContext, Model
@@ -81,6 +82,7 @@ class Quality:
     same_answer_tokens: int  # from the start, before the answers part
     step: Step
     answers: list[list[int]]  # to `questions`, without their ends
+    sums: list[list[float]]  # of `readings`
 
     @property
     def perplexity_rise(self) -> float:
@@ -90,14 +92,17 @@ class Quality:
 
 @dataclass(frozen=True)
 class Asked:
-    """Prompts in token ids, each answered with at most so many tokens; one of 0 is left out."""
+    """Prompts in token ids, each answered with at most so many tokens; one of 0 is left out. And what is read."""
 
     questions: list[list[int]]
     max_new_tokens: list[int]
+    readings: list[Reading] = field(default_factory=list)
 
     @property
     def context_tokens(self) -> int:
-        return max((len(ids) + most for ids, most in zip(self.questions, self.max_new_tokens, strict=True)), default=0)
+        answered = zip(self.questions, self.max_new_tokens, strict=True)
+        lengths = [len(ids) + most for ids, most in answered] + [len(reading.ids) for reading in self.readings]
+        return max(lengths, default=0)
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,7 @@ def measure(
         stopped = model.ends(said[-1]) or ends_alike(context, model, reference)
         pairs = zip(asked.questions, asked.max_new_tokens, strict=True)
         answers = [answer(context, model, question, most) if most else [] for question, most in pairs]
+        read = log_sums(context, asked.readings)
     same = next(
         (i for i, (a, b) in enumerate(zip(said, reference.answer, strict=False)) if a != b),
         min(len(said), len(reference.answer)),
@@ -144,6 +150,7 @@ def measure(
         stopped=stopped, answer_tokens=len(said), same_answer_tokens=same,
         step=Step(step.loss / step.predicted, step.kl / step.tokens, step.same / step.tokens),
         answers=[ids[:-1] if ids and model.ends(ids[-1]) else ids for ids in answers],
+        sums=read,
     )  # fmt: skip
 
 

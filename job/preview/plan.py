@@ -16,6 +16,7 @@ from job.plan.machine import needs_by_stage
 from job.plan.model_size import ModelSize, size_of_base
 from job.plan.schedule import Schedule
 from job.plan.steps import Step
+from job.preview.evaluated import Evaluated, evaluated
 from job.preview.light import without_torch
 from job.preview.reckoning import ANY, OnCard, Scheduler, on_card, scheduler
 from job.preview.rows import Rows, see_rows
@@ -45,6 +46,7 @@ class Plan:
     cheapest: OnCard | None
     advice: list[Advice]
     remarks: list[str]
+    evaluated: Evaluated
 
     @property
     def shown(self) -> OnCard | None:
@@ -90,6 +92,7 @@ class Plan:
             "cheapest": self.cheapest.key if self.cheapest else None,
             "advice": [asdict(advice) for advice in self.advice],
             "remarks": self.remarks,
+            "evaluation": asdict(self.evaluated),
         }
 
 
@@ -159,6 +162,7 @@ def make_plan(spec: JobSpec, asked: Asked, workdir: Path, log: Log) -> Plan:
         cheapest=min(costs, key=lambda on: on.cost or 0.0, default=None) if ANY not in prices else None,
         advice=advise(spec, facts(spec, size, rows, scheduled, base.quantised)) if asked.advice else [],
         remarks=[text for _, text in [*seen.remarks, *seen.notes]],
+        evaluated=evaluated(spec.evaluation, rows.held_out_rows.expected),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from job.plan.cards import GB
+from job.preview.evaluated import Evaluated
 from job.preview.plan import Plan
 from job.preview.reckoning import OnCard
 from job.preview.rows import Estimate, Rows
@@ -187,8 +188,28 @@ def cost(on: OnCard) -> str:
 
 def _about_stages(plan: Plan) -> Iterator[str]:
     if plan.shown:
-        yield f"times on {plan.shown.card.name}; what is fetched over a network and answers are not counted"
+        left_out = "what is fetched over a network, answers, a judge and benchmarks"
+        yield f"times on {plan.shown.card.name}; {left_out} are not counted"
+    yield from _about_evaluation(plan.evaluated)
     yield "memory is the host's, of the whole job; disk is scratch"
+
+
+def _about_evaluation(asked: Evaluated) -> Iterator[str]:
+    """What base and tuned model are asked, and who judges them."""
+    if asked.answers:
+        yield f"answers of base and tuned model: {asked.answers:,}, of at most {asked.answer_tokens:,} tokens each"
+    if asked.judge_requests is not None:
+        yield (
+            f"judge: at most {asked.judge_requests:,} requests, and one to see that it answers; "
+            f"at most {asked.judge_tokens:,} tokens"
+        )
+    if asked.documents:
+        counts = (f"{name}, {_documents(most)}" for name, most in asked.documents.items())
+        yield f"benchmarks of base and tuned model: {'; '.join(counts)}"
+
+
+def _documents(most: int | None) -> str:
+    return "all its documents" if most is None else f"at most {most:,} documents of each task"
 
 
 def _stages(plan: Plan) -> Iterator[list[str]]:

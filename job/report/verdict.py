@@ -9,7 +9,7 @@ from typing import Any
 from job.evaluation.metrics import METRICS, metric_of
 from job.evaluation.metrics.task import NAME as TASK
 from job.report.figures import BASE, TUNED, title_of
-from job.report.gates import Gate
+from job.report.gates import PASSED, Gate
 from job.report.kept import number
 from job.report.markdown import figure
 
@@ -82,7 +82,9 @@ def verdict(stats: Json, gates: Sequence[Gate]) -> tuple[str, str]:
     known = [change for change in changes(stats.get("evaluation") or {}) if change.gain is not None]
     better = [change for change in known if change.better]
     worse = [change for change in known if change.worse]
-    passed = f", and {_all_of(len(gates), 'gate')} held" if gates else ""
+    held = sum(gate.result == PASSED for gate in gates)
+    count = _all_of(held, "gate") if held == len(gates) else f"{held} of {len(gates)} gates"
+    passed = f", and {count} held" if gates else ""
     if not known:
         return EVEN, f"It was trained and stored{passed}; no figure says whether it is better than its base."
     if better and not worse:

@@ -107,13 +107,6 @@ def gates_of_what_is_measured(document: Json) -> Iterator[Fault]:
                 found=show(metric.name),
                 expected=f"{show(metric.name)} among evaluation.metrics",
             )
-        if metric.of_choice is not None and gate.get("of") != ["trained"]:
-            yield Fault(
-                f"{metric.name} is measured of the trained model alone",
-                where=f"{pointer}/of",
-                found=show(gate["of"]) if "of" in gate else "nothing, which is all that is delivered",
-                expected='["trained"]',
-            )
 
 
 def _measured(evaluation: Json) -> list[str]:

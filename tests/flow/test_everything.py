@@ -48,7 +48,7 @@ class Exported:
 
 def run(folder: Path, forked: bool, export: dict[str, Any] = EVERYTHING) -> Exported:
     """The same run id wherever it runs: its output is `out` in the current directory."""
-    changes = {"/model/source": str(wide_dir()), "/evaluation/exact_match_rows": 2, "/export": export}
+    changes = {"/model/source": str(wide_dir()), "/evaluation/exact_match_rows": 2, "/evaluation/forgetting": {}, "/export": export}
     spec = write_spec(folder / "spec.json", tiny("out", changes))
     with watched(folder / "work") as peak:
         extra = {"TUNEJOB_WORKDIR": str(folder / "work")}
@@ -107,6 +107,10 @@ def test_everything_that_is_delivered_says_what_the_trained_model_says(exported:
     for name in ("adapter", "merged", "lora_gguf", "gguf-bf16", "gguf-q8_0"):
         assert found[name]["held_out_loss"] == pytest.approx(found["trained"]["held_out_loss"], abs=0.05), name
         assert found[name]["kl"] < 0.05, name
+    for name, figures in found.items():  # of the general rows; a 3-bit type is coarser than the training was deep
+        if name != "base":
+            assert figures["general_loss"] == pytest.approx(found["trained"]["general_loss"], abs=0.5 if name == "gguf-iq3_xxs" else 0.1)
+    assert found["base"]["general_loss"] != found["trained"]["general_loss"]
     assert "exact_match" in found["merged"]
     assert "exact_match" not in found["gguf-q8_0"], "answers are dear there; no gate asks for them"
 

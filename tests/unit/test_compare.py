@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from job.errors import GateError, InputError, JobError, SpecError
+from job.host.output_file import write_output
 from job.report.compare import ABSENT, Comparison, compare, require_several
 from job.report.compare_text import as_json, as_text
 from job.report.page.compare import compare_page
@@ -186,6 +187,15 @@ def test_the_command_prints_and_writes(three: list[str], tmp_path: Path) -> None
     assert said.count("Held-out lossnats a token") == 1, "three curves in one chart"
     bad = tunejob("compare", three[0], str(tmp_path / "none"), scratch=tmp_path / "s")
     assert (bad.exit_code, bad.failure["found"]) == (11, "nothing")
+    nowhere = tunejob("compare", *three, "--html", str(tmp_path / "none" / "compare.html"), scratch=tmp_path / "s")
+    assert (nowhere.exit_code, nowhere.failure["pointer"], nowhere.failure["found"]) == (11, "--html", str(tmp_path / "none"))
+
+
+def test_a_file_that_cannot_be_written_is_named_by_its_option(tmp_path: Path) -> None:
+    for path, words in ((tmp_path / "none" / "x", "no such folder"), (tmp_path, "cannot be written: Is a directory")):
+        with pytest.raises(InputError, match=words) as caught:
+            write_output(str(path), "", "-o")
+        assert caught.value.faults[0].where == "-o"
 
 
 @pytest.mark.skipif(not found(), reason="no Chromium (make page-tools)")

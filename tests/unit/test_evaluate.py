@@ -6,6 +6,7 @@ import copy
 import math
 import random
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -139,12 +140,22 @@ def test_gates_on_pairs_are_of_the_trained_model_alone() -> None:
     check_gates([gate], "merged", {"preference_accuracy": 0.5}, {"held_out_loss": 1.0})
 
 
-def test_a_gate_on_general_rows_holds_the_rise_of_the_trained_model_alone() -> None:
+def test_a_gate_on_general_rows_holds_the_rise_of_the_trained_model_and_of_what_is_delivered() -> None:
     gate = GateSpec("general_loss", None, None, None, None, 0.1)
     check_gates([gate], "trained", {"general_loss": 2.0}, {"general_loss": 2.1})
     with pytest.raises(GateError, match=r"gate on general_loss \(found 0.2\); expected above the base by at most 0.1"):
         check_gates([gate], "trained", {"general_loss": 2.0}, {"general_loss": 2.2})
-    check_gates([gate], "merged", {"general_loss": 2.0}, {"held_out_loss": 1.0})
+    with pytest.raises(GateError, match="merged does not pass this gate on general_loss"):
+        check_gates([gate], "merged", {"general_loss": 2.0}, {"general_loss": 2.2})
+    with pytest.raises(GateError, match="found not measured"):
+        check_gates([gate], "merged", {"general_loss": 2.0}, {"held_out_loss": 1.0})
+    check_gates([replace(gate, of=("trained",))], "merged", {"general_loss": 2.0}, {"held_out_loss": 1.0})
+
+
+def test_an_artefact_is_judged_by_what_it_changes_on_the_compared_rows() -> None:
+    """General rows too, also where no rows are held out; of these the loss makes the perplexity."""
+    general = {"general_loss": 2.0}, {"general_loss": 2.5}, {"general_loss": 2.75}
+    assert judged(*general) == judged(*general[:2], general[2] | {"train_loss": 1.0}) == {"general_loss": 2.25}
     assert judged({"held_out_loss": 1.0}, {"held_out_loss": 1.0}, {"held_out_loss": 1.5}) == {
         "held_out_loss": 1.5, "perplexity": round(math.exp(1.5), 6)}  # fmt: skip
 

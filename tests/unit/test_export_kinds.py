@@ -24,6 +24,7 @@ from job.gguf.check import Checked
 from job.gguf.expected import Expected, Tokenised
 from job.gguf.header import Written
 from job.gguf.quality import Against, Asked, Quality, Step
+from job.gguf.readings import Reading
 from job.gguf.sizes import Planned
 from job.gguf.split import Parts
 from job.gguf.types import TYPES
@@ -101,14 +102,15 @@ def test_a_form_is_made_by_a_module_of_its_own(name: str) -> None:
 # ------------------------------------------------------------------------------------------- requests and answers
 
 PATH = Path("/scratch/a")
-MEASURE = Measure([[1, 2, 3], [4, 5]], [0, 3], [1], [[7, 8]], 0, [2], 8)
+READINGS = [Reading([1, 2], [[(1, 5), (0, 2)], []])]
+MEASURE = Measure([[1, 2, 3], [4, 5]], [0, 3], [1], [[7, 8]], 0, [2], 8, READINGS)
 STEP = Step(1.5, 1e-4, 0.75)
 COMPARED = Comparison(0.1, 40.0, 1e-5, 1.0)
-EXAMINED = Examined(2.5, STEP, [[1], []], COMPARED)
+EXAMINED = Examined(2.5, STEP, [[1], []], COMPARED, [[-1.5], []])
 EXPECTED = Expected(49152, None, 2, 0, False, "{{ messages }}", [Tokenised("é", [1, 2], "é")])
-AGAINST = Against(PATH / "d", PATH / "e", Asked([[1, 2], []], [8, 0]), {"max_kl": 0.1}, 2)
+AGAINST = Against(PATH / "d", PATH / "e", Asked([[1, 2], []], [8, 0], READINGS), {"max_kl": 0.1}, 2)
 WRITTEN = Written(10, 0.5, 2, {"F32": 1, "Q8_0": 1})
-QUALITY = Quality(2.0, 1.9, 0.01, 0.9, 100.0, True, 3, 3, STEP, [[4], []])
+QUALITY = Quality(2.0, 1.9, 0.01, 0.9, 100.0, True, 3, 3, STEP, [[4], []], [[-2.5]])
 OPERATIONS = (
     worker.Convert(PATH, PATH / "b", "bf16", "tuned", 2),
     worker.Quantise(PATH, PATH / "b", "q8_0", None, 2, "cpu"),
@@ -121,7 +123,7 @@ OPERATIONS = (
 )
 RECORDS = [
     ReloadRequest(MEASURE, PATH, None, "4bit", "cpu", PATH / "probe", PATH / "t"),
-    Reloaded(["model.layers.0"], Step(1.5), [[1]], COMPARED),
+    Reloaded(["model.layers.0"], Step(1.5), [[1]], COMPARED, [[-1.5]]),
     AdaptedRequest(MEASURE, PATH, PATH / "b", "cuda", PATH / "c", PATH / "d"),
     MergeRequest(PATH, PATH / "b", PATH / "c", [2], "cpu", TrainedBase(PATH, ["a"])),
     MergeReport(1, 2, 3, 0.5, 0.25),

@@ -14,9 +14,11 @@ from job.errors import GateError
 from job.gguf.check import Checked, check, quality_faults
 from job.gguf.convert import convert
 from job.gguf.header import read_header
-from job.gguf.native import opened
+from job.gguf.native import CHUNK_TOKENS, opened
 from job.gguf.quality import ends_alike, measure, read_reference
 from job.gguf.quantise import IMATRIX_ENTRIES, planned_types, quantise
+from job.gguf.readings import Reading
+from job.gguf.readings import log_sums as log_sums_of_llama
 from job.gguf.types import TYPES
 from tests.ggufs import NO_LIMITS, NOTHING_ASKED, against, describe, measure_imatrix, write_reference
 from tests.tiny import wide_dir
@@ -64,6 +66,21 @@ def test_every_type_is_made_and_accepted(wide: Parts, name: str) -> None:
     assert 0 <= checked.quality.kl + 1e-6 < TYPES[name].max_kl / 2
     assert checked.quality.stopped
     assert checked.quality.same_top_token > 0.9
+
+
+def test_what_is_read_is_as_likely_as_transformers_finds_it(wide: Parts) -> None:
+    """Across the chunks that llama.cpp is given."""
+    from job.evaluation.readings import log_sums
+    from job.export.logits import open_model
+
+    long = [*range(300, 300 + CHUNK_TOKENS + 20)]
+    last = len(long) - 1
+    readings = [Reading(long, [[(3, 7), (last, 50)], [(last, 9)]]), Reading([5, 6], [[(1, 20)]])]
+    with opened(wide.sixteen, "k") as gguf, gguf.context(2 * CHUNK_TOKENS, 1, None, "k") as context:
+        found = log_sums_of_llama(context, readings)
+    wanted = log_sums(open_model(wide.model, torch.float32, "cpu"), readings, 2, 2)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours == pytest.approx(theirs, rel=0.02)
 
 
 def test_finer_types_stray_less(wide: Parts) -> None:

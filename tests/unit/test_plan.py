@@ -27,6 +27,7 @@ from job.plan.gpu_memory import GIB, gpu_bytes, gpu_memory, least_gpu_bytes, mos
 from job.plan.model_size import ModelSize, size_of_fetched
 from job.plan.schedule import Schedule, packed, schedule
 from job.preview.common import common_jobs, drawn
+from job.preview.evaluated import evaluated
 from job.preview.expected import expected
 from job.preview.plan import Asked, Plan, make_plan
 from job.preview.reckoning import ANY
@@ -199,6 +200,26 @@ def test_a_plan_in_every_form(model: Path) -> None:
     assert page.count("\n| H200 | 141 GB | yes |") == 1
     assert "(rows.jsonl row 23)" in text
     assert "(rows.jsonl row 23)" in page
+
+
+def test_what_is_asked_of_models_and_of_a_judge_is_counted(model: Path) -> None:
+    """Held-out rows are fewer than asked for; a judge has a cap; of a benchmark all documents, or so many."""
+    judge = {"model": "m", "max_requests": 11, "max_tokens": 9000}
+    asked = {"prompts": ["Hello."], "exact_match_rows": 50, "max_new_tokens": 32, "judge": judge}
+    found = plan(model, chats(20), {"/data/held_out": {"rows": 5}, "/evaluation": asked})
+    document = found.document()
+    StrictValidator(load_schema("plan")).validate(json.loads(json.dumps(document)))
+    assert document["evaluation"] == {
+        "answers": 12, "answer_tokens": 32, "judge_requests": 11, "judge_tokens": 9000, "documents": {}}  # fmt: skip
+    text = as_text(found)
+    assert "  answers of base and tuned model: 12, of at most 32 tokens each" in text
+    assert "  judge: at most 11 requests, and one to see that it answers; at most 9,000 tokens" in text
+    more = asked | {"judge": judge | {"max_requests": 1000}, "tasks": ["arc_easy", {"name": "gsm8k", "limit": 20}]}
+    uncapped = evaluated(parse({"/data/held_out": {"rows": 5}, "/evaluation": more}).evaluation, 5)
+    assert uncapped.judge_requests == 12, "each pair in both orders"
+    assert uncapped.documents == {"arc_easy": None, "gsm8k": 20}
+    said = as_text(replace(found, evaluated=uncapped))
+    assert "benchmarks of base and tuned model: arc_easy, all its documents; gsm8k, at most 20 documents of each task" in said
 
 
 def test_of_a_model_on_the_hub_the_weights_stay_there(hub: Hub, model: Path) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from job.report.gates import gates_of
+from job.report.gates import FAILED, GATES, PASSED, Gate, gates_of
 from job.report.page.charts import MOST_POINTS, Series, lines
 from job.report.page.markup import tag, text
+from job.report.page.measures import curve_title
 from job.report.page.run import run_page, write_page
 from job.report.verdict import verdict
 from tests.browser import DESK, PHONE, browser, found
@@ -134,6 +135,38 @@ def test_losses_of_other_methods_have_charts_of_their_own() -> None:
         "Reward margin: reward_margin: 0.1 at first, 0.1 at last",
         "Held-out loss: held_out_loss: 3.5 at first, 0.5 at last",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("reward", ("Reward", "mean of a step")),
+        ("reward_contains", ("Reward: contains", "")),
+        ("reward_margin", ("Reward margin", "")),
+        ("kl", ("KL from the reference", "nats")),
+        ("held_out_loss", ("Held-out loss", "nats a token")),
+        ("something_else", ("Something else", "")),
+    ],
+)
+def test_curves_have_titles_that_people_read(name: str, title: tuple[str, str]) -> None:
+    assert curve_title(name) == title
+
+
+def test_of_many_figures_those_of_gates_and_the_worse_ones_have_boxes() -> None:
+    names = [f"task{n}:acc" for n in range(12)]
+    base, tuned = dict.fromkeys(names, 0.5), dict.fromkeys(names, 0.6) | {"task11:acc": 0.4}
+    stats = statistics(evaluation={"base": BASE | base, "trained": TUNED | tuned})
+    found = Elements(run_page(shown(stats)))
+    boxed = re.findall(r"(task\d+): acc, 0 to 10", found.said.partition("more figures")[0])
+    assert boxed == ["task0", "task1", "task2", "task3", "task11"], "and three of held-out rows, two of which have gates"
+    assert "7 more figures of both models below" in found.said
+    assert "more figures" not in Elements(run_page(shown())).said
+
+
+def test_the_verdict_counts_the_gates_that_hold() -> None:
+    gates = [Gate(GATES, "merged", "exact match at least 0.5", result, "0.1") for result in (PASSED, FAILED)]
+    assert "and 1 of 2 gates held" in verdict(statistics(), gates)[1]
+    assert "and both gates held" in verdict(statistics(), [gates[0]] * 2)[1]
 
 
 def test_a_failure_is_the_verdict() -> None:

@@ -55,7 +55,7 @@ class Metric:
     of_choice: Callable[[Sequence[float], int], Counts] | None = None  # of log-probabilities, and which is right
     # Of how much higher the reward of a chosen answer is than that of the rejected one; of the trained model alone
     of_margin: Callable[[float], float] | None = None
-    of_general: bool = False  # of the losses of general rows (nats and tokens), of base and trained model alone
+    of_general: bool = False  # of the losses of general rows (nats and tokens)
     by_others: bool = False  # others say what each row adds; of base and trained model alone
     figure: Callable[[Sequence[float]], float] = ratio
     unfit: str = ""  # what references are that are left out, after "they"
@@ -67,12 +67,12 @@ class Metric:
     @property
     def of_losses(self) -> bool:
         """Whether it follows from the losses of held-out rows."""
-        return not self.needs_rows and not self.trained_alone
+        return not (self.needs_rows or self.of_general or self.trained_alone)
 
     @property
     def trained_alone(self) -> bool:
         """Whether it is measured of models in training alone, and not of what is delivered."""
-        return self.of_margin is not None or self.of_general or self.by_others
+        return self.of_margin is not None or self.by_others
 
     @property
     def needs_rows(self) -> bool:

@@ -10,13 +10,17 @@ from job.gguf.quality import SLACK_TOKENS, Asked
 def asked_of(artefacts: Artefacts, name: str) -> Asked:
     """Questions to the artefact `name`.
 
-    Those with a known answer where a gate on answers is to hold for it; of the prompts, which are for show, those
-    whose answer by the trained model has an end, and quantised models may take a little longer.
+    Those with a known answer where a gate on answers is to hold for it, and choices where a gate on these is; of the
+    prompts, which are for show, those whose answer by the trained model has an end, and quantised models may take a
+    little longer.
     """
     spec, delivered = artefacts.run.spec, artefacts.delivered
     most = spec.evaluation.max_new_tokens
-    known = any(metric_of(gate.metric).needs_answers and gate.holds_for(name) for gate in spec.evaluation.gates)
+    gated = [metric_of(gate.metric) for gate in spec.evaluation.gates if gate.holds_for(name)]
+    known = any(metric.needs_answers for metric in gated)
+    readings = delivered.readings(any(metric.of_choice for metric in gated))
     prompts, questions = delivered.questions(False), delivered.questions(known)
     lengths = artefacts.answer_tokens[: len(prompts)]
     shown = [0 if length is None else min(most, 2 * length + SLACK_TOKENS) for length in lengths]
-    return Asked([question.input_ids for question in questions], shown + [most] * (len(questions) - len(prompts)))
+    lengths_of_all = shown + [most] * (len(questions) - len(prompts))
+    return Asked([question.input_ids for question in questions], lengths_of_all, readings)

@@ -136,7 +136,8 @@ class Quants:
         """Stores a file that has passed its test, or notes that a gate of the spec refuses it."""
         answers = checked.quality.answers
         asked = zip(answers, self.artefacts.delivered.texts(answers), strict=True)
-        measured = Measured(checked.quality.step, [text if ids else None for ids, text in asked])
+        texts = [text if ids else None for ids, text in asked]
+        measured = Measured(checked.quality.step, texts, checked.quality.sums)
         try:
             self.artefacts.keep(name, files, checked.figures(), measured)
         except GateError as error:

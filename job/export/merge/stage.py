@@ -49,7 +49,7 @@ class MergedWeights:
 def keep(artefacts: Artefacts, name: str, folder: Path, found: Examined) -> None:
     """Stores a folder of weights."""
     figures = asdict(found.comparison) if found.comparison else {}
-    measured = Measured(found.measured, artefacts.delivered.texts(found.answers))
+    measured = Measured(found.measured, artefacts.delivered.texts(found.answers), found.sums)
     artefacts.keep(name, files_by_key(folder), figures | {"perplexity": found.perplexity}, measured)
 
 

@@ -30,13 +30,31 @@ CURVES = {  # titles and units of figures that a training logs; others are shown
     "learning_rate": ("Learning rate", ""),
     "grad_norm": ("Norm of the gradient", ""),
     "tokens_per_second": ("Speed", "tokens a second"),
+    "reward": ("Reward", "mean of a step"),
+    "reward_deviation": ("Spread of the reward", "within a prompt"),
+    "alike_groups": ("Prompts whose answers are all worth the same", "0 to 1"),
+    "answer_tokens": ("Length of answers", "tokens"),
+    "cut_answers": ("Answers that were cut", "0 to 1"),
+    "entropy": ("Entropy", "nats a token"),
+    "kl": ("KL from the reference", "nats"),
 }
+OF_REWARD = "reward_"
+MOST_TILES = 8
 
 
 def headline(kept: Kept) -> Html:
-    """A box for each figure that both have."""
-    found = changes(kept.stats["evaluation"])
-    return tiles([(_name(change), _before_after(change), _change(change)) for change in found])
+    """A box for each figure that both have; of many, those that gates are about, then those that are worse, then the
+    first.
+    """
+    found = list(changes(kept.stats["evaluation"]))
+    gated = {gate.metric for gate in kept.spec.evaluation.gates}
+    chosen = sorted(found, key=lambda change: (change.name not in gated, not change.worse))[:MOST_TILES]
+    boxes = tiles([(_name(one), _before_after(one), _change(one)) for one in found if one in chosen])
+    more = len(found) - len(chosen)
+    if not more:
+        return boxes
+    link = tag("a", f"{more} more {'figure' if more == 1 else 'figures'}", href="#figures")
+    return joined(boxes, tag("p", link, " of both models below", class_="note"))
 
 
 def _name(change: Change) -> Html:
@@ -143,5 +161,8 @@ def curve_title(name: str) -> tuple[str, str]:
     """Title and unit of a figure over the steps."""
     if name in CURVES:
         return CURVES[name]
-    title, _, unit = TITLES.get(name, "Loss, nats a token" if name == LOSS else name).partition(", ")
-    return title, unit
+    if name in TITLES or name == LOSS:
+        title, _, unit = TITLES.get(name, "Loss, nats a token").partition(", ")
+        return title, unit
+    words = name.replace("_", " ")
+    return (f"Reward: {words[len(OF_REWARD) :]}" if name.startswith(OF_REWARD) else words.capitalize()), ""

@@ -1,0 +1,71 @@
+"""Log-probabilities of given tokens after given tokens, as transformers says them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from job.data.worker.wire import IGNORED
+from job.gguf.readings import Reading
+from job.host.micro_batch import in_halves
+
+SLICE_TOKENS = 256  # whose log-probabilities are computed at once
+
+
+def of_rows(rows: Sequence[dict[str, list[int]]]) -> list[Reading]:
+    """The learned tokens of each row, as one group."""
+    return [
+        Reading(
+            row["input_ids"],
+            [[(place, token) for place, token in enumerate(row["labels"][1:]) if token != IGNORED]],
+        )
+        for row in rows
+    ]
+
+
+def log_sums(
+    model: Any, readings: Sequence[Reading], batch_rows: int, pad: int,
+    progress: Callable[[int], object] = lambda _: None, kept: bool = False,
+) -> list[list[float]]:  # fmt: skip
+    """Of each reading, the sum of each group in nats; the longest are read first. `progress(readings done)` is called
+    as it goes. `kept`: the model is asked for no other logits than those that are wanted, for long texts.
+    """
+    import torch
+
+    def measured(batch: list[Reading]) -> list[list[float]]:
+        width = max(len(reading.ids) for reading in batch)
+        rows = [(reading.ids, width - len(reading.ids)) for reading in batch]
+        ids = torch.tensor([[*own, *[pad] * free] for own, free in rows], device=model.device)
+        mask = torch.tensor([[1] * len(own) + [0] * free for own, free in rows], device=model.device)
+        places = sorted({place for reading in batch for group in reading.wanted for place, _ in group})
+        few = {"logits_to_keep": torch.tensor(places, device=model.device)} if kept else {}
+        logits = model(input_ids=ids, attention_mask=mask, **few).logits
+        at = {place: number for number, place in enumerate(places)}
+        if logits.shape[1] != len(places):  # not asked, or not known there
+            at = {place: place for place in places}
+        return [
+            [_sum(said, [(at[place], token) for place, token in group]) for group in reading.wanted]
+            for reading, said in zip(batch, logits, strict=True)
+        ]
+
+    order = sorted(range(len(readings)), key=lambda number: -len(readings[number].ids))
+    found: list[list[float]] = [[] for _ in readings]
+    with torch.no_grad():
+        for start in range(0, len(order), batch_rows):
+            numbers = order[start : start + batch_rows]
+            for number, sums in zip(numbers, in_halves([readings[i] for i in numbers], measured), strict=True):
+                found[number] = sums
+            progress(start + len(numbers))
+    return found
+
+
+def _sum(logits: Any, asked: list[tuple[int, int]]) -> float:
+    """Of tokens at places of one row's `logits`."""
+    import torch
+
+    total = 0.0
+    for start in range(0, len(asked), SLICE_TOKENS):
+        places, tokens = zip(*asked[start : start + SLICE_TOKENS], strict=True)
+        said = logits[list(places)].float().log_softmax(-1)
+        total += float(said.gather(1, torch.tensor(tokens, device=said.device).unsqueeze(1)).sum(dtype=torch.float64))
+    return total
