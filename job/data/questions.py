@@ -11,7 +11,7 @@ from job.data.pool import Pool
 from job.data.sources import SelectedRow, Selection
 from job.data.worker import wire
 from job.data.worker.messages import names
-from job.errors import Fault, InputError
+from job.errors import InputError
 from job.spec.wording import show
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def ask_rows(
         columns |= selected.row.keys()
     if questions and request.choices_column and request.choices_column not in columns:
         where, found = "/evaluation/choices_column", show(request.choices_column)
-        raise InputError(Fault("no held-out row has this column", where=where, found=found,
-                               expected=f"one of {names(sorted(columns))}"))  # fmt: skip
+        expected = f"one of {names(sorted(columns))}"
+        raise InputError("no held-out row has this column", where=where, found=found, expected=expected)
     return questions
 
 
