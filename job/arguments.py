@@ -258,7 +258,11 @@ def add_render(commands: Any, spec_help: str) -> None:
     )
     render.add_argument("--gpus", type=int, metavar="COUNT", help='of the machine, where resources.gpus is "all"')
     some = render.add_argument_group("for some targets", "the others refuse them")
-    some.add_argument("--deadline", type=int, metavar="HOURS", help="for all tries together (default: 24)")
+    some.add_argument(
+        "--deadline",
+        metavar="HOURS|PLAN",
+        help="for all tries together: hours, or what `plan --json` wrote (default: 24)",
+    )
     some.add_argument("--namespace", help="of Kubernetes (default: the context's)")
     some.add_argument("--queue", help="LocalQueue of Kueue (default: tunejob)")
     some.add_argument("--pull-secret", metavar="NAME", help="Secret with the login of a private registry")

@@ -22,7 +22,7 @@ def dstack(task: Rendering) -> str:
         f"export {asked} && dstack apply -f FILE",
         "-e NAME passes on more variables, such as HF_TOKEN or AWS_ENDPOINT_URL",
         *words_for_rented(task.options.image, "A private one needs registry_auth in this file."),
-        task.deadline_words(),
+        task.deadline.words(),
         *needs.words(),
     ]
     return documents(
@@ -46,7 +46,7 @@ def dstack(task: Rendering) -> str:
             },
             "spot_policy": "auto",
             "retry": {"on_events": ["no-capacity", "interruption"], "duration": f"{RETRY_HOURS}h"},
-            "max_duration": f"{task.deadline_hours}h",
+            "max_duration": f"{task.deadline.hours}h",
         },
     )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from job.follow.kubernetes import JOB_LABEL, SET_LABEL
+from job.render.deadline import DAY_HOURS
 from job.render.egress import policy
 from job.render.image import registry, words_for_nodes
 from job.render.machines import among_themselves
-from job.render.options import DEADLINE_HOURS, Options
+from job.render.options import Options
 from job.render.pod import batch_job, placed, shipped
 from job.render.rendering import Rendering
 from job.render.shell import JUDGE, S3_SECRETS, asked_for
@@ -49,7 +50,7 @@ def manifests(task: Rendering, *work: Json) -> str:
         "kubectl apply --server-side -f FILE (a spec of this size needs it)" if large else "kubectl apply -f FILE",
         *credentials(task),
         *words_for_nodes(task.options.image),
-        task.deadline_words() if kind != "TrainJob" else f"Deadline: {DEADLINE_HOURS} hours, that of the runtime.",
+        task.deadline.words() if kind != "TrainJob" else f"Deadline: {DAY_HOURS} hours, that of the runtime.",
         *task.needs.words(),
     ]
     policies = [placed(shipped("base/networkpolicy.yaml"), task.options)]

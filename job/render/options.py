@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from job.errors import Fault, SpecError
 from job.plan.model_size import UNITS
+from job.render.deadline import MOST_HOURS, Deadline, deadline_in
 from job.render.egress import Egress, egress_in
 from job.render.image import IMAGE
 from job.spec import JobSpec
@@ -26,8 +27,6 @@ ANNOTATIONS = re.compile(
 SOURCES = re.compile(r"(https://[A-Za-z0-9.-]+(?::[0-9]+)?/[A-Za-z0-9._/~-]+)@([A-Za-z0-9][A-Za-z0-9._/-]{0,200})")
 DIGEST_DIGITS = 10
 NAME_CHARACTERS = 48  # JobSet appends "-node-0-0-" and five more, and takes 63 in all
-DEADLINE_HOURS = 24
-MOST_HOURS = 24 * 365
 MOST_CORES, MOST_GPUS = 1024, 8
 # Options that only some targets know: the others refuse them.
 PARTICULAR = ("namespace", "queue", "pull_secret", "service_account", "annotation", "egress", "deadline", "source")
@@ -48,7 +47,7 @@ class Asked:
     annotation: Sequence[str] = ()
     egress: Sequence[str] = ()
     cpu: int | None = None
-    deadline: int | None = None
+    deadline: str | None = None
     source: str | None = None
     parameters: str | None = None
     gpus: int | None = None
@@ -64,7 +63,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Options:
-    """`cpu` is in cores, `deadline` in hours, `parameters` the number of weights of the base model, `gpus` those of the
+    """`cpu` is in cores, `parameters` the number of weights of the base model, `gpus` those of the
     machine; names are those of Kubernetes.
     """
 
@@ -77,7 +76,7 @@ class Options:
     annotation: dict[str, str] = field(default_factory=dict)
     egress: tuple[Egress, ...] = ()
     cpu: int | None = None
-    deadline: int | None = None
+    deadline: Deadline | None = None
     source: Source | None = None
     parameters: int | None = None
     gpus: int | None = None
@@ -106,7 +105,6 @@ def options(asked: Asked) -> Options:
             faults.append(Fault(f"{flag(name)} is not a name of Kubernetes", found=show(value), expected=expected))
     for name, most, unit in (
         ("cpu", MOST_CORES, "cores"),
-        ("deadline", MOST_HOURS, "hours"),
         ("gpus", MOST_GPUS, "GPUs"),
     ):
         value = getattr(asked, name)
@@ -118,15 +116,20 @@ def options(asked: Asked) -> Options:
     notes = [found for text in asked.annotation if (found := _read(_annotation, "--annotation", text, faults))]
     ranges = [egress for text in asked.egress if (egress := _read(egress_in, "--egress", text, faults))]
     source = None if asked.source is None else _read(_source, "--source", asked.source, faults)
+    deadline = None if asked.deadline is None else _read(deadline_in, "--deadline", asked.deadline, faults)
     if faults:
         raise SpecError(*faults)
     return Options(
         image, asked.name, asked.namespace, asked.queue, asked.pull_secret, asked.service_account, dict(notes),
-        tuple(ranges), asked.cpu, asked.deadline, source, parameters_in(asked.parameters), asked.gpus,
+        tuple(ranges), asked.cpu, deadline, source, parameters_in(asked.parameters), asked.gpus,
     )  # fmt: skip
 
 
 EXPECTED = {
+    "--deadline": (
+        f"1 to {MOST_HOURS} hours, or the path of a plan",
+        "`tunejob plan spec.json --json > plan.json` writes one",
+    ),
     "--annotation": ("NAME=VALUE, such as eks.amazonaws.com/role-arn=arn:aws:iam::111122223333:role/tunejob", ""),
     "--egress": (
         "addresses and a TCP port, such as 10.0.0.0/8:9000 or 10.1.2.3:9000",

@@ -40,7 +40,7 @@ def batch_job(task: Rendering) -> Json:
     """The shipped Job for a spec."""
     job = placed(shipped(JOB), task.options)
     job["metadata"]["name"] = task.name
-    job["spec"]["activeDeadlineSeconds"] = task.deadline_hours * 3600
+    job["spec"]["activeDeadlineSeconds"] = task.deadline.hours * 3600
     pod = job["spec"]["template"]["spec"]
     pod |= of_its_own(task.options)
     pod["containers"][0] |= {"image": task.options.image, "resources": _requirements(task.needs)}

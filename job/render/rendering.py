@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from job.errors import Fault, SpecError
 from job.plan.machine import Resources, resources
 from job.plan.model_size import model_size
-from job.render.options import DEADLINE_HOURS, Options, job_name
+from job.render.deadline import Deadline
+from job.render.options import Options, job_name
 from job.spec import JobSpec, parse_spec
 from job.spec.tasks import places_of
 from job.spec.wording import show
@@ -37,21 +38,27 @@ class Rendering:
         return self.options.cpu or self.needs.cpu_request + 1
 
     @property
-    def deadline_hours(self) -> int:
-        return self.options.deadline or DEADLINE_HOURS
-
-    def deadline_words(self) -> str:
-        """For the head of a file that has one."""
-        return f"Deadline: {self.deadline_hours} hours for all tries together (--deadline HOURS)."
+    def deadline(self) -> Deadline:
+        return self.options.deadline or Deadline()
 
 
 def context(raw: bytes, options: Options) -> Rendering:
     """Raises `SpecError` for a spec that is not valid, `CapacityError` for one that fits no GPU."""
     spec = parse_spec(raw)
+    require_plan_of(spec, options)
     needs = resources(spec, model_size(spec, options.parameters), gpus_of(spec, options.gpus))
     if options.cpu:
         needs = replace(needs, cpu_request=options.cpu, cpu_limit=options.cpu)
     return Rendering(raw.decode(), spec, options, needs, job_name(spec, raw, options.name))
+
+
+def require_plan_of(spec: JobSpec, options: Options) -> None:
+    """Raises `SpecError` where the deadline is by the plan of another spec."""
+    planned = options.deadline.run_id if options.deadline else ""
+    if planned and planned != spec.run_id:
+        hint = "Plan again: `tunejob plan spec.json --json > plan.json`"
+        raise SpecError("the plan is that of another spec", where="--deadline", found=f"run {planned}",
+                        expected=f"run {spec.run_id}", hint=hint)  # fmt: skip
 
 
 def gpus_of(spec: JobSpec, chosen: int | None) -> int:

