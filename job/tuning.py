@@ -112,7 +112,7 @@ def learn(
     result = train(backend, model, size_of_base(spec, base), spec, prepared, run.workdir, checkpoints, run.log)
     run.stats.training = result.summary()
     run.log("trained", **run.stats.training)
-    for remark in METHODS[spec.training.method].remarks(result.history):
+    for remark in METHODS[spec.training.method].remarks(spec, result.history):
         run.log("note", text=remark)
         run.stats.data["notes"].append(remark)
     return result

@@ -42,9 +42,9 @@ class SpentError(Exception):
 class DeclinedError(Exception):
     """The endpoint does not take this one request, as it is too long for the model, say."""
 
-    def as_fault(self) -> InputError:
+    def as_fault(self, pointer: str = POINTER) -> InputError:
         """Where it takes not even a short one."""
-        return InputError("the judge declines what it is asked", where=POINTER, found=str(self))
+        return InputError("the judge declines what it is asked", where=pointer, found=str(self))
 
 
 @dataclass
@@ -113,13 +113,14 @@ def public(url: str) -> str:
 
 
 class Endpoint:
-    """Asks one model; threads may share it. Close it when done."""
+    """Asks one model, which is named at `pointer` of the spec; threads may share it. Close it when done."""
 
-    def __init__(self, model: str, budget: Budget) -> None:
+    def __init__(self, model: str, budget: Budget, pointer: str = POINTER) -> None:
         import httpx
 
         url = address()
         self.name, self._model, self._budget, self._form = public(url), model, budget, 0
+        self._pointer = pointer
         self._url, self._key = f"{url}/chat/completions", Secret(os.environ.get(KEY, ""))
         self._client = httpx.Client(timeout=httpx.Timeout(limit("TUNEJOB_JUDGE_SECONDS")), follow_redirects=False)
 
@@ -180,7 +181,7 @@ class Endpoint:
             return said, "" if said else "an answer of another form", 0.0
         if status in PASSING_STATUS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return None, f"status {status}", _seconds(response.headers.get("retry-after", ""))
-        raise _refusal(status, raw, self._model, self._key)
+        raise _refusal(status, raw, self._model, self._key, self._pointer)
 
 
 def _whole(response: httpx.Response) -> bytes:
@@ -217,7 +218,7 @@ def _seconds(text: str) -> float:
     return 0.0
 
 
-def _refusal(status: int, raw: bytes, model: str, key: Secret) -> Exception:
+def _refusal(status: int, raw: bytes, model: str, key: Secret, pointer: str) -> Exception:
     """What a status means that no other try would change. Some say a wrong key: it goes before the text is cut."""
     text = raw.decode("utf-8", "replace").replace(key.reveal() or MASK, MASK)
     words = " ".join(text.split())[:SHOWN_CHARACTERS]
@@ -228,7 +229,7 @@ def _refusal(status: int, raw: bytes, model: str, key: Secret) -> Exception:
         )
     if status == HTTPStatus.NOT_FOUND:
         expected = f"{public(address())}/chat/completions with {model!a}"
-        return InputError("the judge does not know this", where=f"{POINTER}/model", found=found, expected=expected)
+        return InputError("the judge does not know this", where=f"{pointer}/model", found=found, expected=expected)
     if status < HTTPStatus.BAD_REQUEST:
         return InputError("the judge is somewhere else", where=URL, found=found, expected="its own address")
     return DeclinedError(found)

@@ -21,7 +21,7 @@ from job.data.sources import check_columns
 from job.data.worker.messages import RowFault
 from job.data.worker.shape import FORMATS, Columns, Pair, shape
 from job.errors import Fault, InputError, Interrupted, JobError
-from job.evaluation.judge_endpoint import POINTER, URL, address
+from job.evaluation.judge_endpoint import URL, address
 from job.evaluation.own_tasks import document_of, source_of
 from job.hub.client import endpoint
 from job.plan.require import require_benchmarks, require_directory, require_trackers
@@ -99,7 +99,7 @@ def look_before_a_run(spec: JobSpec) -> Seen:
     seen = look(spec)
     seen.attempt(require_trackers, spec.tracking)
     seen.attempt(require_benchmarks, spec.evaluation.tasks)
-    if spec.evaluation.judge:
+    if spec.judges:
         seen.attempt(address)
     _hub(spec, seen)
     return seen
@@ -117,9 +117,9 @@ def look_to_validate(spec: JobSpec, folder: Path) -> Seen:
     if find_spec("torch"):  # else nothing can be run here
         seen.attempt(require_trackers, spec.tracking)
         seen.attempt(require_benchmarks, spec.evaluation.tasks)
-        if spec.evaluation.judge and not os.environ.get(URL):
+        if spec.judges and not os.environ.get(URL):
             text = f"{URL} is not set here: a run on this machine ends with exit 11"
-            seen.notes.append((POINTER, text))
+            seen.notes.append((spec.judges[0], text))
     _hub(spec, seen)
     return seen
 

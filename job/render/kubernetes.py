@@ -77,7 +77,7 @@ def credentials(task: Rendering) -> list[str]:
     options = task.options
     into = f" -n {options.namespace}" if options.namespace else ""
     own = asked_for(task.spec)
-    used = {", the judge": task.spec.evaluation.judge, ", tracking": {*own} - {*JUDGE}}
+    used = {", the judge": task.spec.judges, ", tracking": {*own} - {*JUDGE}}
     uses = "".join(word for word, wanted in used.items() if wanted)
     lines = [
         "Secrets, once in the namespace, the values from your environment. Either may be missing; other variables",

@@ -38,7 +38,7 @@ def asked_for(spec: JobSpec) -> list[str]:
     """Names of those that this spec's trackers, its judge and rewards of its own need."""
     trackers = [name for tracker in spec.tracking for name in TRACKERS[tracker].variables]
     leave = (ALLOWED,) if spec.training.grpo and spec.training.grpo.files else ()
-    return [*trackers, *(JUDGE if spec.evaluation.judge else ()), *leave]
+    return [*trackers, *(JUDGE if spec.judges else ()), *leave]
 
 
 def needed_secrets(spec: JobSpec) -> list[str]:

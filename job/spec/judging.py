@@ -15,3 +15,14 @@ class JudgeSpec:
     max_tokens: int
     max_answer_tokens: int
     min_agreement: float
+
+
+@dataclass(frozen=True)
+class ScoringSpec:
+    """Who says what single answers are worth to a training by reward."""
+
+    model: str
+    rubric: str
+    max_requests: int
+    max_tokens: int
+    max_answer_tokens: int

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from job.spec.judging import ScoringSpec
+
 
 @dataclass(frozen=True)
 class DpoSpec:
@@ -41,12 +43,13 @@ class RewardSpec:
 
     metric: Literal[
         "exact_match", "contains", "regex", "token_f1", "rouge_l", "json_valid", "json_fields", "tool_names",
-        "tool_calls", "format", "length", "file",
+        "tool_calls", "format", "length", "judge", "file",
     ]  # fmt: skip
     weight: float
     regex: str | None
     json_schema: dict[str, Any] | None
     at_most: int | None
+    judge: ScoringSpec | None
     file: str | None
 
 

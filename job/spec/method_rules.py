@@ -126,7 +126,7 @@ def _reward(reward: Json, pointer: str, seen: set[str]) -> Iterator[Fault]:
     needed = wanted and (name not in MEASURES or MEASURES[name].needs_option)
     if needed and wanted not in reward:
         yield Fault(f"the reward {name} needs to know {wanted}", where=pointer, found=show(name), expected=wanted)
-    for key in ("regex", "json_schema", "at_most", "file"):
+    for key in ("regex", "json_schema", "at_most", "judge", "file"):
         if key in reward and key != wanted:
             yield Fault(f"the reward {name} does not read this", where=f"{pointer}/{key}", found=show(reward[key]),
                         expected=f"no {key}")  # fmt: skip

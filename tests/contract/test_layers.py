@@ -18,7 +18,8 @@ FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): pat
 # Each may import those before it, and none after it. A package's modules are ordered among themselves by their own rule below.
 ORDER = (
     "errors", "host", "weights", "gguf", "tracking.record", "tracking.wandb", "tracking.mlflow", "tracking.trackio", "tracking",
-    "evaluation.metrics", "export.kinds", "data.worker.json_text", "data.worker.messages", "data.worker.examples",
+    "evaluation.metrics", "evaluation.judge_words", "evaluation.judge_endpoint", "evaluation.judge_scores",
+    "export.kinds", "data.worker.json_text", "data.worker.messages", "data.worker.examples",
     "data.worker.preference", "data.worker.shape", "training.methods", "spec", "store", "ledger", "hub", "source", "data",
     "evaluation", "plan", "tracking.follow", "seen", "training", "report", "follow", "context", "export", "publish", "chat", "preview",
     "reference", "opinions", "several", "tuning", "delivery", "run", "helping", "render", "init", "arguments", "commands", "__main__",

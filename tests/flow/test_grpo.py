@@ -18,6 +18,7 @@ from tests.data_rows import turns, write_rows
 from tests.flow.running import Running, run_tiny, tiny, tunejob, valid_stats, write_spec
 from tests.flow.test_preference import LORA, TEMPLATE, lines, ran
 from tests.forking import environment, run_forked
+from tests.judge_server import judge_server
 from tests.smollm2 import model_dir
 from tests.specs import faults_with, parse
 from tests.tiny import random_adapter, tiny_dir
@@ -72,6 +73,19 @@ def test_three_steps_are_those_of_trl(tmp_path: Path) -> None:
             assert line[names.get(name, name)] == pytest.approx(value, abs=1e-4), name
     assert len({line["reward"] for line in ours}) > 1
     assert ours[-1]["kl"] > 1e-5
+
+
+def test_another_model_says_what_answers_are_worth(tmp_path: Path) -> None:
+    """It is asked about each answer to a prompt once, and its word is a curve like any reward's."""
+    rewards = [{"metric": "judge", "judge": {"model": "scripted", "rubric": "Few letters e are good."}}]
+    with judge_server(lambda chat: f"SCORE: {10 - min(10, chat[-1]['content'].rpartition('<<<ANSWER')[2].count('e'))}") as server:
+        ran(tmp_path, changes(tmp_path, rewards, max_steps=2), server.environment())
+    assert all(0 < line["reward_judge"] == line["reward"] < 1 for line in lines(tmp_path / "out"))
+    asked = [json.dumps(body["messages"]) for body in server.bodies]
+    assert 2 < len(asked) == len(set(asked)) <= 1 + 2 * 16
+    assert "Say 0 in words" in asked[1]
+    notes = valid_stats(tmp_path / "out" / "stats.json")["data"]["notes"]
+    assert f"the judge was asked what {len(asked)} answers are worth, with {50 * len(asked)} tokens" in notes
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +189,7 @@ def history(*rewards: float, **further: float) -> list[dict[str, float]]:
     (history(0.2, 0.9, alike_groups=1.0), []), (history(0.1, 0.9, cut_answers=0.8), ["80 % of the last answers were cut"]),
 ])  # fmt: skip
 def test_a_reward_that_stalls_or_collapses_is_told(steps: list[dict[str, float]], words: list[str]) -> None:
-    said = GRPO.remarks(steps)
+    said = GRPO.remarks(parse(spec_of({"metric": "contains"})), steps)
     assert len(said) == len(words)
     assert all(word in text for word, text in zip(words, said, strict=True))
 
@@ -205,6 +219,8 @@ def test_what_an_answer_is_worth(reward: dict[str, Any], answer: str, reference:
     (spec_of({"metric": "regex", "regex": "a"}), "/training/grpo/rewards/0/regex", "no group"),
     (spec_of({"metric": "format", "regex": "("}), "/training/grpo/rewards/0/regex", "not a regular expression"),
     (spec_of({"metric": "length", "at_most": 3, "regex": "a"}), "/training/grpo/rewards/0/regex", "does not read this"),
+    (spec_of({"metric": "judge"}), "/training/grpo/rewards/0", "needs to know judge"),
+    (spec_of({"metric": "judge", "judge": {"rubric": "short"}}), "/training/grpo/rewards/0/judge/model", "required key is missing"),
     (spec_of({"metric": "contains"}, {"metric": "contains"}), "/training/grpo/rewards/1/metric", "each once"),
     (spec_of({"metric": "contains"}, group_size=3), "/training/grpo/group_size", "a divisor of them"),
     (spec_of({"metric": "contains"}) | {"/model/backend": "unsloth"}, "/model/backend", "Unsloth rewrites its trainer"),

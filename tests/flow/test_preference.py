@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ def lines(output: Path) -> list[Row]:
     return [json.loads(line) for line in (output / "report" / "losses.jsonl").read_text().splitlines()]
 
 
-def ran(folder: Path, spec: dict[str, Any]) -> Result:
-    result = run_tiny(folder, spec)
+def ran(folder: Path, spec: dict[str, Any], extra: Mapping[str, str] | None = None) -> Result:
+    result = run_tiny(folder, spec, extra)
     assert result.exit_code == 0, result.stdout[-2000:]
     return result
 

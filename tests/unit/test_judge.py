@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,9 +14,10 @@ import pytest
 from job.errors import InputError, JobError, TransientError
 from job.evaluation.judge import Memory, Pair, judge, require_judge
 from job.evaluation.judge_endpoint import public, read
-from job.evaluation.judge_words import verdict
+from job.evaluation.judge_scores import Answer, Scorer
+from job.evaluation.judge_words import verdict, worth
 from job.report.judged import verdicts
-from job.spec.judging import JudgeSpec
+from job.spec.judging import JudgeSpec, ScoringSpec
 from tests.judge_server import KEY, Judge, answer, answers_in, by_taste, first_place, judge_server
 from tests.servers import closed_port
 
@@ -260,3 +262,67 @@ def test_answers_of_another_form_are_none(raw: bytes) -> None:
 
 def test_an_address_is_kept_without_what_is_secret_in_it() -> None:
     assert public("https://user:password@host:8443/v1?key=abc") == "https://host:8443/v1"
+
+
+# ------------------------------------------------------------------------------------------- what one answer is worth
+
+
+@pytest.mark.parametrize(("said", "found"), [
+    ("Good.\nSCORE: 7", 0.7), ("SCORE: 10/10", 1.0), ("**Score:** 2.5", 0.25), ("score: 0", 0.0), ("8", 0.8), ("8/10", 0.8),
+    ("SCORE: 3\nno, it is better.\nSCORE: 9", 0.9), ("<think>SCORE: 1</think>SCORE: 4", 0.4), ("<think>SCORE: 1", None),
+    ("SCORE: 11", None), ("SCORE: -3", None), ("SCORE: 70/100", None), ("SCORE: 0 to 10", None), ("SCORE: 7 or 8", None),
+    ("SCORE: 4 and SCORE: 5", None), ("SCORE: 7,5", None), ("the score is high", None), ("", None), ("SCORE: ٧", 0.7),
+])  # fmt: skip
+def test_what_a_score_is(said: str, found: float | None) -> None:
+    assert worth(said) == found
+
+
+SCORING = ScoringSpec("scripted", "Short answers are good.", 100, 100_000, 64)
+HERE = "/training/grpo/rewards/0/judge"
+TWO = [Answer("one?", "1", "short"), Answer("one?", "1", "rather longer"), Answer("one?", "1", "short")]
+
+
+def by_length(chat: list[dict[str, str]]) -> str:
+    """Ten less the words of the answer."""
+    said = re.search(r"<<<ANSWER (\w+)>>>\n(.*?)\n<<<END OF ANSWER \1>>>", chat[-1]["content"], re.DOTALL)
+    return f"It is short enough.\nSCORE: {10 - len(said[2].split())}" if said else "OK"
+
+
+def test_equal_answers_are_asked_about_once(server: Judge) -> None:
+    server.says = by_length
+    scorer = Scorer(SCORING, HERE)
+    assert scorer.scores(TWO) == [0.9, 0.8, 0.9] == scorer.scores(TWO)
+    assert len(server.bodies) == 2
+    assert scorer.note() == "the judge was asked what 2 answers are worth, with 100 tokens"
+    chat = json.dumps(server.bodies[0]["messages"])
+    assert all(text in chat for text in ("Short answers are good.", "<<<A GOOD ANSWER", "one?"))
+
+
+def test_an_answer_without_a_score_gets_nothing_and_none_with_one_is_a_failure(server: Judge) -> None:
+    server.says = lambda chat: "SCORE: 5" if "rather" in chat[-1]["content"] else "A fine answer."
+    scorer = Scorer(SCORING, HERE)
+    assert scorer.scores(TWO) == [None, 0.5, None]
+    assert "for 1 of them it said no score" in scorer.note()
+    server.says = lambda chat: "A fine answer."
+    with pytest.raises(InputError) as refused:
+        Scorer(SCORING, HERE).scores(TWO)
+    assert (refused.value.faults[0].where, refused.value.faults[0].found) == (HERE, "'A fine answer.'")
+
+
+@pytest.mark.parametrize("caps", [{"max_requests": 1}, {"max_tokens": 300}])
+def test_a_cap_ends_it(caps: dict[str, int], server: Judge) -> None:
+    server.says = by_length
+    with pytest.raises(InputError) as refused:
+        Scorer(replace(SCORING, **caps), HERE).scores([*TWO, Answer("two?", "2", "third")])
+    assert refused.value.faults[0].message == "the judge may not be asked more often"
+    assert len(server.bodies) <= 2
+
+
+def test_faults_name_the_reward(server: Judge) -> None:
+    server.faults = [(404, b"no such model")]
+    with pytest.raises(InputError) as refused:
+        Scorer(SCORING, HERE).scores(TWO[:1])
+    assert refused.value.faults[0].where == f"{HERE}/model"
+    server.fault, server.from_request = (500, b"down"), 0
+    with pytest.raises(TransientError):
+        Scorer(SCORING, HERE).scores(TWO[:1])

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from job.errors import InputError
+from job.evaluation.judge_endpoint import address
+from job.evaluation.judge_scores import Answer, Scorer
 from job.training.methods.pairs import NOT_LEARNED, require_settings
 from job.training.methods.record import TOKENS, Method
 from job.training.methods.reference import require_the_base, without_copies
-from job.training.methods.rewards import REWARDS, reward_of
+from job.training.methods.rewards import FILE, JUDGE, REWARDS, reward_of, scorer_of
 
 CURVES = {
     "reward": "reward",
@@ -85,10 +87,14 @@ def _further(spec: Any, prepared: Any) -> dict[str, Any]:
 
     training = spec.training
     prompts = training.batch_size * training.gradient_accumulation_steps // training.grpo.group_size
-    rows = whole_steps([{"prompt": prompt, "reference": text} for prompt, text in _questions(prepared)], prompts)
+    tokenizer = prepared.tokenizer
+    rows = [
+        {"prompt": prompt, "reference": text, "question": tokenizer.decode(prompt, skip_special_tokens=True).strip()}
+        for prompt, text in _questions(prepared)
+    ]
     entries = enumerate(spec.training.grpo.rewards)
     return {
-        "train_dataset": Dataset.from_list(rows),
+        "train_dataset": Dataset.from_list(whole_steps(rows, prompts)),
         "reward_funcs": [_function(reward, f"/training/grpo/rewards/{number}") for number, reward in entries],
         "stops": list(prepared.report.stop_token_ids),
     }
@@ -109,18 +115,25 @@ def _questions(prepared: Any) -> Iterator[tuple[list[int], str]]:
 
 def _function(asked: Any, pointer: str) -> Any:
     """In the form that trl calls, by the name of its metric."""
-    of = reward_of(asked, pointer)
+    of = None if asked.metric == JUDGE else reward_of(asked, pointer)
 
-    def score(completions: list[str], reference: list[str], **_: Any) -> list[float | None]:
-        return [of(answer.strip(), wanted) for answer, wanted in zip(completions, reference, strict=True)]
+    def score(completions: list[str], question: list[str], reference: list[str], **_: Any) -> list[float | None]:
+        said = [answer.strip() for answer in completions]
+        if of:
+            return [of(answer, wanted) for answer, wanted in zip(said, reference, strict=True)]
+        return _scorer(asked, pointer).scores(list(map(Answer, question, reference, said)))
 
     score.__name__ = asked.metric
     return score
 
 
+def _scorer(asked: Any, pointer: str) -> Scorer:
+    return scorer_of(asked.judge, f"{pointer}/judge", address())
+
+
 def _look(spec: Any, prepared: Any) -> None:
     """Raises `InputError` for a prompt beside which there is no room for an answer, a reference that was cut, or a
-    reward that counts for no reference, and as `own_reward` does; what counts for some is noted.
+    reward that counts for no reference, and as `own_reward` and `Scorer.scores` do; what counts for some is noted.
     """
     questions = list(_questions(prepared))
     prepared.report.notes.extend(_unfit(spec, [reference for _, reference in questions]))
@@ -141,8 +154,12 @@ def _look(spec: Any, prepared: Any) -> None:
 def _unfit(spec: Any, references: list[str]) -> Iterator[str]:
     """For people, of each reward: how many references it does not count for. Raises `InputError` where that is all."""
     for number, asked in enumerate(spec.training.grpo.rewards):
-        of = reward_of(asked, pointer := f"/training/grpo/rewards/{number}")
-        if asked.file:
+        pointer = f"/training/grpo/rewards/{number}"
+        if asked.metric == JUDGE:  # whether it answers shows before the weights are fetched, too
+            _scorer(asked, pointer).scores([Answer("", references[0], references[0])])
+            continue
+        of = reward_of(asked, pointer)
+        if asked.metric == FILE:
             of(references[0], references[0])  # a mistake in it shows before the weights are fetched
             continue
         unfit = [text for text in references if of(text, text) is None]
@@ -170,14 +187,17 @@ def _check(trainer: Any, spec: Any) -> None:
         require_the_base(trainer)
 
 
-def _remarks(history: Sequence[Mapping[str, float]]) -> list[str]:
-    """What a person should know of the rewards: they have not risen, or answers of a group are worth the same."""
+def _remarks(spec: Any, history: Sequence[Mapping[str, float]]) -> list[str]:
+    """What a person should know of the rewards: what a judge was asked, that they have not risen, or that answers of a
+    group are worth the same.
+    """
     rewards = [line["reward"] for line in history if "reward" in line]
     if not rewards:
         return []
     count = max(1, len(rewards) // PART)
     first, last = (sum(part) / count for part in (rewards[:count], rewards[-count:]))
-    said, end = [], history[-count:]
+    entries, end = enumerate(spec.training.grpo.rewards), history[-count:]
+    said = [_scorer(asked, f"/training/grpo/rewards/{number}").note() for number, asked in entries if asked.judge]
     if last < first - RISE:
         said.append(f"the reward has fallen, from {first:.3g} to {last:.3g}: lower the learning rate, or raise beta")
     elif last < first + RISE:

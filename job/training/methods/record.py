@@ -46,8 +46,8 @@ class Method:
     `CapacityError` where the trainer, once it is made, is not set as the spec says. `kernel_loss`: trl's loss of it is
     a kernel that CPUs lack, and transformers' own takes its place. `further`: keyword arguments of the trainer, of the
     spec and the prepared rows, in the place of or beyond the common ones. `look` raises `InputError` for prepared rows
-    that it cannot use. `remarks`: of the history of a training, what people should know. `answers`: how many
-    sequences a step takes of a row, of the spec.
+    that it cannot use. `remarks`: of the spec and the history of a training, what people should know. `answers`: how
+    many sequences a step takes of a row, of the spec.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Method:
     packs: bool = False
     further: Callable[[Any, Any], dict[str, Any]] | None = None
     look: Callable[[Any, Any], None] = lambda spec, prepared: None
-    remarks: Callable[[Sequence[Mapping[str, float]]], list[str]] = lambda history: []
+    remarks: Callable[[Any, Sequence[Mapping[str, float]]], list[str]] = lambda spec, history: []
     answers: Callable[[Any], int] = lambda spec: 1
     least_rows: int = 1  # of a micro-batch
     sequences: int = 1  # of a row, in one forward pass

@@ -1,4 +1,5 @@
-"""What an answer is worth to a training by reward: the evaluation's metrics, its form, its length, or an own file.
+"""What an answer is worth to a training by reward: the evaluation's metrics, its form, its length, what another model
+says of it, or an own file.
 
 Each gives a number for an answer and its reference, mostly from 0 to 1, or None where the reference does not fit.
 """
@@ -17,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from job.errors import InputError, JobError, PolicyError
+from job.evaluation.judge_scores import Scorer
 from job.evaluation.metrics import METRICS, Options
 from job.host.bounded import processor_seconds
 
-FORMAT, LENGTH, FILE = "format", "length", "file"
+FORMAT, LENGTH, JUDGE, FILE = "format", "length", "judge", "file"
 CORPUS = ("bleu", "chrf")  # metrics that are no mean over answers
 OF_ANSWERS = tuple(name for name, metric in METRICS.items() if metric.needs_answers and name not in CORPUS)
-REWARDS = (*OF_ANSWERS, FORMAT, LENGTH, FILE)
-OPTIONS = {FORMAT: "regex", LENGTH: "at_most", FILE: "file"} | {
+REWARDS = (*OF_ANSWERS, FORMAT, LENGTH, JUDGE, FILE)
+OPTIONS = {FORMAT: "regex", LENGTH: "at_most", JUDGE: "judge", FILE: "file"} | {
     name: METRICS[name].option for name in OF_ANSWERS if METRICS[name].option
 }
 ALLOWED = "TUNEJOB_REWARD_FILES"  # of the environment, with the value 1
@@ -35,7 +37,7 @@ Reward = Callable[[str, str], float | None]
 
 
 def reward_of(asked: Any, pointer: str) -> Reward:
-    """Of an entry of `training.grpo.rewards`, which is at `pointer`. Raises as `own_reward` does."""
+    """Of an entry of `training.grpo.rewards` other than a judge, which is at `pointer`. Raises as `own_reward` does."""
     if asked.metric == FILE:
         return own_reward(asked.file, f"{pointer}/file")
     if asked.metric == LENGTH:
@@ -59,6 +61,14 @@ def reward_of(asked: Any, pointer: str) -> Reward:
         return None if counts is None else metric.figure(counts)
 
     return measured
+
+
+@cache
+def scorer_of(asked: Any, pointer: str, url: str) -> Scorer:
+    """Of an entry's `judge`; it remembers what it has been told, also where a step is taken again in smaller batches.
+    `url`: of the endpoint.
+    """
+    return Scorer(asked, pointer)
 
 
 @cache
