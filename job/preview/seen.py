@@ -25,7 +25,7 @@ from job.evaluation.judge_endpoint import URL, address
 from job.evaluation.own_tasks import document_of, source_of
 from job.hub.client import endpoint
 from job.plan.require import require_benchmarks, require_directory, require_trackers
-from job.source.adapter import look_at_adapter
+from job.source.adapter import look_at_adapter, require_rank
 from job.source.data import HUB
 from job.source.glimpse import files_of_rows, has_chat_template
 from job.source.place import LocalOrigin, pointed
@@ -80,9 +80,7 @@ def look(spec: JobSpec) -> Seen:
         chats = seen.attempt(has_chat_template, model, "/model/source")
     if merge_base and "://" not in merge_base:
         seen.attempt(has_chat_template, merge_base, "/model/merge_base")
-    for pointer, adapter in spec.model.given if spec.lora else ():
-        if "://" not in adapter:
-            seen.attempt(look_at_adapter, adapter, spec.lora, pointer, spec.model.adapters is not None)
+    _adapters(spec, seen)
     for pointer, file in spec.training.grpo.files.items() if spec.training.grpo else ():
         seen.attempt(require_allowed, file, pointer)
     for source, pointer in spec.sources:
@@ -92,6 +90,17 @@ def look(spec: JobSpec) -> Seen:
         if task.source and "://" not in task.source:
             seen.attempt(_documents, task, f"/evaluation/tasks/{index}")
     return seen
+
+
+def _adapters(spec: JobSpec, seen: Seen) -> None:
+    """Each local one, and where all are, whether their ranks can be combined."""
+    ranks = [
+        seen.attempt(look_at_adapter, adapter, spec.lora, pointer, spec.model.adapters is not None)
+        for pointer, adapter in spec.model.given
+        if spec.lora and "://" not in adapter
+    ]
+    if spec.lora and spec.model.combine and len(ranks) == len(spec.model.given) and None not in ranks:
+        seen.attempt(require_rank, ranks, spec.model.combine.method, spec.lora.r)
 
 
 def look_before_a_run(spec: JobSpec) -> Seen:

@@ -105,9 +105,8 @@ def scaled(lora: LoraSpec, settings: Json) -> LoraSpec:
     return replace(lora, r=settings["r"], alpha=float(settings["lora_alpha"]))
 
 
-def require_rank(adapters: Sequence[FetchedAdapter], method: str, rank: int) -> None:
-    """Raises `InputError` where `method` cannot combine adapters of these ranks, or makes another than `rank`."""
-    ranks = [adapter.rank for adapter in adapters]
+def require_rank(ranks: Sequence[int], method: str, rank: int) -> None:
+    """Raises `InputError` where `method` cannot combine adapters of these `ranks`, or makes another than `rank`."""
     if method.endswith("svd"):
         return
     if method != "cat" and len(set(ranks)) > 1:
@@ -120,15 +119,19 @@ def require_rank(adapters: Sequence[FetchedAdapter], method: str, rank: int) -> 
                          expected=f"{made}, of the ranks {', '.join(map(str, ranks))} by {method}")  # fmt: skip
 
 
-def look_at_adapter(address: str, lora: LoraSpec, pointer: str = POINTER, of_several: bool = False) -> None:
-    """What is seen of a local one without reading its weights. Raises as `fetch_adapter` does."""
+def look_at_adapter(address: str, lora: LoraSpec, pointer: str = POINTER, of_several: bool = False) -> int:
+    """Its rank, and whether what is seen of a local one without reading its weights is right. Raises as `fetch_adapter`
+    does.
+    """
     with pointed(pointer):
         paths = LocalOrigin(address, "hf://").glimpse()
         below = _place(list(paths))
         _require_finished(list(paths))
         settings = read_object(paths[below + SETTINGS])
-        require_settings(settings, scaled(lora, settings) if of_several else lora)
+        own = scaled(lora, settings)
+        require_settings(settings, own if of_several else lora)
         require_numbers(paths[below + WEIGHTS])
+        return own.r
 
 
 def require_base(adapter: FetchedAdapter, public_id: str, revision: str | None) -> None:

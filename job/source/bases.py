@@ -54,5 +54,5 @@ def _adapters(
         require_base(one, base.public_id, base.revision)
         found.append(one)
     if spec.model.combine:
-        require_rank(found, spec.model.combine.method, spec.lora.r)
+        require_rank([one.rank for one in found], spec.model.combine.method, spec.lora.r)
     yield from found

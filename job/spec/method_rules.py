@@ -100,9 +100,6 @@ def rewards(document: Json) -> Iterator[Fault]:
         yield Fault("a step is not made up of whole groups of answers", where="/training/grpo/group_size",
                     found=f"{group}, with {answers} answers a step", expected="a divisor of them",
                     hint="batch_size times gradient_accumulation_steps is how many answers a step has")  # fmt: skip
-    if document["model"].get("backend", "unsloth") != "peft":
-        yield Fault("this method is offered with plain PEFT: Unsloth rewrites its trainer", where="/model/backend",
-                    found='"unsloth" with method grpo', expected='"peft"')  # fmt: skip
     for key in ("gpus", "nodes"):
         if (count := document.get("resources", {}).get(key, 1)) != 1:
             yield Fault("this method was not tried on several GPUs", where=f"/resources/{key}", found=show(count),

@@ -214,12 +214,14 @@ RULES: list[Json] = [
     {"/training/dpo": {"beta": 0.2}, "/training/method": "sft"},
     {f"{TRAIN}/format": "prompt_only"}, {"/training/grpo": {"rewards": [{"metric": "contains"}]}},
     *(BY_REWARD | changes for changes in (
-        {f"{TRAIN}/format": "messages"}, {"/model/backend": "unsloth"}, {"/training/eval_steps": 5}, {"/data/packing": True},
+        {f"{TRAIN}/format": "messages"}, {"/training/eval_steps": 5}, {"/data/packing": True},
         {"/data/train_on": "all"}, {"/model/precision": "full"}, {"/training": {"method": "grpo"}},
         {"/data/held_out": {"sources": [{"source": "x", "format": "messages"}]}},
         *({"/training/grpo": {"rewards": [reward]}} for reward in (
-            {"metric": "regex"}, {"metric": "format"}, {"metric": "length"}, {"metric": "file"}, {"metric": "contains", "regex": "(a)"},
-            {"metric": "contains", "at_most": 1}, {"metric": "contains", "file": "a.py"}, {"metric": "contains", "json_schema": {}})))),
+            {"metric": "regex"}, {"metric": "format"}, {"metric": "length"}, {"metric": "file"}, {"metric": "judge"},
+            {"metric": "contains", "regex": "(a)"},
+            {"metric": "contains", "at_most": 1}, {"metric": "contains", "file": "a.py"}, {"metric": "contains", "judge": {"model": "m"}},
+             {"metric": "contains", "json_schema": {}})))),
     *(PAIRS_OF_ROWS | changes for changes in (
         {"/model/precision": "full"}, {"/data/packing": True}, {"/data/train_on": "all"},
         {"/data/held_out": {"sources": [{"source": "x", "format": "messages"}]}},

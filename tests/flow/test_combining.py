@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from job.source.adapter import FetchedAdapter, fetch_adapter
 from job.spec import JobSpec
 from job.training.start import combine
-from tests.flow.running import document, run_tiny, tiny, tunejob, valid_stats, write_spec
+from tests.flow.running import Result, document, run_tiny, tiny, tunejob, valid_stats, write_spec
 from tests.specs import LEFT_OUT, parse
 from tests.tiny import random_adapter, tiny_dir
 
@@ -135,8 +135,22 @@ def test_another_rank_is_refused_with_both(two: tuple[Path, Path], method: str, 
     assert (result.exit_code, result.failure["pointer"], result.failure["expected"]) == (11, where, words)
 
 
+def validated(folder: Path, spec: dict[str, Any]) -> Result:
+    return tunejob("validate", write_spec(folder / "spec.json", tiny(folder / "out", spec)), scratch=folder / "scratch")
+
+
 def test_validate_looks_at_each(two: tuple[Path, Path], tmp_path: Path) -> None:
     spec = WHOLE | changes(two, "svd", 4)
     spec["/model/adapters"][1]["adapter"] = str(tiny_dir())
-    result = tunejob("validate", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", spec)), scratch=tmp_path / "scratch")
+    result = validated(tmp_path, spec)
     assert (result.exit_code, result.failure["pointer"]) == (11, "/model/adapters/1/adapter")
+
+
+@pytest.mark.parametrize(("method", "rank", "where", "found"), [
+    ("linear", 4, "/model/combine/method", "ranks 4, 2"), ("cat", 4, "/lora/r", "4"), ("cat", 6, "", ""), ("svd", 3, "", ""),
+])  # fmt: skip
+def test_validate_compares_their_ranks(two: tuple[Path, Path], method: str, rank: int, where: str, found: str, tmp_path: Path) -> None:
+    narrow = random_adapter(tiny_dir(), tmp_path / "narrow", r=2)
+    result = validated(tmp_path, WHOLE | changes((two[0], narrow), method, rank))
+    assert result.exit_code == (11 if where else 0), result.stdout
+    assert not where or (result.failure["pointer"], result.failure["found"]) == (where, found)

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from job.errors import PolicyError
+from job.data.tokenizer import load_tokenizer
+from job.errors import InputError, PolicyError
 from job.spec import JobSpec
 from job.training.methods.grpo import GRPO
+from job.training.methods.padding import padded_apart
 from job.training.methods.rewards import reward_of
 from tests.data_rows import turns, write_rows
 from tests.flow.running import Running, run_tiny, tiny, tunejob, valid_stats, write_spec
@@ -44,13 +46,13 @@ def changes(folder: Path, rewards: list[dict[str, Any]] = REWARDS, **training: A
     }  # fmt: skip
 
 
-def stock(folder: Path) -> list[dict[str, float]]:
+def stock(folder: Path, **further: Any) -> list[dict[str, float]]:
     folder.mkdir(parents=True)
     named = {"group_size": "num_generations", "max_new_tokens": "max_completion_length"}
     config = {named.get(name, name): value for name, value in GROUPS.items()} | {
         "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "learning_rate": RATE, "weight_decay": 0.0, "seed": 3407,
         "optim": "adamw_torch", "reward_weights": [1.0, 0.5], "max_steps": STEPS, "disable_dropout": True,
-    }  # fmt: skip
+    } | further  # fmt: skip
     rows = [{"prompt": turns(row["prompt"]), "reference": row["reference"]} for row in ROWS]
     request = {"model": str(tiny_dir()), "template": TEMPLATE, "rows": rows, "end": "<|im_end|>", "config": config,
                "lora": {"r": LORA["r"], "lora_alpha": LORA["alpha"]}}  # fmt: skip
@@ -60,10 +62,23 @@ def stock(folder: Path) -> list[dict[str, float]]:
     return json.loads(said.splitlines()[-1])
 
 
-def test_three_steps_are_those_of_trl(tmp_path: Path) -> None:
+def unsaid() -> int:
+    """What the prompts are padded with where padding is told by its id."""
+    tokenizer = load_tokenizer(tiny_dir())
+    tokenizer.chat_template = TEMPLATE
+    prompts = [tokenizer.apply_chat_template(turns(row["prompt"]), add_generation_prompt=True, return_dict=False) for row in ROWS]
+    used = {token for prompt in prompts for token in prompt} | {tokenizer.convert_tokens_to_ids("<|im_end|>")}
+    found: int = padded_apart(tokenizer, used).pad_token_id
+    assert found != tokenizer.pad_token_id in used
+    return found
+
+
+@pytest.mark.parametrize("backend", ["peft", pytest.param("unsloth", marks=pytest.mark.long)])
+def test_three_steps_are_those_of_trl(backend: str, tmp_path: Path) -> None:
     """The same prompts, drawn answers, rewards, losses and gradients, with the divergence from the base in the loss."""
-    ran(tmp_path, changes(tmp_path))
-    ours, theirs = lines(tmp_path / "out"), stock(tmp_path / "stock")
+    ran(tmp_path, changes(tmp_path) | {"/model/backend": backend})
+    further = {"generation_kwargs": {"suppress_tokens": [unsaid()]}} if backend == "unsloth" else {}
+    ours, theirs = lines(tmp_path / "out"), stock(tmp_path / "stock", **further)
     assert len(ours) == len(theirs) == STEPS
     names = {"rewards/exact_match/mean": "reward_exact_match", "rewards/length/mean": "reward_length",
              "completions/mean_length": "answer_tokens"}  # fmt: skip
@@ -86,6 +101,19 @@ def test_another_model_says_what_answers_are_worth(tmp_path: Path) -> None:
     assert "Say 0 in words" in asked[1]
     notes = valid_stats(tmp_path / "out" / "stats.json")["data"]["notes"]
     assert f"the judge was asked what {len(asked)} answers are worth, with {50 * len(asked)} tokens" in notes
+
+
+def test_padding_that_is_told_by_its_id_is_none_of_the_prompts_tokens() -> None:
+    """A model that pads with what ends its turns gets another special token; one whose special tokens are all used is refused."""
+    tokenizer = load_tokenizer(tiny_dir())
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    assert tokenizer.pad_token_id in special
+    assert padded_apart(tokenizer, special - {tokenizer.pad_token_id}) is tokenizer
+    left = sorted(special - {tokenizer.pad_token_id})[0]
+    apart, before = padded_apart(tokenizer, special - {left}), tokenizer.pad_token_id
+    assert (apart.pad_token_id, tokenizer.pad_token_id) == (left, before)
+    with pytest.raises(InputError):
+        padded_apart(tokenizer, special)
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +251,7 @@ def test_what_an_answer_is_worth(reward: dict[str, Any], answer: str, reference:
     (spec_of({"metric": "judge", "judge": {"rubric": "short"}}), "/training/grpo/rewards/0/judge/model", "required key is missing"),
     (spec_of({"metric": "contains"}, {"metric": "contains"}), "/training/grpo/rewards/1/metric", "each once"),
     (spec_of({"metric": "contains"}, group_size=3), "/training/grpo/group_size", "a divisor of them"),
-    (spec_of({"metric": "contains"}) | {"/model/backend": "unsloth"}, "/model/backend", "Unsloth rewrites its trainer"),
+    (spec_of({"metric": "contains"}, temperature=6), "/training/grpo/temperature", "too large"),
     (spec_of({"metric": "contains"}) | {"/training/eval_steps": 5}, "/training/eval_steps", "is not what this method lowers"),
     ({"/training/method": "grpo", "/model/backend": "peft", "/data/train/0/format": "prompt_only"}, "/training/grpo/rewards", "worth"),
 ])  # fmt: skip

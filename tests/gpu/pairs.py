@@ -119,13 +119,19 @@ def identity(_: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def grpo(_: Path) -> dict[str, Any]:
+def grpo(rows: Path) -> dict[str, Any]:
+    found = grpo_by_the_engine(rows)
+    found["model"] |= {"backend": "peft"}
+    return found
+
+
+def grpo_by_the_engine(_: Path) -> dict[str, Any]:
     number = "=\\s*(\\d+)"
     rewards = [{"metric": "format", "regex": "\\d+ \\+ \\d+ = \\d+\\.?", "weight": 0.3},
                {"metric": "regex", "regex": number, "weight": 0.7}]  # fmt: skip
     return {
         "rows": (*sums(), "prompt_only"),
-        "model": {"max_seq_length": 64, "backend": "peft"},
+        "model": {"max_seq_length": 64},
         "training": {"method": "grpo", "max_steps": 30, "batch_size": 32, "gradient_accumulation_steps": 1, "learning_rate": 3e-4,
                      "lr_scheduler": "constant_with_warmup", "warmup_steps": 3, "weight_decay": 0.0,
                      "grpo": {"rewards": rewards, "group_size": 8, "max_new_tokens": 12, "temperature": 0.9}},
@@ -135,9 +141,9 @@ def grpo(_: Path) -> dict[str, Any]:
 
 CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "dpo": of_pairs("dpo", 1e-4), "orpo": of_pairs("orpo", 1e-4), "simpo": of_pairs("simpo", 1e-4), "kto": of_pairs("kto", 1e-4),
-    "identity": identity, "grpo": grpo,
+    "identity": identity, "grpo": grpo, "grpo-engine": grpo_by_the_engine,
 }  # fmt: skip
-OWN_ROWS = ("identity", "grpo")
+OWN_ROWS = ("identity", "grpo", "grpo-engine")
 
 
 def spec_of(name: str, asked: argparse.Namespace) -> Path:

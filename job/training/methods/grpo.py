@@ -12,6 +12,7 @@ from typing import Any
 from job.errors import InputError
 from job.evaluation.judge_endpoint import address
 from job.evaluation.judge_scores import Answer, Scorer
+from job.training.methods.padding import padded_apart
 from job.training.methods.pairs import NOT_LEARNED, require_settings
 from job.training.methods.record import TOKENS, Method
 from job.training.methods.reference import require_the_base, without_copies
@@ -36,12 +37,14 @@ def _trainer_classes() -> tuple[type, type]:
     from trl import GRPOConfig, GRPOTrainer
 
     class Trainer(without_copies(GRPOTrainer)):  # type: ignore[misc]
-        """Prompts are tokens already; an answer ends with any of the `stops`."""
+        """Prompts are tokens already; an answer ends with any of the `stops`, and has none of the `unsaid` tokens."""
 
-        def __init__(self, stops: list[int], **given: Any) -> None:
+        def __init__(self, stops: list[int], unsaid: list[int], **given: Any) -> None:
             super().__init__(**given)
             self.eos_token_ids = stops
-            self.generation_config.eos_token_id = self.generation_kwargs["eos_token_id"] = stops
+            settings = {"eos_token_id": stops} | ({"suppress_tokens": unsaid} if unsaid else {})
+            self.generation_config.update(**settings)
+            self.generation_kwargs |= settings
 
         def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
             return prompts, None, {}
@@ -87,16 +90,21 @@ def _further(spec: Any, prepared: Any) -> dict[str, Any]:
 
     training = spec.training
     prompts = training.batch_size * training.gradient_accumulation_steps // training.grpo.group_size
-    tokenizer = prepared.tokenizer
+    tokenizer, stops = prepared.tokenizer, list(prepared.report.stop_token_ids)
     rows = [
         {"prompt": prompt, "reference": text, "question": tokenizer.decode(prompt, skip_special_tokens=True).strip()}
         for prompt, text in _questions(prepared)
     ]
+    by_id = spec.model.backend == "unsloth"
+    if by_id:
+        tokenizer = padded_apart(tokenizer, {*stops, *(token for row in rows for token in row["prompt"])})
     entries = enumerate(spec.training.grpo.rewards)
     return {
         "train_dataset": Dataset.from_list(whole_steps(rows, prompts)),
         "reward_funcs": [_function(reward, f"/training/grpo/rewards/{number}") for number, reward in entries],
-        "stops": list(prepared.report.stop_token_ids),
+        "processing_class": tokenizer,
+        "stops": stops,
+        "unsaid": [tokenizer.pad_token_id] if by_id else [],
     }
 
 
