@@ -30,6 +30,7 @@ from job.source.data import HUB
 from job.source.glimpse import files_of_rows, has_chat_template
 from job.source.place import LocalOrigin, pointed
 from job.spec import JobSpec, SourceSpec
+from job.spec.judging import judges
 from job.spec.strict import natural
 from job.spec.tasks import TaskSpec, places_of
 from job.store.base import translating_errors
@@ -108,7 +109,7 @@ def look_before_a_run(spec: JobSpec) -> Seen:
     seen = look(spec)
     seen.attempt(require_trackers, spec.tracking)
     seen.attempt(require_benchmarks, spec.evaluation.tasks)
-    if spec.judges:
+    if judges(spec):
         seen.attempt(address)
     _hub(spec, seen)
     return seen
@@ -126,9 +127,9 @@ def look_to_validate(spec: JobSpec, folder: Path) -> Seen:
     if find_spec("torch"):  # else nothing can be run here
         seen.attempt(require_trackers, spec.tracking)
         seen.attempt(require_benchmarks, spec.evaluation.tasks)
-        if spec.judges and not os.environ.get(URL):
+        if (needed := judges(spec)) and not os.environ.get(URL):
             text = f"{URL} is not set here: a run on this machine ends with exit 11"
-            seen.notes.append((spec.judges[0], text))
+            seen.notes.append((needed[0], text))
     _hub(spec, seen)
     return seen
 

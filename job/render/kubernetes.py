@@ -14,6 +14,7 @@ from job.render.pod import batch_job, placed, shipped
 from job.render.rendering import Rendering
 from job.render.shell import JUDGE, S3_SECRETS, asked_for
 from job.render.text import Json, documents
+from job.spec.judging import judges
 
 QUEUE = "tunejob"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -77,7 +78,7 @@ def credentials(task: Rendering) -> list[str]:
     options = task.options
     into = f" -n {options.namespace}" if options.namespace else ""
     own = asked_for(task.spec)
-    used = {", the judge": task.spec.judges, ", tracking": {*own} - {*JUDGE}}
+    used = {", the judge": judges(task.spec), ", tracking": {*own} - {*JUDGE}}
     uses = "".join(word for word, wanted in used.items() if wanted)
     lines = [
         "Secrets, once in the namespace, the values from your environment. Either may be missing; other variables",

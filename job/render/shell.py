@@ -6,6 +6,7 @@ from job.errors import SpecError
 from job.render.rendering import Rendering
 from job.render.text import word
 from job.spec import JobSpec
+from job.spec.judging import judges
 from job.tracking import TRACKERS
 from job.training.methods.rewards import ALLOWED
 
@@ -38,7 +39,7 @@ def asked_for(spec: JobSpec) -> list[str]:
     """Names of those that this spec's trackers, its judge and rewards of its own need."""
     trackers = [name for tracker in spec.tracking for name in TRACKERS[tracker].variables]
     leave = (ALLOWED,) if spec.training.grpo and spec.training.grpo.files else ()
-    return [*trackers, *(JUDGE if spec.judges else ()), *leave]
+    return [*trackers, *(JUDGE if judges(spec) else ()), *leave]
 
 
 def needed_secrets(spec: JobSpec) -> list[str]:

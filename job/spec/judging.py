@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+
+def judges(spec: Any) -> list[str]:
+    """Pointers of what a `JobSpec` needs the judge's endpoint for."""
+    rewards = enumerate(spec.training.grpo.rewards if spec.training.grpo else ())
+    found = [f"/training/grpo/rewards/{number}/judge" for number, reward in rewards if reward.judge]
+    return [*found, "/evaluation/judge"] if spec.evaluation.judge else found
 
 
 @dataclass(frozen=True)

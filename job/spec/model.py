@@ -264,13 +264,6 @@ class JobSpec:
         ]
 
     @property
-    def judges(self) -> list[str]:
-        """Pointers of what needs the judge's endpoint."""
-        rewards = enumerate(self.training.grpo.rewards if self.training.grpo else ())
-        found = [f"/training/grpo/rewards/{number}/judge" for number, reward in rewards if reward.judge]
-        return [*found, "/evaluation/judge"] if self.evaluation.judge else found
-
-    @property
     def artefacts(self) -> list[str]:
         """What is asked for beside what the training leaves, in the order in which it is made."""
         return asked_for(dataclasses.asdict(self.export), self.lora is None)
