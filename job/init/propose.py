@@ -84,7 +84,7 @@ def propose(asked: Asked, alone: bool) -> Proposal:
         ("device", device.words),
         ("memory", why_fits),
         ("length", f"{document['model']['max_seq_length']} tokens: the longest row that was looked at {has} {longest}"),
-        ("epochs", f"{document['training']['epochs']} times over the rows, more often where there are few"),
+        ("epochs", f"{document['training']['epochs']} times over the rows: of few, as often as makes about 100 steps"),
         ("held out", held_out_for(looked.count, looked.whole)[1]),
         ("prompts", f"{len(document['evaluation']['prompts'])} from the rows: base and trained model answer them"),
         ("answers", f"at most {answered} tokens, {why_answered}"),

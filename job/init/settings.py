@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,8 @@ LARGER_FROM_BYTES = 8 * GIB
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 DOCUMENT_TOKENS = 2048  # documents are cut into pieces
 PRECISIONS = ("16bit", "4bit")  # the most wanted first: 16 bits learn a little better, 4 bits leave room for long rows
-EPOCHS = ((100, 8), (1000, 3), (5000, 2))  # below so many rows, so many passes
+EPOCHS = ((1000, 3), (5000, 2))  # below so many rows, so many passes
+MOST_EPOCHS, FEWEST_STEPS, STEP_ROWS = 8, 100, 8  # a step has as many rows as a spec's default
 QUICK_RATE = 0.001
 ANSWER_STEP, MOST_ANSWERED, MOST_ON_CPU = 16, 128, 64  # tokens of an answer to a prompt
 SOME_ROWS = 20  # of which a tenth can be spared
@@ -103,8 +105,9 @@ def parsed(document: Json) -> JobSpec:
 
 
 def epochs_for(rows: int) -> int:
-    """More passes over few rows: one over all of them would be a handful of steps."""
-    return next((passes for most, passes in EPOCHS if rows < most), 1)
+    """More passes over few rows: with a handful of steps a model learns how answers look, and not what they say."""
+    enough = math.ceil(FEWEST_STEPS * STEP_ROWS / rows)
+    return max(min(enough, MOST_EPOCHS), next((passes for most, passes in EPOCHS if rows < most), 1))
 
 
 def answers_for(device: Device, longest_learned: int | None) -> tuple[int, str]:

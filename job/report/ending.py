@@ -25,9 +25,10 @@ def ending(
     output: str, keys: Sequence[str], stats: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
     """Lines. `keys`: of the stored files. `answers`: each with prompt, base and trained."""
-    for table in (measured(stats), compared(stats)):
-        if table:
-            yield from ("", *aligned(table))
+    if figures := measured(stats):
+        yield from ("", *aligned(figures))
+    if differences := compared(stats):
+        yield from ("", *aligned(differences), f"{differences.note.partition(':')[0]}.")
     for answer in answers[:SHOWN_ANSWERS]:
         yield from ("", shortened(answer["prompt"]))
         yield f"  base:   {shortened(answer['base'])}"

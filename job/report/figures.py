@@ -180,9 +180,10 @@ def loss_of_perplexity(perplexity: float | None) -> float | None:
 
 
 def aligned(found: Figures) -> list[str]:
-    """The table for a terminal: names over units, numbers to the right."""
+    """The table for a terminal: names over units if there are any, numbers to the right."""
     heads = [head.partition(", ") for head in found.heads]
-    lines = [("", *(name for name, _, _ in heads)), ("", *(unit for _, _, unit in heads))]
+    units = ("", *(unit for _, _, unit in heads))
+    lines = [("", *(name for name, _, _ in heads)), *([units] if any(units) else [])]
     lines += [(row.label, *row.cells) for row in found.rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return [

@@ -52,6 +52,8 @@ def test_it_ends_with_figures_answers_places_and_what_to_type(shown: tuple[Path,
         assert f" {figures[name]['held_out_loss']:.4g} " in row
     head, compared = [line for line in lines if "Held-out loss" in line]
     assert "nats a token" in lines[lines.index(head) + 1]
+    assert lines[lines.index(compared) - 1].split() == ["Base", "Tuned", "Difference", "Verdict", "Rows"]
+    assert "In brackets, bounds that hold in 19 of 20 samples of rows." in lines
     about = document(output / "stats.json")["evaluation"]["differences"]["held_out_loss"]
     low, high = about["interval"]
     said = "no difference" if low <= 0 <= high else "better" if high < 0 else "worse"
