@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from job.errors import TransientError
+from job.errors import InputError, TransientError
 from job.host.proxies import require_address, require_certificates, require_proxies
 from job.host.time_limits import limit
 
@@ -46,7 +46,11 @@ def endpoint() -> str | None:
     """
     require_proxies("http", "https", "all", socks=True)
     require_certificates("SSL_CERT_FILE")
-    return require_address("HF_ENDPOINT")
+    found = require_address("HF_ENDPOINT")
+    if found and ("?" in found or "#" in found):  # what comes after would become a part of that
+        said, wanted = "the Hub's address has more than a path", "https://host or https://host/path"
+        raise InputError(said, where="HF_ENDPOINT", found="a ? or a # in it", expected=wanted)
+    return found
 
 
 def ask(request: Callable[[], Answer], patience_seconds: float = math.inf) -> Answer:

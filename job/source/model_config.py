@@ -27,7 +27,9 @@ PACKED_WITH = {  # forms of packed weights, each with the package that unpacks t
     "vptq": "vptq",
 }
 MOST = 5000  # of what is built one by one
-POSITIVE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+SHARES = re.compile(r"(?:dropout|dropout_prob|pdrop)$")
+SETTLED = {"return_dict": True, "torchscript": False}  # what a training needs of a model's answers
+POSITIVE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
 def check_config(folder: Path, where: str) -> None:
@@ -77,15 +79,20 @@ def _attention(section: Any, path: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _sizes(config: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """What transformers takes and then builds something else of."""
+    """What transformers takes and then builds something else of, or fails of in the first step."""
     text = config.get("text_config")
     section = text if isinstance(text, dict) else config
+    for key, needed in SETTLED.items():
+        if section.get(key, needed) is not needed:
+            yield f"{key} makes a model that cannot be trained", ascii(section[key])[:80], str(needed).lower()
     for key in POSITIVE:
         if type(section.get(key)) is int and section[key] <= 0:
             yield f"{key} is not a size", str(section[key]), "a number above zero"
     for key, value in section.items():
         if type(value) is int and value > MOST and COUNTED.search(key):
             yield f"{key} is beyond any model", str(value), f"at most {MOST}"
+        if isinstance(value, int | float) and SHARES.search(key) and not 0 <= value <= 1:
+            yield f"{key} is not a share", str(value), "a number from 0 to 1"
     heads, shared = section.get("num_attention_heads"), section.get("num_key_value_heads")
     if type(heads) is int and type(shared) is int and (shared <= 0 or heads % shared):
         yield "num_key_value_heads does not divide num_attention_heads", f"{shared} and {heads}", "a divisor"

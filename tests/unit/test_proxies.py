@@ -9,7 +9,7 @@ import pytest
 
 from job.errors import InputError
 from job.host.device import wanted_device
-from job.host.proxies import require_address, settle_bypass
+from job.host.proxies import settle_bypass
 from job.hub.client import endpoint
 from job.hub.origin import HubOrigin
 from job.store.s3 import s3_client
@@ -62,12 +62,13 @@ def test_what_may_hold_a_password_is_not_shown_of_an_entry(value: str, plain: py
 
 @pytest.mark.parametrize(
     "value",
-    [f"user:{PASSWORD}@127.0.0.1:1", f"https:/user:{PASSWORD}@h", f"https://h:{PASSWORD}", f"https://[::1{PASSWORD}", "https://exa mple"],
-)
+    [f"user:{PASSWORD}@127.0.0.1:1", f"https:/user:{PASSWORD}@h", f"https://h:{PASSWORD}", f"https://[::1{PASSWORD}", "https://exa mple",
+     f"https://h?token={PASSWORD}", f"https://h/x#{PASSWORD}"],
+)  # fmt: skip
 def test_nor_of_an_endpoint(value: str, plain: pytest.MonkeyPatch) -> None:
     plain.setenv("HF_ENDPOINT", value)
     with pytest.raises(InputError) as refused:
-        require_address("HF_ENDPOINT")
+        endpoint()
     assert [fault.where for fault in refused.value.faults] == ["HF_ENDPOINT"]
     assert PASSWORD not in str(refused.value)
 
