@@ -38,18 +38,21 @@ def require_others(run: Run, trained_before: bool) -> None:
         require_judge(run.spec.evaluation.judge)
 
 
-def benchmarks(run: Run) -> list[Benchmark]:
+def benchmarks(run: Run, trained_before: bool) -> list[Benchmark]:
     """Those of the spec with their documents, while there is a network; after the engine, which has to be imported
-    before what some of them import.
+    before what some of them import. None where nothing is left to be measured by them.
 
     Raises as `load_benchmarks` does, and `InputError` for a gate on what none of them measures.
     """
     evaluation = run.spec.evaluation
-    if not evaluation.tasks:
+    of_merged = any(task.merged for task in evaluation.tasks or ()) and "merged" not in run.receipts
+    if not evaluation.tasks or (trained_before and not of_merged):
         return []
     found = load_benchmarks(evaluation.tasks, run.workdir / "benchmarks", run.revisions, evaluation.max_new_tokens)
-    known = [figure.name for benchmark in found for figure in benchmark.figures]
+    whole = [figure.name for benchmark in found for figure in benchmark.figures]
+    merged = [figure.name for benchmark in found if benchmark.spec.merged for figure in benchmark.figures]
     for index, gate in enumerate(evaluation.gates):
+        known = merged if "merged" in (gate.of or ()) else whole
         if TASK.fullmatch(gate.metric) and gate.metric not in known:
             raise InputError("no benchmark measures this", where=f"/evaluation/gates/{index}/metric", found=gate.metric,
                              expected=f"one of {', '.join(known)}")  # fmt: skip

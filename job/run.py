@@ -190,7 +190,7 @@ def stages(run: Run) -> Manifest:
     with run.stage("data", children=True):
         base, merge_base = fetch_models(run)
         prepared = prepare(run, rows, base)
-        artefacts = Artefacts(run, Delivered.of(run, prepared), [] if trained_before else benchmarks(run))
+        artefacts = Artefacts(run, Delivered.of(run, prepared), benchmarks(run, trained_before))
         if trained_before:
             require_same_origin(run, base, prepared)
         rehearse(run, base, merge_base, prepared)

@@ -1,4 +1,4 @@
-"""Benchmarks by lm-eval; the only module that imports it.
+"""Benchmarks by lm-eval; with `task_rows` the only module that imports it.
 
 Its tasks load their rows when they are built. So they are built while there is a network, from data sets that were
 brought here first, at one commit each; what they measure later needs none.
@@ -9,8 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,14 +18,14 @@ from typing import Any
 from job.errors import InputError
 from job.evaluation.metrics.record import Counts
 from job.evaluation.metrics.task import NAME, OTHERS, task_metric
-from job.evaluation.own_tasks import NO_FILTER, own_task, source_of, write_documents
+from job.evaluation.own_tasks import DOCUMENTS, NO_FILTER, own_task, source_of, write_documents
 from job.evaluation.scores import Rows
-from job.evaluation.task_faults import fit, no_code, runs_code
-from job.source.benchmarks import FetchedSet, fetch_set
-from job.source.data import HUB, FetchedSource, fetch_source
+from job.evaluation.task_faults import fit, runs_code
+from job.evaluation.task_rows import rows_brought_here
+from job.source.benchmarks import FetchedSet
+from job.source.data import FetchedSource, fetch_source
 from job.spec import TaskSpec
 
-FILES = {"json": (".json", ".jsonl", ".ndjson"), "csv": (".csv", ".tsv"), "parquet": (".parquet",)}
 SEED = 1234  # of the choice of examples for few-shot prompts, as lm-eval's command line has it
 
 
@@ -40,6 +39,15 @@ class TaskFigure:
     filter: str
 
 
+@dataclass(frozen=True)
+class Brought:
+    """One entry of the spec, number `index`, whose documents are here: its data sets by the names that the task has."""
+
+    index: int
+    spec: TaskSpec
+    sets: dict[str, FetchedSet]
+
+
 @dataclass
 class Benchmark:
     """One entry of the spec, its rows loaded. `left_out`: figures that are no mean over documents, or in which better
@@ -49,8 +57,12 @@ class Benchmark:
     spec: TaskSpec
     loaded: dict[str, Any]
     sources: Sequence[FetchedSet | FetchedSource]
+    sets: dict[str, FetchedSet]
     figures: list[TaskFigure] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+
+    def brought(self, index: int) -> Brought:
+        return Brought(index, self.spec, self.sets)
 
     def facts(self) -> dict[str, Any]:
         """For the statistics."""
@@ -95,15 +107,28 @@ def load_benchmarks(
     return found
 
 
-def _load(spec: TaskSpec, index: int, folder: Path, revisions: Mapping[str, str], max_new_tokens: int) -> Benchmark:
+def load_brought(benchmarks: Sequence[Brought], folder: Path, max_new_tokens: int) -> list[Benchmark]:
+    """Those whose documents an earlier `load_benchmarks` has brought to `folder`."""
+    return [
+        _load(one.spec, one.index, folder / f"{one.index}", {}, max_new_tokens, brought=one.sets) for one in benchmarks
+    ]
+
+
+def _load(
+    spec: TaskSpec, index: int, folder: Path, revisions: Mapping[str, str], max_new_tokens: int,
+    brought: Mapping[str, FetchedSet] | None = None,
+) -> Benchmark:  # fmt: skip
     from lm_eval.tasks import TaskManager
 
     pointer = f"/evaluation/tasks/{index}"
+    sources: list[FetchedSet | FetchedSource] = []
+    sets: dict[str, FetchedSet] = {}
     if spec.rows:
-        fetched = fetch_source(source_of(spec), pointer, folder, revisions)
-        documents = write_documents(spec.rows, fetched, pointer, folder)
-        config = own_task(spec.name, spec.rows, documents, max_new_tokens)
-        sources: list[FetchedSet | FetchedSource] = [fetched]
+        if brought is None:
+            fetched = fetch_source(source_of(spec), pointer, folder, revisions)
+            write_documents(spec.rows, fetched, pointer, folder)
+            sources = [fetched]
+        config = own_task(spec.name, spec.rows, folder / DOCUMENTS, max_new_tokens)
         loaded = dict(TaskManager(include_defaults=False).load([config]))
     else:
         manager = _manager_of(spec.name)
@@ -112,13 +137,14 @@ def _load(spec: TaskSpec, index: int, folder: Path, revisions: Mapping[str, str]
             hint = f"Did you mean {' or '.join(near)}?" if near else "lm-eval ls tasks lists what it knows"
             said = "lm-eval knows no such task"
             raise InputError(said, where=f"{pointer}/name", found=ascii(spec.name), hint=hint)
-        with _rows_brought_here(spec, pointer, folder, revisions) as sources, fit(spec.name, pointer):
+        with rows_brought_here(spec, pointer, folder, revisions, brought) as sets, fit(spec.name, pointer):
             loaded = dict(manager.load([spec.name]))
+        sources = list(sets.values())
     for task in loaded["tasks"].values():
         if getattr(task, "UNSAFE_CODE", False):
             raise runs_code(spec.name, pointer)
         _set_few_shot(task, spec.few_shot, f"{pointer}/few_shot")
-    found = Benchmark(spec, loaded, sources)
+    found = Benchmark(spec, loaded, sources, sets)
     _find_figures(found)
     if not found.figures:
         raise InputError("nothing that this task measures is a mean over its documents", where=pointer,
@@ -157,66 +183,6 @@ def _set_few_shot(task: Any, wanted: int | None, pointer: str) -> None:
     if task.fewshot_cfg.split == task.config.test_split and examples > others:
         raise InputError("there are not so many other documents", where=pointer, found=f"{examples}",
                          expected=f"at most {others}")  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------- rows of known tasks
-
-
-@contextmanager
-def _rows_brought_here(
-    spec: TaskSpec, pointer: str, folder: Path, revisions: Mapping[str, str]
-) -> Iterator[list[FetchedSet | FetchedSource]]:
-    """Within, tasks that are built get their rows from data sets below `folder`, fetched once each."""
-    from datasets import load_dataset
-    from lm_eval.api.task import ConfigurableTask
-
-    sets: dict[tuple[str, str | None], FetchedSet] = {}
-    sources: list[FetchedSet | FetchedSource] = []
-
-    def fetched(path: str, name: str | None) -> FetchedSet:
-        if file := next((known for known in sets.values() if known.file), None):
-            return file  # which has the documents of all
-        if (path, name) not in sets:
-            address = spec.source or f"{HUB}{path}"
-            subset = spec.subset or name
-            where = (
-                f"{pointer}/source" if spec.source else f"{pointer}/name" if not sets else f"{pointer}/name/{len(sets)}"
-            )
-            sets[path, name] = fetch_set(address, subset, where, folder / f"{len(sets)}", revisions)
-            sources.append(sets[path, name])
-        return sets[path, name]
-
-    def download(self: Any, dataset_kwargs: Mapping[str, Any] | None = None, **_: Any) -> None:
-        if callable(self.config.custom_dataset) or not self.DATASET_PATH or "data_files" in (dataset_kwargs or {}):
-            raise InputError("this task brings its rows by itself", where=pointer, found=str(self.config.task),
-                             expected="a task whose rows are a data set")  # fmt: skip
-        found, cache = fetched(self.DATASET_PATH, self.DATASET_NAME), str(folder / "cache")
-        if found.file:
-            _read_one_file(self)
-            self.dataset = load_dataset(_kind(found.file), data_files={"test": str(found.file)}, cache_dir=cache)
-        else:
-            self.dataset = load_dataset(str(found.folder), name=found.subset, cache_dir=cache)
-
-    own = ConfigurableTask.download
-    ConfigurableTask.download = download
-    try:
-        with no_code(spec.name, pointer):
-            yield sources
-    finally:
-        ConfigurableTask.download = own
-
-
-def _read_one_file(task: Any) -> None:
-    """One split is all there is; examples of few-shot prompts that are not the task's own are other rows of it."""
-    task.config.training_split = task.config.validation_split = None
-    task.config.test_split = "test"
-    task.fewshot_cfg.split = None if task.fewshot_cfg.samples is not None else "test"
-
-
-def _kind(file: Path) -> str:
-    """What the `datasets` library reads it with."""
-    plain = file.name.lower().removesuffix(".gz")
-    return next((kind for kind, ends in FILES.items() if plain.endswith(ends)), "text")
 
 
 # --------------------------------------------------------------------------------------------------------- figures

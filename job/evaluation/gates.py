@@ -9,6 +9,7 @@ from job.errors import Fault, GateError
 from job.evaluation.metrics import METRICS, metric_of
 from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.evaluation.metrics.record import DIGITS
+from job.evaluation.metrics.task import NAME as TASK
 from job.spec import GateSpec
 
 Figures = Mapping[str, float]
@@ -46,7 +47,8 @@ class Bound:
 def bounds(gates: Sequence[GateSpec], name: str, base: Figures, found: Figures) -> Iterator[Bound]:
     """Each bound that is to hold for `name`, whose figures by metric are `found`; `base`: those of the base."""
     for index, gate in enumerate(gates):
-        if gate.holds_for(name) and (name == "trained" or not metric_of(gate.metric).trained_alone):
+        named = gate.of is not None and name in gate.of
+        if gate.holds_for(name) and (name == "trained" or named or not metric_of(gate.metric).trained_alone):
             yield from _bounds(gate, f"/evaluation/gates/{index}", name, base, found)
 
 
@@ -98,4 +100,5 @@ def judged(everywhere: Figures, here: Figures, found: Figures) -> dict[str, floa
             values[name] = metric.figure((everywhere[loss] + found[loss] - here[loss], 1.0))
         elif not metric.of_losses and name in found and name in here:
             values[name] = everywhere[name] + found[name] - here[name]
+    values |= {name: value for name, value in found.items() if TASK.fullmatch(name)}  # of all documents
     return {name: round(value, DIGITS) for name, value in values.items()}

@@ -33,12 +33,13 @@ Figures = Mapping[str, Any]
 @dataclass(frozen=True)
 class Measured:
     """What a child has measured of an artefact: its step from the trained model, its answers' texts, and what it found
-    of `Delivered.readings`.
+    of `Delivered.readings`; figures of benchmarks.
     """
 
     step: ModelStep
     texts: list[str | None]  # None: not asked
     sums: Sequence[Sequence[float]] = ()
+    benchmarks: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -98,7 +99,8 @@ class Artefacts:
         Raises `GateError` before that where a gate of the spec is to hold for it and does not.
         """
         known = measured and self.delivered.figures(measured.step, measured.texts, measured.sums)
-        if known:
+        if known and measured:
+            known |= measured.benchmarks
             self.delivered.note(name, known)
             self.delivered.require(name, known)
         stored = self.store_files(files)

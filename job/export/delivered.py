@@ -15,6 +15,7 @@ from job.evaluation.generate import spoken
 from job.evaluation.metrics import metric_of
 from job.evaluation.metrics.losses import GENERAL_LOSS, HELD_OUT_LOSS, TRAIN_LOSS
 from job.evaluation.metrics.record import DIGITS
+from job.evaluation.metrics.task import NAME as TASK
 from job.evaluation.readings import of_rows
 from job.evaluation.scores import (
     Figures,
@@ -146,15 +147,17 @@ class Delivered:
 
     def beside(self, found: Assessment, losses: Losses) -> Figures:
         """Those figures of a whole model in training, from its assessment and its losses on the compared rows."""
-        general = {} if losses.general is None else figures(general_rows([(losses.general, 1.0)]))
+        others = {} if losses.general is None else figures(general_rows([(losses.general, 1.0)]))
+        if any(task.merged for task in self.run.spec.evaluation.tasks or ()):
+            others |= figures({name: counts for name, counts in found.rows.items() if TASK.fullmatch(name)})
         loss = losses.compared
         if not self.compared.held_out:
-            return {TRAIN_LOSS: round(loss, DIGITS)} | general
+            return {TRAIN_LOSS: round(loss, DIGITS)} | others
         _, questions = asked_questions(self.prepared)
         rows = {name: counts[: len(questions)] for name, counts in found.rows.items() if metric_of(name).needs_rows}
         if self.compared.whole:
             rows |= {name: counts for name, counts in found.rows.items() if metric_of(name).of_margin is not None}
-        return figures(loss_rows([(loss, 1.0)]) | rows) | general
+        return figures(loss_rows([(loss, 1.0)]) | rows) | others
 
     def note(self, name: str, figures: Figures) -> None:
         self.run.stats.delivered["artefacts"][name] = figures

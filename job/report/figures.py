@@ -67,6 +67,8 @@ def measured(stats: Mapping[str, Any]) -> Figures | None:
         return None
     found = list(_measurements(stats))
     names = [name for name in TITLES if not _by_others(name) and any(name in figures for _, figures, _ in found)]
+    exports = [figures for name, figures in delivered["artefacts"].items() if name not in (BASE, TUNED)]
+    names += dict.fromkeys(name for figures in exports for name in figures if TASK.fullmatch(name))
     begun = {BASE: BEGUN} if stats["effective"].get("adapter") else {}
     begun |= {TUNED: "the combined adapters"} if stats["effective"].get("combined") else {}
     rows = tuple(
@@ -74,7 +76,7 @@ def measured(stats: Mapping[str, Any]) -> Figures | None:
         for name, figures, count in found
     )
     return Figures(
-        (*(TITLES[name] for name in names), ROWS),
+        (*map(title_of, names), ROWS),
         rows,
         _note(delivered["rows"], names, stats["data"]["held_out_words"]),
     )

@@ -10,9 +10,11 @@ from typing import Any
 from job.errors import Fault
 from job.evaluation.metrics import METRICS, Metric, metric_of
 from job.evaluation.metrics.judge import JUDGE_WIN_RATE
+from job.evaluation.metrics.task import NAME as TASK
 from job.export.kinds import measured
 from job.spec.data_rules import held_out_sources
 from job.spec.method_rules import method_of
+from job.spec.task_rules import as_object
 from job.spec.wording import show
 
 Json = dict[str, Any]
@@ -137,11 +139,18 @@ def gates_of_the_trained(document: Json) -> Iterator[Fault]:
             yield Fault("this figure is measured on pairs of answers", where=f"/evaluation/gates/{index}/metric",
                         found=f"{show(gate['metric'])} with method {method.name}",
                         expected="a method that learns from pairs, such as dpo")  # fmt: skip
+        measured_of = {"trained", *(["merged"] if _merged_too(document, gate["metric"]) else [])}
         for place, name in enumerate(gate.get("of", []) if metric.trained_alone else ()):
-            if name != "trained":
+            if name not in measured_of:
                 yield Fault("this figure is measured of the trained model alone",
                             where=f"/evaluation/gates/{index}/of/{place}", found=show(name),
                             expected='"trained"; held_out_loss is measured of all that is delivered')  # fmt: skip
+
+
+def _merged_too(document: Json, metric: str) -> bool:
+    """Whether it may be a figure of a benchmark that the merged weights go through."""
+    tasks = document.get("evaluation", {}).get("tasks", [])
+    return bool(TASK.fullmatch(metric)) and any(as_object(task).get("merged") for task in tasks)
 
 
 def judge(document: Json) -> Iterator[Fault]:

@@ -39,6 +39,10 @@ def benchmarks(document: Json) -> Iterator[Fault]:
         if task["name"] in [other["name"] for other in tasks[:index]]:
             yield Fault("this benchmark is there twice", where=pointer, found=show(task["name"]),
                         expected="a name of its own")  # fmt: skip
+    made = "16bit" in document.get("export", {}).get("merged", [])
+    for index in (index for index, task in enumerate(tasks) if task.get("merged") and not made):
+        yield Fault("nothing is merged that this could be measured of", where=f"/evaluation/tasks/{index}/merged",
+                    found="true", expected='export.merged with "16bit"')  # fmt: skip
     for index, gate in enumerate(evaluation.get("gates", [])):
         if NAME.fullmatch(gate["metric"]) and not tasks:
             yield Fault("a gate on what is not measured", where=f"/evaluation/gates/{index}/metric",

@@ -20,7 +20,9 @@ class TaskRowsSpec:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """`name` is lm-eval's, or, with `rows`, whatever the user calls it. `few_shot` None: as the task has it."""
+    """`name` is lm-eval's, or, with `rows`, whatever the user calls it. `few_shot` None: as the task has it. `merged`:
+    the merged weights are measured, too.
+    """
 
     name: str
     few_shot: int | None
@@ -30,6 +32,7 @@ class TaskSpec:
     subset: str | None
     split: str
     rows: TaskRowsSpec | None
+    merged: bool = False
 
 
 def places_of(tasks: Sequence[TaskSpec] | None) -> list[tuple[str, str]]:

@@ -258,6 +258,8 @@ GOOD: list[Json] = [
         {}, {"of": ["trained", "adapter"]})),
     PAIRS_OF_ROWS | {"/evaluation/forgetting": {"sources": [{"source": "x", "format": "messages"}]}},
     {"/data/replay": {"fraction": 0.1, "sources": [{"source": "x", "format": "text"}]}},
+    {"/evaluation/tasks": [{"name": "arc_easy", "merged": True}], "/export": {"merged": ["16bit"]},
+     "/evaluation/gates": [{"metric": "arc_easy:acc", "at_least": 0.1, "of": ["trained", "merged"]}]},
     JUDGED, HELD_OUT | {"/evaluation/judge": {"model": "m"}}, JUDGED | {"/data/held_out": False} | {
         "/evaluation/gates": [{"metric": "judge_win_rate", "at_least": 0.5, "gain_at_least": 0, "of": ["trained"]}]},
     HELD_OUT | {"/evaluation/metrics": ["bleu"], "/evaluation/gates": [{"metric": "bleu", "at_least": 30, "gain_at_least": 5}]},

@@ -48,25 +48,25 @@ def write_rows(folder: Path) -> dict[str, str]:
 
 def tasks_of(places: dict[str, str]) -> list[dict[str, Any]]:
     return [
-        {"name": "arc_easy", "source": places["arc.jsonl"], "few_shot": 2, "limit": LIMIT},
+        {"name": "arc_easy", "source": places["arc.jsonl"], "few_shot": 2, "limit": LIMIT, "merged": True},
         {"name": "triage", "source": places["cases.csv"], "chat_template": True,
          "rows": {"question": "case", "choices": ["urgent", "not urgent"], "answer": "label"}},
-        {"name": "sums", "source": places["sums.jsonl"], "rows": {}},
+        {"name": "sums", "source": places["sums.jsonl"], "rows": {}, "merged": True},
     ]  # fmt: skip
 
 
 def run(folder: Path, gates: list[dict[str, Any]]) -> Result:
     evaluation = {"prompts": [], "max_new_tokens": 4, "tasks": tasks_of(write_rows(folder / "rows")), "gates": gates}
-    wanted = {"/evaluation": evaluation, "/training/eval_batch_size": 4, "/model/precision": "16bit"}
+    wanted = {"/evaluation": evaluation, "/training/eval_batch_size": 4, "/model/precision": "16bit", "/export": {"merged": ["16bit"]}}
     return run_tiny(folder, wanted, {"TUNEJOB_TEST_PACKAGES": str(PACKAGES)})
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a gate that holds and one that does not: all is measured and stored, and nothing published."""
+    """A run with gates that hold and one that the merged weights do not hold: all is measured and stored, and nothing published."""
     folder = tmp_path_factory.mktemp("benchmarks")
     gates = [{"metric": "arc_easy:acc", "gain_at_least": -1}, {"metric": "triage:acc_norm", "at_most": 1},
-             {"metric": "sums:exact_match", "at_least": 1}]  # fmt: skip
+             {"metric": "sums:exact_match", "at_least": 1, "of": ["merged"]}]  # fmt: skip
     result = run(folder, gates)
     assert (result.exit_code, result.failure["pointer"]) == (14, "/evaluation/gates/2/at_least"), result.stdout + result.stderr
     assert fits_events(result.events) == []
@@ -87,6 +87,18 @@ def test_base_and_tuned_have_figures_with_intervals(measured: Path) -> None:
     assert (told["arc_easy"]["few_shot"], told["arc_easy"]["documents"], told["arc_easy"]["of"]) == (2, LIMIT, DOCUMENTS)
     assert told["arc_easy"]["versions"] == {"arc_easy": "1.0"}
     assert [len(source["sha256"]) for task in told.values() for source in task["data"]] == [64, 64, 64]
+
+
+@needs_lm_eval
+def test_the_merged_weights_have_the_figures_that_are_wanted_of_them(measured: Path) -> None:
+    stats = valid_stats(measured / "stats.json")
+    found, trained = stats["delivered"]["artefacts"], stats["evaluation"]["trained"]
+    assert {name for name in found["merged"] if ":" in name} == {"arc_easy:acc", "arc_easy:acc_norm", "sums:exact_match"}
+    for name in ("arc_easy:acc", "arc_easy:acc_norm"):  # of the same documents, to one whose answers are as good as equal
+        assert found["merged"][name] == pytest.approx(trained[name], abs=1.5 / LIMIT)
+        assert found["trained"][name] == trained[name]
+    assert "arc_easy:acc" not in found["adapter"]
+    assert stats["failure"]["message"] == "merged does not pass this gate on sums:exact_match"
 
 
 @needs_lm_eval

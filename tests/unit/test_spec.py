@@ -36,6 +36,7 @@ KTO = {"/training/method": "kto", f"{TRAIN}/format": "kto"}
 DPO = {"/training/method": "dpo", f"{TRAIN}/format": "preference"}
 ASKED = {"/evaluation/exact_match_rows": 4, **HELD_OUT}
 LETTERS = {"/evaluation/choices": ["A", "B"]}
+MERGED = {"/export": {"merged": ["16bit"]}}
 
 # What is put where in the smallest spec; the pointers of all faults; words of the first fault.
 BAD: list[tuple[dict[str, Any], list[str], str]] = [
@@ -173,6 +174,11 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/evaluation/tasks": ["a"], "/evaluation/gates": [{"metric": "a:acc", "at_least": 0.5, "of": ["adapter"]}]},
      ["/evaluation/gates/0/of/0"], "measured of the trained model alone"),
     ({"/evaluation/judge": {"model": "m"}}, ["/evaluation/judge"], "there is no answer to judge; expected evaluation.prompts"),
+    *(({"/evaluation/tasks": tasks, "/evaluation/gates": [{"metric": "arc_easy:acc", "at_least": 0, "of": of}], **more}, [place], words)
+      for tasks, of, more, place, words in (
+          ([{"name": "arc_easy", "merged": True}], ["trained"], {}, "/evaluation/tasks/0/merged", 'expected export.merged with "16bit"'),
+          (["arc_easy"], ["merged"], MERGED, "/evaluation/gates/0/of/0", "of the trained model alone"),
+          ([{"name": "arc_easy", "merged": True}], ["adapter"], MERGED, "/evaluation/gates/0/of/0", "of the trained model alone"))),
     ({**ASKED, "/evaluation/metrics": ["choice"], "/evaluation/choices": ["A", "B"], "/evaluation/judge": {"model": "m"}},
      ["/evaluation/judge"], "there is no answer to judge"),
     ({"/evaluation/gates": [{"metric": "judge_win_rate", "at_least": 0.5, "of": ["adapter"]}]},

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from job.export.adapter import files_by_key
 from job.export.artefacts import Artefacts, Measured
+from job.export.benchmarked import of_merged
 from job.export.compare import CompareReport, CompareRequest, Examined, Form
 from job.export.four_bit import Conversion
 from job.export.kinds import kind_of
@@ -32,13 +33,14 @@ class MergedWeights:
     folder: Path
     forms: Mapping[str, Path]
     found: CompareReport
+    benchmarks: Mapping[str, float]
 
     def store(self, artefacts: Artefacts) -> None:
         """Stores what is asked for. Raises `GateError` if a gate of the spec does not hold for it."""
         if "merged" in artefacts.outstanding:
-            keep(artefacts, "merged", self.folder, self.found.merged)
+            keep(artefacts, "merged", self.folder, self.found.merged, self.benchmarks)
         for name, folder in self.forms.items():
-            keep(artefacts, name, folder, self.found.forms[name])
+            keep(artefacts, name, folder, self.found.forms[name], {})
             artefacts.forget(folder)
         if "imatrix" in artefacts.outstanding:
             path = artefacts.run.workdir / IMATRIX
@@ -46,10 +48,10 @@ class MergedWeights:
             artefacts.keep("imatrix", {f"gguf/{IMATRIX}": path}, {}, None)
 
 
-def keep(artefacts: Artefacts, name: str, folder: Path, found: Examined) -> None:
+def keep(artefacts: Artefacts, name: str, folder: Path, found: Examined, benchmarks: Mapping[str, float]) -> None:
     """Stores a folder of weights."""
     figures = asdict(found.comparison) if found.comparison else {}
-    measured = Measured(found.measured, artefacts.delivered.texts(found.answers), found.sums)
+    measured = Measured(found.measured, artefacts.delivered.texts(found.answers), found.sums, benchmarks)
     artefacts.keep(name, files_by_key(folder), figures | {"perplexity": found.perplexity}, measured)
 
 
@@ -121,7 +123,8 @@ def compare(artefacts: Artefacts, folder: Path, device: str) -> MergedWeights:
     merged = found.merged
     figures = asdict(merged.comparison) if merged.comparison else {}
     run.log("compare", perplexity=merged.perplexity, stopped=found.stopped, **figures)
-    return MergedWeights(folder, {form.name: form.folder for form in examined}, found)
+    benchmarks = of_merged(artefacts, folder, device)
+    return MergedWeights(folder, {form.name: form.folder for form in examined}, found, benchmarks)
 
 
 def comparison(artefacts: Artefacts, merged: Path, forms: tuple[Form, ...], device: str) -> CompareRequest:
