@@ -34,8 +34,8 @@ class ColumnUse:
         marks = {*MARKS, *(LABELS if kind.has_answers else ())}
         self._read = self.used | marks
         self._format = spec.format
-        prompt = {spec.columns.get("prompt", "prompt")} & self.used
-        self._of_raw_text = {*self.required, *prompt, *marks}  # there is no place for more
+        texts = {spec.columns.get(name, name) for name in ("prompt", "completion")} & self.used
+        self._of_raw_text = {*self.required, *texts, *marks}  # there is no place for more
         self._may_be_raw = "prompt" in kind.columns
         self._templates = " ".join(filter(None, asdict(spec.template).values())) if spec.template else None
         self._unread: Counter[str] = Counter()

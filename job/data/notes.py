@@ -21,6 +21,7 @@ SENTENCES = {
     "merged": "{} answers begin within a token that also holds the end of the text before them, which is tokenised "
     "otherwise at inference; prompts are best without white space at their end",
     "empty": "{} answers are empty and not learned; the other answers of these conversations are",
+    "spaced": "chosen and rejected of {} rows differ in white space alone: that is what is learned of them",
     "desirable": "{} answers are called good",
     "undesirable": "{} answers are called bad",
     "wished": "{} messages are marked to be learned but are not answers; train_on responses learns answers alone",

@@ -61,7 +61,7 @@ def test_marks_are_those_of_their_message_after_a_system_prompt() -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"weight": 0.5}, "weight must be 0 or 1, false or true, not 0.5"),
+        ({"weight": 0.5}, "weight must be 0 or 1, false or true, not 0.5; an answer is learned whole or not at all"),
         ({"train": "no"}, "train must be 0 or 1"),
         ({"weight": 1, "train": False}, "weight and train contradict each other"),
         ({"train_detail": [{"begin_offset": 0}]}, "the key train_detail cannot be used"),

@@ -188,6 +188,19 @@ def test_equal_answers_are_counted_and_refused_beyond_the_limit(tmp_path: Path) 
     assert "rows.jsonl row 20, rows.jsonl row 21: chosen and rejected are the same (found 2 of 21 rows)" in str(caught.value)
 
 
+@pytest.mark.parametrize("rejected", [f"{GOOD} ", f"  {GOOD}", f"{GOOD[:2]} {GOOD[2:]}"])
+def test_answers_that_differ_in_white_space_alone_are_counted(rejected: str, tmp_path: Path) -> None:
+    prepared = pairs(tmp_path, [ROW, ROW | {"rejected": rejected}])
+    assert len(prepared.train) == 2
+    assert prepared.report.notes == ["chosen and rejected of 1 rows differ in white space alone: that is what is learned of them"]
+
+
+def test_texts_with_labels_are_read(tmp_path: Path) -> None:
+    rows = [{"prompt": "Q: ", "completion": f"A {number}.", "label": True, "other": "x"} for number in range(2)]
+    prepared = prepare(tmp_path, rows, "kto", byte_tokenizer_dir(), method="kto")
+    assert prepared.report.notes == ["/data/train/0/source: columns that nothing reads: 'other' (2)", "2 answers are called good"]
+
+
 def test_answers_are_cut_on_the_right(tmp_path: Path) -> None:
     """One that is wholly beyond the length, or differs only beyond it, teaches nothing."""
     cut = ROW | {"chosen": "word " * 99}

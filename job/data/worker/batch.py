@@ -13,7 +13,7 @@ from typing import Any, cast
 from job.data.worker import sandbox
 from job.data.worker.messages import Message, RowFault, names, row_mark
 from job.data.worker.options import those_with
-from job.data.worker.reasons import teaches, why_unlearned
+from job.data.worker.reasons import differ_in_space_alone, teaches, why_unlearned
 from job.data.worker.render import ChatTemplate
 from job.data.worker.shape import (
     Chat,
@@ -97,6 +97,7 @@ class Batch:
             if not kept:
                 tokens = max((sequence.whole_tokens for part in parts for sequence in part), default=0)
                 reply.dropped.append([index, why_unlearned(example, parts), tokens])
+            remarks["spaced"] += bool(kept) and differ_in_space_alone(example)
             remarks["unknown"] += any(self._tokeniser.has_unknown(sequence) for part in kept for sequence in part)
             for part in kept:
                 data = b"".join(sequence.input_ids.tobytes() + sequence.labels.tobytes() for sequence in part)

@@ -228,7 +228,8 @@ def _mark(message: Message, where: str) -> bool | None:
         if key in message:
             value = message.pop(key)
             if not _is_mark(value):
-                raise RowFault(f"{where}: {key} must be 0 or 1, false or true, not {value!r:.40}")
+                why = "; an answer is learned whole or not at all" if isinstance(value, float) else ""
+                raise RowFault(f"{where}: {key} must be 0 or 1, false or true, not {value!r:.40}{why}")
             said[key] = bool(value)
     return _verdict(said, where)
 

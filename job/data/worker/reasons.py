@@ -31,6 +31,16 @@ def teaches(part: tuple[Sequence, ...]) -> bool:
     )
 
 
+def differ_in_space_alone(example: Example) -> bool:
+    """Whether two answers have the same characters but for white space."""
+    return isinstance(example, Preference) and _characters(example.chosen) == _characters(example.rejected)
+
+
+def _characters(answer: Chat | Pair) -> str:
+    whole = [answer.completion] if isinstance(answer, Pair) else [text for m in answer.messages for text in m.values()]
+    return "".join("".join(map(str, whole)).split())
+
+
 def _reason(example: Chat | Pair | Document, sequences: Iterable[Sequence]) -> str:
     if isinstance(example, Chat) and _all_marked(example):
         return MARKED
