@@ -119,10 +119,9 @@ def score(arguments: argparse.Namespace) -> str:
     pairs = pairs_of(arguments.output)
     if arguments.scores:
         return scored(read_scores(pairs, Path(arguments.scores)))
-    write_sheet(pairs, Path(arguments.score_sheet))
-    return (
-        f"{len(pairs)} pairs of answers are in {arguments.score_sheet}; scored: tunejob report --scores FILE OUTPUT\n"
-    )
+    sheet = Path(arguments.score_sheet)
+    write_sheet(pairs, sheet)
+    return f"{len(pairs)} pairs of answers are in {sheet}; scored: tunejob report --scores FILE OUTPUT\n"
 
 
 def command_compare(arguments: argparse.Namespace, log: Log) -> None:
@@ -142,10 +141,10 @@ def command_compare(arguments: argparse.Namespace, log: Log) -> None:
 
 
 def command_chat(arguments: argparse.Namespace, log: Log) -> None:
-    from job.chat.answering import Asked
+    from job.chat.answering import ChatOptions
     from job.chat.talk import chat
 
-    asked = Asked(arguments.gguf, arguments.base, arguments.base_from, arguments.max_new_tokens)
+    asked = ChatOptions(arguments.gguf, arguments.base, arguments.base_from, arguments.max_new_tokens)
     chat(arguments.output, asked, arguments.prompt, arguments.workdir, log)
 
 
@@ -172,10 +171,11 @@ def command_wait(arguments: argparse.Namespace, log: Log) -> int:
 def command_render(arguments: argparse.Namespace, log: Log) -> None:
     from job.preview.quoted import parse_unquoted
     from job.render import TARGETS, image_note, render
-    from job.render.options import Asked, options
+    from job.render.options import RenderArguments, options
 
     out, log.stream = log.stream, sys.stderr  # a file for a pipe: nothing else may come out of it
-    chosen = options(Asked(**{field.name: getattr(arguments, field.name) for field in fields(Asked)}))
+    given = {field.name: getattr(arguments, field.name) for field in fields(RenderArguments)}
+    chosen = options(RenderArguments(**given))
     raw = read_spec(arguments.spec)
     text = render(raw, arguments.to, chosen)
     spec = parse_unquoted(raw)
@@ -202,25 +202,27 @@ def note_paths(spec: JobSpec, log: Log) -> None:
 
 
 def command_init(arguments: argparse.Namespace, log: Log) -> None:
-    from job.init.propose import Asked, propose
+    from job.init.propose import InitOptions, propose
     from job.init.write import refuse_to_overwrite, write
 
     out = log.stream
     if not arguments.output:
         log.stream = sys.stderr  # a spec for a pipe: nothing else may come out of it
     refuse_to_overwrite(arguments.output, arguments.force)
-    given = Asked(arguments.rows, arguments.split, arguments.columns, arguments.model, arguments.gpu, arguments.name)
+    given = InitOptions(
+        arguments.rows, arguments.split, arguments.columns, arguments.model, arguments.gpu, arguments.name
+    )
     write(propose(given, alone=True), arguments.output, out, log)
 
 
 def command_plan(arguments: argparse.Namespace, log: Log) -> None:
-    from job.preview.plan import Asked, make_plan
+    from job.preview.plan import PlanOptions, make_plan
     from job.preview.quoted import parse_unquoted
     from job.preview.text import as_markdown, as_text
 
     out, log.stream = log.stream, sys.stderr  # a plan for a pipe: nothing else may come out of it
     spec = parse_unquoted(read_spec(arguments.spec))
-    asked = Asked(Path(arguments.spec).parent, arguments.sample, arguments.price, arguments.advice, alone=True)
+    asked = PlanOptions(Path(arguments.spec).parent, arguments.sample, arguments.price, arguments.advice, alone=True)
     with tempfile.TemporaryDirectory(prefix="tunejob-plan-") as scratch:
         try:
             plan = make_plan(spec, asked, Path(scratch), log)

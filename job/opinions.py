@@ -12,7 +12,7 @@ from job.context import Run
 from job.errors import InputError
 from job.evaluation.assess import Assessment
 from job.evaluation.benchmarks import Benchmark, load_benchmarks, run_benchmarks, version
-from job.evaluation.judge import Memory, Pair, judge, require_judge
+from job.evaluation.judge import AnswerPair, KeptRulings, judge, require_judge
 from job.evaluation.metrics.judge import EVEN, JUDGE_WIN_RATE
 from job.evaluation.metrics.task import NAME as TASK
 from job.evaluation.scores import Wanted, differences, figures, paired
@@ -93,7 +93,7 @@ def ask_judge(artefacts: Artefacts, before: Measured, after: Measured) -> tuple[
     if spec.evaluation.judge is None:
         return before, after
     pairs = _pairs(artefacts, before[0], after[0])
-    memory = Memory(run.workdir / JUDGED, _earlier(run), run.log.redact, _keeper(artefacts))
+    memory = KeptRulings(run.workdir / JUDGED, _earlier(run), run.log.redact, _keeper(artefacts))
     with run.log.live("judges answers") as bar:
         counts, facts = judge(spec.evaluation.judge, pairs, spec.training.seed, memory, bar.update_total)
     run.stats.evaluation[JUDGE] = facts
@@ -118,13 +118,13 @@ def ask_judge(artefacts: Artefacts, before: Measured, after: Measured) -> tuple[
     return first, second
 
 
-def _pairs(artefacts: Artefacts, before: Assessment, after: Assessment) -> list[Pair]:
+def _pairs(artefacts: Artefacts, before: Assessment, after: Assessment) -> list[AnswerPair]:
     """Of prompts, and of held-out questions where they were answered, those that both models have answered."""
     prepared, wanted = artefacts.delivered.prepared, Wanted.of(artefacts.run.spec.evaluation)
     asked = list(zip(prepared.questions, before.answers, after.answers, strict=True))
     rows = zip(prepared.exact_match, before.row_answers, after.row_answers, strict=True) if wanted.answers else ()
     return [
-        Pair(question.text, question.reference, base, tuned)
+        AnswerPair(question.text, question.reference, base, tuned)
         for question, base, tuned in chain(asked, rows)
         if base is not None and tuned is not None
     ]

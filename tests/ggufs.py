@@ -13,14 +13,14 @@ from typing import Any
 
 from job.export.gguf.imatrix import write_imatrix
 from job.gguf.expected import Expected, describe_tokenizer
-from job.gguf.quality import Against, Asked
+from job.gguf.quality import Against, AskedIds
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in job/gguf/worker.py: tests share their cores
 
 HELD_OUT = Path(__file__).parent / "demo" / "held_out.jsonl"
 TRAIN = HELD_OUT.with_name("train.jsonl")
 END = 2  # <|im_end|>
-NOTHING_ASKED = Asked([], [])
+NOTHING_ASKED = AskedIds([], [])
 NO_LIMITS = {"max_kl": 1e9, "max_perplexity_rise": 1e9}
 
 

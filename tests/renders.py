@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from job.render import TARGETS, render
-from job.render.options import Asked, Options, options
+from job.render.options import RenderArguments, RenderOptions, options
 from tests.specs import changed
 
 REMOTE = {"/data/train/0/source": "s3://data/rows.jsonl", "/output/uri": "s3://models/small", "/model/source": "hf://org/llama-8b"}
@@ -46,8 +46,8 @@ NEEDED: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 
-def options_of(target: str, **given: Any) -> Options:
-    return options(Asked(**NEEDED.get(target, {}) | given))
+def options_of(target: str, **given: Any) -> RenderOptions:
+    return options(RenderArguments(**NEEDED.get(target, {}) | given))
 
 
 def rendered(raw: bytes, target: str, **given: Any) -> str:

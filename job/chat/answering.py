@@ -25,7 +25,7 @@ Answer = Callable[[list[int]], list[int]]  # of a prompt, both in token ids
 
 
 @dataclass(frozen=True)
-class Asked:
+class ChatOptions:
     """What of a run is asked: a GGUF's type ("" the first, None no GGUF), or the `base`. `base_from`: where that is
     now. `max_new_tokens`: of an answer, None for as many as the run's own answers had.
     """
@@ -74,7 +74,7 @@ class Speaker:
 
 
 @contextmanager
-def opened(published: Published, asked: Asked, scratch: Path) -> Iterator[Speaker]:
+def opened(published: Published, asked: ChatOptions, scratch: Path) -> Iterator[Speaker]:
     """The model that is asked, ready to answer; what has to come from elsewhere goes to `scratch`.
 
     Raises `InputError` for what was not made, or a base that is gone, before anything large is fetched or imported.
@@ -98,7 +98,7 @@ def opened(published: Published, asked: Asked, scratch: Path) -> Iterator[Speake
 
 @contextmanager
 def _whole(
-    published: Published, asked: Asked, folder: Path, base: Path | None, most: int
+    published: Published, asked: ChatOptions, folder: Path, base: Path | None, most: int
 ) -> Iterator[tuple[str, Answer, int]]:
     """Merged weights, adapter on `base`, or `base` alone, by transformers and PEFT."""
     from job.export.logits import comparison_dtype, open_model

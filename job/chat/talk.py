@@ -11,7 +11,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import IO
 
-from job.chat.answering import Asked, Speaker, opened
+from job.chat.answering import ChatOptions, Speaker, opened
 from job.chat.published import Published, open_published
 from job.errors import InputError
 from job.host.log import Log
@@ -35,7 +35,7 @@ def scratch_of(published: Published, kept: str | None) -> Iterator[Path]:
             yield Path(temporary)
 
 
-def chat(output: str, asked: Asked, prompt: str | None, workdir: str | None, log: Log) -> None:
+def chat(output: str, asked: ChatOptions, prompt: str | None, workdir: str | None, log: Log) -> None:
     """Answers `prompt`, or what comes on standard input. Raises what cannot be fetched, opened or asked.
 
     On standard output there are answers and nothing else, unless it and standard input are a terminal.

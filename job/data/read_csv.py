@@ -17,7 +17,7 @@ OTHERS = (";", TAB, "|")
 
 
 @dataclass(frozen=True)
-class Header:
+class CsvHeader:
     """`has_index`: the first column has no name, as when pandas writes its index."""
 
     names: list[str]
@@ -54,7 +54,7 @@ def _usual(file: DataFile) -> str:
     return TAB if file.suffix == "tsv" else COMMA
 
 
-def _header(file: DataFile) -> Header:
+def _header(file: DataFile) -> CsvHeader:
     header = _first(file, _usual(file))
     if len(header.names) == 1:
         header = max(header, *(_first(file, separator) for separator in OTHERS), key=lambda found: len(found.names))
@@ -67,9 +67,9 @@ def _header(file: DataFile) -> Header:
     return header
 
 
-def _first(file: DataFile, separator: str) -> Header:
+def _first(file: DataFile, separator: str) -> CsvHeader:
     with file.damage_named(), file.open_text() as opened:
-        return Header(next(_records(file, opened, separator, strict=False), (1, []))[1], separator)
+        return CsvHeader(next(_records(file, opened, separator, strict=False), (1, []))[1], separator)
 
 
 def _records(file: DataFile, opened: IO[str], separator: str, strict: bool) -> Iterator[tuple[int, list[str]]]:

@@ -20,7 +20,7 @@ DRAWN = 64  # a random stream of its own, beside those of the training sources' 
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRows:
     """What is trained on in its order, the SHA-256 over its sequences, and the figures of the general rows in it."""
 
     dataset: Any
@@ -30,7 +30,7 @@ class Trained:
 
 def trained_on(
     spec: JobSpec, training: Part, general: Table | None, measured: Sequence[Part], notes: list[str]
-) -> Trained:
+) -> TrainedRows:
     """The task's sequences, and so many of the `general` ones that they are `data.replay.fraction` of all, drawn by
     the seed; where there are fewer, they repeat. Copies of what is `measured` stay out. Raises `InputError` if none is
     left.
@@ -40,14 +40,14 @@ def trained_on(
     own = training.table.dataset(training.sequences)
     digests = training.table.digests[training.sequences]
     if general is None or spec.data.replay is None:
-        return Trained(own, hashlib.sha256(digests.tobytes()).hexdigest(), None)
+        return TrainedRows(own, hashlib.sha256(digests.tobytes()).hexdigest(), None)
     from datasets import concatenate_datasets
 
     part = _drawn(spec, len(own), general, measured, notes)
     order = mixed(len(own) + len(part.sequences), spec.training.seed)
     digests = np.concatenate([digests, general.digests[part.sequences]])[order]
     both = concatenate_datasets([own, general.dataset(part.sequences)]).select(order)
-    return Trained(both, hashlib.sha256(digests.tobytes()).hexdigest(), figures(part))
+    return TrainedRows(both, hashlib.sha256(digests.tobytes()).hexdigest(), figures(part))
 
 
 def _drawn(spec: JobSpec, own: int, general: Table, measured: Sequence[Part], notes: list[str]) -> Part:

@@ -34,7 +34,7 @@ TRY_TOKENS = 16
 
 
 @dataclass(frozen=True)
-class Pair:
+class AnswerPair:
     """A question, what a good answer would be where that is known, and two answers."""
 
     question: str
@@ -58,7 +58,7 @@ class Ruling:
     why_not: str = ""
 
 
-class Memory:
+class KeptRulings:
     """What the judge has answered: lines of a file, in which nothing is a secret once `redact` has seen it."""
 
     def __init__(
@@ -97,7 +97,7 @@ def _read(raw: bytes) -> Iterator[Ruling]:
 
 
 @dataclass(frozen=True)
-class Asked:
+class JudgeQuestion:
     """One of the two questions about a pair."""
 
     id: str
@@ -120,7 +120,7 @@ def require_judge(spec: JudgeSpec) -> None:
 
 
 def judge(
-    spec: JudgeSpec, pairs: Sequence[Pair], seed: int, memory: Memory, progress: Callable[[int, int], object]
+    spec: JudgeSpec, pairs: Sequence[AnswerPair], seed: int, memory: KeptRulings, progress: Callable[[int, int], object]
 ) -> tuple[list[Counts | None], dict[str, Any]]:
     """What each pair adds to the win rate, None where it says nothing; and how it went, for the statistics.
 
@@ -160,19 +160,23 @@ def judge(
     return counts, facts
 
 
-def _questions(spec: JudgeSpec, number: int, pair: Pair) -> Iterator[Asked]:
+def _questions(spec: JudgeSpec, number: int, pair: AnswerPair) -> Iterator[JudgeQuestion]:
     for first, answers in ((BASE, (pair.base, pair.trained)), (TRAINED, (pair.trained, pair.base))):
         chat = messages(spec.rubric, pair.question, pair.reference, *answers)
         whole = json.dumps([spec.model, spec.max_answer_tokens, chat]).encode()
-        yield Asked(hashlib.sha256(whole).hexdigest(), number, first, chat)
+        yield JudgeQuestion(hashlib.sha256(whole).hexdigest(), number, first, chat)
 
 
 def _ask_all(
-    endpoint: Endpoint, spec: JudgeSpec, asked: Sequence[Asked], memory: Memory, progress: Callable[[int, int], object]
+    endpoint: Endpoint,
+    spec: JudgeSpec,
+    asked: Sequence[JudgeQuestion],
+    memory: KeptRulings,
+    progress: Callable[[int, int], object],
 ) -> None:
     """A few at once, until all are answered or no more may be asked."""
 
-    def ask(one: Asked) -> Ruling | Exception:
+    def ask(one: JudgeQuestion) -> Ruling | Exception:
         try:
             said = endpoint.ask(one.messages, spec.max_answer_tokens)
         except DeclinedError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from job.export.logits import comparison_dtype, open_adapted
 from job.export.reference import Measure, logits_in, measured, write_reference
-from job.gguf.quality import Step
+from job.gguf.quality import ModelStep
 from job.host.child import serve
 
 
@@ -26,7 +26,7 @@ class AdaptedRequest:
     adapted: Path
 
 
-def handle(request: AdaptedRequest) -> Step:
+def handle(request: AdaptedRequest) -> ModelStep:
     """Its loss, and its distance from the trained model, on the compared rows."""
     trained, _ = logits_in(request.trained)
     dtype = comparison_dtype(request.base, request.device)

@@ -14,8 +14,8 @@ from job.errors import Fault, GateError
 from job.evaluation.benchmarks import Benchmark
 from job.export.delivered import Delivered
 from job.export.kinds import kind_of
-from job.gguf.quality import Step as ModelStep
-from job.gguf.worker import WORKER, Plan, Request, results
+from job.gguf.quality import ModelStep
+from job.gguf.worker import WORKER, GgufPlan, GgufRequest, results
 from job.host.cgroup import available_bytes
 from job.host.child import run_child, taken_bytes
 from job.ledger.manifest import File, store_file
@@ -207,7 +207,7 @@ class Artefacts:
     def _gguf_bytes(self, model_dir: Path, shapes: Shapes) -> dict[str, int]:
         types = list(dict.fromkeys([shapes.gguf_type, *self.run.spec.export.gguf]))
         longest = max(of["longest_tokens"] for name in ("train", "held_out") if (of := self.run.stats.data.get(name)))
-        asked = Request((Plan(model_dir, self.run.children, types, self.run.spec.export.imatrix, longest),))
+        asked = GgufRequest((GgufPlan(model_dir, self.run.children, types, self.run.spec.export.imatrix, longest),))
         (found,) = results(run_child(WORKER, asked, self.run.children, "plan of the GGUFs"))
         sizes: dict[str, int] = found.bytes
         return sizes

@@ -16,13 +16,13 @@ from job.errors import Fault, GateError
 from job.export.gguf.imatrix import write_imatrix
 from job.export.logits import Comparison, compare, comparison_dtype, logits_on_disk, open_model, perplexity
 from job.export.reference import Measure, answers, logits_in, measured, read, write_reference
-from job.gguf.quality import Step
+from job.gguf.quality import ModelStep
 from job.host.child import serve
 from job.training.precision import MERGED_SLACK, name_of
 
 
 @dataclass(frozen=True)
-class Form:
+class ReopenedForm:
     """Another form of the merge: its name and folder, the module whose `reopen` opens it, and how far it may stray."""
 
     name: str
@@ -40,7 +40,7 @@ class CompareRequest:
 
     measure: Measure
     merged: Path
-    forms: tuple[Form, ...]
+    forms: tuple[ReopenedForm, ...]
     against: Path | None
     trained: Path
     calibration: list[list[int]]
@@ -58,7 +58,7 @@ class Examined:
     """
 
     perplexity: float
-    measured: Step
+    measured: ModelStep
     answers: list[list[int]]
     comparison: Comparison | None
     sums: list[list[float]]
@@ -118,7 +118,7 @@ def merged_limits(request: CompareRequest, *dtypes: str) -> dict[str, float]:
     return {"kl": request.max_kl, "logits": request.max_logit_ratio * slack}
 
 
-def examine_form(request: CompareRequest, form: Form, logits: Any, trained: Any, scratch: Path) -> Examined:
+def examine_form(request: CompareRequest, form: ReopenedForm, logits: Any, trained: Any, scratch: Path) -> Examined:
     """Another form against the merged model's `logits`. Raises `GateError` if it is none or too far away."""
     model = import_module(form.module).reopen(form.folder, request.device)
     asked, sums = answers(model, request.measure), read(model, request.measure)

@@ -29,7 +29,7 @@ from job.evaluation.scores import (
 )
 from job.export.reference import Measure
 from job.export.rows import Compared, asked_questions, check_prompt, compared_general, compared_rows
-from job.gguf.quality import Step
+from job.gguf.quality import ModelStep
 from job.gguf.readings import Reading
 from job.ledger.receipts import MERGED_ONTO
 from job.plan.steps import Sizes
@@ -108,7 +108,9 @@ class Delivered:
         stops = self.prepared.report.stop_token_ids
         return list(spoken(self.prepared.tokenizer, ids, stops)) if ids else []
 
-    def figures(self, measured: Step, texts: Sequence[str | None], sums: Sequence[Sequence[float]] = ()) -> Figures:
+    def figures(
+        self, measured: ModelStep, texts: Sequence[str | None], sums: Sequence[Sequence[float]] = ()
+    ) -> Figures:
         """Of an artefact: the spec's metrics, from what a child has `measured`, the answers' `texts` and the `sums` of
         `readings`, and the step from the trained model.
         """

@@ -16,7 +16,7 @@ from job.errors import GateError
 from job.evaluation.generate import answer_ids
 from job.evaluation.readings import log_sums
 from job.export.logits import compare, continue_greedily, loss_at, vocabulary, write_logits
-from job.gguf.quality import Step
+from job.gguf.quality import ModelStep
 from job.gguf.readings import Reading
 from job.host.memory import blocks_used_again
 from job.training.precision import name_of
@@ -77,7 +77,7 @@ def _mapped(tensor: Tensor, mode: str) -> Any:
     return numpy.memmap(tensor.path, dtype=numpy.float32, mode=mode, offset=tensor.start, shape=tensor.shape)  # type: ignore[call-overload]
 
 
-def measured(logits: Any, measure: Measure, trained: Any | None) -> Step:
+def measured(logits: Any, measure: Measure, trained: Any | None) -> ModelStep:
     """The loss on the learned tokens, and how far predictions of these lie from those of the `trained` model.
 
     Raises `GateError` if the loss is not a number.
@@ -86,9 +86,9 @@ def measured(logits: Any, measure: Measure, trained: Any | None) -> Step:
     if not math.isfinite(loss):
         raise GateError("its loss on the compared rows is not a number", found=str(loss), expected="a finite value")
     if trained is None:
-        return Step(loss)
+        return ModelStep(loss)
     found = compare(trained, logits, measure.learned)
-    return Step(loss, found.kl, found.same_top_token)
+    return ModelStep(loss, found.kl, found.same_top_token)
 
 
 def answers(model: Any, measure: Measure) -> list[list[int]]:

@@ -15,7 +15,7 @@ from typing import Any
 from job.errors import GateError
 from job.export import logits as merge_logits
 from job.export.reference import Measure, answers, measured, read, write_reference
-from job.gguf.quality import Step
+from job.gguf.quality import ModelStep
 from job.host.child import serve
 from job.training.precision import compute_dtype, keep_layout, quantisation, reopened_limits
 
@@ -42,7 +42,7 @@ class Reloaded:
     """
 
     packed: list[str]
-    measured: Step
+    measured: ModelStep
     answers: list[list[int]]
     probe: merge_logits.Comparison | None
     sums: list[list[float]]

@@ -60,7 +60,7 @@ def read_reference(path: Path) -> Reference:
 
 
 @dataclass(frozen=True)
-class Step:
+class ModelStep:
     """What became of the trained model on the learned tokens: `loss` and `kl` (of the trained model from this one) in
     nats a token, the share of places with the `same_top_token`. These two are None of the trained model itself.
     """
@@ -80,7 +80,7 @@ class Quality:
     stopped: bool
     answer_tokens: int
     same_answer_tokens: int  # from the start, before the answers part
-    step: Step
+    step: ModelStep
     answers: list[list[int]]  # to `questions`, without their ends
     sums: list[list[float]]  # of `readings`
 
@@ -91,7 +91,7 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedIds:
     """Prompts in token ids, each answered with at most so many tokens; one of 0 is left out. And what is read."""
 
     questions: list[list[int]]
@@ -113,13 +113,13 @@ class Against:
 
     reference: Path
     trained: Path
-    asked: Asked
+    asked: AskedIds
     limits: dict[str, float]
     threads: int
 
 
 def measure(
-    model: Model, reference: Reference, trained: Reference, asked: Asked, threads: int, lora: Path | None, key: str
+    model: Model, reference: Reference, trained: Reference, asked: AskedIds, threads: int, lora: Path | None, key: str
 ) -> Quality:
     """Evaluates all rows and the answers; memory holds the logits of 128 tokens at a time.
 
@@ -148,7 +148,7 @@ def measure(
         perplexity=sums.perplexity(sums.loss), reference_perplexity=sums.perplexity(sums.reference_loss),
         kl=sums.kl / sums.tokens, same_top_token=sums.same / sums.tokens, tokens_per_second=sums.tokens / seconds,
         stopped=stopped, answer_tokens=len(said), same_answer_tokens=same,
-        step=Step(step.loss / step.predicted, step.kl / step.tokens, step.same / step.tokens),
+        step=ModelStep(step.loss / step.predicted, step.kl / step.tokens, step.same / step.tokens),
         answers=[ids[:-1] if ids and model.ends(ids[-1]) else ids for ids in answers],
         sums=read,
     )  # fmt: skip

@@ -85,7 +85,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Plan:
+class GgufPlan:
     model: Path
     scratch: Path
     types: list[str]
@@ -100,35 +100,35 @@ class Rehearse:
     expected: Expected
 
 
-Operation = Convert | Quantise | Check | CheckLora | WriteLora | Split | Plan | Rehearse
+Operation = Convert | Quantise | Check | CheckLora | WriteLora | Split | GgufPlan | Rehearse
 
 
 @dataclass(frozen=True)
-class Request:
+class GgufRequest:
     """What to do, in this order."""
 
     steps: tuple[Operation, ...]
 
 
 @dataclass(frozen=True)
-class Answer:
+class GgufAnswer:
     """What each step has found, in their order."""
 
     steps: tuple[Written | Checked | Parts | Planned | Rehearsed, ...]
 
 
-def handle(request: Request) -> Answer:
+def handle(request: GgufRequest) -> GgufAnswer:
     """Raises the `JobError` of the first step that fails."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Threads that wait for each other sleep instead of spinning: on cores shared with others that is ten times faster.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ["GGML_NO_BACKTRACE"] = "1"  # a crash ends at once, not after a debugger has read all of torch
-    return Answer(tuple(FUNCTIONS[type(step)](**vars(step)) for step in request.steps))
+    return GgufAnswer(tuple(FUNCTIONS[type(step)](**vars(step)) for step in request.steps))
 
 
 def results(answer: Any) -> tuple[Any, ...]:
     """What each step has found, from the process's answer as JSON."""
-    return tuple(build(Answer, answer).steps)
+    return tuple(build(GgufAnswer, answer).steps)
 
 
 def _quantise(source: Path, target: Path, type_name: str, imatrix: Path | None, threads: int, device: str) -> Written:
@@ -146,7 +146,7 @@ def _check(file: Path, **more: Any) -> Checked:
 
 FUNCTIONS: dict[type[Operation], Callable[..., Any]] = {
     Convert: convert, Quantise: _quantise, Check: _check, CheckLora: check_lora, WriteLora: write_lora, Split: split,
-    Plan: plan, Rehearse: rehearse,
+    GgufPlan: plan, Rehearse: rehearse,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def beside(foreseen: Mapping[str, Any], taken: Mapping[str, Any]) -> dict[str, A
 
 
 @dataclass(frozen=True)
-class Pair:
+class PlannedFigure:
     """A figure that was planned and taken, in `unit`."""
 
     what: str
@@ -54,10 +54,10 @@ class Pair:
         return apart and max(self.actual, self.planned) > TRIFLES[self.unit]
 
 
-def pairs(document: Mapping[str, Any]) -> Iterator[Pair]:
+def pairs(document: Mapping[str, Any]) -> Iterator[PlannedFigure]:
     """Of a document of `beside`, or an empty one, those of which both are known."""
     found = [(what, "bytes", document[name]) for name, what in NAMES.items() if document]
     found += [(f"time of {name}", "seconds", pair) for name, pair in document.get("stage_seconds", {}).items()]
     for what, unit, pair in found:
         if None not in pair.values():
-            yield Pair(what, unit, pair["planned"], pair["actual"])
+            yield PlannedFigure(what, unit, pair["planned"], pair["actual"])

@@ -65,7 +65,7 @@ def _progress(stream: IO[str], patience_seconds: float) -> Progress:
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
     from rich.text import Text
 
-    class Facts(ProgressColumn):
+    class BarFacts(ProgressColumn):
         """How much is done, and how long it takes, each with its name."""
 
         def render(self, task: Task) -> Text:
@@ -84,7 +84,7 @@ def _progress(stream: IO[str], patience_seconds: float) -> Progress:
                 table: RenderableType = self.make_tasks_table(late)
                 yield table
 
-    columns = (TextColumn("         {task.description}", markup=False), BarColumn(bar_width=BAR_WIDTH), Facts())
+    columns = (TextColumn("         {task.description}", markup=False), BarColumn(bar_width=BAR_WIDTH), BarFacts())
     console = Console(file=cast("IO[str]", LastingStream(stream)))
     return Late(
         *columns,

@@ -11,7 +11,7 @@ from typing import Any
 from job.data.worker.shape import Document
 from job.errors import Fault, InputError, JobError
 from job.init.look import LOOKED, SHOWN_FAULTS, Looked, look, name_of, prompts_of, source_spec
-from job.init.rendered import Model, Rendered, estimated_tokens, known_model, render
+from job.init.rendered import KnownModel, RenderedRows, estimated_tokens, known_model, render
 from job.init.settings import (
     LENGTHS,
     answers_for,
@@ -33,7 +33,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Asked:
+class InitOptions:
     """What the command was given; `columns`: those of the rows by what the format calls them."""
 
     rows: str
@@ -53,7 +53,7 @@ class Proposal:
     samples: tuple[str, ...]
 
 
-def propose(asked: Asked, alone: bool) -> Proposal:
+def propose(asked: InitOptions, alone: bool) -> Proposal:
     """Looks at the rows, at the model if it can be had, and at the machine; `alone`: in a process that does nothing
     else.
 
@@ -93,7 +93,7 @@ def propose(asked: Asked, alone: bool) -> Proposal:
     return Proposal(document, [*reasons, *why_not], rendered.samples if rendered else ())
 
 
-def _looked(asked: Asked, workdir: Path) -> Looked:
+def _looked(asked: InitOptions, workdir: Path) -> Looked:
     try:
         return look(source_spec(asked.rows, asked.split), asked.columns, workdir)
     except ModuleNotFoundError as error:
@@ -104,7 +104,7 @@ def _looked(asked: Asked, workdir: Path) -> Looked:
         raise InputError(fault) from error
 
 
-def draft(asked: Asked, looked: Looked, model: str) -> Json:
+def draft(asked: InitOptions, looked: Looked, model: str) -> Json:
     """The spec, but for what the machine decides."""
     name = asked.name or f"{name_of(looked.source.spec.source)}-tuned"
     return {
@@ -146,7 +146,7 @@ def _may_be_claimed(name: str) -> bool:
 
 def _as_the_model_reads(
     document: Json, looked: Looked, workdir: Path, alone: bool
-) -> tuple[Model | None, Rendered | None, list[tuple[str, str]]]:
+) -> tuple[KnownModel | None, RenderedRows | None, list[tuple[str, str]]]:
     """What is known of the model, the rendered rows, and why there are none. A model of this machine must be one."""
     source, known = document["model"]["source"], None
     try:

@@ -25,7 +25,7 @@ SHORT_WAITS = {"TUNEJOB_HUB_PAUSE_SECONDS": "0.02", "TUNEJOB_HUB_PATIENCE_SECOND
 
 
 @dataclass(frozen=True)
-class Model:
+class KnownModel:
     """What is known of the model: `folder` has its tokenizer, `parameters` and `positions` are None where unknown."""
 
     folder: Path
@@ -34,7 +34,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedRows:
     """`samples`: each with a head line. `longest_learned`: the most tokens that are learned of a row.
     `chat_template`: the one of the spec with which they were made.
     """
@@ -45,7 +45,7 @@ class Rendered:
     chat_template: str
 
 
-def known_model(source: str, workdir: Path, alone: bool) -> Model:
+def known_model(source: str, workdir: Path, alone: bool) -> KnownModel:
     """What can be had of a model without its weights; `alone`: nothing else runs here. Raises what fetching raises."""
     for name, value in SHORT_WAITS.items():
         os.environ.setdefault(name, value)
@@ -53,10 +53,10 @@ def known_model(source: str, workdir: Path, alone: bool) -> Model:
         model = fetch_model_config(source, workdir)
     positions = read_object(model.path / CONFIG).get("max_position_embeddings")
     parameters = None if model.quantised else model.weight_bytes // 2  # files of 16-bit weights, as nearly all are
-    return Model(model.path, parameters, positions if type(positions) is int and positions > 0 else None)
+    return KnownModel(model.path, parameters, positions if type(positions) is int and positions > 0 else None)
 
 
-def render(spec: JobSpec, looked: Looked, folder: Path, workdir: Path) -> Rendered:
+def render(spec: JobSpec, looked: Looked, folder: Path, workdir: Path) -> RenderedRows:
     """The first rows through the data stage; a base model without a chat template gets one of ours. Raises likewise."""
     try:
         return _render(spec, looked, folder, workdir)
@@ -66,7 +66,7 @@ def render(spec: JobSpec, looked: Looked, folder: Path, workdir: Path) -> Render
     return _render(replace(spec, data=replace(spec.data, chat_template=FOR_BASE_MODELS)), looked, folder, workdir)
 
 
-def _render(spec: JobSpec, looked: Looked, folder: Path, workdir: Path) -> Rendered:
+def _render(spec: JobSpec, looked: Looked, folder: Path, workdir: Path) -> RenderedRows:
     from job.data.build import build_dataset
 
     first = replace(spec.data.train[0], limit=LOOKED)
@@ -74,7 +74,7 @@ def _render(spec: JobSpec, looked: Looked, folder: Path, workdir: Path) -> Rende
     asked = replace(spec, data=data, evaluation=replace(spec.evaluation, prompts=(), exact_match_rows=0))
     prepared = build_dataset(asked, [replace(looked.source, spec=first)], None, folder, workdir, lambda *_: None)
     longest, learned = prepared.report.train["longest_tokens"], int(sizes(prepared.train)[1].max())
-    return Rendered(first_samples(prepared), longest, learned, spec.data.chat_template)
+    return RenderedRows(first_samples(prepared), longest, learned, spec.data.chat_template)
 
 
 def estimated_tokens(looked: Looked) -> int:

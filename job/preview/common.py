@@ -22,7 +22,7 @@ DRAWN = 2000  # rows, a sample of all of a job
 
 
 @dataclass(frozen=True)
-class Job:
+class CommonJob:
     """A job of `JOBS` with its own spec; `scheduled` has its rows."""
 
     title: str
@@ -44,13 +44,13 @@ def jobs_table(root: Path) -> str:
     return "\n".join(table(["GPU", "memory", "an hour, example", *(job.title for job in jobs)], rows)).rstrip()
 
 
-def common_jobs(root: Path) -> Iterator[Job]:
+def common_jobs(root: Path) -> Iterator[CommonJob]:
     """In the order of their file."""
     for job in json.loads((root / JOBS).read_bytes())["jobs"]:
         spec = parse_spec((root / job["spec"]).read_bytes())
         size = size_of_config(job["config"], job["weight_bytes"], local=False)
         lengths = drawn(spec.model.max_seq_length, **job["lengths"])
-        yield Job(job["title"], spec, size, scheduler(spec, lengths, job["rows"] / DRAWN))
+        yield CommonJob(job["title"], spec, size, scheduler(spec, lengths, job["rows"] / DRAWN))
 
 
 def drawn(most: int, median: float, spread: float) -> list[int]:
@@ -60,7 +60,7 @@ def drawn(most: int, median: float, spread: float) -> list[int]:
     return [min(most, max(1, round(length))) for length in lengths]
 
 
-def _steps(job: Job) -> int:
+def _steps(job: CommonJob) -> int:
     return job.scheduled(job.spec.training.batch_size, job.spec.data.packing).steps
 
 

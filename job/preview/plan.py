@@ -119,7 +119,7 @@ def _rounded(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlanOptions:
     """What the command was given. `folder`: where the spec is. `prices` an hour by card, or by `ANY`. `alone`: in a
     process that does nothing else.
     """
@@ -131,7 +131,7 @@ class Asked:
     alone: bool
 
 
-def make_plan(spec: JobSpec, asked: Asked, workdir: Path, log: Log) -> Plan:
+def make_plan(spec: JobSpec, asked: PlanOptions, workdir: Path, log: Log) -> Plan:
     """Looks, fetches rows and config into `workdir`, tokenises, reckons. Raises as a run would before its weights."""
     seen = look_to_validate(spec, asked.folder)
     if failure := seen.failure():

@@ -31,7 +31,7 @@ STAGE_OF = {
 
 
 @dataclass(frozen=True)
-class Section:
+class PlanPart:
     """Lines, then a table (a head and rows of as many cells), then texts that are shown as they are."""
 
     title: str
@@ -50,7 +50,7 @@ def as_markdown(plan: Plan) -> str:
     return "\n".join(line for section in sections(plan) for line in _markdown(section)).rstrip() + "\n"
 
 
-def _text(section: Section) -> Iterator[str]:
+def _text(section: PlanPart) -> Iterator[str]:
     yield section.title
     yield from (f"  {line}" for line in section.lines)
     widths = [max(map(len, column)) for column in zip(*section.table, strict=True)]
@@ -60,7 +60,7 @@ def _text(section: Section) -> Iterator[str]:
         yield from ("", *(f"  {line}".rstrip() for line in text.rstrip().split("\n")))
 
 
-def _markdown(section: Section) -> Iterator[str]:
+def _markdown(section: PlanPart) -> Iterator[str]:
     yield from (f"### {section.title}", "")
     yield from (f"- {markdown.code(line) if '`' in line else line}" for line in section.lines)
     yield from [""] if section.lines else []
@@ -70,17 +70,17 @@ def _markdown(section: Section) -> Iterator[str]:
         yield from markdown.block(text, "text")
 
 
-def sections(plan: Plan) -> Iterator[Section]:
+def sections(plan: Plan) -> Iterator[PlanPart]:
     """What there is to say, in the order in which it is asked."""
-    yield Section(f"Plan of {plan.spec.name}, run {plan.spec.run_id}", list(_head(plan)))
-    yield Section("Rows", list(_rows(plan.rows)), _lengths(plan.rows))
-    yield Section("GPUs", list(_about_cards(plan)), list(_cards(plan.cards, plan.size.layers)))
-    yield Section("Time, disk and memory by stage", list(_about_stages(plan)), list(_stages(plan)))
+    yield PlanPart(f"Plan of {plan.spec.name}, run {plan.spec.run_id}", list(_head(plan)))
+    yield PlanPart("Rows", list(_rows(plan.rows)), _lengths(plan.rows))
+    yield PlanPart("GPUs", list(_about_cards(plan)), list(_cards(plan.cards, plan.size.layers)))
+    yield PlanPart("Time, disk and memory by stage", list(_about_stages(plan)), list(_stages(plan)))
     if plan.advice:
         lines = [f"{advice.where}: {advice.text}; {advice.reason}" for advice in plan.advice]
-        yield Section("Advice (--no-advice leaves it out)", lines)
+        yield PlanPart("Advice (--no-advice leaves it out)", lines)
     marked = f"The model learns what is between {LEARNED[0]} and {LEARNED[1]}."
-    yield Section("The first rows as the model will read them", [marked], texts=plan.rows.samples)
+    yield PlanPart("The first rows as the model will read them", [marked], texts=plan.rows.samples)
 
 
 def _head(plan: Plan) -> Iterator[str]:

@@ -15,7 +15,7 @@ from job.render.image import build, is_local, words_for_nodes
 from job.render.jobset import jobset
 from job.render.kubernetes import job, kueue
 from job.render.machines import require_one
-from job.render.options import Options, flag
+from job.render.options import RenderOptions, flag
 from job.render.rendering import Rendering, context, require_gpus, require_remote
 from job.render.skypilot import skypilot
 from job.render.trainjob import trainjob
@@ -50,7 +50,7 @@ TARGETS = {
 }
 
 
-def render(raw: bytes, target: str, options: Options) -> str:
+def render(raw: bytes, target: str, options: RenderOptions) -> str:
     """The file that runs the spec `raw` at `target`, the spec inside it byte for byte.
 
     Raises `SpecError` for a spec that is not valid or that the place cannot run, and for options that mean nothing
@@ -67,7 +67,7 @@ def render(raw: bytes, target: str, options: Options) -> str:
     return place.render(task)
 
 
-def _options_faults(target: str, options: Options) -> Iterator[Fault]:
+def _options_faults(target: str, options: RenderOptions) -> Iterator[Fault]:
     """Nothing that was asked for is dropped silently, and no machine is rented for an image that it cannot pull."""
     place = TARGETS[target]
     for name in options.particular():
@@ -83,7 +83,7 @@ def _options_faults(target: str, options: Options) -> Iterator[Fault]:
         )
 
 
-def image_note(target: str, options: Options) -> str:
+def image_note(target: str, options: RenderOptions) -> str:
     """What has to be done before the image is where the target looks for it; empty where nothing has."""
     if TARGETS[target].finds_image != "loaded" or not is_local(options.image):
         return ""

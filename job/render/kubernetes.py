@@ -9,7 +9,7 @@ from job.render.deadline import DAY_HOURS
 from job.render.egress import policy
 from job.render.image import registry, words_for_nodes
 from job.render.machines import among_themselves
-from job.render.options import Options
+from job.render.options import RenderOptions
 from job.render.pod import batch_job, placed, shipped
 from job.render.rendering import Rendering
 from job.render.shell import JUDGE, S3_SECRETS, asked_for
@@ -63,7 +63,7 @@ def manifests(task: Rendering, *work: Json) -> str:
     return documents(header, config_map(task), *_account(task.options), *policies, *work)
 
 
-def _account(options: Options) -> list[Json]:
+def _account(options: RenderOptions) -> list[Json]:
     """The service account, unless it is there already: one that is named and gets no annotation."""
     if options.service_account and not options.annotation:
         return []

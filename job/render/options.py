@@ -35,7 +35,7 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
-class Asked:
+class RenderArguments:
     """The options as they were written, by the names of the arguments of `tunejob render`."""
 
     image: str | None = None
@@ -54,7 +54,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Source:
+class GitSource:
     """A git repository of tunejob and the commit, tag or branch in it."""
 
     url: str
@@ -62,7 +62,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Options:
+class RenderOptions:
     """`cpu` is in cores, `parameters` the number of weights of the base model, `gpus` those of the
     machine; names are those of Kubernetes.
     """
@@ -77,7 +77,7 @@ class Options:
     egress: tuple[Egress, ...] = ()
     cpu: int | None = None
     deadline: Deadline | None = None
-    source: Source | None = None
+    source: GitSource | None = None
     parameters: int | None = None
     gpus: int | None = None
 
@@ -91,7 +91,7 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def options(asked: Asked) -> Options:
+def options(asked: RenderArguments) -> RenderOptions:
     """Options from their text. Raises `SpecError` with every one that is wrong."""
     faults: list[Fault] = []
     image = asked.image or IMAGE
@@ -119,7 +119,7 @@ def options(asked: Asked) -> Options:
     deadline = None if asked.deadline is None else _read(deadline_in, "--deadline", asked.deadline, faults)
     if faults:
         raise SpecError(*faults)
-    return Options(
+    return RenderOptions(
         image, asked.name, asked.namespace, asked.queue, asked.pull_secret, asked.service_account, dict(notes),
         tuple(ranges), asked.cpu, deadline, source, parameters_in(asked.parameters), asked.gpus,
     )  # fmt: skip
@@ -158,10 +158,10 @@ def _annotation(text: str) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def _source(text: str) -> Source:
+def _source(text: str) -> GitSource:
     if not (found := SOURCES.fullmatch(text)):
         raise ValueError("is not a place in a git repository")
-    return Source(found[1], found[2])
+    return GitSource(found[1], found[2])
 
 
 def parameters_in(text: str | None) -> int | None:

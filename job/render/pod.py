@@ -9,7 +9,7 @@ import yaml
 from job.errors import TREE
 from job.host.memory import GIB
 from job.plan.machine import Resources
-from job.render.options import Options
+from job.render.options import RenderOptions
 from job.render.rendering import Rendering
 from job.render.text import Json
 
@@ -52,13 +52,13 @@ def batch_job(task: Rendering) -> Json:
     return job
 
 
-def of_its_own(options: Options) -> Json:
+def of_its_own(options: RenderOptions) -> Json:
     """What of the pod was chosen: who it is, and how its image is pulled."""
     account = {"serviceAccountName": options.service_account} if options.service_account else {}
     return account | ({"imagePullSecrets": [{"name": options.pull_secret}]} if options.pull_secret else {})
 
 
-def placed(manifest: Json, options: Options) -> Json:
+def placed(manifest: Json, options: RenderOptions) -> Json:
     """`manifest` in the namespace that was asked for, if one was."""
     place = {"namespace": options.namespace} if options.namespace else {}
     return manifest | {"metadata": {"name": manifest["metadata"]["name"]} | place | manifest["metadata"]}

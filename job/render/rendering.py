@@ -8,7 +8,7 @@ from job.errors import Fault, SpecError
 from job.plan.machine import Resources, resources
 from job.plan.model_size import model_size
 from job.render.deadline import Deadline
-from job.render.options import Options, job_name
+from job.render.options import RenderOptions, job_name
 from job.spec import JobSpec, parse_spec
 from job.spec.tasks import places_of
 from job.spec.wording import show
@@ -28,7 +28,7 @@ class Rendering:
 
     text: str
     spec: JobSpec
-    options: Options
+    options: RenderOptions
     needs: Resources
     name: str
 
@@ -42,7 +42,7 @@ class Rendering:
         return self.options.deadline or Deadline()
 
 
-def context(raw: bytes, options: Options) -> Rendering:
+def context(raw: bytes, options: RenderOptions) -> Rendering:
     """Raises `SpecError` for a spec that is not valid, `CapacityError` for one that fits no GPU."""
     spec = parse_spec(raw)
     require_plan_of(spec, options)
@@ -52,7 +52,7 @@ def context(raw: bytes, options: Options) -> Rendering:
     return Rendering(raw.decode(), spec, options, needs, job_name(spec, raw, options.name))
 
 
-def require_plan_of(spec: JobSpec, options: Options) -> None:
+def require_plan_of(spec: JobSpec, options: RenderOptions) -> None:
     """Raises `SpecError` where the deadline is by the plan of another spec."""
     planned = options.deadline.run_id if options.deadline else ""
     if planned and planned != spec.run_id:

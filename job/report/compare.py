@@ -29,7 +29,7 @@ FORM: Mapping[str, Any] = {  # of the members that are compared
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedRun:
     """One run at its `output`. `label`: its name, or more of its address where others have that. `spec` is empty where
     the run has not come so far as to store it. `price_per_hour` is None where none is known.
     """
@@ -80,18 +80,18 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """Runs, the best of them by `by` at first; those without that figure come last. `notes`: what makes figures less
     comparable than they look.
     """
 
-    runs: Sequence[Compared]
+    runs: Sequence[ComparedRun]
     by: str | None
     differences: Sequence[tuple[str, Sequence[Any]]]  # pointer, and the value of each run: ABSENT where it has none
     notes: Sequence[str]
 
     @property
-    def best(self) -> Compared | None:
+    def best(self) -> ComparedRun | None:
         return self.runs[0] if self.by and self.runs and self.by in self.runs[0].figures else None
 
     @property
@@ -111,7 +111,7 @@ class Absent:
 ABSENT = Absent()
 
 
-def compare(outputs: Sequence[str], by: str | None, prices: Mapping[str, float]) -> Comparison:
+def compare(outputs: Sequence[str], by: str | None, prices: Mapping[str, float]) -> RunComparison:
     """Reads the runs. Raises `InputError` where there is none, `GateError` for statistics of another form, `SpecError`
     for a metric that none of them has.
     """
@@ -121,10 +121,10 @@ def compare(outputs: Sequence[str], by: str | None, prices: Mapping[str, float])
     runs = _labelled([_read(address, prices) for address in addresses])
     chosen = _metric(runs, by)
     ordered = sorted(runs, key=lambda run: _rank(run, chosen))
-    return Comparison(ordered, chosen, list(differences([run.spec for run in ordered])), list(_notes(ordered)))
+    return RunComparison(ordered, chosen, list(differences([run.spec for run in ordered])), list(_notes(ordered)))
 
 
-def _read(output: str, prices: Mapping[str, float]) -> Compared:
+def _read(output: str, prices: Mapping[str, float]) -> ComparedRun:
     store = open_store(output)
     require_result(store, STATS)
     keys = {item.key for item in store.list()}
@@ -132,7 +132,7 @@ def _read(output: str, prices: Mapping[str, float]) -> Compared:
     spec = json_object(store.read(SPEC)) if SPEC in keys else {}
     losses = read_lines(store.read(LOSSES)) if LOSSES in keys else []
     price = prices.get(_card(str(stats["device"].get("name", ""))), prices.get(ANY))
-    return Compared(stats["name"], output, spec, stats, losses, MANIFEST in keys, price)
+    return ComparedRun(stats["name"], output, spec, stats, losses, MANIFEST in keys, price)
 
 
 def _statistics(store: Store) -> Json:
@@ -172,7 +172,7 @@ def _card(device: str) -> str:
     return max((key for key, card in CARDS.items() if all(map(says, card.name.split()))), key=len, default=device)
 
 
-def _labelled(runs: Sequence[Compared]) -> list[Compared]:
+def _labelled(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     """With labels that are all different: names, else the ends of the addresses, else the addresses."""
     choices = (
         [run.label for run in runs],
@@ -183,7 +183,7 @@ def _labelled(runs: Sequence[Compared]) -> list[Compared]:
     return [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
 
 
-def _metric(runs: Sequence[Compared], by: str | None) -> str | None:
+def _metric(runs: Sequence[ComparedRun], by: str | None) -> str | None:
     """What they are ordered by: what is asked for, else the first metric that one of them has."""
     tasks = sorted({name for run in runs for name in run.figures if TASK.fullmatch(name)})
     known = [name for name in (*METRICS, *tasks) if any(name in run.figures for run in runs)]
@@ -195,7 +195,7 @@ def _metric(runs: Sequence[Compared], by: str | None) -> str | None:
     return by
 
 
-def _rank(run: Compared, by: str | None) -> float:
+def _rank(run: ComparedRun, by: str | None) -> float:
     if by is None:
         return 0.0
     value = run.figures.get(by)
@@ -225,7 +225,7 @@ def _leaves(at: tuple[str | int, ...], value: Any) -> Iterator[tuple[str, Any]]:
         yield pointer_of(at), value
 
 
-def _notes(runs: Sequence[Compared]) -> Iterator[str]:
+def _notes(runs: Sequence[ComparedRun]) -> Iterator[str]:
     for run in runs:
         if run.stats["status"] == "failed":
             said = (run.stats.get("failure") or {}).get("message", "unknown")
@@ -242,7 +242,7 @@ def _notes(runs: Sequence[Compared]) -> Iterator[str]:
         yield "they ran on other devices: times are of those"
 
 
-def _held_out(run: Compared) -> tuple[Any, ...]:
+def _held_out(run: ComparedRun) -> tuple[Any, ...]:
     """How held-out rows are told apart: their numbers, and what the base was found to know of them."""
     split = run.stats["data"].get("held_out") or {}
     return tuple(split.get(name) for name in ("rows", "tokens", "trained_tokens"))
@@ -253,7 +253,7 @@ def _member(document: Json, name: str) -> Json:
     return found if isinstance(found, dict) else {}
 
 
-def _others(runs: Sequence[Compared]) -> Iterator[str]:
+def _others(runs: Sequence[ComparedRun]) -> Iterator[str]:
     """What judges, benchmarks and general rows are told apart by, where they are not the same."""
     about: dict[str, list[Any]] = {}
     for run in runs:

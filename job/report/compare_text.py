@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from job.report.compare import ABSENT, Compared, Comparison
+from job.report.compare import ABSENT, ComparedRun, RunComparison
 from job.report.figures import title_of
 from job.report.kept import number
 from job.report.markdown import NOTHING, figure
@@ -27,11 +27,11 @@ def shown(value: Any) -> str:
     return show(value)
 
 
-def cost(run: Compared) -> str:
+def cost(run: ComparedRun) -> str:
     return NOTHING if run.cost is None else f"{run.cost:.2f}" if run.cost >= 1 else f"{run.cost:.2g}"
 
 
-def columns(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+def columns(comparison: RunComparison) -> tuple[list[str], list[list[str]]]:
     """Heads ("name, unit") and a row for each run: what it is, its metrics, what it took."""
     runs = comparison.runs
     gpu, priced = any(run.peak_gpu_bytes for run in runs), any(run.cost is not None for run in runs)
@@ -47,12 +47,12 @@ def columns(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return heads, rows
 
 
-def as_text(comparison: Comparison) -> str:
+def as_text(comparison: RunComparison) -> str:
     """The tables: runs, best at first, then what differs."""
     return "\n".join(_lines(comparison)) + "\n"
 
 
-def _lines(comparison: Comparison) -> Iterator[str]:
+def _lines(comparison: RunComparison) -> Iterator[str]:
     heads, rows = columns(comparison)
     split = [head.partition(", ") for head in heads]
     yield verdict(comparison)
@@ -69,7 +69,7 @@ def _lines(comparison: Comparison) -> Iterator[str]:
     yield from (f"note: {note}" for note in comparison.notes)
 
 
-def verdict(comparison: Comparison) -> str:
+def verdict(comparison: RunComparison) -> str:
     """Which of them is best, in a sentence."""
     best, count = comparison.best, len(comparison.runs)
     if best is None or comparison.by is None:
@@ -91,7 +91,7 @@ def _aligned(lines: Sequence[Sequence[str]], numbers: bool = True) -> Iterator[s
         yield "  ".join([first.ljust(widths[0]), *cells]).rstrip()
 
 
-def as_json(comparison: Comparison) -> str:
+def as_json(comparison: RunComparison) -> str:
     """As `schemas/compare.schema.json` has it."""
     document = {
         "version": VERSION,
@@ -108,7 +108,7 @@ def as_json(comparison: Comparison) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def _run(run: Compared) -> dict[str, Any]:
+def _run(run: ComparedRun) -> dict[str, Any]:
     base = run.stats["evaluation"].get("base") or {}
     return {
         "label": run.label,

@@ -34,7 +34,7 @@ BY_CHANCE = 0.05
 
 
 @dataclass(frozen=True)
-class Pair:
+class ScoredPair:
     """Two answers that differ. `tuned_first`: whether the tuned model's is answer A."""
 
     name: str
@@ -54,7 +54,7 @@ class Scores:
     left: int
 
 
-def pairs_of(output: str) -> list[Pair]:
+def pairs_of(output: str) -> list[ScoredPair]:
     """The answers of a run that differ. Raises `InputError` where no run has stored any, or all are equal."""
     store = open_store(output)
     require_result(store, ANSWERS)
@@ -79,15 +79,15 @@ def _prompts(store: Store) -> list[str]:
     return [str(prompt) for prompt in evaluation.get("prompts", [])] if isinstance(evaluation, dict) else []
 
 
-def _pair(run_id: str, number: int, row: Json, around: tuple[str, str]) -> Pair:
+def _pair(run_id: str, number: int, row: Json, around: tuple[str, str]) -> ScoredPair:
     base, tuned = str(row["base"]), str(row["trained"])
     asked = json.dumps([run_id, number, row["prompt"], base, tuned])
     name, order = (hashlib.sha256(f"{what} {asked}".encode()).hexdigest() for what in ("pair", "order"))
     expected = str(row.get("reference") or "")
-    return Pair(f"p{name[:12]}", question(row, around), expected, base, tuned, int(order[0], 16) % 2 == 1)
+    return ScoredPair(f"p{name[:12]}", question(row, around), expected, base, tuned, int(order[0], 16) % 2 == 1)
 
 
-def write_sheet(pairs: Sequence[Pair], path: Path) -> None:
+def write_sheet(pairs: Sequence[ScoredPair], path: Path) -> None:
     """A csv for any spreadsheet. Raises `InputError` where a file is there: it may have somebody's scores."""
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_ALL)
@@ -116,7 +116,7 @@ def cell(value: str) -> str:
     return f"'{shown}" if FORMULA.match(shown) else shown
 
 
-def read_scores(pairs: Sequence[Pair], path: Path) -> Scores:
+def read_scores(pairs: Sequence[ScoredPair], path: Path) -> Scores:
     """What people wrote into the sheet of these pairs. Raises `InputError` naming every row that is not of this run, or
     has not two whole numbers from 1 to 5; a row without any is not scored.
     """
@@ -142,7 +142,7 @@ def read_scores(pairs: Sequence[Pair], path: Path) -> Scores:
     return Scores([base for base, _ in given.values()], [tuned for _, tuned in given.values()], len(pairs) - len(given))
 
 
-def _wrong(name: str, known: Mapping[str, Pair], seen: set[str], written: Sequence[str]) -> Fault | None:
+def _wrong(name: str, known: Mapping[str, ScoredPair], seen: set[str], written: Sequence[str]) -> Fault | None:
     """What is wrong with a row."""
     if name not in known:
         hint = "Name the output that the sheet was made of"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.errors import JobError
-from job.host.foreseen import Pair, pairs
+from job.host.foreseen import PlannedFigure, pairs
 from job.host.log import Log
 from job.host.memory import GIB
 from job.host.stats import Stats
@@ -129,7 +129,7 @@ def _export_row(fact: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _planned_row(pair: Pair) -> tuple[str, ...]:
+def _planned_row(pair: PlannedFigure) -> tuple[str, ...]:
     in_bytes = pair.unit == "bytes"
     planned, taken = (f"{n / GIB:.2f} GiB" if in_bytes else f"{n:.1f} s" for n in (pair.planned, pair.actual))
     return pair.what, planned, taken, "yes" if pair.differs else ""

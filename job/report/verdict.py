@@ -20,7 +20,7 @@ DIFFERENCES = "differences"  # member of the evaluation: tuned less base by metr
 
 
 @dataclass(frozen=True)
-class Change:
+class MetricChange:
     """A figure of the base and of the tuned model. `gain`: by how much it is better; None where nothing says which
     direction is. `bounds`: of the gain, low and high, where they are known.
     """
@@ -52,7 +52,7 @@ class Change:
         return f"{self.title.lower()} {figure(self.base)} → {figure(self.tuned)}"
 
 
-def changes(evaluation: Json) -> Iterator[Change]:
+def changes(evaluation: Json) -> Iterator[MetricChange]:
     """Every figure that was measured of both."""
     base, tuned = evaluation.get(BASE) or {}, evaluation.get(TUNED) or {}
     for name, value in base.items():
@@ -62,7 +62,7 @@ def changes(evaluation: Json) -> Iterator[Change]:
         metric = metric_of(name) if name in METRICS or TASK.fullmatch(name) else None
         about = (evaluation.get(DIFFERENCES) or {}).get(name)
         bounds = _bounds(about, metric.lower_is_better) if metric and isinstance(about, dict) else None
-        yield Change(name, before, after, metric.gain(before, after) if metric else None, bounds)
+        yield MetricChange(name, before, after, metric.gain(before, after) if metric else None, bounds)
 
 
 def _bounds(about: Json, lower_is_better: bool) -> tuple[float, float] | None:
@@ -98,7 +98,7 @@ def verdict(stats: Json, gates: Sequence[Gate]) -> tuple[str, str]:
     return EVEN, f"The tuned model is {mixed}."
 
 
-def _of(some: Sequence[Change], known: Sequence[Change]) -> str:
+def _of(some: Sequence[MetricChange], known: Sequence[MetricChange]) -> str:
     if len(some) == len(known):
         return _all_of(len(known), "measure")
     return f"{len(some)} of {len(known)} measures"
@@ -108,6 +108,6 @@ def _all_of(count: int, what: str) -> str:
     return f"the one {what}" if count == 1 else f"both {what}s" if count == 2 else f"all {count} {what}s"
 
 
-def _named(some: Sequence[Change]) -> str:
+def _named(some: Sequence[MetricChange]) -> str:
     more = len(some) - NAMED
     return ", ".join(map(str, some[:NAMED])) + (f" and {more} more" if more > 0 else "")

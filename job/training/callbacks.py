@@ -187,7 +187,7 @@ class LossWatch(TrainerCallback):  # type: ignore[misc]
         return statistics.median(steps[2:] or steps) if steps else None
 
 
-class HeldOut(TrainerCallback):  # type: ignore[misc]
+class HeldOutWatch(TrainerCallback):  # type: ignore[misc]
     """Measures the held-out loss every `eval_steps`; keeps the best weights and stops early if asked to.
 
     The loss is the one that the method lowers, under the `name` that it has in the history: of labels our own

@@ -141,7 +141,7 @@ class Loop:
         self, backend: Backend, model: Any, spec: JobSpec, choice: Choice, prepared: Prepared, workdir: Path,
         checkpoints: Checkpoints, log: Log, ranks: Ranks,
     ) -> None:  # fmt: skip
-        from job.training.callbacks import Curves, HeldOut, LossWatch, TokenCounter, Trackers
+        from job.training.callbacks import Curves, HeldOutWatch, LossWatch, TokenCounter, Trackers
         from job.training.saver import Saver
 
         self.backend, self.model, self.spec, self.prepared, self.log = backend, model, spec, prepared, log
@@ -157,7 +157,7 @@ class Loop:
         self.watchdog = Watchdog()
         self.watch = LossWatch(TokenCounter(self.trainer), self.watchdog, self.method.curves)
         name = self.method.held_out.name if self.method.held_out else HELD_OUT_LOSS.name
-        self.held_out = HeldOut(spec.training, name, self._measure, self._report)
+        self.held_out = HeldOutWatch(spec.training, name, self._measure, self._report)
         folder = workdir / f"checkpoints-{choice.batch.rows}-{choice.kept_layers}"
         self.saver = Saver(
             self.trainer, spec.output.checkpoints, checkpoints, self.watch, self.held_out, choice, folder, steps

@@ -27,7 +27,7 @@ from job.training.backend import loading, open_backend
 from job.training.checkpointing import checkpointing_of
 from job.training.checks import require_compute_dtype
 from job.training.loop import TrainResult, train
-from job.training.ranks import Place, Ranks
+from job.training.ranks import RankPlace, Ranks
 from job.training.start import go_on_from
 
 ASKED, GIVEN = ".asked", ".given"  # beside the log: that the output be claimed, and that it is
@@ -55,7 +55,7 @@ class TrainingRequest:
     checkpoints: str
     origin: TrainingOrigin
     machine: dict[str, str]
-    place: Place | None = None
+    place: RankPlace | None = None
     adapter: FetchedAdapter | None = None
 
 

@@ -26,7 +26,7 @@ PATIENCE = 2  # times the limit of a stall: each process's own watchdog ends it 
 
 
 @dataclass(frozen=True)
-class Place:
+class RankPlace:
     """Of one process among `count`. `meeting`: where they meet, as torch's `init_method` has it. `said`: the file that
     gets its log. `threads`: of a computation on the CPU. `local`: among those of its `machine`.
     """
@@ -48,7 +48,7 @@ class Place:
 class Ranks:
     """This process among those that train; by itself, it is asked nothing."""
 
-    def __init__(self, place: Place | None = None, device: str = "cpu", spread: bool = False) -> None:
+    def __init__(self, place: RankPlace | None = None, device: str = "cpu", spread: bool = False) -> None:
         """Meets the others. `spread`: each holds a part of the weights (`job.training.spread`), and they meet in every
         forward pass. Raises `TransientError` if the others do not come.
         """

@@ -24,7 +24,7 @@ from job.ledger.checkpoints import Checkpoint, Checkpoints
 from job.plan.choice import Choice
 from job.plan.require import with_disk_figures
 from job.spec import CheckpointsSpec
-from job.training.callbacks import HeldOut, LossWatch, restore_weights, trainable_weights
+from job.training.callbacks import HeldOutWatch, LossWatch, restore_weights, trainable_weights
 from job.training.shared_steps import SharedSteps
 from job.training.spread import SpreadSteps
 
@@ -40,7 +40,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         spec: CheckpointsSpec,
         checkpoints: Checkpoints,
         watch: LossWatch,
-        held_out: HeldOut,
+        held_out: HeldOutWatch,
         choice: Choice,
         folder: Path,
         shared: SharedSteps | None = None,

@@ -26,7 +26,7 @@ from job.host.records import build
 from job.host.signals import deferred, stop_requested, stopped
 from job.training.machines import Machine
 from job.training.process import ASKED, GIVEN, MET, Trained, TrainingRequest
-from job.training.ranks import GONE, Place
+from job.training.ranks import GONE, RankPlace
 
 MODULE = "job.training.process"
 LOOK_SECONDS = 0.02
@@ -50,7 +50,7 @@ def train_together(
     meeting = f"file://{folder / uuid.uuid4().hex}" if machine.count == 1 else machine.processes_meet
     threads, first, whole = max(1, usable_cores() // count), machine.number * count, machine.count * count
     places = [
-        Place(first + local, whole, meeting, folder / f"rank-{first + local}.jsonl", threads, local, machine.number)
+        RankPlace(first + local, whole, meeting, folder / f"rank-{first + local}.jsonl", threads, local, machine.number)
         for local in range(count)
     ]
     for place in places:
@@ -94,7 +94,7 @@ def _follow(members: Sequence[Child], look: Callable[[], None], met: Callable[[]
     return by_force
 
 
-def _start(request: TrainingRequest, place: Place, folder: Path) -> Child:
+def _start(request: TrainingRequest, place: RankPlace, folder: Path) -> Child:
     """The first works where a run by itself would; the others have scratch of their own, and store nothing."""
     what = f"process {place.rank + 1} of {place.count} of the training"
     environment, own = environment_of(place), replace(request, place=place)
@@ -109,7 +109,7 @@ def _start(request: TrainingRequest, place: Place, folder: Path) -> Child:
     return Child(MODULE, own, folder, what, environment)
 
 
-def environment_of(place: Place) -> dict[str, str]:
+def environment_of(place: RankPlace) -> dict[str, str]:
     """The run's own, and how its processes meet; without what is secret for those that store nothing."""
     loopback = LOOPBACK if place.meeting.startswith("file") else {}
     found = loopback | dict(os.environ) | {"OMP_NUM_THREADS": str(place.threads)}

@@ -18,7 +18,7 @@ from job.gguf.header import MAGIC, read_header
 from job.gguf.quantise import quantise
 from job.gguf.split import split
 from job.gguf.types import TYPES
-from job.gguf.worker import WORKER, Check, Request
+from job.gguf.worker import WORKER, Check, GgufRequest
 from job.host.child import run_child
 from tests.ggufs import against, changed_folder, describe, edit_json, edit_number, edit_text, write_reference
 from tests.tiny import wide_dir
@@ -133,7 +133,7 @@ def test_a_tokenizer_that_kills_llama_cpp_is_caught(
     convert(model, tmp_path / "bf16.gguf", "bf16", "wide", 1)
     asked = Check(tmp_path / "bf16.gguf", KEY, "bf16", None, good.expected, against(good.reference, LIMITS))
     with pytest.raises(GateError, match=f"{KEY}: native code crashed .found SIG(SEGV|ABRT)"):
-        run_child(WORKER, Request((asked,)), tmp_path / "child", KEY)
+        run_child(WORKER, GgufRequest((asked,)), tmp_path / "child", KEY)
     assert not (tmp_path / "called").exists()
 
 

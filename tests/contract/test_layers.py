@@ -112,6 +112,13 @@ def test_imports_go_one_way(module: str) -> None:
             assert ORDER.index(layer(target)) < ORDER.index(layer(module)), f"{module} imports {target}"
 
 
+def test_no_class_name_is_there_twice() -> None:
+    """Whoever looks for a public class by its name finds one."""
+    places = [(node.name, module) for module in FILES for node in tree(module).body if isinstance(node, ast.ClassDef)]
+    by_name = {name: [module for other, module in places if other == name] for name, _ in places if not name.startswith("_")}
+    assert {name: modules for name, modules in by_name.items() if len(modules) > 1} == {}
+
+
 def test_packages_have_no_rings() -> None:
     """Among the modules of one package, too, nothing imports what imports it."""
     needs = {module: {ours(name) for _, name in that_run(tree(module))} - {None, module} for module in FILES}

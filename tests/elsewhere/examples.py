@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from job.render import render
-from job.render.options import Asked, Options, options
+from job.render.options import RenderArguments, RenderOptions, options
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "job" / "render" / "examples"
@@ -29,9 +29,9 @@ EXAMPLES = {
 BY_HAND = {"object-store.yaml", "cpu.yaml"}  # parts that are laid over compose.yaml
 
 
-def asked(target: str) -> Options:
+def asked(target: str) -> RenderOptions:
     image = None if target in HERE else IMAGE
-    return options(Asked(image=image, source=SOURCE if target == "actions" else None))
+    return options(RenderArguments(image=image, source=SOURCE if target == "actions" else None))
 
 
 def rendered(name: str) -> str:

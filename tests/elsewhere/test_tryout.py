@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from job.render import render
-from job.render.options import Asked, options
+from job.render.options import RenderArguments, options
 from tests.elsewhere.examples import FOLDER, ROOT, SPECS
 from tests.elsewhere.tools import BIN
 from tests.image.build import BASE, make_base
@@ -67,7 +67,7 @@ class TryOut:
         for found, put in changes.items():
             assert found in spec
             spec = spec.replace(found, put)
-        chosen = options(Asked(image=IMAGE, name="try-out", parameters="135m"))
+        chosen = options(RenderArguments(image=IMAGE, name="try-out", parameters="135m"))
         (self.folder / "compose.yaml").write_text(render(spec.encode(), "compose", chosen))
         return self.compose("up", "--no-color", "--force-recreate", "--exit-code-from", "tunejob", "tunejob")
 

@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from job.evaluation.judge import Memory, Pair, judge, require_judge
+from job.evaluation.judge import AnswerPair, KeptRulings, judge, require_judge
 from job.ledger.manifest import read_manifest
 from job.spec.judging import JudgeSpec
 from job.store import open_store
@@ -109,8 +109,11 @@ def test_a_real_local_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             monkeypatch.setenv("TUNEJOB_JUDGE_URL", f"http://127.0.0.1:{port}/v1")
             monkeypatch.setenv("TUNEJOB_JUDGE_KEY", KEY)
             require_judge(TINY_JUDGE)
-            path, pairs = tmp_path / "judge.jsonl", [Pair("What is 2 + 2?", "4", "5", "4"), Pair("Name a colour.", None, "Red.", "red")]
-            memory = Memory(path, b"", lambda text: text, lambda _: None)
+            path, pairs = (
+                tmp_path / "judge.jsonl",
+                [AnswerPair("What is 2 + 2?", "4", "5", "4"), AnswerPair("Name a colour.", None, "Red.", "red")],
+            )
+            memory = KeptRulings(path, b"", lambda text: text, lambda _: None)
             counts, facts = judge(TINY_JUDGE, pairs, 1, memory, lambda done, total: None)
             monkeypatch.setenv("TUNEJOB_JUDGE_KEY", "another")
             with pytest.raises(Exception, match="does not let us in"):

@@ -14,7 +14,7 @@ import pytest
 
 from job.errors import InputError
 from job.training.machines import Machine, this_machine
-from job.training.ranks import Place
+from job.training.ranks import RankPlace
 from job.training.team import environment_of
 from tests.flow.running import DEMO, Running, document, run_tiny, tiny, valid_stats, write_spec
 from tests.flow.test_out_of_memory import run_short
@@ -288,7 +288,7 @@ def test_processes_that_store_nothing_have_no_credentials(tmp_path: Path, monkey
     monkeypatch.setenv("HF_TOKEN", "hf_canary")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     monkeypatch.setenv("NCCL_NVLS_ENABLE", "0")
-    first, second = (environment_of(Place(rank, 2, "file:///meeting", tmp_path / f"rank-{rank}.jsonl", 3)) for rank in (0, 1))
+    first, second = (environment_of(RankPlace(rank, 2, "file:///meeting", tmp_path / f"rank-{rank}.jsonl", 3)) for rank in (0, 1))
     assert (first["HF_TOKEN"], first["AWS_SECRET_ACCESS_KEY"]) == ("hf_canary", "canary")
     assert "canary" not in " ".join(second.values())
     assert [one[name] for one in (first, second) for name in ("NCCL_NVLS_ENABLE", "OMP_NUM_THREADS")] == ["0", "3"] * 2

@@ -13,7 +13,7 @@ import yaml
 from job.errors import SpecError
 from job.render import render
 from job.render.image import IMAGE
-from job.render.options import Asked, Options, options
+from job.render.options import RenderArguments, RenderOptions, options
 from tests.k8s import rules
 from tests.k8s.render import K8S, ROOT, TOOLS, Document, only
 from tests.k8s.test_manifests import schema_faults
@@ -25,14 +25,14 @@ EXAMPLES = [
 ]
 
 
-ALL = Asked(
+ALL = RenderArguments(
     image="registry.example.com/tunejob:0.1.0", namespace="tuning", pull_secret="login", service_account="trainer",
     annotation=["eks.amazonaws.com/role-arn=arn:aws:iam::111122223333:role/tunejob"], egress=["10.0.0.0/8:443", "::/0:8333"], cpu=5,
 )  # fmt: skip
 
 
-def rendered(target: str, spec: bytes = SPEC, chosen: Options | None = None) -> list[Document]:
-    return list(yaml.safe_load_all(render(spec, target, chosen or Options())))
+def rendered(target: str, spec: bytes = SPEC, chosen: RenderOptions | None = None) -> list[Document]:
+    return list(yaml.safe_load_all(render(spec, target, chosen or RenderOptions())))
 
 
 def renamed(documents: list[Document]) -> dict[tuple[str, str], Document]:

@@ -10,7 +10,7 @@ import pytest
 
 from job.errors import GateError, InputError, JobError, SpecError
 from job.host.output_file import write_output
-from job.report.compare import ABSENT, Comparison, compare, require_several
+from job.report.compare import ABSENT, RunComparison, compare, require_several
 from job.report.compare_text import as_json, as_text
 from job.report.page.compare import compare_page
 from job.spec.strict import StrictValidator, load_schema
@@ -49,7 +49,7 @@ def three(tmp_path: Path) -> list[str]:
     return [put(tmp_path / "a", slow), put(tmp_path / "b", second, faster), put(tmp_path / "c", third)]
 
 
-def labels(comparison: Comparison) -> list[str]:
+def labels(comparison: RunComparison) -> list[str]:
     return [run.label for run in comparison.runs]
 
 

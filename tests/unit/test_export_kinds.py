@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from job.export.adapted import AdaptedRequest
-from job.export.compare import CompareReport, CompareRequest, Examined, Form
+from job.export.compare import CompareReport, CompareRequest, Examined, ReopenedForm
 from job.export.four_bit import Conversion
 from job.export.kinds import EXPORTS, asked_for, kind_of, left_by_training, measured, variant_of
 from job.export.logits import Comparison
@@ -23,7 +23,7 @@ from job.gguf import worker
 from job.gguf.check import Checked
 from job.gguf.expected import Expected, Tokenised
 from job.gguf.header import Written
-from job.gguf.quality import Against, Asked, Quality, Step
+from job.gguf.quality import Against, AskedIds, ModelStep, Quality
 from job.gguf.readings import Reading
 from job.gguf.sizes import Planned
 from job.gguf.split import Parts
@@ -104,11 +104,11 @@ def test_a_form_is_made_by_a_module_of_its_own(name: str) -> None:
 PATH = Path("/scratch/a")
 READINGS = [Reading([1, 2], [[(1, 5), (0, 2)], []])]
 MEASURE = Measure([[1, 2, 3], [4, 5]], [0, 3], [1], [[7, 8]], 0, [2], 8, READINGS)
-STEP = Step(1.5, 1e-4, 0.75)
+STEP = ModelStep(1.5, 1e-4, 0.75)
 COMPARED = Comparison(0.1, 40.0, 1e-5, 1.0)
 EXAMINED = Examined(2.5, STEP, [[1], []], COMPARED, [[-1.5], []])
 EXPECTED = Expected(49152, None, 2, 0, False, "{{ messages }}", [Tokenised("é", [1, 2], "é")])
-AGAINST = Against(PATH / "d", PATH / "e", Asked([[1, 2], []], [8, 0], READINGS), {"max_kl": 0.1}, 2)
+AGAINST = Against(PATH / "d", PATH / "e", AskedIds([[1, 2], []], [8, 0], READINGS), {"max_kl": 0.1}, 2)
 WRITTEN = Written(10, 0.5, 2, {"F32": 1, "Q8_0": 1})
 QUALITY = Quality(2.0, 1.9, 0.01, 0.9, 100.0, True, 3, 3, STEP, [[4], []], [[-2.5]])
 OPERATIONS = (
@@ -118,21 +118,23 @@ OPERATIONS = (
     worker.CheckLora(PATH, PATH / "b", "gguf/l.gguf", "f16", AGAINST),
     worker.WriteLora(PATH, PATH / "b", PATH / "c", "f16", "tuned"),
     worker.Split(PATH, 5),
-    worker.Plan(PATH, PATH / "b", ["q8_0"], True),
+    worker.GgufPlan(PATH, PATH / "b", ["q8_0"], True),
     worker.Rehearse(PATH, PATH / "b", EXPECTED),
 )
 RECORDS = [
     ReloadRequest(MEASURE, PATH, None, "4bit", "cpu", PATH / "probe", PATH / "t"),
-    Reloaded(["model.layers.0"], Step(1.5), [[1]], COMPARED, [[-1.5]]),
+    Reloaded(["model.layers.0"], ModelStep(1.5), [[1]], COMPARED, [[-1.5]]),
     AdaptedRequest(MEASURE, PATH, PATH / "b", "cuda", PATH / "c", PATH / "d"),
     MergeRequest(PATH, PATH / "b", PATH / "c", [2], "cpu", TrainedBase(PATH, ["a"])),
     MergeReport(1, 2, 3, 0.5, 0.25),
     Conversion(PATH, PATH / "b", "cpu"),
-    CompareRequest(MEASURE, PATH, (Form("f", PATH / "f", "m", 1.0),), None, PATH / "t", [[1]], "cpu", PATH / "r", PATH / "i", 0.1, 0.01),
+    CompareRequest(
+        MEASURE, PATH, (ReopenedForm("f", PATH / "f", "m", 1.0),), None, PATH / "t", [[1]], "cpu", PATH / "r", PATH / "i", 0.1, 0.01
+    ),
     CompareReport(EXAMINED, {"f": dataclasses.replace(EXAMINED, comparison=None)}, True),
     *OPERATIONS,
-    worker.Request(OPERATIONS),
-    worker.Answer((WRITTEN, Checked(WRITTEN, QUALITY, 3), Parts(["a"], [1]), Planned({"q8_0": 5}), Rehearsed(None))),
+    worker.GgufRequest(OPERATIONS),
+    worker.GgufAnswer((WRITTEN, Checked(WRITTEN, QUALITY, 3), Parts(["a"], [1]), Planned({"q8_0": 5}), Rehearsed(None))),
 ]  # fmt: skip
 
 
@@ -152,4 +154,4 @@ def test_what_travels_comes_back_equal_and_nothing_else_is_taken(record: Any) ->
 def test_an_operation_that_nobody_knows_is_refused(operation: Any) -> None:
     document = json.loads(encode(operation))
     with pytest.raises(TypeError, match="no record has the fields"):
-        build(worker.Request, {"steps": [document | {"another": 1}]})
+        build(worker.GgufRequest, {"steps": [document | {"another": 1}]})

@@ -23,7 +23,7 @@ from job.gguf.header import read_header
 from job.gguf.quantise import quantise
 from job.gguf.sizes import plan
 from job.gguf.types import TYPES
-from job.gguf.worker import WORKER, Convert, Plan, Quantise, Request, results
+from job.gguf.worker import WORKER, Convert, GgufPlan, GgufRequest, Quantise, results
 from job.host.child import Child, run_child
 from job.host.fork_server import PACKAGE_ROOT
 from job.host.records import encode
@@ -189,7 +189,7 @@ def test_it_works_without_home_network_or_writable_folder() -> None:
         target.chmod(0o777)
         frozen.mkdir(mode=0o555)
         steps = (_convert_step(target / "bf16.gguf"), _quantise_step(target / "bf16.gguf", target / "q8_0.gguf"))
-        (place / "request.json").write_bytes(encode(Request(steps)))
+        (place / "request.json").write_bytes(encode(GgufRequest(steps)))
         command = [sys.executable, "-P", "-B", "-m", "job.gguf.worker", str(place / "request.json"), str(target / "result.json")]
         if os.geteuid() == 0:
             command = ["unshare", "--net", "setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", *command]
@@ -209,7 +209,7 @@ def test_a_disk_that_ends_is_not_a_quantised_file(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, before[1]))
     try:
-        child = Child(WORKER, Request((step,)), tmp_path / "child", "q8_0")
+        child = Child(WORKER, GgufRequest((step,)), tmp_path / "child", "q8_0")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     with pytest.raises((GateError, CapacityError)) as failure:
@@ -218,7 +218,7 @@ def test_a_disk_that_ends_is_not_a_quantised_file(tmp_path: Path) -> None:
 
 
 def test_steps_are_answered_in_order(forked_children: None, tmp_path: Path) -> None:
-    steps = tuple(Plan(narrow_dir(), tmp_path, [name], False) for name in ("q8_0", "f32"))
-    small, large = results(run_child(WORKER, Request(steps), tmp_path / "child", "plan"))
+    steps = tuple(GgufPlan(narrow_dir(), tmp_path, [name], False) for name in ("q8_0", "f32"))
+    small, large = results(run_child(WORKER, GgufRequest(steps), tmp_path / "child", "plan"))
     assert [list(small.bytes), list(large.bytes)] == [["q8_0"], ["f32"]]
     assert small.bytes["q8_0"] < large.bytes["f32"] / 3

@@ -19,7 +19,7 @@ from job.data.worker.shape import Chat, Columns, shape
 from job.errors import CapacityError, InputError, SpecError
 from job.host.log import Log
 from job.init.look import look, name_of, prompts_of, source_spec
-from job.init.propose import Asked, _about_rows, propose
+from job.init.propose import InitOptions, _about_rows, propose
 from job.init.settings import (
     GIB,
     STEP_ROWS,
@@ -39,7 +39,7 @@ from tests.data_rows import Row, byte_tokenizer_dir, turns, write_rows
 from tests.servers import Hub
 from tests.specs import parse
 
-ASKED = Asked("rows.csv", "train", {}, None, None, None)
+ASKED = InitOptions("rows.csv", "train", {}, None, None, None)
 
 FITS: list[tuple[Row, str, dict[str, str]]] = [
     ({"messages": turns("a", "b")}, "messages", {}),
@@ -276,7 +276,7 @@ def test_a_base_model_gets_a_template_and_samples_show_what_is_learned(tmp_path:
     (tmp_path / "rows-tuned-2").mkdir()
     failed = {"status": "failed", "run_id": "0123456789abcdef", "report": []}
     (tmp_path / "rows-tuned-2" / "stats.json").write_text(json.dumps(failed), "utf-8")
-    asked = Asked("rows.csv", "train", {}, str(model), None, None)
+    asked = InitOptions("rows.csv", "train", {}, str(model), None, None)
     monkeypatch.setenv("TUNEJOB_DEVICE", "cpu")
     proposal = propose(asked, alone=False)
     spec = parse_spec(json.dumps(proposal.document).encode())

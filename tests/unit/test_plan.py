@@ -29,7 +29,7 @@ from job.plan.schedule import Schedule, packed, schedule
 from job.preview.common import common_jobs, drawn
 from job.preview.evaluated import evaluated
 from job.preview.expected import expected
-from job.preview.plan import Asked, Plan, make_plan
+from job.preview.plan import Plan, PlanOptions, make_plan
 from job.preview.reckoning import ANY
 from job.preview.text import as_markdown, as_text
 from job.source import fetch_bases
@@ -166,7 +166,7 @@ def plan(model: Path, rows: list[Row], changes: dict[str, Any] | None = None, sa
     given = {name or ANY: price for name, price in prices.items()}
     scratch = model.parent / "scratch"
     scratch.mkdir(exist_ok=True)
-    return make_plan(spec, Asked(model.parent, sample, given, advice=True, alone=False), scratch, Log(io.StringIO(), json_lines=True))
+    return make_plan(spec, PlanOptions(model.parent, sample, given, advice=True, alone=False), scratch, Log(io.StringIO(), json_lines=True))
 
 
 def chats(count: int, words: int = 1) -> list[Row]:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from job.errors import GateError
-from job.export.compare import CompareReport, CompareRequest, Form, handle
+from job.export.compare import CompareReport, CompareRequest, ReopenedForm, handle
 from job.export.four_bit import quantise_merged
 from job.export.gguf.imatrix import write_imatrix
 from job.export.logits import batches, compare, continue_greedily, open_adapted, open_model, perplexity
@@ -54,8 +54,8 @@ def request_of(trained: Path, tmp_path: Path) -> CompareRequest:
     )  # fmt: skip
 
 
-def packed(folder: Path, max_kl: float = 1.0) -> tuple[Form, ...]:
-    return (Form("merged_4bit", folder, "job.export.four_bit", max_kl),)
+def packed(folder: Path, max_kl: float = 1.0) -> tuple[ReopenedForm, ...]:
+    return (ReopenedForm("merged_4bit", folder, "job.export.four_bit", max_kl),)
 
 
 def plain_logits(folder: Path, row: list[int]) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from job.errors import InputError
-from job.report.scores import COLUMNS, Pair, Scores, pairs_of, preferred, read_scores, scored, write_sheet
+from job.report.scores import COLUMNS, ScoredPair, Scores, pairs_of, preferred, read_scores, scored, write_sheet
 from job.store import DirectoryStore
 from tests.flow.running import tunejob
 from tests.reports import ANSWERS, RUN_ID, statistics
@@ -37,7 +37,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"), newline="")))
 
 
-def filled(pairs: list[Pair], path: Path, give: Callable[[str], object], delimiter: str = ",") -> Path:
+def filled(pairs: list[ScoredPair], path: Path, give: Callable[[str], object], delimiter: str = ",") -> Path:
     """The sheet as somebody stores it who scores each answer by its text."""
     write_sheet(pairs, path)
     rows = rows_of(path)

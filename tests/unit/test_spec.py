@@ -20,7 +20,7 @@ from job.commands import command_render, command_validate
 from job.errors import SpecError
 from job.host.log import Log
 from job.render import render
-from job.render.options import Asked, options
+from job.render.options import RenderArguments, options
 from job.spec import parse_spec
 from job.spec.elsewhere import keys_of
 from job.spec.foreign import INSTEAD, NAMES
@@ -441,7 +441,7 @@ def test_placeholders_are_filled_in_and_change_no_run_id() -> None:
     again = parse_spec(json.dumps(spec.resolved).encode())
     assert (again, again.run_id) == (spec, spec.run_id), "what is stored names the place itself"
     local = json.dumps(changed(places | {"/output/uri": "out/{run_id}"})).encode()
-    rendered = render(local, "docker", options(Asked(parameters="1b")))
+    rendered = render(local, "docker", options(RenderArguments(parameters="1b")))
     assert f'mkdir -p "$PWD"/out/{spec.run_id}\n' in rendered
 
 

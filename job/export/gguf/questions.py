@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from job.evaluation.metrics import metric_of
 from job.export.artefacts import Artefacts
-from job.gguf.quality import SLACK_TOKENS, Asked
+from job.gguf.quality import SLACK_TOKENS, AskedIds
 
 
-def asked_of(artefacts: Artefacts, name: str) -> Asked:
+def asked_of(artefacts: Artefacts, name: str) -> AskedIds:
     """Questions to the artefact `name`.
 
     Those with a known answer where a gate on answers is to hold for it, and choices where a gate on these is; of the
@@ -23,4 +23,4 @@ def asked_of(artefacts: Artefacts, name: str) -> Asked:
     lengths = artefacts.answer_tokens[: len(prompts)]
     shown = [0 if length is None else min(most, 2 * length + SLACK_TOKENS) for length in lengths]
     lengths_of_all = shown + [most] * (len(questions) - len(prompts))
-    return Asked([question.input_ids for question in questions], lengths_of_all, readings)
+    return AskedIds([question.input_ids for question in questions], lengths_of_all, readings)

@@ -29,9 +29,9 @@ from job.gguf.worker import (
     Check,
     CheckLora,
     Convert,
+    GgufRequest,
     Operation,
     Quantise,
-    Request,
     Split,
     WriteLora,
     results,
@@ -184,7 +184,7 @@ class Quants:
         return Against(reference, self._trained, asked, limits, self._threads)
 
     def _child(self, steps: tuple[Operation, ...], what: str, planned_bytes: int | None) -> Child:
-        return Child(WORKER, Request(steps), self.artefacts.run.children, what, planned_bytes=planned_bytes)
+        return Child(WORKER, GgufRequest(steps), self.artefacts.run.children, what, planned_bytes=planned_bytes)
 
 
 def make_quants(quants: Quants, base: Path, merge_base: Path) -> None:

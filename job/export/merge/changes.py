@@ -166,7 +166,7 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MergePlan:
     """The merged model: for each file its tensors by name, in order; `untied` if the output matrix became its own."""
 
     files: dict[str, dict[str, Change]]
@@ -184,7 +184,7 @@ def plan_merge(
     adapter: Adapter,
     tied: bool,
     values: Mapping[str, Weights] = MappingProxyType({}),
-) -> Plan:
+) -> MergePlan:
     """What becomes of every tensor of `base` (file name → tensors, metadata), whose embeddings are `tied` or not.
 
     `values`: those of the base, by name, where they are not the ones of its files. Raises `InputError` for an adapter
@@ -212,7 +212,7 @@ def plan_merge(
             files[file][HEAD] = (
                 kept(shared) if trained_head is None else Replaced(_fitting(shared, trained_head), trained_head)
             )
-    return Plan(files, {file: metadata for file, (_, metadata) in base.items()}, untied)
+    return MergePlan(files, {file: metadata for file, (_, metadata) in base.items()}, untied)
 
 
 def _of(placed: Mapping[str, Tensor], name: str) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from job.errors import Fault, GateError, InputError
-from job.export.merge.changes import Change, Merged, Plan
+from job.export.merge.changes import Change, Merged, MergePlan
 from job.export.merge.documents import documents, open_tokenizer
 from job.source.model_files import read_object
 from job.weights.layout import Tensor, read_tensors
@@ -20,7 +20,7 @@ SAMPLE_TEXT = "Hello, wörld!\n\n  3.14159 = π; 日本語 🤖 \t'quoted' <b>ta
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 
 
-def check_merged(base: Path, adapter: Path, target: Path, end_ids: list[int], plan: Plan, device: str) -> None:
+def check_merged(base: Path, adapter: Path, target: Path, end_ids: list[int], plan: MergePlan, device: str) -> None:
     """Raises `GateError` with every file and tensor of `target` that is not what `plan` and the training make it.
 
     Untouched tensors equal the base's byte for byte (where they were held in 4 bits, what these say), wholly trained
@@ -35,7 +35,7 @@ def check_merged(base: Path, adapter: Path, target: Path, end_ids: list[int], pl
 # ------------------------------------------------------------------------------------------------------ weights
 
 
-def weight_faults(adapter: Path, target: Path, plan: Plan, device: str) -> Iterator[Fault]:
+def weight_faults(adapter: Path, target: Path, plan: MergePlan, device: str) -> Iterator[Fault]:
     """Everything that is wrong with the weight files of `target`."""
     settings = read_object(adapter / "adapter_config.json")
     sample = set(sampled(plan))
@@ -81,7 +81,7 @@ def _form(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
     return tensor.dtype, tensor.shape
 
 
-def sampled(plan: Plan) -> list[str]:
+def sampled(plan: MergePlan) -> list[str]:
     """One merged tensor of each kind of layer, spread from the first layer to the last."""
     kinds: dict[str, list[str]] = defaultdict(list)
     for _, name, change in plan.tensors:
@@ -149,7 +149,7 @@ def steps_apart(stored: Any, exact: Any) -> float:
 # ---------------------------------------------------------------------------------------------------- documents
 
 
-def document_faults(base: Path, adapter: Path, target: Path, end_ids: list[int], plan: Plan) -> Iterator[Fault]:
+def document_faults(base: Path, adapter: Path, target: Path, end_ids: list[int], plan: MergePlan) -> Iterator[Fault]:
     """Everything that is wrong with config, generation config, index, tokenizer or chat template of `target`."""
     trained = open_tokenizer(adapter)
     for name, expected in documents(base, trained, end_ids, plan).items():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from job.export.adapter import WEIGHTS
-from job.export.merge.changes import Plan
+from job.export.merge.changes import MergePlan
 from job.source.model_files import CONFIG, INDEX, read_object
 
 GENERATION = "generation_config.json"
@@ -24,7 +24,7 @@ def tied_embeddings(base: Path) -> bool:
     return bool(config.tie_word_embeddings or config.get_text_config().tie_word_embeddings)
 
 
-def write_documents(base: Path, adapter: Path, target: Path, end_ids: list[int], plan: Plan) -> None:
+def write_documents(base: Path, adapter: Path, target: Path, end_ids: list[int], plan: MergePlan) -> None:
     """All but the weights."""
     for path in adapter.iterdir():
         if path.is_file() and path.name not in ADAPTER_ONLY:
@@ -33,7 +33,7 @@ def write_documents(base: Path, adapter: Path, target: Path, end_ids: list[int],
         (target / name).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def documents(base: Path, tokenizer: Any, end_ids: list[int], plan: Plan) -> dict[str, Json]:
+def documents(base: Path, tokenizer: Any, end_ids: list[int], plan: MergePlan) -> dict[str, Json]:
     """File name → contents of the JSON files that are not the tokenizer's, for the trained `tokenizer`."""
     ids = token_ids(tokenizer, end_ids)
     config = read_object(base / CONFIG)
@@ -63,7 +63,7 @@ def token_ids(tokenizer: Any, end_ids: list[int]) -> dict[str, int | list[int]]:
     return {key: value for key, value in ids.items() if value is not None}
 
 
-def index(plan: Plan) -> Json:
+def index(plan: MergePlan) -> Json:
     """The index of sharded weights, as transformers writes it."""
     total = sum(change.base.bytes for _, _, change in plan.tensors)
     return {"metadata": {"total_size": total}, "weight_map": {name: file for file, name, _ in plan.tensors}}

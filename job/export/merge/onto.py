@@ -10,7 +10,7 @@ from job.evaluation.metrics.record import DIGITS
 from job.export.adapted import AdaptedRequest
 from job.export.artefacts import Artefacts
 from job.export.trained import TRAINED_LOGITS, reopened_name
-from job.gguf.quality import Step
+from job.gguf.quality import ModelStep
 from job.host.child import run_child
 from job.ledger.receipts import MERGED_ONTO
 from job.plan.host_memory import Memory
@@ -47,7 +47,7 @@ def require_adapted(artefacts: Artefacts, merge_base: Path, device: str) -> None
         measure_adapted(artefacts, merge_base, device)
 
 
-def measure_adapted(artefacts: Artefacts, merge_base: Path, device: str) -> Step:
+def measure_adapted(artefacts: Artefacts, merge_base: Path, device: str) -> ModelStep:
     """The loss of the adapter on the original base, and its step from the trained model, on the compared rows; what
     it says of them lies in `workdir/ADAPTED` then.
     """
@@ -62,6 +62,6 @@ def measure_adapted(artefacts: Artefacts, merge_base: Path, device: str) -> Step
         adapted=run.workdir / ADAPTED,
     )
     planned_bytes, what = artefacts.planned(Memory.adapted), "the adapter on its original base"
-    found = run_child("job.export.adapted", asked, run.children, what, planned_bytes=planned_bytes, answer=Step)
+    found = run_child("job.export.adapted", asked, run.children, what, planned_bytes=planned_bytes, answer=ModelStep)
     run.log("adapted", **asdict(found))
     return found

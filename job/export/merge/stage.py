@@ -9,7 +9,7 @@ from pathlib import Path
 from job.export.adapter import files_by_key
 from job.export.artefacts import Artefacts, Measured
 from job.export.benchmarked import of_merged
-from job.export.compare import CompareReport, CompareRequest, Examined, Form
+from job.export.compare import CompareReport, CompareRequest, Examined, ReopenedForm
 from job.export.four_bit import Conversion
 from job.export.kinds import kind_of
 from job.export.merge.onto import ADAPTED, ORIGINAL, TRAINED, choose, require_adapted
@@ -110,7 +110,7 @@ def compare(artefacts: Artefacts, folder: Path, device: str) -> MergedWeights:
         run_child(form.module, asked, run.children, form.what, planned_bytes=artefacts.planned(form.ram_bytes))
     artefacts.require("compare")
     examined = [
-        Form(name, run.workdir / name, form.module, run.spec.limits(name)["kl"]) for name, form in forms.items()
+        ReopenedForm(name, run.workdir / name, form.module, run.spec.limits(name)["kl"]) for name, form in forms.items()
     ]
     found = run_child(
         "job.export.compare",
@@ -127,7 +127,7 @@ def compare(artefacts: Artefacts, folder: Path, device: str) -> MergedWeights:
     return MergedWeights(folder, {form.name: form.folder for form in examined}, found, benchmarks)
 
 
-def comparison(artefacts: Artefacts, merged: Path, forms: tuple[Form, ...], device: str) -> CompareRequest:
+def comparison(artefacts: Artefacts, merged: Path, forms: tuple[ReopenedForm, ...], device: str) -> CompareRequest:
     workdir, spec = artefacts.run.workdir, artefacts.run.spec
     export, limits = spec.export, spec.limits("merged")
     made_here = artefacts.merges or spec.lora is None

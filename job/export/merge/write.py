@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from job.errors import InputError
-from job.export.merge.changes import HEAD, POINTER, Adapter, Change, Copied, Plan, plan_merge
+from job.export.merge.changes import HEAD, POINTER, Adapter, Change, Copied, MergePlan, plan_merge
 from job.export.merge.check import check_merged
 from job.export.merge.dequantised import weights_as_trained
 from job.export.merge.documents import tied_embeddings, write_documents
@@ -79,7 +79,7 @@ def merge_adapter(
     )
 
 
-def plan_of(base: Path, adapter: Path, device: str = "cpu", onto: TrainedBase | None = None) -> Plan:
+def plan_of(base: Path, adapter: Path, device: str = "cpu", onto: TrainedBase | None = None) -> MergePlan:
     """What becomes of every tensor of `base`. Raises `InputError` where it is quantised or the adapter another's."""
     if "quantization_config" in read_object(base / "config.json"):
         raise InputError(
@@ -136,7 +136,7 @@ def require_mergeable(model: Any, base: Path) -> None:
         )
 
 
-def write_weights(plan: Plan, target: Path, device: str) -> None:
+def write_weights(plan: MergePlan, target: Path, device: str) -> None:
     """Every file of `plan` under `target`; tensors are made by a few threads, each a block at a time."""
     jobs: list[tuple[Tensor, Change]] = []
     for file, changes in plan.files.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from job.report.compare import Comparison
+from job.report.compare import RunComparison
 from job.report.compare_text import columns, shown, verdict
 from job.report.figures import TITLES, WORDS
 from job.report.figures import shown as shown_figure
@@ -20,7 +20,7 @@ from job.report.verdict import EVEN, GOOD
 COLOURS = 8  # in the style; further runs take them again
 
 
-def compare_page(comparison: Comparison) -> str:
+def compare_page(comparison: RunComparison) -> str:
     """The whole document."""
     count = len(comparison.runs)
     sections = [
@@ -42,7 +42,7 @@ def compare_page(comparison: Comparison) -> str:
     return page(f"{count} runs – tunejob", header, sections, "Comparison, written by")
 
 
-def _runs(comparison: Comparison) -> Html:
+def _runs(comparison: RunComparison) -> Html:
     heads, rows = columns(comparison)
     best = comparison.best
     body: list[list[object]] = [[_label(comparison, number), *row[1:]] for number, row in enumerate(rows)]
@@ -54,11 +54,11 @@ def _runs(comparison: Comparison) -> Html:
     return joined(table(list(map(head, heads)), body, "Runs"), tag("details", tag("summary", "Where they are"), where))
 
 
-def _label(comparison: Comparison, index: int) -> Html:
+def _label(comparison: RunComparison, index: int) -> Html:
     return joined(tag("span", class_=f"key back{index % COLOURS}"), " ", comparison.runs[index].label)
 
 
-def _differences(comparison: Comparison) -> Html:
+def _differences(comparison: RunComparison) -> Html:
     labels = [_label(comparison, index) for index in range(len(comparison.runs))]
     rows = [[tag("code", pointer), *map(shown, values)] for pointer, values in comparison.differences]
     if not rows:
@@ -66,7 +66,7 @@ def _differences(comparison: Comparison) -> Html:
     return table(["Key", *labels], rows, "What differs in their specs", words=range(1, len(labels) + 1))
 
 
-def _curves(comparison: Comparison) -> Html:
+def _curves(comparison: RunComparison) -> Html:
     """A chart for each figure, its lines the runs'."""
     found = [run.curves() for run in comparison.runs]
     names = dict.fromkeys(name for curves in found for name in curves)
@@ -76,7 +76,7 @@ def _curves(comparison: Comparison) -> Html:
     return tag("div", *charts, class_="charts") if charts else Html()
 
 
-def _chart(comparison: Comparison, name: str, lines_of: list[list[tuple[float, float]]]) -> Html:
+def _chart(comparison: RunComparison, name: str, lines_of: list[list[tuple[float, float]]]) -> Html:
     title, unit = curve_title(name)
     series = [
         Series(run.label, points, index % COLOURS, is_held_out(name))
@@ -85,7 +85,7 @@ def _chart(comparison: Comparison, name: str, lines_of: list[list[tuple[float, f
     return lines("Training loss" if name == "loss" else title, unit, series)
 
 
-def _delivered(comparison: Comparison) -> Html:
+def _delivered(comparison: RunComparison) -> Html:
     """Base, tuned and every artefact of each run, in one table."""
     rows = list(_artefacts(comparison))
     names = [name for name in TITLES if any(name in figures for _, _, figures in rows)]
@@ -100,7 +100,7 @@ def _delivered(comparison: Comparison) -> Html:
     )
 
 
-def _artefacts(comparison: Comparison) -> Iterator[tuple[Html, str, dict[str, object]]]:
+def _artefacts(comparison: RunComparison) -> Iterator[tuple[Html, str, dict[str, object]]]:
     for index, run in enumerate(comparison.runs):
         known = run.stats["delivered"].get("artefacts") or {}
         for what, figures in known.items():
@@ -108,7 +108,7 @@ def _artefacts(comparison: Comparison) -> Iterator[tuple[Html, str, dict[str, ob
                 yield _label(comparison, index), what, figures
 
 
-def _stages(comparison: Comparison) -> Html:
+def _stages(comparison: RunComparison) -> Html:
     """Seconds of each stage of each run, with a bar beside the longest."""
     times = [{phase["name"]: float(phase["wall_seconds"]) for phase in run.stats["phases"]} for run in comparison.runs]
     names = dict.fromkeys(name for known in times for name in known)

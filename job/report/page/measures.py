@@ -21,7 +21,7 @@ from job.report.markdown import NOTHING, figure
 from job.report.page.charts import Series, lines
 from job.report.page.markup import Html, joined, table, tag
 from job.report.page.shell import badge, tiles
-from job.report.verdict import DIFFERENCES, Change, changes
+from job.report.verdict import DIFFERENCES, MetricChange, changes
 
 BASE_COLOUR, TUNED_COLOUR, HELD_OUT_COLOUR = 0, 1, 2
 WORDS = {PASSED: ("holds", "good"), FAILED: ("fails", "bad")}
@@ -57,15 +57,15 @@ def headline(kept: Kept) -> Html:
     return joined(boxes, tag("p", link, " of both models below", class_="note"))
 
 
-def _name(change: Change) -> Html:
+def _name(change: MetricChange) -> Html:
     return joined(change.title, ", " if change.unit else "", tag("span", change.unit, class_="unit"))
 
 
-def _before_after(change: Change) -> Html:
+def _before_after(change: MetricChange) -> Html:
     return joined(tag("span", f"{figure(change.base, 3)} → ", class_="before"), figure(change.tuned, 3))
 
 
-def _change(change: Change) -> Html:
+def _change(change: MetricChange) -> Html:
     if change.gain is None:
         return Html()
     low, high = change.bounds or (None, None)
