@@ -11,6 +11,7 @@ from job.host.log import Log
 from job.host.stats import Stats
 from job.hub.staging import Push
 from job.ledger.claim import Claim
+from job.ledger.compiled import Compiled
 from job.ledger.lease import Lease
 from job.ledger.receipts import PINNED, Receipts
 from job.spec import JobSpec
@@ -32,6 +33,7 @@ class Run:
     workdir: Path
     log: Log
     stats: Stats
+    compiled: Compiled
 
     @property
     def revisions(self) -> Mapping[str, str]:

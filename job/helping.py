@@ -13,6 +13,7 @@ from job.host.device import choose_device, gpu_capability, require_wanted_device
 from job.host.log import Log
 from job.host.pulse import HELPS
 from job.host.stats import arithmetic, describe_device
+from job.ledger.compiled import Compiled
 from job.plan.model_size import size_of_base
 from job.plan.require import processes, require_device
 from job.run import Confirm, run_job
@@ -37,6 +38,7 @@ def run_or_help(spec: JobSpec, workdir: Path, log: Log, replaces: Confirm | None
 def help_run(spec: JobSpec, machine: Machine, workdir: Path, log: Log) -> None:
     """Helps the run of `spec` on the first machine until it needs nobody any more. Raises what either ends with."""
     prepare_environment(workdir)
+    Compiled()  # is for the first machine: here nobody needs its key
     preload(CHILDREN_IMPORT, gpu_capability())
     log.heard(HELPS, {})
     require_wanted_device()

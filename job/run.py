@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from job.context import TRAINED, Run
 from job.data.build import Prepared, build_dataset
-from job.delivery import manifest_of, show_ending, show_on_hub, store_documents, store_statistics, write_pages
+from job.delivery import (
+    manifest_of,
+    show_ending,
+    show_on_hub,
+    store_documents,
+    store_statistics,
+    write_pages,
+)
 from job.errors import InputError, JobError
 from job.errors.facts import failure_facts
 from job.export.artefacts import Artefacts
@@ -25,6 +31,7 @@ from job.host.signals import cause, report_where
 from job.host.stats import Stats, describe_device
 from job.hub.staging import open_push
 from job.ledger.claim import Claim, examine
+from job.ledger.compiled import Compiled
 from job.ledger.lease import Lease
 from job.ledger.leftovers import optional, remove_run_folder
 from job.ledger.manifest import Manifest, publish
@@ -34,7 +41,7 @@ from job.ledger.rights import require_rights
 from job.opinions import benchmarks, data_of, require_others
 from job.plan.require import processes, require_device, require_disk, with_disk_figures
 from job.preview.expected import expected
-from job.preview.seen import look_before_a_run
+from job.preview.seen import require_seen
 from job.report.samples import write_samples
 from job.report.summary import keep_evidence
 from job.source import (
@@ -66,13 +73,15 @@ def run_job(spec: JobSpec, workdir: Path, log: Log, replace: Confirm | None = No
     `replace`: what is at the output may be deleted, if this says yes to the question.
     """
     require_seen(spec, log, replaces=replace is not None)
-    ignored = prepare_environment(workdir)
+    ignored, compiled = prepare_environment(workdir), Compiled()
     preload(CHILDREN_IMPORT, gpu_capability())  # stores and the lease have threads
     with leading(this_machine(spec.resources.nodes)):
-        return run_here(spec, workdir, log, replace, ignored)
+        return run_here(spec, workdir, log, replace, ignored, compiled)
 
 
-def run_here(spec: JobSpec, workdir: Path, log: Log, replace: Confirm | None, ignored: list[str]) -> Manifest:
+def run_here(
+    spec: JobSpec, workdir: Path, log: Log, replace: Confirm | None, ignored: list[str], compiled: Compiled
+) -> Manifest:
     """`run_job` in the environment that it has prepared."""
     store = open_store(spec.output.uri)
     with pointed("/output/uri"):
@@ -92,7 +101,7 @@ def run_here(spec: JobSpec, workdir: Path, log: Log, replace: Confirm | None, ig
         receipts = Receipts(store, spec.run_id, log, anew=planned is not None)
         claim = Claim(store, spec, lease, receipts, log, planned)
         stats = Stats(spec.run_id, spec.name, workdir, price_per_hour=spec.resources.price_per_hour)
-        return with_evidence(Run(spec, store, lease, receipts, claim, push, workdir, log, stats))
+        return with_evidence(Run(spec, store, lease, receipts, claim, push, workdir, log, stats, compiled))
 
 
 def require_consent(planned: Replacement, store: Store, replace: Confirm) -> None:
@@ -100,23 +109,6 @@ def require_consent(planned: Replacement, store: Store, replace: Confirm) -> Non
     if planned.owners and not replace(planned.question(store.uri)):
         hint = "Answer yes, or choose another output.uri"
         raise InputError("not confirmed: nothing is deleted", where="/output/uri", found=store.uri, hint=hint)
-
-
-def require_seen(spec: JobSpec, log: Log, replaces: bool) -> None:
-    """What is wrong as far as can be seen from here ends the run before it writes or imports anything: a typo costs
-    nothing. A run that has finished needs its rows and its model no more, unless it is to be replaced.
-    """
-    seen = look_before_a_run(spec)
-    failure = seen.failure()
-    if failure is None:
-        for pointer, text in seen.notes:
-            log("note", pointer=pointer, text=text)
-        return
-    if not any(fault.where.startswith("/output/") for fault in failure.faults):
-        with suppress(JobError):
-            if not replaces and examine(open_store(spec.output.uri), spec):
-                return
-    raise failure
 
 
 def finished_before(published: Manifest, store: Store, log: Log) -> Manifest:
@@ -221,6 +213,7 @@ def stages(run: Run) -> Manifest:
     run.lease.require()
     publish(run.store, manifest)
     run.receipts.clear()
+    run.compiled.keep(run.stats.device, run.workdir, run.log)
     run.log(
         "published",
         run_id=spec.run_id,
@@ -286,7 +279,7 @@ def prepare(run: Run, rows: FetchedRows, base: FetchedModel) -> Prepared:
 
 
 def fetch_weights(artefacts: Artefacts, base: FetchedModel, merge_base: FetchedModel) -> None:
-    """The weights that are still needed, and what the exports will need beside them."""
+    """The weights that are still needed, what the exports will need beside them, and what was compiled before."""
     needed = [base] if artefacts.needs_trained else []
     if artefacts.needs_base and merge_base not in needed:
         needed.append(merge_base)
@@ -294,5 +287,7 @@ def fetch_weights(artefacts: Artefacts, base: FetchedModel, merge_base: FetchedM
     require_disk(artefacts.run.workdir, copied_bytes, "the model's weights")
     for model in needed:
         fetch_model_weights(model)
+    run = artefacts.run
+    run.compiled.fetch(run.stats.device, run.workdir, run.log)
     if artefacts.outstanding and merge_base in needed:
         artefacts.plan(merge_base.path, copied_bytes, choose_device())

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +24,9 @@ from job.data.worker.shape import FORMATS, Columns, Pair, shape
 from job.errors import Fault, InputError, Interrupted, JobError
 from job.evaluation.judge_endpoint import URL, address
 from job.evaluation.own_tasks import document_of, source_of
+from job.host.log import Log
 from job.hub.client import endpoint
+from job.ledger.claim import examine
 from job.plan.require import require_benchmarks, require_directory, require_trackers
 from job.source.adapter import look_at_adapter, require_rank
 from job.source.data import HUB
@@ -33,6 +36,7 @@ from job.spec import JobSpec, SourceSpec
 from job.spec.judging import judges
 from job.spec.strict import natural
 from job.spec.tasks import TaskSpec, places_of
+from job.store import open_store
 from job.store.base import translating_errors
 from job.training.methods.rewards import require_allowed
 
@@ -247,3 +251,20 @@ def _raw_pair(spec: SourceSpec) -> str:
         "prompt and completion are learned as plain text, without the model's chat template; "
         f'for questions and answers of a chat model write "format": "alpaca", "columns": {columns}'
     )
+
+
+def require_seen(spec: JobSpec, log: Log, replaces: bool) -> None:
+    """What is wrong as far as can be seen from here ends the run before it writes or imports anything: a typo costs
+    nothing. A run that has finished needs its rows and its model no more, unless it is to be replaced.
+    """
+    seen = look_before_a_run(spec)
+    failure = seen.failure()
+    if failure is None:
+        for pointer, text in seen.notes:
+            log("note", pointer=pointer, text=text)
+        return
+    if not any(fault.where.startswith("/output/") for fault in failure.faults):
+        with suppress(JobError):
+            if not replaces and examine(open_store(spec.output.uri), spec):
+                return
+    raise failure

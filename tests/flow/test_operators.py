@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import re
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from tests.hub_server import serving
 from tests.servers import closed_port
 
 pytestmark = pytest.mark.slow
+COMPILED = "canary-compiled-key-0005-of-32-characters"
 KEY, PASSWORD, PLACE, TOKEN = "canary-notify-key-0001", "canary-gateway-0002", "canary0003hook0003", "canary-kubeflow-0004"
 SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\.)*",?)+)\})? (-?[0-9.e+-]+)')
 
@@ -98,12 +100,15 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
     token = folder / "token"
     token.write_text(TOKEN)
+    (folder / "triton").mkdir()
+    (folder / "triton" / "kernel.cubin").write_bytes(b"a kernel, as an engine would have left it")
     with listening() as (gateway, pushed), listening(503, 429) as (hook, told), listening() as (kubeflow, progress):
         extra = {
             "TUNEJOB_HEARTBEAT": str(folder / "heartbeat"), "TUNEJOB_METRICS_FILE": str(folder / "metrics"),
             "TUNEJOB_PUSHGATEWAY": f"http://me:{PASSWORD}@{gateway}/", "TUNEJOB_NOTIFY_URL": f"http://{hook}/hooks/{PLACE}",
             "TUNEJOB_NOTIFY_KEY": KEY, "KUBEFLOW_TRAINER_SERVER_URL": f"http://{kubeflow}/status",
-            "KUBEFLOW_TRAINER_SERVER_TOKEN": str(token),
+            "KUBEFLOW_TRAINER_SERVER_TOKEN": str(token), "TUNEJOB_COMPILED": str(folder / "compiled"), "TUNEJOB_COMPILED_KEY": COMPILED,
+            "TRITON_CACHE_DIR": str(folder / "triton"),
         }  # fmt: skip
         result = run_tiny(folder, {"/evaluation/forgetting": {}, "/training/max_steps": 4}, extra)
         assert result.exit_code == 0, result.stdout[-3000:] + result.stderr[-2000:]
@@ -117,6 +122,14 @@ def test_every_event_of_its_log_is_one_of_the_schema(watched: Watched) -> None:
         "fetch: 'rows' is not one of ['time', 'event', 'files']"
     ]
     assert len(fits_events([{"time": "2026-01-02T03:04:05Z", "event": "fetched"}])) == 1
+
+
+def test_what_was_compiled_is_looked_for_and_kept(watched: Watched) -> None:
+    said = [event["text"] for event in watched.result.named("note") if event["text"].startswith("what was compiled")]
+    assert [text.partition(": ")[2].partition(",")[0] for text in said] == ["none for this card and these versions yet", "kept"]
+    (archive,) = (watched.folder / "compiled").rglob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        assert tar.getnames() == ["triton/kernel.cubin"]
 
 
 def test_the_heartbeat_is_of_the_last_stage_and_young(watched: Watched) -> None:
@@ -163,7 +176,7 @@ def test_kubeflow_hears_of_the_progress(watched: Watched) -> None:
 
 
 def test_none_of_their_secrets_is_printed_or_stored(watched: Watched) -> None:
-    secrets = {"key": KEY, "password": PASSWORD, "place": PLACE, "token": TOKEN}
+    secrets = {"key": KEY, "password": PASSWORD, "place": PLACE, "token": TOKEN, "compiled": COMPILED}
     (watched.folder / "token").unlink()
     assert leaks(secrets, watched.result, watched.folder) == []
     assert not any(secret.encode() in body for secret in secrets.values() for *_, body in watched.hook.requests)
