@@ -12,7 +12,7 @@ import torch
 
 from job.evaluation.generate import answer_ids
 from job.export.logits import open_model
-from job.export.reference import Measure, answers
+from job.export.reference_logits import Measure, answers
 from tests.tiny import narrow_dir
 
 M_MMAP_THRESHOLD = -3

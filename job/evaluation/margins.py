@@ -9,7 +9,7 @@ from typing import Any
 from job.errors import GateError
 from job.evaluation.loss import nats_of
 from job.training.methods.record import Rewards
-from job.training.methods.reference import as_reference
+from job.training.methods.reference_model import as_reference
 
 Margins = tuple[float, ...]  # of an answer, beside each of those that it is preferred to
 CHOSEN, REJECTED, DESIRABLE = "", "rejected_", "desirable"

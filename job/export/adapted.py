@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from job.export.logits import comparison_dtype, open_adapted
-from job.export.reference import Measure, logits_in, measured, write_reference
+from job.export.reference_logits import Measure, logits_in, measured, write_reference
 from job.gguf.quality import ModelStep
 from job.host.child import serve
 

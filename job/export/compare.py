@@ -15,7 +15,7 @@ from typing import Any
 from job.errors import Fault, GateError
 from job.export.gguf.imatrix import write_imatrix
 from job.export.logits import Comparison, compare, comparison_dtype, logits_on_disk, open_model, perplexity
-from job.export.reference import Measure, answers, logits_in, measured, read, write_reference
+from job.export.reference_logits import Measure, answers, logits_in, measured, read, write_reference
 from job.gguf.quality import ModelStep
 from job.host.child import serve
 from job.training.precision import MERGED_SLACK, name_of

@@ -27,7 +27,7 @@ from job.evaluation.scores import (
     general_rows,
     loss_rows,
 )
-from job.export.reference import Measure
+from job.export.reference_logits import Measure
 from job.export.rows import Compared, asked_questions, check_prompt, compared_general, compared_rows
 from job.gguf.quality import ModelStep
 from job.gguf.readings import Reading

@@ -14,7 +14,7 @@ from typing import Any
 
 from job.errors import GateError
 from job.export import logits as merge_logits
-from job.export.reference import Measure, answers, measured, read, write_reference
+from job.export.reference_logits import Measure, answers, measured, read, write_reference
 from job.gguf.quality import ModelStep
 from job.host.child import serve
 from job.training.precision import compute_dtype, keep_layout, quantisation, reopened_limits

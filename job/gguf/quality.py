@@ -45,7 +45,7 @@ class Reference:
 
 
 def read_reference(path: Path) -> Reference:
-    """The file that `job.export.reference` writes; its logits stay on disk."""
+    """The file that `job.export.reference_logits` writes; its logits stay on disk."""
     from safetensors import safe_open
 
     file: Any = safe_open(path, framework="pt")
@@ -107,8 +107,8 @@ class AskedIds:
 
 @dataclass(frozen=True)
 class Against:
-    """What a GGUF is tested against: files of `job.export.reference`, of the 16-bit model, which the limits (`max_kl`
-    and `max_perplexity_rise`) are about, and of the model as it was `trained`.
+    """What a GGUF is tested against: files of `job.export.reference_logits`, of the 16-bit model, which the limits
+    (`max_kl` and `max_perplexity_rise`) are about, and of the model as it was `trained`.
     """
 
     reference: Path

@@ -22,7 +22,7 @@ from job.errors.facts import failure_facts
 from job.host.log import Log
 from job.ledger.manifest import MANIFEST, Manifest, decode
 from job.source import fetch_data
-from job.source.adapter import BELOW, SETTINGS
+from job.source.given_adapter import BELOW, SETTINGS
 from job.spec import JobSpec, parse_spec
 from job.store import open_store
 

@@ -28,8 +28,8 @@ from job.host.log import Log
 from job.hub.client import endpoint
 from job.ledger.claim import examine
 from job.plan.require import require_benchmarks, require_directory, require_trackers
-from job.source.adapter import look_at_adapter, require_rank
 from job.source.data import HUB
+from job.source.given_adapter import look_at_adapter, require_rank
 from job.source.glimpse import files_of_rows, has_chat_template
 from job.source.place import LocalOrigin, pointed
 from job.spec import JobSpec, SourceSpec

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from job.errors import InputError
-from job.source.adapter import FetchedAdapter, fetch_adapter, require_base, require_rank
+from job.source.given_adapter import FetchedAdapter, fetch_adapter, require_base, require_rank
 from job.source.model import FetchedModel, check_merge_base, fetch_model_config
 from job.spec import JobSpec
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from job.errors import InputError
 from job.hub.origin import HubOrigin
-from job.source.adapter import FetchedAdapter
+from job.source.given_adapter import FetchedAdapter
 from job.source.model_files import CONFIG, check_architecture, check_weights, config_files, read_object, weight_files
 from job.source.place import LocalOrigin, Place, S3Origin, at_revision, pointed
 from job.store.base import local_path

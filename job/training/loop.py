@@ -20,7 +20,6 @@ from job.plan.choice import Choice
 from job.plan.model_size import ModelSize
 from job.spec import JobSpec
 from job.tracking.follow import Followed, begun
-from job.training.arguments import trainer_arguments
 from job.training.backend import Backend
 from job.training.checkpointing import Chooser
 from job.training.methods import METHODS
@@ -29,6 +28,7 @@ from job.training.precision import compute_in_fp32
 from job.training.ranks import Ranks
 from job.training.shared_steps import SharedSteps
 from job.training.spread import SpreadSteps, spread
+from job.training.trainer_arguments import trainer_arguments
 
 if TYPE_CHECKING:
     from job.data.build import Prepared

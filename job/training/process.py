@@ -20,7 +20,7 @@ from job.host.log import Log
 from job.host.signals import install
 from job.ledger.checkpoints import Checkpoints, TrainingOrigin
 from job.plan.model_size import ModelSize
-from job.source.adapter import FetchedAdapter
+from job.source.given_adapter import FetchedAdapter
 from job.spec import JobSpec
 from job.store import open_store
 from job.training.backend import loading, open_backend

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from job.errors import InputError
-from job.source.adapter import SETTINGS, WEIGHTS, FetchedAdapter, scaled
+from job.source.given_adapter import SETTINGS, WEIGHTS, FetchedAdapter, scaled
 from job.source.model_files import read_object
 from job.spec import JobSpec
 from job.training.backend import adapter_options
-from job.training.methods.reference import GIVEN
+from job.training.methods.reference_model import GIVEN
 from job.weights.layout import read_tensors
 
 COMBINED = "combined"  # an adapter's name, for a moment

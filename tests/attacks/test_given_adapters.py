@@ -12,7 +12,7 @@ import pytest
 from job.errors import InputError, PolicyError, SpecError
 from job.render.rendering import local_paths, require_remote
 from job.render.shell import variables
-from job.source.adapter import POINTER, FetchedAdapter, fetch_adapter, look_at_adapter, require_numbers, require_settings, scaled
+from job.source.given_adapter import POINTER, FetchedAdapter, fetch_adapter, look_at_adapter, require_numbers, require_settings, scaled
 from job.spec import LoraSpec
 from job.store import open_store
 from job.training.methods.grpo import whole_steps

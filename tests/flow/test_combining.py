@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from job.source.adapter import FetchedAdapter, fetch_adapter
+from job.source.given_adapter import FetchedAdapter, fetch_adapter
 from job.spec import JobSpec
 from job.training.start import combine
 from tests.flow.running import Result, document, run_tiny, tiny, tunejob, valid_stats, write_spec

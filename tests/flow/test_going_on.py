@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from job.errors import InputError, JobError, PolicyError
-from job.source.adapter import fetch_adapter, require_base
+from job.source.given_adapter import fetch_adapter, require_base
 from job.training.start import require_fits
 from tests.data_rows import write_rows
 from tests.flow.running import Running, document, run_tiny, tiny, tunejob, valid_stats, write_spec

@@ -95,9 +95,9 @@ def measure(backend: Any, model: Any, spec: Any, setting: dict[str, Any], workdi
 
     from job.host.micro_batch import MicroBatch, free_memory
     from job.plan.model_size import size_of_fetched
-    from job.training.arguments import trainer_arguments
     from job.training.checkpointing import Chooser
     from job.training.methods import METHODS
+    from job.training.trainer_arguments import trainer_arguments
 
     torch.cuda.set_per_process_memory_fraction(1.0)
     batch, kept = MicroBatch(setting["rows"], setting["passes"]), setting.get("kept", 0)

@@ -17,7 +17,7 @@ from job.export.four_bit import Conversion
 from job.export.kinds import EXPORTS, asked_for, kind_of, left_by_training, measured, variant_of
 from job.export.logits import Comparison
 from job.export.merge.write import MergeReport, MergeRequest, TrainedBase
-from job.export.reference import Measure
+from job.export.reference_logits import Measure
 from job.export.reload import Reloaded, ReloadRequest
 from job.gguf import worker
 from job.gguf.check import Checked

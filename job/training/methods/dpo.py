@@ -6,7 +6,7 @@ from typing import Any
 
 from job.training.methods.pairs import MARGINS, mean_loss, one_after_the_other, require_settings
 from job.training.methods.record import PAIRS, HeldOut, Method, Rewards
-from job.training.methods.reference import loss_of_batch, require_the_base, reward, without_copies
+from job.training.methods.reference_model import loss_of_batch, require_the_base, reward, without_copies
 
 SFT_TERM = "sft"
 

@@ -15,7 +15,7 @@ from job.evaluation.judge_scores import Answer, Scorer
 from job.training.methods.padding import padded_apart
 from job.training.methods.pairs import NOT_LEARNED, require_settings
 from job.training.methods.record import TOKENS, Method
-from job.training.methods.reference import require_the_base, without_copies
+from job.training.methods.reference_model import require_the_base, without_copies
 from job.training.methods.rewards import FILE, JUDGE, REWARDS, reward_of, scorer_of
 
 CURVES = {

@@ -11,7 +11,7 @@ from typing import Any
 
 from job.training.methods.pairs import CHOSEN, NOT_LEARNED, mean_loss, padded, require_settings, sequence
 from job.training.methods.record import LABELLED, HeldOut, Method, Rewards, Row
-from job.training.methods.reference import loss_of_batch, require_the_base, reward, without_copies
+from job.training.methods.reference_model import loss_of_batch, require_the_base, reward, without_copies
 
 
 def _trainer_classes() -> tuple[type, type]:

@@ -41,7 +41,7 @@ class Method:
     ask them, so nothing of a spec is imported here; `spec` is a `JobSpec`.
 
     `trainer_classes` are the config and the trainer of trl, as the engine has patched them, imported when they are
-    called. `arguments` are those of the config beyond `job.training.arguments`, or in their place. `collator` makes a
+    called. `arguments` are those of its config beyond `trainer_arguments`, or in their place. `collator` makes a
     batch of rows, given the id that pads and the tokens of the longest sequence (None: trl's own). `check` raises
     `CapacityError` where the trainer, once it is made, is not set as the spec says. `kernel_loss`: trl's loss of it is
     a kernel that CPUs lack, and transformers' own takes its place. `further`: keyword arguments of the trainer, of the
