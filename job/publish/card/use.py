@@ -12,7 +12,6 @@ from job.report.markdown import block, code
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the greatest rank that its server can be set to
 SEPARATE_BASE, FETCHED_BASE = "path/to/the/base", "base"
-WHERE_IT_WAS = 'json.load(open("spec.json"))["model"]["source"]'
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,9 @@ class Usage:
     """What there is and where. `base` is None where the base is not on the Hub; `base_id` is then its S3 address, or
     its directory's name.
 
-    `in_4_bits`: whether the adapter was trained on NF4 weights. `served_rank`: the adapter's rank, None for an adapter
-    of a kind that vLLM does not serve. `gguf` and `lora_gguf` are keys of files.
+    `way_back`: from the card to the folder where the run was started, where the spec's paths begin; empty where that is
+    not known. `in_4_bits`: whether the adapter was trained on NF4 weights. `served_rank`: the adapter's rank, None for
+    an adapter of a kind that vLLM does not serve. `gguf` and `lora_gguf` are keys of files.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Usage:
     base_id: str
     revision: str | None
     output: str
+    way_back: str
     repository: str | None
     gguf: str | None
     lora_gguf: str | None
@@ -40,6 +41,12 @@ class Usage:
     chat: bool
     max_new_tokens: int
     context_tokens: int
+
+    @property
+    def base_was_at(self) -> str:
+        """Python that reads the path of the base, beside the card."""
+        back = f"{json.dumps(self.way_back)} + " if self.way_back else ""
+        return f'{back}json.load(open("spec.json"))["model"]["source"]'
 
     @property
     def folder(self) -> str | None:
@@ -115,7 +122,7 @@ def python_peft(usage: Usage) -> str:
     base = json.dumps(usage.base or (FETCHED_BASE if usage.base_id.startswith("s3://") else SEPARATE_BASE))
     if not usage.base and not usage.repository and not usage.base_id.startswith("s3://"):
         lines = ["import json", "", *lines, "# Where the base was in the training; its path, if it is elsewhere now"]
-        base = WHERE_IT_WAS
+        base = usage.base_was_at
     revision = f", revision={json.dumps(usage.revision)}" if usage.base else ""
     precision = ""
     if usage.in_4_bits:
@@ -187,7 +194,7 @@ def _base_in_shell(usage: Usage) -> tuple[list[str], str]:
         return [_copy(usage.base_id, FETCHED_BASE)], FETCHED_BASE
     if usage.repository:
         return [], SEPARATE_BASE
-    return [], f"\"$(python3 -c 'import json; print({WHERE_IT_WAS})')\""
+    return [], f"\"$(python3 -c 'import json; print({usage.base_was_at})')\""
 
 
 def _copy(address: str, folder: str) -> str:
