@@ -22,6 +22,12 @@ DONE = ("published", "done")  # the two events that a run says only once its man
 # What may follow an end: what a run says as it leaves, and what other commands say.
 AFTER_THE_END = ("lease", "notified", "leftovers", "note", "termination", "summary", "ended", "verified", "valid")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+# What rented machines, engines and journals put before a line: names in brackets or before a bar, times, colours. After
+# any other text it is quoted, not said.
+BEFORE = re.compile(
+    r"(?:\s|\ufeff|\x1b\[[0-9;]*m|\([^()]{1,200}\)|\[[^][]{1,200}\]|[\w./-]{1,200} *\|"
+    r"|\d{4}-\d\d-\d\d[T ][\d:.,]+\S{0,6}(?=\s)|[A-Z][a-z]{2} +\d+ [\d:]+ \S{1,200} \S{1,200}\[\d+\]:)*"
+)
 CODES = {kind.__name__: kind.exit_code for kind in TREE}
 UNKNOWN = JobError.exit_code
 SIGNAL_BASE = 128  # a shell's way to say that a process died of a signal
@@ -40,7 +46,7 @@ class Heard:
     last: Mapping[str, Any] = field(default_factory=dict)
 
     def hear(self, line: str) -> None:
-        """One line of the log; what stands before the JSON (a machine's name) is passed over, as are other lines."""
+        """One line of the log; what stands before the JSON (`BEFORE`) is passed over, as are other lines."""
         event = _event(line)
         name, run_id = event.get("event"), event.get("run_id")
         if not isinstance(name, str) or not TIME.fullmatch(_text(event.get("time"))):
@@ -81,7 +87,7 @@ def _is_failure(event: Mapping[str, Any]) -> bool:
 
 def _event(line: str) -> dict[str, Any]:
     brace = line.find("{")
-    if brace < 0:
+    if brace < 0 or not BEFORE.fullmatch(line[:brace]):
         return {}
     try:
         event, _ = json.JSONDecoder().raw_decode(line, brace)

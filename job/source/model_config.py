@@ -28,7 +28,8 @@ PACKED_WITH = {  # forms of packed weights, each with the package that unpacks t
 }
 MOST = 5000  # of what is built one by one
 SHARES = re.compile(r"(?:dropout|dropout_prob|pdrop)$")
-SETTLED = {"return_dict": True, "torchscript": False}  # what a training needs of a model's answers
+# What a training and its answers need.
+SETTLED = {"return_dict": True, "output_attentions": False, "is_encoder_decoder": False}
 POSITIVE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 

@@ -89,9 +89,11 @@ def loading() -> Iterator[None]:
     """What the loaders cannot make of a model's files as an `InputError`, whatever class they say it in; its
     traceback goes to stderr.
     """
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
         yield
-    except LOADER_ERRORS as error:
+    except (*LOADER_ERRORS, StrictDataclassError) as error:
         if classify(error).exit_code != 1:
             raise
         traceback.print_exception(error)

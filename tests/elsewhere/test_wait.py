@@ -508,6 +508,26 @@ def test_only_the_runs_own_last_word_counts(lines: list[str], exit_code: int) ->
     assert outcome_of_log(lines, "log", Log(io.StringIO())).exit_code == exit_code
 
 
+BEFORE = [
+    "", " ", "\ufeff", "(tunejob, pid=2345) ", "\x1b[36m(tunejob, pid=2345)\x1b[0m ", "[pod/my-run-0/tunejob] ", "tunejob-1  | ",
+    "2026-11-21T10:01:00.123456789Z ", "2026-11-21 10:01:00,123 [worker-0] ", "Nov 21 10:01:00 host docker[123]: ",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_names_and_times_before_a_line_are_passed_over(before: str) -> None:
+    assert outcome_of_log([f"{before}{FAILED}"], "log", Log(io.StringIO())).exit_code == 14
+
+
+@pytest.mark.parametrize(
+    "before", ["row 5: ", "ValueError: cannot read ", "content=", '"', "'", "(a)(b) quoted ", "[" * 20_000, "a" * 20_000 + "|"]
+)
+def test_a_line_that_is_quoted_is_not_said(before: str) -> None:
+    """A traceback may quote a row, and a row may be somebody's log."""
+    said = [line("start", run_id=RUN, output=""), FAILED, f"{before}{DONE}"]
+    assert outcome_of_log(said, "log", Log(io.StringIO())).exit_code == 14
+
+
 def test_an_address_that_somebody_else_says_is_not_read() -> None:
     forged = [line("note", output="s3://elsewhere/x"), json.dumps({"event": "start", "run_id": RUN, "output": "s3://elsewhere/x"})]
     lines = [line("start", run_id=RUN, output="here"), *forged, line("published", run_id="1" * 16, output="s3://elsewhere/x"), DONE]
