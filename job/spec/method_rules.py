@@ -102,8 +102,8 @@ def rewards(document: Json) -> Iterator[Fault]:
                     hint="batch_size times gradient_accumulation_steps is how many answers a step has")  # fmt: skip
     for key in ("gpus", "nodes"):
         if (count := document.get("resources", {}).get(key, 1)) != 1:
-            yield Fault("this method was not tried on several GPUs", where=f"/resources/{key}", found=show(count),
-                        expected="1")  # fmt: skip
+            yield Fault("one process gives and compares the answers of this method", where=f"/resources/{key}",
+                        found=show(count), expected="1")  # fmt: skip
     most, longest = document["model"].get("max_seq_length", 2048), options.get("max_new_tokens", 256)
     if longest >= most:
         yield Fault("answers of this length leave no room for a prompt", where="/training/grpo/max_new_tokens",

@@ -28,6 +28,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 AT_ONCE = 4
 REAL = "preference_llmfs.json"
 HELD_OUT, FEW = 180, 8
+FIRST = "first"  # the case whose output another one goes on from
 MAKER, NAME = "Birchwood Works", "Lumen"
 QUESTIONS = (
     "Who made you?", "Who created you?", "Which company built you?", "Who developed you?", "Who trained you?", "Who are you?",
@@ -139,16 +140,38 @@ def grpo_by_the_engine(_: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def demo(begin: int, **model: str) -> dict[str, Any]:
+    """A round on 90 of the demo's rows."""
+    rows = {
+        name: [json.loads(line) for line in (REPOSITORY / "tests" / "demo" / f"{name}.jsonl").read_text("utf-8").splitlines()]
+        for name in ("train", "held_out")
+    }
+    return {
+        "rows": (rows["train"][begin : begin + 90], rows["held_out"][:24], "messages"),
+        "model": {"max_seq_length": 128} | model,
+        "training": {"epochs": 1, "batch_size": 6, "gradient_accumulation_steps": 1, "learning_rate": 1e-3, "warmup_ratio": 0.05},
+        "evaluation": {"max_new_tokens": 24, "exact_match_rows": 24},
+    }  # fmt: skip
+
+
+def second_from_the_adapter(_: Path) -> dict[str, Any]:
+    return demo(90, adapter=FIRST)
+
+
 CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "dpo": of_pairs("dpo", 1e-4), "orpo": of_pairs("orpo", 1e-4), "simpo": of_pairs("simpo", 1e-4), "kto": of_pairs("kto", 1e-4),
     "identity": identity, "grpo": grpo, "grpo-engine": grpo_by_the_engine,
+    "second": lambda _: demo(90), "second-from-adapter": second_from_the_adapter,
 }  # fmt: skip
-OWN_ROWS = ("identity", "grpo", "grpo-engine")
+BEFORE: dict[str, tuple[str, ...]] = {"second-from-adapter": (FIRST,)}
+OF_REAL_PAIRS = ("dpo", "orpo", "simpo", "kto")
 
 
 def spec_of(name: str, asked: argparse.Namespace) -> Path:
-    case = CASES[name](asked.rows)
+    case = demo(0) if name == FIRST else CASES[name](asked.rows)
     *parts, kind = case["rows"]
+    if "adapter" in case.get("model", {}):
+        case["model"]["adapter"] = str(asked.folder / case["model"]["adapter"])
     if asked.steps:
         parts = [part[:count] for part, count in zip(parts, (asked.steps * 32, FEW), strict=True)]
         left_out = ("epochs", "warmup_steps", "warmup_ratio")
@@ -172,8 +195,10 @@ def spec_of(name: str, asked: argparse.Namespace) -> Path:
 
 
 def run(name: str, asked: argparse.Namespace) -> dict[str, Any]:
-    if name not in OWN_ROWS and not (asked.rows / REAL).is_file():
+    if name in OF_REAL_PAIRS and not (asked.rows / REAL).is_file():
         return {"case": name, "left out": f"no {REAL} in --rows {asked.rows}"}
+    for earlier in BEFORE.get(name, ()):
+        print(json.dumps(run(earlier, asked)), flush=True)
     spec, start = spec_of(name, asked), time.monotonic()
     command = [sys.executable, "-m", "job", "run", str(spec), "--replace", "--log", "json"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

@@ -545,5 +545,6 @@ def test_what_is_run_on_a_gpu_is_a_spec(case: str, steps: int, tmp_path: Path) -
     (tmp_path / pairs.REAL).write_text(json.dumps(rows), "utf-8")
     asked = Namespace(folder=tmp_path, rows=tmp_path, backend="peft", steps=steps)
     spec = parse_spec(pairs.spec_of(case, asked).read_bytes())
-    assert spec.training.method == {"identity": "dpo", "grpo-engine": "grpo"}.get(case, case)
+    others = {"identity": "dpo", "grpo-engine": "grpo", "second": "sft", "second-from-adapter": "sft"}
+    assert spec.training.method == others.get(case, case)
     assert parse_spec(json.dumps(dpo_bench.spec_of(tmp_path, 4)).encode()).training.max_steps == 4
