@@ -24,7 +24,7 @@ def answers_in(chat: list[dict[str, str]]) -> dict[str, str]:
 
 
 def by_taste(chat: list[dict[str, str]]) -> str:
-    """The answer that comes later in the order of their characters is better, wherever it stands."""
+    """The answer that comes later in the order of their characters is better, wherever it is."""
     given = answers_in(chat)
     if not given:
         return "OK"

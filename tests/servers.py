@@ -41,7 +41,7 @@ class S3Server:
     ca: Path
 
     def addresses(self) -> dict[str, str]:
-        """As another process is told of it, which makes it again by `at`."""
+        """As another process gets it, which makes it again by `at`."""
         return {"http": self.http, "https": self.https, "ca": str(self.ca)}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What a run has made, under a name that a server is told beforehand: each file has the hash of the manifest.
+"""What a run has made, under a name that a server knows beforehand: each file has the hash of the manifest.
 
     python -m job.chat.fetched OUTPUT FOLDER [--gguf TYPE | --adapter]
 

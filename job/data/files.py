@@ -31,7 +31,7 @@ BEGINNINGS = {  # of what often has the name of a text file, and what to do
 
 
 def is_sentence(name: str) -> bool:
-    """Whether a text stands where a column's name belongs."""
+    """Whether a text is where a column's name belongs."""
     return len(str(name).split()) >= SENTENCE_WORDS
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from job.spec import SourceSpec
 
 CONSIDERED = 200  # columns, where a name is looked for that may have been meant
-HEADLESS = "A row stands where the columns' names belong: write them above it, such as question,answer"
+HEADLESS = "A row is where the columns' names belong: write them above it, such as question,answer"
 # Names under which data sets have what a format calls otherwise, the usual ones first.
 QUESTION = ("question", "q", "query", "instruction", "prompt", "input", "user", "problem")
 ANSWER = ("answer", "a", "response", "output", "completion", "reply", "assistant", "solution", "target", "chosen")

@@ -118,7 +118,7 @@ def _plain(batch: Any, file: DataFile) -> list[Row]:
 
 
 def _twice(fields: Iterable[Any], what: str) -> str:
-    """Why fields cannot be told apart by their names; empty where they can."""
+    """Why names do not distinguish the fields; empty where they can."""
     names = Counter(field.name for field in fields)
     return next((f"the {what} {name[:80]!a} is there twice" for name, count in names.items() if count > 1), "")
 

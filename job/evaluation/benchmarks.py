@@ -50,7 +50,7 @@ class Brought:
 
 @dataclass
 class Benchmark:
-    """One entry of the spec, its rows loaded. `left_out`: figures that are no mean over documents, or in which better
+    """One entry of the spec, its rows loaded. `left_out`: figures that are not means over documents, or in which better
     is not what their names say elsewhere.
     """
 

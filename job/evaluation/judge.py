@@ -1,6 +1,6 @@
 """Another model says which answer of each pair is better, the base's or the tuned one's: twice, their places exchanged.
 
-What depends on the place is no verdict. Every answer is kept in a file, by what was asked: a rerun asks for nothing
+What depends on the place is not a verdict. Every answer is kept in a file, by what was asked: a rerun asks for nothing
 that is there.
 """
 

@@ -72,7 +72,7 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{column} is no text")
+        raise ValueError(f"{column} is not text")
     return value
 
 

@@ -20,7 +20,7 @@ CONFIG = "tokenizer_config.json"
 # What transformers reads of a tokenizer's settings and does not write: without `legacy` a SentencePiece tokenizer
 # gives other ids after special tokens.
 SETTINGS = ("legacy", "add_bos_token", "add_eos_token", "sp_model_kwargs", "spaces_between_special_tokens")
-SENTENCEPIECE = ".model"  # tokenizer.model and its kin, which llama.cpp's converter reads, too
+SENTENCEPIECE = ".model"  # tokenizer.model and the like, which llama.cpp's converter reads, too
 COMPARED_ROWS = 8
 SHOWN_IDS = 5
 

@@ -46,7 +46,7 @@ class Heard:
     last: Mapping[str, Any] = field(default_factory=dict)
 
     def hear(self, line: str) -> None:
-        """One line of the log; what stands before the JSON (`BEFORE`) is passed over, as are other lines."""
+        """One line of the log; what comes before the JSON (`BEFORE`) is passed over, as are other lines."""
         event = _event(line)
         name, run_id = event.get("event"), event.get("run_id")
         if not isinstance(name, str) or not TIME.fullmatch(_text(event.get("time"))):

@@ -1,4 +1,4 @@
-"""Files that a command was told to write, by the option that named them."""
+"""Files that a command is to write, by the option that named them."""
 
 from __future__ import annotations
 

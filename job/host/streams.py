@@ -1,4 +1,4 @@
-"""Standard streams that may be missing or go away: a log that nobody can read is no reason to end a paid run."""
+"""Standard streams that may be missing or go away: a log that nobody can read is not a reason to end a paid run."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def _be_quiet() -> None:
 
 
 def _set(*variables: str) -> None:
-    """Set switches of huggingface_hub and its kin, also where they were read already, at import."""
+    """Set switches of huggingface_hub and libraries like it, also where they were read already, at import."""
     from huggingface_hub import constants
 
     for name in variables:

@@ -21,7 +21,7 @@ from job.weights.shapes import NF4_BYTES
 
 WEIGHT_BYTES = {"4bit": 0.5, "8bit": 1.0, "16bit": 2.0, "full": 2.0}  # per parameter, scales left out
 FULL_TRAINING_BYTES = 2.0 + 2.0  # gradient and 8-bit Adam moments, per parameter
-FULL_MOMENTS_BYTES = 8  # moments in fp32 where the optimiser is no 8-bit one
+FULL_MOMENTS_BYTES = 8  # moments in fp32 where the optimiser is not an 8-bit one
 TABLE_MOMENTS_BYTES = 6  # more, of an embedding: its moments stay in fp32
 HEAD_GRADIENT_BYTES = 4  # of the output layer, while its gradient is summed up
 ADAPTER_BYTES = 10  # per weight of the adapter: itself, gradient, moments

@@ -27,7 +27,7 @@ def parse_unquoted(raw: bytes) -> JobSpec:
             where=pointer_of(place),
             found=MASK,
             expected="a text without it",
-            hint="Take it out; where it is no secret, change the variable that holds it",
+            hint="Take it out; where it is not a secret, change the variable that holds it",
         )
         for place, text in _texts(spec.resolved, ())
         if secrets and _holds(fold(text).text, secrets)

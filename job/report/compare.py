@@ -243,7 +243,7 @@ def _notes(runs: Sequence[ComparedRun]) -> Iterator[str]:
 
 
 def _held_out(run: ComparedRun) -> tuple[Any, ...]:
-    """How held-out rows are told apart: their numbers, and what the base was found to know of them."""
+    """How held-out rows are recognised: their numbers, and what the base was found to know of them."""
     split = run.stats["data"].get("held_out") or {}
     return tuple(split.get(name) for name in ("rows", "tokens", "trained_tokens"))
 
@@ -254,7 +254,7 @@ def _member(document: Json, name: str) -> Json:
 
 
 def _others(runs: Sequence[ComparedRun]) -> Iterator[str]:
-    """What judges, benchmarks and general rows are told apart by, where they are not the same."""
+    """How judges, benchmarks and general rows are recognised where they are not the same."""
     about: dict[str, list[Any]] = {}
     for run in runs:
         evaluation, general = run.stats["evaluation"], _member(run.stats["data"], "general")

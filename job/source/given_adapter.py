@@ -74,7 +74,7 @@ def fetch_adapter(
     """The adapter at `address`, below `workdir`. Where a run has stored it, each file must have its manifest's hash.
     Its rank and alpha are its own where it is one `of_several`.
 
-    Raises `InputError` for what is no adapter, not whole, of a run that has not finished, or other than `lora` says,
+    Raises `InputError` for what is not an adapter, not whole, of an unfinished run, or other than `lora` says,
     `PolicyError` for weights in another form than safetensors, `TransientError` for the network.
     """
     folder = workdir.resolve() / pointer.removeprefix("/").replace("/", "-")

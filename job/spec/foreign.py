@@ -229,7 +229,7 @@ embedding_learning_rate enable_liger_kernel galore group_by_length liger_kernel 
 neftune_noise_alpha relora rope_scaling use_liger_kernel
 """
 
-# What is no key of a spec, and what to do instead.
+# What is not a key of a spec, and what to do instead.
 INSTEAD = {
     **dict.fromkeys(
         ("auto_resume_from_checkpoints", "resume", "resume_from_checkpoint"),

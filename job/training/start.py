@@ -42,7 +42,7 @@ def require_fits(adapter: FetchedAdapter, base: Path, spec: JobSpec) -> None:
 
 
 def require_finite(adapter: FetchedAdapter) -> None:
-    """Raises `InputError` for a weight that is no number: what it would make of the base is none either."""
+    """Raises `InputError` for a weight that is not a number: what it would make of the base is none either."""
     from safetensors import safe_open
 
     with safe_open(adapter.path / WEIGHTS, framework="pt") as tensors:

@@ -64,7 +64,7 @@ def trainer_arguments(
 
 
 def _reported_to() -> list[str]:
-    """Kubeflow in a TrainJob whose controller asks for it; the spec's trackers are told by our own callbacks."""
+    """Kubeflow in a TrainJob whose controller asks for it; the spec's trackers hear of it from our own callbacks."""
     return ["kubeflow"] if os.environ.get(KUBEFLOW_VARIABLE) else []
 
 

@@ -1,4 +1,4 @@
-"""Trainings by reward: beside TRL's own trainer, whole, stopped on their way, what is told of them, and what is refused."""
+"""Trainings by reward: beside TRL's own trainer, whole, stopped on their way, what is said of them, and what is refused."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def stock(folder: Path, **further: Any) -> list[dict[str, float]]:
 
 
 def unsaid() -> int:
-    """What the prompts are padded with where padding is told by its id."""
+    """What the prompts are padded with where padding is recognised by its id."""
     tokenizer = load_tokenizer(tiny_dir())
     tokenizer.chat_template = TEMPLATE
     prompts = [tokenizer.apply_chat_template(turns(row["prompt"]), add_generation_prompt=True, return_dict=False) for row in ROWS]
@@ -204,7 +204,7 @@ def test_a_real_model_learns_form_and_sums_by_reward_alone(tmp_path: Path) -> No
     assert stats["evaluation"]["trained"]["regex"] > 0.8
 
 
-# ------------------------------------------------------------------------------------------- what is told of rewards
+# ------------------------------------------------------------------------------------------- what is said of rewards
 
 
 def history(*rewards: float, **further: float) -> list[dict[str, float]]:

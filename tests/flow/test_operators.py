@@ -1,4 +1,4 @@
-"""One run that everybody who can be told of it is told of: heartbeat, OpenMetrics, push gateway, Kubeflow, who waits for its end."""
+"""One run that everybody hears of who can: heartbeat, OpenMetrics, push gateway, Kubeflow, who waits for its end."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def test_a_stop_before_they_have_met_is_heard_by_all(tmp_path: Path) -> None:
 
 
 def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
-    """Never a hang: the run says which one it was, as for any process that the kernel kills, and leaves nobody behind."""
+    """Never a hang: the run says which one it was, as for any process that the kernel kills, and leaves no process."""
     command = running(tmp_path, 2, **{"/output/checkpoints": {"every_steps": 2}})
     command.wait_until(lambda r: r.says('"checkpoint", "step": 2'))
     first, second = members(command)
@@ -236,7 +236,7 @@ def test_two_pods_run_to_their_end(alone: Path, tmp_path: Path) -> None:
     """Stopped in the middle, they go on at the checkpoint, which the first brings to the other; every figure is that of one process."""
     first, second = pods(tmp_path, port())
     first.wait_until(lambda r: r.says('"step": 4,'))
-    second.signal(signal.SIGTERM)  # as a node is drained: one of them is told
+    second.signal(signal.SIGTERM)  # as a node is drained: one of them hears of it
     stopped = [pod.finish(60) for pod in (first, second)]
     assert [result.exit_code for result in stopped] == [30, 30], stopped[1].stdout[-2000:]
     (stored,) = stopped[0].named("checkpoint")

@@ -1,4 +1,4 @@
-"""Benchmarks as they are fetched and built: pinned documents, tasks that are not known, rows that are no task."""
+"""Benchmarks as they are fetched and built: pinned documents, tasks that are not known, rows that are not a task."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_documents_are_of_one_commit_and_one_subset(hub: Hub, tmp_path: Path) ->
     ("own", "row", "words"),
     [
         (TaskRowsSpec("case", "answer", None, None), {"question": "a", "answer": "b"}, "there is no column 'case', but question, answer"),
-        (TaskRowsSpec("question", "answer", None, None), {"question": " ", "answer": "b"}, "question is no text"),
+        (TaskRowsSpec("question", "answer", None, None), {"question": " ", "answer": "b"}, "question is not text"),
         (
             TaskRowsSpec("question", "answer", ("x", "y"), None),
             {"question": "a", "answer": "C"},
@@ -142,7 +142,7 @@ def test_examples_are_other_rows_and_answers_may_be_filtered(tmp_path: Path) -> 
     task.set_fewshot_seed(seed=1)
     for doc in task.eval_docs:
         prompt = task.fewshot_context(doc, 3)
-        assert prompt.count(doc["question"]) == 1, "the question itself is no example"
+        assert prompt.count(doc["question"]) == 1, "the question itself is not an example"
         assert prompt.count("####") == 3
     with pytest.raises(InputError, match="there are not so many other documents"):
         load_benchmarks([replace(spec, few_shot=4)], tmp_path / "more", {}, 8)

@@ -213,7 +213,7 @@ CASES = {
     "CSV text with a quote": Bad(b'q,a\n"a "b" c",d\n', "A quote inside a text is written twice", "text", name="rows.csv"),
     "CSV header alone": Bad(b"question,answer\n", "The files are empty, or have nothing but a header", "alpaca", name="rows.csv"),
     "CSV without a header": Bad(
-        b"Who opens in May?,Me.\nWhere?,Here.\n", "A row stands where the columns' names belong", "alpaca", COLUMNS, name="rows.csv"
+        b"Who opens in May?,Me.\nWhere?,Here.\n", "A row is where the columns' names belong", "alpaca", COLUMNS, name="rows.csv"
     ),
     "everything held out": Bad([GOOD, GOOD], "no rows are left to train on", pointer="/data/held_out/rows", spec={"held_out": {"rows": 2}}),
     "only copies left": Bad([GOOD, GOOD], "copies of held-out rows", pointer="/data/held_out", spec={"held_out": {"rows": 1}}),

@@ -162,7 +162,7 @@ def test_general_rows_are_mixed_in_by_the_seed_and_never_those_that_are_measured
     assert len(general) == len(set(general)) == 10
     assert set(general) <= set(range(104, 130))
     assert found != sorted(found)
-    assert max(map(found.index, general)) - min(map(found.index, general)) > 20, "among the task's, not behind them"
+    assert max(map(found.index, general)) - min(map(found.index, general)) > 20, "among the task's, not after them"
     assert numbers(prepared.general, prepared) == [100, 101, 102, 103]
     report = prepared.report.document()
     assert (report["train"]["rows"], report["replay"]["rows"], report["general"]["rows"], report["general"]["also_trained"]) == (

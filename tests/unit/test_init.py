@@ -182,7 +182,7 @@ def test_a_text_file_is_said_to_have_a_row_in_each_line(tmp_path: Path) -> None:
 
 REFUSED: list[tuple[list[Row], str]] = [
     ([{"frage": "a", "antwort": "b"}], "/data/train/0/columns: no format fits these columns (found frage, antwort); expected messages"),
-    ([{"Who opens in May?": "Where?", "Me.": "Here."}], "A row stands where the columns' names belong"),
+    ([{"Who opens in May?": "Where?", "Me.": "Here."}], "A row is where the columns' names belong"),
     ([{"messages": [{"role": "user"}]}], "none of 1 rows can be used as format messages"),
 ]
 

@@ -64,7 +64,7 @@ def test_both_orders_are_asked_and_the_better_answer_wins_in_both(server: Judge,
 def test_a_judge_that_loves_the_first_place_is_found_out(server: Judge, tmp_path: Path) -> None:
     server.says = first_place
     counts, facts, _ = ask(tmp_path)
-    assert counts == [None] * 5, "its word is no figure"
+    assert counts == [None] * 5, "its word is not a figure"
     assert (facts["swayed"], facts["first_place"], facts["second_place"], facts["agreement"]) == (4, 4, 0, 0.0)
     assert "where the first place won 4 times and the second 0" in verdicts(facts)
     assert "its win rate is not measured" in verdicts(facts)

@@ -88,7 +88,7 @@ def test_a_machine_that_helps_has_a_heartbeat_and_no_say_at_the_gateway(tmp_path
 
 
 def test_a_server_that_never_ends_its_answer_is_left_in_time() -> None:
-    """A byte now and then is no answer. A few such requests are left behind, and others are not in their way."""
+    """A byte now and then is not an answer. A few such requests stay open, and others are not in their way."""
     ended = threading.Event()
 
     def drip(connection: socket.socket) -> None:

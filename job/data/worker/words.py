@@ -29,7 +29,7 @@ SHORT = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"  # what is short for a word in English
 LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
 UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
 OPENED = r"[^\r\n\p{L}\p{N}]?"
-# The alternatives of which the patterns of GPT-2, GPT-4, Llama 3, Qwen, Mistral NeMo and their kin are made.
+# The alternatives of which the patterns of GPT-2, GPT-4, Llama 3, Qwen, Mistral NeMo and others are made.
 KNOWN = frozenset(
     [
         *(SHORT, *SHORT[4:-1].split("|")),

@@ -60,7 +60,7 @@ class Metric:
     figure: Callable[[Sequence[float]], float] = ratio
     unfit: str = ""  # what references are that are left out, after "they"
     option: str = ""  # the key of `evaluation` that it reads
-    or_option: str = ""  # another, which may stand in its place
+    or_option: str = ""  # another, which may take its place
     needs_option: bool = False  # whether it says nothing without
     wrong: Callable[[Any], str] = lambda value: ""  # why the option's value cannot be used, "" if it can
 

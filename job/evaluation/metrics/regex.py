@@ -23,7 +23,7 @@ def _first_group(pattern: str, text: str) -> str | None:
 
 
 def pattern_fault(pattern: str) -> str:
-    """Why it is no regular expression, "" if it is one."""
+    """Why it is not a regular expression, "" if it is one."""
     try:
         with warnings.catch_warnings(action="ignore"):  # about what a later Python may read otherwise
             re.compile(pattern)

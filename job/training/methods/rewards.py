@@ -23,7 +23,7 @@ from job.evaluation.metrics import METRICS, Options
 from job.host.bounded import processor_seconds
 
 FORMAT, LENGTH, JUDGE, FILE = "format", "length", "judge", "file"
-CORPUS = ("bleu", "chrf")  # metrics that are no mean over answers
+CORPUS = ("bleu", "chrf")  # metrics that are not a mean over answers
 OF_ANSWERS = tuple(name for name, metric in METRICS.items() if metric.needs_answers and name not in CORPUS)
 REWARDS = (*OF_ANSWERS, FORMAT, LENGTH, JUDGE, FILE)
 OPTIONS = {FORMAT: "regex", LENGTH: "at_most", JUDGE: "judge", FILE: "file"} | {
@@ -65,7 +65,7 @@ def reward_of(asked: Any, pointer: str) -> Reward:
 
 @cache
 def scorer_of(asked: Any, pointer: str, url: str) -> Scorer:
-    """Of an entry's `judge`; it remembers what it has been told, also where a step is taken again in smaller batches.
+    """Of an entry's `judge`; it remembers every verdict, also where a step is taken again in smaller batches.
     `url`: of the endpoint.
     """
     return Scorer(asked, pointer)
