@@ -31,7 +31,7 @@ RENDER_TARGETS = (
 
 
 EXAMPLES = {  # two of each command
-    "": ("tunejob validate spec.json", "tunejob run spec.json"),
+    "": ("tunejob init rows.csv -o spec.json", "tunejob run spec.json"),
     "init": ("tunejob init rows.csv -o spec.json", "tunejob init hf://openai/gsm8k/main --model hf://Qwen/Qwen2.5-7B-Instruct --gpu 24 -o spec.json"),  # noqa: E501
     "validate": ("tunejob validate spec.json", "cat spec.json | tunejob validate -"),
     "plan": ("tunejob plan spec.json --price 2.49", "tunejob plan spec.json --sample 5000 --price h100=2.49,l4=0.7 --markdown"),  # noqa: E501
@@ -100,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     main_parser.add_argument("--version", action="version", version=f"tunejob {__version__}")
     commands = main_parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     spec_help = "path of the spec, - for standard input, or s3://bucket/key"
+    add_init(commands)
     validate = commands.add_parser(
         "validate", help="check a spec and the files it names: every fault, in under a second, without a GPU"
     )
@@ -140,7 +141,6 @@ def parser() -> argparse.ArgumentParser:
     )
     schema = commands.add_parser("schema", help="print the JSON Schema of a spec")
     schema.add_argument("-o", "--output", metavar="FILE", help="where to write (default: standard output)")
-    add_init(commands)
     add_render(commands, spec_help)
     for command in (validate, run, verify, wait):
         command.add_argument(

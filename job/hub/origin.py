@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COMMIT = re.compile(r"[0-9a-f]{40}")
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 ACCESS_HINT = "If it is private or gated, set HF_TOKEN to a token that may read it"
+AWAY_HINT = "HTTPS_PROXY names a proxy, HF_ENDPOINT a mirror; a folder of this machine needs neither"
 
 
 class HubOrigin:
@@ -118,6 +119,8 @@ def _translating(address: str) -> Iterator[None]:
             raise InputError(f"{address}: there is no such revision", expected="a branch, tag or commit") from cause
         if isinstance(cause, RepositoryNotFoundError):
             raise InputError(f"{address}: there is no such repository", hint=ACCESS_HINT) from cause
+        if isinstance(cause, httpx.ConnectError):
+            raise TransientError(f"{address}: the Hub is not within reach: {cause}", hint=AWAY_HINT) from cause
         if type(error) is JobError:  # such as a file that came shorter than announced
             raise TransientError(*error.faults) from cause
         raise

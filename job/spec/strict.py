@@ -93,6 +93,7 @@ SLIPS = {
     "T": "JSON writes true in lower case",
     "F": "JSON writes false in lower case",
     '"': "Look for a missing comma just before",
+    ",": "There is a comma too many",
 }
 
 

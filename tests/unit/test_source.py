@@ -182,9 +182,10 @@ def test_a_hub_that_is_away_is_transient(hub: Hub, clean_environment: pytest.Mon
     else:
         hub.is_hub = False
     start = time.monotonic()
-    with pytest.raises(TransientError, match="org/name"):
+    with pytest.raises(TransientError, match="org/name") as refused:
         fetch_model_config("hf://org/name", tmp_path)
     assert time.monotonic() - start < 20
+    assert ("the Hub is not within reach" in str(refused.value)) == ("HF_ENDPOINT a mirror" in str(refused.value)) == (kind == "closed")
 
 
 def test_a_second_fetch_into_the_same_directory_takes_only_what_is_missing(hub: Hub, tmp_path: Path) -> None:

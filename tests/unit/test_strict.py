@@ -21,6 +21,7 @@ NOT_READ = [
     (b'"text"', 'the spec must be a JSON object (found "text")'),
     (b"{}{}", "not JSON: Extra data (found line 1, column 3)"),
     (b'{"a": 1,}', "Look for an extra comma just before"),
+    (b'{"a": 1,, "b": 2}', "(found line 1, column 9). There is a comma too many"),
     (b'{"a": 1 "b": 2}', "Look for a missing comma just before"),
     (b"{'a': 1}", "JSON strings take double quotes"),
     (b'{"a": 1} // note', "JSON has no comments"),
