@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from job.gguf.readings import Reading
 from job.host.micro_batch import in_halves
 
 SLICE_TOKENS = 256  # whose log-probabilities are computed at once
+KEEP = "logits_to_keep"  # of `forward`, in nearly every architecture
 
 
 def of_rows(rows: Sequence[dict[str, list[int]]]) -> list[Reading]:
@@ -38,10 +40,10 @@ def log_sums(
         ids = torch.tensor([[*own, *[pad] * free] for own, free in rows], device=model.device)
         mask = torch.tensor([[1] * len(own) + [0] * free for own, free in rows], device=model.device)
         places = sorted({place for reading in batch for group in reading.wanted for place, _ in group})
-        few = {"logits_to_keep": torch.tensor(places, device=model.device)} if kept else {}
+        few = {KEEP: torch.tensor(places, device=model.device)} if kept and can_keep(model) else {}
         logits = model(input_ids=ids, attention_mask=mask, **few).logits
         at = {place: number for number, place in enumerate(places)}
-        if logits.shape[1] != len(places):  # not asked, or not known there
+        if not few:
             at = {place: place for place in places}
         return [
             [_sum(said, [(at[place], token) for place, token in group]) for group in reading.wanted]
@@ -57,6 +59,12 @@ def log_sums(
                 found[number] = sums
             progress(start + len(numbers))
     return found
+
+
+def can_keep(model: Any) -> bool:
+    """Whether a model, or the one that PEFT has wrapped, computes single logits."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return KEEP in inspect.signature(inner.forward).parameters
 
 
 def _sum(logits: Any, asked: list[tuple[int, int]]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
@@ -22,7 +23,7 @@ from job.evaluation.metrics import METRICS, Options
 from job.evaluation.metrics.json_fields import fields
 from job.evaluation.metrics.rouge_l import common
 from job.evaluation.metrics.tool_calls import calls
-from job.evaluation.readings import log_sums, of_rows
+from job.evaluation.readings import can_keep, log_sums, of_rows
 from job.evaluation.scores import Rows, Wanted, answer_rows, choice_rows, differences, figures, loss_rows, paired
 from job.host.bounded import processor_seconds
 from job.report.figures import compared, verdict
@@ -268,6 +269,18 @@ def test_the_sum_over_learned_tokens_is_the_loss_of_a_row(model: Any, kept: bool
     losses = losses_of(model, rows, 3, 0)
     assert [-own for (own,) in sums] == pytest.approx([nats for nats, _ in losses], rel=1e-4)
     assert [len(reading.wanted[0]) for reading in of_rows(rows)] == [count for _, count in losses] == [2, 9, 1]
+
+
+def test_an_architecture_that_knows_no_single_logits_gives_all(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    assert can_keep(model)
+    assert can_keep(get_peft_model(copy.deepcopy(model), LoraConfig(target_modules=["q_proj"])))
+    readings, forward = of_rows([{"input_ids": [1, 2, 3, 4], "labels": [-100, 2, 3, 4]}]), model.forward
+    wanted = log_sums(model, readings, 1, 0)
+    monkeypatch.setattr(model, "forward", lambda input_ids, attention_mask: forward(input_ids=input_ids, attention_mask=attention_mask))
+    assert not can_keep(model)
+    assert log_sums(model, readings, 1, 0, kept=True) == wanted
 
 
 def test_choice_is_the_share_of_questions_whose_reference_is_likeliest() -> None:
