@@ -6,6 +6,7 @@ Rows are prompts with a reference, in the form of a conversation with that answe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -165,6 +166,9 @@ def _unfit(spec: Any, references: list[str]) -> Iterator[str]:
         pointer = f"/training/grpo/rewards/{number}"
         if asked.metric == JUDGE:  # whether it answers shows before the weights are fetched, too
             _scorer(asked, pointer).scores([Answer("", references[0], references[0])])
+            if (most := _most_answers(spec, len(references))) > (cap := asked.judge.max_requests):
+                yield (f"up to {most} answers are given, and the judge may be asked {cap} times: equal ones are asked "
+                       "about once, and the run ends where that is reached")  # fmt: skip
             continue
         of = reward_of(asked, pointer)
         if asked.metric == FILE:
@@ -177,6 +181,15 @@ def _unfit(spec: Any, references: list[str]) -> Iterator[str]:
         if unfit:
             yield (f"{len(unfit)} of {len(references)} references do not count for the reward {asked.metric}: "
                    "answers to their prompts get nothing by it")  # fmt: skip
+
+
+def _most_answers(spec: Any, prompts: int) -> int:
+    """That a training gives."""
+    training = spec.training
+    step: int = training.batch_size * training.gradient_accumulation_steps
+    epoch = math.ceil(prompts * training.grpo.group_size / step)
+    steps: int = training.max_steps or math.ceil((training.epochs or 1) * epoch)
+    return step * steps
 
 
 def _check(trainer: Any, spec: Any) -> None:
