@@ -56,7 +56,8 @@ class Metric:
     # Of how much higher the reward of a chosen answer is than that of the rejected one; of the trained model alone
     of_margin: Callable[[float], float] | None = None
     of_general: bool = False  # of the losses of general rows (nats and tokens)
-    by_others: bool = False  # others say what each row adds; of base and trained model alone
+    # Others say what each row adds; of base and trained model alone, but for benchmarks that the merged weights go through
+    by_others: bool = False
     figure: Callable[[Sequence[float]], float] = ratio
     unfit: str = ""  # what references are that are left out, after "they"
     option: str = ""  # the key of `evaluation` that it reads
