@@ -56,7 +56,7 @@ class Metric:
     # Of how much higher the reward of a chosen answer is than that of the rejected one; of the trained model alone
     of_margin: Callable[[float], float] | None = None
     of_general: bool = False  # of the losses of general rows (nats and tokens)
-    # Others say what each row adds; of base and trained model alone, but for benchmarks that the merged weights go through
+    # Others say what each row adds; of base and trained model alone, and by benchmarks of merged weights
     by_others: bool = False
     figure: Callable[[Sequence[float]], float] = ratio
     unfit: str = ""  # what references are that are left out, after "they"
