@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -15,8 +16,8 @@ from job.data.files import is_sentence
 from job.data.fit import HEADLESS, Fit, best_fit
 from job.data.read import Row
 from job.data.sources import Selection
-from job.data.worker.messages import RowFault
-from job.data.worker.shape import FORMATS, Chat, Columns, Document, shape
+from job.data.worker.messages import REASONING, RowFault
+from job.data.worker.shape import FORMATS, Chat, Columns, Document, Example, shape
 from job.errors import Fault, InputError
 from job.host.credentials import looks_secret
 from job.source import FetchedSource, fetch_glimpse
@@ -26,6 +27,7 @@ POINTER = "/data/train/0"
 HUB, DATASETS = "hf://", "hf://datasets/"
 LOOKED = 1000  # rows
 SHOWN_FAULTS = 3
+SAID_OTHERWISE = {*REASONING, "tool_calls"}  # of a message, besides its content
 PROMPTS, PROMPT_CHARACTERS, OPENING_WORDS = 3, 2000, 8
 SHORT_CHARACTERS = 300  # of a prompt; longer ones are asked where there are no shorter ones
 
@@ -104,13 +106,8 @@ def _no_format(row: Row, named: Mapping[str, str]) -> InputError:
 
 def prompts_of(looked: Looked) -> list[str]:
     """Questions of three rows far apart, short ones if there are; of documents, their first words."""
-    columns = Columns(looked.fit.columns)
     texts: list[str] = []
-    for row in looked.rows:
-        try:
-            example = shape(looked.fit.format, row, columns)
-        except RowFault:
-            continue
+    for _, example in _examples(looked):
         if isinstance(example, Chat):
             texts += [message["content"] for message in example.messages if message["role"] == "user"][:1]
         elif isinstance(example, Document):
@@ -121,6 +118,25 @@ def prompts_of(looked: Looked) -> list[str]:
         short = sorted(usable, key=len)[:PROMPTS]
     last = len(short) - 1
     return [short[number] for number in dict.fromkeys((0, last // 2, last))] if short else []
+
+
+def unanswered(looked: Looked) -> list[str]:
+    """Places of rows whose answers are all empty: nothing is learned of them."""
+    return [
+        place
+        for place, example in _examples(looked)
+        if isinstance(example, Chat)
+        and (answers := [message for message in example.messages if message["role"] == "assistant"])
+        and not any(answer["content"].strip() or answer.keys() & SAID_OTHERWISE for answer in answers)
+    ]
+
+
+def _examples(looked: Looked) -> Iterator[tuple[str, Example]]:
+    """Place of each row that can be used, and what it is."""
+    columns = Columns(looked.fit.columns)
+    for place, row in zip(looked.places, looked.rows, strict=True):
+        with suppress(RowFault):
+            yield place, shape(looked.fit.format, row, columns)
 
 
 def _may_be_in_a_spec(text: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from job.data.worker.shape import Document
 from job.errors import Fault, InputError, JobError
-from job.init.look import LOOKED, SHOWN_FAULTS, Looked, look, name_of, prompts_of, source_spec
+from job.init.look import LOOKED, SHOWN_FAULTS, Looked, look, name_of, prompts_of, source_spec, unanswered
 from job.init.rendered import KnownModel, RenderedRows, estimated_tokens, known_model, render
 from job.init.settings import (
     LENGTHS,
@@ -179,4 +179,9 @@ def _about_rows(looked: Looked) -> list[tuple[str, str]]:
     if faults:
         lines.append(("rows", f"{len(faults)} cannot be used, and a run refuses them (exit 11):"))
         lines += [("", fault) for fault in faults[:SHOWN_FAULTS]]
+    if empty := unanswered(looked):
+        shown = ", ".join(empty[:SHOWN_FAULTS])
+        lines.append(
+            ("rows", f"{len(empty)} have an empty answer, of which nothing is learned: {shown}; a run refuses many")
+        )
     return lines

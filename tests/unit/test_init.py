@@ -180,6 +180,15 @@ def test_a_text_file_is_said_to_have_a_row_in_each_line(tmp_path: Path) -> None:
     assert [words.partition("; ")[2] for topic, words in reasons if topic == "format"] == ["each line of a .txt file is a row by itself"]
 
 
+def test_rows_with_empty_answers_are_counted_and_named(tmp_path: Path) -> None:
+    """A run refuses more than a few; the spec is written all the same."""
+    path = tmp_path / "rows.csv"
+    path.write_text("question,answer\nWho?,Me.\nWhen?,\nWhere?, \nWhy?,So.\n")
+    reasons = _about_rows(look(source_spec(str(path), "train"), {}, tmp_path / "scratch"))
+    said = [words for topic, words in reasons if "empty answer" in words]
+    assert said == ["2 have an empty answer, of which nothing is learned: rows.csv line 3, rows.csv line 4; a run refuses many"]
+
+
 REFUSED: list[tuple[list[Row], str]] = [
     ([{"frage": "a", "antwort": "b"}], "/data/train/0/columns: no format fits these columns (found frage, antwort); expected messages"),
     ([{"Who opens in May?": "Where?", "Me.": "Here."}], "A row is where the columns' names belong"),
