@@ -132,6 +132,7 @@ ALTERNATIVES = {
     "/model/combine/density", "/model/combine/sign", "/training/max_steps", "/training/warmup_steps",
     "/data/held_out/fraction", "/data/held_out/rows", "/export/lora_gguf", "/evaluation/tasks/0/rows/choices_column",
     "/evaluation/choices_column",
+    *(f"/training/grpo/rewards/0/judge{key}" for key in ("", "/model", "/rubric", "/max_requests", "/max_tokens", "/max_answer_tokens")),
 }  # fmt: skip
 
 
