@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from job.evaluation.readings import log_sums
@@ -15,14 +15,9 @@ if TYPE_CHECKING:
 Place = tuple[int, int]  # numbers of a question and of a choice
 
 
-def log_probabilities(
-    model: Any, questions: list[Question], batch_rows: int, pad: int, progress: Callable[[int], object] = lambda _: None
-) -> list[list[float]]:
-    """Of each question's choices, if it has some, the mean log-probability of their tokens after the prompt, in nats.
-    `progress(sequences done)` is called as it goes.
-    """
-    sums = log_sums(model, of_choices(questions), batch_rows, pad, progress)
-    return means(questions, sums)
+def log_probabilities(model: Any, questions: list[Question], batch_rows: int, pad: int) -> list[list[float]]:
+    """Of each question's choices, if any, the mean log-probability of their tokens after the prompt, in nats."""
+    return means(questions, log_sums(model, of_choices(questions), batch_rows, pad))
 
 
 def of_choices(questions: Sequence[Question]) -> list[Reading]:

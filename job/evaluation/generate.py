@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +15,6 @@ GENERATION_BATCH_TOKENS = 16_384  # prompts and answers of one batch: bounds the
 ORDER = 6  # of batches where not all may be answered
 
 
-Progress = Callable[[int], object]  # is called with how many questions are answered
-
-
 def spoken(tokenizer: Any, answers: list[list[int]], stop_token_ids: Collection[int] = ()) -> list[str]:
     """The texts of generated ids, without their ends, special tokens, and white space at the ends."""
     whole = [ids[:-1] if ids and ids[-1] in stop_token_ids else ids for ids in answers]
@@ -25,17 +22,13 @@ def spoken(tokenizer: Any, answers: list[list[int]], stop_token_ids: Collection[
 
 
 def answer_ids(
-    model: Any, prompts: list[list[int]], pad: int, stop_token_ids: list[int], max_new_tokens: int,
-    progress: Progress = lambda _: None,
-) -> list[list[int]]:  # fmt: skip
+    model: Any, prompts: list[list[int]], pad: int, stop_token_ids: list[int], max_new_tokens: int
+) -> list[list[int]]:
     """The ids of greedy answers in the order of `prompts`, with the token that ends them."""
     found: list[list[int]] = [[] for _ in prompts]
-    done = 0
     for numbers, answers in answered(model, prompts, pad, stop_token_ids, max_new_tokens):
         for number, ids in zip(numbers, answers, strict=True):
             found[number] = ids
-        done += len(numbers)
-        progress(done)
     return found
 
 

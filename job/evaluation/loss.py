@@ -11,35 +11,24 @@ from job.errors import GateError
 from job.host.micro_batch import in_halves
 
 
-def loss_of(
-    model: Any, rows: Any, batch_rows: int, pad_token_id: int, progress: Callable[[int], object] = lambda _: None
-) -> float:
+def loss_of(model: Any, rows: Any, batch_rows: int, pad_token_id: int) -> float:
     """Mean cross-entropy in nats over the trained tokens of `rows` (columns input_ids, labels); batch-independent.
-    `progress(rows done)` is called as it goes.
-
     Raises `GateError` if it is not finite.
     """
-    total, tokens = summed_loss(model, rows, batch_rows, pad_token_id, progress)
+    total, tokens = summed_loss(model, rows, batch_rows, pad_token_id)
     require_finite(total)
     return total / tokens
 
 
-def summed_loss(
-    model: Any, rows: Any, batch_rows: int, pad_token_id: int, progress: Callable[[int], object] = lambda _: None
-) -> tuple[float, int]:
+def summed_loss(model: Any, rows: Any, batch_rows: int, pad_token_id: int) -> tuple[float, int]:
     """The same before it is divided: nats, and the trained tokens."""
     import torch
 
     def measured(batch: list[dict[str, list[int]]]) -> list[tuple[float, int]]:
         return [_summed(model, batch, pad_token_id)]
 
-    sums: list[tuple[float, int]] = []
-    done = 0
     with torch.no_grad():
-        for batch in _batches(rows, batch_rows):
-            sums += in_halves(batch, measured)
-            done += len(batch)
-            progress(done)
+        sums = [one for batch in _batches(rows, batch_rows) for one in in_halves(batch, measured)]
     return sum(loss for loss, _ in sums), sum(count for _, count in sums)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from job.data.worker.wire import IGNORED
@@ -26,11 +26,10 @@ def of_rows(rows: Sequence[dict[str, list[int]]]) -> list[Reading]:
 
 
 def log_sums(
-    model: Any, readings: Sequence[Reading], batch_rows: int, pad: int,
-    progress: Callable[[int], object] = lambda _: None, kept: bool = False,
-) -> list[list[float]]:  # fmt: skip
-    """Of each reading, the sum of each group in nats; the longest are read first. `progress(readings done)` is called
-    as it goes. `kept`: the model is asked for no other logits than those that are wanted, for long texts.
+    model: Any, readings: Sequence[Reading], batch_rows: int, pad: int, kept: bool = False
+) -> list[list[float]]:
+    """Of each reading, the sum of each group in nats; the longest are read first. `kept`: the model is asked for no
+    other logits than those that are wanted, for long texts.
     """
     import torch
 
@@ -57,7 +56,6 @@ def log_sums(
             numbers = order[start : start + batch_rows]
             for number, sums in zip(numbers, in_halves([readings[i] for i in numbers], measured), strict=True):
                 found[number] = sums
-            progress(start + len(numbers))
     return found
 
 

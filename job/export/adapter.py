@@ -40,9 +40,13 @@ def export_full(model: Any, tokenizer: Any, end_ids: list[int], base: FetchedMod
 
 
 def name_base(config: Path, public_id: str, revision: str | None) -> None:
-    """Replaces the local path that was loaded by the id others can load."""
+    """Replaces the local path that was loaded by the id others can load, and puts layers in an order: PEFT has a set
+    of them, and the file would be another one in each run.
+    """
     settings = json.loads(config.read_text("utf-8"))
     settings |= {"base_model_name_or_path": public_id, "revision": revision}
+    if isinstance(layers := settings.get("target_modules"), list):
+        settings["target_modules"] = sorted(layers)
     config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
 
 

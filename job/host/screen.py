@@ -16,10 +16,10 @@ LIVE = {"loss": "loss", "tokens_per_second": "tokens/s"}  # what a bar has room 
 
 
 class Screen:
-    """A terminal. Lines go above the bars that are shown; a bar is shown once it is `patience_seconds` old."""
+    """A terminal. Lines go above the bars that are shown; a bar is shown once it is `PATIENCE_SECONDS` old."""
 
-    def __init__(self, stream: IO[str], patience_seconds: float = PATIENCE_SECONDS) -> None:
-        self._progress = _progress(stream, patience_seconds)
+    def __init__(self, stream: IO[str]) -> None:
+        self._progress = _progress(stream)
         self._tasks: dict[str, TaskID] = {}
 
     def line(self, text: str) -> None:
@@ -60,7 +60,7 @@ def clock(seconds: float) -> str:
     return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def _progress(stream: IO[str], patience_seconds: float) -> Progress:
+def _progress(stream: IO[str]) -> Progress:
     from rich.console import Console, RenderableType
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
     from rich.text import Text
@@ -79,7 +79,7 @@ def _progress(stream: IO[str], patience_seconds: float) -> Progress:
         """Without what is soon done."""
 
         def get_renderables(self) -> Any:
-            late = [task for task in self.tasks if (task.elapsed or 0) >= patience_seconds]
+            late = [task for task in self.tasks if (task.elapsed or 0) >= PATIENCE_SECONDS]
             if late:
                 table: RenderableType = self.make_tasks_table(late)
                 yield table

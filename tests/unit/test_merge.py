@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from job.errors import GateError, InputError
+from job.export.adapter import name_base
 from job.export.merge.check import sampled, steps_apart
 from job.export.merge.write import TrainedBase, check_merged, merge_adapter, plan_of, read_base, unmergeable
 from tests.tiny import BYTE_VOCABULARY, byte_tokenizer, random_adapter, small_base, tiny_dir
@@ -414,3 +415,13 @@ def test_a_packed_layer_that_the_files_do_not_name_is_refused(tmp_path: Path) ->
     adapter = random_adapter(tiny_dir(), tmp_path / "adapter", target_modules=["q_proj"])
     with pytest.raises(InputError, match=r"model\.layers\.0\.other\.weight.*merge_onto original"):
         plan_of(tiny_dir(), adapter, "cpu", TrainedBase(tiny_dir(), ["model.layers.0.other"]))
+
+
+@pytest.mark.parametrize("layers", [["v_proj", "down_proj", "k_proj"], ["k_proj", "v_proj", "down_proj"], "all-linear"])
+def test_the_adapters_settings_are_the_same_file_in_each_run(layers: list[str] | str, tmp_path: Path) -> None:
+    """PEFT writes a set of layers, whose order changes with the hash seed of the process."""
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({"target_modules": layers, "base_model_name_or_path": "/tmp/x"}), "utf-8")
+    name_base(config, "org/name", None)
+    expected = layers if isinstance(layers, str) else ["down_proj", "k_proj", "v_proj"]
+    assert json.loads(config.read_text("utf-8")) == {"target_modules": expected, "base_model_name_or_path": "org/name", "revision": None}

@@ -188,7 +188,7 @@ def test_the_begin_token_is_left_to_llama_cpp(tmp_path: Path) -> None:
 def test_one_for_each_quant_and_the_best_by_the_plain_name(tmp_path: Path) -> None:
     files = {"Q8_0": "demo-Q8_0.gguf", "Q4_K_M": "demo-Q4_K_M.gguf", "F16": "demo-F16-00001-of-00003.gguf"}
     tokens = ["<|im_end|>", 'a"b', "end of text", "\u200b", "new\nline", '""x', ""]
-    paths = write_modelfiles(tmp_path, files, prepared("chatml").probes, "", tokens, {"num_ctx": 4096, "temperature": 0.25})
+    paths = write_modelfiles(tmp_path, files, prepared("chatml").probes, "", tokens)
     assert [path.name for path in paths] == ["Modelfile", "Modelfile.Q8_0", "Modelfile.Q4_K_M", "Modelfile.F16"]
     plain, best, small, parts = (path.read_text("utf-8") for path in paths)
     assert plain == best
@@ -198,7 +198,7 @@ def test_one_for_each_quant_and_the_best_by_the_plain_name(tmp_path: Path) -> No
     )
     assert [command for command in read_modelfile(plain) if command[0] != "TEMPLATE"] == [
         ("FROM", "./demo-Q8_0.gguf"),
-        ("stop", "<|im_end|>"), ("stop", 'a"b'), ("stop", "end of text"), ("num_ctx", "4096"), ("temperature", "0.25"),
+        ("stop", "<|im_end|>"), ("stop", 'a"b'), ("stop", "end of text"),
     ]  # fmt: skip
     assert write_modelfiles(tmp_path, {}, (), "", []) == []
 

@@ -24,20 +24,18 @@ TEMPLATE_OF_OLLAMA = "# The chat template cannot be written in Ollama's language
 
 
 def write_modelfiles(
-    folder: Path, files: Mapping[str, str], probes: Sequence[TemplateProbe], begin: str, stop_tokens: Sequence[str],
-    parameters: Mapping[str, float] | None = None,
-) -> list[Path]:  # fmt: skip
+    folder: Path, files: Mapping[str, str], probes: Sequence[TemplateProbe], begin: str, stop_tokens: Sequence[str]
+) -> list[Path]:
     """Writes `Modelfile.<QUANT>` for each of `files` (quant label → name of its GGUF in `folder`, the best first) and
     `Modelfile` for the first; returns their paths.
 
     `probes`: conversations through the trained template, none for raw text. `begin`: the token that llama.cpp puts
-    before every prompt, "" for none. `stop_tokens`: texts of the tokens that end an answer. `parameters`: Ollama's own,
-    such as `num_ctx`. Raises `GateError` for a file name that a Modelfile cannot hold.
+    before every prompt, "" for none. `stop_tokens`: texts of the tokens that end an answer.
+    Raises `GateError` for a file name that a Modelfile cannot hold.
     """
     body = _template(probes, begin) + "".join(
         f'PARAMETER stop "{token}"\n' for token in stop_tokens if _is_readable(token)
     )
-    body += "".join(f"PARAMETER {name} {value:g}\n" for name, value in (parameters or {}).items())
     texts = {f"Modelfile.{label}": _source(name) + body for label, name in files.items()}
     if texts:
         texts = {"Modelfile": next(iter(texts.values())), **texts}
