@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,14 +146,36 @@ class LlamaContext:
     def __init__(self, handle: Any, tokens: int) -> None:
         self._handle = handle
         self._width = tokens
+        self._held: list[int] = []
 
     def forget(self) -> None:
         from llama_cpp import llama_cpp as native
 
         native.llama_memory_clear(native.llama_get_memory(self._handle), True)
+        self._held = []
 
-    def evaluate(self, ids: list[int], position: int) -> np.ndarray[Any, Any]:
-        """Logits (T, vocabulary), float32, after each of T <= 128 tokens that follow `position` earlier ones."""
+    def after(self, ids: list[int]) -> np.ndarray[Any, Any]:
+        """Logits (vocabulary), float32, after the last of one token or more. What they begin with as the sequence
+        before them is not evaluated again: questions have a system prompt in common, and each token of an answer all
+        before it.
+        """
+        from llama_cpp import llama_cpp as native
+
+        alike = (mine == held for mine, held in zip(ids[:-1], self._held, strict=False))
+        shared = sum(takewhile(bool, alike))
+        if shared < len(self._held):
+            memory = native.llama_get_memory(self._handle)
+            if not (shared and native.llama_memory_seq_rm(memory, 0, shared, -1)):  # recurrent ones keep all or nothing
+                self.forget()
+                shared = 0
+        for begin in range(shared, len(ids), CHUNK_TOKENS):
+            logits = self.evaluate(ids[begin : begin + CHUNK_TOKENS], begin, each=False)
+        return logits.reshape(-1)
+
+    def evaluate(self, ids: list[int], position: int, each: bool = True) -> np.ndarray[Any, Any]:
+        """Logits (T, vocabulary), float32, after each of T <= 128 tokens that follow `position` earlier ones; or (1,
+        vocabulary), after the last.
+        """
         import numpy
         from llama_cpp import llama_cpp as native
 
@@ -160,15 +183,16 @@ class LlamaContext:
         try:
             batch.n_tokens = len(ids)
             for i, token in enumerate(ids):
-                batch.token[i], batch.pos[i], batch.logits[i] = token, position + i, 1
+                batch.token[i], batch.pos[i], batch.logits[i] = token, position + i, each or i == len(ids) - 1
                 batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
             code = native.llama_decode(self._handle, batch)
         finally:
             native.llama_batch_free(batch)
         if code:
             raise GateError("llama.cpp cannot evaluate this model", found=f"llama_decode returns {code}")
+        self._held[position:] = ids
         logits = native.llama_get_logits(self._handle)
-        return numpy.ctypeslib.as_array(logits, shape=(len(ids), self._width)).copy()
+        return numpy.ctypeslib.as_array(logits, shape=(len(ids) if each else 1, self._width)).copy()
 
 
 def require_loadable(outline: Path, key: str) -> None:

@@ -193,15 +193,9 @@ class _Sums:
 
 def answer(context: LlamaContext, model: Model, prompt: list[int], limit: int) -> list[int]:
     """The greedy continuation of the prompt, up to an end token or the limit."""
-    context.forget()
-    for start in range(0, len(prompt), CHUNK_TOKENS):
-        logits = context.evaluate(prompt[start : start + CHUNK_TOKENS], start)
     said: list[int] = []
-    while len(said) < limit:
-        said.append(int(logits[-1].argmax()))
-        if model.ends(said[-1]):
-            break
-        logits = context.evaluate(said[-1:], len(prompt) + len(said) - 1)
+    while len(said) < limit and not (said and model.ends(said[-1])):
+        said.append(int(context.after([*prompt, *said]).argmax()))
     return said
 
 
@@ -211,8 +205,5 @@ def ends_alike(context: LlamaContext, model: Model, reference: Reference) -> boo
     """
     if not reference.stopped:
         return False
-    context.forget()
-    said = [*reference.prompt, *reference.answer[:-1]]
-    for start in range(0, len(said), CHUNK_TOKENS):
-        logits = context.evaluate(said[start : start + CHUNK_TOKENS], start)
-    return any(model.ends(int(token)) for token in logits[-1].argsort()[-LIKELIEST:])
+    logits = context.after([*reference.prompt, *reference.answer[:-1]])
+    return any(model.ends(int(token)) for token in logits.argsort()[-LIKELIEST:])

@@ -158,6 +158,23 @@ def test_rows_longer_than_a_chunk_are_one_sequence(wide: Parts) -> None:
     assert abs(torch.cat([torch.from_numpy(half) for half in halves]) - torch.from_numpy(whole)).max() < 0.05
 
 
+def test_what_sequences_begin_with_is_evaluated_once(wide: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the logits after them are those of a sequence that is evaluated from its beginning."""
+    row = read_reference(wide.reference).rows[0]
+    other = [*row[:12], *reversed(row[12:24])]
+    evaluated: list[int] = []
+    with opened(wide.sixteen, "k") as model, model.context(512, 1) as context:
+        evaluate = context.evaluate
+        monkeypatch.setattr(context, "evaluate", lambda ids, at, each=True: evaluated.append(len(ids)) or evaluate(ids, at, each))
+        asked = [row[:20], row[:21], other, row[:5], row[:5], [row[1]], row * (1 + 200 // len(row))]
+        said = [context.after(ids) for ids in asked]
+        assert evaluated == [20, 1, 24 - 12, 1, 1, 1, 128, len(asked[-1]) - 128]
+        for ids, found in zip(asked, said, strict=True):
+            context.forget()
+            whole = [context.evaluate(ids[at : at + 128], at) for at in range(0, len(ids), 128)][-1][-1]
+            assert abs(torch.from_numpy(found) - torch.from_numpy(whole)).max() < 0.05
+
+
 def test_an_answer_that_took_another_turn_is_asked_at_the_place_where_the_reference_ends(wide: Parts) -> None:
     known = read_reference(wide.reference)
     with opened(wide.sixteen, "k") as model, model.context(known.context_tokens, 2) as context:
