@@ -35,7 +35,7 @@ def write_documents(rows: TaskRowsSpec, fetched: FetchedSource, pointer: str, fo
     if faults:
         raise InputError(*faults)
     if not path.stat().st_size:
-        raise InputError(Fault("no rows", where=f"{pointer}/source", expected="at least 1 row"))
+        raise InputError("no rows", where=f"{pointer}/source", expected="at least 1 row")
     return path
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from job.errors import Fault, InputError, classify
+from job.errors import InputError, classify
 from job.host.imports import collector_paused
 from job.spec import LoraSpec, ModelSpec
 from job.training.checks import (
@@ -98,13 +98,11 @@ def loading() -> Iterator[None]:
             raise
         traceback.print_exception(error)
         raise InputError(
-            Fault(
-                "the model cannot be loaded",
-                where="/model/source",
-                found=f"{type(error).__name__}: {error}",
-                expected="files that transformers loads",
-                hint="Load it with transformers' AutoModelForCausalLM to see more",
-            )
+            "the model cannot be loaded",
+            where="/model/source",
+            found=f"{type(error).__name__}: {error}",
+            expected="files that transformers loads",
+            hint="Load it with transformers' AutoModelForCausalLM to see more",
         ) from error
 
 

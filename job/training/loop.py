@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.data.figures import sizes
-from job.errors import CapacityError, Fault
+from job.errors import CapacityError
 from job.evaluation.loss import require_finite, summed_loss
 from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.host.log import Log
@@ -290,11 +290,9 @@ def _does_not_fit(spec: JobSpec, choice: Choice) -> CapacityError:
 
     free_bytes, total_bytes = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
     return CapacityError(
-        Fault(
-            "the GPU has no memory for a training step",
-            where="/training/batch_size",
-            found=f"{choice.batch.rows} rows of up to {spec.model.max_seq_length} tokens, {free_bytes} of {total_bytes} bytes free",  # noqa: E501
-            expected="a step that fits",
-            hint="Lower model.max_seq_length or lora.r, leave gradient_checkpointing to auto, or use a larger GPU",
-        )
+        "the GPU has no memory for a training step",
+        where="/training/batch_size",
+        found=f"{choice.batch.rows} rows of up to {spec.model.max_seq_length} tokens, {free_bytes} of {total_bytes} bytes free",  # noqa: E501
+        expected="a step that fits",
+        hint="Lower model.max_seq_length or lora.r, leave gradient_checkpointing to auto, or use a larger GPU",
     )
