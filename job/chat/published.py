@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from job.errors import Fault, GateError, InputError
+from job.errors import GateError, InputError
 from job.gguf.types import TYPES
 from job.ledger.manifest import MANIFEST, SPEC, File, Manifest, read_manifest
 from job.spec import JobSpec, parse_spec
@@ -81,8 +81,9 @@ def open_published(output: str) -> Published:
         manifest = read_manifest(store)
     except InputError as error:
         hint = "A run writes it last: ask one that has finished, by its output, a directory or s3://bucket/prefix"
-        fault = Fault(f"no finished run: {error.faults[0].message}", where=MANIFEST, found=ascii(output), hint=hint)
-        raise InputError(fault) from error
+        raise InputError(
+            f"no finished run: {error.faults[0].message}", where=MANIFEST, found=ascii(output), hint=hint
+        ) from error
     documents = {file.key: file for file in manifest.files}
     spec, stats = (_document(store, documents[key]) for key in (SPEC, STATISTICS))
     return Published(store, manifest, parse_spec(spec), _stop_token_ids(stats))
@@ -95,10 +96,9 @@ def _stop_token_ids(stats: bytes) -> list[int]:
     except (ValueError, LookupError, TypeError, RecursionError):
         found = None
     if not isinstance(found, list) or not all(type(token) is int for token in found):
-        fault = Fault(
+        raise GateError(
             "it does not say which tokens end an answer", where=STATISTICS, expected="the statistics of a run"
         )
-        raise GateError(fault)
     return found
 
 

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from job.errors import PASSING_STATUS, Fault, InputError, TransientError
+from job.errors import PASSING_STATUS, InputError, TransientError
 from job.evaluation.judge_words import Messages
 from job.host.credentials import MASK
 from job.host.log import Secret
@@ -102,8 +102,7 @@ def address() -> str:
 def silent(failure: str) -> TransientError:
     """Where it has failed too often."""
     hint = "Look at the endpoint, and run it again: what it has answered is kept"
-    fault = Fault("the judge does not answer", where=URL, found=failure, expected="an answer", hint=hint)
-    return TransientError(fault)
+    return TransientError("the judge does not answer", where=URL, found=failure, expected="an answer", hint=hint)
 
 
 def public(url: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from job.data.worker.shape import Document
-from job.errors import Fault, InputError, JobError
+from job.errors import InputError, JobError
 from job.init.look import LOOKED, SHOWN_FAULTS, Looked, look, name_of, prompts_of, source_spec, unanswered
 from job.init.rendered import KnownModel, RenderedRows, estimated_tokens, known_model, render
 from job.init.settings import (
@@ -98,10 +98,9 @@ def _looked(asked: InitOptions, workdir: Path) -> Looked:
         return look(source_spec(asked.rows, asked.split), asked.columns, workdir)
     except ModuleNotFoundError as error:
         hint = "locks/cpu.txt has it; the light install reads .csv, .tsv, .json, .jsonl and .txt of this machine and S3"
-        fault = Fault(
+        raise InputError(
             "a package for these rows is not installed", where=asked.rows, found=f"no {error.name}", hint=hint
-        )
-        raise InputError(fault) from error
+        ) from error
 
 
 def draft(asked: InitOptions, looked: Looked, model: str) -> Json:

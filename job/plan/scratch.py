@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from job.errors import CapacityError, Fault, InputError, classify
+from job.errors import CapacityError, InputError, classify
 from job.plan.require import require_apart
 from job.spec import JobSpec
 
@@ -32,6 +32,7 @@ def make_scratch(kept: str | None, spec: JobSpec) -> Path:
         what = f"no scratch directory can be made: {error.strerror or error}"
         hint = "In a pod with a read-only root mount an emptyDir there"
         expected = "a directory that can be written"
-        fault = Fault(what, where=WORKDIR_VARIABLE, found=ascii(kept or "unset"), expected=expected, hint=hint)
-        raise InputError(fault) from error
+        raise InputError(
+            what, where=WORKDIR_VARIABLE, found=ascii(kept or "unset"), expected=expected, hint=hint
+        ) from error
     return workdir

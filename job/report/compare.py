@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from job.errors import Fault, GateError, SpecError
+from job.errors import GateError, SpecError
 from job.evaluation.metrics import METRICS, metric_of
 from job.evaluation.metrics.task import NAME as TASK
 from job.ledger.evidence import STATS, json_object, require_result
@@ -146,14 +146,13 @@ def _statistics(store: Store) -> Json:
     elif not wrong and not all(isinstance(phase, dict) and _is_phase(phase) for phase in stats["phases"]):
         wrong = ["phases"]
     if wrong:
-        fault = Fault(
+        raise GateError(
             "these are statistics of another form",
             where=f"{store.uri}/{STATS}",
             found=f"{', '.join(wrong)} of another form",
             expected="the statistics of a run, version 1",
             hint="Compare it with the version that wrote it, or leave it out",
         )
-        raise GateError(fault)
     return stats
 
 
@@ -275,5 +274,6 @@ def _others(runs: Sequence[ComparedRun]) -> Iterator[str]:
 def require_several(outputs: Sequence[str]) -> None:
     """Raises `SpecError` for fewer than two."""
     if len(outputs) < 2:
-        fault = Fault("there is nothing to compare it with", where="OUTPUT", found="one output", expected="two or more")
-        raise SpecError(fault)
+        raise SpecError(
+            "there is nothing to compare it with", where="OUTPUT", found="one output", expected="two or more"
+        )

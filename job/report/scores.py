@@ -99,10 +99,9 @@ def write_sheet(pairs: Sequence[ScoredPair], path: Path) -> None:
         with path.open("x", encoding="utf-8-sig", newline="") as file:
             file.write(text.getvalue())
     except FileExistsError:
-        fault = Fault(
+        raise InputError(
             "a file is there: it may have scores", where="--score-sheet", found=str(path), hint="Name another"
-        )
-        raise InputError(fault) from None
+        ) from None
     except OSError as error:
         words = f"the sheet cannot be written: {error.strerror}"
         raise InputError(words, where="--score-sheet", found=str(path)) from None
@@ -178,8 +177,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str | None]]]:
     try:
         absent = [name for name in (PAIR, SCORE_FIRST, SCORE_SECOND) if name not in (reader.fieldnames or ())]
         if absent:
-            fault = Fault("this is not a sheet of scores", where=str(path), found=f"no column {absent[0]!r}")
-            raise InputError(fault)
+            raise InputError("this is not a sheet of scores", where=str(path), found=f"no column {absent[0]!r}")
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:

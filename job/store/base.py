@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from job.errors import Fault, InputError, JobError, PolicyError, TransientError, classify
+from job.errors import InputError, JobError, PolicyError, TransientError, classify
 
 TEMPORARY = ".tunejob-"  # names that start so are unfinished writes: never listed
 MAX_PART_BYTES = 255  # what file systems take for one name
@@ -124,8 +124,7 @@ def translating_errors(
         raise
     except vendor as error:
         said = " ".join(str(error).split())
-        fault = Fault(f"{address}: {type(error).__name__}: {said}", **advice(error))
-        raise type(classify(error))(fault) from error
+        raise type(classify(error))(f"{address}: {type(error).__name__}: {said}", **advice(error)) from error
 
 
 def check_size(address: str, found: int, expected: int) -> None:
