@@ -15,9 +15,9 @@ from job.evaluation.benchmarks import Benchmark
 from job.export.delivered import Delivered
 from job.export.kinds import kind_of
 from job.gguf.quality import ModelStep
-from job.gguf.worker import WORKER, GgufPlan, GgufRequest, results
+from job.gguf.worker import GgufPlan, foreseen
 from job.host.cgroup import available_bytes
-from job.host.child import run_child, taken_bytes
+from job.host.child import taken_bytes
 from job.ledger.manifest import File, store_file
 from job.ledger.receipts import MERGED_ONTO
 from job.plan.host_memory import Memory
@@ -207,9 +207,8 @@ class Artefacts:
     def _gguf_bytes(self, model_dir: Path, shapes: Shapes) -> dict[str, int]:
         types = list(dict.fromkeys([shapes.gguf_type, *self.run.spec.export.gguf]))
         longest = max(of["longest_tokens"] for name in ("train", "held_out") if (of := self.run.stats.data.get(name)))
-        asked = GgufRequest((GgufPlan(model_dir, self.run.children, types, self.run.spec.export.imatrix, longest),))
-        (found,) = results(run_child(WORKER, asked, self.run.children, "plan of the GGUFs"))
-        sizes: dict[str, int] = found.bytes
+        asked = GgufPlan(model_dir, self.run.children, types, self.run.spec.export.imatrix, longest)
+        sizes: dict[str, int] = foreseen(asked, self.run.children, "plan of the GGUFs").bytes
         return sizes
 
     def require(self, name: str) -> None:

@@ -16,8 +16,7 @@ from job.export.generation import unwritable_settings, write_document
 from job.export.merge.documents import token_ids
 from job.export.tokenizer import expected_tokenizer, save_tokenizer, tokenizer_faults
 from job.gguf.expected import Expected
-from job.gguf.worker import WORKER, GgufRequest, Rehearse, results
-from job.host.child import run_child
+from job.gguf.worker import Rehearse, foreseen
 from job.plan.require import require_embeddings
 from job.source import FetchedModel
 from job.source.model_files import CONFIG, read_object
@@ -45,8 +44,8 @@ def rehearse(run: Run, base: FetchedModel, merge_base: FetchedModel, prepared: P
     if run.spec.export.gguf:
         ids = token_ids(prepared.tokenizer, prepared.report.stop_token_ids)
         write_document(folder / CONFIG, read_object(merge_base.path / CONFIG) | ids)
-        asked = GgufRequest((Rehearse(folder, run.children / "vocabulary.gguf", expected),))
-        (found,) = results(run_child(WORKER, asked, run.children, "the vocabulary as GGUF"))
+        asked = Rehearse(folder, run.children / "vocabulary.gguf", expected)
+        found = foreseen(asked, run.children, "the vocabulary as GGUF")
         run.log("rehearsal", gguf_vocabulary=found.skipped or "as trained")
     shutil.rmtree(folder)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from job.errors import GateError, InputError
 from job.gguf.check import Checked, check, check_lora
 from job.gguf.convert import convert
 from job.gguf.encode import supported
@@ -25,7 +26,7 @@ from job.gguf.quantise import planned_types, quantise
 from job.gguf.sizes import Planned, plan
 from job.gguf.split import Parts, split
 from job.gguf.vocabulary import Rehearsed, rehearse
-from job.host.child import serve
+from job.host.child import run_child, serve
 from job.host.records import build
 
 WORKER = "job.gguf.worker"
@@ -129,6 +130,17 @@ def handle(request: GgufRequest) -> GgufAnswer:
 def results(answer: Any) -> tuple[Any, ...]:
     """What each step has found, from the process's answer as JSON."""
     return tuple(build(GgufAnswer, answer).steps)
+
+
+def foreseen(step: Operation, folder: Path, what: str) -> Any:
+    """What one step finds before anything is trained. Raises `InputError` where native code crashes: it is the model
+    that is wrong then, not what was made of it.
+    """
+    try:
+        (found,) = results(run_child(WORKER, GgufRequest((step,)), folder, what))
+    except GateError as crash:
+        raise InputError(*crash.faults).at("/model/source") from crash
+    return found
 
 
 def _quantise(source: Path, target: Path, type_name: str, imatrix: Path | None, threads: int, device: str) -> Written:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from job.errors import GateError
+from job.errors import GateError, InputError
 from job.gguf.check import check
 from job.gguf.convert import convert
 from job.gguf.expected import Expected
@@ -18,7 +18,7 @@ from job.gguf.header import MAGIC, read_header
 from job.gguf.quantise import quantise
 from job.gguf.split import split
 from job.gguf.types import TYPES
-from job.gguf.worker import WORKER, Check, GgufRequest
+from job.gguf.worker import WORKER, Check, GgufRequest, Rehearse, foreseen
 from job.host.child import run_child
 from tests.ggufs import against, changed_folder, describe, edit_json, edit_number, edit_text, write_reference
 from tests.tiny import wide_dir
@@ -134,6 +134,8 @@ def test_a_tokenizer_that_kills_llama_cpp_is_caught(
     asked = Check(tmp_path / "bf16.gguf", KEY, "bf16", None, good.expected, against(good.reference, LIMITS))
     with pytest.raises(GateError, match=f"{KEY}: native code crashed .found SIG(SEGV|ABRT)"):
         run_child(WORKER, GgufRequest((asked,)), tmp_path / "child", KEY)
+    with pytest.raises(InputError, match=r"native code crashed .found SIG(SEGV|ABRT)"):  # it was 14 before the training, too
+        foreseen(Rehearse(model, tmp_path / "vocabulary.gguf", good.expected), tmp_path / "child", "the vocabulary")
     assert not (tmp_path / "called").exists()
 
 
