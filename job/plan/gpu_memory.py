@@ -25,6 +25,7 @@ FULL_MOMENTS_BYTES = 8  # moments in fp32 where the optimiser is not an 8-bit on
 TABLE_MOMENTS_BYTES = 6  # more, of an embedding: its moments stay in fp32
 HEAD_GRADIENT_BYTES = 4  # of the output layer, while its gradient is summed up
 ADAPTER_BYTES = 10  # per weight of the adapter: itself, gradient, moments
+FP8_BYTES = 2  # per weight of the layers, beside it: one for each direction
 CACHE_BYTES = 4  # per width, layer and token: key and value in 16 bits
 CHECKPOINT_BYTES = 2  # of a layer's input, per number
 WIDTH_BYTES = 9  # per token, layer and width: norms, attention, residuals
@@ -115,7 +116,7 @@ def divisors(rows: int) -> list[int]:
 def fixed_bytes(spec: JobSpec, size: ModelSize) -> float:
     """What does not depend on the rows."""
     work = WORK_BYTES * size.hidden if spec.model.backend == "unsloth" else 0
-    held = weight_bytes(spec, size) + state_bytes(spec, size)
+    held = weight_bytes(spec, size) + fp8_bytes(spec, size) + state_bytes(spec, size)
     if spec.resources.spreads:
         gathered = GATHERED_LAYERS * size.layer_parameters + size.embedding_parameters
         held = held / spec.resources.known_gpus + gathered * GATHERED_BYTES
@@ -185,6 +186,11 @@ def weight_bytes(spec: JobSpec, size: ModelSize) -> float:
         return packed_bytes(size)
     tables = 2 * size.embedding_parameters
     return tables + (size.parameters - size.embedding_parameters) * WEIGHT_BYTES[spec.model.precision]
+
+
+def fp8_bytes(spec: JobSpec, size: ModelSize) -> int:
+    """Of the weights of all layers, made once for their products."""
+    return FP8_BYTES * (size.parameters - size.embedding_parameters) if spec.training.compute == "fp8" else 0
 
 
 def packed_bytes(size: ModelSize) -> float:

@@ -150,6 +150,7 @@ class TrainingSpec:
     seed: int
     logging_steps: int
     gradient_checkpointing: Literal["auto", "unsloth"] | bool
+    compute: Literal["auto", "stock", "fp8"]
     eval_steps: int | None
     eval_batch_size: int
     early_stopping: EarlyStoppingSpec | None

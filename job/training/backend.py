@@ -22,6 +22,7 @@ from job.training.checks import (
     check_precision,
     check_targets,
 )
+from job.training.kernels.placed import Placed
 from job.training.precision import compute_dtype, keep_layout, quantisation
 
 LOADER_ERRORS = (
@@ -57,6 +58,10 @@ class Backend(Protocol):
 
     def adapt(self, trainer_class: type) -> type:
         """A trainer whose loss is a kernel, as this engine runs it."""
+        ...
+
+    def place_kernels(self, model: Any, compute: str) -> Placed:
+        """Puts the kernels of `job.training.kernels` on the layers that they can compute; none for "stock"."""
         ...
 
     def for_training(self, model: Any) -> None: ...
@@ -152,6 +157,15 @@ class UnslothBackend:
     def adapt(self, trainer_class: type) -> type:
         return trainer_class  # trl's own classes are patched
 
+    def place_kernels(self, model: Any, compute: str) -> Placed:
+        if self.device == "cpu" or compute == "stock":
+            return Placed()
+        from unsloth.kernels.utils import fast_dequantize
+
+        from job.training.kernels.layers import place
+
+        return place(model, fast_dequantize, fp8=compute == "fp8")
+
     def for_training(self, model: Any) -> None:
         from unsloth import FastLanguageModel
 
@@ -216,6 +230,9 @@ class PeftBackend:
         if self.device == "cuda":
             return trainer_class
         return type(trainer_class.__name__, (trainer_class,), {"compute_loss": Trainer.compute_loss})
+
+    def place_kernels(self, model: Any, compute: str) -> Placed:
+        return Placed()
 
     def for_training(self, model: Any) -> None:
         model.train()

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from job.errors import CapacityError, Fault, InputError
-from job.spec import LoraSpec, ModelSpec
+from job.plan.choice import Choice
+from job.spec import JobSpec, LoraSpec, ModelSpec
 from job.training.precision import compute_dtype, name_of
 
 
@@ -97,3 +98,17 @@ def check_targets(model: Any, lora: LoraSpec) -> None:
                 for pointer, word in missing
             )
         )
+
+
+def does_not_fit(spec: JobSpec, choice: Choice) -> CapacityError:
+    """Of a step that ran out of memory in the way that needs least."""
+    import torch
+
+    free_bytes, total_bytes = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
+    return CapacityError(
+        "the GPU has no memory for a training step",
+        where="/training/batch_size",
+        found=f"{choice.batch.rows} rows of up to {spec.model.max_seq_length} tokens, {free_bytes} of {total_bytes} bytes free",  # noqa: E501
+        expected="a step that fits",
+        hint="Lower model.max_seq_length or lora.r, leave gradient_checkpointing to auto, or use a larger GPU",
+    )

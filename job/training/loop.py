@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.data.figures import sizes
-from job.errors import CapacityError
 from job.evaluation.loss import require_finite, summed_loss
 from job.evaluation.metrics.losses import HELD_OUT_LOSS
 from job.host.log import Log
@@ -22,6 +21,8 @@ from job.spec import JobSpec
 from job.tracking.follow import Followed, begun
 from job.training.backend import Backend
 from job.training.checkpointing import Chooser
+from job.training.checks import does_not_fit
+from job.training.kernels.placed import kernels
 from job.training.methods import METHODS
 from job.training.methods.rewards import first_and_last
 from job.training.precision import compute_in_fp32
@@ -55,6 +56,7 @@ class TrainResult:
     batch_size: int
     gradient_accumulation_steps: int
     kept_layers: int
+    compute: str
     out_of_memory: int
     resumed_from_step: int | None
     resumed_elsewhere: dict[str, list[str]]
@@ -93,23 +95,24 @@ def train(
     if ranks.spread:
         spread(model, ranks, backend.device)
     ranks.same_start([p for p in model.parameters() if p.requires_grad])
-    choice = _first(chooser, start, log)
-    while True:
-        loop = Loop(backend, model, spec, choice, prepared, workdir, checkpoints, log, ranks)
-        try:
-            loop.run(start)
-        except OutOfMemoryError as error:
-            smaller = chooser.after(choice)
-            if smaller is None or loop.within_optimizer() or ranks.spread:
-                raise _does_not_fit(spec, choice) from error
-            said = str(error)
-        else:
-            return loop.result(resumed_from, too_large)
-        too_large += 1
-        start = loop.snapshot(workdir / f"out-of-memory-{too_large}")
-        log("out of memory", step=start.step, reason=said, **described(smaller))
-        del loop
-        choice = smaller
+    with kernels(backend, model, spec.training.compute, log) as compute:
+        choice = _first(chooser, start, log)
+        while True:
+            loop = Loop(backend, model, spec, choice, prepared, workdir, checkpoints, log, ranks)
+            try:
+                loop.run(start)
+            except OutOfMemoryError as error:
+                smaller = chooser.after(choice)
+                if smaller is None or loop.within_optimizer() or ranks.spread:
+                    raise does_not_fit(spec, choice) from error
+                said = str(error)
+            else:
+                return loop.result(resumed_from, too_large, compute)
+            too_large += 1
+            start = loop.snapshot(workdir / f"out-of-memory-{too_large}")
+            log("out of memory", step=start.step, reason=said, **described(smaller))
+            del loop
+            choice = smaller
 
 
 def _first(chooser: Chooser, start: Checkpoint | None, log: Log) -> Choice:
@@ -253,7 +256,7 @@ class Loop:
         self.trainer.control.should_log = due
         self.log("held_out", step=step, **{name: loss})
 
-    def result(self, resumed_from: Checkpoint | None, too_large: int) -> TrainResult:
+    def result(self, resumed_from: Checkpoint | None, too_large: int, compute: str) -> TrainResult:
         watch, held_out, seconds = self.watch, self.held_out, self.watch.seconds()
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         step_seconds = watch.median_step_seconds()
@@ -271,6 +274,7 @@ class Loop:
             kept=self.spec.training.keep,
             stopped_early=held_out.stopped_early,
             **described(self.choice),
+            compute=compute,
             out_of_memory=too_large,
             resumed_from_step=resumed_from.step if resumed_from else None,
             resumed_elsewhere=dict(resumed_from.elsewhere) if resumed_from else {},
@@ -283,16 +287,3 @@ class Loop:
             history=watch.history,
             held_out_history=held_out.history,
         )
-
-
-def _does_not_fit(spec: JobSpec, choice: Choice) -> CapacityError:
-    import torch
-
-    free_bytes, total_bytes = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
-    return CapacityError(
-        "the GPU has no memory for a training step",
-        where="/training/batch_size",
-        found=f"{choice.batch.rows} rows of up to {spec.model.max_seq_length} tokens, {free_bytes} of {total_bytes} bytes free",  # noqa: E501
-        expected="a step that fits",
-        hint="Lower model.max_seq_length or lora.r, leave gradient_checkpointing to auto, or use a larger GPU",
-    )

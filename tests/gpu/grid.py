@@ -109,6 +109,7 @@ def measure(backend: Any, model: Any, spec: Any, setting: dict[str, Any], workdi
         batch, kept = choice.batch, choice.kept_layers
     if setting["checkpointing"]:
         backend.keep_activations(model, kept)
+    placed = backend.place_kernels(model, setting.get("compute", "stock"))
     rng = random.Random(SEED)
     rows = [rng.choices(range(3, LARGEST_ID), k=length) for length in lengths_of(setting)]
     features = datasets.Features({name: datasets.List(datasets.Value("int32")) for name in ("input_ids", "labels")})
@@ -153,9 +154,11 @@ def measure(backend: Any, model: Any, spec: Any, setting: dict[str, Any], workdi
         "reserved_gib": round(torch.cuda.max_memory_reserved() / GIB, 3), "step_seconds": median and round(median, 4),
         "fastest_seconds": steps and round(steps[0], 4), "largest_pass_tokens": max(tokens, default=0),
         "tokens_per_second": median and round(sum(tokens) / len(marks) / median), "losses": losses,
+        "kernels": [placed.compute, len(placed), placed.differences, placed.reason],
         "packed": bool(getattr(trainer.args, "packing", False)), "padding_free": bool(getattr(trainer.args, "padding_free", False)),
     }  # fmt: skip
     model.zero_grad(set_to_none=True)
+    placed.take_away()
     del trainer
     free_memory()
     return found

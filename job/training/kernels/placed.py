@@ -1,0 +1,62 @@
+"""What the kernels have taken the place of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from job.host.log import Log
+from job.host.micro_batch import free_memory
+
+if TYPE_CHECKING:
+    from job.training.backend import Backend
+
+
+@dataclass
+class Placed:
+    """What was put in whose place: (module, attribute, what was there). `kind`: "fast" or "fp8". `differences`: of the
+    first of each sort of layer from what it should compute, as `check` measures them. `reason`: why the engine computes
+    by itself after all.
+    """
+
+    kind: str = "stock"
+    _before: list[tuple[Any, str, Any]] = field(default_factory=list)
+    differences: dict[str, float] = field(default_factory=dict)
+    reason: str | None = None
+
+    def __len__(self) -> int:
+        return len(self._before)
+
+    @property
+    def compute(self) -> str:
+        return self.kind if self._before else "stock"
+
+    def put(self, module: Any, name: str, value: Any) -> None:
+        self._before.append((module, name, module.__dict__[name]))
+        setattr(module, name, value)
+
+    def take_away(self) -> None:
+        """Leaves the layers as they were, and what belongs to the kernels to the garbage collector."""
+        while self._before:
+            setattr(*self._before.pop())
+
+
+@contextmanager
+def kernels(backend: Backend, model: Any, compute: str, log: Log) -> Iterator[str]:
+    """How the products of the steps within are computed: "fast", "fp8", or "stock", by the engine itself."""
+    placed = backend.place_kernels(model, compute)
+    try:
+        if placed.differences:
+            log(
+                "kernels",
+                compute=placed.compute,
+                modules=len(placed),
+                differences=placed.differences,
+                reason=placed.reason,
+            )
+        yield placed.compute
+    finally:
+        placed.take_away()
+        free_memory()

@@ -1,0 +1,151 @@
+"""The kernels themselves, in Triton: imported on a GPU alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+TILE_ROWS, TILE_WIDTH, TILE_WARPS = 64, 128, 8
+ROW_BLOCK = 4096  # numbers of a row that are looked at together
+LEAST_RANK = 16  # of a product in a tensor core
+LARGEST = tl.constexpr(448.0)  # of e4m3
+LEAST_SCALE = tl.constexpr(1e-12)
+
+
+@triton.jit
+def _completed(gate_up, narrow, b, m, n, inside, rows, width, rank, RANK: tl.constexpr):
+    """A tile of gate and of up in fp32, with the adapters' part."""
+    place = gate_up + m[:, None].to(tl.int64) * (2 * width) + n[None, :]
+    opened = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(place + width, mask=inside, other=0.0).to(tl.float32)
+    if RANK > 0:
+        r = tl.arange(0, RANK)
+        left = narrow + m[:, None].to(tl.int64) * (2 * rank) + r[None, :]
+        left_inside = (m[:, None] < rows) & (r[None, :] < rank)
+        right = b + n[None, :].to(tl.int64) * (2 * rank) + r[:, None]
+        right_inside = (n[None, :] < width) & (r[:, None] < rank)
+        down_right = width.to(tl.int64) * (2 * rank) + rank
+        opened = tl.dot(
+            tl.load(left, mask=left_inside, other=0.0), tl.load(right, mask=right_inside, other=0.0), opened
+        )
+        up = tl.dot(
+            tl.load(left + rank, mask=left_inside, other=0.0),
+            tl.load(right + down_right, mask=right_inside, other=0.0),
+            up,
+        )
+    return opened, up
+
+
+@triton.jit
+def _gate(gate_up, narrow, b, hidden, rows, width, rank, RANK: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    m = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    n = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+    inside = (m[:, None] < rows) & (n[None, :] < width)
+    opened, up = _completed(gate_up, narrow, b, m, n, inside, rows, width, rank, RANK)
+    tl.store(hidden + m[:, None].to(tl.int64) * width + n[None, :], opened * tl.sigmoid(opened) * up, mask=inside)
+
+
+@triton.jit
+def _gate_gradients(
+    by_hidden, gate_up, narrow, b, by_narrow_hidden, a, rows, width, rank, down_rank,
+    RANK: tl.constexpr, DOWN_RANK: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    m = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    n = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+    inside = (m[:, None] < rows) & (n[None, :] < width)
+    place = by_hidden + m[:, None].to(tl.int64) * width + n[None, :]
+    by = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+    if DOWN_RANK > 0:
+        r = tl.arange(0, DOWN_RANK)
+        left = by_narrow_hidden + m[:, None].to(tl.int64) * down_rank + r[None, :]
+        right = a + r[:, None].to(tl.int64) * width + n[None, :]
+        by = tl.dot(
+            tl.load(left, mask=(m[:, None] < rows) & (r[None, :] < down_rank), other=0.0),
+            tl.load(right, mask=(n[None, :] < width) & (r[:, None] < down_rank), other=0.0),
+            by,
+        )
+    opened, up = _completed(gate_up, narrow, b, m, n, inside, rows, width, rank, RANK)
+    share = tl.sigmoid(opened)
+    silu = opened * share
+    tl.store(place, silu * up, mask=inside)
+    out = gate_up + m[:, None].to(tl.int64) * (2 * width) + n[None, :]
+    tl.store(out, by * up * share * (1.0 + opened * (1.0 - share)), mask=inside)
+    tl.store(out + width, by * silu, mask=inside)
+
+
+@triton.jit
+def _scaled_rows(x, numbers, scales, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    largest = tl.zeros([BLOCK], dtype=tl.float32)
+    for start in range(0, width, BLOCK):
+        inside = start + columns < width
+        found = tl.load(x + row * width + start + columns, mask=inside, other=0.0).to(tl.float32)
+        largest = tl.maximum(largest, tl.abs(found))
+    scale = tl.maximum(tl.max(largest, 0) / LARGEST, LEAST_SCALE)
+    tl.store(scales + row, scale)
+    for start in range(0, width, BLOCK):
+        inside = start + columns < width
+        found = tl.load(x + row * width + start + columns, mask=inside, other=0.0).to(tl.float32) / scale
+        found = tl.minimum(tl.maximum(found, -LARGEST), LARGEST)
+        tl.store(numbers + row * width + start + columns, found.to(tl.float8e4nv), mask=inside)
+
+
+def gate(gate_up: torch.Tensor, narrow: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor:
+    """As `gating.gate`; without adapters where `narrow` is None."""
+    rows, width = gate_up.shape[0], gate_up.shape[1] // 2
+    hidden = gate_up.new_empty(rows, width)
+    rank = 0 if narrow is None else narrow.shape[1] // 2
+    with torch.cuda.device(gate_up.device):
+        _gate[_grid(rows, width)](
+            gate_up, _or(narrow, gate_up), _or(b, gate_up), hidden, rows, width, rank,
+            RANK=_padded(rank), ROWS=TILE_ROWS, WIDTH=TILE_WIDTH, num_warps=TILE_WARPS,
+        )  # fmt: skip
+    return hidden
+
+
+def gate_gradients(
+    by_hidden: torch.Tensor, gate_up: torch.Tensor, narrow: torch.Tensor | None, b: torch.Tensor | None,
+    by_narrow_hidden: torch.Tensor | None, a: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """As `gating.gate_gradients`, in the memory of `by_hidden` and `gate_up`."""
+    rows, width = by_hidden.shape
+    rank = 0 if narrow is None else narrow.shape[1] // 2
+    down_rank = 0 if a is None else a.shape[0]
+    with torch.cuda.device(gate_up.device):
+        _gate_gradients[_grid(rows, width)](
+            by_hidden, gate_up, _or(narrow, gate_up), _or(b, gate_up), _or(by_narrow_hidden, gate_up), _or(a, gate_up),
+            rows, width, rank, down_rank, RANK=_padded(rank), DOWN_RANK=_padded(down_rank),
+            ROWS=TILE_ROWS, WIDTH=TILE_WIDTH, num_warps=TILE_WARPS,
+        )  # fmt: skip
+    return by_hidden, gate_up
+
+
+def scaled_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `fp8.scaled_rows`."""
+    x = x.contiguous()
+    rows, width = x.shape
+    numbers = torch.empty(rows, width, dtype=torch.float8_e4m3fn, device=x.device)
+    scales = torch.empty(rows, 1, dtype=torch.float32, device=x.device)
+    with torch.cuda.device(x.device):
+        _scaled_rows[(rows,)](
+            x, numbers, scales, width, BLOCK=min(triton.next_power_of_2(width), ROW_BLOCK), num_warps=8
+        )
+    return numbers, scales
+
+
+def _grid(rows: int, width: int) -> tuple[int, int]:
+    """The tiles of some rows come one after the other: what they share of the adapters stays in the cache."""
+    return triton.cdiv(width, TILE_WIDTH), triton.cdiv(rows, TILE_ROWS)
+
+
+def _padded(rank: int) -> int:
+    return max(LEAST_RANK, triton.next_power_of_2(rank)) if rank else 0
+
+
+def _or(tensor: torch.Tensor | None, other: torch.Tensor) -> Any:
+    """A pointer that is not read."""
+    return other if tensor is None else tensor
