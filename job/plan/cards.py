@@ -6,19 +6,22 @@ import itertools
 from dataclasses import dataclass
 
 GB = 10**9
+FP8_CAPABILITY = "8.9"  # of an NVIDIA GPU, and later
 NEAR = 0.15  # of its memory: drivers say somewhat more or less than the name
 
 
 @dataclass(frozen=True)
 class Card:
     """`gb`: memory in 10^9 bytes, as cards are named. `tflops`: the maker's figure for dense 16-bit products that add
-    up in fp32. `measured`: whether the times of the plan were fitted to this card.
+    up in fp32. `measured`: whether the times of the plan were fitted to this card. `fp8`: whether it multiplies numbers
+    of 8 bits.
     """
 
     name: str
     gb: int
     tflops: float
     measured: bool = False
+    fp8: bool = False
 
     @property
     def bytes(self) -> int:
@@ -27,16 +30,16 @@ class Card:
 
 CARDS = {
     "t4": Card("T4", 16, 65),
-    "l4": Card("L4", 24, 121),
+    "l4": Card("L4", 24, 121, fp8=True),
     "a10": Card("A10", 24, 125),
     "rtx3090": Card("RTX 3090", 24, 71),
-    "rtx4090": Card("RTX 4090", 24, 165),
-    "rtx5090": Card("RTX 5090", 32, 210),
+    "rtx4090": Card("RTX 4090", 24, 165, fp8=True),
+    "rtx5090": Card("RTX 5090", 32, 210, fp8=True),
     "a100-40": Card("A100 40", 40, 312),
-    "l40s": Card("L40S", 48, 362),
+    "l40s": Card("L40S", 48, 362, fp8=True),
     "a100-80": Card("A100 80", 80, 312),
-    "h100": Card("H100", 80, 989),
-    "h200": Card("H200", 141, 989, measured=True),
+    "h100": Card("H100", 80, 989, fp8=True),
+    "h200": Card("H200", 141, 989, measured=True, fp8=True),
 }
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from job.errors import CapacityError, Fault, InputError, JobError, disk_is_full
 from job.host.cgroup import available_bytes
-from job.host.device import DEVICE_VARIABLE, cards, wanted_device
+from job.host.device import DEVICE_VARIABLE, cards, gpu_capability, wanted_device
+from job.plan.cards import FP8_CAPABILITY
 from job.plan.gpu_memory import least_bytes, most_processes
 from job.spec import JobSpec, TaskSpec
 from job.spec.optimizers import moment_bytes
@@ -128,6 +129,7 @@ def require_device(spec: JobSpec, kind: str) -> None:
     needs = [
         (spec.data.packing, "/data/packing", "true", "false: on the CPU packed rows would see each other"),
         (spec.model.precision == "8bit", "/model/precision", "8bit", "4bit or 16bit"),
+        (spec.training.compute == "fp8", "/training/compute", "fp8", "auto or stock"),
     ]
     faults = [
         Fault("this needs a GPU", where=pointer, found=found, expected=expected)
@@ -136,6 +138,20 @@ def require_device(spec: JobSpec, kind: str) -> None:
     ]
     if kind == "cpu" and faults:
         raise CapacityError(*faults)
+    if spec.training.compute == "fp8" and kind == "cuda":
+        require_fp8(gpu_capability())
+
+
+def require_fp8(capability: str | None) -> None:
+    """Raises `CapacityError` for a GPU of a compute capability, such as "8.0", that does not multiply in 8 bits."""
+    if capability and float(capability) < float(FP8_CAPABILITY):
+        raise CapacityError(
+            "this GPU does not multiply numbers of 8 bits",
+            where="/training/compute",
+            found=f"fp8 on compute capability {capability}",
+            expected=f"at least {FP8_CAPABILITY} (L4, L40S, RTX 4090, H100 and later)",
+            hint="Set compute to auto, or use such a GPU",
+        )
 
 
 def processes(spec: JobSpec, kind: str) -> int:

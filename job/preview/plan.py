@@ -51,7 +51,7 @@ class Plan:
     @property
     def shown(self) -> OnCard | None:
         """The card whose times are given by stage: the cheapest, else the smallest that is large enough."""
-        return self.cheapest or next((on for on in self.cards if on.fits != "no"), None)
+        return self.cheapest or next((on for on in self.cards if on.stages), None)
 
     def failure(self) -> CapacityError | None:
         """What a run would end with on every card."""

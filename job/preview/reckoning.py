@@ -21,8 +21,9 @@ ANY = ""  # the key of a price that holds for every card
 @dataclass(frozen=True)
 class OnCard:
     """A training on a card. `fits`: "yes"; "tight", where it does with the rows that there are and would not if each
-    had `max_seq_length`; "smaller", in smaller forward passes than the spec names; "no", and then there are no times.
-    `rows` of a forward pass, `kept_layers` that compute nothing again, `needed` with both: what a run would choose.
+    had `max_seq_length`; "smaller", in smaller forward passes than the spec names; "no", and "no fp8" on a card that
+    does not have what the spec asks for: then there are no times. `rows` of a forward pass, `kept_layers` that compute
+    nothing again, `needed` with both: what a run would choose.
     """
 
     key: str
@@ -68,8 +69,9 @@ def on_card(
     choice = training.choose(card.bytes - GPU_CONTEXT_BYTES)
     while not _holds(card, needed := _needed(training, choice)) and (smaller := training.choose_after(choice)):
         choice = smaller  # as a run does it
-    if not _holds(card, needed):
-        return OnCard(key, card, "no", choice.batch.rows, choice.kept_layers, needed)
+    refused = "no fp8" if spec.training.compute == "fp8" and not card.fp8 else "no"
+    if refused == "no fp8" or not _holds(card, needed):
+        return OnCard(key, card, refused, choice.batch.rows, choice.kept_layers, needed)
     planned = training.scheduled(choice.batch.rows)
     seconds = training.seconds(choice) * planned.epochs
     return OnCard(

@@ -13,10 +13,11 @@ from job.preview.rows import Estimate, Rows
 from job.report import markdown
 from job.report.samples import LEARNED
 
-WORDS = {"yes": "yes", "tight": "tight", "smaller": "smaller batches", "no": "no"}
+WORDS = {"yes": "yes", "tight": "tight", "smaller": "smaller batches", "no": "no", "no fp8": "no FP8"}
 EXPLAINED = {
     "tight": "tight: it does with the rows that there are, and would not if each had max_seq_length",
     "smaller": "smaller batches: smaller forward passes than micro_batch; a run finds those that fit by itself",
+    "no fp8": "no FP8: this card does not have what training.compute asks for",
 }
 BAR = 30  # characters
 # The stage of a run in which a step of its exports is taken; the others are those of "compare".

@@ -52,3 +52,22 @@ def spread_weights(document: Json) -> Iterator[Fault]:
             expected = " or ".join(map(show, fitting)) if isinstance(fitting, tuple) else "2 or more"
             yield Fault("weights cannot be spread over GPUs with this", where=pointer, found=show(value),
                         expected=expected, hint="Or leave out resources.weights: each GPU holds all")  # fmt: skip
+
+
+def fp8(document: Json) -> Iterator[Fault]:
+    """Only where the kernels can take the place of the engine's own functions: else it would be asked for in vain."""
+    if document.get("training", {}).get("compute") != "fp8":
+        return
+    model, lora = document["model"], document.get("lora", {})
+    precision = model.get("precision", "4bit")
+    reasons = (
+        ('"fp8" with backend peft', model.get("backend") == "peft", "backend unsloth"),
+        (f'"fp8" with precision {precision}', precision not in ("4bit", "16bit"), "precision 4bit or 16bit"),
+        (f'"fp8" with lora.dropout {lora.get("dropout")}', bool(lora.get("dropout")), "lora.dropout 0"),
+        ('"fp8" with lora.dora', bool(lora.get("dora")), "no lora.dora"),
+        (f'"fp8" with lora.bias {lora.get("bias")}', lora.get("bias", "none") != "none", 'lora.bias "none"'),
+    )
+    for found, wrong, expected in reasons:
+        if wrong:
+            yield Fault("fp8 is for frozen weights beside a plain adapter, with Unsloth", where="/training/compute",
+                        found=found, expected=expected, hint="Or leave it to auto")  # fmt: skip

@@ -30,7 +30,7 @@ from job.spec.evaluation_rules import (
 )
 from job.spec.method_rules import biases, dpo_loss, rewards, rows_of_the_method, settings_of_the_method
 from job.spec.placeholders import placeholder_faults
-from job.spec.resource_rules import passes_for_gpus, spread_weights
+from job.spec.resource_rules import fp8, passes_for_gpus, spread_weights
 from job.spec.strict import load_schema
 from job.spec.task_rules import benchmarks
 from job.spec.wording import show
@@ -121,25 +121,6 @@ def _peft_checkpointing(document: Json) -> Iterator[Fault]:
     if document["model"].get("backend") == "peft" and checkpointing == "unsloth":
         yield Fault("this checkpointing belongs to the unsloth backend", where="/training/gradient_checkpointing",
                     found='"unsloth" with backend peft', expected='"auto", true or false')  # fmt: skip
-
-
-def _fp8(document: Json) -> Iterator[Fault]:
-    """Only where the kernels can take the place of the engine's own functions: else it would be asked for in vain."""
-    if document.get("training", {}).get("compute") != "fp8":
-        return
-    model, lora = document["model"], document.get("lora", {})
-    precision = model.get("precision", "4bit")
-    reasons = (
-        ('"fp8" with backend peft', model.get("backend") == "peft", "backend unsloth"),
-        (f'"fp8" with precision {precision}', precision not in ("4bit", "16bit"), "precision 4bit or 16bit"),
-        (f'"fp8" with lora.dropout {lora.get("dropout")}', bool(lora.get("dropout")), "lora.dropout 0"),
-        ('"fp8" with lora.dora', bool(lora.get("dora")), "no lora.dora"),
-        (f'"fp8" with lora.bias {lora.get("bias")}', lora.get("bias", "none") != "none", 'lora.bias "none"'),
-    )
-    for found, wrong, expected in reasons:
-        if wrong:
-            yield Fault("fp8 is for frozen weights beside a plain adapter, with Unsloth", where="/training/compute",
-                        found=found, expected=expected, hint="Or leave it to auto")  # fmt: skip
 
 
 def _micro_batch(document: Json) -> Iterator[Fault]:
@@ -277,7 +258,7 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (_whole_matrices, ("/lora/targets",)),
     (_peft_packing, ("/model/backend", "/data/packing")),
     (_peft_checkpointing, ("/model/backend", "/training/gradient_checkpointing")),
-    (_fp8, ("/training/compute", "/model/precision", "/model/backend", "/lora")),
+    (fp8, ("/training/compute", "/model/precision", "/model/backend", "/lora")),
     (_micro_batch, ("/training/batch_size", "/training/gradient_accumulation_steps", "/training/micro_batch")),
     (passes_for_gpus, ("/resources", "/training")),
     (spread_weights, ("/resources", "/training", "/model/precision", "/model/backend")),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from job.training.kernels import reference
 from job.training.kernels.adapters import Adapter, Adapters
 from job.training.kernels.frozen import Frozen
@@ -24,21 +26,15 @@ class Trial:
     """Random numbers of its own in the sizes of a layer; those of the process stay as they are."""
 
     def __init__(self, device: Any, dtype: Any) -> None:
-        import torch
-
         self._random = torch.Generator(device).manual_seed(SEED)
         self._device, self._dtype = device, dtype
 
     def numbers(self, *shape: int, scale: float = 1.0, dtype: Any = None) -> Tensor:
-        import torch
-
         drawn = torch.randn(*shape, generator=self._random, device=self._device, dtype=torch.float32) * scale
         return drawn.to(dtype or self._dtype)
 
     def adapters(self, like: Adapters) -> Adapters:
         """Of the same sizes, with a part in the output that can be seen; trained in fp32."""
-        import torch
-
         parts = []
         for part in like.parts:
             a = self.numbers(*part.a.shape, scale=part.a.shape[1] ** -0.5, dtype=torch.float32).requires_grad_()
@@ -73,8 +69,6 @@ def gated_differs(layer: Layer, wide: Tensor, down: Tensor) -> float:
 
 
 def _largest(found: Sequence[Tensor], should: Sequence[Tensor], of: Sequence[Tensor], by: Sequence[Tensor]) -> float:
-    import torch
-
     gradients = torch.autograd.grad(list(found), list(of), list(by))
     wanted = torch.autograd.grad(list(should), list(of), list(by))
     pairs = zip([*found, *gradients], [*should, *wanted], strict=True)

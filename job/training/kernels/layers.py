@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from job.training.kernels.adapters import Adapter, Adapters, watch_steps
 from job.training.kernels.check import LIMIT, LIMIT_FP8, gated_differs, projections_differ
 from job.training.kernels.frozen import Dense, Dequantise, Frozen, InFp8, Packed
@@ -56,14 +58,14 @@ def found(model: Any) -> Iterator[tuple[Any, str, list[Any]]]:
 
 def _usable(module: Any, name: str, names: list[str]) -> Iterator[tuple[Any, str, list[Any]]]:
     projections = [getattr(module, each) for each in names]
-    if all(_plain(projection) for projection in projections):
+    if all(map(_plain, projections)) and len({rank for each in projections for rank in each.r.values()}) == 1:
         yield module, name, projections
 
 
 def _plain(projection: Any) -> bool:
     """One adapter without dropout on frozen weights in NF4 or in 16 bits."""
-    import torch
-
+    if not hasattr(projection, "lora_A"):
+        return False
     weight = projection.base_layer.weight
     state = getattr(weight, "quant_state", None)
     known = state.quant_type == "nf4" if state is not None else weight.dtype in (torch.bfloat16, torch.float16)

@@ -49,12 +49,13 @@ def kernels(backend: Backend, model: Any, compute: str, log: Log) -> Iterator[st
     placed = backend.place_kernels(model, compute)
     try:
         if placed.differences:
+            why = {"reason": placed.reason} if placed.reason else {}
             log(
                 "kernels",
                 compute=placed.compute,
                 modules=len(placed),
-                differences=placed.differences,
-                reason=placed.reason,
+                difference=max(placed.differences.values()),
+                **why,
             )
         yield placed.compute
     finally:

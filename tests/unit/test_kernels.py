@@ -1,0 +1,267 @@
+"""The training kernels in plain torch, held against their reference in fp64, and what puts them on a model. What only a GPU has of
+them, the kernels in Triton, is held against the same by `tests.gpu.kernels`, and by every run before it trains.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+
+from job.errors import SpecError
+from job.training.kernels import reference
+from job.training.kernels.adapters import Adapter, Adapters, watch_steps
+from job.training.kernels.fp8 import LARGEST, product, scaled_rows
+from job.training.kernels.frozen import Dense, Frozen, InFp8, Packed
+from job.training.kernels.gated import Gated, Layer
+from job.training.kernels.layers import place
+from job.training.kernels.projections import Projections
+from tests.specs import parse
+
+WIDTH, INNER, KEYS, TOKENS = 64, 96, 32, 40
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def weights(*shapes: tuple[int, int], dtype: Any = torch.float64) -> list[Tensor]:
+    torch.manual_seed(len(shapes))
+    return [torch.randn(shape, dtype=dtype) / shape[1] ** 0.5 for shape in shapes]
+
+
+def adapters(frozen: list[Tensor], rank: int, dtype: Any = torch.float64) -> Adapters:
+    torch.manual_seed(rank)
+    parts = [
+        Adapter(
+            torch.randn(rank, each.shape[1], dtype=torch.float64).requires_grad_(),
+            torch.randn(each.shape[0], rank, dtype=torch.float64).requires_grad_(),
+            0.5 + number,
+        )
+        for number, each in enumerate(frozen)
+    ]
+    return Adapters(parts, dtype).fresh()
+
+
+def gradients(outputs: Any, of: list[Tensor]) -> list[Tensor]:
+    """For gradients of the outputs that are the same at each call."""
+    torch.manual_seed(7)
+    return list(torch.autograd.grad(list(outputs), of, [torch.randn_like(each) for each in outputs]))
+
+
+def distance(found: Tensor, should: Tensor) -> float:
+    found, should = found.detach().double(), should.detach().double()
+    return float((found - should).norm() / should.norm())
+
+
+@pytest.mark.parametrize("outputs", [(WIDTH,), (WIDTH, KEYS, KEYS)])
+@pytest.mark.parametrize("rank", [1, 4])
+def test_projections_equal_the_reference(outputs: tuple[int, ...], rank: int) -> None:
+    own = weights(*((each, WIDTH) for each in outputs))
+    whole, beside = torch.cat(own), adapters(own, rank)
+    x = torch.randn(2, TOKENS // 2, WIDTH, dtype=torch.float64, requires_grad=True)
+    of = [x, *beside.weights]
+    found, should = Projections.apply(x, Dense(own), beside, *beside.weights), reference.projected(x, whole, beside.parts)
+    assert [each.shape for each in found] == [each.shape for each in should]
+    assert max(map(distance, found, should)) < 1e-14
+    assert max(map(distance, gradients(found, of), gradients(should, of))) < 1e-14
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_the_gated_layer_equals_the_reference(rank: int) -> None:
+    wide, down = weights((INNER, WIDTH), (INNER, WIDTH)), weights((WIDTH, INNER))
+    layer = Layer(Dense(wide), adapters(wide, rank), Dense(down), adapters(down, rank))
+    x = torch.randn(TOKENS, WIDTH, dtype=torch.float64, requires_grad=True)
+    of = [x, *layer.weights]
+    should = reference.gated(x, torch.cat(wide), layer.wide_adapters.parts, down[0], layer.down_adapters.parts[0])
+    found = Gated.apply(x, layer.fresh(), *layer.weights)
+    assert distance(found, should) < 1e-14
+    assert max(map(distance, gradients([found], of), gradients([should], of))) < 1e-14
+
+
+def test_packed_weights_are_put_together_for_a_product() -> None:
+    """By whatever makes them 16 bits wide: here a scale a matrix."""
+
+    class State:
+        def __init__(self, shape: Any, scale: float) -> None:
+            self.shape, self.scale = shape, scale
+
+    def widen(weight: Tensor, state: State, out: Tensor) -> None:
+        out.copy_(weight.view(state.shape) * state.scale)
+
+    own = weights((WIDTH, WIDTH), (KEYS, WIDTH))
+    packed = Packed([(each.reshape(-1), State(each.shape, 2.0)) for each in own], widen, torch.float64)
+    x, by = torch.randn(TOKENS, WIDTH, dtype=torch.float64), torch.randn(TOKENS, WIDTH + KEYS, dtype=torch.float64)
+    assert torch.equal(packed.output(x), x @ (2 * torch.cat(own)).t())
+    assert torch.equal(packed.gradient(by), by @ (2 * torch.cat(own)))
+
+
+def test_dense_weights_share_the_memory_of_the_model() -> None:
+    own = weights((WIDTH, WIDTH), (KEYS, WIDTH))
+    before = [each.clone() for each in own]
+    frozen = Dense(own)
+    assert all(map(torch.equal, own, before))
+    assert own[1].data_ptr() == frozen.weights()[WIDTH:].data_ptr(), "no second copy"
+
+
+def test_scaled_rows_are_off_by_a_sixteenth_at_most() -> None:
+    """e4m3 has three bits after the first: half a step of them is a sixteenth of the number; far below the largest of
+    the row, steps do not become smaller any more."""
+    torch.manual_seed(0)
+    x = torch.randn(50, 200) * torch.logspace(-8, 8, 50)[:, None]
+    x[3] = 0
+    scaled = scaled_rows(x)
+    error = (scaled.given() - x).abs()
+    floor = x.abs().amax(1, keepdim=True) / LARGEST * 2**-10
+    assert bool((error <= torch.maximum(x.abs() / 16, floor) * 1.0001).all())
+    assert torch.equal(scaled.given()[3], torch.zeros(200))
+    assert bool((scaled.numbers.float().abs().amax(1)[4:] == LARGEST).all()), "the largest of a row uses the whole range"
+
+
+def test_products_in_fp8_are_those_of_their_rounded_numbers() -> None:
+    (own,) = weights((WIDTH, INNER), dtype=torch.float32)
+    x = torch.randn(TOKENS, INNER)
+    found = product(scaled_rows(x), scaled_rows(own), torch.float32)
+    assert distance(found, scaled_rows(x).given() @ scaled_rows(own).given().t()) < 1e-6
+    assert 0.01 < distance(found, x @ own.t()) < 0.05
+    frozen: Frozen = InFp8(own)
+    by = torch.randn(TOKENS, WIDTH)
+    assert distance(frozen.output(x), x @ own.t()) < 0.05
+    assert distance(frozen.gradient(by), by @ own) < 0.05
+
+
+@pytest.mark.parametrize("change", ["step", "copy", "swap"])
+def test_copies_of_the_adapters_follow_what_changes_them(change: str) -> None:
+    """An optimiser, a checkpoint that is loaded, weights that are exchanged."""
+    watch_steps()
+    own = weights((WIDTH, WIDTH), (KEYS, WIDTH))
+    beside = adapters(own, 4)
+    part = beside.parts[1]
+    if change == "step":
+        optimizer = torch.optim.SGD([part.b], lr=1.0)
+        part.b.grad = torch.ones_like(part.b)
+        version = part.b._version
+        optimizer.step()
+        torch._C._autograd._unsafe_set_version_counter((part.b,), (version,))  # as fused optimisers leave it
+    elif change == "copy":
+        with torch.no_grad():
+            part.b.copy_(torch.zeros_like(part.b))
+    else:
+        part.b.data = torch.ones_like(part.b)
+    beside.fresh()
+    assert torch.equal(beside.b[WIDTH:, 4:], part.b * part.scale)
+    assert torch.equal(beside.b[:WIDTH, 4:], torch.zeros(WIDTH, 4, dtype=torch.float64)), "projections do not mix"
+
+
+class Attention(nn.Module):
+    """In the outlines that the engine's models have: it calls what has been put on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, width in (("q", WIDTH), ("k", KEYS), ("v", KEYS), ("o", WIDTH)):
+            setattr(self, f"{name}_proj", nn.Linear(WIDTH, width, bias=False))
+
+    def forward(self, x: Tensor) -> Any:
+        q, k, v = self.apply_qkv(self, x)  # type: ignore[operator]
+        return self.apply_o(self, q + torch.cat([k, v], -1))  # type: ignore[operator]
+
+
+class FeedForward(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = (nn.Linear(WIDTH, INNER, bias=False) for _ in range(2))
+        self.down_proj = nn.Linear(INNER, WIDTH, bias=False)
+
+
+def apply_lora_qkv(attention: Any, x: Tensor) -> Any:
+    return attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
+
+
+def apply_lora_o(attention: Any, x: Tensor) -> Any:
+    return attention.o_proj(x)
+
+
+def apply_lora_mlp_swiglu(layer: Any, x: Tensor) -> Any:
+    return layer.down_proj(nn.functional.silu(layer.gate_proj(x)) * layer.up_proj(x))
+
+
+def model(**changes: Any) -> Any:
+    """One layer in bf16 with adapters, computed by functions of the engine's names, which are PEFT's own sums."""
+    torch.manual_seed(0)
+    blocks = nn.Sequential(Attention(), FeedForward()).bfloat16()
+    options: dict[str, Any] = {"r": 8, "target_modules": TARGETS, "init_lora_weights": False} | changes
+    made = get_peft_model(blocks, LoraConfig(**options))
+    attention, layer = made.base_model.model
+    attention.apply_qkv, attention.apply_o = apply_lora_qkv, apply_lora_o
+    layer.forward = MethodType(apply_lora_mlp_swiglu, layer)
+    return made.train()
+
+
+def step(made: Any) -> tuple[Tensor, list[Tensor]]:
+    torch.manual_seed(1)
+    made.zero_grad()
+    y = made(torch.randn(1, TOKENS, WIDTH).bfloat16())
+    y.float().square().sum().backward()
+    return y.detach(), [each.grad.clone() for each in made.parameters() if each.requires_grad]
+
+
+@pytest.mark.parametrize(("fp8", "limit"), [(False, 0.02), (True, 0.15)])
+def test_placed_kernels_compute_what_the_layers_did(fp8: bool, limit: float) -> None:
+    made = model()
+    y, by = step(made)
+    placed = place(made, lambda *_: None, fp8)
+    assert (placed.compute, len(placed), placed.reason) == ("fp8" if fp8 else "fast", 3, None)
+    assert set(placed.differences) == {"apply_qkv", "apply_o", "forward"}
+    found, by_found = step(made)
+    assert 0 < distance(found, y) < limit
+    assert max(map(distance, by_found, by)) < limit
+
+
+def test_an_evaluation_and_a_model_without_its_adapter_are_the_engines_own() -> None:
+    """What is measured belongs to what is delivered, and a reference has no adapter: to the last bit as before."""
+    made, x = model(), torch.randn(1, TOKENS, WIDTH).bfloat16()
+    with made.disable_adapter():
+        bare = made(x)
+    own = made.eval()(x)
+    placed = place(made, lambda *_: None, fp8=True)
+    assert torch.equal(made(x), own)
+    with made.train().disable_adapter():
+        assert torch.equal(made(x), bare)
+    assert not torch.equal(made(x), own), "in training it is another product"
+    placed.take_away()
+    assert torch.equal(made(x), own)
+    assert placed.compute == "stock"
+
+
+def test_a_kernel_that_disagrees_is_not_used() -> None:
+    made = model()
+    with torch.no_grad():
+        made.base_model.model[1].down_proj.base_layer.weight[0, 0] = torch.inf
+    placed = place(made, lambda *_: None, fp8=False)
+    assert (placed.compute, len(placed)) == ("stock", 0)
+    assert placed.reason == "forward differs by nan from what it should compute, limit 0.03"
+    assert made.base_model.model[0].apply_qkv is apply_lora_qkv
+
+
+@pytest.mark.parametrize("changes", [
+    {"lora_dropout": 0.1}, {"bias": "lora_only", "lora_bias": True}, {"target_modules": ["q_proj"]},
+    {"rank_pattern": {"k_proj": 4, "o_proj": 2, "up_proj": 4}},
+])  # fmt: skip
+def test_layers_of_other_adapters_are_left_to_the_engine(changes: dict[str, Any]) -> None:
+    assert len(place(model(**changes), lambda *_: None, fp8=False)) == ("rank_pattern" in changes), "an output has one rank"
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"/model/backend": "peft"}, "backend peft"), ({"/model/precision": "8bit"}, "precision 8bit"),
+        ({"/lora": {"dropout": 0.1}}, "lora.dropout 0.1"), ({"/lora": {"dora": True}}, "lora.dora"),
+        ({"/lora": {"bias": "all"}}, "lora.bias all"),
+    ],
+)  # fmt: skip
+def test_fp8_is_refused_where_it_would_be_asked_for_in_vain(changes: dict[str, Any], found: str) -> None:
+    with pytest.raises(SpecError, match=rf'/training/compute: .*"fp8" with {found}'):
+        parse({"/training/compute": "fp8", **changes})
+    assert parse({"/training/compute": "fp8"}).training.compute == "fp8"
+    assert parse({}).training.compute == "auto"
