@@ -4,8 +4,8 @@
 
 Weights are random (speed and memory do not depend on their meaning) in the shape of Llama-3.2-1B or Llama-3.1-8B; rows
 are ShareGPT chats with log-normal lengths. Both sides train on all tokens in file order, so that losses can be compared
-step by step. Both sides run twice, the job in the middle: machines change their speed within minutes. Prints one JSON line a run
-and a comparison of the means.
+step by step. Both sides run twice, the job in the middle: machines change their speed within minutes; then the job once in fp8. Prints
+one JSON line a run and a comparison of the means.
 """
 
 from __future__ import annotations
@@ -262,7 +262,10 @@ def main() -> None:
     make_rows(folder / "rows.jsonl", steps * BATCH * ACCUMULATION * 5)
     print("made", shape, flush=True)
     document = spec_of(folder / "model", folder / "rows.jsonl", folder / "output", steps)
-    print(json.dumps(compare(**in_turn("tests.gpu.bench", shape, steps, folder, document))), flush=True)
+    runs = in_turn("tests.gpu.bench", shape, steps, folder, document)
+    print(json.dumps(compare(**runs)), flush=True)
+    in_fp8 = run_job(folder, document | {"training": document["training"] | {"compute": "fp8"}})
+    print(json.dumps(in_fp8 | {"side": "job in fp8"}), json.dumps(compare(runs["plain"][1:], [in_fp8])), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

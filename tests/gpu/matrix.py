@@ -28,6 +28,8 @@ CASES: dict[str, dict[str, dict[str, Any] | None]] = {
     "peft-8bit": {"model": {"backend": "peft", "precision": "8bit"}},
     "peft-packing": {"model": {"backend": "peft"}, "data": {"packing": True}},
     "auto": {"training": {"gradient_checkpointing": "auto"}},
+    "stock": {"training": {"compute": "stock"}},
+    "fp8": {"training": {"compute": "fp8"}},
     "dpo": {"training": {"method": "dpo", "learning_rate": 1e-3}},
     "orpo": {"training": {"method": "orpo", "learning_rate": 1e-3}},
     "kto": {"training": {"method": "kto", "learning_rate": 1e-4}},
@@ -83,7 +85,16 @@ def run(name: str, folder: Path) -> dict[str, Any]:
         result |= {"evaluation": found["evaluation"], "failure": found["failure"]}
         result |= {
             key: training.get(key)
-            for key in ("steps", "first_loss", "final_loss", "median_step_seconds", "trainable_dtype", "batch_size", "kept_layers")
+            for key in (
+                "steps",
+                "first_loss",
+                "final_loss",
+                "median_step_seconds",
+                "trainable_dtype",
+                "batch_size",
+                "kept_layers",
+                "compute",
+            )
         }
         result["peak_reserved_gib"] = round(max((p["peak_gpu_reserved_bytes"] for p in found["phases"]), default=0) / 2**30, 3)
     return result
