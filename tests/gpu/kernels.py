@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from job.training.kernels.adapters import Adapter, Adapters
+from job.training.kernels.adapters import Adapters, LowRank
 from job.training.kernels.check import gated_differs, projections_differ
 from job.training.kernels.frozen import Dense, InFp8, Packed
 from job.training.kernels.gated import Gated, Layer
@@ -41,7 +41,7 @@ def adapters(rank: int, *shapes: tuple[int, int]) -> Adapters:
     def weight(*shape: int) -> torch.Tensor:
         return (torch.randn(*shape, device="cuda") * shape[1] ** -0.5).requires_grad_()
 
-    return Adapters([Adapter(weight(rank, wide), weight(high, rank), 0.25) for high, wide in shapes], torch.bfloat16).fresh()
+    return Adapters([LowRank(weight(rank, wide), weight(high, rank), 0.25) for high, wide in shapes], torch.bfloat16).fresh()
 
 
 def milliseconds(work: Callable[[], Any], times: int = 20) -> float:

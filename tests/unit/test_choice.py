@@ -40,7 +40,7 @@ def of_case(case: dict[str, Any]) -> JobSpec:
                    "max_seq_length": case["max_seq_length"]},
         "/data/packing": case["packing"],
         "/training": {"batch_size": case["rows"], "gradient_accumulation_steps": case["passes"],
-                      "gradient_checkpointing": case["checkpointing"]},
+                      "gradient_checkpointing": case["checkpointing"], "compute": case.get("compute", "stock")},
     }  # fmt: skip
     if case["precision"] != "full":
         changes["/lora"] = {"r": 16, "alpha": 16}
@@ -49,7 +49,8 @@ def of_case(case: dict[str, Any]) -> JobSpec:
 
 def words(case: dict[str, Any]) -> str:
     kind = " ".join(str(case[key]) for key in ("shape", "precision", "backend", "checkpointing"))
-    return f"{kind} {case['kept_layers']} kept, {case['rows']} x {case['max_seq_length']}{' packed' if case['packing'] else ''}"
+    how = " packed" if case["packing"] else ""
+    return f"{kind} {case['kept_layers']} kept, {case['rows']} x {case['max_seq_length']}{how} {case.get('compute', 'stock')}"
 
 
 @pytest.mark.parametrize("case", MEASURED, ids=words)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from job.errors import SpecError
 from job.training.kernels import reference
-from job.training.kernels.adapters import Adapter, Adapters, watch_steps
+from job.training.kernels.adapters import Adapters, LowRank, watch_steps
 from job.training.kernels.fp8 import LARGEST, product, scaled_rows
 from job.training.kernels.frozen import Dense, Frozen, InFp8, Packed
 from job.training.kernels.gated import Gated, Layer
@@ -34,7 +34,7 @@ def weights(*shapes: tuple[int, int], dtype: Any = torch.float64) -> list[Tensor
 def adapters(frozen: list[Tensor], rank: int, dtype: Any = torch.float64) -> Adapters:
     torch.manual_seed(rank)
     parts = [
-        Adapter(
+        LowRank(
             torch.randn(rank, each.shape[1], dtype=torch.float64).requires_grad_(),
             torch.randn(each.shape[0], rank, dtype=torch.float64).requires_grad_(),
             0.5 + number,

@@ -426,7 +426,8 @@ def test_the_tutorials_took_about_what_is_planned_for_them() -> None:
     """What their authors saw, on GPUs and with libraries that the model of times was not fitted to. A run would compute it quicker."""
     _, finetome, medqa = common_jobs(ROOT)
     for job, key, seconds in ((finetome, "a100-40", 4.75 * 3600), (medqa, "t4", 4.32 * 60)):
-        theirs = replace(job.spec.training, micro_batch=job.spec.training.batch_size, gradient_checkpointing="unsloth")
+        theirs = replace(job.spec.training, micro_batch=job.spec.training.batch_size,
+                         gradient_checkpointing="unsloth", compute="stock")  # fmt: skip
         as_they_did = replace(job, spec=replace(job.spec, training=theirs))
         (train,) = [stage.seconds for stage in as_they_did.on(key, {}).stages if stage.name == "train"]
         assert train == pytest.approx(seconds, rel=0.3)

@@ -30,7 +30,7 @@ def _count(*_: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Adapter:
+class LowRank:
     """y += scale · (x aᵀ) bᵀ. a: [rank, width of x], b: [width of y, rank]; what is trained."""
 
     a: Tensor
@@ -45,7 +45,7 @@ class Adapters:
     scale, zero elsewhere. Both are copies, made once a step of the optimiser and not once a pass.
     """
 
-    def __init__(self, parts: Sequence[Adapter], dtype: Any) -> None:
+    def __init__(self, parts: Sequence[LowRank], dtype: Any) -> None:
         import torch
 
         self.parts = list(parts)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from job.training.kernels import reference
-from job.training.kernels.adapters import Adapter, Adapters
+from job.training.kernels.adapters import Adapters, LowRank
 from job.training.kernels.frozen import Frozen
 from job.training.kernels.gated import Gated, Layer
 from job.training.kernels.projections import Projections
@@ -39,7 +39,7 @@ class Trial:
         for part in like.parts:
             a = self.numbers(*part.a.shape, scale=part.a.shape[1] ** -0.5, dtype=torch.float32).requires_grad_()
             b = self.numbers(*part.b.shape, scale=part.b.shape[1] ** -0.5, dtype=torch.float32).requires_grad_()
-            parts.append(Adapter(a, b, 0.5))
+            parts.append(LowRank(a, b, 0.5))
         return Adapters(parts, like.a.dtype).fresh()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from job.training.kernels.adapters import Adapter, Adapters, watch_steps
+from job.training.kernels.adapters import Adapters, LowRank, watch_steps
 from job.training.kernels.check import LIMIT, LIMIT_FP8, gated_differs, projections_differ
 from job.training.kernels.frozen import Dense, Dequantise, Frozen, InFp8, Packed
 from job.training.kernels.gated import Gated, Layer
@@ -116,7 +116,7 @@ class Kernels:
         for projection in projections:
             name = next(iter(projection.lora_A))
             a, b = projection.lora_A[name].weight, projection.lora_B[name].weight
-            parts.append(Adapter(a, b, projection.scaling[name]))
+            parts.append(LowRank(a, b, projection.scaling[name]))
         return Adapters(parts, self.dtype)
 
 

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING
 
 from torch.nn.functional import silu
 
-from job.training.kernels.adapters import Adapter
+from job.training.kernels.adapters import LowRank
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def projected(x: Tensor, weights: Tensor, adapters: Sequence[Adapter]) -> list[Tensor]:
+def projected(x: Tensor, weights: Tensor, adapters: Sequence[LowRank]) -> list[Tensor]:
     """weights: [sum of outputs, inputs] → for each adapter [..., its outputs]"""
     parts = weights.to(x.dtype).split([adapter.b.shape[0] for adapter in adapters])
     return [_with(adapter, x, part) for adapter, part in zip(adapters, parts, strict=True)]
 
 
-def gated(x: Tensor, wide: Tensor, wide_adapters: Sequence[Adapter], down: Tensor, down_adapter: Adapter) -> Tensor:
+def gated(x: Tensor, wide: Tensor, wide_adapters: Sequence[LowRank], down: Tensor, down_adapter: LowRank) -> Tensor:
     """wide: [2 · width, inputs], down: [inputs, width] → the shape of x"""
     opened, up = projected(x, wide, wide_adapters)
     return projected(silu(opened) * up, down, [down_adapter])[0]
 
 
-def _with(adapter: Adapter, x: Tensor, weights: Tensor) -> Tensor:
+def _with(adapter: LowRank, x: Tensor, weights: Tensor) -> Tensor:
     """One projection."""
     a, b = adapter.a.to(x.dtype), adapter.b.to(x.dtype)
     return x @ weights.t() + adapter.scale * (x @ a.t()) @ b.t()
