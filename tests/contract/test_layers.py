@@ -31,8 +31,10 @@ IMPORTED_LATE = {
     "data.worker.__main__": {"jinja2", "tokenizers", "numpy"},
     "training.callbacks": {"transformers"},
     "training.saver": {"transformers", "safetensors"},
-    **{f"training.kernels.{name}": {"torch"} for name in
-       ("check", "gated", "gating", "layers", "projections", "reference", "triton_kernels")},
+    **{
+        f"training.kernels.{name}": {"torch"}
+        for name in ("check", "gated", "gating", "layers", "projections", "reference", "triton_kernels")
+    },
 }
 # The last resorts, of the job and of its children, what a tracker's library and a reward of one's own raise, the one place
 # that keeps the evidence of a failure before it goes on, and where a
