@@ -244,6 +244,24 @@ def test_a_kernel_that_disagrees_is_not_used() -> None:
     assert made.base_model.model[0].apply_qkv is apply_lora_qkv
 
 
+def test_a_kernel_that_cannot_be_tried_is_not_used() -> None:
+    """As on a card that a compiler does not know."""
+
+    class State:
+        quant_type, shape, dtype = "nf4", (WIDTH, WIDTH), torch.bfloat16
+
+    def unknown_card(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no kernel image is available")
+
+    made = model()
+    made.base_model.model[0].o_proj.base_layer.weight.quant_state = State()
+    placed = place(made, unknown_card, fp8=False)
+    assert (placed.compute, len(placed)) == ("stock", 0)
+    reason = "apply_o cannot be tried: RuntimeError: no kernel image is available"
+    assert placed.outcome() == {"difference": placed.differences["apply_qkv"], "reason": reason}
+    assert made.base_model.model[0].apply_qkv is apply_lora_qkv
+
+
 @pytest.mark.parametrize("changes", [
     {"lora_dropout": 0.1}, {"bias": "lora_only", "lora_bias": True}, {"target_modules": ["q_proj"]},
     {"rank_pattern": {"k_proj": 4, "o_proj": 2, "up_proj": 4}},

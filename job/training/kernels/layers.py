@@ -25,23 +25,34 @@ MULTIPLE = 16  # of both sides of a matrix in 8 bits
 
 def place(model: Any, dequantise: Dequantise, fp8: bool) -> Placed:
     """Has every layer that can be computed with these kernels computed with them, while it trains; none if the first of
-    a kind does not compute what it should.
+    a kind does not compute what it should, or cannot be tried.
     """
     watch_steps()
-    placed = Placed("fp8" if fp8 else "fast")
-    for module, name, projections in found(model):
-        kernels = (GatedLayer if name == "forward" else ProjectedLayer)(
-            module.__dict__[name], projections, dequantise, fp8
-        )
-        if name not in placed.differences:
-            placed.differences[name] = difference = round(kernels.difference(), 5)
-            limit = LIMIT_FP8 if fp8 else LIMIT
-            if not difference <= limit:
-                placed.take_away()
-                placed.reason = f"{name} differs by {difference} from what it should compute, limit {limit}"
-                return placed
-        placed.put(module, name, kernels.put_on(module))
+    placed, limit = Placed("fp8" if fp8 else "fast"), LIMIT_FP8 if fp8 else LIMIT
+    try:
+        for module, name, projections in found(model):
+            made = GatedLayer if name == "forward" else ProjectedLayer
+            kernels = made(module.__dict__[name], projections, dequantise, fp8)
+            if name not in placed.differences:
+                placed.differences[name] = difference = round(kernels.difference(), 5)
+                if not difference <= limit:
+                    placed.reason = f"{name} differs by {difference} from what it should compute, limit {limit}"
+                    break
+            placed.put(module, name, kernels.put_on(module))
+    except errors() as error:  # also of a compiler that does not know this card
+        placed.reason = f"{name} cannot be tried: {type(error).__name__}: {error}"
+    if placed.reason:
+        placed.take_away()
     return placed
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """What kernels fail with: torch's errors, memory among them, and the compiler's."""
+    if not torch.cuda.is_available():
+        return (RuntimeError,)
+    from triton.errors import TritonError
+
+    return (RuntimeError, TritonError)
 
 
 def found(model: Any) -> Iterator[tuple[Any, str, list[Any]]]:

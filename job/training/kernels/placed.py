@@ -33,6 +33,11 @@ class Placed:
     def compute(self) -> str:
         return self.kind if self._before else "stock"
 
+    def outcome(self) -> dict[str, Any]:
+        """Of the trial, in the names of the log; empty where there was nothing to try."""
+        difference = {"difference": max(self.differences.values())} if self.differences else {}
+        return difference | ({"reason": self.reason} if self.reason else {})
+
     def put(self, module: Any, name: str, value: Any) -> None:
         self._before.append((module, name, module.__dict__[name]))
         setattr(module, name, value)
@@ -48,15 +53,8 @@ def kernels(backend: Backend, model: Any, compute: str, log: Log) -> Iterator[st
     """How the products of the steps within are computed: "fast", "fp8", or "stock", by the engine itself."""
     placed = backend.place_kernels(model, compute)
     try:
-        if placed.differences:
-            why = {"reason": placed.reason} if placed.reason else {}
-            log(
-                "kernels",
-                compute=placed.compute,
-                modules=len(placed),
-                difference=max(placed.differences.values()),
-                **why,
-            )
+        if known := placed.outcome():
+            log("kernels", compute=placed.compute, modules=len(placed), **known)
         yield placed.compute
     finally:
         placed.take_away()
