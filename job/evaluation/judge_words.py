@@ -29,8 +29,8 @@ SCORED = (
 BEST = 10.0
 # "SCORE: 7", "Score: 7.5/10"; no range, and no share of anything but ten.
 SCORE = re.compile(
-    r"(?:(?i:\bscore)[\s*_]*:|\bSCORE\b)[\s*_:]*(\d+(?:\.\d+)?)(?![.,]?\d)(?!\s*/\s*(?!10\b))"
-    r"(?!\s*(?:-|–|to\b|or\b)\s*\d)"
+    r"(?:(?i:\bscore)[\s*_]*:|\bSCORE\b)[\s*_:]*(\d+(?:\.\d+)?)(?![.,]?\d)(?!\s*(?:/|(?:out\s+)?of\b)\s*+(?!10\b)\d)"
+    r"(?!\s*(?:-|–|—|\||to\b|or\b)\s*\d)"
 )
 NUMBER = re.compile(r"[\s*_]*(\d+(?:\.\d+)?)(?:\s*/\s*10)?[\s*_.]*")
 TRY = "Answer with the word OK."  # whether the endpoint answers at all

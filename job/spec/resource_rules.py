@@ -12,6 +12,8 @@ from job.spec.wording import show
 
 Json = dict[str, Any]
 WITH_PARTS = ("adamw_torch", "adamw_torch_fused", "sgd")  # optimisers that work on parts of weights
+# What the engine computes in one function of its own, if all of them have an adapter.
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj", "down_proj"))
 
 
 def passes_for_gpus(document: Json) -> Iterator[Fault]:
@@ -59,15 +61,25 @@ def fp8(document: Json) -> Iterator[Fault]:
     if document.get("training", {}).get("compute") != "fp8":
         return
     model, lora = document["model"], document.get("lora", {})
-    precision = model.get("precision", "4bit")
+    precision, targets = model.get("precision", "4bit"), lora.get("targets", "all-linear")
     reasons = (
         ('"fp8" with backend peft', model.get("backend") == "peft", "backend unsloth"),
         (f'"fp8" with precision {precision}', precision not in ("4bit", "16bit"), "precision 4bit or 16bit"),
         (f'"fp8" with lora.dropout {lora.get("dropout")}', bool(lora.get("dropout")), "lora.dropout 0"),
         ('"fp8" with lora.dora', bool(lora.get("dora")), "no lora.dora"),
         (f'"fp8" with lora.bias {lora.get("bias")}', lora.get("bias", "none") != "none", 'lora.bias "none"'),
+        (f'"fp8" with lora.targets {", ".join(targets)}', not _has_a_group(targets), _GROUPS),
     )
     for found, wrong, expected in reasons:
         if wrong:
             yield Fault("fp8 is for frozen weights beside a plain adapter, with Unsloth", where="/training/compute",
                         found=found, expected=expected, hint="Or leave it to auto")  # fmt: skip
+
+
+_GROUPS = "all of " + ", or of ".join(", ".join(group) for group in TOGETHER)
+
+
+def _has_a_group(targets: str | list[str]) -> bool:
+    """What an expression names is known once the model is."""
+    names = None if isinstance(targets, str) else {target.rsplit(".", 1)[-1] for target in targets}
+    return names is None or any(names.issuperset(group) for group in TOGETHER)

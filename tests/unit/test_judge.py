@@ -273,6 +273,8 @@ def test_an_address_is_kept_without_what_is_secret_in_it() -> None:
     ("Good.\nSCORE: 7", 0.7), ("SCORE: 10/10", 1.0), ("**Score:** 2.5", 0.25), ("score: 0", 0.0), ("8", 0.8), ("8/10", 0.8),
     ("SCORE: 3\nno, it is better.\nSCORE: 9", 0.9), ("<think>SCORE: 1</think>SCORE: 4", 0.4), ("<think>SCORE: 1", None),
     ("SCORE: 11", None), ("SCORE: -3", None), ("SCORE: 70/100", None), ("SCORE: 0 to 10", None), ("SCORE: 7 or 8", None),
+    ("SCORE: 7 / 10", 0.7), ("**SCORE:** 7/ 10", 0.7), ("SCORE: 7 / 100", None), ("SCORE: 7 out of 10.", 0.7), ("SCORE: 7 of 10", 0.7),
+    ("SCORE: 7 out of 100", None), ("SCORE: 3 of 5", None), ("SCORE: 7 of what it could be", 0.7), ("SCORE: 7 | 8", None),
     ("SCORE: 4 and SCORE: 5", None), ("SCORE: 7,5", None), ("the score is high", None), ("", None), ("SCORE: ٧", 0.7),
 ])  # fmt: skip
 def test_what_a_score_is(said: str, found: float | None) -> None:

@@ -4,8 +4,11 @@ them, the kernels in Triton, is held against the same by `tests.gpu.kernels`, an
 
 from __future__ import annotations
 
-from types import MethodType
-from typing import Any
+import json
+import math
+from io import StringIO
+from types import MethodType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,12 +16,15 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from job.errors import SpecError
+from job.host.log import Log
 from job.training.kernels import reference
 from job.training.kernels.adapters import Adapters, LowRank, watch_steps
+from job.training.kernels.check import _largest
 from job.training.kernels.fp8 import LARGEST, product, scaled_rows
 from job.training.kernels.frozen import Dense, Frozen, InFp8, Packed
 from job.training.kernels.gated import Gated, Layer
 from job.training.kernels.layers import place
+from job.training.kernels.placed import Placed, kernels
 from job.training.kernels.projections import Projections
 from tests.specs import parse
 
@@ -241,6 +247,8 @@ def test_a_kernel_that_disagrees_is_not_used() -> None:
     placed = place(made, lambda *_: None, fp8=False)
     assert (placed.compute, len(placed)) == ("stock", 0)
     assert placed.reason == "forward differs by nan from what it should compute, limit 0.03"
+    assert math.isfinite(placed.outcome()["difference"])
+    assert "difference" not in Placed(differences={"forward": math.nan}).outcome(), "JSON has no such number"
     assert made.base_model.model[0].apply_qkv is apply_lora_qkv
 
 
@@ -262,6 +270,42 @@ def test_a_kernel_that_cannot_be_tried_is_not_used() -> None:
     assert made.base_model.model[0].apply_qkv is apply_lora_qkv
 
 
+def test_a_gradient_that_is_no_number_is_seen_wherever_it_is() -> None:
+    """Python's own max goes past it."""
+    x = [torch.ones(2, requires_grad=True) for _ in range(2)]
+    assert math.isnan(_largest([x[0] * 2, x[1] * math.nan], [x[0] * 2, x[1]], x, [torch.ones(2)] * 2))
+
+
+@pytest.mark.parametrize("name", ["k_proj", "up_proj", "down_proj"])
+def test_single_matrices_that_are_stored_in_another_way_stay_out(name: str) -> None:
+    """As in bases in NF4 that keep some of them in 16 bits. What is multiplied by itself may be stored by itself."""
+    made = model()
+    for part in made.base_model.model:
+        if hasattr(part, name):
+            weight = getattr(part, name).base_layer.weight
+            weight.quant_state = SimpleNamespace(quant_type="nf4", shape=weight.shape, dtype=torch.bfloat16)
+
+    def widen(weight: Tensor, state: Any, out: Tensor) -> None:
+        out.copy_(weight)
+
+    y, _ = step(made)
+    placed = place(made, widen, fp8=False)
+    assert (len(placed), placed.reason) == (3 if name == "down_proj" else 2, None)
+    assert distance(step(made)[0], y) < 0.02
+
+
+def test_where_no_layer_fits_the_log_says_so() -> None:
+    said = StringIO()
+
+    class Engine:
+        def place_kernels(self, *_: Any) -> Placed:
+            return place(nn.Linear(2, 2), lambda *_: None, fp8=True)
+
+    with kernels(cast(Any, Engine()), None, "fp8", Log(said)) as compute:
+        assert compute == "stock"
+    assert json.loads(said.getvalue()).items() >= {"event": "kernels", "modules": 0, "reason": "no layer has a form that they know"}.items()
+
+
 @pytest.mark.parametrize("changes", [
     {"lora_dropout": 0.1}, {"bias": "lora_only", "lora_bias": True}, {"target_modules": ["q_proj"]},
     {"rank_pattern": {"k_proj": 4, "o_proj": 2, "up_proj": 4}},
@@ -275,11 +319,12 @@ def test_layers_of_other_adapters_are_left_to_the_engine(changes: dict[str, Any]
     [
         ({"/model/backend": "peft"}, "backend peft"), ({"/model/precision": "8bit"}, "precision 8bit"),
         ({"/lora": {"dropout": 0.1}}, "lora.dropout 0.1"), ({"/lora": {"dora": True}}, "lora.dora"),
-        ({"/lora": {"bias": "all"}}, "lora.bias all"),
+        ({"/lora": {"bias": "all"}}, "lora.bias all"), ({"/lora": {"targets": ["q_proj", "v_proj"]}}, "lora.targets q_proj, v_proj"),
     ],
 )  # fmt: skip
 def test_fp8_is_refused_where_it_would_be_asked_for_in_vain(changes: dict[str, Any], found: str) -> None:
     with pytest.raises(SpecError, match=rf'/training/compute: .*"fp8" with {found}'):
         parse({"/training/compute": "fp8", **changes})
     assert parse({"/training/compute": "fp8"}).training.compute == "fp8"
+    assert parse({"/training/compute": "fp8", "/lora": {"targets": ["q_proj", "o_proj"]}}).training.compute == "fp8"
     assert parse({}).training.compute == "auto"

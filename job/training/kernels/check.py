@@ -73,4 +73,5 @@ def _largest(found: Sequence[Tensor], should: Sequence[Tensor], of: Sequence[Ten
     wanted = torch.autograd.grad(list(should), list(of), list(by))
     pairs = zip([*found, *gradients], [*should, *wanted], strict=True)
     with torch.no_grad():
-        return max(float((a.float() - b.float()).norm() / b.float().norm()) for a, b in pairs)
+        # not Python's max, which goes past what is no number
+        return float(torch.stack([(a.float() - b.float()).norm() / b.float().norm() for a, b in pairs]).max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from subprocess import SubprocessError
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -43,16 +44,18 @@ def place(model: Any, dequantise: Dequantise, fp8: bool) -> Placed:
         placed.reason = f"{name} cannot be tried: {type(error).__name__}: {error}"
     if placed.reason:
         placed.take_away()
+    elif not placed:
+        placed.reason = "no layer has a form that they know"
     return placed
 
 
 def errors() -> tuple[type[Exception], ...]:
-    """What kernels fail with: torch's errors, memory among them, and the compiler's."""
+    """What kernels fail with: torch's errors, memory among them, and the compilers'."""
     if not torch.cuda.is_available():
         return (RuntimeError,)
     from triton.errors import TritonError
 
-    return (RuntimeError, TritonError)
+    return (RuntimeError, SubprocessError, TritonError)
 
 
 def found(model: Any) -> Iterator[tuple[Any, str, list[Any]]]:
@@ -60,17 +63,31 @@ def found(model: Any) -> Iterator[tuple[Any, str, list[Any]]]:
     for module in model.modules():
         own = module.__dict__
         if getattr(own.get("apply_qkv"), "__name__", "") == THEIR_QKV:
-            yield from _usable(module, "apply_qkv", ["q_proj", "k_proj", "v_proj"])
+            yield from _usable(module, "apply_qkv", [["q_proj", "k_proj", "v_proj"]])
         if getattr(own.get("apply_o"), "__name__", "") == THEIR_OUTPUT:
-            yield from _usable(module, "apply_o", ["o_proj"])
+            yield from _usable(module, "apply_o", [["o_proj"]])
         if getattr(getattr(own.get("forward"), "__func__", None), "__name__", "") == THEIR_GATED:
-            yield from _usable(module, "forward", ["gate_proj", "up_proj", "down_proj"])
+            yield from _usable(module, "forward", [["gate_proj", "up_proj"], ["down_proj"]])
 
 
-def _usable(module: Any, name: str, names: list[str]) -> Iterator[tuple[Any, str, list[Any]]]:
-    projections = [getattr(module, each) for each in names]
-    if all(map(_plain, projections)) and len({rank for each in projections for rank in each.r.values()}) == 1:
+def _usable(module: Any, name: str, names: list[list[str]]) -> Iterator[tuple[Any, str, list[Any]]]:
+    """`names`: of projections, those together whose weights are put one below the other."""
+    together = [[getattr(module, each) for each in group] for group in names]
+    projections = [each for group in together for each in group]
+    if (
+        all(map(_plain, projections))
+        and len({rank for each in projections for rank in each.r.values()}) == 1
+        and len({_stored_in(each)[0] for each in projections}) == 1
+        and all(len(set(map(_stored_in, group))) == 1 for group in together)
+    ):
         yield module, name, projections
+
+
+def _stored_in(projection: Any) -> tuple[Any, bool]:
+    """In what it is computed with, and whether it is in NF4: some models have single matrices in 16 bits beside it."""
+    weight = projection.base_layer.weight
+    state = getattr(weight, "quant_state", None)
+    return (weight if state is None else state).dtype, state is not None
 
 
 def _plain(projection: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,7 +36,8 @@ class Placed:
 
     def outcome(self) -> dict[str, Any]:
         """Of the trial, in the names of the log; empty where there was nothing to try."""
-        difference = {"difference": max(self.differences.values())} if self.differences else {}
+        numbers = list(filter(math.isfinite, self.differences.values()))  # JSON has no others
+        difference = {"difference": max(numbers)} if numbers else {}
         return difference | ({"reason": self.reason} if self.reason else {})
 
     def put(self, module: Any, name: str, value: Any) -> None:
