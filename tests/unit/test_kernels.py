@@ -23,6 +23,7 @@ from job.training.kernels.check import _largest
 from job.training.kernels.fp8 import LARGEST, product, scaled_rows
 from job.training.kernels.frozen import Dense, Frozen, InFp8, Packed
 from job.training.kernels.gated import Gated, Layer
+from job.training.kernels.gating import gate
 from job.training.kernels.layers import place
 from job.training.kernels.placed import Placed, kernels
 from job.training.kernels.projections import Projections
@@ -84,6 +85,29 @@ def test_the_gated_layer_equals_the_reference(rank: int) -> None:
     found = Gated.apply(x, layer.fresh(), *layer.weights)
     assert distance(found, should) < 1e-14
     assert max(map(distance, gradients([found], of), gradients([should], of))) < 1e-14
+
+
+def test_a_fresh_adapter_is_not_rounded_away() -> None:
+    """Its part of gate and up is far below a step of 16 bits: added in 16 bits, as the engine does it, most of it is lost."""
+    wide, narrow, x = weights((INNER, WIDTH), (INNER, WIDTH)), torch.bfloat16, torch.randn(400, WIDTH, dtype=torch.float64)
+    parts = adapters(wide, 4).parts
+    drawn = [torch.randn(part.b.shape, dtype=torch.float64) for part in parts]
+
+    def outputs(step: float) -> list[Tensor]:
+        """With such a b: exactly, by the kernel's sums, and by the engine's."""
+        for part, numbers in zip(parts, drawn, strict=True):
+            part.b.data = step * numbers
+        copies, flat = Adapters(parts, narrow).fresh(), x.to(narrow)
+        small, whole = flat @ copies.a.t(), flat @ torch.cat(wide).to(narrow).t()
+        ours = gate(whole, small, copies.b)
+        opened, up = whole.addmm_(small, copies.b.t()).chunk(2, 1)
+        exact = reference.projected(x, torch.cat(wide), parts)
+        return [nn.functional.silu(a).mul(b).detach().double() for a, b in (exact, (opened, up))] + [ours.double()]
+
+    should, engines, kernels = [(after - before).flatten() for after, before in zip(outputs(2e-5), outputs(0.0), strict=True)]
+    kept = [float(found @ should / (should @ should)) for found in (kernels, engines)]
+    assert kept[0] == pytest.approx(1, abs=0.1)
+    assert kept[1] < 0.5
 
 
 def test_packed_weights_are_put_together_for_a_product() -> None:

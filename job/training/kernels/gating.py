@@ -1,6 +1,8 @@
 """silu(gate) · up and its gradients, with the adapters' part added on the way.
 
-On a GPU these are the kernels of `triton_kernels`; elsewhere, and as what those are held against, plain torch.
+On a GPU these are the kernels of `triton_kernels`; elsewhere, and as what those are held against, plain torch. Both add
+in fp32: added in 16 bits, as the engine does, a part of less than half a step of the number it is added to is lost, and
+that is most of what a fresh adapter gives.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ def gate(gate_up: Tensor, narrow: Tensor, b: Tensor) -> Tensor:
     where gate meets up → [tokens, width]. Where the rank is too large for a kernel, `gate_up` is completed in place.
     """
     if not gate_up.is_cuda:
-        return _gate(torch.addmm(gate_up, narrow, b.t()))
+        return _gate(_added(gate_up, narrow, b.t())).to(gate_up.dtype)
     from job.training.kernels import triton_kernels
 
     if narrow.shape[1] // 2 > MOST_RANK:
@@ -40,12 +42,19 @@ def gate_gradients(
     that. Both may lie in the memory of what was given.
     """
     if not gate_up.is_cuda:
-        return _gate_gradients(torch.addmm(by_hidden, by_narrow_hidden, a), torch.addmm(gate_up, narrow, b.t()))
+        found = _gate_gradients(_added(by_hidden, by_narrow_hidden, a), _added(gate_up, narrow, b.t()))
+        return found[0].to(gate_up.dtype), found[1].to(gate_up.dtype)
     from job.training.kernels import triton_kernels
 
     if max(narrow.shape[1] // 2, a.shape[0]) > MOST_RANK:  # gate_up was completed on the way there
         return triton_kernels.gate_gradients(by_hidden.addmm_(by_narrow_hidden, a), gate_up, None, None, None, None)
     return triton_kernels.gate_gradients(by_hidden, gate_up, narrow, b, by_narrow_hidden, a)
+
+
+def _added(whole: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """whole + left right, in fp32 at least"""
+    wide = torch.promote_types(whole.dtype, torch.float32)
+    return torch.addmm(whole.to(wide), left.to(wide), right.to(wide))
 
 
 def _gate(gate_up: Tensor) -> Tensor:
