@@ -23,10 +23,10 @@ DONE = ("published", "done")  # the two events that a run says only once its man
 AFTER_THE_END = ("lease", "notified", "leftovers", "note", "termination", "summary", "ended", "verified", "valid")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 # What rented machines, engines and journals put before a line: names in brackets or before a bar, times, colours. After
-# any other text it is quoted, not said.
+# any other text it is quoted, not said. What has matched is not tried in another way: a line may be all of times.
 BEFORE = re.compile(
     r"(?:\s|\ufeff|\x1b\[[0-9;]*m|\([^()]{1,200}\)|\[[^][]{1,200}\]|[\w./-]{1,200} *\|"
-    r"|\d{4}-\d\d-\d\d[T ][\d:.,]+\S{0,6}(?=\s)|[A-Z][a-z]{2} +\d+ [\d:]+ \S{1,200} \S{1,200}\[\d+\]:)*"
+    r"|\d{4}-\d\d-\d\d[T ][\d:.,]++\S{0,6}(?=\s)|[A-Z][a-z]{2} +\d+ [\d:]+ \S{1,200} \S{1,200}\[\d+\]:)*+"
 )
 CODES = {kind.__name__: kind.exit_code for kind in TREE}
 UNKNOWN = JobError.exit_code

@@ -46,16 +46,20 @@ SHORTEST_SECRET = 8  # characters; a shorter one is in every program by chance
 class Compiled:
     """The folders of one process's engines. Takes place and key out of the environment, so that no child has them.
 
-    Raises `InputError` for one without the other, and for a key that could be guessed.
+    White space around them is none of theirs: a file of a Secret often ends with a line break. Raises `InputError` for
+    one without the other, for a key that could be guessed, and for a place that is neither in S3 nor a full path.
     """
 
     def __init__(self) -> None:
-        self._place, self._key = os.environ.pop(PLACE, ""), Secret(os.environ.pop(KEY, ""))
+        self._place, self._key = os.environ.pop(PLACE, "").strip(), Secret(os.environ.pop(KEY, "").strip())
         learn(self._key.reveal())
         if self._place and len(self._key.reveal()) < SHORTEST_KEY:
             hint = f"Who has this key can run code in every job: openssl rand -hex {SHORTEST_KEY}"
             found = f"{len(self._key.reveal())} characters"
             raise InputError(f"{KEY} is too short", found=found, expected=f"at least {SHORTEST_KEY}", hint=hint)
+        if self._place and not self._place.startswith(("s3://", "/")):
+            raise InputError("this is no place to keep what was compiled", where=PLACE, found=ascii(self._place),
+                             expected="s3://bucket/prefix, or a directory's full path")  # fmt: skip
         self._is_there = False
 
     def fetch(self, device: Mapping[str, Any], workdir: Path, log: Log) -> None:
@@ -105,7 +109,7 @@ class Compiled:
             self._is_there = True
             return "not fetched: this machine has its own"
         content = self._proven(store.read(f"{folder}/{NAME}") if sizes[f"{folder}/{NAME}"] <= MAX_NAME_BYTES else b"")
-        if content is None or content["made_for"] != made_for:
+        if content is None or content.get("made_for") != made_for:
             return f"not used: {NAME} is not signed by the holder of {KEY}"
         key, archive = f"{folder}/{content['sha256']}.tar.gz", workdir / "compiled.tar.gz"
         if sizes.get(key) != content["bytes"] or content["bytes"] > MAX_BYTES:

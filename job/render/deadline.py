@@ -43,14 +43,20 @@ def deadline_in(text: str) -> Deadline:
     slowest = max(fitting, key=lambda gpu: gpu["seconds"])
     hours = slowest["seconds"] / 3600
     why = f"twice the {hours:.1f} that are planned for {slowest['name']}, the slowest that fits, and {MORE_HOURS}"
+    if hours > MOST_HOURS / 2 - MORE_HOURS:
+        raise ValueError("is a plan of a run that is too long")
     return Deadline(math.ceil(2 * hours) + MORE_HOURS, why, plan["run_id"])
 
 
 def _plan(path: Path) -> dict[str, Any]:
     try:
-        plan = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        plan = json.loads(path.read_bytes(), parse_constant=_no_number)
+    except (OSError, ValueError, RecursionError):
         raise ValueError("is neither hours nor a plan") from None
     if next(StrictValidator(load_schema("plan")).iter_errors(plan), None):
         raise ValueError("is not a plan of this version")
     return dict(plan)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(text)

@@ -203,6 +203,31 @@ def test_nobody_else_has_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         Machine(tmp_path / "second", monkeypatch, "/place", key="short")
 
 
+def test_white_space_around_key_and_place_is_none_of_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a Secret that was made from a file has it."""
+    place, *_ = kept(tmp_path, monkeypatch)
+    second = Machine(tmp_path / "second", monkeypatch, f" {place}\n", key=f"{SECRET}\n")
+    assert "fetched" in second.fetch()
+    with pytest.raises(InputError, match="TUNEJOB_COMPILED_KEY is too short"):
+        Machine(tmp_path / "third", monkeypatch, "/place", key=" " * 40)
+
+
+@pytest.mark.parametrize("place", ["relative/path", "hf://owner/name", "S3://bucket/prefix", "file:///place"])
+def test_what_is_no_place_is_refused_and_makes_no_folder(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="TUNEJOB_COMPILED: this is no place") as refused:
+        Machine(tmp_path / "first", monkeypatch, place)
+    assert refused.value.exit_code == 11
+
+
+def test_a_signed_description_of_another_form_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a later version might write it."""
+    place, description, _ = kept(tmp_path, monkeypatch)
+    second = Machine(tmp_path / "second", monkeypatch, str(place))
+    content = {"version": 2}
+    description.write_text(json.dumps(content | {"hmac": second._compiled._signature(content)}))
+    assert "not used" in second.fetch()
+
+
 def test_a_place_that_cannot_be_written_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     machine = Machine(tmp_path / "first", monkeypatch, str(tmp_path / "file" / "below"))

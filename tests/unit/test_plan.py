@@ -260,6 +260,8 @@ def test_a_deadline_is_rendered_from_the_plan_of_this_spec(model: Path) -> None:
         ({"run_id": "0" * 16}, "the plan is that of another spec"),
         ({"gpus": [large]}, "is a plan without a GPU that fits"),
         ({"version": 2}, "is not a plan of this version"),
+        ({"gpus": [slow | {"seconds": math.inf}]}, "is neither hours nor a plan"),
+        ({"gpus": [slow | {"seconds": 1e9}]}, "is a plan of a run that is too long"),
     ):
         written.write_text(json.dumps(document | other))
         with pytest.raises(SpecError, match=words):
