@@ -169,8 +169,8 @@ def stages(run: Run) -> Manifest:
     that is missing.
     """
     spec = run.spec
-    require_wanted_device()
     trained_before = TRAINED in run.receipts
+    require_machine(spec, trained_before)
     run.log("start", name=spec.name, run_id=spec.run_id, output=run.store.uri, stored_before=run.receipts.names())
     with run.stage("fetch"):
         require_others(run, trained_before)
@@ -225,6 +225,13 @@ def stages(run: Run) -> Manifest:
 
 
 # ---------------------------------------------------------------------------------------------- stages in detail
+
+
+def require_machine(spec: JobSpec, trained_before: bool) -> None:
+    """As far as the driver tells what a GPU can, before anything is fetched and torch asks it."""
+    require_wanted_device()
+    if not trained_before:
+        require_device(spec, "cuda" if gpu_capability() else "cpu")
 
 
 def engine(run: Run) -> Backend:

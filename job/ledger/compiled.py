@@ -46,12 +46,12 @@ SHORTEST_SECRET = 8  # characters; a shorter one is in every program by chance
 class Compiled:
     """The folders of one process's engines. Takes place and key out of the environment, so that no child has them.
 
-    White space around them is none of theirs: a file of a Secret often ends with a line break. Raises `InputError` for
-    one without the other, for a key that could be guessed, and for a place that is neither in S3 nor a full path.
+    Raises `InputError` for one without the other, for a key that could be guessed, and for a place that is neither in
+    S3 nor a full path.
     """
 
     def __init__(self) -> None:
-        self._place, self._key = os.environ.pop(PLACE, "").strip(), Secret(os.environ.pop(KEY, "").strip())
+        self._place, self._key = os.environ.pop(PLACE, ""), Secret(os.environ.pop(KEY, ""))
         learn(self._key.reveal())
         if self._place and len(self._key.reveal()) < SHORTEST_KEY:
             hint = f"Who has this key can run code in every job: openssl rand -hex {SHORTEST_KEY}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,9 +55,14 @@ def test_packing_on_the_cpu(tmp_path: Path) -> None:
     assert "spec.json" not in left(tmp_path)
 
 
-def test_8bit_on_the_cpu(tmp_path: Path) -> None:
-    refused(run_tiny(tmp_path, {"/model/precision": "8bit"}), 13, "/model/precision")
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [({"/model/precision": "8bit"}, "/model/precision"), ({"/training/compute": "fp8", "/model/backend": "unsloth"}, "/training/compute")],
+)
+def test_what_a_cpu_cannot_is_said_before_anything_is_fetched(changes: dict[str, Any], pointer: str, tmp_path: Path) -> None:
+    refused(run_tiny(tmp_path, changes), 13, pointer)
     assert "adapter" not in left(tmp_path)
+    assert not {"fetch", "engine"} & {phase["name"] for phase in document(tmp_path / "out" / "stats.json")["phases"]}
 
 
 def test_a_broken_row_is_found_before_weights_are_fetched(tmp_path: Path) -> None:

@@ -203,15 +203,6 @@ def test_nobody_else_has_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         Machine(tmp_path / "second", monkeypatch, "/place", key="short")
 
 
-def test_white_space_around_key_and_place_is_none_of_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a Secret that was made from a file has it."""
-    place, *_ = kept(tmp_path, monkeypatch)
-    second = Machine(tmp_path / "second", monkeypatch, f" {place}\n", key=f"{SECRET}\n")
-    assert "fetched" in second.fetch()
-    with pytest.raises(InputError, match="TUNEJOB_COMPILED_KEY is too short"):
-        Machine(tmp_path / "third", monkeypatch, "/place", key=" " * 40)
-
-
 @pytest.mark.parametrize("place", ["relative/path", "hf://owner/name", "S3://bucket/prefix", "file:///place"])
 def test_what_is_no_place_is_refused_and_makes_no_folder(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="TUNEJOB_COMPILED: this is no place") as refused:
