@@ -14,6 +14,8 @@ FULL_RATES = (1e-5, 5e-5)
 VERY_SMALL, SMALL_RATES = 500_000_000, (1e-4, 2e-3)  # weights below which the usual rate teaches little in few steps
 FEW_ROWS, USUAL_ROWS = 500, "500 to 5,000"
 SMALL_SET, MANY_EPOCHS = 1000, 5
+STEPS_TO_LEARN = 120  # which small sets may take as many epochs as it needs to come to; `init` aims at 100
+MANY_CUT = 0.05  # of the rows
 FAR_ABOVE, SHORT = 2, 256  # times the longest row; a limit below that costs nothing
 WORTH_PACKING, STEPS_WORTH_PACKING = 0.8, 20  # of the time
 
@@ -69,6 +71,15 @@ def _length(spec: JobSpec, facts: Facts) -> Iterator[Advice]:
         )
 
 
+def _cut(spec: JobSpec, facts: Facts) -> Iterator[Advice]:
+    if facts.rows and facts.truncated_rows > MANY_CUT * facts.rows:
+        yield Advice(
+            "/model/max_seq_length",
+            f"more than {spec.model.max_seq_length}, or shorter rows",
+            f"{facts.truncated_rows} of {facts.rows} rows are cut: answers without their end teach a model to go on talking",
+        )
+
+
 def _formats(_: JobSpec, facts: Facts) -> Iterator[Advice]:
     for index, name in enumerate(facts.formats):
         if facts.chats and name in ("prompt_completion", "text"):
@@ -115,7 +126,7 @@ def _rate(spec: JobSpec, facts: Facts) -> Iterator[Advice]:
 
 
 def _epochs(_: JobSpec, facts: Facts) -> Iterator[Advice]:
-    if facts.epochs > MANY_EPOCHS and facts.rows < SMALL_SET:
+    if facts.epochs > MANY_EPOCHS and facts.rows < SMALL_SET and facts.steps > STEPS_TO_LEARN:
         yield Advice(
             "/training/epochs",
             f"1 to 3 epochs instead of {facts.epochs:.3g}",
@@ -126,6 +137,7 @@ def _epochs(_: JobSpec, facts: Facts) -> Iterator[Advice]:
 RULES: tuple[Callable[[JobSpec, Facts], Iterator[Advice]], ...] = (
     _merge_base,
     _length,
+    _cut,
     _formats,
     _packing,
     _rows,

@@ -43,10 +43,18 @@ CHECKSUM_ADVICE = {
 }
 
 
+CREDENTIALS_ADVICE = {
+    "expected": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role",
+    "hint": "Set them; plan and validate take rows that lie on this machine without them",
+}
+
+
 def advice(error: BaseException) -> dict[str, str]:
     """The right that is missing, or the setting that mends it."""
-    from botocore.exceptions import ClientError
+    from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
 
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return CREDENTIALS_ADVICE
     if not isinstance(error, ClientError):
         return {}
     code, operation = error.response["Error"].get("Code"), error.operation_name

@@ -125,6 +125,7 @@ SAID: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("/training/learning_rate", {"/training/learning_rate": 1e-5}, {}),
     ("/training/epochs", {}, {"epochs": 20.0, "rows": 600}),
     ("/model/max_seq_length", {"/model/max_seq_length": 8192}, {"longest_tokens": 300}),
+    ("/model/max_seq_length", {}, {"truncated_rows": 500}),
     ("/data/packing", {}, {"packing_time": 0.5}),
     ("/data/train", {}, {"rows": 40}),
     ("/data/train/0/format", {}, {"formats": ("prompt_completion",)}),
@@ -145,6 +146,8 @@ def test_no_advice_where_nothing_is_odd() -> None:
     assert advise(parse({}), NOTHING_ODD) == []
     assert advise(parse({"/model/precision": "full"}), NOTHING_ODD) == []
     assert advise(parse({"/training/learning_rate": QUICK_RATE}), replace(NOTHING_ODD, parameters=135_000_000)) == [], "init writes it"
+    assert advise(parse({}), replace(NOTHING_ODD, rows=600, epochs=8.0, steps=104)) == [], "init writes as many as about 100 steps need"
+    assert advise(parse({}), replace(NOTHING_ODD, truncated_rows=20)) == [], "a few long rows are told by the plan"
 
 
 # ------------------------------------------------------------------------------------------------- whole plans
