@@ -76,7 +76,7 @@ def _cut(spec: JobSpec, facts: Facts) -> Iterator[Advice]:
         yield Advice(
             "/model/max_seq_length",
             f"more than {spec.model.max_seq_length}, or shorter rows",
-            f"{facts.truncated_rows} of {facts.rows} rows are cut: answers without their end teach a model to go on talking",
+            f"{facts.truncated_rows} of {facts.rows} rows are cut: a model that sees no ends goes on talking",
         )
 
 
