@@ -275,7 +275,7 @@ RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
     (gates_of_what_is_measured, ("/evaluation",)),
     (gate_bounds, ("/evaluation/gates",)),
     (judge, ("/evaluation",)),
-    (benchmarks, ("/evaluation",)),
+    (benchmarks, ("/export", "/evaluation")),
     (gates_of_what_is_delivered, ("/evaluation/gates", "/model/precision", "/export")),
     (_exports_without_adapter, ("/model", "/export/lora_gguf")),
     (_merge_onto, ("/model/precision", "/export/merge_onto")),

@@ -100,7 +100,7 @@ def test_another_model_says_what_answers_are_worth(tmp_path: Path) -> None:
     assert all(0 < line["reward_judge"] == line["reward"] < 1 for line in lines(tmp_path / "out"))
     asked = [json.dumps(body["messages"]) for body in server.bodies]
     assert 2 < len(asked) == len(set(asked)) < 31
-    assert "Say 0 in words" in asked[1]
+    assert any("Say 0 in words" in each for each in asked[1:]), "eight are asked at a time, in no order"
     notes = valid_stats(tmp_path / "out" / "stats.json")["data"]["notes"]
     assert any(note.startswith("up to 32 answers are given, and the judge may be asked 31 times") for note in notes)
     assert f"the judge was asked what {len(asked)} answers are worth, with {50 * len(asked)} tokens" in notes

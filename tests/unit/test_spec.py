@@ -361,6 +361,13 @@ def test_max_steps_takes_the_place_of_epochs() -> None:
     assert (training.epochs, training.max_steps) == (None, 60)
 
 
+@pytest.mark.parametrize("section", load_schema("job")["properties"])
+def test_a_section_that_is_none_is_said(section: str) -> None:
+    """No rule of another section reads it."""
+    with pytest.raises(SpecError):
+        parse_spec(json.dumps(changed({f"/{section}": None})).encode())
+
+
 def test_a_micro_batch_divides_the_rows_of_a_step() -> None:
     assert parse({}).training.micro_batch == "auto"
     assert parse({"/training/micro_batch": 4}).training.micro_batch == 4, "2 x 4 rows are a step by default"
