@@ -15,8 +15,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from job.errors import SpecError
+from job.errors import CapacityError, SpecError
 from job.host.log import Log
+from job.plan.cards import CARDS
+from job.plan.duration import has_kernels
+from job.plan.model_size import ModelSize
+from job.plan.require import require_device, require_fp8
+from job.preview.reckoning import on_card, scheduler
 from job.training.kernels import reference
 from job.training.kernels.adapters import Adapters, LowRank, watch_steps
 from job.training.kernels.check import _largest
@@ -352,3 +357,30 @@ def test_fp8_is_refused_where_it_would_be_asked_for_in_vain(changes: dict[str, A
     assert parse({"/training/compute": "fp8"}).training.compute == "fp8"
     assert parse({"/training/compute": "fp8", "/lora": {"targets": ["q_proj", "o_proj"]}}).training.compute == "fp8"
     assert parse({}).training.compute == "auto"
+
+
+@pytest.mark.parametrize("capability", ["8.9", "9.0", "12.0"])
+def test_cards_that_multiply_in_8_bits_may(capability: str) -> None:
+    require_fp8(capability)
+
+
+@pytest.mark.parametrize("capability", ["7.5", "8.0", "8.6"])
+def test_older_cards_are_refused_before_an_engine_is_imported(capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("job.plan.require.gpu_capability", lambda: capability)  # what the driver would say
+    with pytest.raises(CapacityError, match=rf"/training/compute: .*found fp8 on compute capability {capability}"):
+        require_device(parse({"/training/compute": "fp8"}), "cuda")
+    require_device(parse({}), "cuda")
+
+
+def test_a_plan_in_fp8_names_the_cards_that_cannot() -> None:
+    spec = parse({"/training/compute": "fp8"})
+    size = ModelSize(1_235_814_400, 2048, 16, 128_256, quantised=False, local=False, origin="")
+    verdicts = {key: on_card(spec, size, scheduler(spec, [100] * 64, 1), 1.0, key, {}).fits for key in CARDS}
+    assert {key for key, verdict in verdicts.items() if verdict == "no fp8"} == {"t4", "a10", "rtx3090", "a100-40", "a100-80"}
+    assert set(verdicts.values()) == {"yes", "no fp8"}
+
+
+def test_the_engine_alone_is_planned_without_what_the_kernels_save() -> None:
+    assert [has_kernels(parse({"/training/compute": how})) for how in ("stock", "auto", "fp8")] == [False, True, True]
+    assert not has_kernels(parse({"/model/backend": "peft"}))
+    assert not has_kernels(parse({"/lora": {"dropout": 0.1}}))

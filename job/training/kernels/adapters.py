@@ -74,10 +74,8 @@ class Adapters:
 
         with torch.no_grad():
             for part, rank, width in zip(self.parts, self.ranks, self.widths, strict=True):
-                self.a[rank].copy_(part.a)
-                torch.mul(part.b, part.scale, out=self.b[width, rank]) if part.b.dtype == self.b.dtype else (
-                    self.b[width, rank].copy_(part.b * part.scale)
-                )
+                self.a[rank] = part.a
+                self.b[width, rank] = part.b * part.scale
 
     def gradients(self, by_a: Tensor, by_b: Tensor) -> list[Tensor]:
         """Of `weights`, from those of `a` and of b without scales, of which only the blocks are looked at."""

@@ -29,7 +29,7 @@ def place(model: Any, dequantise: Dequantise, fp8: bool) -> Placed:
     a kind does not compute what it should, or cannot be tried.
     """
     watch_steps()
-    placed, limit = Placed("fp8" if fp8 else "fast"), LIMIT_FP8 if fp8 else LIMIT
+    placed, limit, name = Placed("fp8" if fp8 else "fast"), LIMIT_FP8 if fp8 else LIMIT, "a layer"
     try:
         for module, name, projections in found(model):
             made = GatedLayer if name == "forward" else ProjectedLayer
