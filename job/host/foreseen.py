@@ -11,7 +11,7 @@ TRIFLES = {"bytes": 1e9, "seconds": 10.0}  # a difference of at most this is not
 NAMES = {
     "gpu_peak_bytes": "GPU memory in training",
     "host_peak_bytes": "host memory, to have at hand",
-    "disk_peak_bytes": "scratch disk, to have at hand (what other programs write to it counts)",
+    "disk_peak_bytes": "scratch disk, to have at hand",
 }
 
 

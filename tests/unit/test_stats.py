@@ -42,25 +42,32 @@ def test_the_document_fits_its_schema_from_the_first_moment_to_a_failure(tmp_pat
 
 
 def test_a_phase_measures_time_memory_and_disk(tmp_path: Path) -> None:
-    stats = Stats("0" * 16, "x", tmp_path)
+    workdir = tmp_path / "work"
+    workdir.mkdir()
+    (workdir / "before").write_bytes(b"x" * 30 * MIB)
+    stats = Stats("0" * 16, "x", workdir)
     with stats.phase("fetch"):
         time.sleep(0.2)
     with stats.phase("data"):
         block = mmap.mmap(-1, 200 * MIB)  # new pages, whatever this process has left over from other tests
         block.write(b"x" * 200 * MIB)
-        (tmp_path / "file").write_bytes(b"x" * 50 * MIB)
+        (workdir / "file").write_bytes(b"x" * 50 * MIB)
+        (workdir / "same").hardlink_to(workdir / "file")
+        (tmp_path / "of another program").write_bytes(b"x" * 20 * MIB)
         time.sleep(1.2)
         block.close()
     fetch, data = stats.phases
     assert 0.2 <= fetch.wall_seconds < 1.0
     assert data.peak_rss_bytes - fetch.peak_rss_bytes >= 150 * MIB
-    assert data.peak_disk_bytes >= 45 * MIB
+    assert 50 * MIB <= data.peak_disk_bytes < 51 * MIB
     assert data.peak_gpu_reserved_bytes == 0
 
 
 def test_planned_and_actual_stand_side_by_side_and_what_is_far_apart_is_known(tmp_path: Path) -> None:
     """By more than a fifth, and trifles do not count."""
-    planned = Foreseen("h200", 10 * GIB, 12 * GIB, 100 * MIB, {"load": 10.0, "train": 100.0, "evaluate": 8.0, "gguf": 30.0})
+    planned = Foreseen(
+        "h200", 10 * GIB, 12 * GIB, 100 * MIB, {"load": 10.0, "train": 100.0, "evaluate": 8.0, "gguf": 30.0}
+    )
     stats = Stats("0" * 16, "x", tmp_path, device={"kind": "cuda"}, memory=training_memory(GIB, 11 * GIB, 150 * GIB))
     stats.phases = [Phase("load", 11.9), Phase("train", 121.0, peak_rss_bytes=9 * GIB), Phase("evaluate", 2.0)]
     assert stats.document()["planned"] == {}, "before the rows are read"
@@ -81,7 +88,11 @@ def test_a_cost_is_hours_times_the_users_price(tmp_path: Path) -> None:
     assert Stats("0" * 16, "x", tmp_path).document()["cost"] is None
     stats = Stats("0" * 16, "x", tmp_path, price_per_hour=2.5)
     stats._started -= 7200
-    assert stats.document()["cost"] == {"price_per_hour": 2.5, "hours": pytest.approx(2, abs=0.01), "cost": pytest.approx(5, abs=0.02)}
+    assert stats.document()["cost"] == {
+        "price_per_hour": 2.5,
+        "hours": pytest.approx(2, abs=0.01),
+        "cost": pytest.approx(5, abs=0.02),
+    }
     valid(stats)
 
 
