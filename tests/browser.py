@@ -56,8 +56,17 @@ class Page:
     def look(self, path: Path, width: int = DESK, dark: bool = False) -> None:
         """Opens a file as a screen of that width shows it."""
         phone = width <= PHONE
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=844 if phone else 900, deviceScaleFactor=1, mobile=phone)
-        self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=844 if phone else 900,
+            deviceScaleFactor=1,
+            mobile=phone,
+        )
+        self.ask(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         self.ask("Page.navigate", url=path.resolve().as_uri())
         self._browser.wait_for("Page.loadEventFired")
 
@@ -88,7 +97,9 @@ class Browser:
 
     def ask(self, method: str, parameters: dict[str, Any], session: str | None = None) -> dict[str, Any]:
         self._last += 1
-        message = {"id": self._last, "method": method, "params": parameters} | ({"sessionId": session} if session else {})
+        message = {"id": self._last, "method": method, "params": parameters} | (
+            {"sessionId": session} if session else {}
+        )
         os.write(self._sends, json.dumps(message).encode() + b"\0")
         for answer in self._messages():
             if answer.get("id") == self._last:

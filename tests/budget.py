@@ -90,7 +90,9 @@ class Budget:
         if os.environ.get(VARIABLE) == "write":
             figures = {file: round(seconds, 1) for file, seconds in sorted(self._spent.items()) if seconds >= 1}
             FIGURES.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
-        limits: dict[str, float] = {file: max(TRIFLE_SECONDS, SLACK * self._given.get(file, 0.0)) for file in self._spent}
+        limits: dict[str, float] = {
+            file: max(TRIFLE_SECONDS, SLACK * self._given.get(file, 0.0)) for file in self._spent
+        }
         self._over = [
             f"{file}: {seconds:.0f} processor seconds, at most {limits[file]:.0f}"
             for file, seconds in sorted(self._spent.items())
@@ -102,6 +104,8 @@ class Budget:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         costly = sorted(self._spent.items(), key=lambda item: -item[1])[:12]
         terminalreporter.section("processor seconds")
-        terminalreporter.write_line(f"{sum(self._spent.values()):.0f} in all; " + ", ".join(f"{file} {s:.0f}" for file, s in costly))
+        terminalreporter.write_line(
+            f"{sum(self._spent.values()):.0f} in all; " + ", ".join(f"{file} {s:.0f}" for file, s in costly)
+        )
         for line in self._over:
             terminalreporter.write_line(f"beyond its budget (tests/budget.py): {line}", red=True)

@@ -26,7 +26,9 @@ PERSONAL = ("AWS_", "HF_", "HUGGING_FACE_", "TUNEJOB_S3")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests that run beside each other share the cores
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # before torch is imported: tests that run beside each other share the cores
     config.pluginmanager.register(Budget(config), "budget")
     if config.getoption("tx", None) and not hasattr(config, "workerinput"):
         folder = Path(tempfile.mkdtemp(prefix="workers-"))

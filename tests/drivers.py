@@ -21,5 +21,7 @@ def libcuda(folder: Path, status: int = 0, version: int = 13000, count: int = 1,
     """libcuda.so.1 in `folder`: what cuInit returns, the CUDA it speaks, its GPUs, the first one's compute capability MAJOR.6."""
     target = folder / "libcuda.so.1"
     definitions = [f"-DSTATUS={status}", f"-DVERSION={version}", f"-DCOUNT={count}", f"-DMAJOR={major}"]
-    subprocess.run(["cc", "-shared", "-fPIC", *definitions, "-x", "c", "-", "-o", target], input=SOURCE.encode(), check=True)
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", *definitions, "-x", "c", "-", "-o", target], input=SOURCE.encode(), check=True
+    )
     return target

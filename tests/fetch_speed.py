@@ -102,8 +102,20 @@ def main() -> None:
                 found.setdefault((scheme, side), []).append(line["seconds"])
                 print(json.dumps({"scheme": scheme} | line), flush=True)
     means = {key: statistics.mean(seconds) for key, seconds in found.items()}
-    ratios = {f"{scheme}, {side}": round(mean / means[scheme, "ours"], 2) for (scheme, side), mean in means.items() if side != "ours"}
-    print(json.dumps({"times_as_fast_as": ratios, "processors": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 1)}))
+    ratios = {
+        f"{scheme}, {side}": round(mean / means[scheme, "ours"], 2)
+        for (scheme, side), mean in means.items()
+        if side != "ours"
+    }
+    print(
+        json.dumps(
+            {
+                "times_as_fast_as": ratios,
+                "processors": len(os.sched_getaffinity(0)),
+                "load": round(os.getloadavg()[0], 1),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

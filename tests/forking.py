@@ -58,9 +58,13 @@ def may_be_forked(arguments: Sequence[str], extra: Mapping[str, str]) -> bool:
         return False
 
 
-def start(command: Sequence[str], streams: tuple[int, int], cwd: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def start(
+    command: Sequence[str], streams: tuple[int, int], cwd: Path, variables: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     out, err = streams
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd, env=variables, start_new_session=True)
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd, env=variables, start_new_session=True
+    )
 
 
 def fork(
@@ -114,7 +118,9 @@ def adopt_server() -> None:
 def run(call: str, *arguments: Any) -> Any:
     """In the forked process: forgets what was worked out from another environment, and calls."""
     tempfile.tempdir = None
-    if more := os.environ.get("TUNEJOB_TEST_PACKAGES"):  # beside those of this Python, as a further installation would have them
+    if more := os.environ.get(
+        "TUNEJOB_TEST_PACKAGES"
+    ):  # beside those of this Python, as a further installation would have them
         sys.path.append(more)
     module, function = call.split(":")
     return getattr(importlib.import_module(module), function)(*arguments)

@@ -54,10 +54,14 @@ def write_reference(folder: Path, path: Path, rows: int = 8) -> Path:
     tokenizer = tokenizer_of(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ids = [tokenizer.apply_chat_template(row, tokenize=True, return_dict=False) for row in conversations(rows)]
-    prompt = tokenizer.apply_chat_template(conversations(1)[0][:-1], tokenize=True, return_dict=False, add_generation_prompt=True)
+    prompt = tokenizer.apply_chat_template(
+        conversations(1)[0][:-1], tokenize=True, return_dict=False, add_generation_prompt=True
+    )
     with torch.no_grad():
         logits = torch.cat([model(input_ids=torch.tensor([row])).logits[0] for row in ids])
-        output = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=32, eos_token_id=END, pad_token_id=END)
+        output = model.generate(
+            torch.tensor([prompt]), do_sample=False, max_new_tokens=32, eos_token_id=END, pad_token_id=END
+        )
     answer = output[0, len(prompt) :]
     starts = [sum(map(len, ids[:i])) for i in range(len(ids))]
     learned = [start + i for start, row in zip(starts, ids, strict=True) for i in range(len(row) - 1)]

@@ -126,7 +126,10 @@ class _HubRequest(Writes):
         if repo is None or (repo.private and not self.known):
             return self.answer(404 if self.known else 401, error="RepoNotFound")
         if parts[2:] == ["refs"]:
-            branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit} for name, commit in repo.refs.items()]
+            branches = [
+                {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit}
+                for name, commit in repo.refs.items()
+            ]
             return self.json({"branches": branches, "tags": [], "converts": []})
         verb, revision = (*parts[2:4], "revision", "main")[:2] if len(parts) > 3 else ("revision", "main")
         commit = repo.resolve(revision)

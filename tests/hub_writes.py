@@ -69,7 +69,9 @@ class Writes(BaseHTTPRequestHandler):
         asked = f"{self.command} {self.path}"
         for pattern in [pattern for pattern in self.server.before if re.fullmatch(pattern, asked)]:
             self.server.before.pop(pattern)()
-        fault = next((fault for fault in self.server.faults if fault.times and re.fullmatch(fault.request, asked)), None)
+        fault = next(
+            (fault for fault in self.server.faults if fault.times and re.fullmatch(fault.request, asked)), None
+        )
         if fault is None:
             return obey()
         fault.times -= 1
@@ -162,7 +164,9 @@ class Writes(BaseHTTPRequestHandler):
         url = f"{self.server.endpoint}/{name}"
         if name in self.server.repos:
             return self.answer(409, json.dumps({"error": "You already created this model repo", "url": url}).encode())
-        self.server.repo(name, private=asked.get("visibility") == "private").commit({".gitattributes": b"*.gguf filter=lfs\n"})
+        self.server.repo(name, private=asked.get("visibility") == "private").commit(
+            {".gitattributes": b"*.gguf filter=lfs\n"}
+        )
         return self.json({"url": url, "name": name, "id": name})
 
     def _validate(self, card: str) -> None:
@@ -188,7 +192,13 @@ class Writes(BaseHTTPRequestHandler):
         answers = []
         for file in asked["files"]:
             held = files.get(file["path"])
-            oid = None if held is None else hashlib.sha256(held).hexdigest() if isinstance(held, Large) else git_blob(held)
+            oid = (
+                None
+                if held is None
+                else hashlib.sha256(held).hexdigest()
+                if isinstance(held, Large)
+                else git_blob(held)
+            )
             answers.append({
                 "path": file["path"], "uploadMode": "lfs" if file["size"] >= self.server.large_bytes else "regular",
                 "shouldIgnore": any(fnmatch(file["path"], pattern) for pattern in ignored), "oid": oid,
@@ -205,7 +215,10 @@ class Writes(BaseHTTPRequestHandler):
                 if size > self.server.part_bytes:
                     parts = -(-size // self.server.part_bytes)
                     urls = {f"{part:05}": f"{href}/{part}?X-Amz-Signature=signed" for part in range(1, parts + 1)}
-                    upload = {"href": f"{href}/all?X-Amz-Signature=signed", "header": {"chunk_size": str(self.server.part_bytes), **urls}}
+                    upload = {
+                        "href": f"{href}/all?X-Amz-Signature=signed",
+                        "header": {"chunk_size": str(self.server.part_bytes), **urls},
+                    }
                 item["actions"] = {"upload": upload}
             objects.append(item)
         self.json({"transfer": "basic", "objects": objects})
@@ -242,7 +255,10 @@ class Writes(BaseHTTPRequestHandler):
         commit = repo.commit(files, branch)
         repo.pushes.append((branch, header["value"]["summary"]))
         return self.json(
-            {"commitUrl": f"{self.server.endpoint}/{'/'.join(self.path.split('/')[3:5])}/commit/{commit}", "commitOid": commit}
+            {
+                "commitUrl": f"{self.server.endpoint}/{'/'.join(self.path.split('/')[3:5])}/commit/{commit}",
+                "commitOid": commit,
+            }
         )
 
 

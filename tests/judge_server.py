@@ -56,7 +56,11 @@ class Judge:
 
     def environment(self, user_info: str = "") -> dict[str, str]:
         url = self.url.replace("://", f"://{user_info}@") if user_info else self.url
-        return {"TUNEJOB_JUDGE_URL": url, "TUNEJOB_JUDGE_KEY": "" if user_info else KEY, "TUNEJOB_JUDGE_PAUSE_SECONDS": "0.01"}
+        return {
+            "TUNEJOB_JUDGE_URL": url,
+            "TUNEJOB_JUDGE_KEY": "" if user_info else KEY,
+            "TUNEJOB_JUDGE_PAUSE_SECONDS": "0.01",
+        }
 
     def next_fault(self) -> Fault | None:
         with self.lock:
@@ -115,5 +119,9 @@ def judge_server(says: Callable[[list[dict[str, str]]], str] = by_taste) -> Iter
 
 
 def answer(text: str, tokens: int | None = 50) -> bytes:
-    document = {"model": "scripted-1", "choices": [{"message": {"role": "assistant", "content": text}}], "usage": {"total_tokens": tokens}}
+    document = {
+        "model": "scripted-1",
+        "choices": [{"message": {"role": "assistant", "content": text}}],
+        "usage": {"total_tokens": tokens},
+    }
     return json.dumps(document).encode()

@@ -31,7 +31,9 @@ SAMPLES = "\n\nThe first rows as the model will read them"
 
 
 def spec_of_the_guide() -> str:
-    (spec,) = re.findall(r"```json\n(\{\n.*?)```", guide().partition("### A plan, as it is printed")[2].partition("\n## ")[0], re.DOTALL)
+    (spec,) = re.findall(
+        r"```json\n(\{\n.*?)```", guide().partition("### A plan, as it is printed")[2].partition("\n## ")[0], re.DOTALL
+    )
     return spec
 
 

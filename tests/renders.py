@@ -14,7 +14,11 @@ from job.render import TARGETS, render
 from job.render.options import RenderArguments, RenderOptions, options
 from tests.specs import changed
 
-REMOTE = {"/data/train/0/source": "s3://data/rows.jsonl", "/output/uri": "s3://models/small", "/model/source": "hf://org/llama-8b"}
+REMOTE = {
+    "/data/train/0/source": "s3://data/rows.jsonl",
+    "/output/uri": "s3://models/small",
+    "/model/source": "hf://org/llama-8b",
+}
 HOSTILE = [
     "it's 'quoted' \"twice\"", "$(touch pwned) `touch pwned` $HOME ${HOME} $$ !!", "'; touch pwned; '", "; exit 0", "${{", "}}",
     "${{ secrets.AWS_SECRET_ACCESS_KEY }}", "$${{ secrets.X }}", "'\"'\"'${{ x }}'", "{{ SECRET_key }} {% raw %}",
@@ -92,7 +96,9 @@ def ran(
 
 def step(workflow: dict[str, Any], name: str) -> str:
     """What the step of a rendered workflow runs."""
-    return next(str(step["run"]) for work in workflow["jobs"].values() for step in work["steps"] if step["name"] == name)
+    return next(
+        str(step["run"]) for work in workflow["jobs"].values() for step in work["steps"] if step["name"] == name
+    )
 
 
 def spec_inside(target: str, text: str, folder: Path) -> bytes:
@@ -107,11 +113,17 @@ def spec_inside(target: str, text: str, folder: Path) -> bytes:
     if target == "actions":
         return ran(step(parsed, "Check the spec"), folder, "python", RUNNER_TEMP=str(folder))[2]
     if target in ("dstack", "compose"):
-        command = parsed["commands"][0] if target == "dstack" else parsed["services"]["tunejob"]["command"][0].replace("$$", "$")
+        command = (
+            parsed["commands"][0]
+            if target == "dstack"
+            else parsed["services"]["tunejob"]["command"][0].replace("$$", "$")
+        )
         wrote = command.split(" > /tmp/spec.json")
         assert len(wrote) == 2
         assert subprocess.run(["sh", "-n", "-c", command], check=False).returncode == 0
-        return subprocess.run(["sh", "-c", wrote[0]], capture_output=True, check=True, cwd=folder, env={"PATH": "/usr/bin:/bin"}).stdout
+        return subprocess.run(
+            ["sh", "-c", wrote[0]], capture_output=True, check=True, cwd=folder, env={"PATH": "/usr/bin:/bin"}
+        ).stdout
     return next(part["data"]["spec.json"] for part in parsed if part["kind"] == "ConfigMap").encode()
 
 

@@ -17,7 +17,10 @@ SPEC = {
     "/name": "lamps",
     "/evaluation/exact_match_rows": 8,
     "/evaluation/prompts": ["Turn on the lamp."],
-    "/evaluation/gates": [{"metric": "exact_match", "at_least": 0.5}, {"metric": "held_out_loss", "gain_at_least": 1.0}],
+    "/evaluation/gates": [
+        {"metric": "exact_match", "at_least": 0.5},
+        {"metric": "held_out_loss", "gain_at_least": 1.0},
+    ],
     "/export": {"merged": ["16bit"], "gguf": ["q8_0"], "imatrix": False},
 }
 
@@ -29,7 +32,14 @@ def phase(name: str, seconds: float, **changes: Any) -> dict[str, Any]:
 
 def split(rows: int, **changes: Any) -> dict[str, Any]:
     counts = dict.fromkeys(("dropped_rows", "truncated_rows", "duplicate_rows"), 0)
-    sizes = {"read_rows": rows, "rows": rows, "sequences": rows, "tokens": 40 * rows, "trained_tokens": 9 * rows, "longest_tokens": 60}
+    sizes = {
+        "read_rows": rows,
+        "rows": rows,
+        "sequences": rows,
+        "tokens": 40 * rows,
+        "trained_tokens": 9 * rows,
+        "longest_tokens": 60,
+    }
     lists = {"dropped_reasons": {}, "dropped_examples": [], "truncated_examples": []}
     return counts | sizes | lists | {"lengths": {"<=32": rows // 4, "<=64": rows - rows // 4}} | changes
 
@@ -72,9 +82,21 @@ def statistics(**changes: Any) -> dict[str, Any]:
 
 ARTEFACT = {"name": "merged", "files": ["merged/model.safetensors"], "bytes": 270_000_000, "limits": {"kl": 0.01},
             "figures": {"perplexity": 12.0, "kl": 0.001, "same_top_token": 0.999}}  # fmt: skip
-REFUSED = {"file": "gguf/lamps-Q8_0.gguf", "message": "it is not within its limits", "found": "kl 0.7", "limit": "kl at most 0.05"}
-ANSWERS = [{"prompt": "<u>Turn on the lamp.</u>", "reference": None, "base": "What?", "trained": '{"device": "lamp"}'}] + [
-    {"prompt": f"<u>Question {n}</u>", "reference": f"answer {n}", "base": "?", "trained": f"answer {n}" if n % 4 else "wrong"}
+REFUSED = {
+    "file": "gguf/lamps-Q8_0.gguf",
+    "message": "it is not within its limits",
+    "found": "kl 0.7",
+    "limit": "kl at most 0.05",
+}
+ANSWERS = [
+    {"prompt": "<u>Turn on the lamp.</u>", "reference": None, "base": "What?", "trained": '{"device": "lamp"}'}
+] + [
+    {
+        "prompt": f"<u>Question {n}</u>",
+        "reference": f"answer {n}",
+        "base": "?",
+        "trained": f"answer {n}" if n % 4 else "wrong",
+    }
     for n in range(40)
 ]
 PROVENANCE = {
@@ -107,7 +129,9 @@ def shown(stats: Mapping[str, Any] | None = None, given: Mapping[str, Any] | Non
 
 
 def encoded(key: str, value: Any) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in value).encode() if key.endswith("l") else json.dumps(value).encode()
+    return (
+        "".join(json.dumps(row) + "\n" for row in value).encode() if key.endswith("l") else json.dumps(value).encode()
+    )
 
 
 def spoiled(value: Any, change: Callable[[str], str]) -> Any:

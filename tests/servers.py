@@ -153,14 +153,24 @@ def _started(folder: Path) -> tuple[S3Server, subprocess.Popen[bytes]]:
     """The server, ready; begun anew where something else took one of its ports meanwhile."""
     for _ in range(STARTS):
         s3, s3_tls, master, volume, filer = _free_ports(5)
-        ports = {"s3.port": s3, "s3.port.https": s3_tls, "master.port": master, "volume.port": volume, "filer.port": filer}
+        ports = {
+            "s3.port": s3,
+            "s3.port.https": s3_tls,
+            "master.port": master,
+            "volume.port": volume,
+            "filer.port": filer,
+        }
         settings = {
             "dir": folder / "data", "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "filer": "true", "s3": "true",
             "s3.config": folder / "s3.json", "s3.cert.file": folder / "cert.pem", "s3.key.file": folder / "key.pem",
             "s3.port.iceberg": 0, "s3.port.lance": 0, "s3.autoCreateBucket": "false",
             "master.volumeSizeLimitMB": 64, "volume.max": 5000, "master.telemetry": "false",
         }  # fmt: skip
-        command = [str(Path(sys.executable).parent / "weed"), "server", *(f"-{k}={v}" for k, v in (settings | ports).items())]
+        command = [
+            str(Path(sys.executable).parent / "weed"),
+            "server",
+            *(f"-{k}={v}" for k, v in (settings | ports).items()),
+        ]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
         server = S3Server(f"http://127.0.0.1:{s3}", f"https://127.0.0.1:{s3_tls}", folder / "ca.pem")
@@ -202,7 +212,10 @@ def listing_server(objects: dict[str, bytes]) -> Iterator[str]:
 
         def do_GET(self) -> None:
             url = urlsplit(self.path)
-            items = "".join(f"<Contents><Key>{escape(key)}</Key><Size>{len(data)}</Size></Contents>" for key, data in objects.items())
+            items = "".join(
+                f"<Contents><Key>{escape(key)}</Key><Size>{len(data)}</Size></Contents>"
+                for key, data in objects.items()
+            )
             listing = f"<ListBucketResult><IsTruncated>false</IsTruncated>{items}</ListBucketResult>".encode()
             data = listing if "list-type=2" in url.query else objects[unquote(url.path).split("/", 2)[2]]
             self.send_response(200)

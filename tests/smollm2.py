@@ -69,7 +69,10 @@ def write_tokenizer(folder: Path, metadata: dict[str, object]) -> None:
     merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     kinds = metadata["tokenizer.ggml.token_type"]
@@ -82,7 +85,9 @@ def write_tokenizer(folder: Path, metadata: dict[str, object]) -> None:
     fast.chat_template = metadata["tokenizer.chat_template"]
     fast.save_pretrained(folder)
     settings = folder / "tokenizer_config.json"
-    config = json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}  # what the GGUF converter knows
+    config = json.loads(settings.read_text()) | {
+        "tokenizer_class": "PreTrainedTokenizerFast"
+    }  # what the GGUF converter knows
     settings.write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -98,7 +103,9 @@ def write_model(folder: Path) -> None:
         "rms_norm_eps": metadata["llama.attention.layer_norm_rms_epsilon"], "rope_theta": metadata["llama.rope.freq_base"],
         "vocab_size": metadata["llama.vocab_size"],
     }  # fmt: skip
-    config = LlamaConfig(**shape, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2, dtype="bfloat16")
+    config = LlamaConfig(
+        **shape, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2, dtype="bfloat16"
+    )
     model = LlamaForCausalLM(config).to(torch.bfloat16)
     missing, unexpected = model.load_state_dict(read_weights(gguf_path(), config), strict=False)
     assert (missing, unexpected) == (["lm_head.weight"], [])  # tied

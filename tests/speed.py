@@ -37,7 +37,12 @@ def ours(folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "job", "plan", str(folder / "spec.json"), "--json"]
     done = subprocess.run(command, cwd=ROOT, env=environment(folder), capture_output=True, text=True, check=False)
     rows = json.loads(done.stdout)["rows"]
-    return {"side": "ours", "rows": rows["read_rows"], "tokens": rows["tokens"]["expected"], "seconds": round(rows["seconds"], 2)}
+    return {
+        "side": "ours",
+        "rows": rows["read_rows"],
+        "tokens": rows["tokens"]["expected"],
+        "seconds": round(rows["seconds"], 2),
+    }
 
 
 def theirs(folder: Path) -> dict[str, Any]:
@@ -50,14 +55,22 @@ def theirs(folder: Path) -> dict[str, Any]:
     names = {"human": "user", "gpt": "assistant"}
 
     def rendered(rows: dict[str, list[Any]]) -> dict[str, list[str]]:
-        chats = [[{"role": names[turn["from"]], "content": turn["value"]} for turn in chat] for chat in rows["conversations"]]
+        chats = [
+            [{"role": names[turn["from"]], "content": turn["value"]} for turn in chat] for chat in rows["conversations"]
+        ]
         return {"text": [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]}
 
     def tokenised(rows: dict[str, list[str]]) -> dict[str, Any]:
-        return {"input_ids": tokenizer(rows["text"], add_special_tokens=False, truncation=True, max_length=MAX_TOKENS)["input_ids"]}
+        return {
+            "input_ids": tokenizer(rows["text"], add_special_tokens=False, truncation=True, max_length=MAX_TOKENS)[
+                "input_ids"
+            ]
+        }
 
     start = time.monotonic()
-    dataset = datasets.load_dataset("json", data_files=str(folder / "rows.jsonl"), split="train", cache_dir=tempfile.mkdtemp(dir=folder))
+    dataset = datasets.load_dataset(
+        "json", data_files=str(folder / "rows.jsonl"), split="train", cache_dir=tempfile.mkdtemp(dir=folder)
+    )
     dataset = dataset.map(rendered, batched=True, num_proc=PROCESSES)
     dataset = dataset.map(tokenised, batched=True, num_proc=PROCESSES, remove_columns=dataset.column_names)
     seconds = time.monotonic() - start
@@ -78,7 +91,11 @@ def main() -> None:
                 line = ours(folder)
             else:
                 command = [sys.executable, "-m", "tests.speed", "theirs", scratch]
-                line = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+                line = json.loads(
+                    subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[
+                        -1
+                    ]
+                )
             found[side].append(line["seconds"])
             print(json.dumps(line), flush=True)
     means = {side: statistics.mean(seconds) for side, seconds in found.items()}

@@ -53,7 +53,9 @@ class Terminal:
 
     def lines(self) -> list[str]:
         """Lines that stay, without what moves a cursor."""
-        return [line.rpartition("\r")[2].rstrip() for line in OBEYED.sub("", self.shown).replace("\r\n", "\n").split("\n")]
+        return [
+            line.rpartition("\r")[2].rstrip() for line in OBEYED.sub("", self.shown).replace("\r\n", "\n").split("\n")
+        ]
 
     def _read(self) -> bool:
         """What has come within a moment; False at the end."""

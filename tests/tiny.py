@@ -19,7 +19,12 @@ from tests.smollm2 import CACHE, model_dir
 SEED = 7
 HIDDEN = 128  # bitsandbytes packs CPU weights in rows of 64 and more
 WEIGHT_SPREAD = 0.3  # wide enough for the untrained model to have opinions: its loss differs between rows
-NARROW = {"hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 2, "initializer_range": WEIGHT_SPREAD}
+NARROW = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 2 * HIDDEN,
+    "num_hidden_layers": 2,
+    "initializer_range": WEIGHT_SPREAD,
+}
 WIDE = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 3}
 VOCABULARY = 49_152
 FEW_TOKENS = 2048  # a run with all of them takes twice the processor time
@@ -54,7 +59,9 @@ def wide_dir() -> Path:
     return _made("wide-llama", train_wide, WIDE)
 
 
-def _made(name: str, change: Callable[[Any], None], widths: dict[str, Any] = NARROW, vocabulary: int = VOCABULARY) -> Path:
+def _made(
+    name: str, change: Callable[[Any], None], widths: dict[str, Any] = NARROW, vocabulary: int = VOCABULARY
+) -> Path:
     target = CACHE / name
     if (target / "config.json").is_file():
         return target
@@ -95,7 +102,9 @@ def keep_first_tokens(tokenizer_file: Path, count: int) -> None:
     """Those of the first ids, which a BPE has merged first: special tokens, bytes, frequent pieces."""
     tokenizer = json.loads(tokenizer_file.read_text("utf-8"))
     kept = {word: i for word, i in tokenizer["model"]["vocab"].items() if i < count}
-    merges = [(left, right) for left, right in tokenizer["model"]["merges"] if {left, right, left + right} <= kept.keys()]
+    merges = [
+        (left, right) for left, right in tokenizer["model"]["merges"] if {left, right, left + right} <= kept.keys()
+    ]
     tokenizer["model"] |= {"vocab": kept, "merges": merges}
     tokenizer_file.write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
 
@@ -165,7 +174,11 @@ def byte_tokenizer(folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in specials])
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token=specials[0], bos_token=specials[1], eos_token=specials[2], pad_token=specials[2]
+        tokenizer_object=tokenizer,
+        unk_token=specials[0],
+        bos_token=specials[1],
+        eos_token=specials[2],
+        pad_token=specials[2],
     )
     fast.chat_template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
     fast.save_pretrained(folder)
@@ -179,7 +192,9 @@ def random_adapter(base: Path, folder: Path, **settings: Any) -> Path:
 
     torch.manual_seed(SEED)
     options: dict[str, Any] = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear"} | settings
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(task_type="CAUSAL_LM", **options))
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(task_type="CAUSAL_LM", **options)
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -44,7 +44,13 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Good:
     model = wide_dir()
     convert(model, folder / "bf16.gguf", "bf16", "wide", 1)
     quantise(folder / "bf16.gguf", folder / "q8_0.gguf", "q8_0", None, 1)
-    return Good(model, folder / "bf16.gguf", folder / "q8_0.gguf", write_reference(model, folder / "reference", 4), describe(model))
+    return Good(
+        model,
+        folder / "bf16.gguf",
+        folder / "q8_0.gguf",
+        write_reference(model, folder / "reference", 4),
+        describe(model),
+    )
 
 
 def opens(path: Path) -> bool:
@@ -134,7 +140,9 @@ def test_a_tokenizer_that_kills_llama_cpp_is_caught(
     asked = Check(tmp_path / "bf16.gguf", KEY, "bf16", None, good.expected, against(good.reference, LIMITS))
     with pytest.raises(GateError, match=f"{KEY}: native code crashed .found SIG(SEGV|ABRT)"):
         run_child(WORKER, GgufRequest((asked,)), tmp_path / "child", KEY)
-    with pytest.raises(InputError, match=r"native code crashed .found SIG(SEGV|ABRT)"):  # it was 14 before the training, too
+    with pytest.raises(
+        InputError, match=r"native code crashed .found SIG(SEGV|ABRT)"
+    ):  # it was 14 before the training, too
         foreseen(Rehearse(model, tmp_path / "vocabulary.gguf", good.expected), tmp_path / "child", "the vocabulary")
     assert not (tmp_path / "called").exists()
 
@@ -159,7 +167,9 @@ def test_a_template_that_was_not_carried_over_is_caught(good: Good, tmp_path: Pa
 
 
 def test_another_end_token_is_caught(good: Good, tmp_path: Path) -> None:
-    broken = requantised(good, tmp_path, lambda folder: edit_json(folder / "tokenizer_config.json", eos_token="<|endoftext|>"))
+    broken = requantised(
+        good, tmp_path, lambda folder: edit_json(folder / "tokenizer_config.json", eos_token="<|endoftext|>")
+    )
     assert opens(broken)
     assert caught(good, broken)["eos_token_id is not the trained tokenizer's"] == ("0", "2")
 

@@ -31,15 +31,24 @@ def forms(secret: str) -> set[bytes]:
     """A secret as it is, its first and last part, URL-coded, in JSON, and in base64 as it may come after a user's name."""
     plain = (secret, quote(secret), quote(secret, safe=""), json.dumps(secret)[1:-1], json.dumps(repr(secret))[2:-2])
     parts = (secret.split()[0], secret.split()[-1], secret[: len(secret) // 2], secret[-len(secret) // 2 :])
-    coded = (base64.b64encode(b"u" * before + secret.encode()).decode()[4 if before else 0 :].rstrip("=")[:-2] for before in range(3))
+    coded = (
+        base64.b64encode(b"u" * before + secret.encode()).decode()[4 if before else 0 :].rstrip("=")[:-2]
+        for before in range(3)
+    )
     return {text.encode() for text in (*plain, *parts, *coded)}
 
 
 def leaks(secrets: dict[str, str], result: Result, *folders: Path) -> list[str]:
     """Where a secret can be read; every byte of output and of every file counts."""
-    places = {"stdout": result.stdout.encode(), "stderr": result.stderr.encode(), "termination message": result.last_words.encode()}
+    places = {
+        "stdout": result.stdout.encode(),
+        "stderr": result.stderr.encode(),
+        "termination message": result.last_words.encode(),
+    }
     for folder in folders:
-        places |= {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+        places |= {
+            str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()
+        }
     found = []
     for name, value in secrets.items():
         found += [f"{name} in {place}" for place, data in places.items() if any(form in data for form in forms(value))]
@@ -54,7 +63,9 @@ def hub() -> Iterator[Hub]:
 
 def run(folder: Path, changes: dict[str, object], extra: dict[str, str], forked: bool = True) -> Result:
     spec = write_spec(folder / "spec.json", tiny(folder / "out", changes))
-    return tunejob("run", spec, "--workdir", str(folder / "work"), scratch=folder / "scratch", extra=extra, forked=forked)
+    return tunejob(
+        "run", spec, "--workdir", str(folder / "work"), scratch=folder / "scratch", extra=extra, forked=forked
+    )
 
 
 def test_the_search_finds_a_leak(tmp_path: Path) -> None:
@@ -122,8 +133,12 @@ def test_a_failure_prints_no_secret(name: str, s3: S3Server, hub: Hub, tmp_path:
     assert leaks(CANARIES, result, tmp_path) == []
 
 
-@pytest.mark.parametrize(("name", "inside"), [("HF_TOKEN", "\n"), ("AWS_SECRET_ACCESS_KEY", " ")])  # all names: test_redact.py
-def test_a_credential_that_cannot_be_sent_is_named_and_not_shown(name: str, inside: str, s3: S3Server, hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "inside"), [("HF_TOKEN", "\n"), ("AWS_SECRET_ACCESS_KEY", " ")]
+)  # all names: test_redact.py
+def test_a_credential_that_cannot_be_sent_is_named_and_not_shown(
+    name: str, inside: str, s3: S3Server, hub: Hub, tmp_path: Path
+) -> None:
     value = CANARIES[name][:12] + inside + CANARIES[name][12:]
     changes = {"/model/source": "hf://org/private", "/output/uri": "s3://somewhere/run"}
     result = run(tmp_path, changes, s3.environment() | {"HF_ENDPOINT": hub.endpoint} | CANARIES | NOISY | {name: value})

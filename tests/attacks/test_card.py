@@ -42,7 +42,11 @@ def hostile(folder: Path, text: str) -> CardFacts:
     """The text everywhere that the facts hold text which somebody else has written."""
     known = facts(folder)
     sources = tuple(dataclasses.replace(source, source=text, split=text) for source in known.sources)
-    named = {"device": {"name": text, "total_memory_bytes": 0}, "effective": {"optimizer": text}, "packages": {"torch": text}}
+    named = {
+        "device": {"name": text, "total_memory_bytes": 0},
+        "effective": {"optimizer": text},
+        "packages": {"torch": text},
+    }
     task = {"name": text, "documents": 1, "of": 1, "few_shot": 0, "data": [{"source": text, "revision": text}]}
     judged = dict.fromkeys(("pairs", "equal", "unasked", "better", "worse", "even", "swayed", "unread", "declined"), 0)
     judged |= {"model": text, "endpoint": text, "agreement": None, "min_agreement": 0.5}
@@ -89,7 +93,9 @@ def test_text_stays_text(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", TEXTS)
 def test_tables_keep_their_columns(tmp_path: Path, name: str) -> None:
     path = write_card(hostile(tmp_path, TEXTS[name]), tmp_path / "README.md")
-    tables = [[line for line in part.splitlines() if line.startswith("|")] for part in path.read_text("utf-8").split("\n\n")]
+    tables = [
+        [line for line in part.splitlines() if line.startswith("|")] for part in path.read_text("utf-8").split("\n\n")
+    ]
     tables = [lines for lines in tables if lines and lines[1].startswith("|---")]
     assert [len({line.count("|") for line in lines}) for lines in tables] == [1] * len(tables)
     rows = [token for token in parsed(path) if token.type == "tr_open"]

@@ -16,7 +16,11 @@ from job.errors import JobError
 from job.host.log import Log
 from job.store.s3 import S3Store
 
-SECRET, SESSION, BOUGHT_WITH = "canary/secret+key=0012%&", "canary-session//token++0013==", "eyJcanary0014.eyJcanary0014.canary0014canary"
+SECRET, SESSION, BOUGHT_WITH = (
+    "canary/secret+key=0012%&",
+    "canary-session//token++0013==",
+    "eyJcanary0014.eyJcanary0014.canary0014canary",
+)
 EXPIRES = "2099-01-01T00:00:00Z"
 STS = f"""<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleWithWebIdentityResult><Credentials>
 <AccessKeyId>ASIAX</AccessKeyId><SecretAccessKey>{SECRET.replace("&", "&amp;")}</SecretAccessKey><SessionToken>{SESSION}</SessionToken>
@@ -67,7 +71,9 @@ def test_what_is_found_elsewhere_is_masked(way: str, clean_environment: pytest.M
         variables = {"AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1"}
         if way == "file":
             keys = {"aws_access_key_id": "ASIAX", "aws_secret_access_key": SECRET, "aws_session_token": SESSION}
-            (tmp_path / "file").write_text("\n".join(["[default]", *(f"{name} = {value}" for name, value in keys.items())]))
+            (tmp_path / "file").write_text(
+                "\n".join(["[default]", *(f"{name} = {value}" for name, value in keys.items())])
+            )
             variables["AWS_SHARED_CREDENTIALS_FILE"] = str(tmp_path / "file")
         elif way == "container":
             variables["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = f"{address}/credentials"

@@ -12,7 +12,15 @@ import pytest
 from job.errors import InputError, PolicyError, SpecError
 from job.render.rendering import local_paths, require_remote
 from job.render.shell import variables
-from job.source.given_adapter import POINTER, FetchedAdapter, fetch_adapter, look_at_adapter, require_numbers, require_settings, scaled
+from job.source.given_adapter import (
+    POINTER,
+    FetchedAdapter,
+    fetch_adapter,
+    look_at_adapter,
+    require_numbers,
+    require_settings,
+    scaled,
+)
 from job.spec import LoraSpec
 from job.store import open_store
 from job.training.methods.grpo import whole_steps
@@ -138,7 +146,9 @@ OWN = "/training/grpo/rewards/0/file"
     ("class E(Exception): pass\ndef reward(a, b):\n    raise E", "has failed on an answer"),
     ("def reward(a, b):\n    return float('nan')", "has given no number"),
 ])  # fmt: skip
-def test_a_reward_that_fails_is_an_input_error(code: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reward_that_fails_is_an_input_error(
+    code: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TUNEJOB_REWARD_FILES", "1")
     path = tmp_path / "own.py"
     path.write_text(code)
@@ -147,7 +157,9 @@ def test_a_reward_that_fails_is_an_input_error(code: str, words: str, tmp_path: 
     assert failure.value.faults[0].where == OWN
 
 
-def test_a_reward_is_what_it_was_at_first_wherever_the_run_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reward_is_what_it_was_at_first_wherever_the_run_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run leaves the directory in which its paths begin before it trains."""
     monkeypatch.chdir(tmp_path)
     Path("own.py").write_text("def reward(answer, reference):\n    return len(answer)\n")
@@ -177,7 +189,9 @@ def test_a_reward_file_is_where_the_run_is() -> None:
 
 
 @pytest.mark.parametrize(("metric", "pattern"), [("regex", "((a|a)*)b"), ("format", "(a|a)*b")])
-def test_a_pattern_that_never_ends_is_named_where_it_is(metric: str, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pattern_that_never_ends_is_named_where_it_is(
+    metric: str, pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("job.evaluation.metrics.record.ANSWER_SECONDS", 0.05)
     monkeypatch.setattr("job.training.methods.rewards.SECONDS", 0.05)
     asked = parse(GRPO | {"/training/grpo/rewards": [{"metric": metric, "regex": pattern}]}).training.grpo

@@ -78,7 +78,11 @@ def test_on_s3_a_refused_key_never_reaches_the_server(bucket: str, tmp_path: Pat
     requests: list[object] = []
     store._client.meta.events.register("before-send.s3", lambda request, **_: requests.append(request))
     for key in REFUSED:
-        for use in (lambda k=key: store.write(k, b"x"), lambda k=key: store.read(k), lambda k=key: store.download(k, tmp_path / "d")):
+        for use in (
+            lambda k=key: store.write(k, b"x"),
+            lambda k=key: store.read(k),
+            lambda k=key: store.download(k, tmp_path / "d"),
+        ):
             with pytest.raises(PolicyError):
                 use()
     assert requests == []
@@ -94,8 +98,12 @@ def test_a_listing_with_an_escaping_name_is_refused(hub: Hub, tmp_path: Path, na
     assert list(tmp_path.rglob("*escape*")) == []
 
 
-@pytest.mark.parametrize("name", ["../../../escape.json", "a//b.json", "/escape.json", "..\\escape.json", "d/../../../escape.json"])
-def test_an_s3_listing_with_a_climbing_key_is_refused(clean_environment: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["../../../escape.json", "a//b.json", "/escape.json", "..\\escape.json", "d/../../../escape.json"]
+)
+def test_an_s3_listing_with_a_climbing_key_is_refused(
+    clean_environment: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
     objects = {"m/config.json": b'{"model_type": "llama"}', "m/model.safetensors": b"", f"m/{name}": b"{}"}
     clean_environment.setenv("AWS_ACCESS_KEY_ID", "any")
     clean_environment.setenv("AWS_SECRET_ACCESS_KEY", "any")

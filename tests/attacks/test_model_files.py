@@ -133,7 +133,9 @@ def test_refused(request: pytest.FixtureRequest, tmp_path: Path, name: str, plac
         fetch(source, tmp_path / "work")
     assert type(failure.value) is kind
     assert {fault.where for fault in failure.value.faults} == {"/model/source"}
-    assert not [p for p in (tmp_path / "work").rglob("*") if p.suffix in (".py", ".bin", ".pth", ".pkl", ".gguf", ".pt", ".pt2")]
+    assert not [
+        p for p in (tmp_path / "work").rglob("*") if p.suffix in (".py", ".bin", ".pth", ".pkl", ".gguf", ".pt", ".pt2")
+    ]
 
 
 @pytest.mark.parametrize("place", ["local", "hub"])

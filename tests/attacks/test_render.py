@@ -27,7 +27,10 @@ def test_the_spec_comes_back_byte_for_byte(target: str, layout: str, tmp_path: P
 def test_no_expression_of_github_but_our_own(layout: str) -> None:
     text = yaml.safe_load(rendered(LAYOUTS[layout], "actions"))
     found = re.findall(r"\$\{\{.*?\}\}", yaml.safe_dump(text, width=1 << 30, allow_unicode=True), re.DOTALL)
-    assert {re.sub(r"\s|secrets\.\w+|vars\.\w+", "", expression) for expression in found} == {"${{}}", "${{github.ref}}"}
+    assert {re.sub(r"\s|secrets\.\w+|vars\.\w+", "", expression) for expression in found} == {
+        "${{}}",
+        "${{github.ref}}",
+    }
     runs = [step["run"] for job in text["jobs"].values() for step in job["steps"]]
     assert not [run for run in runs if "${{" in run]
 
@@ -50,7 +53,9 @@ def test_what_actions_submits_is_the_job_itself(layout: str, tmp_path: Path) -> 
     assert objects(given.decode()) == objects(rendered(LAYOUTS[layout], "job", name="x"))
 
 
-@pytest.mark.parametrize("text", ["", "'", "$", "${", "${{", "$${{", "'${{'", "${{${{", "a\n${{\nb", "\\", "\\'", "é${{"])
+@pytest.mark.parametrize(
+    "text", ["", "'", "$", "${", "${{", "$${{", "'${{'", "${{${{", "a\n${{\nb", "\\", "\\'", "é${{"]
+)
 def test_a_word_is_one_word(text: str, tmp_path: Path) -> None:
     for shell in ("bash", "dash"):
         _, seen, _ = ran(f"docker {word(text)} end", tmp_path, shell=shell)

@@ -48,13 +48,21 @@ def there(store: DirectoryStore) -> set[str]:
 
 def test_what_lists_name_is_deleted_and_the_rest_is_named(store: DirectoryStore, tmp_path: Path) -> None:
     finished(store, SPEC_OF_A_RUN, tmp_path, CONTENTS)
-    others = {"notes.txt", "adapter/mine.bin", "checkpoints/mine", f"checkpoints/{RUN}/mine", f"checkpoints/{'f' * 16}/step-00000001/x"}
+    others = {
+        "notes.txt",
+        "adapter/mine.bin",
+        "checkpoints/mine",
+        f"checkpoints/{RUN}/mine",
+        f"checkpoints/{'f' * 16}/step-00000001/x",
+    }
     for key in (*others, f"checkpoints/{RUN}/step-00000002/weights.safetensors"):
         store.write(key, b"x")
     planned = replaced(store)
     assert set(planned.kept) == there(store) == others
     assert planned.keys[-2:] == (MANIFEST, SPEC), "what says whose it is goes last"
-    assert planned.left_alone().startswith(f"left alone: {', '.join(sorted(others - {'adapter/mine.bin'}))}; left alone, as nothing lists")
+    assert planned.left_alone().startswith(
+        f"left alone: {', '.join(sorted(others - {'adapter/mine.bin'}))}; left alone, as nothing lists"
+    )
     assert "adapter/mine.bin" in planned.left_alone()
 
 
@@ -62,7 +70,12 @@ def test_in_s3(bucket: str, tmp_path: Path) -> None:
     """What lies beside the prefix, or only begins like it, is another one's."""
     around, store = S3Store(f"s3://{bucket}"), S3Store(f"s3://{bucket}/run")
     finished(store, SPEC_OF_A_RUN, tmp_path, CONTENTS)
-    others = {"run-2/adapter/adapter_model.safetensors", "adapter/adapter_model.safetensors", "manifest.json", "run/notes.txt"}
+    others = {
+        "run-2/adapter/adapter_model.safetensors",
+        "adapter/adapter_model.safetensors",
+        "manifest.json",
+        "run/notes.txt",
+    }
     for key in others:
         around.write(key, b"x")
     planned = plan_replacement(store)
@@ -74,7 +87,9 @@ def test_in_s3(bucket: str, tmp_path: Path) -> None:
 def test_receipts_of_a_run_that_has_not_finished(store: DirectoryStore, tmp_path: Path) -> None:
     store.write(SPEC, spec_bytes(SPEC_OF_A_RUN))
     (tmp_path / "local").write_bytes(b"x")
-    Receipts(store, RUN, LOG).add("trained", [store_file(store, tmp_path / "local", "adapter/a"), File("../outside/kept", 1, SHA)], {})
+    Receipts(store, RUN, LOG).add(
+        "trained", [store_file(store, tmp_path / "local", "adapter/a"), File("../outside/kept", 1, SHA)], {}
+    )
     store.write("adapter/half", b"stored, and not receipted")
     planned = replaced(store)
     assert there(store) == {"adapter/half"}
@@ -148,7 +163,9 @@ def test_a_damaged_manifest_lists_nothing(store: DirectoryStore, tmp_path: Path)
     assert there(store) == {"adapter/adapter_model.safetensors", "stats.json"}
 
 
-def test_a_replacement_that_is_cut_short_never_looks_finished_and_goes_on(store: DirectoryStore, tmp_path: Path) -> None:
+def test_a_replacement_that_is_cut_short_never_looks_finished_and_goes_on(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
     finished(store, SPEC_OF_A_RUN, tmp_path, CONTENTS)
     planned = plan_replacement(store)
     for number in range(1, len(planned.keys)):
@@ -172,14 +189,18 @@ def test_what_nobody_has_looked_at_is_not_deleted(change: str, store: DirectoryS
         store.write("adapter/new", b"x")
     else:
         files = [File(item.key, item.bytes, store.sha256(item.key)) for item in store.list() if item.key != MANIFEST]
-        store.write(MANIFEST, dataclasses.replace(a_manifest(SPEC_OF_A_RUN, files), created="2030-01-01T00:00:00Z").encode())
+        store.write(
+            MANIFEST, dataclasses.replace(a_manifest(SPEC_OF_A_RUN, files), created="2030-01-01T00:00:00Z").encode()
+        )
     before = there(store)
     with Lease(store, LOG) as lease, pytest.raises(InputError, match="has changed since"):
         Claim(store, SPEC_OF_A_RUN, lease, Receipts(store, RUN, LOG, anew=True), LOG, planned).clear()
     assert there(store) == before
 
 
-def test_nothing_is_deleted_without_the_lease_and_nothing_reported_before(store: DirectoryStore, tmp_path: Path) -> None:
+def test_nothing_is_deleted_without_the_lease_and_nothing_reported_before(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
     finished(store, SPEC_OF_A_RUN, tmp_path, CONTENTS)
     before = there(store)
     with Lease(store, LOG) as lease:

@@ -47,7 +47,9 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
-@pytest.mark.parametrize("pointer", ["/name", "/model/source", "/evaluation/prompts", "/output/uri", "/unknown", "/training/seed", "/data"])
+@pytest.mark.parametrize(
+    "pointer", ["/name", "/model/source", "/evaluation/prompts", "/output/uri", "/unknown", "/training/seed", "/data"]
+)
 def test_a_secret_as_a_value_is_refused_and_masked(secret: str, pointer: str) -> None:
     value = [f"Say {secret} twice"] if pointer.endswith("prompts") else secret
     faults = faults_with({pointer: value})
@@ -81,7 +83,17 @@ def test_a_token_of_a_vocabulary_is_no_credential_but_its_value_may_be_one(key: 
 
 
 @pytest.mark.parametrize(
-    "key", ["hf_token", "HF_TOKEN", "aws_secret_access_key", "password", "apiKey", "secretKey", "wandb-api-key", "credentials"]
+    "key",
+    [
+        "hf_token",
+        "HF_TOKEN",
+        "aws_secret_access_key",
+        "password",
+        "apiKey",
+        "secretKey",
+        "wandb-api-key",
+        "credentials",
+    ],
 )
 def test_a_key_that_says_it_holds_a_secret_is_refused_and_its_value_not_shown(key: str) -> None:
     (fault,) = faults_with({f"/training/{key}": "hunter2hunter2"})
@@ -95,7 +107,17 @@ def test_all_of_a_secret_is_masked_not_only_what_gives_it_away() -> None:
     assert mask(SECRETS["JSON Web Token"] + " x") == "[secret] x"
     assert mask("https://example.org/x?X-Amz-" + "Signature=0123abcd&y=1") == "https://example.org/x[secret]&y=1"
     assert mask(SECRETS["password in an address"]) == "[secret]example.org/x"
-    for name in ("AWS access key", "AWS secret key", "AWS session token", "Hugging Face", "GitHub", "GitLab", "Slack", "Google", "npm"):
+    for name in (
+        "AWS access key",
+        "AWS secret key",
+        "AWS session token",
+        "Hugging Face",
+        "GitHub",
+        "GitLab",
+        "Slack",
+        "Google",
+        "npm",
+    ):
         assert mask(f"a {SECRETS[name]} b") == "a [secret] b"
 
 
@@ -106,7 +128,9 @@ def test_harmless_text_is_not_a_secret(text: str) -> None:
 
 
 def test_keys_of_the_spec_name_no_secret() -> None:
-    assert not any(names_secret(key) for key in ("max_new_tokens", "tokens", "tokenizer", "name", "uri", "keep", "monkey"))
+    assert not any(
+        names_secret(key) for key in ("max_new_tokens", "tokens", "tokenizer", "name", "uri", "keep", "monkey")
+    )
 
 
 def test_a_commit_is_a_good_revision() -> None:

@@ -75,9 +75,17 @@ def children_seconds() -> float:
 def attempt(folder: Path, chat_template: str | None, user: str | None) -> Outcome:
     folder.mkdir()
     if user is None:
-        rows, source, data = [{"messages": turns("hi", "hello")}], {"format": "messages"}, {"chat_template": f"{ANSWERS}{chat_template}"}
+        rows, source, data = (
+            [{"messages": turns("hi", "hello")}],
+            {"format": "messages"},
+            {"chat_template": f"{ANSWERS}{chat_template}"},
+        )
     else:
-        rows, source, data = [{"question": "a"}], {"format": "template", "template": {"user": user, "assistant": "b"}}, {}
+        rows, source, data = (
+            [{"question": "a"}],
+            {"format": "template", "template": {"user": user, "assistant": "b"}},
+            {},
+        )
     path = write_rows(folder / "rows.jsonl", rows)
     spec = job_spec([{"source": str(path), **source}], **data)
     start = children_seconds()
@@ -115,7 +123,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[tuple[str, 
     found = {("chat", name): attempt(folder / f"chat {name}", CHAT_TEMPLATES[name], None) for name in BOMBS}
     watch.done.set()
     watch.join()
-    attacks = [("chat", name) for name in CHAT_TEMPLATES if name not in BOMBS] + [("row", name) for name in ROW_TEMPLATES]
+    attacks = [("chat", name) for name in CHAT_TEMPLATES if name not in BOMBS] + [
+        ("row", name) for name in ROW_TEMPLATES
+    ]
 
     def one(attack: tuple[str, str]) -> Outcome:
         where, name = attack

@@ -28,7 +28,13 @@ from tests.servers import SMALLEST_PART
 KILLED = "killed before operation"
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 CHANGING = (b"PUT ", b"POST ", b"DELETE ")
-PATHS = {"os.remove": 1, "os.rmdir": 1, "os.mkdir": 2, "os.truncate": None, "shutil.rmtree": 1}  # event -> where its dir_fd is
+PATHS = {
+    "os.remove": 1,
+    "os.rmdir": 1,
+    "os.mkdir": 2,
+    "os.truncate": None,
+    "shutil.rmtree": 1,
+}  # event -> where its dir_fd is
 
 
 class Operations:

@@ -87,7 +87,12 @@ class Scene:
         """SHA-256 by key of what is stored and receipted; no manifest is there, or a true one, whose files count, too."""
         store = self.store
         stored = {item.key for item in store.list()}
-        kept = {file["key"]: file["sha256"] for key in stored if "/done/" in key for file in json.loads(store.read(key))["files"]}
+        kept = {
+            file["key"]: file["sha256"]
+            for key in stored
+            if "/done/" in key
+            for file in json.loads(store.read(key))["files"]
+        }
         if MANIFEST in stored:
             kept |= {file.key: file.sha256 for file in verify(store).files}
         assert {key: store.sha256(key) for key in kept} == kept
@@ -110,4 +115,6 @@ class Scene:
             bucket = self.uri.removeprefix("s3://").partition("/")[0]
             yield from (f"parts of {key}" for key in self.server.open_uploads(bucket))
         else:
-            yield from (path.name for path in Path(self.uri).rglob(f"{TEMPORARY}*") if path.parent.name != "checkpoints")
+            yield from (
+                path.name for path in Path(self.uri).rglob(f"{TEMPORARY}*") if path.parent.name != "checkpoints"
+            )

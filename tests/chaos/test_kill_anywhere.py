@@ -62,7 +62,11 @@ def one_after_the_other(scene: Scene, points: list[str]) -> None:
 
 def scene(kind: str, folder: Path, s3: S3Server, bucket: str) -> Scene:
     """An output of its own."""
-    return Scene(folder, f"s3://{bucket}/{folder.name}", s3, MANY_PARTS) if kind == "s3" else Scene(folder, str(folder / "out"))
+    return (
+        Scene(folder, f"s3://{bucket}/{folder.name}", s3, MANY_PARTS)
+        if kind == "s3"
+        else Scene(folder, str(folder / "out"))
+    )
 
 
 @pytest.mark.skipif(KILLS == "0", reason="make chaos runs it")

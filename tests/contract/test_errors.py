@@ -45,7 +45,10 @@ def test_each_failure_survives_a_process_boundary() -> None:
     """Workers raise them; their parents must still know every place."""
     for kind in TREE:
         again = pickle.loads(pickle.dumps(kind(Fault("wrong", where="/a", found="1", expected="2", hint="Do"), "too")))
-        assert (type(again), again.faults) == (kind, (Fault("wrong", where="/a", found="1", expected="2", hint="Do"), Fault("too")))
+        assert (type(again), again.faults) == (
+            kind,
+            (Fault("wrong", where="/a", found="1", expected="2", hint="Do"), Fault("too")),
+        )
 
 
 def test_a_fault_in_words() -> None:
@@ -133,13 +136,18 @@ def test_every_exception_of_torch_is_mapped_or_a_programs() -> None:
 @pytest.mark.parametrize("text", ["a", '"', "\\", "é", "\x00", "\U0001f600", "\n", "\ud800"], ids=ascii)
 def test_a_termination_message_never_passes_1024_bytes(text: str) -> None:
     long = text * 5000
-    facts = failure_facts(SpecError(Fault(long, where=long, found=long, expected=long, hint=long)), "validate", "0123456789abcdef")
+    facts = failure_facts(
+        SpecError(Fault(long, where=long, found=long, expected=long, hint=long)), "validate", "0123456789abcdef"
+    )
     assert len(json.dumps(facts, ensure_ascii=False).encode()) <= 1024
 
 
 def test_a_failure_is_reported_in_the_letters_of_its_text() -> None:
     fault = Fault(
-        "Zeile 3 ist kein JSON: größer", where="/data/train/0/source", found="données/学習.jsonl", hint="a\x1b[31mb\u2028c\ud800d"
+        "Zeile 3 ist kein JSON: größer",
+        where="/data/train/0/source",
+        found="données/学習.jsonl",
+        hint="a\x1b[31mb\u2028c\ud800d",
     )
     facts = failure_facts(InputError(fault), "data")
     assert (facts["message"], facts["found"]) == ("Zeile 3 ist kein JSON: größer", "données/学習.jsonl")

@@ -45,9 +45,13 @@ def constants(tree: ast.Module) -> dict[str, str]:
     found: dict[str, str] = {}
     for node in tree.body:
         if isinstance(node, ast.Assign):
-            names = [each for target in node.targets for each in (target.elts if isinstance(target, ast.Tuple) else [target])]
+            names = [
+                each for target in node.targets for each in (target.elts if isinstance(target, ast.Tuple) else [target])
+            ]
             values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
-            found |= {ast.unparse(name): _said(value) for name, value in zip(names, values, strict=False) if _said(value)}
+            found |= {
+                ast.unparse(name): _said(value) for name, value in zip(names, values, strict=False) if _said(value)
+            }
     return found
 
 
@@ -64,7 +68,9 @@ def _said(argument: Any) -> str:
 def test_every_event_that_the_code_can_write_is_in_the_schema() -> None:
     known, found = fields(), written()
     assert len(found) > 30
-    assert {event: names for event, names in found.items() if event not in known} == {}, "describe it in schemas/events.schema.json"
+    assert {event: names for event, names in found.items() if event not in known} == {}, (
+        "describe it in schemas/events.schema.json"
+    )
     assert {event: names - known[event] for event, names in found.items() if names - known[event]} == {}
 
 
@@ -79,7 +85,9 @@ def test_every_event_has_its_rule_and_every_field_its_event() -> None:
 def test_every_curve_and_every_outcome_of_a_training_is_in_the_schema() -> None:
     known = fields()
     for method in METHODS.values():
-        assert set(method.curves.values()) <= known["train"], f"describe what {method.name} logs of a step in schemas/events.schema.json"
+        assert set(method.curves.values()) <= known["train"], (
+            f"describe what {method.name} logs of a step in schemas/events.schema.json"
+        )
         assert method.held_out is None or method.held_out.name in known["held_out"]
     outcome = {field.name for field in dataclasses.fields(TrainResult)} - {"history", "held_out_history"}
     assert outcome == known["trained"] - {"time", "event"}, "describe it in schemas/events.schema.json"

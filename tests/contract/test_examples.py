@@ -24,7 +24,15 @@ def example(name: str) -> JobSpec:
 
 
 def test_the_examples_that_are_promised() -> None:
-    promised = {"finetome-llama31-8b", "alpaca-llama3-8b", "medqa-llama32-1b", "smallest-hub", "smallest-s3", "everything", "demo"}
+    promised = {
+        "finetome-llama31-8b",
+        "alpaca-llama3-8b",
+        "medqa-llama32-1b",
+        "smallest-hub",
+        "smallest-s3",
+        "everything",
+        "demo",
+    }
     assert promised <= set(EXAMPLES)
 
 
@@ -102,9 +110,15 @@ def test_a_recipe_is_the_tutorials(name: str) -> None:
 def test_the_medqa_template_renders_the_tutorials_prompt(trim: bool) -> None:
     template = example("medqa-llama32-1b").data.train[0].template
     assert template is not None
-    row = {"question": "Which?", "answer": "Nitrofurantoin", "options": {"A": "Ampicillin", "B": "Ceftriaxone", "E": "Nitrofurantoin"}}
+    row = {
+        "question": "Which?",
+        "answer": "Nitrofurantoin",
+        "options": {"A": "Ampicillin", "B": "Ceftriaxone", "E": "Nitrofurantoin"},
+    }
     environment = jinja2.Environment(trim_blocks=trim, lstrip_blocks=trim, autoescape=False)
-    expected = "Which?\n\nOptions:\nA. Ampicillin\nB. Ceftriaxone\nE. Nitrofurantoin\n\nPlease choose the correct answer."
+    expected = (
+        "Which?\n\nOptions:\nA. Ampicillin\nB. Ceftriaxone\nE. Nitrofurantoin\n\nPlease choose the correct answer."
+    )
     assert environment.from_string(template.user).render(row) == expected
     assert environment.from_string(template.assistant).render(row) == "The correct answer is Nitrofurantoin."
 
@@ -115,7 +129,9 @@ def test_medqa_by_the_letter_asks_for_a_letter() -> None:
     template, choices = spec.data.train[0].template, spec.evaluation.choices
     assert template is not None
     assert choices is not None
-    options = dict(zip(choices, ("Ampicillin", "Ceftriaxone", "Ciprofloxacin", "Doxycycline", "Nitrofurantoin"), strict=True))
+    options = dict(
+        zip(choices, ("Ampicillin", "Ceftriaxone", "Ciprofloxacin", "Doxycycline", "Nitrofurantoin"), strict=True)
+    )
     row = {"question": "Which?", "answer": "Nitrofurantoin", "answer_idx": "E", "options": options}
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
     asked = environment.from_string(template.user).render(row)
@@ -160,7 +176,9 @@ def test_everything_sets_every_key_but_those_that_exclude_another() -> None:
 def test_what_can_be_known_of_everything_without_its_places_would_run() -> None:
     """Packed weights with the model they were made from, trackers that are in the locks, columns that the data set has."""
     spec = example("everything")
-    locked = {line.partition("==")[0] for line in (ROOT / "locks" / "cuda.txt").read_text().splitlines() if "==" in line}
+    locked = {
+        line.partition("==")[0] for line in (ROOT / "locks" / "cuda.txt").read_text().splitlines() if "==" in line
+    }
     assert set(IN_IMAGE) == set(TRACKERS) & locked
     assert set(spec.tracking) <= set(IN_IMAGE)
     assert spec.model.source.partition("@")[0] == f"{spec.model.merge_base}-bnb-4bit"
@@ -192,6 +210,7 @@ def test_the_demo_trains_on_the_projects_own_rows() -> None:
     assert [(gate.metric, gate.at_least) for gate in spec.evaluation.gates] == [("exact_match", 0.8)]
     assert spec.output.uri == "demo-output"
     held_out = [
-        json.loads(line)["messages"][0]["content"] for line in (ROOT / spec.data.held_out.sources[0].source).read_text().splitlines()
+        json.loads(line)["messages"][0]["content"]
+        for line in (ROOT / spec.data.held_out.sources[0].source).read_text().splitlines()
     ]
     assert set(spec.evaluation.prompts) <= set(held_out)

@@ -71,11 +71,15 @@ def said() -> list[tuple[str, frozenset[int]]]:
     """Each text in the code that is not a docstring, with the exit codes that it may come with: that of the error it is said in, else
     those of the errors that its module names. What is wrong with a spec is collected by modules that name none."""
     modules = [(path, ast.parse(path.read_text("utf-8"))) for path in sorted((ROOT / "job").rglob("*.py"))]
-    return [text for path, module in modules for text in _texts(module, SPEC if path.parent.name == "spec" else frozenset())]
+    return [
+        text for path, module in modules for text in _texts(module, SPEC if path.parent.name == "spec" else frozenset())
+    ]
 
 
 def _texts(module: ast.Module, otherwise: frozenset[int]) -> Iterator[tuple[str, frozenset[int]]]:
-    named = frozenset(EXIT_CODES[node.id] for node in ast.walk(module) if isinstance(node, ast.Name) and node.id in EXIT_CODES)
+    named = frozenset(
+        EXIT_CODES[node.id] for node in ast.walk(module) if isinstance(node, ast.Name) and node.id in EXIT_CODES
+    )
 
     def visit(node: ast.AST, codes: frozenset[int]) -> Iterator[tuple[str, frozenset[int]]]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):

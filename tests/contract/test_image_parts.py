@@ -25,14 +25,18 @@ def locked(name: str) -> dict[str, str]:
 
 def installs() -> str:
     """The shell of the one instruction that reads the arguments, without its mounts."""
-    (found,) = (part for part in re.split(r"\n(?=[A-Z]+ )", DOCKERFILE) if part.startswith("RUN") and "${BENCHMARKS}" in part)
+    (found,) = (
+        part for part in re.split(r"\n(?=[A-Z]+ )", DOCKERFILE) if part.startswith("RUN") and "${BENCHMARKS}" in part
+    )
     joined = found.removeprefix("RUN").replace("\\\n", " ")
     return re.sub(r"--mount=\S+", "", joined)
 
 
 @pytest.mark.parametrize("given", [(), ("BENCHMARKS",), ("TRACKERS",), ("BENCHMARKS", "TRACKERS")], ids="+".join)
 @pytest.mark.parametrize("torch", ["", "torch==2.13.0+cpu"], ids=["gpu", "cpu"])
-def test_an_argument_installs_its_part_by_hash_and_nothing_else_does(given: tuple[str, ...], torch: str, tmp_path: Path) -> None:
+def test_an_argument_installs_its_part_by_hash_and_nothing_else_does(
+    given: tuple[str, ...], torch: str, tmp_path: Path
+) -> None:
     for name, text in (("python", PYTHON), ("tools/bin/pip", PIP)):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,15 @@ IMPORTED_LATE = {
 # The last resorts, of the job and of its children, what a tracker's library and a reward of one's own raise, the one place
 # that keeps the evidence of a failure before it goes on, and where a
 # panic in Rust comes out, which is not an Exception.
-CATCHES_ALL = {"__main__", "run", "host.child", "tracking.follow", "data.tokenizer", "data.worker.tokenise", "training.methods.rewards"}
+CATCHES_ALL = {
+    "__main__",
+    "run",
+    "host.child",
+    "tracking.follow",
+    "data.tokenizer",
+    "data.worker.tokenise",
+    "training.methods.rewards",
+}
 FILE_LINES = 300
 FUNCTION_LINES = 60
 
@@ -119,7 +127,9 @@ def test_imports_go_one_way(module: str) -> None:
 def test_no_class_name_is_there_twice() -> None:
     """Whoever looks for a public class by its name finds one."""
     places = [(node.name, module) for module in FILES for node in tree(module).body if isinstance(node, ast.ClassDef)]
-    by_name = {name: [module for other, module in places if other == name] for name, _ in places if not name.startswith("_")}
+    by_name = {
+        name: [module for other, module in places if other == name] for name, _ in places if not name.startswith("_")
+    }
     assert {name: modules for name, modules in by_name.items() if len(modules) > 1} == {}
 
 
@@ -148,9 +158,9 @@ def test_only_the_worker_sees_a_template(module: str) -> None:
         return
     names = {name for _, name in imports(tree(module))}
     assert "jinja2" not in {name.split(".")[0] for name in names}
-    assert {found for name in names if (found := ours(name)) and found.startswith("data.worker.")} <= BEFORE_THE_BOUNDARY | {
-        "data.worker.__init__"
-    }
+    assert {
+        found for name in names if (found := ours(name)) and found.startswith("data.worker.")
+    } <= BEFORE_THE_BOUNDARY | {"data.worker.__init__"}
 
 
 @pytest.mark.parametrize("module", FILES)
@@ -162,7 +172,11 @@ def test_nothing_heavy_is_imported_at_once(module: str) -> None:
 @pytest.mark.parametrize("module", [module for module in IMPORTED_LATE if module in FILES])
 def test_what_is_imported_late_is_imported_inside_functions_only(module: str) -> None:
     for importer in FILES:
-        at_once = {ours(name) for _, name in that_run(tree(importer), in_functions=False)} if importer not in IMPORTED_LATE else set()
+        at_once = (
+            {ours(name) for _, name in that_run(tree(importer), in_functions=False)}
+            if importer not in IMPORTED_LATE
+            else set()
+        )
         assert module not in at_once, f"{importer} imports {module} at once"
 
 
@@ -171,7 +185,9 @@ def test_only_the_last_resort_catches_all(module: str) -> None:
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"{module}:{node.lineno}: bare except"
-            names = {ast.unparse(caught) for caught in (node.type.elts if isinstance(node.type, ast.Tuple) else [node.type])}
+            names = {
+                ast.unparse(caught) for caught in (node.type.elts if isinstance(node.type, ast.Tuple) else [node.type])
+            }
             assert module in CATCHES_ALL or not names & {"Exception", "BaseException"}, f"{module}:{node.lineno}"
 
 
@@ -185,7 +201,10 @@ def test_files_and_functions_fit_their_page(module: str) -> None:
 
 def test_most_functions_fit_a_screen() -> None:
     lengths = sorted(
-        (node.end_lineno or 0) - node.lineno + 1 for module in FILES for node in ast.walk(tree(module)) if isinstance(node, ast.FunctionDef)
+        (node.end_lineno or 0) - node.lineno + 1
+        for module in FILES
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.FunctionDef)
     )
     assert lengths[int(len(lengths) * 0.9)] <= 35
 

@@ -11,5 +11,7 @@ from tests.forking import ROOT
 def test_compiled_python_is_kept_where_a_machine_is_set_not_to() -> None:
     """Without it each process compiles all that it imports, which is half of the time of its start."""
     asked = ["make", "-s", "--eval", "asked: ; @echo [$$PYTHONDONTWRITEBYTECODE]", "asked"]
-    said = subprocess.run(asked, cwd=ROOT, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        asked, cwd=ROOT, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True, check=True
+    )
     assert said.stdout == "[]\n"

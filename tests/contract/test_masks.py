@@ -73,7 +73,9 @@ def masked(ids: list[int], mask: list[int]) -> list[int]:
     return [token if learned else -100 for token, learned in zip(ids, mask, strict=True)]
 
 
-def assert_equals_reference(prepared: Any, conversations: list[list[Row]], form: dict[str, Any], length: int = 100_000) -> None:
+def assert_equals_reference(
+    prepared: Any, conversations: list[list[Row]], form: dict[str, Any], length: int = 100_000
+) -> None:
     assert len(prepared.train) == len(conversations)
     for row, messages in zip(prepared.train, conversations, strict=True):
         ids, mask = reference(prepared.tokenizer, messages, form)
@@ -97,7 +99,9 @@ CONVERSATIONS = [
     [{"role": "assistant", "content": "I begin."}, *turns("fine", "good")],
     turns("中文问题", "答案是四十二。"),
 ]
-SYSTEM_FREE = [c for c in CONVERSATIONS if c[0]["role"] == "user" and all(m["content"] == m["content"].strip() for m in c)]
+SYSTEM_FREE = [
+    c for c in CONVERSATIONS if c[0]["role"] == "user" and all(m["content"] == m["content"].strip() for m in c)
+]
 
 
 def test_messages_with_the_models_own_template(tmp_path: Path) -> None:
@@ -116,13 +120,21 @@ def test_sharegpt(tmp_path: Path) -> None:
 
 
 def test_alpaca(tmp_path: Path) -> None:
-    rows = [{"instruction": "Add.", "input": "1 and 2", "output": "3"}, {"instruction": "Greet.", "input": "", "output": "Hello."}]
+    rows = [
+        {"instruction": "Add.", "input": "1 and 2", "output": "3"},
+        {"instruction": "Greet.", "input": "", "output": "Hello."},
+    ]
     prepared = prepare(tmp_path, rows, "alpaca", length=100_000)
-    assert_equals_reference(prepared, [with_system(turns("Add.\n\n1 and 2", "3")), with_system(turns("Greet.", "Hello."))], CHATML)
+    assert_equals_reference(
+        prepared, [with_system(turns("Add.\n\n1 and 2", "3")), with_system(turns("Greet.", "Hello."))], CHATML
+    )
 
 
 def test_alpaca_with_the_alpaca_prompt(tmp_path: Path) -> None:
-    rows = [{"instruction": "Add.", "input": "1 and 2", "output": "3"}, {"instruction": "Greet.", "input": "", "output": "Hello."}]
+    rows = [
+        {"instruction": "Add.", "input": "1 and 2", "output": "3"},
+        {"instruction": "Greet.", "input": "", "output": "Hello."},
+    ]
     prepared = prepare(tmp_path, rows, "alpaca", chat_template="alpaca")
     prompts = [
         "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -135,7 +147,9 @@ def test_alpaca_with_the_alpaca_prompt(tmp_path: Path) -> None:
 
 
 def test_prompt_completion_messages(tmp_path: Path) -> None:
-    rows = [{"prompt": turns("a", "context, not learned", "b"), "completion": [{"role": "assistant", "content": "learned"}]}]
+    rows = [
+        {"prompt": turns("a", "context, not learned", "b"), "completion": [{"role": "assistant", "content": "learned"}]}
+    ]
     row = prepare(tmp_path, rows, "prompt_completion").train[0]
     tokenizer = load_tokenizer(model_dir())
     assert row["input_ids"] == tokenizer.apply_chat_template(rows[0]["prompt"] + rows[0]["completion"])["input_ids"]
@@ -194,9 +208,13 @@ def test_named_templates(name: str, marked_model: Path, tmp_path: Path) -> None:
 
 
 def test_mistral(marked_model: Path, tmp_path: Path) -> None:
-    prepared = prepare(tmp_path, [{"messages": c} for c in SYSTEM_FREE], "messages", marked_model, chat_template="mistral")
+    prepared = prepare(
+        tmp_path, [{"messages": c} for c in SYSTEM_FREE], "messages", marked_model, chat_template="mistral"
+    )
     form = {"open": {"user": "[INST] "}, "close_turn": "[/INST]", "open_answer": "", "close": END, "after": ""}
-    spaced = [[m | ({"content": f" {m['content']}"} if m["role"] == "assistant" else {}) for m in c] for c in SYSTEM_FREE]
+    spaced = [
+        [m | ({"content": f" {m['content']}"} if m["role"] == "assistant" else {}) for m in c] for c in SYSTEM_FREE
+    ]
     assert_equals_reference(prepared, spaced, form)
 
 
@@ -213,7 +231,9 @@ def test_tool_calls(tmp_path: Path) -> None:
     ]
     prepared = prepare(tmp_path, [{"messages": messages, "tools": TOOLS}], "messages", chat_template="qwen")
     call = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": "é"}}\n</tool_call>'
-    opening = prepared.tokenizer.apply_chat_template(messages[:1], tools=TOOLS, add_generation_prompt=False, tokenize=False)
+    opening = prepared.tokenizer.apply_chat_template(
+        messages[:1], tools=TOOLS, add_generation_prompt=False, tokenize=False
+    )
     flat = [
         {"role": "user", "content": opening},
         {"role": "assistant", "content": f"Let me see.\n{call}\n{call}"},
@@ -245,7 +265,8 @@ def test_answers_that_are_marked_are_context_only(kind: str, tmp_path: Path) -> 
     row = {"messages": marked} if kind == "messages" else {"conversations": said}
     prepared = prepare(tmp_path, [row], kind, chat_template="chatml")
     reference_marks = [
-        message | ({"weight": 0} if mark and not mark.get("weight") else {}) for message, mark in zip(talk, marks, strict=True)
+        message | ({"weight": 0} if mark and not mark.get("weight") else {})
+        for message, mark in zip(talk, marks, strict=True)
     ]
     found = prepared.tokenizer.apply_chat_template(
         reference_marks, chat_template=MARKED, return_assistant_tokens_mask=True, return_dict=True, bos="", **CHATML
@@ -256,7 +277,11 @@ def test_answers_that_are_marked_are_context_only(kind: str, tmp_path: Path) -> 
 
 
 def test_marked_turns_are_hidden_where_all_is_learned(tmp_path: Path) -> None:
-    talk = [{"role": "user", "content": "one", "weight": 0}, {"role": "assistant", "content": "bad", "weight": 0}, *turns("no", "good")]
+    talk = [
+        {"role": "user", "content": "one", "weight": 0},
+        {"role": "assistant", "content": "bad", "weight": 0},
+        *turns("no", "good"),
+    ]
     prepared = prepare(tmp_path, [{"messages": talk}], "messages", byte_tokenizer_dir(), train_on="all")
     labels = prepared.train[0]["labels"]
     shown = "".join("_" if label == -100 else prepared.tokenizer.decode([label]) for label in labels)
@@ -289,13 +314,17 @@ def in_process(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, dict
     tokenizer = load_tokenizer(model_dir())
     rust = Tokenizer.from_file(str(write_tokenizer(tokenizer, tmp_path_factory.mktemp("rust") / "tokenizer.json")))
     variables = dict(tokenizer.special_tokens_map)
-    job = Job(tokenizer.chat_template, variables, end_tokens(tokenizer), "responses", 100_000, [], tokenizer.eos_token_id)
+    job = Job(
+        tokenizer.chat_template, variables, end_tokens(tokenizer), "responses", 100_000, [], tokenizer.eos_token_id
+    )
     return tokenizer, rust, job
 
 
 @settings(max_examples=300, deadline=None)
 @given(contents=st.lists(st.tuples(texts, spoken), min_size=1, max_size=3))
-def test_any_conversation_equals_the_reference(in_process: tuple[Any, Any, Job], contents: list[tuple[str, str]]) -> None:
+def test_any_conversation_equals_the_reference(
+    in_process: tuple[Any, Any, Job], contents: list[tuple[str, str]]
+) -> None:
     tokenizer, rust, job = in_process
     messages = turns(*[text for pair in contents for text in pair])
     for text in (message["content"] for message in messages):  # the reference gives up at characters without a token
@@ -320,8 +349,13 @@ def test_any_text_has_the_ids_of_the_models_tokenizer(in_process: tuple[Any, Any
 
 def rows_for_unsloth(folder: Path) -> list[tuple[str, Path | list[Row], dict[str, Any]]]:
     """(format, rows, source keys) of the real files where they are, of our own rows elsewhere."""
-    medqa = {"user": "{{ question }}\n{% for k, v in options.items() %}{{ k }}. {{ v }}\n{% endfor %}", "assistant": "It is {{ answer }}."}
-    plain = [c for c in CONVERSATIONS if c[0]["role"] != "assistant" and c[-1]["role"] == "assistant" and "<|" not in str(c)]
+    medqa = {
+        "user": "{{ question }}\n{% for k, v in options.items() %}{{ k }}. {{ v }}\n{% endfor %}",
+        "assistant": "It is {{ answer }}.",
+    }
+    plain = [
+        c for c in CONVERSATIONS if c[0]["role"] != "assistant" and c[-1]["role"] == "assistant" and "<|" not in str(c)
+    ]
     sources: list[tuple[str, Path | list[Row], dict[str, Any]]] = [("messages", [{"messages": c} for c in plain], {})]
     real = [
         ("alpaca", "alpaca_en_demo.json", {}),
@@ -342,7 +376,9 @@ def test_masks_equal_unsloths(tmp_path: Path) -> None:
     model = prepare(tmp_path, [{"messages": turns("a", "b")}], "messages").tokenizer
     model.save_pretrained(tmp_path / "model")
     arguments = [str(tmp_path / name) for name in ("model", "ids.json", "labels.json")]
-    code, _, complaint = run_forked("tests.contract.unsloth_masks:main", arguments, tmp_path, environment(tmp_path), 300)
+    code, _, complaint = run_forked(
+        "tests.contract.unsloth_masks:main", arguments, tmp_path, environment(tmp_path), 300
+    )
     assert code == 0, complaint[-2000:]
     theirs = json.loads((tmp_path / "labels.json").read_text())
     assert len(rows) >= 4
@@ -357,7 +393,8 @@ def test_real_tool_conversations_learn_exactly_the_assistants_turns(tmp_path: Pa
     assert len(prepared.train) == len(source) == 150
     for row, original in zip(prepared.train, source, strict=True):
         learned = "".join(
-            (f"<tool_call>\n{call_text(t['value'])}\n</tool_call>" if t["from"] == "function_call" else t["value"]) + END
+            (f"<tool_call>\n{call_text(t['value'])}\n</tool_call>" if t["from"] == "function_call" else t["value"])
+            + END
             for t in original["conversations"]
             if t["from"] in ("gpt", "function_call")
         )

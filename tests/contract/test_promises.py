@@ -13,7 +13,11 @@ ROOT = Path(__file__).parents[2]
 PROMISES = ROOT / "tests" / "README.md"
 TEXT = PROMISES.read_text("utf-8")
 OPEN = "## What does not hold, or was never shown"
-IDS = {f"{letter}{number}" for letter, count in (("R", 13), ("A", 9), ("S", 15), ("C", 4)) for number in range(1, count + 1)}
+IDS = {
+    f"{letter}{number}"
+    for letter, count in (("R", 13), ("A", 9), ("S", 15), ("C", 4))
+    for number in range(1, count + 1)
+}
 # What is written as code and is a place in the repository: has a slash and no other sign, or is a file of the root.
 PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)+/?|[A-Z]\w+\.md|Makefile|Dockerfile")
 

@@ -23,7 +23,9 @@ def test_a_table_of_the_readme_is_current(name: str) -> None:
     document, table = TABLES[name]
     text = (ROOT / document).read_text("utf-8")
     assert f"<!-- {name} -->" in text, f"{document} has no block <!-- {name} --> … <!-- /{name} -->"
-    assert replace_block(text, name, table(), document) == text, f"{document} is out of date: run python -m job.reference"
+    assert replace_block(text, name, table(), document) == text, (
+        f"{document} is out of date: run python -m job.reference"
+    )
 
 
 def test_every_table_is_kept_where_it_belongs() -> None:
@@ -60,7 +62,9 @@ def test_the_exit_codes_are_all_there() -> None:
 def test_a_missing_block_is_reported() -> None:
     with pytest.raises(ValueError, match=r"schemas/README\.md has no block <!-- spec table -->"):
         replace_block("nothing here", "spec table", "x", "schemas/README.md")
-    assert replace_block("a <!-- x --> old <!-- /x --> b", "x", "new", "README.md") == "a <!-- x -->\nnew\n<!-- /x --> b"
+    assert (
+        replace_block("a <!-- x --> old <!-- /x --> b", "x", "new", "README.md") == "a <!-- x -->\nnew\n<!-- /x --> b"
+    )
 
 
 def test_it_is_short() -> None:

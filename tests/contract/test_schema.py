@@ -78,16 +78,22 @@ def test_every_default_holds(pointer: str) -> None:
     assert faults_of_schema(schema["default"], schema | {"definitions": job_schema()["definitions"]}) == []
 
 
-@pytest.mark.parametrize("pointer", [p for p, s in JOB.items() if s.get("type") in ("integer", "number") and "const" not in s])
+@pytest.mark.parametrize(
+    "pointer", [p for p, s in JOB.items() if s.get("type") in ("integer", "number") and "const" not in s]
+)
 def test_every_number_has_two_limits(pointer: str) -> None:
     """So that none is too large for what it is handed to."""
     assert {"minimum", "exclusiveMinimum"} & set(JOB[pointer])
     assert {"maximum", "exclusiveMaximum"} & set(JOB[pointer])
 
 
-@pytest.mark.parametrize("pointer", [pointer for pointer, schema in JOB.items() if schema.get("type") in ("string", "array")])
+@pytest.mark.parametrize(
+    "pointer", [pointer for pointer, schema in JOB.items() if schema.get("type") in ("string", "array")]
+)
 def test_every_text_and_list_has_a_greatest_size(pointer: str) -> None:
-    bounded = {"maxLength", "maxItems", "enum"} & set(JOB[pointer]) or re.search(r"\{0,\d+\}", JOB[pointer].get("pattern", ""))
+    bounded = {"maxLength", "maxItems", "enum"} & set(JOB[pointer]) or re.search(
+        r"\{0,\d+\}", JOB[pointer].get("pattern", "")
+    )
     assert bounded or pointer == "/$schema"
 
 
@@ -281,7 +287,11 @@ def test_the_metrics_are_those_that_there_are_with_their_bounds() -> None:
         bounds = rule.get("then", rule).get("properties", {})
         for name in set(about.get("enum", ())) & set(about_rows):
             assert METRICS[name].highest == bounds["at_least"]["maximum"] == bounds["gain_at_least"]["maximum"]
-    bounded = [name for rule in gate["allOf"] for name in rule.get("if", {}).get("properties", {}).get("metric", {}).get("enum", ())]
+    bounded = [
+        name
+        for rule in gate["allOf"]
+        for name in rule.get("if", {}).get("properties", {}).get("metric", {}).get("enum", ())
+    ]
     alone = [name for name, metric in METRICS.items() if metric.trained_alone]
     assert sorted(bounded) == sorted([*about_rows, *alone]), "some are of the trained model alone"
 
@@ -356,7 +366,11 @@ def test_fields_are_the_properties_with_their_types(cls: Any, schema: Json) -> N
         if name == "resolved":
             continue
         sub = resolve(schema["properties"][name], job_schema())
-        always = name in schema.get("required", ()) or "default" in sub or ("$ref" in schema["properties"][name] and name != "lora")
+        always = (
+            name in schema.get("required", ())
+            or "default" in sub
+            or ("$ref" in schema["properties"][name] and name != "lora")
+        )
         assert (type(None) not in typing.get_args(hint)) == always, name
         python = {"integer": int, "number": float, "boolean": bool}.get(sub.get("type", ""))
         if python:
@@ -367,8 +381,14 @@ def test_fields_are_the_properties_with_their_types(cls: Any, schema: Json) -> N
 
 
 def literals_of(hint: Any) -> set[Any]:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
-    return {value for option in options if typing.get_origin(option) is typing.Literal for value in typing.get_args(option)}
+    options = (
+        typing.get_args(hint)
+        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+        else (hint,)
+    )
+    return {
+        value for option in options if typing.get_origin(option) is typing.Literal for value in typing.get_args(option)
+    }
 
 
 def test_values_have_the_types_of_their_fields() -> None:

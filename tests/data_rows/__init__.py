@@ -105,7 +105,12 @@ def fetched(spec: JobSpec, files: Sequence[Path]) -> list[FetchedSource]:
 
 
 def prepare(
-    folder: Path, rows: Path | Iterable[Row], kind: str, model: Path | None = None, source: Row | None = None, **spec: Any
+    folder: Path,
+    rows: Path | Iterable[Row],
+    kind: str,
+    model: Path | None = None,
+    source: Row | None = None,
+    **spec: Any,
 ) -> Prepared:
     """One source's rows, prepared. `source`: further keys of its spec; `spec`: as for `job_spec`."""
     path = rows if isinstance(rows, Path) else write_rows(folder / "rows.jsonl", rows)

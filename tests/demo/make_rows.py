@@ -51,23 +51,41 @@ ACTIONS: dict[str, tuple[Phrases, Phrases, range | None]] = {
     ),
     "close": (
         ("blind", "window", "door"),
-        ("close the {d} in the {r}", "shut the {d} in the {r}", "close up the {r} {d}", "make sure the {d} of the {r} is closed"),
+        (
+            "close the {d} in the {r}",
+            "shut the {d} in the {r}",
+            "close up the {r} {d}",
+            "make sure the {d} of the {r} is closed",
+        ),
         None,
     ),
     "dim": (
         ("lamp",),
-        ("dim the {d} in the {r} to {v} percent", "bring the {r} {d} down to {v}%", "lower the {d} of the {r} to {v} percent"),
+        (
+            "dim the {d} in the {r} to {v} percent",
+            "bring the {r} {d} down to {v}%",
+            "lower the {d} of the {r} to {v} percent",
+        ),
         range(5, 100, 5),
     ),
     "set": (
         ("heater", "thermostat"),
-        ("set the {d} in the {r} to {v} degrees", "put the {r} {d} at {v} degrees", "keep the {d} of the {r} at {v} degrees"),
+        (
+            "set the {d} in the {r} to {v} degrees",
+            "put the {r} {d} at {v} degrees",
+            "keep the {d} of the {r} at {v} degrees",
+        ),
         range(15, 29),
     ),
 }
 OPENINGS = ("", "please ", "could you ", "can you ", "hey, ", "would you ", "now ", "it is late, so ")
 ENDINGS = ("", " please", " for me", " right away", " when you can", ", thanks")
-HELD_OUT_PAIRS = {("could you ", ", thanks"), ("hey, ", " right away"), ("now ", " for me"), ("would you ", " when you can")}
+HELD_OUT_PAIRS = {
+    ("could you ", ", thanks"),
+    ("hey, ", " right away"),
+    ("now ", " for me"),
+    ("would you ", " when you can"),
+}
 
 Command = tuple[str, str, str, int | None]
 
@@ -126,7 +144,9 @@ def make() -> tuple[list[str], list[str]]:
     pairs = [(opening, ending) for opening in OPENINGS for ending in ENDINGS]
     polite = [pair for pair in pairs if not ("please" in pair[0] and "please" in pair[1])]
     common = [pair for pair in polite if pair not in HELD_OUT_PAIRS]
-    return rows(train, TRAIN_ROWS, common, rng), rows(held_out, HELD_OUT_ROWS, [*common, *sorted(HELD_OUT_PAIRS) * 3], rng)
+    return rows(train, TRAIN_ROWS, common, rng), rows(
+        held_out, HELD_OUT_ROWS, [*common, *sorted(HELD_OUT_PAIRS) * 3], rng
+    )
 
 
 def main() -> None:

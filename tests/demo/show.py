@@ -22,7 +22,9 @@ def main() -> None:
         known, size = artefact["delivered"], f"{artefact['bytes'] / 1e6:.0f} MB"
         match = f"exact match {known['exact_match']:.0%}, KL {known['kl']:.2g} nats a token"
         print(f"{artefact['name']:<22}{size}, {match}")
-    print(f"whole run:            {stats['wall_seconds']:.0f} s on {stats['device']['name']}; everything is in {output}/")
+    print(
+        f"whole run:            {stats['wall_seconds']:.0f} s on {stats['device']['name']}; everything is in {output}/"
+    )
 
 
 if __name__ == "__main__":

@@ -70,7 +70,13 @@ def job(*conditions: Json, name: str = NAME, container: str = "tunejob") -> Json
     policy = {"rules": [{"action": "Ignore", "onPodConditions": []}, {"action": "FailJob", "onExitCodes": codes}]}
     suspended = any(c["type"] == "Suspended" for c in conditions)
     spec = {"backoffLimit": 2, "suspend": suspended, "podFailurePolicy": policy, "template": {}}
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec, "status": {"conditions": list(conditions)}}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name},
+        "spec": spec,
+        "status": {"conditions": list(conditions)},
+    }
 
 
 def condition(kind: str, reason: str = "", message: str = "") -> Json:
@@ -89,9 +95,20 @@ def pod(
 ) -> Json:
     """The `number`th pod of the Job, beside a sidecar that never ends; `state` of our container, {} for none yet."""
     container = [{"name": "mesh", "state": {"running": {}}}, *([{"name": name, "state": state}] if state else [])]
-    status = {"phase": phase, "conditions": list(conditions), "containerStatuses": container, **({"reason": reason} if reason else {})}
+    status = {
+        "phase": phase,
+        "conditions": list(conditions),
+        "containerStatuses": container,
+        **({"reason": reason} if reason else {}),
+    }
     metadata = {"name": f"{job}-{number}", "creationTimestamp": f"2026-11-21T10:0{number}:00Z"}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"nodeName": node} if node else {}, "status": status}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": {"nodeName": node} if node else {},
+        "status": status,
+    }
 
 
 def event(message: str, at: str = "2026-11-21T10:00:30Z", reason: str = "FailedCreate") -> Json:
@@ -110,7 +127,13 @@ RUNNING: Json = {"running": {"startedAt": "2026-11-21T10:00:05Z"}}
 
 
 def ended(exit_code: int, message: str = "", reason: str = "") -> Json:
-    return {"terminated": {"exitCode": exit_code, "reason": reason or ("Error" if exit_code else "Completed"), "message": message}}
+    return {
+        "terminated": {
+            "exitCode": exit_code,
+            "reason": reason or ("Error" if exit_code else "Completed"),
+            "message": message,
+        }
+    }
 
 
 def line(event: str, **fields: Any) -> str:
@@ -125,7 +148,11 @@ def replay(folder: Path, steps: list[Step], job: str = NAME, container: str = "t
         found: Json | str = step.job
         if job != NAME and not isinstance(found, str):
             found = {"kind": "List", "items": [found] if found else []}
-        answers: dict[str, Json | str] = {"job": found, "pods": {"kind": "List", "items": step.pods}, "owner": step.owner}
+        answers: dict[str, Json | str] = {
+            "job": found,
+            "pods": {"kind": "List", "items": step.pods},
+            "owner": step.owner,
+        }
         answers["events"] = step.events if isinstance(step.events, str) else {"kind": "List", "items": step.events}
         for name, answer in answers.items():
             if isinstance(answer, str):
@@ -142,7 +169,9 @@ def replay(folder: Path, steps: list[Step], job: str = NAME, container: str = "t
     (folder / "step").write_text("-1\n")
     program = folder / "kubectl"
     last = len(steps) - 1
-    program.write_text(PROGRAM.format(folder=folder, last=last, name=NAME, namespace=NAMESPACE, job=job, container=container))
+    program.write_text(
+        PROGRAM.format(folder=folder, last=last, name=NAME, namespace=NAMESPACE, job=job, container=container)
+    )
     program.chmod(0o755)
     return folder
 
@@ -169,7 +198,11 @@ def wait(folder: Path, steps: list[Step], target: str = f"job.batch/{NAME}", pat
     """What `tunejob wait` does, against the replayed cluster, in this process."""
     replay(folder, steps, job, container)
     said = io.StringIO()
-    variables = {"PATH": f"{folder}:{os.environ['PATH']}", "TUNEJOB_TERMINATION_LOG": str(folder / "last"), **environment}
+    variables = {
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "TUNEJOB_TERMINATION_LOG": str(folder / "last"),
+        **environment,
+    }
     with mock.patch.dict(os.environ, variables):
         log = Log(said, json_lines=True)
         try:

@@ -43,7 +43,15 @@ def read(place: str, tmp_path: Path) -> dict[str, Any]:
     """The example as that place's own package understands it."""
     name = next(name for name, (_, target) in EXAMPLES.items() if target == place)
     reader = Path(__file__).with_name("readers.py")
-    done = tool("python", reader, place, FOLDER / name, HOME=str(tmp_path), SKYPILOT_DISABLE_USAGE_COLLECTION="1", PYTHONWARNINGS="ignore")
+    done = tool(
+        "python",
+        reader,
+        place,
+        FOLDER / name,
+        HOME=str(tmp_path),
+        SKYPILOT_DISABLE_USAGE_COLLECTION="1",
+        PYTHONWARNINGS="ignore",
+    )
     assert done.returncode == 0, done.stdout
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -64,7 +72,9 @@ def test_skypilot_reads_its_example(tmp_path: Path) -> None:
     printf = task["run"][task["run"].index("printf %s '") :]
     assert written_spec(printf, tmp_path) == SPEC
     recovery = yaml.safe_load((FOLDER / "skypilot.yaml").read_text())["resources"]["job_recovery"]
-    assert recovery["recover_on_exit_codes"] == [kind.exit_code for kind in TREE if kind.retryable and kind.exit_code != 1]
+    assert recovery["recover_on_exit_codes"] == [
+        kind.exit_code for kind in TREE if kind.retryable and kind.exit_code != 1
+    ]
 
 
 @needs_tools
@@ -88,7 +98,9 @@ def compose(*files: str) -> dict[str, Any]:
 @needs_tools
 def test_docker_compose_reads_its_example(tmp_path: Path) -> None:
     job = compose("compose.yaml")["services"]["tunejob"]
-    assert job["deploy"]["resources"]["reservations"]["devices"] == [{"capabilities": ["gpu"], "driver": "nvidia", "count": 1}]
+    assert job["deploy"]["resources"]["reservations"]["devices"] == [
+        {"capabilities": ["gpu"], "driver": "nvidia", "count": 1}
+    ]
     assert (job["read_only"], job["cap_drop"], job["image"]) == (True, ["ALL"], BUILT)
     spec = written_spec(job["command"][0].replace("$$", "$"), tmp_path)
     assert parse_spec(spec.encode()).resolved == parse_spec((SPECS / "try-out.json").read_bytes()).resolved
@@ -103,7 +115,12 @@ def test_the_try_out_has_a_store_and_needs_no_gpu() -> None:
     assert services["tunejob"]["depends_on"]["bucket"]["condition"] == "service_completed_successfully"
     assert [port["host_ip"] for port in services["store"]["ports"]] == ["127.0.0.1"]
     assert (
-        len({json.dumps([s["environment"].get(f"AWS_{key}") for key in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY")]) for s in services.values()})
+        len(
+            {
+                json.dumps([s["environment"].get(f"AWS_{key}") for key in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY")])
+                for s in services.values()
+            }
+        )
         == 1
     )
     upload = Path(services["bucket"]["volumes"][0]["source"])

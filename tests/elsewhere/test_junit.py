@@ -21,7 +21,11 @@ def read(kept: Kept, folder: Path) -> dict[str, Any]:
 
 def found(cases: list[dict[str, Any]], suite: str) -> list[tuple[str, str]]:
     """Of a suite, what each case is about and how it ended."""
-    return [(case["name"], case["results"][0][0] if case["results"] else "Passed") for case in cases if case["suite"] == suite]
+    return [
+        (case["name"], case["results"][0][0] if case["results"] else "Passed")
+        for case in cases
+        if case["suite"] == suite
+    ]
 
 
 @needs_tools
@@ -40,7 +44,11 @@ def test_a_reader_of_junit_xml_finds_every_gate_and_counts_as_we_do(tmp_path: Pa
         ("adapter: held-out loss better than the base by at least 1", "Passed"),
     ]
     (failed,) = (case["results"][0] for case in said["cases"] if case["suite"] == "gates" and case["results"])
-    assert failed == ["Failure", "found 0.25", "adapter: exact match at least 0.5: found 0.25 (/evaluation/gates/0/at_least)"]
+    assert failed == [
+        "Failure",
+        "found 0.25",
+        "adapter: exact match at least 0.5: found 0.25 (/evaluation/gates/0/at_least)",
+    ]
     assert [ended for _, ended in found(said["cases"], "exports")] == ["Passed", "Failure"]
 
 

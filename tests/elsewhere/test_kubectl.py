@@ -27,7 +27,8 @@ Json = dict[str, Any]
 
 def resources(group: str, **kinds: str) -> Json:
     listed = [
-        {"name": name, "singularName": "", "namespaced": True, "kind": kind, "verbs": ["get", "list"]} for name, kind in kinds.items()
+        {"name": name, "singularName": "", "namespaced": True, "kind": kind, "verbs": ["get", "list"]}
+        for name, kind in kinds.items()
     ]
     return {"kind": "APIResourceList", "groupVersion": group, "resources": listed}
 
@@ -94,14 +95,26 @@ class Server(BaseHTTPRequestHandler):
         elif last == NAME:
             self.answer(
                 200,
-                {"apiVersion": TRAINER, "kind": "TrainJob", "metadata": {"name": NAME}, "status": {"conditions": [condition("Suspended")]}},
+                {
+                    "apiVersion": TRAINER,
+                    "kind": "TrainJob",
+                    "metadata": {"name": NAME},
+                    "status": {"conditions": [condition("Suspended")]},
+                },
             )
         else:
-            self.answer(404, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404})
+            self.answer(
+                404, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
+            )
 
     @staticmethod
     def listed(kind: str, items: list[Json]) -> Json:
-        return {"kind": f"{kind}List", "apiVersion": "batch/v1" if kind == "Job" else "v1", "metadata": {}, "items": items}
+        return {
+            "kind": f"{kind}List",
+            "apiVersion": "batch/v1" if kind == "Job" else "v1",
+            "metadata": {},
+            "items": items,
+        }
 
     def answer(self, status: int, body: Json | bytes, kind: str = "application/json") -> None:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -129,10 +142,20 @@ def kubeconfig(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.skipif(not (TOOLS / "kubectl").exists(), reason="kubectl is in .venv-k8s (make k8s-test)")
 def test_a_trainjob_from_its_queue_to_its_end(kubeconfig: Path, tmp_path: Path) -> None:
-    variables = {**os.environ, "PATH": f"{TOOLS}:{os.environ['PATH']}", "KUBECONFIG": str(kubeconfig), "HOME": str(tmp_path)}
+    variables = {
+        **os.environ,
+        "PATH": f"{TOOLS}:{os.environ['PATH']}",
+        "KUBECONFIG": str(kubeconfig),
+        "HOME": str(tmp_path),
+    }
     arguments = command(tmp_path, f"trainjob.trainer.kubeflow.org/{NAME}", patience="60")
     done = subprocess.run(
-        [sys.executable, "-m", "job", *arguments], env=variables, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "job", *arguments],
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     events = [json.loads(text) for text in done.stdout.splitlines()]
     assert [(e["event"], e.get("waiting_for", "")) for e in events] == [

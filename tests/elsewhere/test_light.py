@@ -52,7 +52,13 @@ def run(*arguments: str, lock: str = "light.txt") -> subprocess.CompletedProcess
     return subprocess.run(command, input="", capture_output=True, text=True, check=False)
 
 
-COMMANDS = [(["validate", SPEC], 0), (["render", SPEC, "--to", "job"], 0), (["wait", "-"], 1), (["schema"], 0), (["init", ROWS], 0)]
+COMMANDS = [
+    (["validate", SPEC], 0),
+    (["render", SPEC, "--to", "job"], 0),
+    (["wait", "-"], 1),
+    (["schema"], 0),
+    (["init", ROWS], 0),
+]
 
 
 @pytest.mark.parametrize(("arguments", "code"), COMMANDS, ids=str)

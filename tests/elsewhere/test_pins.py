@@ -12,7 +12,9 @@ GIT = ["git", "-c", "user.name=tests", "-c", "user.email=tests@localhost", "-c",
 
 
 def git(folder: Path, *arguments: str) -> str:
-    return subprocess.run([*GIT, "-C", str(folder), *arguments], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [*GIT, "-C", str(folder), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def test_a_tag_that_names_another_commit_is_reported(tmp_path: Path) -> None:
@@ -28,6 +30,8 @@ def test_a_tag_that_names_another_commit_is_reported(tmp_path: Path) -> None:
         git(folder, "commit", "--quiet", "--allow-empty", "--message", "two")
         assert commit_of(tag, str(folder)) == commit, "of an annotated tag, too, the commit and not the tag's own id"
         assert commit_of("v0.0.0", str(folder)) == ""
-    done = subprocess.run([sys.executable, "-m", "tests.elsewhere.pins", str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.elsewhere.pins", str(tmp_path)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert done.stdout.count("differs; the tag names ") == 3

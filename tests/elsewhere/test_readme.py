@@ -75,7 +75,19 @@ def test_the_commands_of_the_ways_are_all_there() -> None:
 
 def test_the_page_names_every_command() -> None:
     listed = {words[1] for words in commands(section("job/stages.md", "The command"))}
-    assert listed == {"init", "validate", "plan", "run", "verify", "schema", "render", "wait", "report", "compare", "chat"}
+    assert listed == {
+        "init",
+        "validate",
+        "plan",
+        "run",
+        "verify",
+        "schema",
+        "render",
+        "wait",
+        "report",
+        "compare",
+        "chat",
+    }
 
 
 def ways(text: str) -> dict[str, str]:

@@ -47,7 +47,12 @@ class TryOut:
     folder: Path
 
     def compose(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        files = [self.folder / "compose.yaml", FOLDER / "object-store.yaml", FOLDER / "cpu.yaml", self.folder / "addresses.yaml"]
+        files = [
+            self.folder / "compose.yaml",
+            FOLDER / "object-store.yaml",
+            FOLDER / "cpu.yaml",
+            self.folder / "addresses.yaml",
+        ]
         environment = {
             **os.environ, "DOCKER_HOST": f"unix://{self.folder}/podman.sock", "STORE_IMAGE": STORE_IMAGE, "TUNEJOB_IMAGE": IMAGE,
             "TUNEJOB_UPLOAD": str(self.folder / "upload"),
@@ -59,7 +64,9 @@ class TryOut:
             *(word for file in files for word in ("--file", str(file))),
             *arguments,
         ]
-        return subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        return subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
 
     def up(self, changes: dict[str, str]) -> subprocess.CompletedProcess[str]:
         """Renders the try-out's spec, with another text here and there, and runs it to its end."""
@@ -77,7 +84,9 @@ def try_out(tmp_path: Path) -> Iterator[TryOut]:
     make_base()
     shutil.copy(Path(sys.executable).parent / "weed", tmp_path / "weed")
     (tmp_path / "Containerfile").write_text(f"FROM {BASE}\nCOPY --chmod=755 weed /usr/bin/weed\n")
-    subprocess.run(["buildah", "build", "--isolation", "chroot", "--quiet", "--tag", STORE_IMAGE, str(tmp_path)], check=True)
+    subprocess.run(
+        ["buildah", "build", "--isolation", "chroot", "--quiet", "--tag", STORE_IMAGE, str(tmp_path)], check=True
+    )
     shutil.copytree(ROOT / "tests" / "demo", tmp_path / "upload", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     shutil.copytree(model_dir(), tmp_path / "upload" / "model")
     (tmp_path / "addresses.yaml").write_text(ADDRESSES)
@@ -108,5 +117,9 @@ def test_the_try_out(try_out: TryOut) -> None:
     assert '"event": "verified"' in verified.stdout, verified.stdout
     other = try_out.up(HERE | {"data/train.jsonl": "data/nothing.jsonl", "runs/try-out": "runs/other"})
     assert other.returncode == 11, "Docker Compose exits with the code of the run: " + other.stdout[-3000:]
-    said = [line.partition("{")[1] + line.partition("{")[2] for line in other.stdout.splitlines() if '"event": "failed"' in line]
+    said = [
+        line.partition("{")[1] + line.partition("{")[2]
+        for line in other.stdout.splitlines()
+        if '"event": "failed"' in line
+    ]
     assert json.loads(said[-1])["class"] == "InputError"

@@ -25,7 +25,21 @@ from job.follow.outcome import outcome_of_log
 from job.follow.pods import waiting_for
 from job.host.log import Log
 from job.spec.strict import load_schema
-from tests.elsewhere.cluster import NAME, NOT_FOUND, RUNNING, Step, command, condition, ended, event, job, line, pod, replay, wait
+from tests.elsewhere.cluster import (
+    NAME,
+    NOT_FOUND,
+    RUNNING,
+    Step,
+    command,
+    condition,
+    ended,
+    event,
+    job,
+    line,
+    pod,
+    replay,
+    wait,
+)
 
 RUN = "b3401d8000c1359f"
 COMPLETE = condition("Complete", "CompletionsReached", "Reached expected number of succeeded pods")
@@ -35,12 +49,16 @@ def store(folder: Path) -> str:
     """A finished run's output as far as a reader of its report needs it."""
     output = folder / "output"
     (output / "report").mkdir(parents=True)
-    (output / "report" / "summary.md").write_text("# my-run\n\n| Held-out | base | tuned |\n|---|---|---|\n| loss | 2.1 | 0.4 |\n")
+    (output / "report" / "summary.md").write_text(
+        "# my-run\n\n| Held-out | base | tuned |\n|---|---|---|\n| loss | 2.1 | 0.4 |\n"
+    )
     return str(output)
 
 
 def policy(exit_code: int) -> dict[str, str]:
-    message = f"Container tunejob for pod tuning/{NAME}-1 failed with exit code {exit_code} matching FailJob rule at index 1"
+    message = (
+        f"Container tunejob for pod tuning/{NAME}-1 failed with exit code {exit_code} matching FailJob rule at index 1"
+    )
     return condition("Failed", "PodFailurePolicy", message)
 
 
@@ -69,7 +87,9 @@ def test_a_run_that_succeeds(tmp_path: Path) -> None:
     output = store(tmp_path)
     first = [line("start", run_id=RUN, output=output), line("train", done=1, total=2)]
     whole = [*first, "Traceback of somebody else", line("published", run_id=RUN, output=output, files=4)]
-    waiting = condition("PodScheduled", "Unschedulable", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.") | {"status": "False"}
+    waiting = condition("PodScheduled", "Unschedulable", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.") | {
+        "status": "False"
+    }
     pulling = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}
     steps = [
         Step(job(condition("Suspended", "JobSuspended"))),
@@ -81,7 +101,9 @@ def test_a_run_that_succeeds(tmp_path: Path) -> None:
     ]
     done = wait(tmp_path, steps)
     assert done.exit_code == 0
-    assert [text for text in done.lines if text in whole] == whole, "each line once, though the log was followed three times"
+    assert [text for text in done.lines if text in whole] == whole, (
+        "each line once, though the log was followed three times"
+    )
     assert [event["waiting_for"] for event in done.events if event["event"] == "job"] == [
         "queued: the Job is suspended",
         "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
@@ -100,7 +122,13 @@ def test_a_run_that_succeeds(tmp_path: Path) -> None:
 def test_a_failure_that_no_retry_mends(kind: type, tmp_path: Path) -> None:
     facts = failure_facts(
         kind(
-            Fault("unknown | key", where="/training/learing_rate", found="<b>0.0002</b>", expected="", hint='Did you mean "learning_rate"?')
+            Fault(
+                "unknown | key",
+                where="/training/learing_rate",
+                found="<b>0.0002</b>",
+                expected="",
+                hint='Did you mean "learning_rate"?',
+            )
         ),
         "data",
         RUN,
@@ -109,7 +137,11 @@ def test_a_failure_that_no_retry_mends(kind: type, tmp_path: Path) -> None:
     log = [line("start", run_id=RUN, output="s3://nowhere/run"), line("failed", **facts)]
     steps = [
         Step(job(), [pod(1, RUNNING)], {f"{NAME}-1": log}),
-        Step(job(policy(kind.exit_code)), [pod(1, ended(kind.exit_code, json.dumps(facts)), phase="Failed")], {f"{NAME}-1": log}),
+        Step(
+            job(policy(kind.exit_code)),
+            [pod(1, ended(kind.exit_code, json.dumps(facts)), phase="Failed")],
+            {f"{NAME}-1": log},
+        ),
     ]
     done = wait(
         tmp_path,
@@ -131,12 +163,18 @@ def test_a_failure_that_no_retry_mends(kind: type, tmp_path: Path) -> None:
 def test_a_gate_that_says_no_shows_the_report_all_the_same(tmp_path: Path) -> None:
     output = store(tmp_path)
     facts = failure_facts(
-        GateError(Fault("held-out loss above its gate", where="/evaluation/gates/0/at_most", found="0.4", expected="at most 0.3")),
+        GateError(
+            Fault(
+                "held-out loss above its gate", where="/evaluation/gates/0/at_most", found="0.4", expected="at most 0.3"
+            )
+        ),
         "train",
         RUN,
     )
     log = [line("start", run_id=RUN, output=output), line("failed", **facts)]
-    done = wait(tmp_path, [Step(job(policy(14)), [pod(1, ended(14, json.dumps(facts)), phase="Failed")], {f"{NAME}-1": log})])
+    done = wait(
+        tmp_path, [Step(job(policy(14)), [pod(1, ended(14, json.dumps(facts)), phase="Failed")], {f"{NAME}-1": log})]
+    )
     assert done.exit_code == 14
     assert "| stage | train |" in done.summary
     assert "| expected | at most 0.3 |" in done.summary
@@ -183,13 +221,18 @@ def test_the_deadline(tmp_path: Path) -> None:
     assert "DeadlineExceeded: Job was active longer than specified deadline." in silent.summary
     last = failure_facts(Interrupted("stopped by a signal"), "train", RUN)
     (tmp_path / "again").mkdir()
-    again = wait(tmp_path / "again", [Step(job(), [pod(1, RUNNING)], {f"{NAME}-1": [*log, line("failed", **last)]}), Step(job(over))])
+    again = wait(
+        tmp_path / "again",
+        [Step(job(), [pod(1, RUNNING)], {f"{NAME}-1": [*log, line("failed", **last)]}), Step(job(over))],
+    )
     assert again.exit_code == Interrupted.exit_code
     assert "| stage | train |" in again.summary
 
 
 def test_an_evicted_pod_is_replaced(tmp_path: Path) -> None:
-    disrupted = condition("DisruptionTarget", "TerminationByKubelet", "The node was low on resource: ephemeral-storage.")
+    disrupted = condition(
+        "DisruptionTarget", "TerminationByKubelet", "The node was low on resource: ephemeral-storage."
+    )
     evicted = pod(1, {}, disrupted, phase="Failed", reason="Evicted")
     second = [line("published", run_id=RUN, output="")]
     steps = [
@@ -232,7 +275,9 @@ def test_a_log_that_cannot_be_read_is_reported_once_and_fails_nothing(tmp_path: 
     assert [event["reason"] for event in done.events if event["event"] == "job"] == [refusal]
 
 
-@pytest.mark.parametrize("cut", ["context deadline exceeded", "Client.Timeout or context cancellation while reading body"])
+@pytest.mark.parametrize(
+    "cut", ["context deadline exceeded", "Client.Timeout or context cancellation while reading body"]
+)
 def test_a_log_whose_connection_was_cut_is_read_on(cut: str, tmp_path: Path) -> None:
     """As kubectl says it when the time for one request is over."""
     log = [line("published", run_id=RUN, output="")]
@@ -264,10 +309,14 @@ def test_a_refusal_after_an_answer_is_that_of_a_starting_api_server(refusal: str
     back = Step(job(COMPLETE), [pod(1, ended(0), phase="Succeeded")])
     assert wait(tmp_path, [Step(job()), *[Step(refusal)] * 8, back], patience="60").exit_code == 0
     (tmp_path / "stays").mkdir()
-    stays = wait(tmp_path / "stays", [Step(job(), [pod(1, RUNNING)], {f"{NAME}-1": [line("start", run_id=RUN)]}), Step(refusal)])
+    stays = wait(
+        tmp_path / "stays", [Step(job(), [pod(1, RUNNING)], {f"{NAME}-1": [line("start", run_id=RUN)]}), Step(refusal)]
+    )
     assert stays.exit_code == 11
     assert "the cluster refused for 0.3 s" in stays.events[-1]["reason"]
-    assert "the waiting ended with exit code 11" in stays.summary, "the Job was seen: its summary is written all the same"
+    assert "the waiting ended with exit code 11" in stays.summary, (
+        "the Job was seen: its summary is written all the same"
+    )
 
 
 def test_a_cluster_that_is_away_for_a_while(tmp_path: Path) -> None:
@@ -289,14 +338,20 @@ QUOTA = 'Error creating: pods "x" is forbidden: exceeded quota: gpus, requested:
 
 def test_pods_that_cannot_be_made_are_reported_with_the_reason(tmp_path: Path) -> None:
     """A quota, a LimitRange, PodSecurity, no ServiceAccount: only events say so."""
-    steps = [Step(job(), events=[event("older", at="2026-11-21T10:00:01Z"), event(QUOTA)]), Step(job(), events="Forbidden")]
+    steps = [
+        Step(job(), events=[event("older", at="2026-11-21T10:00:01Z"), event(QUOTA)]),
+        Step(job(), events="Forbidden"),
+    ]
     done = wait(tmp_path, [*steps, Step(job(COMPLETE), [pod(1, ended(0), phase="Succeeded")])])
     assert (done.exit_code, done.waiting_for()) == (0, [f"FailedCreate: {QUOTA}"])
 
 
 def test_a_set_whose_job_cannot_be_made_says_so() -> None:
     made = event("quota for jobs", reason="JobCreationFailed")
-    assert waiting_for({"kind": "JobSet"}, [], [event("else", reason="Other"), made]) == "JobCreationFailed: quota for jobs"
+    assert (
+        waiting_for({"kind": "JobSet"}, [], [event("else", reason="Other"), made])
+        == "JobCreationFailed: quota for jobs"
+    )
 
 
 def test_the_pause_after_a_failed_pod_is_reported(tmp_path: Path) -> None:
@@ -442,7 +497,9 @@ def living(group: int) -> list[str]:
 
 def test_kubectl_is_missing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "job", "wait", NAME]
-    done = subprocess.run(command, env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 11
     assert "kubectl is not installed" in done.stdout
 
@@ -466,7 +523,11 @@ def test_the_log_of_a_rented_machine(tmp_path: Path) -> None:
 def test_a_log_whose_last_try_succeeds(tmp_path: Path) -> None:
     facts = failure_facts(TransientError("SlowDown"), "fetch", RUN)
     output = store(tmp_path)
-    text = [line("failed", **facts), line("start", run_id=RUN, output=output), line("published", run_id=RUN, output=output)]
+    text = [
+        line("failed", **facts),
+        line("start", run_id=RUN, output=output),
+        line("published", run_id=RUN, output=output),
+    ]
     code, _, summary = from_log("\n".join(text), tmp_path)
     assert code == 0
     assert "| loss | 2.1 | 0.4 |" in summary
@@ -496,10 +557,33 @@ FAILED = line("failed", **failure_facts(GateError("why"), "evaluate", RUN))
     ("lines", "exit_code"),
     [
         ([DONE], 0),
-        ([line("start", run_id=RUN, output=""), DONE, '{"event": "failed", "exit_code": 14}', line("lease", note="it expires")], 0),
-        ([line("start", run_id=RUN, output=""), FAILED, '{"event": "done"}', line("done", run_id="1" * 16, output=[])], 14),
+        (
+            [
+                line("start", run_id=RUN, output=""),
+                DONE,
+                '{"event": "failed", "exit_code": 14}',
+                line("lease", note="it expires"),
+            ],
+            0,
+        ),
+        (
+            [
+                line("start", run_id=RUN, output=""),
+                FAILED,
+                '{"event": "done"}',
+                line("done", run_id="1" * 16, output=[]),
+            ],
+            14,
+        ),
         ([line("start", run_id=RUN, output=""), DONE.replace(RUN, "2" * 16), FAILED], 14),
-        ([DONE, line("start", run_id="1" * 16, output=""), line("failed", **failure_facts(GateError("why"), "data", "1" * 16))], 14),
+        (
+            [
+                DONE,
+                line("start", run_id="1" * 16, output=""),
+                line("failed", **failure_facts(GateError("why"), "data", "1" * 16)),
+            ],
+            14,
+        ),
         ([FAILED.replace('"exit_code": 14', '"exit_code": 20'), FAILED.replace("GateError", "InputError")], 1),
         ([DONE, line("failed", **failure_facts(SpecError("why"), "validate"))], 10),
     ],
@@ -520,7 +604,8 @@ def test_names_and_times_before_a_line_are_passed_over(before: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "before", ["row 5: ", "ValueError: cannot read ", "content=", '"', "'", "(a)(b) quoted ", "[" * 20_000, "a" * 20_000 + "|"]
+    "before",
+    ["row 5: ", "ValueError: cannot read ", "content=", '"', "'", "(a)(b) quoted ", "[" * 20_000, "a" * 20_000 + "|"],
 )
 def test_a_line_that_is_quoted_is_not_said(before: str) -> None:
     """A traceback may quote a row, and a row may be somebody's log."""
@@ -529,7 +614,8 @@ def test_a_line_that_is_quoted_is_not_said(before: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "before", ["2026-11-30 10:17:23 ", "2026-11-30T10:17:23.123456Z ", "Nov 30 10:17:23 host run[1]: ", "a-b | ", " ", "(a) "]
+    "before",
+    ["2026-11-30 10:17:23 ", "2026-11-30T10:17:23.123456Z ", "Nov 30 10:17:23 host run[1]: ", "a-b | ", " ", "(a) "],
 )
 def test_what_may_be_before_a_line_is_read_once(before: str) -> None:
     """A row may be all of times: tried in each way, eight of them took seven seconds, and each one more seven times as long."""
@@ -540,8 +626,16 @@ def test_what_may_be_before_a_line_is_read_once(before: str) -> None:
 
 
 def test_an_address_that_somebody_else_says_is_not_read() -> None:
-    forged = [line("note", output="s3://elsewhere/x"), json.dumps({"event": "start", "run_id": RUN, "output": "s3://elsewhere/x"})]
-    lines = [line("start", run_id=RUN, output="here"), *forged, line("published", run_id="1" * 16, output="s3://elsewhere/x"), DONE]
+    forged = [
+        line("note", output="s3://elsewhere/x"),
+        json.dumps({"event": "start", "run_id": RUN, "output": "s3://elsewhere/x"}),
+    ]
+    lines = [
+        line("start", run_id=RUN, output="here"),
+        *forged,
+        line("published", run_id="1" * 16, output="s3://elsewhere/x"),
+        DONE,
+    ]
     assert outcome_of_log(lines[:-1], "log", Log(io.StringIO())).heard.output == "here"
     assert outcome_of_log(lines, "log", Log(io.StringIO())).exit_code == 0
 
@@ -553,7 +647,13 @@ def packed(text: str, stream: str = "stdout", end: str = "\n") -> str:
 def test_the_log_file_of_docker() -> None:
     """Lines of more than 16 KiB come in parts; what is on stderr is said by libraries."""
     start, middle = line("start", run_id=RUN, output=""), len(DONE) // 2
-    lines = [packed(start), packed(DONE[:middle], end=""), packed("a warning", "stderr"), packed(DONE[middle:]), packed(FAILED, "stderr")]
+    lines = [
+        packed(start),
+        packed(DONE[:middle], end=""),
+        packed("a warning", "stderr"),
+        packed(DONE[middle:]),
+        packed(FAILED, "stderr"),
+    ]
     stream = io.StringIO()
     outcome = outcome_of_log(lines, "log", Log(stream))
     assert outcome.exit_code == 0
@@ -565,11 +665,17 @@ def test_the_log_file_of_docker() -> None:
 
 def test_the_log_file_of_a_node() -> None:
     at, middle = "2026-11-21T10:01:00.123456789Z", len(DONE) // 2
-    lines = [f"{at} stdout F {line('start', run_id=RUN)}", f"{at} stdout P {DONE[:middle]}", f"{at} stdout F {DONE[middle:]}"]
+    lines = [
+        f"{at} stdout F {line('start', run_id=RUN)}",
+        f"{at} stdout P {DONE[:middle]}",
+        f"{at} stdout F {DONE[middle:]}",
+    ]
     assert outcome_of_log([*lines, f"{at} stderr F {FAILED}"], "log", Log(io.StringIO())).exit_code == 0
 
 
-@pytest.mark.parametrize("text", ['{"log": ["x"]}', '{"log": "x", "stream": "other"}', '{"log":', '{"log": "x"}', '{"log":' + "[" * 9999])
+@pytest.mark.parametrize(
+    "text", ['{"log": ["x"]}', '{"log": "x", "stream": "other"}', '{"log":', '{"log": "x"}', '{"log":' + "[" * 9999]
+)
 def test_what_only_looks_like_dockers_is_passed_on(text: str) -> None:
     stream = io.StringIO()
     assert outcome_of_log([text, DONE], "log", Log(stream)).exit_code == 0
@@ -580,7 +686,9 @@ def test_the_report_of_a_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "job", "report"]
     output = store(tmp_path)
     with Path(output, "report", "summary.md").open("a") as report:
-        report.write("an answer: \x1b]52;c;cm0gLXJmIC8=\x07 \x1b[2J \x9b2J \u202eevil\u2066 \u200b\U000e0041 שלום می\u200cخواهم é\n")
+        report.write(
+            "an answer: \x1b]52;c;cm0gLXJmIC8=\x07 \x1b[2J \x9b2J \u202eevil\u2066 \u200b\U000e0041 שלום می\u200cخواهم é\n"
+        )
     done = subprocess.run([*command, output], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stdout.startswith("# my-run\n")

@@ -127,11 +127,22 @@ def perform(script: str, folder: Path, **environment: str) -> subprocess.Complet
     """Runs a step in `folder` as GitHub's runner does, which also makes these files and variables."""
     bash = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", script]
     path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    runner = {"RUNNER_TEMP": str(folder), "GITHUB_OUTPUT": str(folder / "outputs"), "GITHUB_STEP_SUMMARY": str(folder / "summary")}
+    runner = {
+        "RUNNER_TEMP": str(folder),
+        "GITHUB_OUTPUT": str(folder / "outputs"),
+        "GITHUB_STEP_SUMMARY": str(folder / "summary"),
+    }
     locale = {"LC_ALL": "C.UTF-8"}  # bash complains of one that is not installed, among what the step prints
     variables = {**os.environ, **locale, **runner, "PATH": path, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
-        bash, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False
+        bash,
+        cwd=folder,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -155,7 +166,9 @@ def test_specs_are_checked(tmp_path: Path) -> None:
     resume = re.search("::stop-commands::([0-9a-f]{64})\n", bad.stdout)
     assert resume
     assert bad.stdout.endswith(f"::{resume[1]}::\n::error::a spec is not valid: every fault is in the log\n")
-    assert check(tmp_path, "specs/a.json", run="specs/b c.json").returncode == 10, "the one to run is checked in any case"
+    assert check(tmp_path, "specs/a.json", run="specs/b c.json").returncode == 10, (
+        "the one to run is checked in any case"
+    )
 
 
 KUBECTL = """#!/bin/sh
@@ -172,7 +185,11 @@ def submit(folder: Path, failed: bool, **environment: str) -> subprocess.Complet
     program.write_text(KUBECTL.format(name=NAME, failed=int(not failed)))
     program.chmod(0o755)
     known = {"SPEC": str(SPEC), "IMAGE": "", "OPTIONS": "--parameters 8b", "KUSTOMIZATION": "", "NAMESPACE": NAMESPACE}
-    files = {"KUBECONFIG": str(folder / "kubeconfig"), "MANIFESTS": str(folder / "manifests.yaml"), "KUBECONFIG_TEXT": "apiVersion: v1"}
+    files = {
+        "KUBECONFIG": str(folder / "kubeconfig"),
+        "MANIFESTS": str(folder / "manifests.yaml"),
+        "KUBECONFIG_TEXT": "apiVersion: v1",
+    }
     return perform(shell("Submit", "kubernetes"), folder, **(known | files | environment))
 
 
@@ -219,7 +236,10 @@ def test_the_step_exits_with_the_code_of_the_run(tmp_path: Path) -> None:
     end = condition("Failed", "PodFailurePolicy", "exit code 14")
     replay(
         tmp_path,
-        [Step(job(), [pod(1, RUNNING)], {f"{NAME}-1": log}), Step(job(end), [pod(1, ended(14), phase="Failed")], {f"{NAME}-1": log})],
+        [
+            Step(job(), [pod(1, RUNNING)], {f"{NAME}-1": log}),
+            Step(job(end), [pod(1, ended(14), phase="Failed")], {f"{NAME}-1": log}),
+        ],
     )
     unset = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"), "")
     script = shell("Wait", "kubernetes").replace('wait "$JOB"', 'wait "$JOB" --poll-seconds 0.01')
@@ -239,17 +259,35 @@ exit {code}
 
 @pytest.mark.parametrize(
     ("last", "code", "expected"),
-    [(line("published", run_id="0" * 16, output=""), 0, 0), (failed(CapacityError), 100, 13), ("no machine is available", 100, 1)],
+    [
+        (line("published", run_id="0" * 16, output=""), 0, 0),
+        (failed(CapacityError), 100, 13),
+        ("no machine is available", 100, 1),
+    ],
 )
 def test_a_rented_gpu(last: str, code: int, expected: int, tmp_path: Path) -> None:
     program = tmp_path / "sky" / "bin" / "sky"
     program.parent.mkdir(parents=True)
     program.write_text(SKY.format(line=last, code=code))
     program.chmod(0o755)
-    given = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "", "AWS_ENDPOINT_URL": "", "HF_TOKEN": ""}
-    where = {"SPEC": str(SPEC), "IMAGE": PUSHED, "OPTIONS": "", "NAME": "tunejob-7", "TASK": str(tmp_path / "task.yaml")}
+    given = {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_SESSION_TOKEN": "",
+        "AWS_ENDPOINT_URL": "",
+        "HF_TOKEN": "",
+    }
+    where = {
+        "SPEC": str(SPEC),
+        "IMAGE": PUSHED,
+        "OPTIONS": "",
+        "NAME": "tunejob-7",
+        "TASK": str(tmp_path / "task.yaml"),
+    }
     done = perform(shell("Submit and wait", "skypilot"), tmp_path, **given, **where)
     assert done.returncode == expected, done.stdout
-    assert commands(tmp_path) == ["jobs launch --yes --name tunejob-7 --secret AWS_ACCESS_KEY_ID --secret AWS_SECRET_ACCESS_KEY task.yaml"]
+    assert commands(tmp_path) == [
+        "jobs launch --yes --name tunejob-7 --secret AWS_ACCESS_KEY_ID --secret AWS_SECRET_ACCESS_KEY task.yaml"
+    ]
     assert "secret" not in (tmp_path / "summary").read_text()
     assert yaml.safe_load((tmp_path / "task.yaml").read_text())["resources"]["accelerators"]

@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BIN = ROOT / ".venv-elsewhere" / "bin"
-needs_tools = pytest.mark.skipif(not (BIN / "zizmor").exists(), reason="make .venv-elsewhere/.packages brings the linters")
+needs_tools = pytest.mark.skipif(
+    not (BIN / "zizmor").exists(), reason="make .venv-elsewhere/.packages brings the linters"
+)
 
 
 def tool(name: str, *arguments: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -18,5 +20,12 @@ def tool(name: str, *arguments: str | Path, cwd: Path = ROOT, **environment: str
     command = [str(BIN / name), *map(str, arguments)]
     variables = {**os.environ, "NO_COLOR": "1", **environment}
     return subprocess.run(
-        command, cwd=cwd, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
+        command,
+        cwd=cwd,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
     )

@@ -119,7 +119,11 @@ class _Server(Thread):
         writer.close()
 
     async def _exchange(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: asyncio.StreamReader, requests: asyncio.StreamWriter
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        answers: asyncio.StreamReader,
+        requests: asyncio.StreamWriter,
     ) -> None:
         raise NotImplementedError
 
@@ -149,13 +153,20 @@ class Proxy(_Server):
             self.seen.append(asked)
             self._counts[asked] += 1
             for trouble in self._troubles:
-                if re.fullmatch(trouble.request, asked) and (self._counts[asked] if trouble.of_each else trouble.met + 1) <= trouble.times:
+                if (
+                    re.fullmatch(trouble.request, asked)
+                    and (self._counts[asked] if trouble.of_each else trouble.met + 1) <= trouble.times
+                ):
                     trouble.met += 1
                     return trouble.kind
         return None
 
     async def _exchange(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: asyncio.StreamReader, requests: asyncio.StreamWriter
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        answers: asyncio.StreamReader,
+        requests: asyncio.StreamWriter,
     ) -> None:
         request = Message(await reader.readuntil(b"\r\n\r\n"))
         kind = self._kind(request.asked)
@@ -197,7 +208,9 @@ async def _forwarded(request: Message, answers: asyncio.StreamReader, requests: 
         answer.body = await answers.read()
     if answer.header("Transfer-Encoding").lower() == "chunked":
         answer.body = _joined(answer.body)
-        answer.head = re.sub(rb"(?im)^transfer-encoding:.*\r\n", b"", answer.head)[:-2] + b"Content-Length: %d\r\n\r\n" % len(answer.body)
+        answer.head = re.sub(rb"(?im)^transfer-encoding:.*\r\n", b"", answer.head)[
+            :-2
+        ] + b"Content-Length: %d\r\n\r\n" % len(answer.body)
     return answer
 
 
@@ -206,7 +219,9 @@ def _closing(head: bytes) -> bytes:
     return re.sub(rb"(?im)^connection:.*\r\n", b"", head)[:-2] + b"Connection: close\r\n\r\n"
 
 
-async def _answer(answer: Message, kind: Kind | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _answer(
+    answer: Message, kind: Kind | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     if kind is Kind.LOST:
         return _reset(writer)
     body = _flipped(answer.body) if kind is Kind.CORRUPT else answer.body
@@ -265,7 +280,11 @@ class Wire(_Server):
         super().__init__(upstream)
 
     async def _exchange(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: asyncio.StreamReader, requests: asyncio.StreamWriter
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        answers: asyncio.StreamReader,
+        requests: asyncio.StreamWriter,
     ) -> None:
         upwards = asyncio.create_task(_carry(reader, requests))
         bad, come = True, 0

@@ -45,7 +45,9 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 def test_a_killed_uploads_parts_are_aborted_and_a_neighbours_are_not(store: S3Store) -> None:
     bucket, prefix = split_s3(store.uri)
     keys = {"ours": f"{prefix}/k/file", "neighbours": f"{prefix}-old/file"}
-    uploads = {whose: store._client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"] for whose, key in keys.items()}
+    uploads = {
+        whose: store._client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"] for whose, key in keys.items()
+    }
     try:
         assert store.abort_stale_uploads() == 1
         left = store._client.list_multipart_uploads(Bucket=bucket, Prefix=prefix).get("Uploads", [])

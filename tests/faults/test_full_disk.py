@@ -79,7 +79,9 @@ class Disk:
 @contextmanager
 def disk(folder: Path, size_bytes: int) -> Iterator[Disk]:
     folder.mkdir(parents=True)
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)], capture_output=True, text=True)
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)], capture_output=True, text=True
+    )
     if mount.returncode:
         pytest.skip(f"no file system can be mounted here: {mount.stderr.strip()}")
     try:
@@ -111,7 +113,11 @@ class Job:
 
 
 def job(folder: Path, changes: Mapping[str, Any], extra: Mapping[str, str] | None = None) -> Job:
-    return Job(folder, write_spec(folder / "spec.json", tiny(folder / "out", {"/model/source": str(narrow_dir()), **changes})), extra or {})
+    return Job(
+        folder,
+        write_spec(folder / "spec.json", tiny(folder / "out", {"/model/source": str(narrow_dir()), **changes})),
+        extra or {},
+    )
 
 
 def require_refusal(result: Result, output: Path) -> dict[str, Any]:
@@ -179,7 +185,9 @@ def test_scratch_too_small(remote: Job) -> None:
             scratch.resize(size_bytes)
             failure = require_refusal(remote.run(), remote.output)
             assert failure["stage"] == SCRATCH[size_bytes], failure
-            assert document(remote.output / "stats.json")["failure"]["message"] == failure["message"], "evidence needs no scratch"
+            assert document(remote.output / "stats.json")["failure"]["message"] == failure["message"], (
+                "evidence needs no scratch"
+            )
         scratch.resize(AMPLE)
         require_success(remote.run(), remote)
 
@@ -191,7 +199,9 @@ def test_scratch_too_small_for_what_the_hub_sends(hub: Hub, tmp_path: Path) -> N
     hub.repo("org/tiny-llama").commit({path.name: path.read_bytes() for path in narrow_dir().iterdir()})
     hub.repo("datasets/org/rooms").commit({"data/train.jsonl": (DEMO / "train.jsonl").read_bytes()})
     rows = {"source": "hf://datasets/org/rooms", "format": "messages", "split": "train[:32]"}
-    tried = job(tmp_path, {"/model/source": "hf://org/tiny-llama", "/data/train/0": rows}, {"HF_ENDPOINT": hub.endpoint})
+    tried = job(
+        tmp_path, {"/model/source": "hf://org/tiny-llama", "/data/train/0": rows}, {"HF_ENDPOINT": hub.endpoint}
+    )
     with disk(tmp_path / "work", AMPLE) as scratch:
         for size_bytes, stage in HUB_SCRATCH.items():
             shutil.rmtree(next(scratch.folder.iterdir(), scratch.folder / "none"), ignore_errors=True)
@@ -382,7 +392,16 @@ def tokenizer_file(folder: Path) -> None:
     Tokenizer.from_file(str(narrow_dir() / "tokenizer.json")).save(str(folder / "tokenizer.json"))
 
 
-WRITERS = [torch_file, safetensors_file, tokenizer_file, arrow_stream, numpy_array, mapped_file, text_file, converted_gguf]
+WRITERS = [
+    torch_file,
+    safetensors_file,
+    tokenizer_file,
+    arrow_stream,
+    numpy_array,
+    mapped_file,
+    text_file,
+    converted_gguf,
+]
 
 
 @pytest.mark.parametrize("write", WRITERS, ids=[writer.__name__ for writer in WRITERS])
@@ -406,5 +425,7 @@ def test_every_quantiser_is_understood(on_device: bool, tmp_path: Path) -> None:
         with disk(tmp_path / part, size_bytes) as small:
             target = small.folder / "q8_0.gguf"
             with pytest.raises((CapacityError, OSError)) as caught:
-                quantise_on_device(source, target, "q8_0", "cpu") if on_device else quantise(source, target, "q8_0", None, 2)
+                quantise_on_device(source, target, "q8_0", "cpu") if on_device else quantise(
+                    source, target, "q8_0", None, 2
+                )
         assert disk_is_full(classify(caught.value)), part

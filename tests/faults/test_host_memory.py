@@ -59,9 +59,13 @@ def test_a_child_that_the_kernel_kills(group: Path, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get("TUNEJOB_CHAOS"), reason="a minute, and kills are tested elsewhere: set TUNEJOB_CHAOS=1")
+@pytest.mark.skipif(
+    not os.environ.get("TUNEJOB_CHAOS"), reason="a minute, and kills are tested elsewhere: set TUNEJOB_CHAOS=1"
+)
 def test_the_job_that_the_kernel_kills_goes_on(group: Path, tmp_path: Path) -> None:
-    running = Running(("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", CHANGES))), tmp_path / "scratch")
+    running = Running(
+        ("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", CHANGES))), tmp_path / "scratch"
+    )
     running.wait_until(lambda r: r.says('"checkpoint", "step": 8'))
     (group / "memory.limit_in_bytes").write_text(str(4 * MIB))
     (group / "cgroup.procs").write_text(str(running.pid))

@@ -84,7 +84,9 @@ def test_four_faults_in_a_row_are_survived(proxy: Proxy, tmp_path: Path, request
     assert (tmp_path / "model" / "config.json").read_bytes() == b"{}"
 
 
-@pytest.mark.parametrize("kind", [Kind.SLOW_DOWN, Kind.RESET, Kind.TRUNCATE, Kind.CORRUPT, Kind.STALL, Kind.STALL_BODY, Kind.DRIP_BODY])
+@pytest.mark.parametrize(
+    "kind", [Kind.SLOW_DOWN, Kind.RESET, Kind.TRUNCATE, Kind.CORRUPT, Kind.STALL, Kind.STALL_BODY, Kind.DRIP_BODY]
+)
 @pytest.mark.parametrize("request_", ["metadata", "file"])
 def test_endless_faults_are_reported_within_a_bound(proxy: Proxy, tmp_path: Path, request_: str, kind: Kind) -> None:
     if (request_, kind) == ("metadata", Kind.CORRUPT):

@@ -47,7 +47,9 @@ def test_memory_stays_flat_while_large_files_move(place: str, request: pytest.Fi
         address = f"s3://{request.getfixturevalue('bucket')}/prefix"
     if place == "https":
         request.getfixturevalue("clean_environment").setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3").https)
-    moved = subprocess.run([sys.executable, "-c", MOVE, address, str(tmp_path), str(MOVED_BYTES)], capture_output=True, text=True)
+    moved = subprocess.run(
+        [sys.executable, "-c", MOVE, address, str(tmp_path), str(MOVED_BYTES)], capture_output=True, text=True
+    )
     assert moved.returncode == 0, moved.stderr
     growth_bytes = int(moved.stdout.split()[0])
     print(f"{place}: {MOVED_BYTES >> 20} MiB moved, peak memory grew by {growth_bytes >> 20} MiB")

@@ -113,7 +113,9 @@ def test_a_lease_that_may_not_be_written_is_reported_with_its_place(proxy: Proxy
 # ---------------------------------------------------------------------------------------------- the policy of k8s/README.md
 
 
-def test_the_policy_of_the_docs_is_enough_and_no_more_than_that(s3: S3Server, clean_environment: pytest.MonkeyPatch) -> None:
+def test_the_policy_of_the_docs_is_enough_and_no_more_than_that(
+    s3: S3Server, clean_environment: pytest.MonkeyPatch
+) -> None:
     """A whole run with it is in tests/flow/test_places.py."""
     for name, value in s3.environment(access=LIMITED).items():
         clean_environment.setenv(name, value)
@@ -224,7 +226,11 @@ def test_a_server_without_trailing_checksums_is_reported_with_the_cure(
     s3: S3Server, tmp_path: Path, clean_environment: pytest.MonkeyPatch
 ) -> None:
     with old_server(tmp_path) as endpoint:
-        for name, value in {**s3.environment(), "AWS_ENDPOINT_URL": endpoint, "AWS_CA_BUNDLE": str(tmp_path / "old-ca.pem")}.items():
+        for name, value in {
+            **s3.environment(),
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_CA_BUNDLE": str(tmp_path / "old-ca.pem"),
+        }.items():
             clean_environment.setenv(name, value)
         with pytest.raises(InputError, match="MissingContentLength") as failure:
             S3Store("s3://bucket/run").write("a", b"x")
@@ -234,7 +240,9 @@ def test_a_server_without_trailing_checksums_is_reported_with_the_cure(
 
 
 @pytest.mark.parametrize("kind", ["directory", "s3"])
-def test_those_who_try_at_once_do_not_take_each_others_trial_for_a_missing_right(kind: str, bucket: str, tmp_path: Path) -> None:
+def test_those_who_try_at_once_do_not_take_each_others_trial_for_a_missing_right(
+    kind: str, bucket: str, tmp_path: Path
+) -> None:
     """Of two runs of one spec that began together, one removed what the other had just written, which then ended with 11 for good."""
     address = str(tmp_path / "out") if kind == "directory" else f"s3://{bucket}/runs"
 

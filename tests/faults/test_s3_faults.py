@@ -20,7 +20,16 @@ from job.store import S3Store, Stored
 from tests.faults.proxy import ENDLESS, Kind, Proxy, Trouble, bad_wire_to, proxy_to
 from tests.servers import SMALLEST_PART, S3Server
 
-PASSING = [Kind.SLOW_DOWN, Kind.RESET, Kind.LOST, Kind.TRUNCATE, Kind.EMPTY, Kind.HALF_HEAD, Kind.CORRUPT, Kind.CORRUPT_UP]
+PASSING = [
+    Kind.SLOW_DOWN,
+    Kind.RESET,
+    Kind.LOST,
+    Kind.TRUNCATE,
+    Kind.EMPTY,
+    Kind.HALF_HEAD,
+    Kind.CORRUPT,
+    Kind.CORRUPT_UP,
+]
 LIMITS = {"TUNEJOB_S3_PATIENCE_SECONDS": "3", "TUNEJOB_S3_READ_SECONDS": "1", "TUNEJOB_S3_REQUEST_SECONDS": "1.5"}
 # Five tries of a request that takes 1.5 s and is found out within a tick, and the pauses between them; twice that for a
 # machine that does other things.
@@ -98,7 +107,8 @@ def given(store: S3Store, large: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode"), [*((kind, "when_supported") for kind in PASSING), (Kind.RESET, "when_required"), (Kind.CORRUPT, "when_required")]
+    ("kind", "mode"),
+    [*((kind, "when_supported") for kind in PASSING), (Kind.RESET, "when_required"), (Kind.CORRUPT, "when_required")],
 )
 def test_four_faults_in_a_row_at_every_request_are_survived(
     proxy: Proxy, address: str, large: Path, kind: Kind, mode: str, clean_environment: pytest.MonkeyPatch
@@ -160,7 +170,10 @@ def test_what_a_server_stored_damaged_is_stored_anew(
     """Without checksums in requests the server takes anything: the ETag of what it has shows it, four times in a row."""
     clean_environment.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
     store = S3Store(address)
-    part, small = Trouble(Kind.CORRUPT_UP, "PUT .*partNumber=1.*", times=4), Trouble(Kind.CORRUPT_UP, "PUT .*/small", times=4)
+    part, small = (
+        Trouble(Kind.CORRUPT_UP, "PUT .*partNumber=1.*", times=4),
+        Trouble(Kind.CORRUPT_UP, "PUT .*/small", times=4),
+    )
     proxy.order(part, small)
     store.upload(large, "large")
     store.write("small", SMALL)
@@ -169,7 +182,9 @@ def test_what_a_server_stored_damaged_is_stored_anew(
 
 
 @pytest.mark.parametrize("operation", list(EXPECTED))
-def test_four_answers_that_credentials_have_expired_are_survived(proxy: Proxy, address: str, large: Path, operation: str) -> None:
+def test_four_answers_that_credentials_have_expired_are_survived(
+    proxy: Proxy, address: str, large: Path, operation: str
+) -> None:
     given(S3Store(address), large)
     proxy.order(Trouble(Kind.EXPIRED, times=4))
     assert uses(S3Store(address), large)[operation]() == EXPECTED[operation]
@@ -318,7 +333,10 @@ def test_what_a_killed_upload_left_is_aborted_by_the_rerun_and_nothing_else(
     proxy.order(Trouble(Kind.STALL, "PUT .*partNumber=2.*"))
     process = subprocess.Popen([sys.executable, "-c", UPLOAD, address, str(large), str(SMALLEST_PART)])
     deadline = time.monotonic() + 30
-    while not (proxy.asked("PUT .*partNumber=2.*") and proxy.asked("PUT .*partNumber=1.*")) and time.monotonic() < deadline:
+    while (
+        not (proxy.asked("PUT .*partNumber=2.*") and proxy.asked("PUT .*partNumber=1.*"))
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -31,10 +31,15 @@ def taken_by(folder: Path) -> Taken:
     """By the run in `folder`, which has to be started: what a forked one's processes share is more."""
     by_step = {step["name"]: step["ram_bytes"] for step in document(folder / "out" / "report" / "exports.json")["plan"]}
     planned = {name: by_step[name] - (by_step["convert"] if name in BESIDE else 0) for name in STEPS}
-    children: list[dict[str, Any]] = [c for phase in valid_stats(folder / "out" / "stats.json")["phases"] for c in phase["children"]]
+    children: list[dict[str, Any]] = [
+        c for phase in valid_stats(folder / "out" / "stats.json")["phases"] for c in phase["children"]
+    ]
     # The step has room for either base; the process knows which it was.
     planned["merge"] = max(c["planned_bytes"] for c in children if c["what"] == STEPS["merge"])
-    peaks = {name: max(c["peak_anonymous_bytes"] for c in children if c["what"].startswith(what)) for name, what in STEPS.items()}
+    peaks = {
+        name: max(c["peak_anonymous_bytes"] for c in children if c["what"].startswith(what))
+        for name, what in STEPS.items()
+    }
     return Taken(planned, peaks, children)
 
 
@@ -45,7 +50,10 @@ def require_planned(taken: Taken, step: str) -> None:
 def require_all_planned(taken: Taken, count: int) -> None:
     """In the stats, where a reader finds it: each process has its own figure, whatever ran beside it."""
     unplanned, others = taken.children[:2], taken.children[2:]
-    assert [child["what"] for child in unplanned] == ["the vocabulary as GGUF", "plan of the GGUFs"]  # small, and what plans
+    assert [child["what"] for child in unplanned] == [
+        "the vocabulary as GGUF",
+        "plan of the GGUFs",
+    ]  # small, and what plans
     assert len(others) == count
     for child in others:
         print(child["what"], child["planned_bytes"] >> 20, child["peak_anonymous_bytes"] >> 20)

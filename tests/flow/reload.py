@@ -23,9 +23,14 @@ def load(base: str, output: Path, precision: str) -> Any:
     if precision == "full":
         return AutoModelForCausalLM.from_pretrained(output / "merged", dtype=torch.float32)
     nf4 = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
     )
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, quantization_config=nf4 if precision == "4bit" else None)
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, quantization_config=nf4 if precision == "4bit" else None
+    )
     return PeftModel.from_pretrained(model, output / "adapter")
 
 
@@ -35,7 +40,11 @@ def main(base: str, output: str, precision: str) -> None:
 
     probe = load_file(Path(output) / "report" / "probe.safetensors")
     model = load(base, Path(output), precision).eval()
-    packed = {module: module.support_avx512bf16_for_cpu for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")}
+    packed = {
+        module: module.support_avx512bf16_for_cpu
+        for module in model.modules()
+        if hasattr(module, "support_avx512bf16_for_cpu")
+    }
     with torch.no_grad():
         for module in packed:
             module.support_avx512bf16_for_cpu = False

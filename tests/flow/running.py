@@ -66,7 +66,9 @@ class Running:
         if may_be_forked(arguments, extra or {}) if forked is None else forked:
             (scratch / "stdin").write_text(given)
             with (scratch / "stdin").open("rb") as read:
-                self._process = fork("job.__main__:main", [list(arguments)], streams, cwd, variables, extra, read.fileno())
+                self._process = fork(
+                    "job.__main__:main", [list(arguments)], streams, cwd, variables, extra, read.fileno()
+                )
         else:
             self._process = start([*COMMAND, *arguments], streams, cwd, variables)
 
@@ -109,7 +111,12 @@ class Running:
 
 
 def tunejob(
-    *arguments: str, scratch: Path, extra: Mapping[str, str] | None = None, cwd: Path = ROOT, forked: bool | None = None, given: str = ""
+    *arguments: str,
+    scratch: Path,
+    extra: Mapping[str, str] | None = None,
+    cwd: Path = ROOT,
+    forked: bool | None = None,
+    given: str = "",
 ) -> Result:
     """Runs `python -m job …` to its end."""
     return Running(arguments, scratch, extra, cwd, forked, given).finish()
@@ -139,7 +146,10 @@ def fits_events(events: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def run_tiny(
-    folder: Path, changes: Mapping[str, Any] | None = None, extra: Mapping[str, str] | None = None, forked: bool | None = None
+    folder: Path,
+    changes: Mapping[str, Any] | None = None,
+    extra: Mapping[str, str] | None = None,
+    forked: bool | None = None,
 ) -> Result:
     """Runs `tiny` with its output in `folder/out`."""
     spec = write_spec(folder / "spec.json", tiny(folder / "out", changes))
@@ -210,7 +220,19 @@ def strict(text: str) -> dict[str, Any]:
     return json.loads(text, parse_constant=refuse)
 
 
-STATS_KEYS = {"version", "run_id", "status", "failure", "wall_seconds", "device", "memory", "phases", "data", "training", "packages"}
+STATS_KEYS = {
+    "version",
+    "run_id",
+    "status",
+    "failure",
+    "wall_seconds",
+    "device",
+    "memory",
+    "phases",
+    "data",
+    "training",
+    "packages",
+}
 
 
 def valid_stats(path: Path) -> dict[str, Any]:
@@ -237,6 +259,8 @@ def write_spec(path: Path, document: Mapping[str, Any]) -> str:
 def reloaded(base: Path, output: Path, precision: str, scratch: Path) -> dict[str, Any]:
     """What `tests.flow.reload` says, in a process of its own."""
     arguments = [str(base), str(output), precision]
-    code, said, complaint = run_forked("tests.flow.reload:main", arguments, scratch, environment(scratch), LIMIT_SECONDS)
+    code, said, complaint = run_forked(
+        "tests.flow.reload:main", arguments, scratch, environment(scratch), LIMIT_SECONDS
+    )
     assert code == 0, complaint
     return json.loads(said.splitlines()[-1])

@@ -21,7 +21,9 @@ def limit(rows: int, first_pass: int, last_pass: float, rank: int | None) -> Non
     def refuse(module: Any, arguments: Any, keywords: dict[str, Any]) -> None:
         nonlocal passes
         name = type(module).__name__
-        if not name.endswith("ForCausalLM") or name.startswith("Peft") or "input_ids" not in keywords:  # PEFT's passes on to the model's
+        if (
+            not name.endswith("ForCausalLM") or name.startswith("Peft") or "input_ids" not in keywords
+        ):  # PEFT's passes on to the model's
             return
         if rank is not None and (not torch.distributed.is_initialized() or torch.distributed.get_rank() != rank):
             return

@@ -10,10 +10,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-LOGGED = ("loss", "grad_norm", "reward", "kl", "entropy", "rewards/exact_match/mean", "rewards/length/mean", "completions/mean_length")
+LOGGED = (
+    "loss",
+    "grad_norm",
+    "reward",
+    "kl",
+    "entropy",
+    "rewards/exact_match/mean",
+    "rewards/length/mean",
+    "completions/mean_length",
+)
 
 
-def log_probabilities(hidden: Any, weight: Any, bias: Any, targets: Any, temperature: float, *_: Any, **__: Any) -> tuple[Any, ...]:
+def log_probabilities(
+    hidden: Any, weight: Any, bias: Any, targets: Any, temperature: float, *_: Any, **__: Any
+) -> tuple[Any, ...]:
     import torch
 
     every = torch.log_softmax(hidden @ weight.T / temperature, dim=-1)
@@ -23,7 +34,9 @@ def log_probabilities(hidden: Any, weight: Any, bias: Any, targets: Any, tempera
 
 
 def exact_match(completions: list[Any], reference: list[str], **_: Any) -> list[float]:
-    return [float(answer[0]["content"].strip() == wanted) for answer, wanted in zip(completions, reference, strict=True)]
+    return [
+        float(answer[0]["content"].strip() == wanted) for answer, wanted in zip(completions, reference, strict=True)
+    ]
 
 
 def length(completions: list[Any], **_: Any) -> list[float]:

@@ -37,7 +37,9 @@ def main(request_path: str) -> int:
     tokenizer = AutoTokenizer.from_pretrained(asked["model"])
     tokenizer.chat_template = asked["template"]
     rows = Dataset.from_list(asked["rows"])
-    found = trained(asked, tokenizer, rows, Path(request_path).parent) if asked.get("method") else tokens(tokenizer, rows)
+    found = (
+        trained(asked, tokenizer, rows, Path(request_path).parent) if asked.get("method") else tokens(tokenizer, rows)
+    )
     print(json.dumps(found))
     return 0
 
@@ -76,10 +78,14 @@ def trained(asked: dict[str, Any], tokenizer: Any, rows: Any, folder: Path) -> l
         **asked.get("config", {}),
     )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32)
-    adapter = None if "adapter" in asked else LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", **asked["lora"])
+    adapter = (
+        None if "adapter" in asked else LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", **asked["lora"])
+    )
     if adapter is None:
         model = PeftModel.from_pretrained(model, asked["adapter"], is_trainable=True)
-    trainer = trainer_class(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, peft_config=adapter)
+    trainer = trainer_class(
+        model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, peft_config=adapter
+    )
     trainer.train()
     steps = [line for line in trainer.state.log_history if "loss" in line]
     return [{ours: line[theirs] for theirs, ours in LOGGED.items() if theirs in line} for line in steps]

@@ -40,7 +40,9 @@ def write_rows(folder: Path) -> dict[str, str]:
     with (folder / "cases.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["case", "label"])
-        writer.writerows([f"The {words[n % 8]} is {'on fire' if n % 3 else 'off'}.", "urgent" if n % 3 else "B"] for n in range(10))
+        writer.writerows(
+            [f"The {words[n % 8]} is {'on fire' if n % 3 else 'off'}.", "urgent" if n % 3 else "B"] for n in range(10)
+        )
     sums = [{"question": f"{n} + 1 =", "answer": n + 1} for n in range(4)]
     (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums))
     return {name: str(folder / name) for name in ("arc.jsonl", "cases.csv", "sums.jsonl")}
@@ -57,7 +59,12 @@ def tasks_of(places: dict[str, str]) -> list[dict[str, Any]]:
 
 def run(folder: Path, gates: list[dict[str, Any]]) -> Result:
     evaluation = {"prompts": [], "max_new_tokens": 4, "tasks": tasks_of(write_rows(folder / "rows")), "gates": gates}
-    wanted = {"/evaluation": evaluation, "/training/eval_batch_size": 4, "/model/precision": "16bit", "/export": {"merged": ["16bit"]}}
+    wanted = {
+        "/evaluation": evaluation,
+        "/training/eval_batch_size": 4,
+        "/model/precision": "16bit",
+        "/export": {"merged": ["16bit"]},
+    }
     return run_tiny(folder, wanted, {"TUNEJOB_TEST_PACKAGES": str(PACKAGES)})
 
 
@@ -68,7 +75,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gates = [{"metric": "arc_easy:acc", "gain_at_least": -1}, {"metric": "triage:acc_norm", "at_most": 1},
              {"metric": "sums:exact_match", "at_least": 1, "of": ["merged"]}]  # fmt: skip
     result = run(folder, gates)
-    assert (result.exit_code, result.failure["pointer"]) == (14, "/evaluation/gates/2/at_least"), result.stdout + result.stderr
+    assert (result.exit_code, result.failure["pointer"]) == (14, "/evaluation/gates/2/at_least"), (
+        result.stdout + result.stderr
+    )
     assert fits_events(result.events) == []
     return folder / "out"
 
@@ -84,7 +93,11 @@ def test_base_and_tuned_have_figures_with_intervals(measured: Path) -> None:
             assert about[model][0] <= evaluation[model][name] <= about[model][1]
     assert evaluation["trained"]["triage:acc"] != evaluation["base"]["triage:acc"] or about["difference"] == 0.0
     told = {task["name"]: task for task in evaluation["benchmarks"]["tasks"]}
-    assert (told["arc_easy"]["few_shot"], told["arc_easy"]["documents"], told["arc_easy"]["of"]) == (2, LIMIT, DOCUMENTS)
+    assert (told["arc_easy"]["few_shot"], told["arc_easy"]["documents"], told["arc_easy"]["of"]) == (
+        2,
+        LIMIT,
+        DOCUMENTS,
+    )
     assert told["arc_easy"]["versions"] == {"arc_easy": "1.0"}
     assert [len(source["sha256"]) for task in told.values() for source in task["data"]] == [64, 64, 64]
 
@@ -93,8 +106,15 @@ def test_base_and_tuned_have_figures_with_intervals(measured: Path) -> None:
 def test_the_merged_weights_have_the_figures_that_are_wanted_of_them(measured: Path) -> None:
     stats = valid_stats(measured / "stats.json")
     found, trained = stats["delivered"]["artefacts"], stats["evaluation"]["trained"]
-    assert {name for name in found["merged"] if ":" in name} == {"arc_easy:acc", "arc_easy:acc_norm", "sums:exact_match"}
-    for name in ("arc_easy:acc", "arc_easy:acc_norm"):  # of the same documents, to one whose answers are as good as equal
+    assert {name for name in found["merged"] if ":" in name} == {
+        "arc_easy:acc",
+        "arc_easy:acc_norm",
+        "sums:exact_match",
+    }
+    for name in (
+        "arc_easy:acc",
+        "arc_easy:acc_norm",
+    ):  # of the same documents, to one whose answers are as good as equal
         assert found["merged"][name] == pytest.approx(trained[name], abs=1.5 / LIMIT)
         assert found["trained"][name] == trained[name]
     assert "arc_easy:acc" not in found["adapter"]
@@ -139,7 +159,12 @@ def command_line(folder: Path, rows: str) -> dict[str, Any]:
         for line in task.splitlines()
         if not line.startswith(("task:", "dataset_", "training_split", "validation_split", "tag", "  - ai2"))
     ]
-    extra = ["task: arc_here", "fewshot_split: test", "dataset_path: json", f"dataset_kwargs: {{data_files: {{test: {rows}}}}}"]
+    extra = [
+        "task: arc_here",
+        "fewshot_split: test",
+        "dataset_path: json",
+        f"dataset_kwargs: {{data_files: {{test: {rows}}}}}",
+    ]
     (folder / "tasks").mkdir()
     (folder / "tasks" / "arc_here.yaml").write_text("\n".join([*extra, *lines]) + "\n")
     command = [TOOLS / "bin" / "python", "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={tiny_dir()},dtype=float32",
@@ -168,7 +193,10 @@ def test_without_lm_eval_nothing_begins(tmp_path: Path) -> None:
 
 def test_rows_that_are_no_task_are_refused_at_once(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows")
-    wrong = [{"name": "triage", "source": rows["cases.csv"], "rows": {}}, {"name": "arc_easy", "source": rows["arc.jsonl"][:-1]}]
+    wrong = [
+        {"name": "triage", "source": rows["cases.csv"], "rows": {}},
+        {"name": "arc_easy", "source": rows["arc.jsonl"][:-1]},
+    ]
     spec = write_spec(tmp_path / "wrong.json", tiny(tmp_path / "out", {"/evaluation": {"prompts": [], "tasks": wrong}}))
     said = tunejob("validate", spec, scratch=tmp_path / "scratch", extra={"PYTHONPATH": f"{ROOT}:{PACKAGES}"})
     assert (said.failure["exit_code"], said.failure["pointer"]) == (11, "/evaluation/tasks/0/rows")

@@ -26,7 +26,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Of ranks 4 and 4, otherwise unlike."""
     folder = tmp_path_factory.mktemp("adapters")
     first, second = random_adapter(tiny_dir(), folder / "a"), random_adapter(tiny_dir(), folder / "b", lora_alpha=3)
-    changed = {name: tensor.flip(-1).contiguous() for name, tensor in load_file(second / "adapter_model.safetensors").items()}
+    changed = {
+        name: tensor.flip(-1).contiguous() for name, tensor in load_file(second / "adapter_model.safetensors").items()
+    }
     from safetensors.torch import save_file
 
     save_file(changed, second / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -40,7 +42,9 @@ def how(method: str) -> dict[str, Any]:
 
 def changes(two: tuple[Path, Path], method: str, rank: int) -> dict[str, Any]:
     return {
-        "/model/adapters": [{"adapter": str(path), "weight": weight} for path, weight in zip(two, WEIGHTS, strict=True)],
+        "/model/adapters": [
+            {"adapter": str(path), "weight": weight} for path, weight in zip(two, WEIGHTS, strict=True)
+        ],
         "/model/combine": how(method),
         "/lora": {"r": rank, "alpha": float(rank)},
         "/training": {"seed": 11},
@@ -76,7 +80,11 @@ def by_peft(two: tuple[Path, Path], method: str, rank: int) -> Any:
 
 def products(state: Any) -> Any:
     """Of both matrices of each layer: what svd makes of them is that, whatever their signs."""
-    return {name: state[name.replace("lora_A", "lora_B")].float() @ tensor.float() for name, tensor in state.items() if "lora_A" in name}
+    return {
+        name: state[name.replace("lora_A", "lora_B")].float() @ tensor.float()
+        for name, tensor in state.items()
+        if "lora_A" in name
+    }
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -88,7 +96,8 @@ def test_it_is_what_peft_makes_of_them(two: tuple[Path, Path], method: str, tmp_
     lora = spec.lora
     assert lora
     found: list[FetchedAdapter] = [
-        fetch_adapter(address, lora, tmp_path, pointer=pointer, of_several=True) for pointer, address in spec.model.given
+        fetch_adapter(address, lora, tmp_path, pointer=pointer, of_several=True)
+        for pointer, address in spec.model.given
     ]
     model = peft_model(r=rank, lora_alpha=rank)
     combine(model, found, spec)
@@ -130,7 +139,9 @@ def test_it_is_measured_gated_exported_and_told(two: tuple[Path, Path], tmp_path
 @pytest.mark.parametrize(("method", "rank", "where", "words"), [
     ("cat", 4, "/lora/r", "8, of the ranks 4, 4 by cat"), ("linear", 8, "/lora/r", "4, of the ranks 4, 4 by linear"),
 ])  # fmt: skip
-def test_another_rank_is_refused_with_both(two: tuple[Path, Path], method: str, rank: int, where: str, words: str, tmp_path: Path) -> None:
+def test_another_rank_is_refused_with_both(
+    two: tuple[Path, Path], method: str, rank: int, where: str, words: str, tmp_path: Path
+) -> None:
     result = run_tiny(tmp_path, WHOLE | changes(two, method, rank))
     assert (result.exit_code, result.failure["pointer"], result.failure["expected"]) == (11, where, words)
 
@@ -149,7 +160,9 @@ def test_validate_looks_at_each(two: tuple[Path, Path], tmp_path: Path) -> None:
 @pytest.mark.parametrize(("method", "rank", "where", "found"), [
     ("linear", 4, "/model/combine/method", "ranks 4, 2"), ("cat", 4, "/lora/r", "4"), ("cat", 6, "", ""), ("svd", 3, "", ""),
 ])  # fmt: skip
-def test_validate_compares_their_ranks(two: tuple[Path, Path], method: str, rank: int, where: str, found: str, tmp_path: Path) -> None:
+def test_validate_compares_their_ranks(
+    two: tuple[Path, Path], method: str, rank: int, where: str, found: str, tmp_path: Path
+) -> None:
     narrow = random_adapter(tiny_dir(), tmp_path / "narrow", r=2)
     result = validated(tmp_path, WHOLE | changes((two[0], narrow), method, rank))
     assert result.exit_code == (11 if where else 0), result.stdout

@@ -35,7 +35,9 @@ def test_validate_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
         "print(json.dumps({'code': code, 'modules': sorted(sys.modules)}))"
     )
     command = [sys.executable, "-c", code, path]
-    done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=True
+    )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["code"] == 0
     assert {name.partition(".")[0] for name in found["modules"]} & set(HEAVY) == set()
@@ -67,9 +69,14 @@ print(json.dumps({"event": "modules", "names": sorted(sys.modules)}))
 
 
 def test_typical_mistakes_are_answered_in_under_a_second(tmp_path: Path) -> None:
-    paths = [write_spec(tmp_path / f"{index}.json", tiny(tmp_path / "out", changes)) for index, (changes, _, _) in enumerate(TYPICAL)]
+    paths = [
+        write_spec(tmp_path / f"{index}.json", tiny(tmp_path / "out", changes))
+        for index, (changes, _, _) in enumerate(TYPICAL)
+    ]
     command = [sys.executable, "-c", MISTAKEN, *paths]
-    done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=True
+    )
     *said, modules = map(json.loads, done.stdout.splitlines())
     failed, took = said[::2], said[1::2]
     for event, (_, pointer, words) in zip(failed, TYPICAL, strict=True):

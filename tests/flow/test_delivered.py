@@ -52,7 +52,10 @@ def held_out_loss(model_dir: Path) -> float:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(model_dir)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval(),
+        AutoTokenizer.from_pretrained(model_dir),
+    )
     total, count = 0.0, 0
     for line in (DEMO / "held_out.jsonl").read_text("utf-8").splitlines()[:ROWS]:
         messages = json.loads(line)["messages"]
@@ -77,7 +80,9 @@ def test_the_figure_of_the_merge_is_that_of_its_files(chosen: tuple[Path, Result
     (merged,) = (a for a in document(output / "report" / "exports.json")["artefacts"] if a["name"] == "merged")
     assert merged["delivered"][LOSS] == found
     assert len(merged["answers"]) == 1 + 2
-    row = next(line for line in (output / "README.md").read_text("utf-8").splitlines() if line.startswith("| `merged/` |"))
+    row = next(
+        line for line in (output / "README.md").read_text("utf-8").splitlines() if line.startswith("| `merged/` |")
+    )
     assert row.split(" | ")[1] == f"{found:.4g}"
 
 
@@ -102,7 +107,9 @@ def test_the_base_with_the_lower_loss_is_taken_and_named(chosen: tuple[Path, Res
     assert "Merged onto the 4-bit base that was trained on, dequantised" in (output / "README.md").read_text("utf-8")
 
 
-def test_a_gate_that_the_trained_model_passes_holds_for_the_merge_too(original: tuple[Path, Result], chosen: tuple[Path, Result]) -> None:
+def test_a_gate_that_the_trained_model_passes_holds_for_the_merge_too(
+    original: tuple[Path, Result], chosen: tuple[Path, Result]
+) -> None:
     folder, result = original
     assert result.exit_code == 14, result.stdout[-3000:]
     assert result.failure["pointer"] == "/evaluation/gates/0/at_most"
@@ -129,7 +136,9 @@ def test_a_rerun_takes_the_base_that_was_taken_before(original: tuple[Path, Resu
     stats = valid_stats(folder / "out" / "stats.json")
     assert stats["delivered"]["merged_onto"]["onto"] == "trained"
     assert list(stats["delivered"]["artefacts"]) == ["base", "trained", "adapter", "merged"]
-    assert stats["delivered"]["artefacts"]["merged"][LOSS] == pytest.approx(held_out_loss(folder / "out" / "merged"), rel=1e-4)
+    assert stats["delivered"]["artefacts"]["merged"][LOSS] == pytest.approx(
+        held_out_loss(folder / "out" / "merged"), rel=1e-4
+    )
     page = (folder / "out" / "report" / "report.html").read_text("utf-8")
     assert page.count('class="answer"') == 1 + 2, "answers and curves are read from where the first try has stored them"
     assert 'aria-label="Loss: training: ' in page

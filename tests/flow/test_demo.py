@@ -53,7 +53,9 @@ class Demo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     model_dir()
     folder = tmp_path_factory.mktemp("demo")
-    spec = json.loads((ROOT / "schemas" / "examples" / "demo.json").read_bytes()) | {"output": {"uri": str(folder / "out")}}
+    spec = json.loads((ROOT / "schemas" / "examples" / "demo.json").read_bytes()) | {
+        "output": {"uri": str(folder / "out")}
+    }
     path = write_spec(folder / "spec.json", spec)
     extra = {"TUNEJOB_WORKDIR": str(folder / "work")}
     with watched(folder / "work") as peak:
@@ -113,21 +115,34 @@ def test_the_manifest_lists_every_file(demo: Demo) -> None:
     pages = {"report.html", "summary.md", "samples.md", "samples.json", "gates.md", "gates.junit.xml"}
     assert report == {*pages, "answers.json", "losses.jsonl", "tensorboard", "probe.safetensors", "exports.json"}
     adapter = {key.removeprefix("adapter/") for key in listed if key.startswith("adapter/")}
-    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= adapter
+    assert {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    } <= adapter
 
 
 def test_the_exports_are_as_good_as_the_adapter(demo: Demo) -> None:
     results = demo.read("manifest.json")["results"]
-    assert results["merged"]["test_max_logit_difference"] <= 0.04 * results["merged"]["test_largest_logit"]  # 0.021 where it was measured
+    assert (
+        results["merged"]["test_max_logit_difference"] <= 0.04 * results["merged"]["test_largest_logit"]
+    )  # 0.021 where it was measured
     assert results["merged"]["kl"] <= 1e-3  # from the trained model, on learned tokens
     assert results["merged"]["test_kl"] <= 1e-3
     assert results["gguf-q8_0"]["kl"] <= 0.01
     assert results["gguf-q8_0"]["test_kl"] <= 0.01
     assert abs(results["gguf-q8_0"]["test_perplexity_rise"]) <= 0.03  # 0.019 where it was measured
     assert results["gguf-q4_k_m"]["test_kl"] <= 0.2
-    assert all(results[name]["exact_match"] >= 0.8 for name in ("adapter", "merged", "gguf-q8_0", "gguf-q4_k_m")), "the gate is theirs, too"
+    assert all(results[name]["exact_match"] >= 0.8 for name in ("adapter", "merged", "gguf-q8_0", "gguf-q4_k_m")), (
+        "the gate is theirs, too"
+    )
     assert demo.read("stats.json")["delivered"]["merged_onto"]["onto"] == "trained"
-    stops = {artefact["name"]: artefact["figures"].get("stopped") for artefact in demo.read("report/exports.json")["artefacts"]}
+    stops = {
+        artefact["name"]: artefact["figures"].get("stopped")
+        for artefact in demo.read("report/exports.json")["artefacts"]
+    }
     assert stops == {"merged": None, "gguf-q8_0": True, "gguf-q4_k_m": True}
 
 
@@ -163,13 +178,21 @@ def test_llama_cpp_answers_as_trained(demo: Demo) -> None:
     )
     choice = said["choices"][0]
     assert choice["finish_reason"] == "stop"
-    assert json.loads(choice["message"]["content"]) == {"device": "lamp", "room": "bathroom", "action": "dim", "value": 80}
+    assert json.loads(choice["message"]["content"]) == {
+        "device": "lamp",
+        "room": "bathroom",
+        "action": "dim",
+        "value": 80,
+    }
 
 
 def test_the_statistics_add_up(demo: Demo) -> None:
     stats = valid_stats(demo.output / "stats.json")
     assert stats["status"] == "succeeded"
-    assert abs(sum(phase["wall_seconds"] for phase in stats["phases"]) - stats["wall_seconds"]) <= 0.01 * stats["wall_seconds"] + 1
+    assert (
+        abs(sum(phase["wall_seconds"] for phase in stats["phases"]) - stats["wall_seconds"])
+        <= 0.01 * stats["wall_seconds"] + 1
+    )
     training = document(Path(demo.spec))["training"]
     assert stats["training"]["steps"] == 90 / (training["batch_size"] * training["gradient_accumulation_steps"])
     assert stats["data"]["train"]["rows"] == 90
@@ -197,7 +220,9 @@ def test_strangers_get_the_same_logits(demo: Demo) -> None:
     assert not found["unsloth"]
     assert found["same_choice"]
     assert found["difference"] <= 1e-4, found  # 0.0 where it was measured, of logits up to 49
-    assert found["as_it_comes"] <= (0.03 * found["largest"] if found["bf16"] else 1e-4), found  # 0.52 on an AMD EPYC with AVX512-BF16
+    assert found["as_it_comes"] <= (0.03 * found["largest"] if found["bf16"] else 1e-4), (
+        found
+    )  # 0.52 on an AMD EPYC with AVX512-BF16
 
 
 def test_again_takes_seconds_needs_no_torch_and_writes_nothing(demo: Demo) -> None:

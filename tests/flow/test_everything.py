@@ -30,7 +30,15 @@ EVERYTHING = {
     "check_tokens": 256, "lora_gguf": "f16",
 }  # fmt: skip
 NAMES = {"merged", "merged_4bit", "imatrix", "lora_gguf", "gguf-bf16", "gguf-q8_0", "gguf-q4_k_m", "gguf-iq3_xxs"}
-MEASURED = ("second", "minute", "bytes", "rate", "eta", "memory", "phases")  # what differs from run to run: times, and room
+MEASURED = (
+    "second",
+    "minute",
+    "bytes",
+    "rate",
+    "eta",
+    "memory",
+    "phases",
+)  # what differs from run to run: times, and room
 
 
 @dataclass(frozen=True)
@@ -44,12 +52,19 @@ class Exported:
         return self.folder / "out"
 
     def artefacts(self) -> dict[str, dict[str, Any]]:
-        return {artefact["name"]: artefact for artefact in document(self.output / "report" / "exports.json")["artefacts"]}
+        return {
+            artefact["name"]: artefact for artefact in document(self.output / "report" / "exports.json")["artefacts"]
+        }
 
 
 def run(folder: Path, forked: bool, export: dict[str, Any] = EVERYTHING) -> Exported:
     """The same run id wherever it runs: its output is `out` in the current directory."""
-    changes = {"/model/source": str(wide_dir()), "/evaluation/exact_match_rows": 2, "/evaluation/forgetting": {}, "/export": export}
+    changes = {
+        "/model/source": str(wide_dir()),
+        "/evaluation/exact_match_rows": 2,
+        "/evaluation/forgetting": {},
+        "/export": export,
+    }
     spec = write_spec(folder / "spec.json", tiny("out", changes))
     with watched(folder / "work") as peak:
         extra = {"TUNEJOB_WORKDIR": str(folder / "work")}
@@ -110,7 +125,9 @@ def test_everything_that_is_delivered_says_what_the_trained_model_says(exported:
         assert found[name]["kl"] < 0.05, name
     for name, figures in found.items():  # of the general rows; a 3-bit type is coarser than the training was deep
         if name != "base":
-            assert figures["general_loss"] == pytest.approx(found["trained"]["general_loss"], abs=0.5 if name == "gguf-iq3_xxs" else 0.1)
+            assert figures["general_loss"] == pytest.approx(
+                found["trained"]["general_loss"], abs=0.5 if name == "gguf-iq3_xxs" else 0.1
+            )
     assert found["base"]["general_loss"] != found["trained"]["general_loss"]
     assert "exact_match" in found["merged"]
     assert "exact_match" not in found["gguf-q8_0"], "answers are dear there; no gate asks for them"
@@ -180,7 +197,9 @@ def said_by_llama_cpp(output: Path, folder: Path) -> str:
     """What the card's lines for llama.cpp's own programs print, all of them as they are, beside the card."""
     for entry in output.iterdir():
         (folder / entry.name).symlink_to(entry)
-    found = re.search(r"^### llama\.cpp\n+```sh\n(.*?)^```$", (output / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    found = re.search(
+        r"^### llama\.cpp\n+```sh\n(.*?)^```$", (output / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
     assert found
     variables = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{PATH}", "HF_HUB_OFFLINE": "1"}
     command = ["sh", "-e", "-c", found[1]]
@@ -194,13 +213,20 @@ def test_the_lines_for_llama_cpps_own_program_run_as_printed(exported: Exported,
     """And say what the test of the file had it say: the GGUF, then the adapter on a GGUF of the base that they make."""
     answers = {name: found["answers"][0] for name, found in exported.artefacts().items() if found.get("answers")}
     said = said_by_llama_cpp(exported.output, tmp_path)
-    assert re.findall(r"^> Turn on the lamp\.\n(.*)$", said, re.MULTILINE) == [answers["gguf-bf16"] or answers["merged"], answers["merged"]]
+    assert re.findall(r"^> Turn on the lamp\.\n(.*)$", said, re.MULTILINE) == [
+        answers["gguf-bf16"] or answers["merged"],
+        answers["merged"],
+    ]
 
 
 @PROGRAMS
 def test_the_lines_for_raw_text_run_as_printed(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"text": f"Lamp {number} is on and lamp {number + 1} is off."}) + "\n" for number in range(32)))
+    rows.write_text(
+        "".join(
+            json.dumps({"text": f"Lamp {number} is on and lamp {number + 1} is off."}) + "\n" for number in range(32)
+        )
+    )
     data = {"train": [{"source": str(rows), "format": "text"}], "held_out": False}
     changes = {"/model/source": str(wide_dir()), "/data": data, "/evaluation/prompts": ["Lamp 7 is"]}
     export = {"gguf": ["f16"], "lora_gguf": "f16", "check_tokens": 128}
@@ -216,7 +242,9 @@ def test_the_lines_for_raw_text_run_as_printed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("artefact", ["merged", "gguf-q8_0"])
 def test_it_answers_as_its_test_had_it(exported: Exported, artefact: str, tmp_path: Path) -> None:
     which = ["--gguf", "q8_0"] if artefact == "gguf-q8_0" else []
-    asked = tunejob("chat", str(exported.output), *which, "--prompt", "Turn on the lamp.", scratch=tmp_path, forked=True)
+    asked = tunejob(
+        "chat", str(exported.output), *which, "--prompt", "Turn on the lamp.", scratch=tmp_path, forked=True
+    )
     answers = {name: found["answers"][0] for name, found in exported.artefacts().items() if found.get("answers")}
     assert asked.exit_code == 0, asked.stderr
     assert asked.stdout == f"{answers[artefact] or answers['merged']}\n"  # a GGUF is not asked what has no end
@@ -243,19 +271,29 @@ def test_the_plan_predicted_the_memory(taken: Taken, step: str) -> None:
 
 
 def test_every_process_was_planned(taken: Taken) -> None:
-    require_all_planned(taken, 12)  # reload, adapter on the original base, merge, 4-bit, comparison, two conversions, four types, LoRA
+    require_all_planned(
+        taken, 12
+    )  # reload, adapter on the original base, merge, 4-bit, comparison, two conversions, four types, LoRA
 
 
 def steady(value: Any) -> Any:
     """`value` without what is measured."""
     if isinstance(value, dict):
-        return {key: steady(inner) for key, inner in value.items() if key != "time" and not any(word in key for word in MEASURED)}
+        return {
+            key: steady(inner)
+            for key, inner in value.items()
+            if key != "time" and not any(word in key for word in MEASURED)
+        }
     return [steady(inner) for inner in value] if isinstance(value, list) else value
 
 
 def said_by(run: Exported) -> Any:
     """What it said, progress aside."""
-    return [steady(json.loads(json.dumps(event).replace(str(run.folder), "."))) for event in run.result.events if "done" not in event]
+    return [
+        steady(json.loads(json.dumps(event).replace(str(run.folder), ".")))
+        for event in run.result.events
+        if "done" not in event
+    ]
 
 
 def test_both_ways_train_the_same(exported: Exported, tmp_path: Path) -> None:
@@ -270,14 +308,23 @@ def test_both_ways_train_the_same(exported: Exported, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_both_ways_give_the_same(exported: Exported, tmp_path: Path) -> None:
     started, forked = exported, run(tmp_path, forked=True)
-    assert started.result.exit_code == forked.result.exit_code == 0, started.result.stdout + forked.result.stdout + forked.result.stderr
+    assert started.result.exit_code == forked.result.exit_code == 0, (
+        started.result.stdout + forked.result.stdout + forked.result.stderr
+    )
     assert not [run for run in (started, forked) if "children are started" in printed_by(run)]
     assert said_by(started) == said_by(forked)
     outputs = [started.output, forked.output]
-    listings = [sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()) for output in outputs]
+    listings = [
+        sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
+        for output in outputs
+    ]
     assert listings[0] == listings[1]
     for name in listings[0]:
         ways = [output / name for output in outputs]
-        if name in ("adapter/adapter_model.safetensors", "report/answers.json", "report/probe.safetensors") or name.endswith(".gguf"):
+        if name in (
+            "adapter/adapter_model.safetensors",
+            "report/answers.json",
+            "report/probe.safetensors",
+        ) or name.endswith(".gguf"):
             assert ways[0].read_bytes() == ways[1].read_bytes(), name
     assert steady(document(outputs[0] / "stats.json")) == steady(document(outputs[1] / "stats.json"))

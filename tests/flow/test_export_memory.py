@@ -18,7 +18,11 @@ EXPORT = {
                                    "gguf": [{"type": name, "kl": 100, "perplexity_rise": 1000} for name in ("bf16", "q8_0", "q4_0")]},
 }  # fmt: skip
 
-CHANGES: dict[str, Any] = {"/model/source": str(narrow_dir()), "/model/max_seq_length": MAX_SEQ_LENGTH, "/export": EXPORT}
+CHANGES: dict[str, Any] = {
+    "/model/source": str(narrow_dir()),
+    "/model/max_seq_length": MAX_SEQ_LENGTH,
+    "/export": EXPORT,
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,4 +39,6 @@ def test_the_plan_predicted_the_memory(taken: Taken, step: str) -> None:
 
 
 def test_every_process_was_planned(taken: Taken) -> None:
-    require_all_planned(taken, 11)  # reload, adapter on the original base, merge, 4-bit, comparison, two conversions, three types, LoRA
+    require_all_planned(
+        taken, 11
+    )  # reload, adapter on the original base, merge, 4-bit, comparison, two conversions, three types, LoRA

@@ -16,7 +16,18 @@ import pytest
 
 from job.ledger.manifest import read_manifest, verify
 from job.store import open_store
-from tests.flow.running import Result, Running, document, planned_and_seen, run_tiny, tiny, tunejob, valid_stats, watched, write_spec
+from tests.flow.running import (
+    Result,
+    Running,
+    document,
+    planned_and_seen,
+    run_tiny,
+    tiny,
+    tunejob,
+    valid_stats,
+    watched,
+    write_spec,
+)
 from tests.servers import Hub, hub_server
 from tests.tiny import narrow_dir, tiny_dir, wide_dir
 
@@ -31,9 +42,16 @@ def changes(export: dict[str, Any], **more: Any) -> dict[str, Any]:
 def test_the_plan_predicted_the_disk_of_another_model(tmp_path: Path) -> None:
     """Narrow, with more embeddings than layers; widths that k-quants do not suit."""
     work = tmp_path / "work"
-    export = {"merged": ["16bit"], "gguf": ["q8_0", "q4_0"], "check_tokens": 256, "limits": {"merged_logits": 1, "merged_kl": 1}}
+    export = {
+        "merged": ["16bit"],
+        "gguf": ["q8_0", "q4_0"],
+        "check_tokens": 256,
+        "limits": {"merged_logits": 1, "merged_kl": 1},
+    }
     with watched(work) as peak:
-        result = run_tiny(tmp_path, {"/model/source": str(narrow_dir()), "/export": export}, {"TUNEJOB_WORKDIR": str(work)})
+        result = run_tiny(
+            tmp_path, {"/model/source": str(narrow_dir()), "/export": export}, {"TUNEJOB_WORKDIR": str(work)}
+        )
     assert result.exit_code in (0, 14), result.stdout[-2000:]  # random weights may not survive q4_0
     planned, seen = planned_and_seen(tmp_path / "out", work, peak[0])
     assert 0.8 * planned <= seen <= 1.1 * planned  # a peak of a moment may fall between two looks
@@ -121,7 +139,9 @@ def test_a_killed_run_goes_on_after_the_last_stored_artefact(resumed: Resumed) -
 
 
 def test_a_stop_during_the_exports_leaves_no_child_and_no_manifest(tmp_path: Path) -> None:
-    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", changes({"merged": ["16bit"], "check_tokens": 128})))
+    spec = write_spec(
+        tmp_path / "spec.json", tiny(tmp_path / "out", changes({"merged": ["16bit"], "check_tokens": 128}))
+    )
     run = Running(("run", spec), tmp_path / "scratch")
     run.wait_until(lambda run: run.says('"event": "merge"'))
     children = psutil.Process(run.pid).children()
@@ -149,7 +169,10 @@ def quantised_base(folder: Path, model: Path) -> Path:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     nf4 = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
     )
     AutoModelForCausalLM.from_pretrained(model, quantization_config=nf4, dtype=torch.bfloat16).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
@@ -165,7 +188,9 @@ def test_a_base_that_cannot_be_merged_is_refused_before_training(case: str, tmp_
         "another merge base": (quantised, tiny_dir()),
         "merge base of no use": (wide_dir(), wide_dir()),
     }[case]
-    given = {"/model/source": str(source), "/export": {"gguf": ["q8_0"]}} | ({"/model/merge_base": str(merge_base)} if merge_base else {})
+    given = {"/model/source": str(source), "/export": {"gguf": ["q8_0"]}} | (
+        {"/model/merge_base": str(merge_base)} if merge_base else {}
+    )
     result = run_tiny(tmp_path, given)
     assert result.exit_code == 11
     assert result.failure["pointer"] == "/model/merge_base"
@@ -173,10 +198,15 @@ def test_a_base_that_cannot_be_merged_is_refused_before_training(case: str, tmp_
 
 
 def test_a_quantised_base_is_merged_into_its_16_bit_model(tmp_path: Path) -> None:
-    given = {"/model/source": str(quantised_base(tmp_path / "packed", tiny_dir())), "/model/merge_base": str(tiny_dir())}
+    given = {
+        "/model/source": str(quantised_base(tmp_path / "packed", tiny_dir())),
+        "/model/merge_base": str(tiny_dir()),
+    }
     result = run_tiny(tmp_path, given | {"/export": {"merged": ["16bit"], "check_tokens": 128}})
     assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
-    assert read_manifest(open_store(str(tmp_path / "out"))).results["merged"]["test_kl"] < 0.01  # 0.003, of bf16, where it was measured
+    assert (
+        read_manifest(open_store(str(tmp_path / "out"))).results["merged"]["test_kl"] < 0.01
+    )  # 0.003, of bf16, where it was measured
     delivered = valid_stats(tmp_path / "out" / "stats.json")["delivered"]
     losses, merged = delivered["merged_onto"]["losses"], delivered["artefacts"]["merged"]["held_out_loss"]
     assert abs(merged - losses["trained"]) < abs(losses["original"] - losses["trained"]) / 10
@@ -186,7 +216,10 @@ def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused_before_training(tmp
     model = tmp_path / "model"
     shutil.copytree(wide_dir(), model)
     tokenizer = json.loads((model / "tokenizer.json").read_text("utf-8"))
-    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}, tokenizer["pre_tokenizer"]]}
+    tokenizer["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [{"type": "Whitespace"}, tokenizer["pre_tokenizer"]],
+    }
     (model / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
     started = time.monotonic()
     result = run_tiny(tmp_path, {"/model/source": str(model), "/export": {"gguf": ["q8_0"]}})

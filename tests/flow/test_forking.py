@@ -34,17 +34,28 @@ def forked(server: ForkServer, call: str, *arguments: Any, cwd: Path = ROOT, out
 
 def test_it_has_the_directory_the_environment_and_the_streams_it_was_given(server: ForkServer, tmp_path: Path) -> None:
     with (tmp_path / "said").open("wb") as said:
-        process = forked(server, "builtins:exec", "import os; print(os.getcwd(), dict(os.environ))", cwd=tmp_path, out=said.fileno(), A="b")
+        process = forked(
+            server,
+            "builtins:exec",
+            "import os; print(os.getcwd(), dict(os.environ))",
+            cwd=tmp_path,
+            out=said.fileno(),
+            A="b",
+        )
         assert process.wait(20) == 0
     assert (tmp_path / "said").read_text() == f"{tmp_path} {{'A': 'b'}}\n"
 
 
-@pytest.mark.parametrize(("code", "exit_code"), [("7", 7), ("None", 0), ("exit(3)", 3), ("1 / 0", 1), ("__import__('os').abort()", -6)])
+@pytest.mark.parametrize(
+    ("code", "exit_code"), [("7", 7), ("None", 0), ("exit(3)", 3), ("1 / 0", 1), ("__import__('os').abort()", -6)]
+)
 def test_its_end_is_known(server: ForkServer, code: str, exit_code: int) -> None:
     assert forked(server, "builtins:eval", code).wait(20) == exit_code
 
 
-@pytest.mark.parametrize(("code", "exit_code", "out"), [("print('said')", 0, "said\n"), ("exit(3)", 3, ""), ("1 / 0", 1, "")])
+@pytest.mark.parametrize(
+    ("code", "exit_code", "out"), [("print('said')", 0, "said\n"), ("exit(3)", 3, ""), ("1 / 0", 1, "")]
+)
 def test_a_server_that_is_a_fork_itself_gives_the_same(code: str, exit_code: int, out: str, tmp_path: Path) -> None:
     """Of a process with one thread that has imported everything already."""
     asked = "import os, sys\nfrom pathlib import Path\nfrom job.host.fork_server import ForkServer\nhere = ForkServer(['sys'], {})\n"

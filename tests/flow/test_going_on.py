@@ -40,12 +40,19 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def from_first(first: Path, rows: Path, **training: Any) -> dict[str, Any]:
     """DPO that goes on from it."""
-    return changes(rows, **training) | {"/model/adapter": str(first), "/data/held_out": False, "/evaluation/prompts": []}
+    return changes(rows, **training) | {
+        "/model/adapter": str(first),
+        "/data/held_out": False,
+        "/evaluation/prompts": [],
+    }
 
 
 def test_a_second_round_begins_where_the_first_has_ended(first: Path, tmp_path: Path) -> None:
     """It is measured as its base, and the same rows begin lower than from the base alone; the documents know it."""
-    ran(tmp_path / "on", SECOND | {"/data/chat_template": TEMPLATE, "/model/precision": "16bit", "/model/adapter": str(first)})
+    ran(
+        tmp_path / "on",
+        SECOND | {"/data/chat_template": TEMPLATE, "/model/precision": "16bit", "/model/adapter": str(first)},
+    )
     on, before = (valid_stats(path / "stats.json") for path in (tmp_path / "on" / "out", first))
     for metric in ("held_out_loss", "perplexity"):
         assert on["evaluation"]["base"][metric] == pytest.approx(before["evaluation"]["trained"][metric], rel=1e-5)
@@ -89,7 +96,10 @@ def test_a_run_that_is_killed_goes_on_with_the_same_reference(first: Path, rows:
     assert ran(tmp_path, spec).named("resume")
     found, wanted = ([line["loss"] for line in lines(place / "out")] for place in (tmp_path, tmp_path / "whole"))
     assert found == wanted
-    adapters = [(place / "out" / "adapter" / "adapter_model.safetensors").read_bytes() for place in (tmp_path, tmp_path / "whole")]
+    adapters = [
+        (place / "out" / "adapter" / "adapter_model.safetensors").read_bytes()
+        for place in (tmp_path, tmp_path / "whole")
+    ]
     assert adapters[0] == adapters[1]
     code, events = run_short(tmp_path / "short", 2, 6, from_first(first, rows, max_steps=8))
     assert code == 0, events[-1]
@@ -126,7 +136,9 @@ def fetched(adapter: Path, tmp_path: Path, **lora: Any) -> Any:
     ({"alpha": 12, "rslora": True}, ("/lora/rslora", "true", "false, as the adapter")),
     ({"alpha": 12, "modules_to_save": ["lm_head"]}, ("/lora/modules_to_save", '["lm_head"]', "[], as the adapter")),
 ])  # fmt: skip
-def test_settings_that_differ_are_named_with_both_values(lora: dict[str, Any], said: tuple[str, str, str], tmp_path: Path) -> None:
+def test_settings_that_differ_are_named_with_both_values(
+    lora: dict[str, Any], said: tuple[str, str, str], tmp_path: Path
+) -> None:
     adapter = random_adapter(tiny_dir(), tmp_path / "adapter")
     with pytest.raises(InputError) as failure:
         fetched(adapter, tmp_path, **lora)

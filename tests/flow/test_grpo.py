@@ -26,9 +26,18 @@ from tests.specs import faults_with, parse
 from tests.tiny import random_adapter, tiny_dir
 
 STEPS = 3
-ROWS = [{"prompt": f"Say {number} in words, the {number % 5}th of five.", "reference": str(number)} for number in range(40)]
+ROWS = [
+    {"prompt": f"Say {number} in words, the {number % 5}th of five.", "reference": str(number)} for number in range(40)
+]
 REWARDS = [{"metric": "exact_match"}, {"metric": "length", "at_most": 24, "weight": 0.5}]
-GROUPS: dict[str, Any] = {"group_size": 4, "max_new_tokens": 8, "temperature": 0.9, "beta": 0.2, "epsilon": 0.1, "loss_type": "dapo"}
+GROUPS: dict[str, Any] = {
+    "group_size": 4,
+    "max_new_tokens": 8,
+    "temperature": 0.9,
+    "beta": 0.2,
+    "epsilon": 0.1,
+    "loss_type": "dapo",
+}
 RATE = 0.003
 
 
@@ -57,7 +66,9 @@ def stock(folder: Path, **further: Any) -> list[dict[str, float]]:
     request = {"model": str(tiny_dir()), "template": TEMPLATE, "rows": rows, "end": "<|im_end|>", "config": config,
                "lora": {"r": LORA["r"], "lora_alpha": LORA["alpha"]}}  # fmt: skip
     (folder / "request.json").write_text(json.dumps(request))
-    code, said, complaint = run_forked("tests.flow.stock_grpo:main", [str(folder / "request.json")], folder, environment(folder), 300)
+    code, said, complaint = run_forked(
+        "tests.flow.stock_grpo:main", [str(folder / "request.json")], folder, environment(folder), 300
+    )
     assert code == 0, complaint
     return json.loads(said.splitlines()[-1])
 
@@ -66,7 +77,10 @@ def unsaid() -> int:
     """What the prompts are padded with where padding is recognised by its id."""
     tokenizer = load_tokenizer(tiny_dir())
     tokenizer.chat_template = TEMPLATE
-    prompts = [tokenizer.apply_chat_template(turns(row["prompt"]), add_generation_prompt=True, return_dict=False) for row in ROWS]
+    prompts = [
+        tokenizer.apply_chat_template(turns(row["prompt"]), add_generation_prompt=True, return_dict=False)
+        for row in ROWS
+    ]
     used = {token for prompt in prompts for token in prompt} | {tokenizer.convert_tokens_to_ids("<|im_end|>")}
     found: int = padded_apart(tokenizer, used).pad_token_id
     assert found != tokenizer.pad_token_id in used
@@ -92,8 +106,12 @@ def test_three_steps_are_those_of_trl(backend: str, tmp_path: Path) -> None:
 
 def test_another_model_says_what_answers_are_worth(tmp_path: Path) -> None:
     """It is asked about each answer to a prompt once, and its word is a curve like any reward's."""
-    rewards = [{"metric": "judge", "judge": {"model": "scripted", "rubric": "Few letters e are good.", "max_requests": 31}}]
-    with judge_server(lambda chat: f"SCORE: {10 - min(10, chat[-1]['content'].rpartition('<<<ANSWER')[2].count('e'))}") as server:
+    rewards = [
+        {"metric": "judge", "judge": {"model": "scripted", "rubric": "Few letters e are good.", "max_requests": 31}}
+    ]
+    with judge_server(
+        lambda chat: f"SCORE: {10 - min(10, chat[-1]['content'].rpartition('<<<ANSWER')[2].count('e'))}"
+    ) as server:
         spec = changes(tmp_path, rewards, max_steps=2)
         spec["/training"]["grpo"]["temperature"] = 0.01  # of a group most answers are equal
         ran(tmp_path, spec, server.environment())
@@ -142,7 +160,9 @@ def test_a_reward_rises_and_is_told(whole: Path) -> None:
     first, last = stats["training"]["rewards"]["reward"]
     assert last > first + 0.15
     assert {"reward_length", "reward_format", "reward"} <= stats["training"]["rewards"].keys()
-    assert all({"reward_length", "reward_format", "alike_groups", "answer_tokens"} <= line.keys() for line in lines(whole))
+    assert all(
+        {"reward_length", "reward_format", "alike_groups", "answer_tokens"} <= line.keys() for line in lines(whole)
+    )
     assert stats["training"]["tokens"] > 0
     assert {"exact_match", "held_out_loss"} <= stats["evaluation"]["trained"].keys()
     page, card = (whole / "report" / "report.html").read_text(), (whole / "README.md").read_text()
@@ -160,7 +180,9 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(whole: Path, tmp_path: Path) -
     (event,) = ran(tmp_path, spec).named("resume")
     assert event["step"] >= 8
     curve = ("step", "loss", "grad_norm", "reward", "reward_length", "answer_tokens")
-    found, wanted = ([[line.get(key) for key in curve] for line in lines(output)] for output in (tmp_path / "out", whole))
+    found, wanted = (
+        [[line.get(key) for key in curve] for line in lines(output)] for output in (tmp_path / "out", whole)
+    )
     assert found == wanted
     name = "adapter/adapter_model.safetensors"
     assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes()
@@ -288,4 +310,8 @@ def test_an_own_reward_is_code_and_needs_leave(tmp_path: Path, monkeypatch: pyte
 def test_prompts_without_room_for_an_answer(tmp_path: Path) -> None:
     grpo = {"rewards": REWARDS} | GROUPS | {"max_new_tokens": 120}
     result = run_tiny(tmp_path, changes(tmp_path) | {"/training/grpo": grpo})
-    assert (result.exit_code, result.failure["pointer"], result.failure["stage"]) == (11, "/model/max_seq_length", "data")
+    assert (result.exit_code, result.failure["pointer"], result.failure["stage"]) == (
+        11,
+        "/model/max_seq_length",
+        "data",
+    )

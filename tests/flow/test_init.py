@@ -16,12 +16,24 @@ from job.plan.schedule import packed
 from job.spec import parse_spec
 from tests.data_rows import sized_model
 from tests.elsewhere.test_readme import section
-from tests.flow.running import DEMO, Result, Running, document, require_planned, strict, tunejob, valid_stats, write_spec
+from tests.flow.running import (
+    DEMO,
+    Result,
+    Running,
+    document,
+    require_planned,
+    strict,
+    tunejob,
+    valid_stats,
+    write_spec,
+)
 from tests.forking import environment, run_forked
 from tests.specs import changed
 from tests.tiny import tiny_dir
 
-BLOCKS = re.findall(r"```sh\n(.*?)```", section("schemas/guide.md", "From a csv to an answering model in ten minutes"), re.DOTALL)
+BLOCKS = re.findall(
+    r"```sh\n(.*?)```", section("schemas/guide.md", "From a csv to an answering model in ten minutes"), re.DOTALL
+)
 MODEL = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
 ROWS = 120
 HELD_OUT = "8 of 120 rows are held out by default, drawn by training.seed 3407"
@@ -97,21 +109,30 @@ def test_the_report_is_shown_and_the_model_answers(folder: Path, trained: Result
     """Also what is in no row."""
     assert trained.exit_code == 0
     report = tunejob(*command(4), scratch=folder / "report", cwd=folder, forked=True)
-    assert (report.exit_code, report.stdout.strip()) == (0, (folder / OUTPUT / "report" / "summary.md").read_text("utf-8").strip())
+    assert (report.exit_code, report.stdout.strip()) == (
+        0,
+        (folder / OUTPUT / "report" / "summary.md").read_text("utf-8").strip(),
+    )
     asked = tunejob(*command(5), scratch=folder / "chat", cwd=folder, forked=True)
     assert (asked.exit_code, asked.stderr) == (0, "")
     assert asked.stdout.strip()
-    assert command(5)[-1] not in {line.partition(",")[0] for line in (folder / "helpdesk.csv").read_text("utf-8").splitlines()}
+    assert command(5)[-1] not in {
+        line.partition(",")[0] for line in (folder / "helpdesk.csv").read_text("utf-8").splitlines()
+    }
 
 
 @pytest.mark.parametrize("command", [("plan", "spec.json"), ("chat", OUTPUT)], ids=lambda command: command[0])
-def test_a_stop_leaves_nothing_that_was_fetched(command: tuple[str, ...], folder: Path, trained: Result, tmp_path: Path) -> None:
+def test_a_stop_leaves_nothing_that_was_fetched(
+    command: tuple[str, ...], folder: Path, trained: Result, tmp_path: Path
+) -> None:
     """Scratch may hold a whole data set, or merged weights."""
     running = Running(command, tmp_path, cwd=folder, forked=True, given="And now?\n" * 1000)
     running.wait_until(lambda _: any(tmp_path.glob("tunejob-*")))
     running.signal(signal.SIGTERM)
     stopped = running.finish()
-    assert (stopped.exit_code, json.loads(stopped.last_words)["class"]) == (30, "Interrupted"), stopped.stdout + stopped.stderr
+    assert (stopped.exit_code, json.loads(stopped.last_words)["class"]) == (30, "Interrupted"), (
+        stopped.stdout + stopped.stderr
+    )
     assert list(tmp_path.glob("tunejob-*")) == []
 
 
@@ -133,4 +154,8 @@ def test_a_plan_that_fits_no_gpu_is_said_before_it_ends_with_13(folder: Path, tm
     assert result.exit_code == 13, result.stderr
     assert "  H200      141 GB  no " in result.stdout
     last_words = strict(result.last_words)
-    assert (last_words["class"], last_words["stage"], last_words["pointer"]) == ("CapacityError", "plan", "/model/source")
+    assert (last_words["class"], last_words["stage"], last_words["pointer"]) == (
+        "CapacityError",
+        "plan",
+        "/model/source",
+    )

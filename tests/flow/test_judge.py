@@ -30,7 +30,15 @@ TINY_JUDGE = JudgeSpec("smollm2", "The better answer is right.", 20, 100_000, 24
 
 
 def evaluation(**more: Any) -> dict[str, Any]:
-    return {"/evaluation": {"prompts": ["Turn on the lamp."], "max_new_tokens": 6, "exact_match_rows": 8, "judge": JUDGE, **more}}
+    return {
+        "/evaluation": {
+            "prompts": ["Turn on the lamp."],
+            "max_new_tokens": 6,
+            "exact_match_rows": 8,
+            "judge": JUDGE,
+            **more,
+        }
+    }
 
 
 def test_a_judge_that_breaks_down_and_comes_back(tmp_path: Path) -> None:
@@ -43,13 +51,17 @@ def test_a_judge_that_breaks_down_and_comes_back(tmp_path: Path) -> None:
         assert (tmp_path / "out" / "report" / "judge.jsonl").read_bytes().count(b"\n") == 8
         server.fault = None
         answered = set(server.chats[:8])
-        second = run_tiny(tmp_path, changes, {**server.environment(USER_INFO), "TUNEJOB_METRICS_FILE": str(tmp_path / "metrics")})
+        second = run_tiny(
+            tmp_path, changes, {**server.environment(USER_INFO), "TUNEJOB_METRICS_FILE": str(tmp_path / "metrics")}
+        )
         assert second.exit_code == 0, second.stdout + second.stderr
     require_figures(tmp_path / "out", second, answered, server.chats)
     rate = valid_stats(tmp_path / "out" / "stats.json")["evaluation"]["trained"]["judge_win_rate"]
     assert f'model="trained",metric="judge_win_rate"}} {rate}\n' in (tmp_path / "metrics").read_text()
     assert fits_events([*first.events, *second.events]) == []
-    assert [event["step"] for event in second.named("checkpoint") if event["note"] == "restored"] or second.named("trained")
+    assert [event["step"] for event in second.named("checkpoint") if event["note"] == "restored"] or second.named(
+        "trained"
+    )
     secrets = {"key": KEY, "password": USER_INFO.partition(":")[2]}
     assert leaks(secrets, first, tmp_path) == leaks(secrets, second, tmp_path) == []
     assert {said.partition(" ")[0] for said in server.authorizations} == {"Bearer", "Basic"}
@@ -103,7 +115,10 @@ def test_a_real_local_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     port = closed_port()
     command = [TOOLS, "-m", "llama_cpp.server", "--model", str(weights.locate()), "--port", str(port), "--n_threads", "1",
                "--n_ctx", "1024", "--model_alias", "smollm2", "--api_key", KEY, "--chat_format", "chatml"]  # fmt: skip
-    with (tmp_path / "server.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ}) as server:
+    with (
+        (tmp_path / "server.log").open("wb") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ}) as server,
+    ):
         try:
             wait_for(f"http://127.0.0.1:{port}/docs", server, tmp_path / "server.log")
             monkeypatch.setenv("TUNEJOB_JUDGE_URL", f"http://127.0.0.1:{port}/v1")

@@ -32,7 +32,12 @@ FILES = ("adapter/adapter_model.safetensors", "report/answers.json", "report/pro
 ROUNDING = 1e-4
 
 # Below every CPU that the suite runs on, so that something differs on each.
-LOWER = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "OMP_NUM_THREADS": "2"}
+LOWER = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "OMP_NUM_THREADS": "2",
+}
 # Unsloth, oneDNN and accelerate compute in half precision if these say so.
 HALF = {
     "UNSLOTH_CPU_BF16": "1",
@@ -70,7 +75,9 @@ class Run:
         return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
 
 
-def run(folder: Path, changes: dict[str, Any] | None = None, extra: dict[str, str] | None = None, forked: bool | None = None) -> Run:
+def run(
+    folder: Path, changes: dict[str, Any] | None = None, extra: dict[str, str] | None = None, forked: bool | None = None
+) -> Run:
     """The same run id wherever it runs: its output is `out` in the current directory."""
     spec = write_spec(folder / "spec.json", tiny("out", CHANGES | (changes or {})))
     result = tunejob("run", spec, scratch=folder / "scratch", extra=extra, cwd=folder, forked=forked)
@@ -90,7 +97,12 @@ def lived_in(folder: Path) -> dict[str, str]:
 def distance(one: Run, other: Run) -> float:
     """The largest of two losses of one step, as a part of it."""
     assert [line["step"] for line in one.curve] == [line["step"] for line in other.curve]
-    pairs = [(a[name], b[name]) for a, b in zip(one.curve, other.curve, strict=True) for name in ("loss", "held_out_loss") if name in a]
+    pairs = [
+        (a[name], b[name])
+        for a, b in zip(one.curve, other.curve, strict=True)
+        for name in ("loss", "held_out_loss")
+        if name in a
+    ]
     return max(abs(a - b) / a for a, b in pairs)
 
 
@@ -121,7 +133,9 @@ def test_it_computes_in_fp32_and_its_files_answer_as_it_did(base: Run) -> None:
     assert len(base.curve) == STEPS + STEPS // 8
 
 
-def test_home_time_zone_and_directory_decide_nothing_and_are_not_another_machine(base: Run, killed: Path, tmp_path: Path) -> None:
+def test_home_time_zone_and_directory_decide_nothing_and_are_not_another_machine(
+    base: Run, killed: Path, tmp_path: Path
+) -> None:
     """Gone on with after a checkpoint, and yet equal bit for bit."""
     shutil.copytree(killed / "out", tmp_path / "out")
     found = run(tmp_path, extra=lived_in(tmp_path), forked=True)
@@ -134,7 +148,9 @@ def test_home_time_zone_and_directory_decide_nothing_and_are_not_another_machine
         assert (found.output / name).read_bytes() == (base.output / name).read_bytes(), name
 
 
-def test_fewer_instructions_and_other_threads_go_on_within_rounding_and_say_so(base: Run, killed: Path, tmp_path: Path) -> None:
+def test_fewer_instructions_and_other_threads_go_on_within_rounding_and_say_so(
+    base: Run, killed: Path, tmp_path: Path
+) -> None:
     shutil.copytree(killed / "out", tmp_path / "out")
     found = run(tmp_path, extra=LOWER, forked=True)  # from a process that has imported everything under these variables
     in_fp32(found)
@@ -161,7 +177,9 @@ def test_the_order_in_which_a_file_system_lists_files_decides_nothing() -> None:
             for name in order:
                 (rows / name).write_text(json.dumps({"text": name}) + "\n")
             source = SourceSpec(str(rows), "text", "train", None, {}, None, None, 1.0)
-            (fetched,), _ = fetch_data(DataSpec((source,), None, "model", "all", False, True, 0.05), rows.parent / "work")
+            (fetched,), _ = fetch_data(
+                DataSpec((source,), None, "model", "all", False, True, 0.05), rows.parent / "work"
+            )
             found.append((fetched.sha256, [path.name for path in fetched.files]))
     assert found[0] == found[1]
     assert found[0][1] == names

@@ -41,7 +41,13 @@ def run(folder: Path, **evaluation: Any) -> Result:
             "/model/precision": "16bit",
             "/data/replay": {"fraction": 0.25},
             "/data/held_out": {"sources": [{"source": str(held_out), "format": "messages"}]},
-            "/evaluation": {"prompts": ["Hello."], "max_new_tokens": 6, "exact_match_rows": ROWS, "forgetting": {}, **evaluation},
+            "/evaluation": {
+                "prompts": ["Hello."],
+                "max_new_tokens": 6,
+                "exact_match_rows": ROWS,
+                "forgetting": {},
+                **evaluation,
+            },
         },
     )
 
@@ -85,7 +91,10 @@ def test_choice_is_what_the_base_itself_finds_likeliest(every: tuple[Path, Resul
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_dir(), dtype=torch.float32), AutoTokenizer.from_pretrained(tiny_dir())
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tiny_dir(), dtype=torch.float32),
+        AutoTokenizer.from_pretrained(tiny_dir()),
+    )
     letters = [tokenizer(letter, add_special_tokens=False).input_ids for letter in LETTERS]
     assert all(len(ids) == 1 for ids in letters)
     right = []
@@ -107,7 +116,10 @@ def test_forgetting_is_measured_on_general_rows_that_are_not_trained_on(every: t
 
     output, result = every
     stats = valid_stats(output / "stats.json")
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_dir(), dtype=torch.float32), AutoTokenizer.from_pretrained(tiny_dir())
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tiny_dir(), dtype=torch.float32),
+        AutoTokenizer.from_pretrained(tiny_dir()),
+    )
     nats, tokens = 0.0, 0
     for line in (ROWS_OF_TUNEJOB / "forgetting.jsonl").read_text("utf-8").splitlines():
         asked, answer = [{"role": "user", "content": json.loads(line)["instruction"]}], json.loads(line)["output"]
@@ -127,7 +139,9 @@ def test_forgetting_is_measured_on_general_rows_that_are_not_trained_on(every: t
     for page in (output / "README.md", output / "report" / "summary.md", output / "report" / "report.html"):
         assert "Loss on general rows" in page.read_text("utf-8")
     gates = re.findall('name="([^"]*general rows[^"]*)"', (output / "report" / "gates.junit.xml").read_text("utf-8"))
-    assert gates == [f"{name}: loss on general rows above the base by at most 10" for name in ("the trained model", "adapter")]
+    assert gates == [
+        f"{name}: loss on general rows above the base by at most 10" for name in ("the trained model", "adapter")
+    ]
 
 
 def test_the_adapter_is_measured_on_the_answers_it_gives_anyway(every: tuple[Path, Result]) -> None:
@@ -161,7 +175,9 @@ def test_card_and_report_say_where_there_is_no_difference(every: tuple[Path, Res
     same = [name for name, about in differences.items() if about["interval"][0] <= 0 <= about["interval"][1]]
     assert "exact_match" in same
     for page in (output / "README.md", output / "report" / "summary.md"):
-        rows = [line for line in page.read_text("utf-8").splitlines() if "no difference" in line and line.startswith("|")]
+        rows = [
+            line for line in page.read_text("utf-8").splitlines() if "no difference" in line and line.startswith("|")
+        ]
         assert [line.split(" | ")[0] for line in rows] == [f"| {METRICS[name].title}" for name in same]
         (choice,) = (line for line in page.read_text("utf-8").splitlines() if line.startswith("| Choice"))
         assert choice.endswith(f"| {ROWS // 2} of {ROWS} |")
@@ -171,7 +187,9 @@ def test_three_answers_of_each_model_are_in_the_log(every: tuple[Path, Result]) 
     output, result = every
     heard = result.named("answer")
     assert [event["stage"] for event in heard] == ["baseline"] * 3 + ["evaluate"] * 3
-    assert not [event["prompt"] for event in heard if "<|" in event["prompt"]], "without what the template puts around them"
+    assert not [event["prompt"] for event in heard if "<|" in event["prompt"]], (
+        "without what the template puts around them"
+    )
     for stage, model in (("baseline", "base"), ("evaluate", "trained")):
         said = {
             (answer["reference"] and " ".join(answer["reference"].split()), " ".join(answer[model].split()))
@@ -189,4 +207,6 @@ def test_what_there_was_no_time_for_is_said_and_nothing_is_made_up(tmp_path: Pat
     assert set(stats["evaluation"]["trained"]) == {"held_out_loss", "perplexity", "choice", "general_loss"}
     assert stats["delivered"]["rows"]["unanswered"] == list(range(ROWS))
     assert "exact_match" not in stats["delivered"]["artefacts"]["adapter"]
-    assert [answer["reference"] for answer in all_answers(tmp_path / "out")] == [None], "the spec's prompt is answered all the same"
+    assert [answer["reference"] for answer in all_answers(tmp_path / "out")] == [None], (
+        "the spec's prompt is answered all the same"
+    )

@@ -26,7 +26,9 @@ def refused(result: Result, exit_code: int, pointer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [{"num_hidden_layers": 4}, {"model_type": "bert", "architectures": ["BertLMHeadModel"]}], ids=["layers", "architecture"]
+    "config",
+    [{"num_hidden_layers": 4}, {"model_type": "bert", "architectures": ["BertLMHeadModel"]}],
+    ids=["layers", "architecture"],
 )
 def test_weights_that_are_missing_are_not_made_up(config: dict[str, object], tmp_path: Path) -> None:
     model = broken_model(tmp_path, **config)

@@ -25,7 +25,12 @@ from tests.servers import closed_port
 
 pytestmark = pytest.mark.slow
 COMPILED = "canary-compiled-key-0005-of-32-characters"
-KEY, PASSWORD, PLACE, TOKEN = "canary-notify-key-0001", "canary-gateway-0002", "canary0003hook0003", "canary-kubeflow-0004"
+KEY, PASSWORD, PLACE, TOKEN = (
+    "canary-notify-key-0001",
+    "canary-gateway-0002",
+    "canary0003hook0003",
+    "canary-kubeflow-0004",
+)
 SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\.)*",?)+)\})? (-?[0-9.e+-]+)')
 
 
@@ -126,7 +131,10 @@ def test_every_event_of_its_log_is_one_of_the_schema(watched: Watched) -> None:
 
 def test_what_was_compiled_is_looked_for_and_kept(watched: Watched) -> None:
     said = [event["text"] for event in watched.result.named("note") if event["text"].startswith("what was compiled")]
-    assert [text.partition(": ")[2].partition(",")[0] for text in said] == ["none for this card and these versions yet", "kept"]
+    assert [text.partition(": ")[2].partition(",")[0] for text in said] == [
+        "none for this card and these versions yet",
+        "kept",
+    ]
     (archive,) = (watched.folder / "compiled").rglob("*.tar.gz")
     with tarfile.open(archive) as tar:
         assert tar.getnames() == ["triton/kernel.cubin"]
@@ -149,7 +157,9 @@ def test_metrics_are_those_of_the_run_in_the_file_and_at_the_gateway(watched: Wa
     assert found["tunejob_train_loss", ""] == pytest.approx(stats["training"]["final_loss"])
     for model in ("base", "trained"):
         for metric in ("held_out_loss", "general_loss"):
-            assert found["tunejob_evaluation", f'model="{model}",metric="{metric}"'] == stats["evaluation"][model][metric]
+            assert (
+                found["tunejob_evaluation", f'model="{model}",metric="{metric}"'] == stats["evaluation"][model][metric]
+            )
     command, path, headers, body = watched.gateway.requests[-1]
     assert (command, path) == ("PUT", f"/metrics/job/tunejob/run_id/{run_id}")
     assert base64.b64decode(headers["Authorization"].removeprefix("Basic ")).decode() == f"me:{PASSWORD}"
@@ -163,7 +173,12 @@ def test_its_end_is_told_signed_and_after_two_refusals(watched: Watched) -> None
     assert headers["X-Tunejob-Signature"] == f"sha256={signed}"
     told, stats = json.loads(body), valid_stats(watched.output / "stats.json")
     StrictValidator(load_schema("notification")).validate(told)
-    assert (told["run_id"], told["output"], told["exit_code"], told["failure"]) == (stats["run_id"], str(watched.output), 0, None)
+    assert (told["run_id"], told["output"], told["exit_code"], told["failure"]) == (
+        stats["run_id"],
+        str(watched.output),
+        0,
+        None,
+    )
     assert told["figures"]["trained"] == stats["evaluation"]["trained"]
     assert [(event["status"], event["tries"]) for event in watched.result.named("notified")] == [(200, 3)]
 

@@ -59,15 +59,22 @@ def test_every_weight_is_trained_and_published(folder: Path) -> None:
     assert result.named("reload")[0]["max_logit_difference"] <= 1e-4
     output = folder / "full" / "out"
     assert not (output / "adapter").exists()
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in (output / "merged").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        path.name for path in (output / "merged").iterdir()
+    }
     training = document(output / "stats.json")["training"]
-    assert training["trainable_parameters"] == FEW_TOKENS * 128 + 2 * (3 * 128 * 256 + 2 * 128 * 128 + 2 * 128 * 64 + 2 * 128) + 128
+    assert (
+        training["trainable_parameters"]
+        == FEW_TOKENS * 128 + 2 * (3 * 128 * 256 + 2 * 128 * 128 + 2 * 128 * 64 + 2 * 128) + 128
+    )
     found = reloaded(tiny_dir(), output, "full", folder)
     assert found["difference"] <= 1e-4, found
     assert found["same_choice"]
     damage(output / "merged" / "model.safetensors")
     with pytest.raises(GateError, match="the stored weights do not answer as the trained model did"):
-        compare(open_trained(output / "merged", None, "full", "cpu"), None, "full", output / "report" / "probe.safetensors")
+        compare(
+            open_trained(output / "merged", None, "full", "cpu"), None, "full", output / "report" / "probe.safetensors"
+        )
 
 
 def damage(weights: Path) -> None:
@@ -91,7 +98,11 @@ def test_the_best_weights_are_published_and_training_stops_early(folder: Path) -
     succeeded(run_tiny(folder / "best", changes))
     stats = document(folder / "best" / "out" / "stats.json")
     training, losses = stats["training"], stats["evaluation"]
-    curve = [line for line in (folder / "best" / "out" / "report" / "losses.jsonl").read_text().splitlines() if "held_out_loss" in line]
+    curve = [
+        line
+        for line in (folder / "best" / "out" / "report" / "losses.jsonl").read_text().splitlines()
+        if "held_out_loss" in line
+    ]
     assert training["stopped_early"]
     assert training["steps"] < 40
     assert 0 < training["best_step"] < training["steps"]

@@ -19,7 +19,12 @@ CHANGES: dict[str, Any] = {
 
 
 def run_short(
-    folder: Path, rows: int, first_pass: int, changes: dict[str, Any], last_pass: int | None = None, rank: int | None = None
+    folder: Path,
+    rows: int,
+    first_pass: int,
+    changes: dict[str, Any],
+    last_pass: int | None = None,
+    rank: int | None = None,
 ) -> tuple[int, list[dict[str, Any]]]:
     """Exit code and events of a run where only `rows` fit, from a training pass on, and none from the last one on."""
     spec = write_spec(folder / "spec.json", tiny(folder / "out", changes))
@@ -50,7 +55,9 @@ def test_it_recovers(first_pass: int, ample: tuple[list[float], int], tmp_path: 
     wanted, tokens = ample
     code, events = run_short(tmp_path, 1, first_pass, CHANGES)
     assert code == 0, events[-1]
-    halved = [(e["step"], e["batch_size"], e["gradient_accumulation_steps"]) for e in events if e["event"] == "out of memory"]
+    halved = [
+        (e["step"], e["batch_size"], e["gradient_accumulation_steps"]) for e in events if e["event"] == "out of memory"
+    ]
     assert halved == [(first_pass - 1, 2, 2), (first_pass - 1, 1, 4)]
     training = document(tmp_path / "out" / "stats.json")["training"]
     assert (training["batch_size"], training["gradient_accumulation_steps"], training["out_of_memory"]) == (1, 4, 2)
@@ -63,14 +70,19 @@ def test_it_recovers(first_pass: int, ample: tuple[list[float], int], tmp_path: 
 
 def test_one_row_does_not_fit(tmp_path: Path) -> None:
     code, events = run_short(
-        tmp_path, 0, 1, {**CHANGES, "/data/held_out": {"rows": 8}, "/evaluation/prompts": []} | {"/training/eval_steps": 100}
+        tmp_path,
+        0,
+        1,
+        {**CHANGES, "/data/held_out": {"rows": 8}, "/evaluation/prompts": []} | {"/training/eval_steps": 100},
     )
     assert code == 13, events[-1]
     assert events[-1]["pointer"] == "/training/batch_size"
     assert events[-1]["found"].startswith("1 rows")
 
 
-def test_a_training_goes_on_in_the_micro_batches_it_was_left_with(ample: tuple[list[float], int], tmp_path: Path) -> None:
+def test_a_training_goes_on_in_the_micro_batches_it_was_left_with(
+    ample: tuple[list[float], int], tmp_path: Path
+) -> None:
     """What did not fit once is not tried again by the process that goes on."""
     changes = CHANGES | {"/output/checkpoints": {"every_steps": 3}}
     code, _ = run_short(tmp_path, 2, 1, changes, last_pass=12)  # one refused, then two a step: the sixth
@@ -78,5 +90,7 @@ def test_a_training_goes_on_in_the_micro_batches_it_was_left_with(ample: tuple[l
     code, events = run_short(tmp_path, 4, 1, changes)
     assert code == 0, events[-1]
     assert [event["step"] for event in events if event["event"] == "resume"] == [3]
-    assert [(event["batch_size"], event["gradient_accumulation_steps"]) for event in events if event["event"] == "steps"] == [(2, 2)]
+    assert [
+        (event["batch_size"], event["gradient_accumulation_steps"]) for event in events if event["event"] == "steps"
+    ] == [(2, 2)]
     assert max(abs(a - b) / b for a, b in zip(losses(tmp_path / "out"), ample[0], strict=True)) < 1e-4

@@ -57,15 +57,25 @@ def s3_job(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> S3Job:
     spec = tiny(f"s3://{bucket}/{FOLDER}/run", changes)
     client.put_object(Bucket=bucket, Key=f"{FOLDER}/specs/job.json", Body=json.dumps(spec).encode())
     environment = s3.environment(secure=True, access=LIMITED)
-    first = tunejob("run", f"s3://{bucket}/{FOLDER}/specs/job.json", scratch=folder / "scratch", extra=environment, forked=True)
+    first = tunejob(
+        "run", f"s3://{bucket}/{FOLDER}/specs/job.json", scratch=folder / "scratch", extra=environment, forked=True
+    )
     return S3Job(s3, bucket, folder, first)
 
 
 def test_everything_over_s3_and_https(s3_job: S3Job) -> None:
     assert s3_job.first.exit_code == 0, s3_job.first.stdout + s3_job.first.stderr
     stored = s3_job.stored()
-    assert {"manifest.json", "spec.json", "stats.json", "adapter/adapter_model.safetensors", "report/losses.jsonl"} <= stored.keys()
-    manifest = json.loads(s3_job.server.client().get_object(Bucket=s3_job.bucket, Key=f"{FOLDER}/run/manifest.json")["Body"].read())
+    assert {
+        "manifest.json",
+        "spec.json",
+        "stats.json",
+        "adapter/adapter_model.safetensors",
+        "report/losses.jsonl",
+    } <= stored.keys()
+    manifest = json.loads(
+        s3_job.server.client().get_object(Bucket=s3_job.bucket, Key=f"{FOLDER}/run/manifest.json")["Body"].read()
+    )
     assert manifest["base"]["public_id"] == f"s3://{s3_job.bucket}/{FOLDER}/base/tiny-llama"
     assert {file["key"] for file in manifest["files"]} == stored.keys() - {"manifest.json"}
     assert s3_job.server.open_uploads(s3_job.bucket) == []
@@ -83,9 +93,13 @@ def test_without_the_right_to_delete_a_run_works_and_says_what_it_leaves(s3: S3S
     assert result.exit_code == 0, result.stdout + result.stderr
     (said,) = result.named("rights")
     assert "s3:DeleteObject" in said["reason"]
-    assert [(event["step"], event["note"]) for event in result.named("checkpoint")] == [(step, "stored") for step in range(1, 8)]
+    assert [(event["step"], event["note"]) for event in result.named("checkpoint")] == [
+        (step, "stored") for step in range(1, 8)
+    ]
     listed = s3.client().list_objects_v2(Bucket=LIMITED_BUCKET, Prefix=f"{FOLDER}/kept/checkpoints/")["Contents"]
-    assert max(event["objects"] for event in result.named("leftovers")) == sum("/step-" in item["Key"] for item in listed)
+    assert max(event["objects"] for event in result.named("leftovers")) == sum(
+        "/step-" in item["Key"] for item in listed
+    )
     assert tunejob("verify", uri, scratch=tmp_path, extra=extra).exit_code == 0
     Path(rows).unlink()  # a finished run needs them no more
     again = tunejob("run", spec, scratch=tmp_path / "scratch", extra=extra)

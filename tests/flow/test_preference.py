@@ -32,7 +32,9 @@ def pair(number: int) -> Row:
     return {
         "prompt": turns(f"Turn on {lamp} in the {room}."),
         "chosen": [{"role": "assistant", "content": f"The {lamp} in the {room} is on."}],
-        "rejected": [{"role": "assistant", "content": f"Why? Do it yourself, {number} times." if number % 2 else f"No {lamp}."}],
+        "rejected": [
+            {"role": "assistant", "content": f"Why? Do it yourself, {number} times." if number % 2 else f"No {lamp}."}
+        ],
     }
 
 
@@ -81,7 +83,9 @@ def stock(folder: Path, request: dict[str, Any]) -> list[dict[str, Any]]:
     """What TRL says, in a process of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "request.json").write_text(json.dumps(request))
-    code, said, complaint = run_forked("tests.flow.stock_preference:main", [str(folder / "request.json")], folder, environment(folder), 300)
+    code, said, complaint = run_forked(
+        "tests.flow.stock_preference:main", [str(folder / "request.json")], folder, environment(folder), 300
+    )
     assert code == 0, complaint
     return json.loads(said.splitlines()[-1])
 
@@ -91,7 +95,12 @@ def stock(folder: Path, request: dict[str, Any]) -> list[dict[str, Any]]:
 
 def in_trls_words(method: str, settings: dict[str, Any]) -> dict[str, Any]:
     if method == "simpo":
-        return {"loss_type": "simpo", "beta": settings["beta"], "simpo_gamma": settings["gamma"], "cpo_alpha": settings["sft_weight"]}
+        return {
+            "loss_type": "simpo",
+            "beta": settings["beta"],
+            "simpo_gamma": settings["gamma"],
+            "cpo_alpha": settings["sft_weight"],
+        }
     if method != "dpo":
         return settings
     kept = {name: value for name, value in settings.items() if name != "sft_weight"}
@@ -115,7 +124,11 @@ RATE = 0.003  # margins stay of the size of 1, so that 1e-4 of them is more than
 def test_ten_steps_are_those_of_trl(method: str, settings: dict[str, Any], tmp_path: Path) -> None:
     """Losses, gradients, margins and accuracies on the same rows, by a spec and by TRL's own trainer."""
     rows = write_rows(tmp_path / "rows.jsonl", ROWS[method])
-    ran(tmp_path, changes(rows, method, learning_rate=RATE, **{method: settings}) | {"/data/held_out": False, "/evaluation/prompts": []})
+    ran(
+        tmp_path,
+        changes(rows, method, learning_rate=RATE, **{method: settings})
+        | {"/data/held_out": False, "/evaluation/prompts": []},
+    )
     ours = lines(tmp_path / "out")
     theirs = stock(tmp_path / "stock", {
         "model": str(tiny_dir()), "template": TEMPLATE, "rows": ROWS[method], "method": method, "steps": STEPS,
@@ -231,8 +244,18 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(whole: Path, rows: Path, tmp_p
     assert running.kill().exit_code == -signal.SIGKILL
     (event,) = ran(tmp_path, spec).named("resume")
     assert event["step"] >= 8
-    curve = ("step", "loss", "grad_norm", "learning_rate", "reward_margin", "preference_accuracy", "held_out_preference_loss")
-    found, wanted = ([[line.get(key) for key in curve] for line in lines(output)] for output in (tmp_path / "out", whole))
+    curve = (
+        "step",
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "reward_margin",
+        "preference_accuracy",
+        "held_out_preference_loss",
+    )
+    found, wanted = (
+        [[line.get(key) for key in curve] for line in lines(output)] for output in (tmp_path / "out", whole)
+    )
     assert found == wanted
     for name in ("adapter/adapter_model.safetensors", "report/answers.json"):
         assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes(), name
@@ -250,17 +273,24 @@ def run_short(folder: Path, fit: int, first_pass: int, spec: dict[str, Any]) -> 
     """Exit code and events of a run where only so many sequences of a forward pass fit, from a training pass on."""
     (folder / "scratch").mkdir(parents=True)
     arguments = [fit, first_pass, None, None, ["run", write_spec(folder / "spec.json", tiny(folder / "out", spec))]]
-    code, said, _ = run_forked("tests.flow.short_of_memory:run", arguments, folder, environment(folder / "scratch"), 300)
+    code, said, _ = run_forked(
+        "tests.flow.short_of_memory:run", arguments, folder, environment(folder / "scratch"), 300
+    )
     return code, [json.loads(line) for line in said.splitlines() if line.startswith('{"time"')]
 
 
 def test_smaller_batches_have_the_same_reference(rows: Path, tmp_path: Path) -> None:
     """In the midst of a training: a copy of the adapter as it is then would be another reference, and give other losses."""
-    spec = changes(rows, max_steps=4, gradient_accumulation_steps=1) | {"/data/held_out": False, "/evaluation/prompts": []}
+    spec = changes(rows, max_steps=4, gradient_accumulation_steps=1) | {
+        "/data/held_out": False,
+        "/evaluation/prompts": [],
+    }
     ran(tmp_path / "ample", spec)
     code, events = run_short(tmp_path / "short", 2, 6, spec)
     assert code == 0, events[-1]
-    assert [(event["batch_size"], event["step"] > 1) for event in events if event["event"] == "out of memory"] == [(1, True)]
+    assert [(event["batch_size"], event["step"] > 1) for event in events if event["event"] == "out of memory"] == [
+        (1, True)
+    ]
     found, wanted = ([line["loss"] for line in lines(tmp_path / name / "out")] for name in ("short", "ample"))
     assert found == pytest.approx(wanted, abs=1e-5)
     assert abs(wanted[-1] - wanted[0]) > 0.01
@@ -268,7 +298,9 @@ def test_smaller_batches_have_the_same_reference(rows: Path, tmp_path: Path) -> 
 
 def test_a_method_that_compares_rows_does_not_go_below_two(tmp_path: Path) -> None:
     answers = write_rows(tmp_path / "rows.jsonl", ANSWERS)
-    code, events = run_short(tmp_path / "run", 1, 1, changes(answers, "kto") | {"/data/held_out": False, "/evaluation/prompts": []})
+    code, events = run_short(
+        tmp_path / "run", 1, 1, changes(answers, "kto") | {"/data/held_out": False, "/evaluation/prompts": []}
+    )
     assert (code, events[-1]["pointer"]) == (13, "/training/batch_size")
 
 

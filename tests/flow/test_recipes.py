@@ -56,7 +56,13 @@ def scaled_down(recipe: Recipe, rows: Path, output: Path, backend: str) -> dict[
     spec.pop("export", None)  # tests/flow/test_exports.py
     source = {key: value for key, value in spec["data"]["train"][0].items() if key != "split"}
     spec["data"] |= {"train": [source | {"source": str(rows)}], "packing": False}
-    spec["training"] |= {"max_steps": 4, "batch_size": 2, "gradient_accumulation_steps": 1, "warmup_steps": 1, "logging_steps": 1}
+    spec["training"] |= {
+        "max_steps": 4,
+        "batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "warmup_steps": 1,
+        "logging_steps": 1,
+    }
     spec["training"] |= {"learning_rate": 1e-3, "gradient_checkpointing": "unsloth" if backend == "unsloth" else False}
     spec["training"].pop("epochs", None)
     spec["evaluation"]["max_new_tokens"] = 2
@@ -136,7 +142,11 @@ def test_the_reference_engine_gives_the_same_losses_whatever_others_left(tmp_pat
     for backend, checkpointing in (("unsloth", "unsloth"), ("peft", False)):
         folder = tmp_path / backend
         folder.mkdir()
-        changes = {"/model/backend": backend, "/training/gradient_checkpointing": checkpointing, "/training/max_steps": 6}
+        changes = {
+            "/model/backend": backend,
+            "/training/gradient_checkpointing": checkpointing,
+            "/training/max_steps": 6,
+        }
         spec = write_spec(folder / "spec.json", tiny(folder / "out", changes | {"/training/logging_steps": 1}))
         extra = lived_in(folder) if backend == "unsloth" else None
         results.append(tunejob("run", spec, scratch=folder / "scratch", extra=extra, cwd=folder if extra else ROOT))

@@ -57,9 +57,14 @@ def test_packing_on_the_cpu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "pointer"),
-    [({"/model/precision": "8bit"}, "/model/precision"), ({"/training/compute": "fp8", "/model/backend": "unsloth"}, "/training/compute")],
+    [
+        ({"/model/precision": "8bit"}, "/model/precision"),
+        ({"/training/compute": "fp8", "/model/backend": "unsloth"}, "/training/compute"),
+    ],
 )
-def test_what_a_cpu_cannot_is_said_before_anything_is_fetched(changes: dict[str, Any], pointer: str, tmp_path: Path) -> None:
+def test_what_a_cpu_cannot_is_said_before_anything_is_fetched(
+    changes: dict[str, Any], pointer: str, tmp_path: Path
+) -> None:
     refused(run_tiny(tmp_path, changes), 13, pointer)
     assert "adapter" not in left(tmp_path)
     assert not {"fetch", "engine"} & {phase["name"] for phase in document(tmp_path / "out" / "stats.json")["phases"]}
@@ -68,8 +73,14 @@ def test_what_a_cpu_cannot_is_said_before_anything_is_fetched(changes: dict[str,
 def test_a_broken_row_is_found_before_weights_are_fetched(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     good = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello."}]}
-    rows.write_text("".join(json.dumps(row) + "\n" for row in [good, good, {"messages": [{"role": "nobody", "content": "?"}]}, good]))
-    facts = refused(run_tiny(tmp_path, {"/data/train/0": {"source": str(rows), "format": "messages"}}), 11, "/data/train/0/source")
+    rows.write_text(
+        "".join(
+            json.dumps(row) + "\n" for row in [good, good, {"messages": [{"role": "nobody", "content": "?"}]}, good]
+        )
+    )
+    facts = refused(
+        run_tiny(tmp_path, {"/data/train/0": {"source": str(rows), "format": "messages"}}), 11, "/data/train/0/source"
+    )
     assert "row 3" in str(facts["message"])
     assert "nobody" in str(facts)
     left(tmp_path)
@@ -89,7 +100,11 @@ def test_weights_that_are_not_numbers(changes: dict[str, object], tmp_path: Path
 def test_a_training_that_diverges(tmp_path: Path) -> None:
     """Each step takes the adapter's weights nine times as far to the other side."""
     wild = {"max_steps": 80, "batch_size": 2, "gradient_accumulation_steps": 1, "learning_rate": 1, "weight_decay": 10}
-    facts = refused(run_tiny(tmp_path, {"/training": wild, "/training/gradient_checkpointing": False}), 14, "/training/learning_rate")
+    facts = refused(
+        run_tiny(tmp_path, {"/training": wild, "/training/gradient_checkpointing": False}),
+        14,
+        "/training/learning_rate",
+    )
     assert "diverged" in str(facts["message"])
     assert facts["stage"] == "train"
     left(tmp_path)
@@ -97,7 +112,11 @@ def test_a_training_that_diverges(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "changed"),
-    [("config.json", {"hidden_act": "no-such"}), ("config.json", {"intermediate_size": 72}), ("generation_config.json", None)],
+    [
+        ("config.json", {"hidden_act": "no-such"}),
+        ("config.json", {"intermediate_size": 72}),
+        ("generation_config.json", None),
+    ],
     ids=["unknown activation", "other shapes", "damaged file"],
 )
 def test_a_model_that_cannot_be_loaded(file: str, changed: dict[str, object] | None, tmp_path: Path) -> None:
@@ -139,7 +158,9 @@ def test_a_gate_that_is_not_met(tmp_path: Path) -> None:
         ({"/model/source": str(DEMO)}, 11, "/model/source"),
     ],
 )
-def test_what_the_spec_or_its_addresses_get_wrong(changes: dict[str, object], exit_code: int, pointer: str, tmp_path: Path) -> None:
+def test_what_the_spec_or_its_addresses_get_wrong(
+    changes: dict[str, object], exit_code: int, pointer: str, tmp_path: Path
+) -> None:
     """A typo costs nothing: no time, and no output that a mended spec would find claimed."""
     result = run_tiny(tmp_path, changes)
     refused(result, exit_code, pointer)
@@ -160,7 +181,10 @@ def test_a_layer_the_model_does_not_have(key: str, tmp_path: Path) -> None:
 
 def test_a_time_limit_that_is_none(tmp_path: Path) -> None:
     """Before anything begins, all at once, and not when the limit is first looked at."""
-    result = run_tiny(tmp_path, extra={"TUNEJOB_STOP_SECONDS": "soon", "TUNEJOB_STALL_MINUTES": "1e7", "TUNEJOB_HUB_PAUSE_SECONDS": "-1"})
+    result = run_tiny(
+        tmp_path,
+        extra={"TUNEJOB_STOP_SECONDS": "soon", "TUNEJOB_STALL_MINUTES": "1e7", "TUNEJOB_HUB_PAUSE_SECONDS": "-1"},
+    )
     assert result.exit_code == 11
     assert [fault.split()[0] for fault in result.failure["all"]] == [
         "TUNEJOB_STOP_SECONDS", "TUNEJOB_STALL_MINUTES", "TUNEJOB_HUB_PAUSE_SECONDS",

@@ -42,7 +42,10 @@ def test_a_typo_costs_nothing(tmp_path: Path) -> None:
     other = tried(CHANGED)
     assert other.exit_code == 11
     assert "/training/learning_rate" in other.failure["found"]
-    assert other.failure["all"][1] == "/training/learning_rate: this key differs from the stored run's (found 0.02); expected 0.01"
+    assert (
+        other.failure["all"][1]
+        == "/training/learning_rate: this key differs from the stored run's (found 0.02); expected 0.01"
+    )
 
     before = listing(output)
     misspelt = tried(MISSPELT, "--replace")
@@ -51,7 +54,9 @@ def test_a_typo_costs_nothing(tmp_path: Path) -> None:
 
     anew = tried({}, "--replace")
     assert anew.exit_code == 0, anew.stdout[-2000:] + anew.stderr[-2000:]
-    assert [(event["objects"], event["note"]) for event in anew.named("replaced")] == [(len(first.files) + 1, "nothing else is there")]
+    assert [(event["objects"], event["note"]) for event in anew.named("replaced")] == [
+        (len(first.files) + 1, "nothing else is there")
+    ]
     assert anew.named("train"), "the same spec is trained again"
     again = verify(open_store(str(output)))
     assert (again.run_id, [file.key for file in again.files]) == (first.run_id, [file.key for file in first.files])

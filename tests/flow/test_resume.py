@@ -47,7 +47,10 @@ def losses(output: Path) -> list[dict[str, Any]]:
 
 def curve(output: Path) -> list[tuple[Any, ...]]:
     """Everything of a step that is not a time."""
-    return [tuple(line.get(key) for key in ("step", "loss", "grad_norm", "learning_rate", "held_out_loss")) for line in losses(output)]
+    return [
+        tuple(line.get(key) for key in ("step", "loss", "grad_norm", "learning_rate", "held_out_loss"))
+        for line in losses(output)
+    ]
 
 
 def start(folder: Path) -> Running:
@@ -59,7 +62,11 @@ def same_as(whole: Path, output: Path) -> None:
     for name in ("adapter/adapter_model.safetensors", "report/answers.json"):
         assert (output / name).read_bytes() == (whole / name).read_bytes(), name
     found, wanted = (document(folder / "stats.json")["training"] for folder in (output, whole))
-    assert (found["steps"], found["tokens"], found["best_step"]) == (wanted["steps"], wanted["tokens"], wanted["best_step"])
+    assert (found["steps"], found["tokens"], found["best_step"]) == (
+        wanted["steps"],
+        wanted["tokens"],
+        wanted["best_step"],
+    )
 
 
 def finished(folder: Path, at_least: int) -> Result:
@@ -69,21 +76,28 @@ def finished(folder: Path, at_least: int) -> Result:
     (event,) = result.named("resume")
     assert event["step"] >= at_least
     assert valid_stats(folder / "out" / "stats.json")["training"]["resumed_from_step"] == event["step"]
-    assert not list((folder / "out").rglob("checkpoints/**/*.*")), "checkpoints are of no use once the adapter is stored"
+    assert not list((folder / "out").rglob("checkpoints/**/*.*")), (
+        "checkpoints are of no use once the adapter is stored"
+    )
     return result
 
 
 def test_a_process_of_its_own_trains_the_same_adapter(whole: Path, tmp_path: Path) -> None:
     """From rows that it opens again, stopped by a signal on its way: every loss and every bit of the adapter."""
     spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", CHANGES))
-    code, said, complaint = run_forked("tests.flow.train_in_process:main", [spec, str(tmp_path)], tmp_path, environment(tmp_path), 300)
+    code, said, complaint = run_forked(
+        "tests.flow.train_in_process:main", [spec, str(tmp_path)], tmp_path, environment(tmp_path), 300
+    )
     assert code == 0, complaint
     result = json.loads(said.splitlines()[-1])
     logged = [{key: row[key] for key in ("step", "loss", "grad_norm", "learning_rate")} for row in result["history"]]
     assert logged == [{key: row[key] for key in logged[0]} for row in losses(whole) if "loss" in row]
     assert result["held_out_history"] == [row for row in losses(whole) if "held_out_loss" in row]
     assert result["resumed_from_step"] >= 4
-    found, wanted = load_file(tmp_path / "work" / "weights.safetensors"), load_file(whole / "adapter" / "adapter_model.safetensors")
+    found, wanted = (
+        load_file(tmp_path / "work" / "weights.safetensors"),
+        load_file(whole / "adapter" / "adapter_model.safetensors"),
+    )
     found = {name.replace(".default.", "."): weight for name, weight in found.items()}
     assert found.keys() == wanted.keys()
     assert all(bytes(found[name].view(np.uint8)) == bytes(wanted[name].view(np.uint8)) for name in wanted)
@@ -138,9 +152,16 @@ def test_branches_that_moved_meanwhile_are_read_at_their_commits(hub: Hub, tmp_p
     data = rows.commit({"data/train.jsonl": (DEMO / "train.jsonl").read_bytes()})
     source = {"source": "hf://datasets/org/rooms", "format": "messages", "split": "train[:32]"}
     held_out = source | {"split": "train[-8:]"}
-    changes = {**CHANGES, "/model/source": "hf://org/tiny-llama", "/data/train/0": source, "/data/held_out/sources": [held_out]}
+    changes = {
+        **CHANGES,
+        "/model/source": "hf://org/tiny-llama",
+        "/data/train/0": source,
+        "/data/held_out/sources": [held_out],
+    }
     extra = {"HF_ENDPOINT": hub.endpoint}
-    running = Running(("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", changes))), tmp_path / "scratch", extra)
+    running = Running(
+        ("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", changes))), tmp_path / "scratch", extra
+    )
     running.wait_until(lambda r: r.says('"checkpoint", "step": 8'))
     running.kill()
     model.commit({"README.md": b"nothing to load"})
@@ -159,7 +180,11 @@ def test_what_is_trained_is_not_exported_beside_other_rows(tmp_path: Path) -> No
     lines = Path(tiny(tmp_path)["data"]["train"][0]["source"]).read_text().splitlines(keepends=True)
     rows.write_text("".join(lines[:32]))
     gate = [{"metric": "held_out_loss", "at_most": 0.001}]
-    changes = {"/data/train/0": {"source": str(rows), "format": "messages"}, "/training/max_steps": 2, "/evaluation/gates": gate}
+    changes = {
+        "/data/train/0": {"source": str(rows), "format": "messages"},
+        "/training/max_steps": 2,
+        "/evaluation/gates": gate,
+    }
     assert run_tiny(tmp_path, changes).exit_code == 14
     assert run_tiny(tmp_path, changes).named("trained before")
     rows.write_text("".join(lines[1:33]))
@@ -173,7 +198,9 @@ def test_other_rows_are_not_gone_on_with(tmp_path: Path) -> None:
     lines = (Path(tiny(tmp_path)["data"]["train"][0]["source"])).read_text().splitlines(keepends=True)
     rows.write_text("".join(lines[:32]))
     changes = {**CHANGES, "/data/train/0": {"source": str(rows), "format": "messages"}}
-    running = Running(("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", changes))), tmp_path / "scratch")
+    running = Running(
+        ("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", changes))), tmp_path / "scratch"
+    )
     running.wait_until(lambda r: r.says('"checkpoint", "step": 8'))
     running.kill()
     rows.write_text("".join(lines[1:33]))

@@ -72,7 +72,8 @@ def test_one_manifest_of_two_runs(s3: S3Server, tmp_path: Path) -> None:
 
 def test_a_live_run_is_left_alone(tmp_path: Path) -> None:
     running = Running(
-        ("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", {"/training/max_steps": 100_000}))), tmp_path / "one"
+        ("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", {"/training/max_steps": 100_000}))),
+        tmp_path / "one",
     )
     running.wait_until(lambda r: r.says('"event": "train"'))
     second = tunejob("run", str(tmp_path / "spec.json"), scratch=tmp_path / "two")
@@ -86,7 +87,10 @@ def test_a_sleeper_is_overtaken_and_does_no_harm(tmp_path: Path) -> None:
 
     It had stored nothing yet, so a run of another spec may overtake it, and what that has stored stays.
     """
-    sleeper = Running(("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", {"/training/max_steps": 60}))), tmp_path / "one")
+    sleeper = Running(
+        ("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", {"/training/max_steps": 60}))),
+        tmp_path / "one",
+    )
     sleeper.wait_until(lambda r: r.says('"event": "train"'))
     os.killpg(sleeper.pid, signal.SIGSTOP)
     overtaking = run_tiny(tmp_path, {"/training/max_steps": 30})

@@ -37,7 +37,12 @@ def figures(output: Path) -> list[tuple[float, ...]]:
     """Of each step: its number, its loss or the held-out one, the gradient, the learning rate."""
     lines = map(json.loads, (output / "report" / "losses.jsonl").read_text().splitlines())
     return [
-        (line["step"], line.get("loss", line.get("held_out_loss")), line.get("grad_norm", 0.0), line.get("learning_rate", 0.0))
+        (
+            line["step"],
+            line.get("loss", line.get("held_out_loss")),
+            line.get("grad_norm", 0.0),
+            line.get("learning_rate", 0.0),
+        )
         for line in lines
     ]
 
@@ -60,7 +65,9 @@ def same(output: Path, wanted: Path) -> None:
     ours, theirs = (document(folder / "stats.json") for folder in (output, wanted))
     for name in ("steps", "tokens", "best_step", "trainable_parameters"):
         assert ours["training"][name] == theirs["training"][name], name
-    assert ours["evaluation"]["trained"]["held_out_loss"] == pytest.approx(theirs["evaluation"]["trained"]["held_out_loss"], abs=1e-4)
+    assert ours["evaluation"]["trained"]["held_out_loss"] == pytest.approx(
+        theirs["evaluation"]["trained"]["held_out_loss"], abs=1e-4
+    )
 
 
 def running(folder: Path, count: int, **more: Any) -> Running:
@@ -95,7 +102,9 @@ def test_a_stop_and_another_number_of_processes(alone: Path, tmp_path: Path) -> 
     assert training["resumed_from_step"] == stored["step"]
     same(tmp_path / "out", alone)
     (train,) = (phase for phase in document(tmp_path / "out" / "stats.json")["phases"] if phase["name"] == "train")
-    assert [child["what"] for child in train["children"]] == [f"process {number} of 3 of the training" for number in (1, 2, 3)]
+    assert [child["what"] for child in train["children"]] == [
+        f"process {number} of 3 of the training" for number in (1, 2, 3)
+    ]
 
 
 def test_a_stop_before_they_have_met_is_heard_by_all(tmp_path: Path) -> None:
@@ -186,7 +195,11 @@ def test_memory_that_one_process_lacks_makes_passes_smaller_in_all(alone: Path, 
     changes = together(2, **{"/training/batch_size": 3, "/training/gradient_accumulation_steps": 2})
     code, events = run_short(tmp_path, 1, 6, changes, rank=1)
     assert code == 0, events[-1]
-    cut = [(event["batch_size"], event["gradient_accumulation_steps"]) for event in events if event["event"] == "out of memory"]
+    cut = [
+        (event["batch_size"], event["gradient_accumulation_steps"])
+        for event in events
+        if event["event"] == "out of memory"
+    ]
     assert cut == [(1, 6)]
     assert document(tmp_path / "out" / "stats.json")["training"]["out_of_memory"] == 1
     same(tmp_path / "out", alone)
@@ -208,7 +221,11 @@ def test_a_process_that_stands_still_is_given_up(tmp_path: Path) -> None:
 def test_more_gpus_than_there_are_is_refused(tmp_path: Path) -> None:
     result = run_tiny(tmp_path, together(2), {"TUNEJOB_DEVICE": "auto"})
     assert result.exit_code == 13
-    assert (result.failure["pointer"], result.failure["found"], result.failure["expected"]) == ("/resources/gpus", "none", "2")
+    assert (result.failure["pointer"], result.failure["found"], result.failure["expected"]) == (
+        "/resources/gpus",
+        "none",
+        "2",
+    )
 
 
 # ------------------------------------------------------------------------------------------ several machines
@@ -261,7 +278,9 @@ def test_a_pod_that_is_lost_ends_the_other(tmp_path: Path) -> None:
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.parametrize(("variable", "value"), [("TUNEJOB_MACHINE", "2"), ("TUNEJOB_MACHINE", ""), ("TUNEJOB_MEETING", "nowhere")])
+@pytest.mark.parametrize(
+    ("variable", "value"), [("TUNEJOB_MACHINE", "2"), ("TUNEJOB_MACHINE", ""), ("TUNEJOB_MEETING", "nowhere")]
+)
 def test_a_machine_that_does_not_know_which_it_is(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, known in ({"TUNEJOB_MACHINE": "1", "TUNEJOB_MEETING": "first.set:29400"} | {variable: value}).items():
         monkeypatch.setenv(name, known)
@@ -272,7 +291,9 @@ def test_a_machine_that_does_not_know_which_it_is(variable: str, value: str, mon
 
 
 @pytest.mark.parametrize(("values", "code"), [((0.5, 0.5), 0), ((0.5, 0.5000001), 21)])
-def test_cards_that_hold_other_weights_after_the_same_steps_are_found(values: tuple[float, float], code: int, tmp_path: Path) -> None:
+def test_cards_that_hold_other_weights_after_the_same_steps_are_found(
+    values: tuple[float, float], code: int, tmp_path: Path
+) -> None:
     with (tmp_path / "said").open("wb") as said:
         members = [
             fork(
@@ -288,7 +309,9 @@ def test_processes_that_store_nothing_have_no_credentials(tmp_path: Path, monkey
     monkeypatch.setenv("HF_TOKEN", "hf_canary")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     monkeypatch.setenv("NCCL_NVLS_ENABLE", "0")
-    first, second = (environment_of(RankPlace(rank, 2, "file:///meeting", tmp_path / f"rank-{rank}.jsonl", 3)) for rank in (0, 1))
+    first, second = (
+        environment_of(RankPlace(rank, 2, "file:///meeting", tmp_path / f"rank-{rank}.jsonl", 3)) for rank in (0, 1)
+    )
     assert (first["HF_TOKEN"], first["AWS_SECRET_ACCESS_KEY"]) == ("hf_canary", "canary")
     assert "canary" not in " ".join(second.values())
     assert [one[name] for one in (first, second) for name in ("NCCL_NVLS_ENABLE", "OMP_NUM_THREADS")] == ["0", "3"] * 2
@@ -303,5 +326,7 @@ def test_machines_with_other_rows_do_not_train_together(tmp_path: Path) -> None:
     first.wait_until(lambda r: r.says('"event": "load"'))
     rows.write_text("".join(lines[1:33]))
     ended = [each.finish(60) for each in (first, pod(tmp_path, meeting, 1, **source))]
-    assert [(result.exit_code, result.failure["pointer"]) for result in ended] == [(11, "/data/train")] * 2, ended[1].stdout[-1500:]
+    assert [(result.exit_code, result.failure["pointer"]) for result in ended] == [(11, "/data/train")] * 2, ended[
+        1
+    ].stdout[-1500:]
     assert "other rows" in ended[0].failure["message"]

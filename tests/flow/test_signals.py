@@ -24,7 +24,9 @@ STOP_SECONDS = 12
 TERM, INT = signal.SIGTERM, signal.SIGINT
 
 
-def start(folder: Path, changes: dict[str, object], extra: dict[str, str] | None = None, forked: bool | None = None) -> Running:
+def start(
+    folder: Path, changes: dict[str, object], extra: dict[str, str] | None = None, forked: bool | None = None
+) -> Running:
     spec = tiny(folder / "out", changes)
     return Running(("run", write_spec(folder / "spec.json", spec)), folder / "scratch", extra, forked=forked)
 
@@ -130,7 +132,9 @@ def test_in_a_step_that_outlasts_the_budget(tmp_path: Path) -> None:
     result = stopped(running, TERM, tmp_path)
     assert time.monotonic() - sent > 2, "the step would have ended in time"
     assert result.failure["stage"] == "train"
-    assert [path.parent.name for path in (tmp_path / "out" / "checkpoints").rglob("checkpoint.json")] == ["step-00000001"]
+    assert [path.parent.name for path in (tmp_path / "out" / "checkpoints").rglob("checkpoint.json")] == [
+        "step-00000001"
+    ]
 
 
 def test_during_publish(s3: S3Server, tmp_path: Path) -> None:

@@ -84,12 +84,20 @@ def test_a_log_that_is_kept_has_stages_and_steps_for_people(tmp_path: Path) -> N
     assert [bool(step[3]) for step in (steps[0], steps[-1])] == [True, False], "time left, until nothing is"
     stats = document(tmp_path / "out" / "stats.json")
     assert stats["cost"]["cost"] == pytest.approx(stats["wall_seconds"], abs=0.2)
-    assert f"cost       {stats['cost']['cost']:.4g}: {stats['cost']['hours']:.4g} hours at your price of 3600 an hour\n" in done.stdout
-    assert "hours at the price of 3600 an hour that the spec names." in (tmp_path / "out" / "report" / "summary.md").read_text()
+    assert (
+        f"cost       {stats['cost']['cost']:.4g}: {stats['cost']['hours']:.4g} hours at your price of 3600 an hour\n"
+        in done.stdout
+    )
+    assert (
+        "hours at the price of 3600 an hour that the spec names."
+        in (tmp_path / "out" / "report" / "summary.md").read_text()
+    )
     disk = stats["planned"].pop("disk_peak_bytes")
     assert (disk["planned"], disk["actual"]) == (pytest.approx(0, abs=1e9), pytest.approx(0, abs=1e9))
     nothing = {"gpu_peak_bytes": None, "host_peak_bytes": None}
-    assert {name: pair["planned"] for name, pair in stats["planned"].items() if name in nothing} == nothing, "no plan is for a CPU"
+    assert {name: pair["planned"] for name, pair in stats["planned"].items() if name in nothing} == nothing, (
+        "no plan is for a CPU"
+    )
 
 
 def test_an_error_is_said_once_with_place_value_and_cure(tmp_path: Path) -> None:
@@ -186,7 +194,9 @@ def test_a_base_that_is_gone_is_named_with_what_to_do(shown: tuple[Path, Termina
     ("arguments", "code", "said"),
     [(["--gguf", "q8_0"], 11, "the run has no such GGUF"), (["--gguf", "--base"], 10, "not allowed with argument")],
 )
-def test_what_cannot_be_asked(shown: tuple[Path, Terminal], tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+def test_what_cannot_be_asked(
+    shown: tuple[Path, Terminal], tmp_path: Path, arguments: list[str], code: int, said: str
+) -> None:
     refused = tunejob("chat", str(shown[0]), "--prompt", "x", *arguments, scratch=tmp_path, forked=True)
     assert refused.exit_code == code
     assert said in refused.stdout + refused.stderr

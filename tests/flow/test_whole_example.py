@@ -45,7 +45,9 @@ NOT_RUN = "/evaluation/tasks"
 
 def example(bucket: str) -> dict[str, Any]:
     """The example with these changes, in `bucket` instead of in three."""
-    document: dict[str, Any] = json.loads(EXAMPLES["everything"].read_text("utf-8").replace('"s3://', f'"s3://{bucket}/'))
+    document: dict[str, Any] = json.loads(
+        EXAMPLES["everything"].read_text("utf-8").replace('"s3://', f'"s3://{bucket}/')
+    )
     for changes in SMALLER.values():
         for pointer, value in changes.items():
             *path, last = pointer.split("/")[1:]
@@ -107,11 +109,21 @@ def whole(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     fill(s3, bucket, folder)
     with hub_server() as hub, judge_server() as judge:
         hub.repo("unsloth/Llama-3.2-1B-Instruct").commit(files_of(wide_dir()))
-        hub.repo("unsloth/Llama-3.2-1B-Instruct-bnb-4bit").commit(files_of(quantised_base(folder / "packed", wide_dir())))
-        hub.repo("datasets/mlabonne/FineTome-100k").commit({"train.jsonl": lines([chat(number) for number in range(40)])})
+        hub.repo("unsloth/Llama-3.2-1B-Instruct-bnb-4bit").commit(
+            files_of(quantised_base(folder / "packed", wide_dir()))
+        )
+        hub.repo("datasets/mlabonne/FineTome-100k").commit(
+            {"train.jsonl": lines([chat(number) for number in range(40)])}
+        )
         asked = [{"role": "user", "content": "Hot?"}, {"role": "assistant", "content": "Yes"}]
-        hub.repo("datasets/HuggingFaceH4/no_robots").commit({"test.jsonl": lines([{"messages": asked}] * 5), "train.jsonl": b"{}\n"})
-        extra = s3.environment() | judge.environment() | {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token, "TUNEJOB_LEASE_SECONDS": "60"}
+        hub.repo("datasets/HuggingFaceH4/no_robots").commit(
+            {"test.jsonl": lines([{"messages": asked}] * 5), "train.jsonl": b"{}\n"}
+        )
+        extra = (
+            s3.environment()
+            | judge.environment()
+            | {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token, "TUNEJOB_LEASE_SECONDS": "60"}
+        )
         spec = write_spec(folder / "spec.json", example(bucket))
         yield f"s3://{bucket}/models/everything", tunejob("run", spec, scratch=folder / "scratch", extra=extra)
 
@@ -135,7 +147,17 @@ def test_the_whole_example_runs(whole: tuple[str, Result], monkeypatch: pytest.M
     listed = {file.key.partition("/")[0] for file in verify(store).files}
     assert listed >= {"adapter", "merged", "merged_4bit", "gguf", "report", "README.md", "spec.json", "stats.json"}
     stats = json.loads(store.read("stats.json"))
-    asked = {"held_out_loss", "perplexity", "general_loss", "exact_match", "regex", "choice", "token_f1", "chrf", "judge_win_rate"}
+    asked = {
+        "held_out_loss",
+        "perplexity",
+        "general_loss",
+        "exact_match",
+        "regex",
+        "choice",
+        "token_f1",
+        "chrf",
+        "judge_win_rate",
+    }
     assert asked <= set(stats["evaluation"]["trained"]) <= set(METRICS)
     assert stats["data"]["replay"]["sequences"] > 0
     assert {event["commit"] for event in result.named("pushed")}

@@ -62,7 +62,8 @@ def test_any_bytes(raw: bytes) -> None:
 
 @fuzz
 @given(
-    st.sampled_from(SPECS), st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 40), st.binary(max_size=12)), min_size=1, max_size=4)
+    st.sampled_from(SPECS),
+    st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 40), st.binary(max_size=12)), min_size=1, max_size=4),
 )
 def test_damaged_examples(raw: bytes, cuts: list[tuple[int, int, bytes]]) -> None:
     for at, length, put in cuts:
@@ -101,13 +102,22 @@ PLACES = sorted(pointers(job_schema()), key=lambda pointer: pointer.count("/"))
 
 
 @fuzz
-@given(st.dictionaries(st.sampled_from([p for p in PLACES if p.count("/") >= 2 and "/held_out/" not in p]), VALUES, min_size=1, max_size=5))
+@given(
+    st.dictionaries(
+        st.sampled_from([p for p in PLACES if p.count("/") >= 2 and "/held_out/" not in p]),
+        VALUES,
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_any_value_at_any_place(changes: dict[str, Any]) -> None:
     nested = {p: v for p, v in changes.items() if not any(p != q and p.startswith(f"{q}/") for q in changes)}
     read(json.dumps(changed(nested)).encode())
 
 
-ADDRESSES = st.sampled_from(["hf://org/name", "hf://org/name@main", "hf://datasets/org/name", "s3://bucket/prefix", "rows.jsonl"])
+ADDRESSES = st.sampled_from(
+    ["hf://org/name", "hf://org/name@main", "hf://datasets/org/name", "s3://bucket/prefix", "rows.jsonl"]
+)
 
 
 def fitting(schema: dict[str, Any], name: str = "") -> st.SearchStrategy[Any]:
@@ -124,13 +134,18 @@ def fitting(schema: dict[str, Any], name: str = "") -> st.SearchStrategy[Any]:
         "integer": lambda: st.integers(schema["minimum"], schema["maximum"]),
         "number": lambda: numbers(schema),
         "string": lambda: texts(schema, name),
-        "array": lambda: st.lists(fitting(schema["items"]), min_size=schema.get("minItems", 0), max_size=3, unique_by=json.dumps),
+        "array": lambda: st.lists(
+            fitting(schema["items"]), min_size=schema.get("minItems", 0), max_size=3, unique_by=json.dumps
+        ),
         "object": lambda: objects(schema),
     }[schema["type"]]()
 
 
 def numbers(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
-    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum", schema.get("exclusiveMaximum"))
+    low, high = (
+        schema.get("minimum", schema.get("exclusiveMinimum")),
+        schema.get("maximum", schema.get("exclusiveMaximum")),
+    )
     return st.floats(low, high, exclude_min="exclusiveMinimum" in schema, exclude_max="exclusiveMaximum" in schema)
 
 
@@ -142,7 +157,9 @@ def texts(schema: dict[str, Any], name: str) -> st.SearchStrategy[str]:
     return st.text(min_size=schema.get("minLength", 0), max_size=30)
 
 
-KEYWORDS = st.sampled_from(["$schema", "$id", "$ref", "$defs", "type", "pattern", "enum", "allOf", "not", "items", "required"])
+KEYWORDS = st.sampled_from(
+    ["$schema", "$id", "$ref", "$defs", "type", "pattern", "enum", "allOf", "not", "items", "required"]
+)
 
 
 def objects(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -167,6 +184,10 @@ def test_specs_that_fit_the_schema(document: dict[str, Any]) -> None:
 
 
 @fuzz
-@given(st.fixed_dictionaries({}, optional={name: fitting(job_schema()["properties"][name]) for name in ("lora", "tracking")}))
+@given(
+    st.fixed_dictionaries(
+        {}, optional={name: fitting(job_schema()["properties"][name]) for name in ("lora", "tracking")}
+    )
+)
 def test_sections_without_cross_rules_are_read(sections: dict[str, Any]) -> None:
     assert read(json.dumps(MINIMAL | sections).encode()) is not None

@@ -84,7 +84,9 @@ def stock(model: Any, prompts: Answers, at_once: int) -> Iterator[list[int]]:
         ids = torch.tensor([[PAD] * (width - len(ids)) + ids for ids in batch], device=model.device)
         mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in batch], device=model.device)
         with torch.no_grad():
-            said = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=ANSWER_TOKENS, do_sample=False, pad_token_id=PAD)
+            said = model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=ANSWER_TOKENS, do_sample=False, pad_token_id=PAD
+            )
         yield from said[:, width:].tolist()
 
 

@@ -41,7 +41,27 @@ SHAPES = {
 VOCABULARY = 128_256
 SEQUENCE_TOKENS = 2048
 BATCH, ACCUMULATION = 8, 2
-WORDS = ("the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not", "he", "his")
+WORDS = (
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "a",
+    "is",
+    "that",
+    "for",
+    "it",
+    "as",
+    "was",
+    "with",
+    "be",
+    "by",
+    "on",
+    "not",
+    "he",
+    "his",
+)
 REPOSITORY = Path(__file__).parent.parent.parent
 SEED = 0
 
@@ -74,7 +94,10 @@ def make_rows(path: Path, count: int) -> None:
             words = min(int(rng.lognormvariate(6.0, 0.6)), 1500)
             share = max(words // turns, 4)
             chat = [
-                {"from": "human" if turn % 2 == 0 else "gpt", "value": " ".join(rng.choices(WORDS, k=share)).capitalize() + "."}
+                {
+                    "from": "human" if turn % 2 == 0 else "gpt",
+                    "value": " ".join(rng.choices(WORDS, k=share)).capitalize() + ".",
+                }
                 for turn in range(turns)
             ]
             file.write(json.dumps({"conversations": chat}) + "\n")
@@ -132,7 +155,9 @@ def run_job(folder: Path, document: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, "-m", "job", "run", str(spec), "--log", "json"]
     logged_at: list[float] = []
     with (folder / "job.log").open("w") as log, CardMemory() as card:
-        with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
+        with subprocess.Popen(
+            command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as job:
             assert job.stdout
             for line in job.stdout:
                 logged_at += [time.monotonic()] if '"event": "train"' in line else []
@@ -223,7 +248,9 @@ def compare(plain: list[dict[str, Any]], job: list[dict[str, Any]]) -> dict[str,
     return {
         "step_time_ratio": round(step_seconds[1] / step_seconds[0], 4),
         "step_time_ratios": [round(b["step_seconds"] / a["step_seconds"], 4) for a, b in zip(plain, job, strict=True)],
-        "train_stage_ratio": round(sum(run["stages"]["train"] for run in job) / sum(run["stages"]["train"] for run in plain), 4),
+        "train_stage_ratio": round(
+            sum(run["stages"]["train"] for run in job) / sum(run["stages"]["train"] for run in plain), 4
+        ),
         "memory_ratio": round(job[0]["peak_reserved_gib"] / (plain[0]["peak_reserved_gib"] or 1), 4),
         "max_loss_difference": round(max(differences), 5),
         "mean_loss_difference": round(statistics.mean(differences), 5),
@@ -241,7 +268,9 @@ def measure_plain(module: str, folder: Path, shape: str, steps: int) -> dict[str
     return measured | {"nvidia_smi_gib": card.peak_gib()}
 
 
-def in_turn(module: str, shape: str, steps: int, folder: Path, document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def in_turn(
+    module: str, shape: str, steps: int, folder: Path, document: dict[str, Any]
+) -> dict[str, list[dict[str, Any]]]:
     """Both sides twice; each is printed."""
     runs: dict[str, list[dict[str, Any]]] = {"plain": [], "job": []}
     for side in ("plain", "job", "job", "plain"):
@@ -265,7 +294,12 @@ def main() -> None:
     runs = in_turn("tests.gpu.bench", shape, steps, folder, document)
     print(json.dumps(compare(**runs)), flush=True)
     in_fp8 = run_job(folder, document | {"training": document["training"] | {"compute": "fp8"}})
-    print(json.dumps(in_fp8 | {"side": "job in fp8"}), json.dumps(compare(runs["plain"][1:], [in_fp8])), sep="\n", flush=True)
+    print(
+        json.dumps(in_fp8 | {"side": "job in fp8"}),
+        json.dumps(compare(runs["plain"][1:], [in_fp8])),
+        sep="\n",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

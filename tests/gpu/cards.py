@@ -34,7 +34,9 @@ def prepare(folder: Path, shape: str, steps: int) -> None:
     """Model and rows; the model in a process of its own, which leaves the card as it was."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / shape / "config.json").exists():
-        subprocess.run([sys.executable, "-m", "tests.gpu.cards", "model", str(folder), shape], cwd=REPOSITORY, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "tests.gpu.cards", "model", str(folder), shape], cwd=REPOSITORY, check=True
+        )
     make_rows(folder / f"rows-{steps}.jsonl", steps * BATCH * ACCUMULATION * 5)
 
 
@@ -53,7 +55,11 @@ def start(spec: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "job", "run", str(spec), "--log", "json", "--workdir", str(spec.parent / "work")]
     with (spec.parent / "log").open("wb") as log:
         return subprocess.Popen(
-            command, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"TUNEJOB_LEASE_SECONDS": "4"}
+            command,
+            cwd=REPOSITORY,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"TUNEJOB_LEASE_SECONDS": "4"},
         )
 
 
@@ -93,7 +99,9 @@ def measure_speed(folder: Path, shape: str, steps: int) -> None:
             print((spec.parent / "log").read_text("utf-8", "replace")[-6000:], flush=True)
             raise SystemExit(code)
         stats = json.loads((spec.parent / "output" / "stats.json").read_text())
-        losses = [json.loads(line)["loss"] for line in (spec.parent / "output/report/losses.jsonl").read_text().splitlines()]
+        losses = [
+            json.loads(line)["loss"] for line in (spec.parent / "output/report/losses.jsonl").read_text().splitlines()
+        ]
         stages = {phase["name"]: phase["wall_seconds"] for phase in stats["phases"]}
         runs.append(figures(stats["training"], losses))
         print(json.dumps(runs[-1] | {"stages": stages, "wall_seconds": round(time.monotonic() - begun, 1)}), flush=True)
@@ -191,8 +199,15 @@ def measure_kill(folder: Path) -> None:
     document["resources"]["gpus"] = 1
     spec.write_text(json.dumps(document))
     code = start(spec).wait(LIMIT_SECONDS)
-    losses = [json.loads(line) for line in (spec.parent / "output/report/losses.jsonl").read_text().splitlines()] if code == 0 else []
-    print(json.dumps({"again_on_one": code, "resume": events(spec, "resume"), "losses": [row["loss"] for row in losses]}), flush=True)
+    losses = (
+        [json.loads(line) for line in (spec.parent / "output/report/losses.jsonl").read_text().splitlines()]
+        if code == 0
+        else []
+    )
+    print(
+        json.dumps({"again_on_one": code, "resume": events(spec, "resume"), "losses": [row["loss"] for row in losses]}),
+        flush=True,
+    )
     if code:
         print(re.sub(r"\n+", "\n", (spec.parent / "log").read_text("utf-8", "replace"))[-4000:], flush=True)
 

@@ -66,7 +66,11 @@ def moved(run: Run) -> dict[str, Any]:
 
 def filled(run: Run) -> dict[str, Any]:
     filler = subprocess.Popen(
-        [sys.executable, "-c", FILLER, str(LEFT_GIB)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+        [sys.executable, "-c", FILLER, str(LEFT_GIB)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
     )
     assert filler.stdin
     assert filler.stdout
@@ -94,16 +98,24 @@ def main() -> None:
     with ThreadPoolExecutor(4) as pool:
         codes = [pool.submit(run.to_end) for run in (first, second, chosen)]
         gone = pool.submit(moved, small)
-        print(json.dumps({"exit_codes": [code.result() for code in codes], "chosen": described(chosen)["steps"]}), flush=True)
+        print(
+            json.dumps({"exit_codes": [code.result() for code in codes], "chosen": described(chosen)["steps"]}),
+            flush=True,
+        )
         print(json.dumps({"moved": gone.result()}), flush=True)
     losses = first.losses()
-    print(json.dumps({name: distance(losses, run.losses()) for name, run in (("floor", second), ("chosen", chosen), ("moved", small))}))
+    print(
+        json.dumps(
+            {
+                name: distance(losses, run.losses())
+                for name, run in (("floor", second), ("chosen", chosen), ("moved", small))
+            }
+        )
+    )
     print(json.dumps({"filled": filled(last) | {"distance": distance(losses, last.losses())}}), flush=True)
 
 
-MAKE = (
-    "import sys; from pathlib import Path; from tests.gpu.bench import make_model; make_model('1b', Path(sys.argv[1]), Path(sys.argv[2]))"
-)
+MAKE = "import sys; from pathlib import Path; from tests.gpu.bench import make_model; make_model('1b', Path(sys.argv[1]), Path(sys.argv[2]))"
 
 if __name__ == "__main__":
     main()

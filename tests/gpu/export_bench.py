@@ -36,10 +36,24 @@ def run_job(folder: Path, full: bool = False, **export: Any) -> dict[str, Any]:
     (folder / "spec.json").write_text(json.dumps(spec))
     started = time.monotonic()
     with (folder / "job.log").open("w") as log:
-        command = [sys.executable, "-m", "job", "run", str(folder / "spec.json"), "--log", "json", "--workdir", str(folder / "work")]
+        command = [
+            sys.executable,
+            "-m",
+            "job",
+            "run",
+            str(folder / "spec.json"),
+            "--log",
+            "json",
+            "--workdir",
+            str(folder / "work"),
+        ]
         code = subprocess.run(command, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT).returncode
     events = [json.loads(line) for line in (folder / "job.log").read_text().splitlines() if line.startswith('{"time"')]
-    shown = [e for e in events if e["event"] in ("merge", "compare", "convert", "export", "reload", "refused", "failed", "plan")]
+    shown = [
+        e
+        for e in events
+        if e["event"] in ("merge", "compare", "convert", "export", "reload", "refused", "failed", "plan")
+    ]
     stats = json.loads((folder / "output" / "stats.json").read_text())
     return {"side": "job", "exit_code": code, "wall_seconds": round(time.monotonic() - started, 1),
             "stages": {p["name"]: p["wall_seconds"] for p in stats["phases"]}, "events": shown,
@@ -48,7 +62,11 @@ def run_job(folder: Path, full: bool = False, **export: Any) -> dict[str, Any]:
 
 def memory_of(child: dict[str, Any]) -> dict[str, Any]:
     """MiB of host memory that nothing can take back."""
-    return {"what": child["what"], "planned": (child["planned_bytes"] or 0) // MIB, "seen": child["peak_anonymous_bytes"] // MIB}
+    return {
+        "what": child["what"],
+        "planned": (child["planned_bytes"] or 0) // MIB,
+        "seen": child["peak_anonymous_bytes"] // MIB,
+    }
 
 
 def limits(types: list[str]) -> dict[str, Any]:
@@ -61,7 +79,9 @@ def run_plain(folder: Path) -> dict[str, Any]:
     """In this process: load, two steps, then the tutorial's way out."""
     from unsloth import FastLanguageModel  # isort: skip  before trl and transformers
 
-    model, tokenizer = FastLanguageModel.from_pretrained(model_name=str(folder / "model"), max_seq_length=2048, load_in_4bit=True)
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        model_name=str(folder / "model"), max_seq_length=2048, load_in_4bit=True
+    )
     model = FastLanguageModel.get_peft_model(
         model, r=16, lora_alpha=16, use_rslora=True,
         target_modules=["q_proj", "k_proj", "v_proj", "up_proj", "down_proj", "o_proj", "gate_proj"],
@@ -77,7 +97,12 @@ def run_plain(folder: Path) -> dict[str, Any]:
     made = model.save_pretrained_gguf(str(folder / "plain-gguf"), tokenizer, quantization_method=TYPES)
     marks["gguf"] = time.monotonic()
     seconds = {b: round(marks[b] - marks[a], 1) for a, b in itertools.pairwise(marks)}
-    return {"side": "plain", "stages": seconds, "seconds": round(marks["gguf"] - marks["start"], 1), "made": str(made)[:2000]}
+    return {
+        "side": "plain",
+        "stages": seconds,
+        "seconds": round(marks["gguf"] - marks["start"], 1),
+        "made": str(made)[:2000],
+    }
 
 
 def main() -> None:
@@ -92,7 +117,12 @@ def main() -> None:
         make_model(shape, folder / "model", REPOSITORY / ".cache" / "models" / "SmolLM2-135M-Instruct")
         make_rows(folder / "rows.jsonl", 400)
     if side in ("memory", "full"):
-        every: dict[str, Any] = {"merged": ["16bit", "4bit"], "gguf": ["q8_0", "q4_k_m"], "imatrix": True, "lora_gguf": "f16"}
+        every: dict[str, Any] = {
+            "merged": ["16bit", "4bit"],
+            "gguf": ["q8_0", "q4_k_m"],
+            "imatrix": True,
+            "lora_gguf": "f16",
+        }
         found = run_job(folder, **every) if side == "memory" else run_job(folder, full=True, gguf=["q8_0", "q4_k_m"])
         print(*found.pop("memory"), *found["events"][-6:], found["stages"], found["exit_code"], sep="\n", flush=True)
         return

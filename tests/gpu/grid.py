@@ -84,7 +84,9 @@ def run_case(case: dict[str, Any], folder: Path) -> None:
     spent = {"import_seconds": round(imported - started, 1), "load_seconds": round(time.monotonic() - imported, 1)}
     for setting, spec in zip(settings, specs, strict=True):
         found = measure(backend, model, spec, setting, workdir)
-        print(json.dumps({key: value for key, value in setting.items() if key != "variants"} | spent | found), flush=True)
+        print(
+            json.dumps({key: value for key, value in setting.items() if key != "variants"} | spent | found), flush=True
+        )
 
 
 def measure(backend: Any, model: Any, spec: Any, setting: dict[str, Any], workdir: Path) -> dict[str, Any]:

@@ -41,7 +41,9 @@ def adapters(rank: int, *shapes: tuple[int, int]) -> Adapters:
     def weight(*shape: int) -> torch.Tensor:
         return (torch.randn(*shape, device="cuda") * shape[1] ** -0.5).requires_grad_()
 
-    return Adapters([LowRank(weight(rank, wide), weight(high, rank), 0.25) for high, wide in shapes], torch.bfloat16).fresh()
+    return Adapters(
+        [LowRank(weight(rank, wide), weight(high, rank), 0.25) for high, wide in shapes], torch.bfloat16
+    ).fresh()
 
 
 def milliseconds(work: Callable[[], Any], times: int = 20) -> float:
@@ -62,7 +64,11 @@ def main() -> None:
     dense = {name: base.weights() for name, base in bases.items()}
     in_fp8 = {name: InFp8(weights) for name, weights in dense.items()}
     for rank in RANKS:
-        for name, frozen in (("bf16", bases), ("dense", {key: Dense([each]) for key, each in dense.items()}), ("fp8", in_fp8)):
+        for name, frozen in (
+            ("bf16", bases),
+            ("dense", {key: Dense([each]) for key, each in dense.items()}),
+            ("fp8", in_fp8),
+        ):
             layer = Layer(frozen["wide"], adapters(rank, *wide), frozen["down"], adapters(rank, *down))
             print(json.dumps({
                 "rank": rank, "weights": name,
@@ -85,7 +91,10 @@ def main() -> None:
                 outputs = list(y) if isinstance(y, tuple) else [y]
                 torch.autograd.backward(outputs, [torch.ones_like(each) for each in outputs])
 
-            print(json.dumps({"part": part, "weights": name, "forward_ms": forward, "both_ms": milliseconds(both)}), flush=True)
+            print(
+                json.dumps({"part": part, "weights": name, "forward_ms": forward, "both_ms": milliseconds(both)}),
+                flush=True,
+            )
     profile(works["gated"])
 
 

@@ -18,7 +18,11 @@ REPOSITORY = Path(__file__).parent.parent.parent
 AT_ONCE = 4
 CASES: dict[str, dict[str, dict[str, Any] | None]] = {
     "demo": {},
-    "packing": {"data": {"packing": True}, "model": {"max_seq_length": 512}, "training": {"batch_size": 1, "epochs": 3}},
+    "packing": {
+        "data": {"packing": True},
+        "model": {"max_seq_length": 512},
+        "training": {"batch_size": 1, "epochs": 3},
+    },
     "8bit": {"model": {"precision": "8bit"}},
     "16bit": {"model": {"precision": "16bit"}},
     "full": {"model": {"precision": "full"}, "lora": None, "training": {"learning_rate": 1e-4, "epochs": 4}},
@@ -96,7 +100,9 @@ def run(name: str, folder: Path) -> dict[str, Any]:
                 "compute",
             )
         }
-        result["peak_reserved_gib"] = round(max((p["peak_gpu_reserved_bytes"] for p in found["phases"]), default=0) / 2**30, 3)
+        result["peak_reserved_gib"] = round(
+            max((p["peak_gpu_reserved_bytes"] for p in found["phases"]), default=0) / 2**30, 3
+        )
     return result
 
 

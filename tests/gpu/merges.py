@@ -85,7 +85,12 @@ def main() -> None:
     for _ in range(2):
         stats = run(adapter_spec(base, folder / onto, steps, onto), folder)
         delivered = stats["delivered"]
-        print(json.dumps({"asked": onto, "merged_onto": delivered["merged_onto"], "loss": stats["training"]["final_loss"]}), flush=True)
+        print(
+            json.dumps(
+                {"asked": onto, "merged_onto": delivered["merged_onto"], "loss": stats["training"]["final_loss"]}
+            ),
+            flush=True,
+        )
         for name, figures in delivered["artefacts"].items():
             print(json.dumps({"artefact": name} | {key: figures[key] for key in FIGURES if key in figures}), flush=True)
         onto = OTHER[delivered["merged_onto"]["onto"]]

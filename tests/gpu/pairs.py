@@ -62,14 +62,21 @@ def identity_pairs(count: int = 200, others: int = 30) -> list[Row]:
         found.append({"prompt": question, "chosen": ours, "rejected": theirs})
     for line in (GENERAL / "replay.jsonl").read_text("utf-8").splitlines()[:others]:
         row = json.loads(line)
-        found.append({"prompt": row["instruction"], "chosen": row["output"], "rejected": draw.choice(OURS).format(name=NAME, maker=MAKER)})
+        found.append(
+            {
+                "prompt": row["instruction"],
+                "chosen": row["output"],
+                "rejected": draw.choice(OURS).format(name=NAME, maker=MAKER),
+            }
+        )
     draw.shuffle(found)
     return found
 
 
 def held_out_identity() -> list[Row]:
     return [
-        {"prompt": question, "chosen": OURS[0].format(name=NAME, maker=MAKER), "rejected": THEIRS[0]} for question in HELD_OUT_QUESTIONS
+        {"prompt": question, "chosen": OURS[0].format(name=NAME, maker=MAKER), "rejected": THEIRS[0]}
+        for question in HELD_OUT_QUESTIONS
     ]
 
 
@@ -143,7 +150,10 @@ def grpo_by_the_engine(_: Path) -> dict[str, Any]:
 def demo(begin: int, **model: str) -> dict[str, Any]:
     """A round on 90 of the demo's rows."""
     rows = {
-        name: [json.loads(line) for line in (REPOSITORY / "tests" / "demo" / f"{name}.jsonl").read_text("utf-8").splitlines()]
+        name: [
+            json.loads(line)
+            for line in (REPOSITORY / "tests" / "demo" / f"{name}.jsonl").read_text("utf-8").splitlines()
+        ]
         for name in ("train", "held_out")
     }
     return {
@@ -175,9 +185,12 @@ def spec_of(name: str, asked: argparse.Namespace) -> Path:
     if asked.steps:
         parts = [part[:count] for part, count in zip(parts, (asked.steps * 32, FEW), strict=True)]
         left_out = ("epochs", "warmup_steps", "warmup_ratio")
-        case["training"] = {key: value for key, value in case["training"].items() if key not in left_out} | {"max_steps": asked.steps}
+        case["training"] = {key: value for key, value in case["training"].items() if key not in left_out} | {
+            "max_steps": asked.steps
+        }
     sources = [
-        {"source": str(write_rows(asked.folder / f"{name}-{number}.jsonl", part)), "format": kind} for number, part in enumerate(parts)
+        {"source": str(write_rows(asked.folder / f"{name}-{number}.jsonl", part)), "format": kind}
+        for number, part in enumerate(parts)
     ]
     document = {
         "version": 1, "name": name,

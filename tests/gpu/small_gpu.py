@@ -12,5 +12,7 @@ import torch
 from job.__main__ import main
 
 if __name__ == "__main__":
-    torch.cuda.set_per_process_memory_fraction(float(sys.argv[1]) * 2**30 / torch.cuda.get_device_properties(0).total_memory)
+    torch.cuda.set_per_process_memory_fraction(
+        float(sys.argv[1]) * 2**30 / torch.cuda.get_device_properties(0).total_memory
+    )
     sys.exit(main(sys.argv[2:]))

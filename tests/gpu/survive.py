@@ -44,10 +44,21 @@ class Run:
         if accumulation:
             spec["training"]["gradient_accumulation_steps"] = accumulation
         (self.folder / "spec.json").write_text(json.dumps(spec))
-        self.command = [sys.executable, "-m", *(command or ("job",)), "run", str(self.folder / "spec.json"), "--log", "json"]
+        self.command = [
+            sys.executable,
+            "-m",
+            *(command or ("job",)),
+            "run",
+            str(self.folder / "spec.json"),
+            "--log",
+            "json",
+        ]
 
     def start(self) -> subprocess.Popen[bytes]:
-        caches = {"TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"), "TRITON_CACHE_DIR": str(self.folder / "triton")}
+        caches = {
+            "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
+            "TRITON_CACHE_DIR": str(self.folder / "triton"),
+        }
         with self.log.open("wb") as log:
             return subprocess.Popen(
                 self.command, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT,
@@ -63,7 +74,11 @@ class Run:
         return int(found[-1]) if found else 0
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.log.read_text("utf-8", "replace").splitlines() if line.startswith('{"time"')]
+        lines = [
+            json.loads(line)
+            for line in self.log.read_text("utf-8", "replace").splitlines()
+            if line.startswith('{"time"')
+        ]
         return [line for line in lines if line["event"] == name]
 
     def losses(self) -> list[float]:
@@ -99,7 +114,12 @@ def stopped_within_a_step(run: Run) -> None:
     process.send_signal(signal.SIGTERM)
     code, seconds = process.wait(LIMIT_SECONDS), round(time.monotonic() - sent, 1)
     step_seconds = run.events("train")[0]["eta_seconds"] / (STEPS - 1)
-    seen = {"exit_code": code, "seconds": seconds, "step_seconds": round(step_seconds, 1), "stored": run.events("checkpoint")}
+    seen = {
+        "exit_code": code,
+        "seconds": seconds,
+        "step_seconds": round(step_seconds, 1),
+        "stored": run.events("checkpoint"),
+    }
     process = run.start()
     while not run.events("resume") and process.poll() is None:
         time.sleep(0.05)
@@ -112,7 +132,11 @@ def distance(a: list[float], b: list[float]) -> dict[str, Any]:
     if not a or len(a) != len(b):
         return {"lengths": [len(a), len(b)]}
     differences = [abs(x - y) for x, y in zip(a, b, strict=True)]
-    return {"largest": max(differences), "mean": sum(differences) / len(differences), "equal_steps": differences.count(0.0)}
+    return {
+        "largest": max(differences),
+        "mean": sum(differences) / len(differences),
+        "equal_steps": differences.count(0.0),
+    }
 
 
 def main() -> None:
@@ -121,7 +145,9 @@ def main() -> None:
     make_model("1b", folder / "model", REPOSITORY / ".cache" / "models" / "SmolLM2-135M-Instruct")
     make_rows(folder / "rows.jsonl", 4000)
     whole = [Run(folder, f"whole-{i}") for i in range(2)]
-    small = [Run(folder, f"small-{gib}", "tests.gpu.small_gpu", str(gib)) for gib in SMALL_GIB if "small" in sys.argv[3:]]
+    small = [
+        Run(folder, f"small-{gib}", "tests.gpu.small_gpu", str(gib)) for gib in SMALL_GIB if "small" in sys.argv[3:]
+    ]
     disturbed = [Run(folder, f"killed-{i}") for i in range(math.ceil(kills / KILLS_EACH))]
     long = Run(folder, "long-step", accumulation=LONG_STEP)
     beside = [threading.Thread(target=run.to_end) for run in (*whole, *small)]
@@ -133,7 +159,9 @@ def main() -> None:
         thread.join()
     print(json.dumps({"floor": distance(whole[0].losses(), whole[1].losses())}), flush=True)
     for run in disturbed:
-        print(json.dumps({"killed": distance(whole[0].losses(), run.losses()), "losses": run.losses()[-3:]}), flush=True)
+        print(
+            json.dumps({"killed": distance(whole[0].losses(), run.losses()), "losses": run.losses()[-3:]}), flush=True
+        )
     for gib, run in zip(SMALL_GIB, small, strict=False):
         seen = {"small_gib": gib, "out_of_memory": run.events("out of memory"), "failed": run.events("failed")}
         print(json.dumps(seen | {"distance": distance(whole[0].losses(), run.losses())}), flush=True)

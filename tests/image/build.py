@@ -43,7 +43,16 @@ def make_base() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         root = f"{folder}/base.tar"
-        command = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates", *NO_PAPERS, LICENCES, "bookworm", root]
+        command = [
+            "mmdebstrap",
+            "--quiet",
+            "--variant=minbase",
+            "--include=ca-certificates",
+            *NO_PAPERS,
+            LICENCES,
+            "bookworm",
+            root,
+        ]
         sources = "/etc/apt/sources.list.d/debian.sources"
         subprocess.run([*command, *([sources] if Path(sources).exists() else [])], check=True)
         subprocess.run(["podman", "import", "--quiet", root, BASE], check=True)
@@ -51,7 +60,9 @@ def make_base() -> None:
 
 def pip_settings() -> tuple[str, list[str]]:
     """(the text of a pip.conf as pip here would read it, folders of this machine that it names)."""
-    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True
+    ).stdout
     settings, folders = {"cert": ""}, set()
     for line in listed.splitlines():
         key, _, quoted = line.partition("=")
@@ -60,7 +71,11 @@ def pip_settings() -> tuple[str, list[str]]:
             folders |= {word.removeprefix("file://") for word in value.split() if word.startswith(("/", "file:///"))}
     del settings["cert"]  # the CA goes to where pip looks anyway
     mounts = {str(Path(folder).parent if folder.endswith("/simple") else Path(folder)) for folder in folders}
-    lines = [f"{key} = {value}" for key, value in settings.items() if key in ("index-url", "extra-index-url", "find-links", "timeout")]
+    lines = [
+        f"{key} = {value}"
+        for key, value in settings.items()
+        if key in ("index-url", "extra-index-url", "find-links", "timeout")
+    ]
     return "\n".join([f"# {BUILD_CANARY}", "[global]", f"cert = {CA}", *lines, ""]), sorted(mounts)
 
 

@@ -68,7 +68,9 @@ class Container:
         ]  # fmt: skip
         self._began = time.monotonic()
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=self._host(), cwd=self.folder)
+            self._process = subprocess.Popen(
+                command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=self._host(), cwd=self.folder
+            )
         return self
 
     def _host(self) -> dict[str, str]:
@@ -83,16 +85,25 @@ class Container:
 
     def stop(self, grace_seconds: int = 60) -> Ended:
         """What a cluster does: SIGTERM to PID 1, SIGKILL after the grace period."""
-        subprocess.run(["podman", "stop", "--time", str(grace_seconds), self.name], check=True, capture_output=True, env=self._host())
+        subprocess.run(
+            ["podman", "stop", "--time", str(grace_seconds), self.name],
+            check=True,
+            capture_output=True,
+            env=self._host(),
+        )
         return self.finish()
 
     def finish(self) -> Ended:
         try:
             code = self._process.wait(LIMIT_SECONDS)
         finally:
-            subprocess.run(["podman", "rm", "--force", "--ignore", self.name], check=True, capture_output=True, env=self._host())
+            subprocess.run(
+                ["podman", "rm", "--force", "--ignore", self.name], check=True, capture_output=True, env=self._host()
+            )
         seconds = time.monotonic() - self._began
-        return Ended(code, self._out.read_text("utf-8"), self._err.read_text("utf-8"), self._words.read_text("utf-8"), seconds)
+        return Ended(
+            code, self._out.read_text("utf-8"), self._err.read_text("utf-8"), self._words.read_text("utf-8"), seconds
+        )
 
     def run(self, *arguments: str) -> Ended:
         return self.start(*arguments).finish()

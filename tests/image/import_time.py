@@ -37,10 +37,25 @@ done
 
 def measure(device: str, code: str, trainers: str) -> tuple[float, float]:
     """(seconds of the import, of the trainers) in a writable copy of the image."""
-    command = ["podman", "run", "--rm", "--user", "0", "--network", "none", "--env", f"PROGRAM={PROGRAM}", "--entrypoint", "/bin/sh"]
+    command = [
+        "podman",
+        "run",
+        "--rm",
+        "--user",
+        "0",
+        "--network",
+        "none",
+        "--env",
+        f"PROGRAM={PROGRAM}",
+        "--entrypoint",
+        "/bin/sh",
+    ]
     limits = ["--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096", "--runtime", "/usr/sbin/runc"]
     done = subprocess.run(
-        [*command, *limits, IMAGE, "-c", SCRIPT, "sh", device, code, trainers], check=True, capture_output=True, text=True
+        [*command, *limits, IMAGE, "-c", SCRIPT, "sh", device, code, trainers],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     runs = [tuple(map(float, line.split()[1:])) for line in done.stdout.splitlines()]
     return min(run[0] for run in runs), min(run[1] for run in runs)
@@ -51,4 +66,6 @@ if __name__ == "__main__":
         for code in ("bytecode", "sources"):
             for trainers in ("kept", "new") if device == "gpu" else ("none",):
                 imported, made = measure(device, code, trainers)
-                print(f"{device}, {code}, trainers {trainers}: import {imported:.1f} s, trainers {made:.1f} s", flush=True)
+                print(
+                    f"{device}, {code}, trainers {trainers}: import {imported:.1f} s, trainers {made:.1f} s", flush=True
+                )

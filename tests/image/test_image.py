@@ -84,7 +84,10 @@ def test_the_demo_without_a_network_as_a_user_nobody_knows(tmp_path: Path) -> No
     running = container(tmp_path, spec("/scratch/out"), user=ANY_UID)
     ended = running.run()
     assert ended.exit_code == 0, ended.said
-    assert published(verify(open_store(str(running.scratch / "out")))) == {"gguf/demo-Q8_0.gguf", "gguf/demo-Q4_K_M.gguf"}
+    assert published(verify(open_store(str(running.scratch / "out")))) == {
+        "gguf/demo-Q8_0.gguf",
+        "gguf/demo-Q4_K_M.gguf",
+    }
     assert {path.stat().st_uid for path in (running.scratch / "out").rglob("*")} == {ANY_UID}
     print(f"demo without a network: {ended.seconds:.0f} s")
 
@@ -140,7 +143,9 @@ def test_a_driver_that_does_not_fit(
     if not says:
         pytest.skip("the other variant's cause")
     driver = {libcuda(tmp_path, **answers): "/usr/local/nvidia/lib64/libcuda.so.1"}
-    ended = container(tmp_path, spec("/scratch/out"), mounts=driver, environment={"LD_LIBRARY_PATH": "/usr/local/nvidia/lib64"}).run()
+    ended = container(
+        tmp_path, spec("/scratch/out"), mounts=driver, environment={"LD_LIBRARY_PATH": "/usr/local/nvidia/lib64"}
+    ).run()
     assert facts(ended, code)
     assert says in ended.stdout
 
@@ -173,7 +178,11 @@ def test_only_what_runs_is_in_it(tmp_path: Path) -> None:
 def test_the_first_process_is_the_job_and_has_no_powers(tmp_path: Path) -> None:
     program = "print(open('/proc/self/status').read(), open('/proc/1/cmdline').read())"
     said = Container(tmp_path, options=("--entrypoint", "/opt/tunejob/bin/python")).run("-c", program).stdout
-    assert {line.split()[0]: line.split()[1] for line in said.splitlines() if line.startswith(("CapEff", "CapPrm", "NoNewPrivs"))} == {
+    assert {
+        line.split()[0]: line.split()[1]
+        for line in said.splitlines()
+        if line.startswith(("CapEff", "CapPrm", "NoNewPrivs"))
+    } == {
         "CapPrm:": "0000000000000000",
         "CapEff:": "0000000000000000",
         "NoNewPrivs:": "1",
@@ -218,7 +227,9 @@ def test_nothing_of_the_build_machine_is_in_a_layer(tmp_path: Path) -> None:
     """Its pip settings, which hold a canary, are in no layer and not in the history."""
     saved = tmp_path / "image.tar"
     subprocess.run(["podman", "save", "--quiet", "--format", "docker-archive", "-o", saved, IMAGE], check=True)
-    history = subprocess.run(["podman", "history", "--no-trunc", "--format", "json", IMAGE], check=True, capture_output=True).stdout
+    history = subprocess.run(
+        ["podman", "history", "--no-trunc", "--format", "json", IMAGE], check=True, capture_output=True
+    ).stdout
     with saved.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as layers:
         assert layers.find(BUILD_CANARY.encode()) == -1
     assert BUILD_CANARY.encode() not in history

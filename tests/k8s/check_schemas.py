@@ -69,7 +69,12 @@ def jobs_inside(document):
     spec = document["spec"]
     holder = spec["template"]["spec"] if document["kind"] == "ClusterTrainingRuntime" else spec
     for job in holder.get("replicatedJobs", []):
-        yield {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": job["name"]}, "spec": job["template"]["spec"]}
+        yield {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": job["name"]},
+            "spec": job["template"]["spec"],
+        }
 
 
 def main(versions, manifests):

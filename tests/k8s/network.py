@@ -17,7 +17,9 @@ PORTS = {53, 443, 5353, 8333}  # DNS (OpenShift's, too), HTTPS, the try-out's st
 def network(documents: list[Document]) -> Iterator[str]:
     policies = [document for document in documents if document["kind"] == "NetworkPolicy"]
     for pod in pods(documents):
-        if not any(policy["spec"]["podSelector"].get("matchLabels", {}).items() <= pod.labels.items() for policy in policies):
+        if not any(
+            policy["spec"]["podSelector"].get("matchLabels", {}).items() <= pod.labels.items() for policy in policies
+        ):
             yield f"{pod.where}: no NetworkPolicy selects it"
     for policy in policies:
         where = f"NetworkPolicy/{policy['metadata']['name']}"

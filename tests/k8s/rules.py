@@ -35,8 +35,14 @@ def failure_policy(container: str, before: Sequence[str] = ()) -> Document:
         "rules": [
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             {"action": "FailJob", "onExitCodes": {"containerName": container, "operator": "In", "values": final}},
-            {"action": "Ignore", "onExitCodes": {"containerName": container, "operator": "In", "values": [Interrupted.exit_code]}},
-            *({"action": "FailJob", "onExitCodes": {"containerName": name, "operator": "In", "values": final}} for name in before),
+            {
+                "action": "Ignore",
+                "onExitCodes": {"containerName": container, "operator": "In", "values": [Interrupted.exit_code]},
+            },
+            *(
+                {"action": "FailJob", "onExitCodes": {"containerName": name, "operator": "In", "values": final}}
+                for name in before
+            ),
         ]
     }
 
@@ -67,14 +73,19 @@ def _stopping(pod: Pod) -> Faults:
     budget = {entry["name"]: entry.get("value") for entry in pod.tune.get("env", [])}.get("TUNEJOB_STOP_SECONDS", "8")
     if int(str(budget)) >= pod.spec.get("terminationGracePeriodSeconds", 30):
         yield f"{pod.where}: killed before its last words: TUNEJOB_STOP_SECONDS is not below the grace period"
-    if (pod.tune.get("terminationMessagePath"), pod.tune.get("terminationMessagePolicy")) != ("/dev/termination-log", "File"):
+    if (pod.tune.get("terminationMessagePath"), pod.tune.get("terminationMessagePolicy")) != (
+        "/dev/termination-log",
+        "File",
+    ):
         yield f"{pod.where}: the termination message would not be read"
 
 
 def restricted(documents: list[Document]) -> Faults:
     """Pod Security Standard `restricted`, and a read-only root and no token of the cluster besides."""
     for pod in pods(documents):
-        host = [name for name in ("hostNetwork", "hostPID", "hostIPC", "hostUsers", "hostAliases") if pod.spec.get(name)]
+        host = [
+            name for name in ("hostNetwork", "hostPID", "hostIPC", "hostUsers", "hostAliases") if pod.spec.get(name)
+        ]
         if host:
             yield f"{pod.where}: {', '.join(host)}: not restricted"
         if pod.spec.get("automountServiceAccountToken") is not False:
@@ -97,7 +108,11 @@ def _restricted_container(where: str, container: Document, shared: Document) -> 
     for name, value in wanted.items():
         if effective.get(name) is not value:
             yield f"{where}: {name} must be {value}"
-    if effective.get("runAsUser") == 0 or effective.get("privileged") or effective.get("procMount", "Default") != "Default":
+    if (
+        effective.get("runAsUser") == 0
+        or effective.get("privileged")
+        or effective.get("procMount", "Default") != "Default"
+    ):
         yield f"{where}: root or privileged: not restricted"
     if own.get("capabilities", {}).get("drop") != ["ALL"] or own.get("capabilities", {}).get("add"):
         yield f"{where}: all capabilities must be dropped"
@@ -150,7 +165,11 @@ def _wanted(document: Document, key: str) -> int:
 
 
 def _gpus(resources: Document) -> int:
-    return sum(int(str(count)) for name, count in resources.items() if name.startswith(("nvidia.com/", "amd.com/", "intel.com/")))
+    return sum(
+        int(str(count))
+        for name, count in resources.items()
+        if name.startswith(("nvidia.com/", "amd.com/", "intel.com/"))
+    )
 
 
 def resources(documents: list[Document]) -> Faults:
@@ -204,12 +223,17 @@ def liveness(documents: list[Document]) -> Faults:
     for pod in pods(documents):
         if pod.job is None:
             continue
-        probe, entries = pod.tune.get("livenessProbe"), {entry["name"]: entry.get("value", "") for entry in pod.tune.get("env", [])}
+        probe, entries = (
+            pod.tune.get("livenessProbe"),
+            {entry["name"]: entry.get("value", "") for entry in pod.tune.get("env", [])},
+        )
         beat = entries.get(HEARTBEAT, "")
         if not probe or not beat:
             yield f"{pod.where}: a process that hangs is never found: no livenessProbe on {HEARTBEAT}"
             continue
-        if not any(beat.startswith(f"{mount['mountPath']}/") for mount in pod.tune["volumeMounts"] if not mount.get("readOnly")):
+        if not any(
+            beat.startswith(f"{mount['mountPath']}/") for mount in pod.tune["volumeMounts"] if not mount.get("readOnly")
+        ):
             yield f"{pod.where}: {beat} cannot be written"
         minutes = re.search(r"-mmin -(\d+)", probe["exec"]["command"][-1])
         if not minutes or int(minutes[1]) * 60 < LONGEST_SILENCE * BEAT_SECONDS:

@@ -25,7 +25,9 @@ def run(manifests: Manifests, component: str, places: dict[str, Path], **environ
         assert there in program
         program = program.replace(there, str(here))
     assert container["command"] == ["python", "-c"]
-    done = subprocess.run([sys.executable, "-c", program, *arguments], env=os.environ | environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], env=os.environ | environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -35,7 +37,9 @@ def test_every_job_of_a_schedule_has_its_own_output(manifests: Manifests, tmp_pa
     (tmp_path / "given" / "spec.json").write_text(json.dumps(given, ensure_ascii=False), "utf-8")
     places = {"/etc/tunejob": tmp_path / "given", "/scratch": tmp_path}
     run(manifests, "scheduled", places, JOB_NAME="tunejob-refresh-29384760", PYTHONUTF8="0")
-    assert json.loads((tmp_path / "spec.json").read_text("utf-8")) == given | {"output": {"uri": "s3://models/ü/tunejob-refresh-29384760"}}
+    assert json.loads((tmp_path / "spec.json").read_text("utf-8")) == given | {
+        "output": {"uri": "s3://models/ü/tunejob-refresh-29384760"}
+    }
     (pod,) = (pod for pod in pods(manifests["components/scheduled"]) if pod.job)
     assert pod.tune["args"] == ["run", "/scratch/spec.json"]
 
@@ -48,7 +52,11 @@ def test_a_schedule_goes_on_from_the_newest_run(manifests: Manifests, tmp_path: 
     assert container["envFrom"] == pod.tune["envFrom"]
     (tmp_path / "spec.json").write_text(json.dumps(changed({"/output/uri": str(tmp_path / "runs")})))
     (tmp_path / "runs").mkdir()
-    places = {"/etc/tunejob/spec.json": tmp_path / "spec.json", "/scratch/spec.json": tmp_path / "next.json", "$(JOB_NAME)": "refresh-7"}
+    places = {
+        "/etc/tunejob/spec.json": tmp_path / "spec.json",
+        "/scratch/spec.json": tmp_path / "next.json",
+        "$(JOB_NAME)": "refresh-7",
+    }
     command = [sys.executable, *container["command"][1:], *(str(places.get(word, word)) for word in container["args"])]
     subprocess.run(command, check=True, capture_output=True)
     assert json.loads((tmp_path / "next.json").read_text())["output"]["uri"] == str(tmp_path / "runs" / "refresh-7")

@@ -32,7 +32,8 @@ from tests.tiny import tiny_dir
 IMAGE = os.environ.get("TUNEJOB_IMAGE", "")
 pytestmark = [
     pytest.mark.skipif(
-        not IMAGE or not shutil.which("podman"), reason="TUNEJOB_IMAGE names no image (python -m tests.image.build), or no podman"
+        not IMAGE or not shutil.which("podman"),
+        reason="TUNEJOB_IMAGE names no image (python -m tests.image.build), or no podman",
     ),
     pytest.mark.timeout(1800),
 ]
@@ -100,12 +101,19 @@ def playable(documents: list[Document], name: str, folder: Path) -> list[Documen
     plain["volumes"].append({"name": "words", "hostPath": {"path": str(words), "type": "File"}})
     container["envFrom"][0]["secretRef"]["name"] = name
     configs = [document for document in documents if document["kind"] == "ConfigMap"]
-    return [*configs, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": pod.labels}, "spec": plain}]
+    return [
+        *configs,
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": pod.labels}, "spec": plain},
+    ]
 
 
 def secret(s3: S3Server) -> str:
     """What podman 4.3 takes as the data of a Kubernetes Secret."""
-    keys = {name: value for name, value in s3.environment().items() if name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    keys = {
+        name: value
+        for name, value in s3.environment().items()
+        if name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    }
     return json.dumps({name: base64.b64encode(value.encode()).decode() for name, value in keys.items()})
 
 
@@ -116,7 +124,9 @@ class Podman:
 
     def __call__(self, *arguments: str, check: bool = True, **more: Any) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"CONTAINERS_CONF": str(self.conf)}
-        return subprocess.run(["podman", *arguments], env=environment, text=True, capture_output=True, check=check, **more)
+        return subprocess.run(
+            ["podman", *arguments], env=environment, text=True, capture_output=True, check=check, **more
+        )
 
 
 def play(folder: Path, s3: S3Server, document: Any) -> Ended:
@@ -139,7 +149,9 @@ def play(folder: Path, s3: S3Server, document: Any) -> Ended:
 def fill(s3: S3Server, bucket: str) -> None:
     for path in tiny_dir().iterdir():
         s3.client().upload_file(str(path), bucket, f"model/{path.name}")
-    s3.client().put_object(Bucket=bucket, Key="rows.jsonl", Body="".join(json.dumps(row) + "\n" for row in ROWS * 4).encode())
+    s3.client().put_object(
+        Bucket=bucket, Key="rows.jsonl", Body="".join(json.dumps(row) + "\n" for row in ROWS * 4).encode()
+    )
 
 
 def test_the_pod_trains_and_publishes(s3: S3Server, bucket: str, tmp_path: Path) -> None:
@@ -151,7 +163,9 @@ def test_the_pod_trains_and_publishes(s3: S3Server, bucket: str, tmp_path: Path)
     assert {path.stat().st_uid for path in (tmp_path / "scratch").rglob("*")} == {10001}
 
 
-def test_a_spec_that_does_not_hold_ends_the_pod_with_its_code_and_its_words(s3: S3Server, bucket: str, tmp_path: Path) -> None:
+def test_a_spec_that_does_not_hold_ends_the_pod_with_its_code_and_its_words(
+    s3: S3Server, bucket: str, tmp_path: Path
+) -> None:
     ended = play(tmp_path, s3, spec(bucket) | {"lora": {"rank": 8}})
     assert ended.exit_code == 10, ended.said[-3000:]
     assert json.loads(ended.last_words)["class"] == "SpecError"

@@ -23,7 +23,11 @@ from tests.k8s.render import K8S, ROOT, TOOLS, Document, names, only, overlay, r
 
 Manifests = dict[str, list[Document]]
 OLDEST, NEWEST = "1.31", "1.37"  # podFailurePolicy is stable since 1.31
-SHIPPED = ["base", *(f"overlays/{name}" for name in names("overlays")), *(f"components/{name}" for name in names("components"))]
+SHIPPED = [
+    "base",
+    *(f"overlays/{name}" for name in names("overlays")),
+    *(f"components/{name}" for name in names("components")),
+]
 
 
 def schema_faults(manifests: Manifests) -> list[str]:
@@ -65,7 +69,12 @@ def test_the_probe_tells_a_run_at_work_from_a_dead_one(manifests: Manifests, tmp
 
     def alive() -> bool:
         command = container["livenessProbe"]["exec"]["command"]
-        return subprocess.run(command, env={**os.environ, HEARTBEAT: str(beat)}, stderr=subprocess.DEVNULL, check=False).returncode == 0
+        return (
+            subprocess.run(
+                command, env={**os.environ, HEARTBEAT: str(beat)}, stderr=subprocess.DEVNULL, check=False
+            ).returncode
+            == 0
+        )
 
     assert not alive()
     beat.write_text("{}")
@@ -149,11 +158,19 @@ def test_other_kinds_carry_the_job_of_the_other_components(tmp_path: Any, form: 
     assert [made.job[key] for key in ("backoffLimit", "activeDeadlineSeconds")] == [
         job.job[key] for key in ("backoffLimit", "activeDeadlineSeconds")
     ]
-    assert "kueue.x-k8s.io/queue-name" in yaml.safe_dump([d for d in documents if d["kind"] in ("JobSet", "TrainJob", "CronJob")])
+    assert "kueue.x-k8s.io/queue-name" in yaml.safe_dump(
+        [d for d in documents if d["kind"] in ("JobSet", "TrainJob", "CronJob")]
+    )
 
 
 def test_all_components_go_together(tmp_path: Any) -> None:
-    apart = {"jobset", "trainer", "dev-object-store", "scheduled", "serve-vllm"}  # two more forms, another store, what another brings along
+    apart = {
+        "jobset",
+        "trainer",
+        "dev-object-store",
+        "scheduled",
+        "serve-vllm",
+    }  # two more forms, another store, what another brings along
     documents = render(overlay(tmp_path, *(set(names("components")) - apart)))
     assert rules.faults(documents) == []
     assert schema_faults({"all": documents}) == []

@@ -32,7 +32,9 @@ def egress(documents: list[Document]) -> list[Document]:
 
 
 def limit(name: str, value: str) -> Break:
-    return lambda documents: [main(documents)["resources"][side].update({name: value}) for side in ("requests", "limits")]
+    return lambda documents: [
+        main(documents)["resources"][side].update({name: value}) for side in ("requests", "limits")
+    ]
 
 
 AWS_KEY = "AKIA" + "ABCDEFGHIJKLMNOP"
@@ -119,10 +121,20 @@ def test_a_queue_that_would_never_admit_is_refused(manifests: dict[str, list[Doc
 
 
 WEBHOOKS: list[tuple[str, str, Break, str]] = [
-    ("overlays/jobset", "JobSet", lambda d: d["spec"]["replicatedJobs"][0]["template"]["spec"].pop("completionMode"), "second apply"),
+    (
+        "overlays/jobset",
+        "JobSet",
+        lambda d: d["spec"]["replicatedJobs"][0]["template"]["spec"].pop("completionMode"),
+        "second apply",
+    ),
     ("overlays/jobset", "JobSet", lambda d: d["metadata"].update(name="8b-0123456789"), "begin with a letter"),
     ("overlays/trainer", "TrainJob", lambda d: d["metadata"].update(name="8b-0123456789"), "begin with a letter"),
-    ("overlays/trainer", "TrainJob", lambda d: d["spec"]["runtimePatches"][0].update(manager="tunejob"), "does not begin with a domain"),
+    (
+        "overlays/trainer",
+        "TrainJob",
+        lambda d: d["spec"]["runtimePatches"][0].update(manager="tunejob"),
+        "does not begin with a domain",
+    ),
     ("overlays/example", "Job", lambda d: d.update(kind="Namespace", spec={}), "deleted with its Secrets"),
 ]
 

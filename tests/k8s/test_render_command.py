@@ -21,7 +21,9 @@ from tests.k8s.test_manifests import schema_faults
 SPEC = (K8S / "base" / "spec.json").read_bytes()
 TARGETS = ("job", "kueue", "jobset", "trainjob")
 EXAMPLES = [
-    path for path in sorted((ROOT / "schemas" / "examples").glob("*.json")) if "s3://" in json.loads(path.read_bytes())["output"]["uri"]
+    path
+    for path in sorted((ROOT / "schemas" / "examples").glob("*.json"))
+    if "s3://" in json.loads(path.read_bytes())["output"]["uri"]
 ]
 
 
@@ -43,14 +45,18 @@ def renamed(documents: list[Document]) -> dict[tuple[str, str], Document]:
 
 
 @pytest.mark.parametrize(("target", "shipped"), [("job", "base"), ("jobset", "overlays/jobset")])
-def test_the_command_writes_what_the_manifests_say(manifests: dict[str, list[Document]], target: str, shipped: str) -> None:
+def test_the_command_writes_what_the_manifests_say(
+    manifests: dict[str, list[Document]], target: str, shipped: str
+) -> None:
     assert renamed(rendered(target)) == renamed(manifests[shipped])
 
 
 def test_the_command_writes_the_runtime_of_the_manifests(manifests: dict[str, list[Document]]) -> None:
     shipped = manifests["overlays/trainer"]
     assert only(rendered("trainjob"), "ClusterTrainingRuntime") == only(shipped, "ClusterTrainingRuntime")
-    ours, theirs = (renamed(documents)["TrainJob", "tunejob-spec"]["spec"] for documents in (rendered("trainjob"), shipped))
+    ours, theirs = (
+        renamed(documents)["TrainJob", "tunejob-spec"]["spec"] for documents in (rendered("trainjob"), shipped)
+    )
     assert ours["runtimeRef"] == theirs["runtimeRef"]
     assert ours["trainer"].items() >= theirs["trainer"].items()
 
@@ -73,7 +79,11 @@ def test_two_machines_keep_the_rules_and_the_schemas(target: str) -> None:
     work, name = only(documents, kind), only(documents, "ConfigMap")["metadata"]["name"]
     if target == "jobset":
         (member,) = work["spec"]["replicatedJobs"]
-        job, network, called = member["template"]["spec"], work["spec"]["network"], f"{name}-{member['name']}-0-0.{name}:29400"
+        job, network, called = (
+            member["template"]["spec"],
+            work["spec"]["network"],
+            f"{name}-{member['name']}-0-0.{name}:29400",
+        )
         assert (job["parallelism"], job["completions"], job["completionMode"]) == (2, 2, "Indexed")
         variables = job["template"]["spec"]["containers"][0]["env"]
     else:
@@ -88,7 +98,9 @@ def test_two_machines_keep_the_rules_and_the_schemas(target: str) -> None:
     assert network == {"enableDNSHostnames": True, "publishNotReadyAddresses": True}
     known = {variable["name"]: variable for variable in variables}
     assert known["TUNEJOB_MEETING"]["value"] == called
-    assert known["TUNEJOB_MACHINE"]["valueFrom"]["fieldRef"]["fieldPath"].endswith("['batch.kubernetes.io/job-completion-index']")
+    assert known["TUNEJOB_MACHINE"]["valueFrom"]["fieldRef"]["fieldPath"].endswith(
+        "['batch.kubernetes.io/job-completion-index']"
+    )
 
 
 def test_several_machines_are_for_those_that_start_them() -> None:
@@ -106,10 +118,18 @@ def test_kubectl_takes_the_commands_that_the_file_has() -> None:
     text = render(SPEC, "job", options(ALL))
     lines = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#   kubectl")]
     script = "\n".join(line.replace(" create ", " create --dry-run=client -o json ") for line in lines)
-    environment = {"PATH": f"{TOOLS}:/usr/bin:/bin", "AWS_ACCESS_KEY_ID": "a b", "AWS_SECRET_ACCESS_KEY": "$c", "HF_TOKEN": "d"}
+    environment = {
+        "PATH": f"{TOOLS}:/usr/bin:/bin",
+        "AWS_ACCESS_KEY_ID": "a b",
+        "AWS_SECRET_ACCESS_KEY": "$c",
+        "HF_TOKEN": "d",
+    }
     done = subprocess.run(["sh", "-euc", script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    made = {secret["metadata"]["name"]: secret for secret in map(json.loads, done.stdout.replace("}\n{", "}\0{").split("\0"))}
+    made = {
+        secret["metadata"]["name"]: secret
+        for secret in map(json.loads, done.stdout.replace("}\n{", "}\0{").split("\0"))
+    }
     assert {name: set(secret["data"]) for name, secret in made.items()} == {
         "tunejob-s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, "tunejob-hub": {"HF_TOKEN"}, "login": {".dockerconfigjson"}
     }  # fmt: skip
@@ -119,4 +139,7 @@ def test_kubectl_takes_the_commands_that_the_file_has() -> None:
 
 def test_the_pages_build_the_image_that_the_files_name() -> None:
     pages = [*ROOT.glob("*.md"), *ROOT.glob("job/**/*.md"), *ROOT.glob("k8s/*.md"), ROOT / "Dockerfile"]
-    assert {name for page in pages for name in re.findall(r"docker build -t (\S+) \.", page.read_text("utf-8"))} == {IMAGE, '"$IMAGE"'}
+    assert {name for page in pages for name in re.findall(r"docker build -t (\S+) \.", page.read_text("utf-8"))} == {
+        IMAGE,
+        '"$IMAGE"',
+    }

@@ -37,7 +37,11 @@ def test_the_tuned_model_answers(manifests: dict[str, list[Document]], tmp_path:
     changes = {"/model/source": str(narrow_dir()), "/model/precision": "16bit", "/export": {"gguf": ["bf16"]},
                "/training/max_steps": 12, "/evaluation/max_new_tokens": 8}  # fmt: skip
     assert run_tiny(tmp_path, changes).exit_code == 0
-    (asked,) = (row for row in json.loads((tmp_path / "out" / "report" / "answers.json").read_text()) if row["prompt"].count("lamp."))
+    (asked,) = (
+        row
+        for row in json.loads((tmp_path / "out" / "report" / "answers.json").read_text())
+        if row["prompt"].count("lamp.")
+    )
     pod = only(manifests["components/serve"], "Deployment")["spec"]["template"]["spec"]
     (port,), models = _free_ports(1), tmp_path / "models"
     models.mkdir()

@@ -26,7 +26,9 @@ from tests.servers import closed_port
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not all(map(importlib.util.find_spec, ("wandb", "mlflow", "trackio"))), reason="make tracker-test installs them"),
+    pytest.mark.skipif(
+        not all(map(importlib.util.find_spec, ("wandb", "mlflow", "trackio"))), reason="make tracker-test installs them"
+    ),
 ]
 KEYS = {"WANDB_API_KEY": "canary0001" * 4, "MLFLOW_TRACKING_TOKEN": "canary-mlflow-0002"}
 START_SECONDS = 300  # its imports, beside much else
@@ -38,9 +40,16 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     port = closed_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
     with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "PYTHONPATH": ""})
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "PYTHONPATH": ""}
+        )
     try:
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -105,7 +114,10 @@ def test_mlflow_has_settings_curves_figures_report_and_address(tracked: Tracked)
     kept = [json.loads(line) for line in (tracked.output / "report" / "losses.jsonl").read_text().splitlines()]
     assert losses == [(line["step"], pytest.approx(line["loss"])) for line in kept]
     assert run.data.metrics["trained/held_out_loss"] == tracked.stats["evaluation"]["trained"]["held_out_loss"]
-    assert {file.path for file in client.list_artifacts(run.info.run_id, "report")} == {"report/report.html", "report/summary.md"}
+    assert {file.path for file in client.list_artifacts(run.info.run_id, "report")} == {
+        "report/report.html",
+        "report/summary.md",
+    }
 
 
 def test_wandb_has_left_what_its_sync_needs(tracked: Tracked) -> None:
@@ -113,7 +125,13 @@ def test_wandb_has_left_what_its_sync_needs(tracked: Tracked) -> None:
     folders = sorted((tracked.output / "report" / "wandb" / "wandb").glob("offline-run-*"))
     assert {folder.name.rpartition("-")[2] for folder in folders} == {tracked.stats["run_id"]}
     raw = b"".join(path.read_bytes() for folder in folders for path in folder.glob("*.wandb"))
-    for word in (b"learning_rate", b"grad_norm", b"trained/held_out_loss", str(tracked.output).encode(), b"report.html"):
+    for word in (
+        b"learning_rate",
+        b"grad_norm",
+        b"trained/held_out_loss",
+        str(tracked.output).encode(),
+        b"report.html",
+    ):
         assert word in raw, word
 
 
@@ -149,4 +167,8 @@ def test_a_server_that_is_gone_costs_its_curves_alone(tmp_path: Path) -> None:
 
 def test_without_its_address_it_is_refused(tmp_path: Path) -> None:
     result = run_tiny(tmp_path, {"/tracking": ["mlflow"]}, {"MLFLOW_TRACKING_URI": ""})
-    assert (result.exit_code, result.failure["message"], result.failure["found"]) == (11, "this tracker has no address", "mlflow")
+    assert (result.exit_code, result.failure["message"], result.failure["found"]) == (
+        11,
+        "this tracker has no address",
+        "mlflow",
+    )

@@ -44,7 +44,10 @@ WHOLE = TaskSpec("arc_easy", None, None, False, None, None, "train", None)
 
 def rows(count: int) -> bytes:
     choices = {"label": ["A", "B"], "text": ["yes", "no"]}
-    return b"".join(json.dumps({"question": f"{n}?", "choices": choices, "answerKey": "AB"[n % 2]}).encode() + b"\n" for n in range(count))
+    return b"".join(
+        json.dumps({"question": f"{n}?", "choices": choices, "answerKey": "AB"[n % 2]}).encode() + b"\n"
+        for n in range(count)
+    )
 
 
 @pytest.fixture
@@ -65,7 +68,12 @@ def test_documents_are_of_one_commit_and_one_subset(hub: Hub, tmp_path: Path) ->
     """A rerun reads the commit that the first try read, wherever the branch is; the files of other subsets stay where they are."""
     from job.evaluation.benchmarks import load_benchmarks
 
-    files = {"README.md": CARD, "easy/test.jsonl": rows(6), "easy/more.jsonl": rows(3), "hard/test.jsonl": b'{"other": "x"}\n'}
+    files = {
+        "README.md": CARD,
+        "easy/test.jsonl": rows(6),
+        "easy/more.jsonl": rows(3),
+        "hard/test.jsonl": b'{"other": "x"}\n',
+    }
     repo = hub.repo("datasets/allenai/ai2_arc")
     first = repo.commit(files)
     (found,) = load_benchmarks([WHOLE], tmp_path / "one", {}, 8)
@@ -87,7 +95,11 @@ def test_documents_are_of_one_commit_and_one_subset(hub: Hub, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("own", "row", "words"),
     [
-        (TaskRowsSpec("case", "answer", None, None), {"question": "a", "answer": "b"}, "there is no column 'case', but question, answer"),
+        (
+            TaskRowsSpec("case", "answer", None, None),
+            {"question": "a", "answer": "b"},
+            "there is no column 'case', but question, answer",
+        ),
         (TaskRowsSpec("question", "answer", None, None), {"question": " ", "answer": "b"}, "question is not text"),
         (
             TaskRowsSpec("question", "answer", ("x", "y"), None),
@@ -117,7 +129,9 @@ def test_rows_that_are_no_task_are_named(own: TaskRowsSpec, row: dict[str, Any],
 def test_a_list_of_choices_may_be_json_in_a_cell_and_the_answer_a_letter(tmp_path: Path) -> None:
     from job.evaluation.benchmarks import load_benchmarks
 
-    (tmp_path / "rows.csv").write_text('question,answer,options\nOne?,b,"[""x"", ""y""]"\nTwo?,x,"[""x"", ""y"", ""z""]"\n')
+    (tmp_path / "rows.csv").write_text(
+        'question,answer,options\nOne?,b,"[""x"", ""y""]"\nTwo?,x,"[""x"", ""y"", ""z""]"\n'
+    )
     own = TaskRowsSpec("question", "answer", None, "options")
     (found,) = load_benchmarks(
         [TaskSpec("own", None, None, False, str(tmp_path / "rows.csv"), None, "train", own)], tmp_path / "work", {}, 8
@@ -134,10 +148,15 @@ def test_examples_are_other_rows_and_answers_may_be_filtered(tmp_path: Path) -> 
     from job.evaluation.benchmarks import load_benchmarks
 
     source = tmp_path / "sums.jsonl"
-    source.write_text("".join(json.dumps({"question": f"{n} and 2?", "answer": f"It is #### {n + 2}"}) + "\n" for n in range(4)))
+    source.write_text(
+        "".join(json.dumps({"question": f"{n} and 2?", "answer": f"It is #### {n + 2}"}) + "\n" for n in range(4))
+    )
     spec = TaskSpec("gsm8k", 3, None, False, str(source), None, "train", None)
     (found,) = load_benchmarks([spec], tmp_path / "work", {}, 8)
-    assert [figure.name for figure in found.figures] == ["gsm8k:exact_match,strict-match", "gsm8k:exact_match,flexible-extract"]
+    assert [figure.name for figure in found.figures] == [
+        "gsm8k:exact_match,strict-match",
+        "gsm8k:exact_match,flexible-extract",
+    ]
     (task,) = found.loaded["tasks"].values()
     task.set_fewshot_seed(seed=1)
     for doc in task.eval_docs:
@@ -161,16 +180,25 @@ def test_a_group_has_the_figure_that_lm_eval_gives_it(tmp_path: Path) -> None:
     from job.evaluation.benchmarks import load_benchmarks, run_benchmarks
 
     source = tmp_path / "rows.jsonl"
-    rows = [{"question": f"Q{n} is?", "subject": "x", "choices": [f"a{n}", "b", "c", "d"], "answer": n % 4} for n in range(5)]
+    rows = [
+        {"question": f"Q{n} is?", "subject": "x", "choices": [f"a{n}", "b", "c", "d"], "answer": n % 4}
+        for n in range(5)
+    ]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     spec = TaskSpec("mmlu", 0, 2, False, str(source), None, "train", None)
     (found,) = load_benchmarks([spec], tmp_path / "work", {}, 8)
     assert [figure.name for figure in found.figures] == ["mmlu:acc"]
     assert (found.facts()["documents"], len(found.facts()["data"])) == (2 * 57, 1)
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_dir(), dtype=torch.float32), AutoTokenizer.from_pretrained(tiny_dir())
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tiny_dir(), dtype=torch.float32),
+        AutoTokenizer.from_pretrained(tiny_dir()),
+    )
     measured = figures(run_benchmarks([found], model.eval(), tokenizer, 16, lambda done: None))
     theirs = evaluate(
-        HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=16), found.loaded, limit=2, bootstrap_iters=0
+        HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=16),
+        found.loaded,
+        limit=2,
+        bootstrap_iters=0,
     )
     assert measured["mmlu:acc"] == pytest.approx(theirs["results"]["mmlu"]["acc,none"], abs=1e-6)
     with pytest.raises(InputError, match="Did you mean gsm8k"):
@@ -184,7 +212,9 @@ def test_a_data_set_that_is_a_script_is_refused(tmp_path: Path) -> None:
         fetch_set(str(tmp_path / "set"), None, "/evaluation/tasks/0/source", tmp_path / "work", {})
 
 
-@pytest.mark.parametrize("head", ["dataset_info: [1]", "dataset_info: x", "configs: [{config_name: a, data_files: test.jsonl}, 3]"])
+@pytest.mark.parametrize(
+    "head", ["dataset_info: [1]", "dataset_info: x", "configs: [{config_name: a, data_files: test.jsonl}, 3]"]
+)
 def test_a_card_of_another_form_is_called_that(head: str, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "README.md").write_text(f"---\n{head}\n---\n")
@@ -197,7 +227,12 @@ def test_a_folder_of_the_users_own_is_not_written_to(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     (folder / "easy").mkdir(parents=True)
     (folder / "hard").mkdir()
-    for name, data in (("README.md", CARD), ("easy/test.jsonl", rows(2)), ("easy/more.jsonl", rows(1)), ("hard/test.jsonl", b"{}\n")):
+    for name, data in (
+        ("README.md", CARD),
+        ("easy/test.jsonl", rows(2)),
+        ("easy/more.jsonl", rows(1)),
+        ("hard/test.jsonl", b"{}\n"),
+    ):
         (folder / name).write_bytes(data)
     found = fetch_set(str(folder), "ARC-Easy", "/evaluation/tasks/0/source", tmp_path / "work", {})
     assert (found.subset, found.revision, found.file) == ("ARC-Easy", None, None)
@@ -253,7 +288,10 @@ def test_prompts_that_lm_eval_cuts_are_known(tmp_path: Path) -> None:
     long, short = rows(1).replace(b"0?", b"word " * 2100), rows(2)
     (tmp_path / "rows.jsonl").write_bytes(long + short)
     loaded = load_benchmarks([replace(WHOLE, source=str(tmp_path / "rows.jsonl"), limit=1)], tmp_path / "work", {}, 8)
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_dir(), dtype=torch.float32), AutoTokenizer.from_pretrained(tiny_dir())
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tiny_dir(), dtype=torch.float32),
+        AutoTokenizer.from_pretrained(tiny_dir()),
+    )
     with cut_prompts() as cut:
         run_benchmarks(loaded, model.eval(), tokenizer, 1, lambda done: None)
     assert len(cut) == 2, "both answers of the first"
@@ -278,7 +316,12 @@ def test_a_task_of_two_entries_is_refused(tmp_path: Path) -> None:
     ("name", "row", "kind", "words"),
     [
         ("arc_easy", None, InputError, "do not fit"),
-        ("humaneval", {"prompt": "def f():", "test": "", "entry_point": "f", "task_id": "1"}, PolicyError, "humaneval fetches code_eval"),
+        (
+            "humaneval",
+            {"prompt": "def f():", "test": "", "entry_point": "f", "task_id": "1"},
+            PolicyError,
+            "humaneval fetches code_eval",
+        ),
         ("ifeval", {"prompt": "a", "key": 1, "instruction_id_list": [], "kwargs": []}, InputError, "this task"),
     ],
 )

@@ -78,7 +78,13 @@ def test_a_full_disk_gets_its_figures_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("optimizer", "keeps_best", "per_parameter"),
-    [("adamw_torch", False, 12), ("adamw_torch", True, 16), ("adamw_8bit", False, 6), ("paged_adamw_32bit", False, 12), ("sgd", False, 4)],
+    [
+        ("adamw_torch", False, 12),
+        ("adamw_torch", True, 16),
+        ("adamw_8bit", False, 6),
+        ("paged_adamw_32bit", False, 12),
+        ("sgd", False, 4),
+    ],
 )
 def test_a_checkpoint_has_trained_weights_and_moments(optimizer: str, keeps_best: bool, per_parameter: int) -> None:
     import torch

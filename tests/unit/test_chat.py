@@ -59,7 +59,8 @@ def test_a_question_alone_that_is_too_long_is_refused_with_its_length(speaker: S
 
 
 @pytest.mark.parametrize(
-    "statistics", ["{}", "[]", "{", '{"data": null}', '{"data": {"stop_token_ids": ["2"]}}', '{"data": {"stop_token_ids": 2}}']
+    "statistics",
+    ["{}", "[]", "{", '{"data": null}', '{"data": {"stop_token_ids": ["2"]}}', '{"data": {"stop_token_ids": 2}}'],
 )
 def test_statistics_of_another_form_are_a_damaged_output(statistics: str, tmp_path: Path) -> None:
     """Listed with its hash by whoever wrote the manifest; it was an unknown failure, which is tried again."""

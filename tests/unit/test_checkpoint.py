@@ -27,7 +27,9 @@ def settings(keep: int = 2, max_failures: int = 3) -> CheckpointsSpec:
 
 
 def checkpoints(store: Path, origin: TrainingOrigin = ORIGIN, keep: int = 2, max_failures: int = 3) -> Checkpoints:
-    return Checkpoints(open_store(str(store)), origin, settings(keep, max_failures), Log(StringIO()), MACHINE, claim=lambda: None)
+    return Checkpoints(
+        open_store(str(store)), origin, settings(keep, max_failures), Log(StringIO()), MACHINE, claim=lambda: None
+    )
 
 
 def made(folder: Path, step: int) -> Path:
@@ -92,7 +94,9 @@ def test_a_damaged_one_is_passed_over(name: str, damage: str, tmp_path: Path) ->
     else:
         middle = len(content) // 2
         flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-        path.write_bytes({"truncated": content[:-1], "empty": b"", "one bit": flipped, "longer": content + b" "}[damage])
+        path.write_bytes(
+            {"truncated": content[:-1], "empty": b"", "one bit": flipped, "longer": content + b" "}[damage]
+        )
     found = newest(store, tmp_path)
     assert found is not None
     if name == "checkpoint.json" and damage == "longer":
@@ -113,7 +117,9 @@ def test_there_are_none(tmp_path: Path) -> None:
     assert newest(tmp_path / "nothing", tmp_path) is None
 
 
-@pytest.mark.parametrize(("key", "pointer"), [("run_id", "/output/checkpoints"), ("base", "/model/source"), ("data", "/data/train")])
+@pytest.mark.parametrize(
+    ("key", "pointer"), [("run_id", "/output/checkpoints"), ("base", "/model/source"), ("data", "/data/train")]
+)
 def test_those_of_others_are_refused(key: str, pointer: str, tmp_path: Path) -> None:
     """Whole, but of another run, base or data: somebody has put it there, or changed what it continues."""
     store = stored(tmp_path, 5)
@@ -149,7 +155,11 @@ def test_those_that_no_disk_had_room_for_count_too(tmp_path: Path) -> None:
     with pytest.raises(CapacityError) as caught:
         mine.miss(20, full)
     (fault,) = caught.value.faults
-    assert (fault.where, fault.found, fault.expected) == ("/output/checkpoints/max_failures", "5 bytes free", "more than 6 bytes in all")
+    assert (fault.where, fault.found, fault.expected) == (
+        "/output/checkpoints/max_failures",
+        "5 bytes free",
+        "more than 6 bytes in all",
+    )
     assert mine.stored == 1
 
 
@@ -176,7 +186,14 @@ def test_removal_takes_all_and_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"origin": None}, {"origin": {}}, {"files": None}, {"files": []}, {"files": [{}]}, {"files": [{"key": [], "bytes": 0, "sha256": ""}]}],
+    [
+        {"origin": None},
+        {"origin": {}},
+        {"files": None},
+        {"files": []},
+        {"files": [{}]},
+        {"files": [{"key": [], "bytes": 0, "sha256": ""}]},
+    ],
 )
 def test_a_signed_manifest_of_another_shape_is_passed_over(changes: dict[str, object], tmp_path: Path) -> None:
     """Whoever can write the prefix can sign anything; what is not a checkpoint does not stop the run."""

@@ -16,7 +16,9 @@ from tests.specs import parse
 from tests.tiny import tiny_dir
 
 LAYERS = 2
-SPEC = parse({"/model": {"source": "m", "backend": "peft", "precision": "16bit", "max_seq_length": 64}, "/lora": {"r": 2}})
+SPEC = parse(
+    {"/model": {"source": "m", "backend": "peft", "precision": "16bit", "max_seq_length": 64}, "/lora": {"r": 2}}
+)
 
 
 def passes(model: Any) -> tuple[Counter[int], dict[str, Any]]:
@@ -24,7 +26,8 @@ def passes(model: Any) -> tuple[Counter[int], dict[str, Any]]:
     counted: Counter[int] = Counter()
     layers = model.get_base_model().model.layers
     hooks = [
-        layer.self_attn.register_forward_hook(lambda *_, number=number: counted.update([number])) for number, layer in enumerate(layers)
+        layer.self_attn.register_forward_hook(lambda *_, number=number: counted.update([number]))
+        for number, layer in enumerate(layers)
     ]
     model.train()
     ids = torch.arange(3, 35).reshape(2, 16)
@@ -54,7 +57,10 @@ def test_on_a_cpu_everything_is_kept_where_there_is_room(parameters: int, recomp
     size = ModelSize(parameters, 1024, 16, 32_000, quantised=False, local=True, origin="")
     assert checkpointing_of(SPEC, size, "cpu") is recomputed
     for value in (True, False):
-        assert checkpointing_of(replace(SPEC, training=replace(SPEC.training, gradient_checkpointing=value)), size, "cpu") is value
+        assert (
+            checkpointing_of(replace(SPEC, training=replace(SPEC.training, gradient_checkpointing=value)), size, "cpu")
+            is value
+        )
 
 
 def test_on_a_gpu_it_is_the_engines_own() -> None:

@@ -55,7 +55,13 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_result_comes_back(module: str, tmp_path: Path) -> None:
-    found = run_child(module, {"do": "answer", "number": 21}, tmp_path / "work", "a part", {"PATH": os.environ["PATH"], "HF_TOKEN": "t"})
+    found = run_child(
+        module,
+        {"do": "answer", "number": 21},
+        tmp_path / "work",
+        "a part",
+        {"PATH": os.environ["PATH"], "HF_TOKEN": "t"},
+    )
     assert found == {"doubled": 42, "cwd": str(tmp_path / "work"), "token": "t"}
 
 
@@ -63,7 +69,13 @@ def test_a_job_error_is_raised_again_with_all_it_says(module: str, tmp_path: Pat
     with pytest.raises(InputError) as caught:
         run_child(module, {"do": "refuse"}, tmp_path, "a part")
     first, second = caught.value.faults
-    assert (first.message, first.where, first.found, first.expected, first.hint) == ("no", "/model/source", "x", "y", "z")
+    assert (first.message, first.where, first.found, first.expected, first.hint) == (
+        "no",
+        "/model/source",
+        "x",
+        "y",
+        "z",
+    )
     assert second.message == "neither"
 
 
@@ -74,7 +86,9 @@ def test_other_errors_are_classified(module: str, tmp_path: Path, what: str, kin
     assert type(caught.value) is kind
 
 
-@pytest.mark.parametrize(("number", "kind"), [(9, CapacityError), (11, GateError), (4, GateError), (6, GateError), (10, TransientError)])
+@pytest.mark.parametrize(
+    ("number", "kind"), [(9, CapacityError), (11, GateError), (4, GateError), (6, GateError), (10, TransientError)]
+)
 def test_a_death_has_its_meaning_and_its_name(module: str, tmp_path: Path, number: int, kind: type[JobError]) -> None:
     with pytest.raises(JobError, match="a part") as caught:
         run_child(module, {"do": "die", "signal": number}, tmp_path, "a part")
@@ -101,7 +115,9 @@ os.kill(os.getpid(), signal.SIGSEGV)
 
 def test_what_libraries_print_is_apart_and_the_last_words_of_a_crash_are_found(module: str, tmp_path: Path) -> None:
     """Those of a child beside its error, those of the process on its standard error."""
-    done = subprocess.run([sys.executable, "-c", DIVERTED, module, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", DIVERTED, module, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     printed = "a library's line, [secret]\na library's warning\nlast native words\n"
     assert (tmp_path / "vendor.log").read_text() == printed
     assert (done.returncode, done.stdout, done.stderr) == (-11, printed, "words of the process itself\n")
@@ -131,7 +147,9 @@ def test_a_child_whose_parent_dies_at_once_does_not_begin(module: str, tmp_path:
     started = tmp_path / "started"
     subprocess.run([sys.executable, "-c", LEAVER, module, str(started), str(tmp_path / "work")], cwd=ROOT, check=True)
     deadline = time.monotonic() + 20
-    while running := [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path / "work") in " ".join(p.info["cmdline"] or [])]:
+    while running := [
+        p for p in psutil.process_iter(["cmdline"]) if str(tmp_path / "work") in " ".join(p.info["cmdline"] or [])
+    ]:
         assert time.monotonic() < deadline, running
         time.sleep(0.05)
     assert not started.exists()
@@ -187,7 +205,9 @@ def test_where_the_fork_server_is_gone_children_are_started(
         child._SERVERS.clear()
 
 
-def test_a_forked_child_answers_fails_and_dies_as_a_started_one_does(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forked_child_answers_fails_and_dies_as_a_started_one_does(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     child.preload(["colorsys"])
     (server,) = child._SERVERS
     try:
@@ -211,5 +231,8 @@ def test_what_a_library_makes_of_a_stop_is_a_stop(monkeypatch: pytest.MonkeyPatc
     dressed = InputError(Fault("this config cannot be read"))
     assert signals.cause(dressed) is dressed
     stopping.set()
-    assert (type(signals.cause(dressed)), signals.cause(dressed).faults[0].message) == (Interrupted, "stopped by SIGTERM")
+    assert (type(signals.cause(dressed)), signals.cause(dressed).faults[0].message) == (
+        Interrupted,
+        "stopped by SIGTERM",
+    )
     assert type(signals.cause(ValueError("x"))) is Interrupted

@@ -40,7 +40,9 @@ def request_of_100_and_60_mib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return {"own_bytes": 100 * MIB, "file": str(tmp_path / "file"), "killed": False}
 
 
-def test_a_stage_lists_its_children_with_what_was_planned_and_seen(request_of_100_and_60_mib: dict[str, object], tmp_path: Path) -> None:
+def test_a_stage_lists_its_children_with_what_was_planned_and_seen(
+    request_of_100_and_60_mib: dict[str, object], tmp_path: Path
+) -> None:
     stats = Stats("0" * 16, "x", tmp_path)
     with stats.phase("fetch"):
         pass
@@ -56,10 +58,14 @@ def test_a_stage_lists_its_children_with_what_was_planned_and_seen(request_of_10
     StrictValidator(load_schema("stats")).validate(stats.document())
 
 
-def test_what_was_killed_for_its_memory_says_how_much_it_had(request_of_100_and_60_mib: dict[str, object], tmp_path: Path) -> None:
+def test_what_was_killed_for_its_memory_says_how_much_it_had(
+    request_of_100_and_60_mib: dict[str, object], tmp_path: Path
+) -> None:
     before = len(ENDED)
     with pytest.raises(CapacityError) as caught:
-        run_child("given_hungry", request_of_100_and_60_mib | {"killed": True}, tmp_path, "a part", dict(os.environ), 50 * MIB)
+        run_child(
+            "given_hungry", request_of_100_and_60_mib | {"killed": True}, tmp_path, "a part", dict(os.environ), 50 * MIB
+        )
     (fault,) = caught.value.faults
     taken = int(fault.found.removesuffix(" bytes taken"))
     assert taken >= 100 * MIB

@@ -25,13 +25,19 @@ from job.store import Store, Stored, open_store
 from tests.unit.test_manifest import CONTENTS, a_spec, finished
 
 LOG = Log(StringIO())
-FAILED = {"status": "failed", "run_id": "0123456789abcdef", "report": ["report/samples.md", "report/tensorboard/events.1"]}
+FAILED = {
+    "status": "failed",
+    "run_id": "0123456789abcdef",
+    "report": ["report/samples.md", "report/tensorboard/events.1"],
+}
 REPORT = {"stats.json": json.dumps(FAILED).encode(), "report/samples.md": b"x", "report/tensorboard/events.1": b"y"}
 
 
 @pytest.fixture(params=["directory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "out") if request.param == "directory" else f"s3://{request.getfixturevalue('bucket')}/run")
+    return open_store(
+        str(tmp_path / "out") if request.param == "directory" else f"s3://{request.getfixturevalue('bucket')}/run"
+    )
 
 
 @pytest.fixture
@@ -94,7 +100,14 @@ LISTED = [
 def test_a_report_that_lists_other_things_deletes_none_of_them(listed: object, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "out"))
     (tmp_path / "kept").write_bytes(b"x")
-    put(store, {"adapter/kept": b"x", "report/samples.md": b"x", "stats.json": json.dumps(FAILED | {"report": listed}).encode()})
+    put(
+        store,
+        {
+            "adapter/kept": b"x",
+            "report/samples.md": b"x",
+            "stats.json": json.dumps(FAILED | {"report": listed}).encode(),
+        },
+    )
     with pytest.raises(InputError, match=r"adapter/kept without spec\.json"):
         examine(store, a_spec())
     with Lease(store, LOG) as lease:
@@ -132,7 +145,10 @@ def test_a_refusal_lists_what_differs(tmp_path: Path) -> None:
     """With both values, few of many, and no secret of either."""
     store = open_store(str(tmp_path / "out"))
     secret = "hf_" + "A" * 34
-    other = a_spec("other", epochs=2.0, seed=1).resolved | {"tracking": [str(number) for number in range(20)], "extra": 1}
+    other = a_spec("other", epochs=2.0, seed=1).resolved | {
+        "tracking": [str(number) for number in range(20)],
+        "extra": 1,
+    }
     other["model"]["source"] = secret
     put(store, {SPEC: json.dumps(other).encode()})
     with pytest.raises(InputError) as failure:

@@ -23,7 +23,9 @@ from tests.unit.test_report_page import ATTACK, Elements
 SPEC: dict[str, Any] = {"name": "lamps", "training": {"learning_rate": 0.001, "epochs": 1.0}, "output": {"uri": "here"}}
 
 
-def put(output: Path, stats: dict[str, Any] | None = None, spec: dict[str, Any] | None = SPEC, published: bool = True) -> str:
+def put(
+    output: Path, stats: dict[str, Any] | None = None, spec: dict[str, Any] | None = SPEC, published: bool = True
+) -> str:
     """An output with what a run leaves there to be compared."""
     store = DirectoryStore(str(output))
     store.write("stats.json", json.dumps(statistics() if stats is None else stats).encode())
@@ -45,7 +47,10 @@ def three(tmp_path: Path) -> list[str]:
     slow = statistics(wall_seconds=7200.0)
     second = statistics(name="second", wall_seconds=3600.0, evaluation=evaluated(held_out_loss=0.4))
     third = statistics(name="third", wall_seconds=3600.0, evaluation=evaluated(exact_match=1.0))
-    faster = SPEC | {"training": {"learning_rate": 0.002, "epochs": 1.0, "warmup_steps": 5}, "output": {"uri": "elsewhere"}}
+    faster = SPEC | {
+        "training": {"learning_rate": 0.002, "epochs": 1.0, "warmup_steps": 5},
+        "output": {"uri": "elsewhere"},
+    }
     return [put(tmp_path / "a", slow), put(tmp_path / "b", second, faster), put(tmp_path / "c", third)]
 
 
@@ -66,13 +71,18 @@ def test_the_best_is_first_by_the_metric_that_is_asked_for(three: list[str]) -> 
 
 def test_equal_runs_are_called_equal(tmp_path: Path) -> None:
     text = as_text(compare([put(tmp_path / "a"), put(tmp_path / "b")], None, {}))
-    assert text.startswith("a and b are equally good by held-out loss, with 0.5.\n"), "one name: the ends of the addresses tell them apart"
+    assert text.startswith("a and b are equally good by held-out loss, with 0.5.\n"), (
+        "one name: the ends of the addresses tell them apart"
+    )
     assert "Their specs do not differ." in text
 
 
 def test_what_differs_is_named_with_each_value(three: list[str]) -> None:
     comparison = compare(three, None, {})
-    assert comparison.differences == [("/training/learning_rate", [0.002, 0.001, 0.001]), ("/training/warmup_steps", [5, ABSENT, ABSENT])]
+    assert comparison.differences == [
+        ("/training/learning_rate", [0.002, 0.001, 0.001]),
+        ("/training/warmup_steps", [5, ABSENT, ABSENT]),
+    ]
     lines = [line.split() for line in as_text(comparison).splitlines()]
     assert ["/training/learning_rate", "0.002", "0.001", "0.001"] in lines
     assert ["/training/warmup_steps", "5", "nothing", "nothing"] in lines
@@ -90,9 +100,13 @@ def test_time_and_money(three: list[str], tmp_path: Path) -> None:
     assert [run.cost for run in compare(three, None, {}).runs] == [None] * 3
     device = statistics()["device"] | {"kind": "cuda", "total_memory_bytes": 80 * 10**9}
     names = {"NVIDIA A100-SXM4-80GB": 2.0, "NVIDIA L4": 0.5, "NVIDIA H200": 4.0, "NVIDIA L40S": None}
-    outputs = [put(tmp_path / f"gpu-{n}", statistics(name=f"gpu-{n}", device=device | {"name": name})) for n, name in enumerate(names)]
+    outputs = [
+        put(tmp_path / f"gpu-{n}", statistics(name=f"gpu-{n}", device=device | {"name": name}))
+        for n, name in enumerate(names)
+    ]
     found = {
-        run.stats["device"]["name"]: run.price_per_hour for run in compare(outputs, None, {"a100-80": 2.0, "l4": 0.5, "h200": 4.0}).runs
+        run.stats["device"]["name"]: run.price_per_hour
+        for run in compare(outputs, None, {"a100-80": 2.0, "l4": 0.5, "h200": 4.0}).runs
     }
     assert found == names
     rows = [line.split() for line in as_text(compare(three, None, {"": 1.5})).splitlines()]
@@ -103,16 +117,26 @@ def test_json_is_as_its_schema_has_it(three: list[str]) -> None:
     document = json.loads(as_json(compare(three, "exact_match", {"": 1.0})))
     StrictValidator(load_schema("compare")).validate(document)
     assert (document["by"], document["best"]) == ("exact_match", three[2])
-    assert document["differences"][1] == {"pointer": "/training/warmup_steps", "values": [None, None, 5], "absent": [True, True, False]}
+    assert document["differences"][1] == {
+        "pointer": "/training/warmup_steps",
+        "values": [None, None, 5],
+        "absent": [True, True, False],
+    }
     assert [run["seconds"] for run in document["runs"]] == [3600.0, 7200.0, 3600.0]
 
 
 def test_what_makes_figures_less_comparable_is_said(tmp_path: Path) -> None:
     failure = {"class": "InputError", "exit_code": 11, "stage": "data", "message": "no rows", "run_id": "", "faults": 1}
-    failed = statistics(name="failed", status="failed", failure=failure, evaluation={}, delivered={}, training={}, phases=[], device={})
+    failed = statistics(
+        name="failed", status="failed", failure=failure, evaluation={}, delivered={}, training={}, phases=[], device={}
+    )
     other = statistics(name="other")
     other["data"] = other["data"] | {"held_out": other["data"]["held_out"] | {"tokens": 999}}
-    outputs = [put(tmp_path / "f", failed, None, published=False), put(tmp_path / "o", other, published=False), put(tmp_path / "l")]
+    outputs = [
+        put(tmp_path / "f", failed, None, published=False),
+        put(tmp_path / "o", other, published=False),
+        put(tmp_path / "l"),
+    ]
     comparison = compare(outputs, None, {})
     assert labels(comparison)[-1] == "failed"
     assert comparison.notes == [
@@ -178,7 +202,9 @@ def test_what_is_no_output_or_cannot_be_compared_is_refused(three: list[str], tm
 
 def test_the_command_prints_and_writes(three: list[str], tmp_path: Path) -> None:
     page = tmp_path / "compare.html"
-    result = tunejob("compare", *three, "--by", "exact_match", "--html", str(page), "--price", "2", scratch=tmp_path / "s")
+    result = tunejob(
+        "compare", *three, "--by", "exact_match", "--html", str(page), "--price", "2", scratch=tmp_path / "s"
+    )
     assert result.exit_code == 0
     assert result.stdout.startswith("third is best by exact match of 3 runs, with 1.\n")
     said = Elements(page.read_text("utf-8")).said
@@ -188,7 +214,11 @@ def test_the_command_prints_and_writes(three: list[str], tmp_path: Path) -> None
     bad = tunejob("compare", three[0], str(tmp_path / "none"), scratch=tmp_path / "s")
     assert (bad.exit_code, bad.failure["found"]) == (11, "nothing")
     nowhere = tunejob("compare", *three, "--html", str(tmp_path / "none" / "compare.html"), scratch=tmp_path / "s")
-    assert (nowhere.exit_code, nowhere.failure["pointer"], nowhere.failure["found"]) == (11, "--html", str(tmp_path / "none"))
+    assert (nowhere.exit_code, nowhere.failure["pointer"], nowhere.failure["found"]) == (
+        11,
+        "--html",
+        str(tmp_path / "none"),
+    )
 
 
 def test_a_file_that_cannot_be_written_is_named_by_its_option(tmp_path: Path) -> None:
@@ -203,7 +233,10 @@ def test_its_page_is_of_the_same_make(tmp_path: Path) -> None:
     """Hostile names, values and curves are text; no complaint at any width."""
     hostile = statistics() | {"name": ATTACK, "packages": {}, "delivered": {"artefacts": {ATTACK: {"kl": 1.0}}}}
     spec = {"name": "x", ATTACK.replace("\ud800", ""): {"learning_rate": ATTACK.replace("\ud800", "")}}
-    outputs = [put(tmp_path / "a", hostile, spec), *(put(tmp_path / str(n), statistics(name="n" * 200 + str(n))) for n in range(9))]
+    outputs = [
+        put(tmp_path / "a", hostile, spec),
+        *(put(tmp_path / str(n), statistics(name="n" * 200 + str(n))) for n in range(9)),
+    ]
     path = tmp_path / "compare.html"
     path.write_text(compare_page(compare(outputs, None, {"": 3.0})), "utf-8")
     page = path.read_text("utf-8")

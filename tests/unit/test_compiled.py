@@ -21,7 +21,10 @@ from tests.servers import S3Server
 
 SECRET = "k" * 40
 CARD: dict[str, Any] = {"kind": "cuda", "name": "NVIDIA H200", "capability": "9.0"}
-FILES = {"triton": {"ABC/kernel.cubin": b"\0\1" * 5000, "ABC/kernel.json": b"{}"}, "inductor": {"fx/graph": b"graph", "x/c.py": b"pass"}}
+FILES = {
+    "triton": {"ABC/kernel.cubin": b"\0\1" * 5000, "ABC/kernel.json": b"{}"},
+    "inductor": {"fx/graph": b"graph", "x/c.py": b"pass"},
+}
 
 
 class Machine:
@@ -185,7 +188,9 @@ def test_secrets_and_locks_are_left_out(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstuvwxyz")
     first = Machine(tmp_path / "first", monkeypatch, str(tmp_path / "place"))
     first.compile()
-    first.compile({"inductor": {"env.py": b"x = 'hf_abcdefghijklmnopqrstuvwxyz'", "key.py": SECRET.encode(), "locks/a.lock": b""}})
+    first.compile(
+        {"inductor": {"env.py": b"x = 'hf_abcdefghijklmnopqrstuvwxyz'", "key.py": SECRET.encode(), "locks/a.lock": b""}}
+    )
     assert "2 files with a secret left out" in first.keep()
     second = Machine(tmp_path / "second", monkeypatch, str(tmp_path / "place"))
     second.fetch()
@@ -204,7 +209,9 @@ def test_nobody_else_has_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("place", ["relative/path", "hf://owner/name", "S3://bucket/prefix", "file:///place"])
-def test_what_is_no_place_is_refused_and_makes_no_folder(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_place_is_refused_and_makes_no_folder(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match="TUNEJOB_COMPILED: this is no place") as refused:
         Machine(tmp_path / "first", monkeypatch, place)
     assert refused.value.exit_code == 11

@@ -47,7 +47,9 @@ def templated(assistant: str, user: str = "{{ q }}") -> dict[str, Any]:
     return {"template": {"user": user, "assistant": assistant}}
 
 
-UNSUPPORTED = {"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}{{ raise_exception('no such talk') }}"}
+UNSUPPORTED = {
+    "chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}{{ raise_exception('no such talk') }}"
+}
 HIDING = {"chat_template": "{{ messages | length }}{% if add_generation_prompt %}x{% endif %}"}
 
 CASES = {
@@ -235,7 +237,9 @@ def test_bad_data_set(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     path = tmp_path / case.name
     content = case.content
-    path.write_bytes(content if isinstance(content, bytes) else "".join(json.dumps(row) + "\n" for row in content).encode())
+    path.write_bytes(
+        content if isinstance(content, bytes) else "".join(json.dumps(row) + "\n" for row in content).encode()
+    )
     with pytest.raises(InputError) as caught:
         prepare(tmp_path, path, case.kind, byte_tokenizer_dir(), source=case.source, **case.spec)
     assert caught.value.exit_code == 11
@@ -265,7 +269,10 @@ def test_a_model_without_a_template_needs_one_chosen(tmp_path: Path) -> None:
         prepare(tmp_path, [GOOD], "messages", tmp_path / "base")
     assert caught.value.faults[0].where == "/data/chat_template"
     assert caught.value.faults[0].expected.startswith("one of chatml, qwen, llama-3")
-    assert prepare(tmp_path, [GOOD], "messages", tmp_path / "base", chat_template="chatml").tokenizer.eos_token == "<|im_end|>"
+    assert (
+        prepare(tmp_path, [GOOD], "messages", tmp_path / "base", chat_template="chatml").tokenizer.eos_token
+        == "<|im_end|>"
+    )
 
 
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:

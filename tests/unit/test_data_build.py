@@ -41,7 +41,9 @@ def test_columns_types_and_lengths(tmp_path: Path) -> None:
 
 
 def test_slice_limit_and_weight(tmp_path: Path) -> None:
-    prepared = prepare(tmp_path, numbered(20), "prompt_completion", source={"split": "train[10%:-5]", "limit": 4, "weight": 2.5})
+    prepared = prepare(
+        tmp_path, numbered(20), "prompt_completion", source={"split": "train[10%:-5]", "limit": 4, "weight": 2.5}
+    )
     found = Counter(numbers(prepared.train, prepared))
     assert set(found) == {2, 3, 4, 5}
     assert sorted(found.values()) == [2, 2, 3, 3]
@@ -56,7 +58,9 @@ def test_several_sources_keep_their_weights(tmp_path: Path) -> None:
     ]
     spec = job_spec(sources, shuffle=True)
     progress: list[tuple[int, int | None]] = []
-    prepared = build_dataset(spec, fetched(spec, paths), None, model_dir(), tmp_path, lambda done, total: progress.append((done, total)))
+    prepared = build_dataset(
+        spec, fetched(spec, paths), None, model_dir(), tmp_path, lambda done, total: progress.append((done, total))
+    )
     found = numbers(prepared.train, prepared)
     assert sorted(n for n in found if n < 100) == list(range(10))
     assert len([n for n in found if n >= 100]) == 5
@@ -119,7 +123,11 @@ def test_where_nothing_is_held_out_that_is_said_or_refused(tmp_path: Path) -> No
     few = prepare(tmp_path, rows, "prompt_completion", model=byte_tokenizer_dir(), held_out="auto")
     assert (few.held_out, len(few.train)) == (None, 198)
     why = "no rows are held out by default: 99 different rows are fewer than 100"
-    assert few.report.held_out_words == few.report.notes[0] == f"{why}; nothing is measured on rows that are not trained on"
+    assert (
+        few.report.held_out_words
+        == few.report.notes[0]
+        == f"{why}; nothing is measured on rows that are not trained on"
+    )
     with pytest.raises(InputError) as refused:
         prepare(tmp_path, rows, "prompt_completion", model=byte_tokenizer_dir(), held_out="auto", exact=2)
     assert str(refused.value) == (
@@ -150,7 +158,13 @@ def mixed(folder: Path, fraction: float, general: int, rows: int = 40) -> Prepar
     spec = job_spec([task], replay={"fraction": fraction, "sources": [replayed]}, evaluation={"forgetting": {"sources": [measured]}},
                     shuffle=True)  # fmt: skip
     return build_dataset(
-        spec, fetched(spec, paths[:1]), None, byte_tokenizer_dir(), folder, lambda *_: None, beside=fetch_beside(spec, folder)
+        spec,
+        fetched(spec, paths[:1]),
+        None,
+        byte_tokenizer_dir(),
+        folder,
+        lambda *_: None,
+        beside=fetch_beside(spec, folder),
     )
 
 
@@ -165,7 +179,12 @@ def test_general_rows_are_mixed_in_by_the_seed_and_never_those_that_are_measured
     assert max(map(found.index, general)) - min(map(found.index, general)) > 20, "among the task's, not after them"
     assert numbers(prepared.general, prepared) == [100, 101, 102, 103]
     report = prepared.report.document()
-    assert (report["train"]["rows"], report["replay"]["rows"], report["general"]["rows"], report["general"]["also_trained"]) == (
+    assert (
+        report["train"]["rows"],
+        report["replay"]["rows"],
+        report["general"]["rows"],
+        report["general"]["also_trained"],
+    ) == (
         40,
         10,
         4,
@@ -192,14 +211,20 @@ def test_too_few_general_rows_repeat(tmp_path: Path) -> None:
         mixed(tmp_path / "none", 0.5, general=4)
 
 
-@pytest.mark.parametrize(("kind", "begins"), [("messages", "<|im_start|>user\n"), ("text", "What is the capital of Portugal?The capital")])
+@pytest.mark.parametrize(
+    ("kind", "begins"), [("messages", "<|im_start|>user\n"), ("text", "What is the capital of Portugal?The capital")]
+)
 def test_the_general_rows_that_come_with_it_have_the_form_of_the_tasks(tmp_path: Path, kind: str, begins: str) -> None:
     rows = [{"messages": turns("Hello?", "Yes.")} if kind == "messages" else {"text": "Hello."}]
     path = write_rows(tmp_path / "rows.jsonl", rows)
-    spec = job_spec([{"source": str(path), "format": kind}], replay={"fraction": 0.99}, evaluation={"forgetting": {}}, shuffle=True)
+    spec = job_spec(
+        [{"source": str(path), "format": kind}], replay={"fraction": 0.99}, evaluation={"forgetting": {}}, shuffle=True
+    )
     beside = fetch_beside(spec, tmp_path)
     assert len({source.sha256 for source in beside.sources}) == 2
-    prepared = build_dataset(spec, fetched(spec, [path]), None, byte_tokenizer_dir(), tmp_path, lambda *_: None, beside=beside)
+    prepared = build_dataset(
+        spec, fetched(spec, [path]), None, byte_tokenizer_dir(), tmp_path, lambda *_: None, beside=beside
+    )
     assert (len(prepared.general), len(prepared.train)) == (64, 100)
     assert prepared.tokenizer.decode(prepared.general[0]["input_ids"]).startswith(begins)
     assert prepared.report.general is not None
@@ -207,7 +232,9 @@ def test_the_general_rows_that_come_with_it_have_the_form_of_the_tasks(tmp_path:
 
 
 def test_general_rows_of_both_kinds_are_all_different() -> None:
-    spec = job_spec([{"source": "x", "format": "text"}], replay={"fraction": 0.1}, evaluation={"forgetting": {}}, shuffle=True)
+    spec = job_spec(
+        [{"source": "x", "format": "text"}], replay={"fraction": 0.1}, evaluation={"forgetting": {}}, shuffle=True
+    )
     beside: Beside = fetch_beside(spec, Path())
     rows = [line for source in beside.sources for line in source.files[0].read_text("utf-8").splitlines()]
     assert len(rows) == len({json.loads(row)["instruction"] for row in rows}) == 128
@@ -215,7 +242,9 @@ def test_general_rows_of_both_kinds_are_all_different() -> None:
 
 def test_questions_use_the_chat_template(tmp_path: Path) -> None:
     rows = [{"messages": turns(f"q{i}", "first", "again", f"last {i}")} for i in range(5)]
-    prepared = prepare(tmp_path, rows, "messages", prompts=["Hi?"], held_out={"rows": 2}, exact=2, chat_template="chatml")
+    prepared = prepare(
+        tmp_path, rows, "messages", prompts=["Hi?"], held_out={"rows": 2}, exact=2, chat_template="chatml"
+    )
     [question] = prepared.questions
     assert question.text == "<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n"
     asked = [{"role": "user", "content": "Hi?"}]
@@ -253,7 +282,9 @@ def test_questions_with_choices_have_the_ids_of_each(tmp_path: Path) -> None:
 def test_choices_stand_where_the_chat_template_puts_answers(tmp_path: Path) -> None:
     rows = [{"messages": turns(f"q{i}", "AB"[i % 2])} for i in range(5)]
     asked = {"metrics": ["choice"], "choices": ["A", "B"]}
-    prepared = prepare(tmp_path, rows, "messages", held_out={"rows": 2}, exact=2, chat_template="chatml", evaluation=asked)
+    prepared = prepare(
+        tmp_path, rows, "messages", held_out={"rows": 2}, exact=2, chat_template="chatml", evaluation=asked
+    )
     for row, question in zip(prepared.held_out, prepared.exact_match, strict=True):
         (token,), asked = question.choices[question.right], question.input_ids
         assert row["input_ids"][: len(asked) + 1] == [*asked, token]
@@ -288,19 +319,27 @@ def test_each_row_may_have_choices_of_its_own(tmp_path: Path) -> None:
             assert question.reference == decoded[question.right]
     left = len(prepared.exact_match) - sum(bool(question.choices) for question in prepared.exact_match)
     assert left >= 2
-    assert any(note.startswith(f"{left} of 9 held-out answers do not count for choice") for note in prepared.report.notes)
+    assert any(
+        note.startswith(f"{left} of 9 held-out answers do not count for choice") for note in prepared.report.notes
+    )
 
 
 @pytest.mark.parametrize(
     ("evaluation", "pointer", "hint"),
     [
         ({"metrics": ["choice"], "choices": ["x", "y"]}, "/evaluation/choices", "All 8 are none of these"),
-        ({"metrics": ["regex"], "regex": "#### (.+)"}, "/evaluation/regex", "All 8 have no place that the pattern finds"),
+        (
+            {"metrics": ["regex"], "regex": "#### (.+)"},
+            "/evaluation/regex",
+            "All 8 have no place that the pattern finds",
+        ),
         ({"metrics": ["exact_match", "tool_calls"]}, "/evaluation/metrics/1", "All 8 call no tool"),
         ({"metrics": ["json_fields"]}, "/evaluation/metrics/0", "All 8 are not JSON with fields"),
     ],
 )
-def test_a_metric_of_which_no_answer_counts_is_refused(tmp_path: Path, evaluation: dict[str, Any], pointer: str, hint: str) -> None:
+def test_a_metric_of_which_no_answer_counts_is_refused(
+    tmp_path: Path, evaluation: dict[str, Any], pointer: str, hint: str
+) -> None:
     with pytest.raises(InputError) as caught:
         prepare(tmp_path, LETTERS, "prompt_completion", held_out={"rows": 8}, exact=8, evaluation=evaluation)
     (fault,) = caught.value.faults
@@ -397,7 +436,9 @@ def test_a_tokenizer_that_opens_texts_with_bos(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(model_dir())
     tokenizer.bos_token = "<repo_name>"
     tokens = [("<repo_name>", 3), ("<|im_end|>", 2)]
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<repo_name> $A <|im_end|>", special_tokens=tokens)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<repo_name> $A <|im_end|>", special_tokens=tokens
+    )
     tokenizer.save_pretrained(tmp_path / "base")
     [row] = prepare(tmp_path, [{"text": "one"}], "text", tmp_path / "base").train
     assert row["input_ids"] == [3, *tokenizer("one", add_special_tokens=False)["input_ids"], 2]
@@ -473,7 +514,10 @@ def test_a_text_file_holds_a_document_a_line(tmp_path: Path) -> None:
     path = tmp_path / "prose.txt"
     path.write_bytes(b"\xef\xbb\xbfFirst line.\r\n\n  \nSecond line.")
     prepared = prepare(tmp_path, path, "text")
-    assert [prepared.tokenizer.decode(row["input_ids"]) for row in prepared.train] == ["First line.<|im_end|>", "Second line.<|im_end|>"]
+    assert [prepared.tokenizer.decode(row["input_ids"]) for row in prepared.train] == [
+        "First line.<|im_end|>",
+        "Second line.<|im_end|>",
+    ]
 
 
 def test_what_is_not_learned_as_it_is_in_the_rows_is_said_with_counts(tmp_path: Path) -> None:
@@ -514,14 +558,27 @@ SAID = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     [
         (
             "messages",
-            {"messages": SAID, "weight": 1, "train": True, "note": "", "tools": None, "system": "s", "functions": None, "id": 7},
+            {
+                "messages": SAID,
+                "weight": 1,
+                "train": True,
+                "note": "",
+                "tools": None,
+                "system": "s",
+                "functions": None,
+                "id": 7,
+            },
             "'id' (1)",
         ),
         ("alpaca", {"instruction": "a", "output": "b", "input": "", "history": [["x", "y"]]}, "'history' (1)"),
         ("prompt_completion", {"prompt": "a ", "completion": "b", "system": "s", "label": True}, "'system' (1)"),
         ("prompt_completion", {"prompt": SAID[:1], "completion": SAID[1:], "system": "s", "tools": []}, ""),
         ("text", {"text": "a", "label": 1, "\u202e\x1b": 1}, r"'label' (1), '\u202e\x1b' (1)"),
-        ("text", {"text": "a"} | {f"c{i}": i for i in range(10)}, ", ".join(f"'c{i}' (1)" for i in range(8)) + " and 2 others"),
+        (
+            "text",
+            {"text": "a"} | {f"c{i}": i for i in range(10)},
+            ", ".join(f"'c{i}' (1)" for i in range(8)) + " and 2 others",
+        ),
         ("template", {"question": "a", "id": 1}, ""),
     ],
 )

@@ -73,6 +73,8 @@ def test_this_machine() -> None:
 
 
 @pytest.mark.parametrize(("said", "threads"), [("3", 3), ("", HERE), ("0", HERE), ("many", HERE), ("2,1", HERE)])
-def test_native_code_has_the_threads_that_omp_num_threads_says(said: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_native_code_has_the_threads_that_omp_num_threads_says(
+    said: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", said)
     assert native_threads() == threads

@@ -15,7 +15,9 @@ TEXT_CALL = {"name": "f", "arguments": '{"a": null}'}
 
 
 def chat(kind: str, *items: Row, columns: dict[str, str] | None = None, **row: Any) -> Chat:
-    found = shape(kind, row | {{"messages": "messages", "sharegpt": "conversations"}[kind]: list(items)}, Columns(columns or {}))
+    found = shape(
+        kind, row | {{"messages": "messages", "sharegpt": "conversations"}[kind]: list(items)}, Columns(columns or {})
+    )
     assert isinstance(found, Chat)
     return found
 
@@ -76,7 +78,10 @@ def test_marks_are_those_of_their_message_after_a_system_prompt() -> None:
         ({"tool_calls": [{"type": "custom", "custom": {"name": "f"}}]}, "needs a function with a name"),
         ({"tool_calls": [CALL | {"type": "custom"}]}, "a tool call of type 'custom'"),
         ({"tool_calls": [{"name": "f", "arguments": [1]}]}, "arguments of f must be an object, not list"),
-        ({"tool_calls": [{"name": "f", "arguments": {}, "parameters": {"a": 1}}]}, "given twice, as arguments and as parameters"),
+        (
+            {"tool_calls": [{"name": "f", "arguments": {}, "parameters": {"a": 1}}]},
+            "given twice, as arguments and as parameters",
+        ),
     ],
 )
 def test_keys_that_cannot_be_honoured_are_refused_by_name(speak: Any, keys: Row, words: str) -> None:
@@ -103,7 +108,9 @@ def test_the_older_form_of_a_call_is_read() -> None:
 @pytest.mark.parametrize("arguments", ["", None, "{}", "null", {}])
 def test_a_call_without_arguments(arguments: Any) -> None:
     found = answer(content=None, tool_calls=[{"id": "1", "function": {"name": "now", "arguments": arguments}}])
-    assert found.messages[1]["tool_calls"] == [{"id": "1", "type": "function", "function": {"name": "now", "arguments": {}}}]
+    assert found.messages[1]["tool_calls"] == [
+        {"id": "1", "type": "function", "function": {"name": "now", "arguments": {}}}
+    ]
 
 
 def test_arguments_under_their_other_name_and_keys_of_a_call_that_nobody_reads() -> None:
@@ -115,7 +122,10 @@ def test_arguments_under_their_other_name_and_keys_of_a_call_that_nobody_reads()
 @pytest.mark.parametrize(
     ("turn", "words"),
     [
-        ({"from": "function_call", "value": '{"name": "f"}', "tool_calls": [CALL]}, "turn 1 has both tool_calls and, as its value"),
+        (
+            {"from": "function_call", "value": '{"name": "f"}', "tool_calls": [CALL]},
+            "turn 1 has both tool_calls and, as its value",
+        ),
         ({"from": "tool_call", "value": "[]"}, "turn 1: the function call is an empty list"),
         ({"from": "human", "value": "q", "tool_calls": [CALL]}, "turn 1: only answers call tools, not the role user"),
     ],
@@ -130,14 +140,19 @@ def test_keys_of_a_tool_beside_its_function_stay_for_the_template_to_read() -> N
     tool = {"type": "function", "function": {"name": "f"}, "strict": True}
     assert chat("messages", talk, tools=[tool], functions=[tool]).tools == [tool]
     flat = {"type": "function", "name": "f", "strict": True}
-    assert chat("messages", talk, tools=[flat]).tools == [{"type": "function", "function": {"name": "f", "strict": True}}]
+    assert chat("messages", talk, tools=[flat]).tools == [
+        {"type": "function", "function": {"name": "f", "strict": True}}
+    ]
 
 
 @pytest.mark.parametrize("speaker", ["function_call", "tool_call"])
 def test_a_speaker_who_calls(speaker: str) -> None:
     found = chat("sharegpt", {"from": speaker, "value": '{"name": "f", "arguments": {"a": null}}', "weight": 0},
                  {"from": "tool_response", "value": "1"})  # fmt: skip
-    assert found.messages == [{"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": "1"}]
+    assert found.messages == [
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "1"},
+    ]
     assert found.unlearned == {0}
 
 
@@ -159,24 +174,39 @@ def test_content_parts_that_say_nothing_or_too_much() -> None:
         answer(content=[{"type": "text", "data": "a"}])
     with pytest.raises(RowFault, match="content part of type 'thinking'"):
         answer(content=[{"type": "thinking", "thinking": "a"}])
-    assert answer(content=[{"type": "text", "text": "a", "cache_control": {"type": "x"}}]).ignored == ("content[].cache_control",)
+    assert answer(content=[{"type": "text", "text": "a", "cache_control": {"type": "x"}}]).ignored == (
+        "content[].cache_control",
+    )
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
 def test_reasoning_is_given_under_every_name_that_templates_ask_for(key: str) -> None:
     message = answer(content=None, **{key: "because"}).messages[1]
-    assert message == {"role": "assistant", "content": "", "reasoning_content": "because", "reasoning": "because", "thinking": "because"}
+    assert message == {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "because",
+        "reasoning": "because",
+        "thinking": "because",
+    }
 
 
 def test_other_keys_stay_for_the_template_to_read() -> None:
-    assert answer(id="7", images=[], end_turn=True).messages[1] == {"role": "assistant", "content": "a", "id": "7", "end_turn": True}
+    assert answer(id="7", images=[], end_turn=True).messages[1] == {
+        "role": "assistant",
+        "content": "a",
+        "id": "7",
+        "end_turn": True,
+    }
     assert said(id="7").messages[1] == {"role": "assistant", "content": "a", "id": "7"}
 
 
 def test_a_turn_with_both_kinds_of_keys() -> None:
     with pytest.raises(RowFault, match="turn 1 has both from/value and role/content"):
         chat("sharegpt", {"from": "gpt", "value": "a", "content": "b"})
-    assert chat("sharegpt", {"from": "gpt", "value": "a", "role": None}).messages == [{"role": "assistant", "content": "a"}]
+    assert chat("sharegpt", {"from": "gpt", "value": "a", "role": None}).messages == [
+        {"role": "assistant", "content": "a"}
+    ]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,9 @@ from tests.unit.test_data_read import write_arrow
 SOURCE = "/data/train/0/source"
 
 
-def learned(kind: str, *rows: Row, template: dict[str, str] | None = None, columns: dict[str, str] | None = None) -> Reply:
+def learned(
+    kind: str, *rows: Row, template: dict[str, str] | None = None, columns: dict[str, str] | None = None
+) -> Reply:
     """What a worker makes of rows, in this process."""
     tokenizer = load_tokenizer(byte_tokenizer_dir())
     job = Job(tokenizer.chat_template, {}, end_tokens(tokenizer), "responses", 512, [], tokenizer.eos_token_id)
@@ -47,8 +49,25 @@ TEMPLATE = {"user": "{{ q }}", "assistant": "b"}
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_a_row_that_is_marked_is_not_learned(kind: str) -> None:
-    off = [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"loss": False}, {"masked": True}, {"train": "False"}, {"weight": "0"}]
-    on = [{}, {"weight": 1}, {"train": True}, {"masked": False}, {"loss": None}, {"train": "true"}, {"weight": ""}, {"loss": 2.31}]
+    off = [
+        {"weight": 0},
+        {"weight": 0.0},
+        {"train": False},
+        {"loss": False},
+        {"masked": True},
+        {"train": "False"},
+        {"weight": "0"},
+    ]
+    on = [
+        {},
+        {"weight": 1},
+        {"train": True},
+        {"masked": False},
+        {"loss": None},
+        {"train": "true"},
+        {"weight": ""},
+        {"loss": 2.31},
+    ]
     rows = [ROWS[kind] | mark for mark in (*off, *on)]
     reply = learned(kind, *rows, template=TEMPLATE if kind == "template" else None)
     assert reply.faults == []
@@ -60,7 +79,10 @@ def test_a_row_that_is_marked_is_not_learned(kind: str) -> None:
 def test_a_column_that_is_read_under_the_name_of_a_mark_is_none() -> None:
     assert learned("alpaca", {"instruction": "a", "loss": "0"}, columns={"output": "loss"}).dropped == []
     assert (
-        learned("template", {"q": "a", "weight": 0, "label": False}, template=TEMPLATE | {"user": "{{ weight }}{{ label }}"}).dropped == []
+        learned(
+            "template", {"q": "a", "weight": 0, "label": False}, template=TEMPLATE | {"user": "{{ weight }}{{ label }}"}
+        ).dropped
+        == []
     )
 
 
@@ -91,7 +113,11 @@ def border(prompt: str, completion: str, learn_all: bool = False) -> tuple[list[
 def test_a_prompt_has_the_tokens_that_it_is_asked_with() -> None:
     """One token with the completion's beginning would be all that is learned, or never seen by who asks."""
     assert border("n", "ew") == (["n"], ["ew", "<|im_end|>"], "apart")
-    assert border("Q: 2+2?\nA: ", "four") == (["Q", ":", " ", "2", "+", "2", "?", "\n", "A", ":", " "], ["four", "<|im_end|>"], "apart")
+    assert border("Q: 2+2?\nA: ", "four") == (
+        ["Q", ":", " ", "2", "+", "2", "?", "\n", "A", ":", " "],
+        ["four", "<|im_end|>"],
+        "apart",
+    )
     assert border("Q:", " four") == (["Q", ":"], [" four", "<|im_end|>"], "")
     assert border("n", "ew", learn_all=True) == (["n"], ["ew", "<|im_end|>"], "apart")
 
@@ -113,7 +139,9 @@ def with_spaces_before(pieces: str) -> Any:
         ("▁|▁A|:|▁x", ["▁A", ":", "▁x"], ["▁x"], "merged"),  # x alone is not a token
     ],
 )
-def test_a_tokenizer_that_puts_a_space_before_all_text(pieces: str, ids: list[str], labels: list[str], border: str) -> None:
+def test_a_tokenizer_that_puts_a_space_before_all_text(
+    pieces: str, ids: list[str], labels: list[str], border: str
+) -> None:
     tokenizer = with_spaces_before(pieces)
     sequence, said = Tokeniser(tokenizer, 512, [], None).pair("A: ", "x", False)
     assert [tokenizer.id_to_token(token) for token in sequence.input_ids] == ids
@@ -136,9 +164,7 @@ def test_characters_that_a_vocabulary_lacks_are_noticed(model: Any, unknown: lis
 
 
 def test_answers_that_begin_within_a_token_are_counted(tmp_path: Path) -> None:
-    template = (
-        "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
-    )
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     rows = [{"messages": turns("a", "b", "c", "2")}, {"prompt": "n", "completion": "ew"}]
     told = []
     for number, (row, kind) in enumerate(zip(rows, ("messages", "prompt_completion"), strict=True)):
@@ -168,7 +194,9 @@ def test_words_that_may_mean_that_nothing_is_there(tmp_path: Path) -> None:
 
 def test_words_in_columns_of_row_templates_and_in_files_that_know_null() -> None:
     template = {"user": "{{ q }}", "assistant": "{{ a or 'none' }}"}
-    columns = ColumnUse(job_spec([{"source": "rows.csv", "format": "template", "template": template}]).data.train[0], SOURCE)
+    columns = ColumnUse(
+        job_spec([{"source": "rows.csv", "format": "template", "template": template}]).data.train[0], SOURCE
+    )
     row = columns.settled({"q": "NA", "a": "nan", "b": "null"})
     assert row == {"q": "NA", "a": None, "b": "null"}
     columns.see(row, all_text=True)

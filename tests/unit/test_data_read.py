@@ -19,7 +19,10 @@ from tests.data_rows import Row, write_rows
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl.gz", "rows.parquet", "rows.json"])
 def test_the_same_rows_in_any_kind_of_file(name: str, tmp_path: Path) -> None:
-    rows = [{"instruction": 'Add, "please".', "input": "1\n2", "output": "3"}, {"instruction": "Größe?", "input": "", "output": "zwölf"}]
+    rows = [
+        {"instruction": 'Add, "please".', "input": "1\n2", "output": "3"},
+        {"instruction": "Größe?", "input": "", "output": "zwölf"},
+    ]
     path = tmp_path / name
     write(path, rows)
     assert list(read_rows(path, "")) == rows
@@ -101,8 +104,16 @@ def test_what_pandas_writes_for_a_missing_value_is_null(name: str, text: str, tm
 
 
 PADDED = [
-    {"tools": [{"name": "f", "parameters": {"properties": {"a": {"type": "string"}}}}], "args": '{"a": null}', "q": float("nan")},
-    {"tools": [{"name": "g", "parameters": {"properties": {"b": {"type": "integer", "minimum": 1}}}}], "args": None, "q": 1.0},
+    {
+        "tools": [{"name": "f", "parameters": {"properties": {"a": {"type": "string"}}}}],
+        "args": '{"a": null}',
+        "q": float("nan"),
+    },
+    {
+        "tools": [{"name": "g", "parameters": {"properties": {"b": {"type": "integer", "minimum": 1}}}}],
+        "args": None,
+        "q": 1.0,
+    },
 ]
 
 
@@ -143,7 +154,12 @@ def test_bytes_are_text_where_they_are_utf_8(tmp_path: Path) -> None:
 
 def test_maps_are_objects_whose_nulls_stay(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
-    write_arrow(path, pyarrow.table({"m": pyarrow.array([[("a", None), ("b", "x")]], pyarrow.map_(pyarrow.string(), pyarrow.string()))}))
+    write_arrow(
+        path,
+        pyarrow.table(
+            {"m": pyarrow.array([[("a", None), ("b", "x")]], pyarrow.map_(pyarrow.string(), pyarrow.string()))}
+        ),
+    )
     assert list(read_rows(path, "")) == [{"m": {"a": None, "b": "x"}}]
 
 
@@ -167,7 +183,12 @@ def test_dates_that_python_has_no_form_for_are_text(tmp_path: Path) -> None:
     write_arrow(path, pyarrow.table({"text": ["a", "b"], **columns}))
     assert list(read_rows(path, "")) == [
         {"text": "a", "late": nothing, "mars": nothing, "day": "1970-01-02"},
-        {"text": "b", "late": f"<value out of range: {2**62}>", "mars": None, "day": f"<value out of range: {2**31 - 1}>"},
+        {
+            "text": "b",
+            "late": f"<value out of range: {2**62}>",
+            "mars": None,
+            "day": f"<value out of range: {2**31 - 1}>",
+        },
     ]
     write_arrow(path, pyarrow.table({"text": ["a"], "within": pyarrow.array([[2**62]], pyarrow.list_(microseconds))}))
     with pytest.raises(InputError, match="a value within a list or an object cannot be read: date value out of range"):

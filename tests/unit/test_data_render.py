@@ -79,7 +79,10 @@ def test_a_tool_call_whose_result_needs_it() -> None:
         {"role": "tool", "content": "1"},
         {"role": "assistant", "content": "one"},
     ]
-    assert learned(STRICT_TOOLS, messages, "</s>") == [('[CALL][{"name": "f", "arguments": {"a": 1}}]', "</s>"), (" one", "</s>")]
+    assert learned(STRICT_TOOLS, messages, "</s>") == [
+        ('[CALL][{"name": "f", "arguments": {"a": 1}}]', "</s>"),
+        (" one", "</s>"),
+    ]
 
 
 def test_answers_that_repeat_each_other_and_the_question() -> None:
@@ -114,7 +117,11 @@ def long_talk(answers: int) -> list[Row]:
     for number in range(answers):
         thought = f"<think>\nt{number}\n</think>\n\n" if number % 4 == 1 else ""
         said = "one<|end|>\n<|user|>\n" if number % 4 == 3 else f" {number} "
-        talk += [{"role": "user", "content": "go on"}, *(calling if number % 4 == 2 else []), *turns("", thought + said)[1:]]
+        talk += [
+            {"role": "user", "content": "go on"},
+            *(calling if number % 4 == 2 else []),
+            *turns("", thought + said)[1:],
+        ]
     return talk
 
 
@@ -124,7 +131,9 @@ def for_template(template: str, answers: int) -> list[Row]:
     return [m for m in long_talk(answers) if shows_tools or (m["role"] != "tool" and "tool_calls" not in m)]
 
 
-NAMED = {name: named.text.replace("END", "'<|end|>'").replace("{{- BOS }}\n", "") for name, named in templates.NAMED.items()}
+NAMED = {
+    name: named.text.replace("END", "'<|end|>'").replace("{{- BOS }}\n", "") for name, named in templates.NAMED.items()
+}
 
 
 @pytest.mark.parametrize("template", [LAST_EOS, NO_END, SPACED, PLAIN, THINKING, FORCED_THINKING, *NAMED.values()])
@@ -150,7 +159,9 @@ def test_the_renderings_of_a_long_conversation_do_not_grow_with_it(template: str
 def test_a_long_conversation_that_takes_too_long_is_not_taken_for_a_hostile_template() -> None:
     """What comes before each answer is another here, so that they are looked for one by one."""
     numbering = "{% for m in messages %}{{ loop.index ~ ': ' ~ m.content ~ '<|end|>' }}{% endfor %}"
-    with pytest.raises(RowFault, match=r"its \d+ messages and more take the chat template more than 0.2 seconds; split"):
+    with pytest.raises(
+        RowFault, match=r"its \d+ messages and more take the chat template more than 0.2 seconds; split"
+    ):
         ChatTemplate(numbering, {}, TOKENS, long_seconds=0.2).conversation(Chat(turns(*map(str, range(3000)))))
 
 
@@ -198,7 +209,10 @@ def test_messages_that_a_template_leaves_out_are_counted_by_their_role() -> None
     before = turns("why", "<think>a</think>one", "q", "two")
     kept = "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}</s>{% endfor %}"
     assert remarks(kept, *before, first_trained=2) == {}
-    assert remarks(kept.replace("messages", "messages[2:]"), *before, first_trained=2) == {"role user": 1, "role assistant": 1}
+    assert remarks(kept.replace("messages", "messages[2:]"), *before, first_trained=2) == {
+        "role user": 1,
+        "role assistant": 1,
+    }
 
 
 def test_keys_that_a_template_does_not_read_are_counted() -> None:
@@ -210,7 +224,10 @@ def test_keys_that_a_template_does_not_read_are_counted() -> None:
     assert remarks(SHOWING.replace("{{ m.thinking }}", "{{ m.thinking if m.role == 'assistant' }}"), asked, answered) == {
         "key name": 1, "key thinking": 1
     }  # fmt: skip
-    assert remarks(LAST_EOS, *turns("q", "one"), ignored=("tool_calls[].index",), wished=1) == {"key tool_calls[].index": 1, "wished": 1}
+    assert remarks(LAST_EOS, *turns("q", "one"), ignored=("tool_calls[].index",), wished=1) == {
+        "key tool_calls[].index": 1,
+        "wished": 1,
+    }
 
 
 def test_keys_of_tools_that_a_template_does_not_read_are_counted() -> None:
@@ -222,10 +239,18 @@ def test_keys_of_tools_that_a_template_does_not_read_are_counted() -> None:
 
 
 def test_an_answer_of_reasoning_alone() -> None:
-    thought = {"role": "assistant", "content": "", "reasoning_content": "because", "reasoning": "because", "thinking": "because"}
+    thought = {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "because",
+        "reasoning": "because",
+        "thinking": "because",
+    }
     assert learned(SHOWING, [*turns("q"), thought]) == [("because", "<|end|>")]
     for talk in ([*turns("q"), thought], [*turns("q"), thought] * (FEW_ANSWERS + 8)):
-        with pytest.raises(RowFault, match="the answer in message 2 is reasoning alone, which the chat template leaves out"):
+        with pytest.raises(
+            RowFault, match="the answer in message 2 is reasoning alone, which the chat template leaves out"
+        ):
             learned(LAST_EOS, talk)
 
 

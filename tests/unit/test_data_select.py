@@ -16,7 +16,21 @@ def source(split: str = "train", limit: int | None = None) -> SourceSpec:
     return SourceSpec("/rows", "text", split, None, {}, None, limit, 1.0)
 
 
-SLICES = ["", "[:]", "[:10]", "[10:20]", "[-5:]", "[:-5]", "[10%:20%]", "[-10%:]", "[:33%]", "[50%:]", "[3:-3]", "[:1%]", "[7:7]"]
+SLICES = [
+    "",
+    "[:]",
+    "[:10]",
+    "[10:20]",
+    "[-5:]",
+    "[:-5]",
+    "[10%:20%]",
+    "[-10%:]",
+    "[:33%]",
+    "[50%:]",
+    "[3:-3]",
+    "[:1%]",
+    "[7:7]",
+]
 
 
 @pytest.mark.parametrize("text", SLICES)
@@ -51,7 +65,11 @@ def test_the_seed_decides() -> None:
 
     assert chosen(1) == chosen(1) == [332, 504, 601, 620, 745]
     assert chosen(1) != chosen(2)
-    assert shuffled(np.arange(1000), 1).tolist() == shuffled(np.arange(1000), 1).tolist() != shuffled(np.arange(1000), 2).tolist()
+    assert (
+        shuffled(np.arange(1000), 1).tolist()
+        == shuffled(np.arange(1000), 1).tolist()
+        != shuffled(np.arange(1000), 2).tolist()
+    )
 
 
 @given(rows=st.integers(1, 200), weight=st.floats(0.01, 5), seed=st.integers(0, 2**32 - 1))

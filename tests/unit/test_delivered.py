@@ -87,8 +87,12 @@ ASKED = {"/export": {"merged": ["16bit"], "gguf": ["q8_0"]}, **HELD}
 
 
 def test_a_gate_may_be_about_everything_that_can_be_made() -> None:
-    names = job_schema()["definitions"]["evaluation"]["properties"]["gates"]["items"]["properties"]["of"]["items"]["enum"]
-    assert set(names) == {"trained", "adapter", "merged", "merged_4bit", "lora_gguf", "gguf"} | {f"gguf-{name}" for name in TYPES}
+    names = job_schema()["definitions"]["evaluation"]["properties"]["gates"]["items"]["properties"]["of"]["items"][
+        "enum"
+    ]
+    assert set(names) == {"trained", "adapter", "merged", "merged_4bit", "lora_gguf", "gguf"} | {
+        f"gguf-{name}" for name in TYPES
+    }
 
 
 @pytest.mark.parametrize("of", [["trained"], ["adapter", "merged"], ["gguf"], ["gguf-q8_0", "merged"]])

@@ -88,6 +88,8 @@ def test_the_memory_of_a_card_is_known_without_torch(tmp_path: Path) -> None:
 
 def test_variables_that_torch_cannot_be_imported_with_are_an_input_error() -> None:
     program = "import job.host.device as device, job.errors as errors\ntry: device.choose_device()\nexcept errors.InputError as e: print(e)"
-    done = subprocess.run([sys.executable, "-c", program], env=os.environ | {"TORCH_LOGS": "nonsense"}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"TORCH_LOGS": "nonsense"}, capture_output=True, text=True
+    )
     assert done.stdout.startswith("torch cannot be imported (found Invalid log settings: nonsense"), done.stderr
     assert "TORCH_LOGS" in done.stdout

@@ -110,7 +110,10 @@ MET: list[tuple[BaseException, type[JobError]]] = [
     (RuntimeError("CUDA error: uncorrectable ECC error encountered"), DeviceError),
     (RuntimeError("CUDA error: unspecified launch failure"), DeviceError),
     (RuntimeError(f"CUDA error: uncorrectable ECC error encountered\n{ADVICE}"), DeviceError),
-    (RuntimeError(f"CUDA error: unspecified launch failure\nSearch for `cudaErrorLaunchFailure'\n{ADVICE}"), DeviceError),
+    (
+        RuntimeError(f"CUDA error: unspecified launch failure\nSearch for `cudaErrorLaunchFailure'\n{ADVICE}"),
+        DeviceError,
+    ),
     (RuntimeError(f"CUDA error: an illegal memory access was encountered\n{ADVICE}"), DeviceError),
     (RuntimeError(f"CUDA error: device-side assert triggered\n{ADVICE}"), JobError),
     (RuntimeError(f"CUDA error: out of memory\n{ADVICE}"), CapacityError),
@@ -120,7 +123,10 @@ MET: list[tuple[BaseException, type[JobError]]] = [
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), CapacityError),
     (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), DeviceError),
     (RuntimeError("Triton Error [CUDA]: out of memory"), CapacityError),
-    (RuntimeError("Unable to determine the device handle for GPU 0000:3B:00.0: GPU is lost. Reboot the system"), DeviceError),
+    (
+        RuntimeError("Unable to determine the device handle for GPU 0000:3B:00.0: GPU is lost. Reboot the system"),
+        DeviceError,
+    ),
     (RuntimeError("NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus."), DeviceError),
     (RuntimeError("No CUDA-capable device is detected"), DeviceError),
     (RuntimeError("CUDA error: device-side assert triggered"), JobError),
@@ -203,7 +209,9 @@ def test_a_full_disk_is_known_from_a_full_memory() -> None:
     assert disk_is_full(classify(raised(implicit)))
     assert disk_is_full(CapacityError("merge: OSError: [Errno 28] No space left on device")), "as a child reports it"
     assert not disk_is_full(classify(MemoryError()))
-    assert not disk_is_full(CapacityError(Fault("not enough disk for the weights", where="", found="5 bytes free", expected="6 bytes")))
+    assert not disk_is_full(
+        CapacityError(Fault("not enough disk for the weights", where="", found="5 bytes free", expected="6 bytes"))
+    )
     assert not disk_is_full(InputError("row 3: no space left on device"))
 
 

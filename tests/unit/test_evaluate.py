@@ -42,7 +42,13 @@ def model() -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
     return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **shape)).eval()
 
 
@@ -51,7 +57,9 @@ def rows(count: int) -> list[dict[str, list[int]]]:
     made = []
     for _ in range(count):
         ids = [rng.randrange(1, VOCABULARY) for _ in range(rng.randint(3, 20))]
-        made.append({"input_ids": ids, "labels": [-100, *(i if rng.random() < 0.6 else -100 for i in ids[1:-1]), ids[-1]]})
+        made.append(
+            {"input_ids": ids, "labels": [-100, *(i if rng.random() < 0.6 else -100 for i in ids[1:-1]), ids[-1]]}
+        )
     return made
 
 
@@ -99,12 +107,17 @@ def test_margins_are_of_the_rewards(model: Any) -> None:
     def reward(row: dict[str, list[int]]) -> float:
         return 0.2 * (log_probability(adapted, row) - log_probability(model, row))
 
-    pairs = [chosen | {f"rejected_{name}": rejected[name] for name in rejected} for chosen, rejected in zip(*sides, strict=True)]
+    pairs = [
+        chosen | {f"rejected_{name}": rejected[name] for name in rejected}
+        for chosen, rejected in zip(*sides, strict=True)
+    ]
     told: list[int] = []
     dpo = METHODS["dpo"].rewards
     assert dpo is not None
     found = margins_of(adapted, pairs, dpo, SimpleNamespace(beta=0.2), 0, told.append)
-    assert [margin for (margin,) in found] == pytest.approx([reward(a) - reward(b) for a, b in zip(*sides, strict=True)], abs=1e-5)
+    assert [margin for (margin,) in found] == pytest.approx(
+        [reward(a) - reward(b) for a, b in zip(*sides, strict=True)], abs=1e-5
+    )
     assert min(abs(margin) for (margin,) in found) > 1e-4
     assert told == [1, 2, 3, 4]
 
@@ -114,7 +127,9 @@ def test_answers_with_labels_are_compared_each_good_one_with_every_bad_one(model
     import datasets
 
     labels = [1, 0, 1, 1, 0]
-    found = datasets.Dataset.from_list([row | {"desirable": [label]} for row, label in zip(rows(5), labels, strict=True)])
+    found = datasets.Dataset.from_list(
+        [row | {"desirable": [label]} for row, label in zip(rows(5), labels, strict=True)]
+    )
     rewards = Rewards(lambda _, log_probability, *__: log_probability, by_reference=False)
     margins = margins_of(model, found, rewards, None, 0, lambda _: None)
     assert [len(each) for each in margins] == [2, 2, 2]
@@ -130,7 +145,14 @@ def test_a_reward_that_is_not_a_number_ends_the_run() -> None:
     diverged.device = "cpu"  # type: ignore[attr-defined]
     pair = rows(1)[0] | {f"rejected_{name}": values for name, values in rows(1)[0].items()}
     with pytest.raises(GateError, match="a reward is not a number"):
-        margins_of(diverged, [pair], Rewards(lambda _, log_probability, *__: log_probability, by_reference=False), None, 0, print)
+        margins_of(
+            diverged,
+            [pair],
+            Rewards(lambda _, log_probability, *__: log_probability, by_reference=False),
+            None,
+            0,
+            print,
+        )
 
 
 def test_gates_on_pairs_are_of_the_trained_model_alone() -> None:
@@ -222,7 +244,9 @@ def test_answers_are_greedy_whatever_the_model_says_of_generation(model: Any) ->
     stops = [free[0][2], free[2][4]]
     expected = [greedy(model, prompt, stops, 8) for prompt in PROMPTS]
     assert {len(ids) for ids in expected} > {3}, "one ends early, another does not"
-    own = GenerationConfig(repetition_penalty=9.0, no_repeat_ngram_size=1, min_new_tokens=8, suppress_tokens=[free[0][0]])
+    own = GenerationConfig(
+        repetition_penalty=9.0, no_repeat_ngram_size=1, min_new_tokens=8, suppress_tokens=[free[0][0]]
+    )
     before, model.generation_config = model.generation_config, own
     try:
         assert answer_ids(model, PROMPTS, 0, stops, 8) == expected
@@ -254,7 +278,9 @@ LOSS, MATCH = "held_out_loss", "exact_match"
 
 
 def gate(metric: str, **bounds: float) -> GateSpec:
-    return GateSpec(metric, None, *(bounds.get(name) for name in ("at_least", "at_most", "gain_at_least", "rise_at_most")))
+    return GateSpec(
+        metric, None, *(bounds.get(name) for name in ("at_least", "at_most", "gain_at_least", "rise_at_most"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -270,7 +296,10 @@ def gate(metric: str, **bounds: float) -> GateSpec:
         ([gate(MATCH, at_least=0.8)], []),
         ([gate(MATCH, at_least=0.81), gate(MATCH, gain_at_least=0.8)], ["0/at_least"]),
         ([gate(MATCH, gain_at_least=0.81)], ["0/gain_at_least"]),
-        ([gate(LOSS, at_most=0.5, gain_at_least=1.0), gate(MATCH, at_least=0.9)], ["0/at_most", "0/gain_at_least", "1/at_least"]),
+        (
+            [gate(LOSS, at_most=0.5, gain_at_least=1.0), gate(MATCH, at_least=0.9)],
+            ["0/at_most", "0/gain_at_least", "1/at_least"],
+        ),
     ],
 )
 def test_gates_name_each_figure_that_does_not_hold(gates: list[GateSpec], failing: list[str]) -> None:
@@ -309,7 +338,9 @@ def test_figures_leave_out_what_was_not_measured() -> None:
         (("gguf-q8_0",), {"gguf-q8_0"}),
     ],
 )
-def test_a_gate_is_about_everything_that_is_delivered_unless_it_says_which(of: tuple[str, ...] | None, holds_for: set[str]) -> None:
+def test_a_gate_is_about_everything_that_is_delivered_unless_it_says_which(
+    of: tuple[str, ...] | None, holds_for: set[str]
+) -> None:
     failing = GateSpec(LOSS, of, None, 0.5, None, None)
     for name in ("trained", "adapter", "merged", "lora_gguf", "gguf-q8_0", "gguf-q4_k_m"):
         if name not in holds_for:
@@ -325,5 +356,7 @@ def test_an_artefact_is_judged_by_what_it_changes_of_all_held_out_rows() -> None
     assert judged(everywhere, here, here) == everywhere
     worse = judged(everywhere, here, figures(0.9, 0.4))
     assert worse == {LOSS: 1.3, "perplexity": pytest.approx(math.exp(1.3), abs=1e-6), MATCH: 0.7}
-    assert judged(everywhere, here, figures(0.6)) == {LOSS: 1.0, "perplexity": everywhere["perplexity"]}, "what was not measured"
+    assert judged(everywhere, here, figures(0.6)) == {LOSS: 1.0, "perplexity": everywhere["perplexity"]}, (
+        "what was not measured"
+    )
     assert judged(everywhere, here, {"train_loss": 0.5}) == {}

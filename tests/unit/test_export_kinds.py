@@ -41,7 +41,9 @@ README = Path(__file__).parents[2] / "job/export/README.md"
 def test_all_that_can_be_asked_for_is_of_a_kind() -> None:
     names = asked_for(EVERYTHING, whole=False)
     assert {kind_of(name).name for name in names} | {left_by_training(False)} == set(EXPORTS)
-    assert [name for name in names if variant_of(name)] == [f"gguf-{name}" for name in sorted(EVERYTHING["gguf"], key=bits)]
+    assert [name for name in names if variant_of(name)] == [
+        f"gguf-{name}" for name in sorted(EVERYTHING["gguf"], key=bits)
+    ]
     assert asked_for({}, whole=False) == asked_for({}, whole=True) == []
     assert set(names) - set(asked_for(EVERYTHING, whole=True)) == {"merged"}, "the training leaves it"
 
@@ -73,8 +75,14 @@ def test_limits_are_the_specs_own_or_those_of_the_type() -> None:
     assert spec.limits("merged") == {"logit_ratio": 0.5, "kl": 0.25}
     assert spec.limits("merged_4bit") == {"kl": 2.0}
     assert spec.limits("gguf-q8_0") == {"max_kl": 0.125, "max_perplexity_rise": TYPES["q8_0"].max_perplexity_rise}
-    assert spec.limits("gguf-q4_0") == {"max_kl": TYPES["q4_0"].max_kl, "max_perplexity_rise": TYPES["q4_0"].max_perplexity_rise}
-    assert spec.limits("lora_gguf") == {"max_kl": TYPES["f16"].max_kl, "max_perplexity_rise": TYPES["f16"].max_perplexity_rise}
+    assert spec.limits("gguf-q4_0") == {
+        "max_kl": TYPES["q4_0"].max_kl,
+        "max_perplexity_rise": TYPES["q4_0"].max_perplexity_rise,
+    }
+    assert spec.limits("lora_gguf") == {
+        "max_kl": TYPES["f16"].max_kl,
+        "max_perplexity_rise": TYPES["f16"].max_perplexity_rise,
+    }
     assert spec.limits("imatrix") == {}
 
 
@@ -86,7 +94,11 @@ def test_a_gate_can_be_about_each() -> None:
 
 def test_each_lies_where_the_hub_takes_it_from_and_has_its_row_in_the_readme() -> None:
     assert set(PUSHED) == {"adapter", "merged", "merged_4bit", "gguf", "README.md"}
-    rows = [line.split("`")[1] for line in README.read_text("utf-8").splitlines() if line.startswith("| `") and line.count("|") == 4]
+    rows = [
+        line.split("`")[1]
+        for line in README.read_text("utf-8").splitlines()
+        if line.startswith("| `") and line.count("|") == 4
+    ]
     assert rows == [*EXPORTS, "Modelfile"]
 
 

@@ -30,10 +30,29 @@ def found(export: dict[str, Any], on_cpu: bool = False) -> dict[str, Any]:
 
 
 def test_names_are_in_the_order_of_making() -> None:
-    spec = parse({"/export": {"merged": ["4bit", "16bit"], "gguf": ["q4_k_m", "bf16", "iq3_xxs"], "imatrix": True, "lora_gguf": "f16"}})
-    assert spec.artefacts == ["merged", "merged_4bit", "imatrix", "lora_gguf", "gguf-bf16", "gguf-q4_k_m", "gguf-iq3_xxs"]
+    spec = parse(
+        {
+            "/export": {
+                "merged": ["4bit", "16bit"],
+                "gguf": ["q4_k_m", "bf16", "iq3_xxs"],
+                "imatrix": True,
+                "lora_gguf": "f16",
+            }
+        }
+    )
+    assert spec.artefacts == [
+        "merged",
+        "merged_4bit",
+        "imatrix",
+        "lora_gguf",
+        "gguf-bf16",
+        "gguf-q4_k_m",
+        "gguf-iq3_xxs",
+    ]
     assert parse({}).artefacts == []
-    assert parse({"/model/precision": "full", "/export": {"merged": ["16bit"], "gguf": ["q8_0"]}}).artefacts == ["gguf-q8_0"]
+    assert parse({"/model/precision": "full", "/export": {"merged": ["16bit"], "gguf": ["q8_0"]}}).artefacts == [
+        "gguf-q8_0"
+    ]
 
 
 def test_the_sizes_are_those_of_the_shapes() -> None:
@@ -55,15 +74,25 @@ def test_memory_of_a_process_is_that_of_what_it_holds_at_once() -> None:
     memory = plan_memory(spec, EIGHT_B, 1 << 20, True)
     vocabulary, parameters = EIGHT_B.vocabulary, EIGHT_B.parameters
     constant = (260 + 64 + 20) << 20
-    assert memory.compare() - constant == pytest.approx(4 * parameters + 7 * 4 * 256 * vocabulary + adapter_bytes(spec, EIGHT_B))
-    assert memory.reload("16bit") - memory.reload("4bit") == pytest.approx(3.4 * (parameters - 2 * vocabulary * 4096), rel=1e-3)
+    assert memory.compare() - constant == pytest.approx(
+        4 * parameters + 7 * 4 * 256 * vocabulary + adapter_bytes(spec, EIGHT_B)
+    )
+    assert memory.reload("16bit") - memory.reload("4bit") == pytest.approx(
+        3.4 * (parameters - 2 * vocabulary * 4096), rel=1e-3
+    )
     assert quantiser_bytes(EIGHT_B) < GIB  # llama.cpp works slab by slab, however large a tensor is
-    assert memory.check("q4_k_m") - memory.check("q8_0") == pytest.approx(0.86 * 4.5 / 8 * (parameters - 2 * vocabulary * 4096), rel=1e-3)
+    assert memory.check("q4_k_m") - memory.check("q8_0") == pytest.approx(
+        0.86 * 4.5 / 8 * (parameters - 2 * vocabulary * 4096), rel=1e-3
+    )
     short = plan_memory(spec, EIGHT_B, 1 << 20, True, Sizes(512, 512, 16, 128, 128))
     assert memory.check("q8_0") - short.check("q8_0") == 9 * 4 * (128 - 16) * vocabulary
 
 
-FORKED_MIB = {"lora": 316 - 265, "q8_0": 317 - 158, "q4_k_m": 317 - 158}  # what these bring along since they are forked, as seen on a CPU
+FORKED_MIB = {
+    "lora": 316 - 265,
+    "q8_0": 317 - 158,
+    "q4_k_m": 317 - 158,
+}  # what these bring along since they are forked, as seen on a CPU
 SEEN_MIB = {  # python -m tests.gpu.export_bench 1b|400m FOLDER memory, one H200
     (2048, 8192, 32): {"reload": 1245, "four_bit": 1626, "compare": 2029, "lora": 1010, "q8_0": 818, "q4_k_m": 1268},
     (1024, 4096, 16): {"reload": 1269, "four_bit": 1020, "compare": 1655, "lora": 936, "q8_0": 819, "q4_k_m": 929},
@@ -81,7 +110,13 @@ def test_memory_on_a_gpu_is_what_was_seen_there(shape: tuple[int, int, int]) -> 
     }  # fmt: skip
     tensors = {f"model.layers.{i}.{name}.weight": ("BF16", size) for i in range(16) for name, size in layer.items()}
     shapes = Shapes(tensors | {"model.embed_tokens.weight": ("BF16", (128_256, hidden))})
-    spec = parse({"/lora/r": 16, "/model/max_seq_length": 2048, "/export": {"gguf": ["q8_0"], "imatrix": True, "check_tokens": 128}})
+    spec = parse(
+        {
+            "/lora/r": 16,
+            "/model/max_seq_length": 2048,
+            "/export": {"gguf": ["q8_0"], "imatrix": True, "check_tokens": 128},
+        }
+    )
     memory = plan_memory(spec, shapes, 3_500_000, on_cpu=False)
     planned = {"reload": memory.reload("4bit"), "four_bit": memory.four_bit(), "compare": memory.compare(), "lora": memory.lora(),
                 "q8_0": memory.quant("q8_0"), "q4_k_m": memory.quant("q4_k_m")}  # fmt: skip
@@ -93,7 +128,9 @@ def test_memory_on_a_gpu_is_what_was_seen_there(shape: tuple[int, int, int]) -> 
 def test_memory_of_answers_is_that_of_their_keys_and_values() -> None:
     """Of an 8B model 128 KiB a token in 16 bits: long questions need memory that no other figure counts."""
     spec = parse({"/export": {"gguf": ["q8_0"]}})
-    short, long = (plan_memory(spec, EIGHT_B, 1 << 20, True, Sizes(512, 100, 128, tokens, 64 * tokens)) for tokens in (100, 4196))
+    short, long = (
+        plan_memory(spec, EIGHT_B, 1 << 20, True, Sizes(512, 100, 128, tokens, 64 * tokens)) for tokens in (100, 4196)
+    )
     kept = 32 * 2 * 1024  # layers, keys and values
     assert long.check("q8_0") - short.check("q8_0") == 4096 * 2 * kept
     assert long.compare() - short.compare() == (16_384 - 6400) * 4 * kept  # of a batch
@@ -108,7 +145,9 @@ def test_where_fp32_does_not_fit_the_comparison_keeps_its_weights_mapped() -> No
 
 
 def test_disk_is_counted_where_it_is_most() -> None:
-    needed = found({"merged": ["16bit"], "gguf": ["q8_0", "q4_k_m"]}, on_cpu=True)  # on a GPU quants are made early, by cores and memory
+    needed = found(
+        {"merged": ["16bit"], "gguf": ["q8_0", "q4_k_m"]}, on_cpu=True
+    )  # on a GPU quants are made early, by cores and memory
     weights = 16.06e9
     logits = 512 * 128_256 * 4  # of one model
     assert needed["merge"].disk_bytes == pytest.approx(16 * GIB + weights + 2 * logits, rel=0.01)

@@ -37,7 +37,9 @@ class Parts:
         self.accepted = cache(self._accepted)  # checked once, however many tests look at it
 
     def _accepted(self, name: str, with_imatrix: bool = False) -> Checked:
-        return self.checked(name, {"max_kl": TYPES[name].max_kl, "max_perplexity_rise": TYPES[name].max_perplexity_rise}, with_imatrix)
+        return self.checked(
+            name, {"max_kl": TYPES[name].max_kl, "max_perplexity_rise": TYPES[name].max_perplexity_rise}, with_imatrix
+        )
 
     def checked(self, name: str, limits: dict[str, float], with_imatrix: bool = False) -> Checked:
         source = None if name == "bf16" else self.sixteen
@@ -57,7 +59,9 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 SHORT = {"f16", "q8_0", "q5_1", "q6_k", "q4_k_m", "q2_k", "iq4_nl", "iq2_xxs"}
 
 
-@pytest.mark.parametrize("name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in TYPES])
+@pytest.mark.parametrize(
+    "name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in TYPES]
+)
 def test_every_type_is_made_and_accepted(wide: Parts, name: str) -> None:
     checked = wide.accepted(name, TYPES[name].needs_imatrix)
     assert checked.fallback_tensors == 0
@@ -109,7 +113,11 @@ def test_limits_are_those_that_were_asked_for(wide: Parts) -> None:
     with pytest.raises(GateError) as failure:
         wide.checked("q2_k", {"max_kl": kl / 2, "max_perplexity_rise": 10})
     (fault,) = failure.value.faults
-    assert (fault.where, fault.found, fault.expected) == ("gguf/q2_k.gguf", f"KL {kl:.4g} nats a token", f"at most {kl / 2:g}")
+    assert (fault.where, fault.found, fault.expected) == (
+        "gguf/q2_k.gguf",
+        f"KL {kl:.4g} nats a token",
+        f"at most {kl / 2:g}",
+    )
     with pytest.raises(GateError, match=r"its perplexity is too high .*expected at most \+-50.00%"):
         wide.checked("q2_k", {"max_kl": 10, "max_perplexity_rise": -0.5})
 
@@ -145,7 +153,10 @@ def test_an_answer_that_does_not_end_is_refused(wide: Parts) -> None:
     (fault,) = quality_faults(replace(quality, stopped=False, answer_tokens=known.answer_limit), known, "k", NO_LIMITS)
     assert fault.found == f"{2 * len(known.answer) + 16} tokens without an end"
     worse = quality_faults(replace(quality, kl=float("nan"), perplexity=float("inf")), known, "k", NO_LIMITS)
-    assert [fault.message for fault in worse] == ["it strays too far from the 16-bit model", "its perplexity is too high"]
+    assert [fault.message for fault in worse] == [
+        "it strays too far from the 16-bit model",
+        "its perplexity is too high",
+    ]
 
 
 def test_rows_longer_than_a_chunk_are_one_sequence(wide: Parts) -> None:
@@ -165,7 +176,9 @@ def test_what_sequences_begin_with_is_evaluated_once(wide: Parts, monkeypatch: p
     evaluated: list[int] = []
     with opened(wide.sixteen, "k") as model, model.context(512, 1) as context:
         evaluate = context.evaluate
-        monkeypatch.setattr(context, "evaluate", lambda ids, at, each=True: evaluated.append(len(ids)) or evaluate(ids, at, each))
+        monkeypatch.setattr(
+            context, "evaluate", lambda ids, at, each=True: evaluated.append(len(ids)) or evaluate(ids, at, each)
+        )
         asked = [row[:20], row[:21], other, row[:5], row[:5], [row[1]], row * (1 + 200 // len(row))]
         said = [context.after(ids) for ids in asked]
         assert evaluated == [20, 1, 24 - 12, 1, 1, 1, 128, len(asked[-1]) - 128]

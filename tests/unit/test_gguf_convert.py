@@ -61,11 +61,15 @@ def test_nothing_of_the_machine_gets_into_the_file(tmp_path: Path) -> None:
     convert(narrow_dir(), tmp_path / "bf16.gguf", "bf16", "tuned", 1)
     metadata = read_header(tmp_path / "bf16.gguf", "k").metadata
     assert metadata["general.name"] == "tuned"
-    assert not [value for value in metadata.values() if isinstance(value, str) and (str(tmp_path) in value or ".cache" in value)]
+    assert not [
+        value for value in metadata.values() if isinstance(value, str) and (str(tmp_path) in value or ".cache" in value)
+    ]
 
 
 def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
-    folder = changed_folder(narrow_dir(), tmp_path / "model", lambda f: edit_json(f / "config.json", architectures=["NovelForCausalLM"]))
+    folder = changed_folder(
+        narrow_dir(), tmp_path / "model", lambda f: edit_json(f / "config.json", architectures=["NovelForCausalLM"])
+    )
     with pytest.raises(InputError, match=r"/model/source: .*NovelForCausalLM") as failure:
         plan(folder, tmp_path, ["q8_0"], False)
     assert failure.value.exit_code == 11
@@ -74,7 +78,12 @@ def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
 def test_an_unknown_tokenizer_is_refused(tmp_path: Path) -> None:
     def other_words(folder: Path) -> None:
         document = json.loads((folder / "tokenizer.json").read_text())
-        document["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        document["pre_tokenizer"] = {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": False,
+        }
         (folder / "tokenizer.json").write_text(json.dumps(document))
 
     folder = changed_folder(narrow_dir(), tmp_path / "model", other_words)
@@ -152,7 +161,10 @@ def test_looking_at_the_outline_of_a_large_model_takes_no_memory(tmp_path: Path)
 
 def test_a_missing_shard_is_an_artefact_that_failed(tmp_path: Path) -> None:
     def index(folder: Path) -> None:
-        names = {"model.embed_tokens.weight": "model-00001-of-00002.safetensors", "model.norm.weight": "model-00002-of-00002.safetensors"}
+        names = {
+            "model.embed_tokens.weight": "model-00001-of-00002.safetensors",
+            "model.norm.weight": "model-00002-of-00002.safetensors",
+        }
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
         (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
 
@@ -190,7 +202,15 @@ def test_it_works_without_home_network_or_writable_folder() -> None:
         frozen.mkdir(mode=0o555)
         steps = (_convert_step(target / "bf16.gguf"), _quantise_step(target / "bf16.gguf", target / "q8_0.gguf"))
         (place / "request.json").write_bytes(encode(GgufRequest(steps)))
-        command = [sys.executable, "-P", "-B", "-m", "job.gguf.worker", str(place / "request.json"), str(target / "result.json")]
+        command = [
+            sys.executable,
+            "-P",
+            "-B",
+            "-m",
+            "job.gguf.worker",
+            str(place / "request.json"),
+            str(target / "result.json"),
+        ]
         if os.geteuid() == 0:
             command = ["unshare", "--net", "setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", *command]
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PACKAGE_ROOT), "TMPDIR": str(target)}

@@ -92,7 +92,9 @@ def test_the_bytes_are_those_of_ggml(type_name: str, device: str) -> None:
         assert different == 0, f"{different} of {theirs.numel()} bytes of {kind} weights"
 
 
-@pytest.mark.parametrize(("type_name", "largest_error"), [("Q8_0", 1e-4), ("Q6_K", 5e-4), ("Q4_K", 1e-2), ("Q3_K", 5e-2), ("Q2_K", 0.15)])
+@pytest.mark.parametrize(
+    ("type_name", "largest_error"), [("Q8_0", 1e-4), ("Q6_K", 5e-4), ("Q4_K", 1e-2), ("Q3_K", 5e-2), ("Q2_K", 0.15)]
+)
 def test_the_bytes_mean_the_weights(type_name: str, largest_error: float) -> None:
     import gguf
 
@@ -124,7 +126,9 @@ def test_a_file_is_the_one_llama_cpp_writes(wide: Path, type_name: str, device: 
 
 
 @pytest.mark.parametrize(("source_type", "type_name", "fallback"), [("f32", "q4_k_m", "Q5_0"), ("f16", "q2_k", "Q4_0")])
-def test_rows_of_other_widths_and_sources_of_other_types(source_type: str, type_name: str, fallback: str, tmp_path: Path) -> None:
+def test_rows_of_other_widths_and_sources_of_other_types(
+    source_type: str, type_name: str, fallback: str, tmp_path: Path
+) -> None:
     source = tmp_path / "source.gguf"
     convert(narrow_dir(), source, source_type, "tuned", 1)
     types = set(planned_types(source, type_name, False).values())

@@ -30,7 +30,9 @@ class Adapted:
 
         torch.manual_seed(3)
         model = AutoModelForCausalLM.from_pretrained(wide_dir(), dtype=torch.float32)
-        tuned = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=LAYERS, task_type="CAUSAL_LM", **settings))
+        tuned = get_peft_model(
+            model, LoraConfig(r=8, lora_alpha=16, target_modules=LAYERS, task_type="CAUSAL_LM", **settings)
+        )
         for name, weight in tuned.named_parameters():
             if "lora_B" in name:
                 weight.data.normal_(0, 0.05)
@@ -60,7 +62,9 @@ def test_on_its_base_it_is_the_merge(plain: Adapted, name: str, tmp_path: Path) 
 def test_without_it_the_base_is_another_model(plain: Adapted, tmp_path: Path) -> None:
     """The comparison above would notice an adapter that does nothing."""
     write_lora(plain.adapter, wide_dir(), tmp_path / "lora.gguf", "f32", "tuned")
-    zero = edit_number(tmp_path / "lora.gguf", tmp_path / "zero.gguf", "adapter.lora.alpha", 0x37000000)  # 7.6e-06 as a float
+    zero = edit_number(
+        tmp_path / "lora.gguf", tmp_path / "zero.gguf", "adapter.lora.alpha", 0x37000000
+    )  # 7.6e-06 as a float
     with pytest.raises(GateError, match=r"gguf/lora.gguf: it strays too far from the 16-bit model"):
         check_lora(plain.base, zero, "gguf/lora.gguf", "f32", against(plain.reference, TIGHT))
 
@@ -111,7 +115,10 @@ def test_a_module_the_converter_does_not_know_is_refused(plain: Adapted, tmp_pat
     from safetensors.torch import save_file
 
     name = "base_model.model.model.layers.0.novel.lora_"
-    save_file({f"{name}A.weight": torch.zeros(8, 256), f"{name}B.weight": torch.zeros(256, 8)}, tmp_path / "adapter_model.safetensors")
+    save_file(
+        {f"{name}A.weight": torch.zeros(8, 256), f"{name}B.weight": torch.zeros(256, 8)},
+        tmp_path / "adapter_model.safetensors",
+    )
     (tmp_path / "adapter_config.json").write_bytes((plain.adapter / "adapter_config.json").read_bytes())
     with pytest.raises(InputError, match=r"llama.cpp cannot apply an adapter of model.layers.0.novel"):
         write_lora(tmp_path, wide_dir(), tmp_path / "lora.gguf", "f16", "tuned")

@@ -31,7 +31,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def content(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """Name → type, shape and bytes of every tensor of one file."""
     raw = path.read_bytes()
-    return {t.name: (t.type, t.shape, raw[t.offset : t.offset + t.bytes]) for t in read_header(path, "k").tensors.values()}
+    return {
+        t.name: (t.type, t.shape, raw[t.offset : t.offset + t.bytes]) for t in read_header(path, "k").tensors.values()
+    }
 
 
 def test_parts_hold_every_byte_and_open_as_one(whole: Path, tmp_path: Path) -> None:

@@ -192,7 +192,9 @@ def test_files_staged_one_by_one_need_not_be_kept(ready: Pusher) -> None:
     shown = ready.ask("publish", contents=contents, run_id=RUN, message="All")
     assert shown.report is not None
     assert (shown.report.files, ours(ready.hub)) == (5, TREE)
-    assert ready.ask("publish", contents=contents, run_id=RUN, message="All") == shown  # a run that did not live to hear it
+    assert (
+        ready.ask("publish", contents=contents, run_id=RUN, message="All") == shown
+    )  # a run that did not live to hear it
     assert [branch for branch, _ in ready.hub.repos[NAME].pushes].count("main") == 1
 
 
@@ -214,7 +216,9 @@ def test_more_files_than_one_page_lists(ready: Pusher) -> None:
 
 def test_an_earlier_push_leaves_nothing_and_nobody_loses_anything(ready: Pusher) -> None:
     repo = ready.hub.repos[NAME]
-    ready.push(TREE | {"gguf/tuned-Q2_K.gguf": WEIGHTS[1:], "gguf/tuned-Q3_K.gguf": WEIGHTS[2:], "report/old.json": b"{}"})
+    ready.push(
+        TREE | {"gguf/tuned-Q2_K.gguf": WEIGHTS[1:], "gguf/tuned-Q3_K.gguf": WEIGHTS[2:], "report/old.json": b"{}"}
+    )
     theirs = {"gguf/theirs.gguf": b"made by hand", "gguf/tuned-Q3_K.gguf": Large(b"another" * 1000)}
     repo.commit(repo.files() | theirs)
     report = ready.push(TREE, run="fedcba9876543210")
@@ -223,7 +227,9 @@ def test_an_earlier_push_leaves_nothing_and_nobody_loses_anything(ready: Pusher)
     assert [branch for branch, _ in repo.pushes].count("main") == 2
 
 
-@pytest.mark.parametrize("record", [b"", b"\xff\xfe", b"nonsense\n", b"0" * 64 + b"  ../../etc/passwd\n" + b"1" * 64 + b"  no/such.gguf\n"])
+@pytest.mark.parametrize(
+    "record", [b"", b"\xff\xfe", b"nonsense\n", b"0" * 64 + b"  ../../etc/passwd\n" + b"1" * 64 + b"  no/such.gguf\n"]
+)
 def test_a_record_that_says_nothing_useful_removes_nothing(ready: Pusher, record: bytes) -> None:
     repo = ready.hub.repos[NAME]
     repo.commit(repo.files() | {"tunejob.sha256": record})
@@ -263,7 +269,9 @@ def test_a_gitignore_hides_nothing(ready: Pusher) -> None:
 def test_failures_in_passing_are_survived(ready: Pusher) -> None:
     ready.hub.failures = 1
     ready.hub.cut_uploads = 1
-    ready.hub.faults = [HubFault(f"POST .*/{step}", 503) for step in ("batch", "preupload/.*", f"commit/{BRANCH}", "commit/main")]
+    ready.hub.faults = [
+        HubFault(f"POST .*/{step}", 503) for step in ("batch", "preupload/.*", f"commit/{BRANCH}", "commit/main")
+    ]
     ready.hub.faults += [HubFault("DELETE .*", 503), HubFault(SENT, 500)]
     ready.push(TREE)
     assert ours(ready.hub) == TREE
@@ -385,7 +393,10 @@ def test_a_token_that_may_not_write_is_refused_early(pusher: Pusher, token: str,
     with pytest.raises(InputError) as failure:
         pusher.check()
     fault = failure.value.faults[0]
-    assert (fault.where, fault.hint) == ("/output/hub/repository", "Set HF_TOKEN to a token that may write to this repository")
+    assert (fault.where, fault.hint) == (
+        "/output/hub/repository",
+        "Set HF_TOKEN to a token that may write to this repository",
+    )
     assert not token or token not in str(failure.value)
     assert len(pusher.hub.repos) == there
 
@@ -418,7 +429,12 @@ def test_the_token_is_left_nowhere(
     """With everything talkative, in a home of its own, also as JSON of the child's request and answer."""
     ready = started
     clean_environment.setenv("HF_HUB_OFFLINE", "1")  # as the job is by then
-    for name, value in {"HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug", "PYTHONWARNINGS": "always", "TMPDIR": str(ready.folder)}.items():
+    for name, value in {
+        "HF_DEBUG": "1",
+        "HF_HUB_VERBOSITY": "debug",
+        "PYTHONWARNINGS": "always",
+        "TMPDIR": str(ready.folder),
+    }.items():
         clean_environment.setenv(name, value)
     if fails:
         ready.hub.faults = [HubFault(SENT, 500), HubFault(SENT, 403, times=1000)]
@@ -428,7 +444,9 @@ def test_the_token_is_left_nowhere(
     assert "X-Amz-Signature=signed" not in str(failure and failure.value)
     files = [p for p in [*ready.folder.rglob("*"), *Path(os.environ["HOME"]).rglob("*")] if p.is_file()]
     assert len(files) >= 2 + len(TREE)
-    assert not [p for p in files if ready.hub.token.encode() in p.read_bytes() or b"X-Amz-Signature=signed" in p.read_bytes()]
+    assert not [
+        p for p in files if ready.hub.token.encode() in p.read_bytes() or b"X-Amz-Signature=signed" in p.read_bytes()
+    ]
     printed = "".join(capfd.readouterr())
     assert ready.hub.token not in printed
     assert "X-Amz-Signature=signed" not in printed

@@ -69,7 +69,9 @@ def test_the_format_that_fits(row: Row, kind: str, columns: dict[str, str]) -> N
     found = best_fit([row] * 3, {})
     assert found is not None
     assert (found.format, found.columns, found.faults) == (kind, columns, ())
-    assert isinstance(found.example, Chat) == (kind != "text"), "a question with its answer is said in the model's chat template"
+    assert isinstance(found.example, Chat) == (kind != "text"), (
+        "a question with its answer is said in the model's chat template"
+    )
 
 
 def test_a_column_that_was_given_a_meaning_has_no_other() -> None:
@@ -97,7 +99,10 @@ def as_csv(path: Path, rows: Sequence[Row]) -> Path:
 
 def as_tsv(path: Path, rows: Sequence[Row]) -> Path:
     """A comma in the header separates nothing."""
-    path.write_text("".join("\t".join((*map(str, row), "a, b")) + "\n" for row in [rows[0].keys(), *(r.values() for r in rows)]), "utf-8")
+    path.write_text(
+        "".join("\t".join((*map(str, row), "a, b")) + "\n" for row in [rows[0].keys(), *(r.values() for r in rows)]),
+        "utf-8",
+    )
     return path
 
 
@@ -127,7 +132,9 @@ WRITERS: list[tuple[str, Callable[[Path, Sequence[Row]], Path]]] = [
 
 
 @pytest.mark.parametrize(("name", "written"), WRITERS, ids=[name for name, _ in WRITERS])
-def test_every_kind_of_file_that_a_run_reads(name: str, written: Callable[[Path, Sequence[Row]], Path], tmp_path: Path) -> None:
+def test_every_kind_of_file_that_a_run_reads(
+    name: str, written: Callable[[Path, Sequence[Row]], Path], tmp_path: Path
+) -> None:
     rows = [{"question": f"What is {i}?", "answer": str(i)} for i in range(30)]
     path = written(tmp_path / name, rows)
     found = look(source_spec(str(path), "train"), {}, tmp_path / "scratch")
@@ -160,7 +167,9 @@ def test_prompts_are_short_where_rows_have_short_questions(tmp_path: Path) -> No
     """The base is asked them as well, and a CPU reads slowly."""
     lengths = [900, 20, 800, 30, 700, 40, 50]
     rows = [{"messages": turns(str(number) * length, "b")} for number, length in enumerate(lengths)]
-    found = lambda some: [len(text) for text in prompts_of(look(source_spec(str(some), "train"), {}, tmp_path / "scratch"))]  # noqa: E731
+    found = lambda some: [
+        len(text) for text in prompts_of(look(source_spec(str(some), "train"), {}, tmp_path / "scratch"))
+    ]  # noqa: E731
     assert found(write_rows(tmp_path / "rows.jsonl", rows)) == [20, 30, 50]
     assert found(write_rows(tmp_path / "long.jsonl", rows[:5])) == [20, 30, 700]
 
@@ -177,7 +186,9 @@ def test_a_text_file_is_said_to_have_a_row_in_each_line(tmp_path: Path) -> None:
     (tmp_path / "page.txt").write_text("One.\n\nTwo.\n")
     reasons = _about_rows(look(source_spec(str(tmp_path), "train"), {}, tmp_path / "scratch"))
     assert [words.partition(" in ")[0] for topic, words in reasons if topic == "rows"] == ["2"]
-    assert [words.partition("; ")[2] for topic, words in reasons if topic == "format"] == ["each line of a .txt file is a row by itself"]
+    assert [words.partition("; ")[2] for topic, words in reasons if topic == "format"] == [
+        "each line of a .txt file is a row by itself"
+    ]
 
 
 def test_rows_with_empty_answers_are_counted_and_named(tmp_path: Path) -> None:
@@ -186,11 +197,16 @@ def test_rows_with_empty_answers_are_counted_and_named(tmp_path: Path) -> None:
     path.write_text("question,answer\nWho?,Me.\nWhen?,\nWhere?, \nWhy?,So.\n")
     reasons = _about_rows(look(source_spec(str(path), "train"), {}, tmp_path / "scratch"))
     said = [words for topic, words in reasons if "empty answer" in words]
-    assert said == ["2 have an empty answer, of which nothing is learned: rows.csv line 3, rows.csv line 4; a run refuses many"]
+    assert said == [
+        "2 have an empty answer, of which nothing is learned: rows.csv line 3, rows.csv line 4; a run refuses many"
+    ]
 
 
 REFUSED: list[tuple[list[Row], str]] = [
-    ([{"frage": "a", "antwort": "b"}], "/data/train/0/columns: no format fits these columns (found frage, antwort); expected messages"),
+    (
+        [{"frage": "a", "antwort": "b"}],
+        "/data/train/0/columns: no format fits these columns (found frage, antwort); expected messages",
+    ),
     ([{"Who opens in May?": "Where?", "Me.": "Here."}], "A row is where the columns' names belong"),
     ([{"messages": [{"role": "user"}]}], "none of 1 rows can be used as format messages"),
 ]
@@ -254,13 +270,33 @@ def test_what_fits_nowhere_is_refused_and_long_rows_give_way() -> None:
     assert document["model"]["max_seq_length"] < 32768
     assert f"rows longer than {document['model']['max_seq_length']} tokens are cut" in why
     on_cpu, _ = settle(draft("hf://org/Base-8B"), Device(None, ""), 512, None)
-    assert on_cpu["model"] == {"source": "hf://org/Base-8B", "precision": "16bit", "max_seq_length": 512, "backend": "peft"}
+    assert on_cpu["model"] == {
+        "source": "hf://org/Base-8B",
+        "precision": "16bit",
+        "max_seq_length": 512,
+        "backend": "peft",
+    }
 
 
 def test_small_choices() -> None:
     assert [wanted_length(tokens, False, None) for tokens in (1, 256, 257, 10**6)] == [256, 256, 512, 32768]
-    assert (wanted_length(5000, False, 2048), wanted_length(10**6, True, None), wanted_length(20, True, None)) == (2048, 2048, 256)
-    assert [epochs_for(rows) for rows in (1, 99, 100, 120, 200, 266, 267, 999, 1000, 5000)] == [8, 8, 8, 7, 4, 4, 3, 3, 2, 1]
+    assert (wanted_length(5000, False, 2048), wanted_length(10**6, True, None), wanted_length(20, True, None)) == (
+        2048,
+        2048,
+        256,
+    )
+    assert [epochs_for(rows) for rows in (1, 99, 100, 120, 200, 266, 267, 999, 1000, 5000)] == [
+        8,
+        8,
+        8,
+        7,
+        4,
+        4,
+        3,
+        3,
+        2,
+        1,
+    ]
     default = parse({}).training
     assert default.batch_size * default.gradient_accumulation_steps == STEP_ROWS, "of which there are to be enough"
     assert [held_out_for(*rows)[0] for rows in ((100, True), (5, False), (99, True), (20, True), (19, True))] == [
@@ -272,7 +308,9 @@ def test_small_choices() -> None:
     assert default_model(Device(4 * GIB, "")) == default_model(Device(None, ""))
 
 
-def test_a_base_model_gets_a_template_and_samples_show_what_is_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_model_gets_a_template_and_samples_show_what_is_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     model = tmp_path / "base"
     model.mkdir()
@@ -290,14 +328,18 @@ def test_a_base_model_gets_a_template_and_samples_show_what_is_learned(tmp_path:
     proposal = propose(asked, alone=False)
     spec = parse_spec(json.dumps(proposal.document).encode())
     assert (spec.data.chat_template, spec.output.uri, spec.model.max_seq_length) == ("chatml", "rows-tuned-2", 256)
-    assert [sample.splitlines()[-2:] for sample in proposal.samples[:2]] == [["<|im_start|>assistant", f"⟦{i}!<|im_end|>⟧"] for i in (0, 1)]
+    assert [sample.splitlines()[-2:] for sample in proposal.samples[:2]] == [
+        ["<|im_start|>assistant", f"⟦{i}!<|im_end|>⟧"] for i in (0, 1)
+    ]
     assert len(proposal.samples) == 3
     assert spec.evaluation.max_new_tokens == 16, "an answer of two or three bytes, and its end"
     said, spoken = io.StringIO(), io.StringIO()
     write(proposal, None, said, Log(spoken, json_lines=True))
     assert json.loads(said.getvalue()) == proposal.document
     lines = spoken.getvalue().splitlines()
-    assert lines[1].startswith("format    alpaca; its instruction is the column question; its output is the column answer: ")
+    assert lines[1].startswith(
+        "format    alpaca; its instruction is the column question; its output is the column answer: "
+    )
     assert "template  chatml, as the model has none of its own" in lines
     assert lines[-1] == "Next: tunejob validate spec.json && tunejob run spec.json"
 
@@ -311,8 +353,13 @@ def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
         refuse_to_overwrite(str(path), force=False)
 
 
-@pytest.mark.parametrize("words", [["--gpu", "0"], ["--gpu", "24GB"], ["--columns", "instruction"], ["--columns", "a=,b=c"]], ids=str)
+@pytest.mark.parametrize(
+    "words", [["--gpu", "0"], ["--gpu", "24GB"], ["--columns", "instruction"], ["--columns", "a=,b=c"]], ids=str
+)
 def test_options_that_mean_nothing_are_refused(words: list[str]) -> None:
     with pytest.raises(SpecError, match=r"argument --\w+: invalid"):
         parser().parse_args(["init", "rows.csv", *words])
-    assert parser().parse_args(["init", "x", "--columns", "instruction=A b,output=C"]).columns == {"instruction": "A b", "output": "C"}
+    assert parser().parse_args(["init", "x", "--columns", "instruction=A b,output=C"]).columns == {
+        "instruction": "A b",
+        "output": "C",
+    }

@@ -49,8 +49,21 @@ def ask(
 def test_both_orders_are_asked_and_the_better_answer_wins_in_both(server: Judge, tmp_path: Path) -> None:
     counts, facts, kept = ask(tmp_path)
     assert counts == [(1.0, 1.0), (0.0, 1.0), (0.5, 1.0), (1.0, 1.0), (1.0, 1.0)]
-    said = {name: facts[name] for name in ("pairs", "equal", "better", "worse", "even", "swayed", "agreement", "requests", "tokens")}
-    assert said == {"pairs": 5, "equal": 1, "better": 3, "worse": 1, "even": 0, "swayed": 0, "agreement": 1.0, "requests": 8, "tokens": 400}
+    said = {
+        name: facts[name]
+        for name in ("pairs", "equal", "better", "worse", "even", "swayed", "agreement", "requests", "tokens")
+    }
+    assert said == {
+        "pairs": 5,
+        "equal": 1,
+        "better": 3,
+        "worse": 1,
+        "even": 0,
+        "swayed": 0,
+        "agreement": 1.0,
+        "requests": 8,
+        "tokens": 400,
+    }
     assert (facts["endpoint"], facts["model"], facts["answered_by"]) == (server.url, "scripted", ["scripted-1"])
     assert len(server.chats) == len(set(server.chats)) == 8, "an equal pair is not asked about, each other one twice"
     assert sum(bool(re.search(r"<<<A GOOD ANSWER \w+>>>\\nzeta", chat)) for chat in server.chats) == 2
@@ -87,7 +100,16 @@ def test_what_was_answered_is_not_asked_again(server: Judge, tmp_path: Path) -> 
 
 def test_faults_that_pass_are_asked_again(server: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEJOB_JUDGE_SECONDS", "0.3")
-    server.faults = [(429, b"slow down"), (500, b""), "drop", (200, b"<html>"), (200, b'{"choices": []}'), "slow", "drip", (503, b"")]
+    server.faults = [
+        (429, b"slow down"),
+        (500, b""),
+        "drop",
+        (200, b"<html>"),
+        (200, b'{"choices": []}'),
+        "slow",
+        "drip",
+        (503, b""),
+    ]
     counts, facts, _ = ask(tmp_path)
     assert counts == [(1.0, 1.0), (0.0, 1.0), (0.5, 1.0), (1.0, 1.0), (1.0, 1.0)]
     assert (facts["requests"], len(server.bodies)) == (16, 16), "each fault cost a request, and the cap counts it"
@@ -117,7 +139,9 @@ def test_a_judge_that_stays_away_is_a_failure_that_passes_and_nothing_is_lost(se
         ((400, b"bad"), "/evaluation/judge", "declines"),
     ],
 )
-def test_what_no_try_can_mend_is_said_before_anything_is_paid_for(server: Judge, fault: Any, where: str, words: str) -> None:
+def test_what_no_try_can_mend_is_said_before_anything_is_paid_for(
+    server: Judge, fault: Any, where: str, words: str
+) -> None:
     server.fault = fault
     with pytest.raises(InputError) as caught:
         require_judge(SPEC)
@@ -148,7 +172,9 @@ def test_a_pair_that_is_declined_or_unreadable_is_left_out(server: Judge, tmp_pa
     assert (counts, facts["declined"], facts["agreement"]) == ([None] * 5, 4, 0.0)
 
 
-def test_pairs_that_are_the_same_are_asked_about_once_and_each_has_its_own_verdict(server: Judge, tmp_path: Path) -> None:
+def test_pairs_that_are_the_same_are_asked_about_once_and_each_has_its_own_verdict(
+    server: Judge, tmp_path: Path
+) -> None:
     same, turned = AnswerPair("one?", None, "alpha", "beta"), AnswerPair("one?", None, "beta", "alpha")
     counts, facts, kept = ask(tmp_path, pairs=[same, same, turned])
     assert (counts, len(server.bodies)) == ([(1.0, 1.0), (1.0, 1.0), (0.0, 1.0)], 2)
@@ -191,8 +217,12 @@ def test_a_cap_that_goes_for_nothing_is_no_verdict(server: Judge, tmp_path: Path
 def test_equal_pairs_weigh_no_more_than_others_where_a_cap_ends_it(server: Judge, tmp_path: Path) -> None:
     pairs = [AnswerPair(f"{n}?", None, "alpha", "alpha" if n % 2 else "beta") for n in range(40)]
     counts, facts, _ = ask(tmp_path, replace(SPEC, max_requests=8), pairs)
-    assert (facts["better"], facts["equal"], facts["unasked"]) == (4, 8, 28), "those before the first that is not asked about"
-    assert [count for count in counts if count] == [(1.0, 1.0) if n % 2 == 0 else (0.5, 1.0) for n, count in enumerate(counts) if count]
+    assert (facts["better"], facts["equal"], facts["unasked"]) == (4, 8, 28), (
+        "those before the first that is not asked about"
+    )
+    assert [count for count in counts if count] == [
+        (1.0, 1.0) if n % 2 == 0 else (0.5, 1.0) for n, count in enumerate(counts) if count
+    ]
 
 
 def test_a_key_that_is_said_is_masked_before_the_words_are_cut(server: Judge) -> None:
@@ -257,7 +287,9 @@ def test_a_verdict_is_what_comes_last(said: str, expected: str | None) -> None:
     assert verdict(said) == expected
 
 
-@pytest.mark.parametrize("raw", [b"", b"[]", b"{}", b'{"choices": [{"message": {"content": 3}}]}', b"[" * 5000, b'{"choices": 3}'])
+@pytest.mark.parametrize(
+    "raw", [b"", b"[]", b"{}", b'{"choices": [{"message": {"content": 3}}]}', b"[" * 5000, b'{"choices": 3}']
+)
 def test_answers_of_another_form_are_none(raw: bytes) -> None:
     assert read(raw) is None
 

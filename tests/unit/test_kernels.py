@@ -74,7 +74,10 @@ def test_projections_equal_the_reference(outputs: tuple[int, ...], rank: int) ->
     whole, beside = torch.cat(own), adapters(own, rank)
     x = torch.randn(2, TOKENS // 2, WIDTH, dtype=torch.float64, requires_grad=True)
     of = [x, *beside.weights]
-    found, should = Projections.apply(x, Dense(own), beside, *beside.weights), reference.projected(x, whole, beside.parts)
+    found, should = (
+        Projections.apply(x, Dense(own), beside, *beside.weights),
+        reference.projected(x, whole, beside.parts),
+    )
     assert [each.shape for each in found] == [each.shape for each in should]
     assert max(map(distance, found, should)) < 1e-14
     assert max(map(distance, gradients(found, of), gradients(should, of))) < 1e-14
@@ -94,7 +97,11 @@ def test_the_gated_layer_equals_the_reference(rank: int) -> None:
 
 def test_a_fresh_adapter_is_not_rounded_away() -> None:
     """Its part of gate and up is far below a step of 16 bits: added in 16 bits, as the engine does it, most of it is lost."""
-    wide, narrow, x = weights((INNER, WIDTH), (INNER, WIDTH)), torch.bfloat16, torch.randn(400, WIDTH, dtype=torch.float64)
+    wide, narrow, x = (
+        weights((INNER, WIDTH), (INNER, WIDTH)),
+        torch.bfloat16,
+        torch.randn(400, WIDTH, dtype=torch.float64),
+    )
     parts = adapters(wide, 4).parts
     drawn = [torch.randn(part.b.shape, dtype=torch.float64) for part in parts]
 
@@ -109,7 +116,9 @@ def test_a_fresh_adapter_is_not_rounded_away() -> None:
         exact = reference.projected(x, torch.cat(wide), parts)
         return [nn.functional.silu(a).mul(b).detach().double() for a, b in (exact, (opened, up))] + [ours.double()]
 
-    should, engines, kernels = [(after - before).flatten() for after, before in zip(outputs(2e-5), outputs(0.0), strict=True)]
+    should, engines, kernels = [
+        (after - before).flatten() for after, before in zip(outputs(2e-5), outputs(0.0), strict=True)
+    ]
     kept = [float(found @ should / (should @ should)) for found in (kernels, engines)]
     assert kept[0] == pytest.approx(1, abs=0.1)
     assert kept[1] < 0.5
@@ -151,7 +160,9 @@ def test_scaled_rows_are_off_by_a_sixteenth_at_most() -> None:
     floor = x.abs().amax(1, keepdim=True) / LARGEST * 2**-10
     assert bool((error <= torch.maximum(x.abs() / 16, floor) * 1.0001).all())
     assert torch.equal(scaled.given()[3], torch.zeros(200))
-    assert bool((scaled.numbers.float().abs().amax(1)[4:] == LARGEST).all()), "the largest of a row uses the whole range"
+    assert bool((scaled.numbers.float().abs().amax(1)[4:] == LARGEST).all()), (
+        "the largest of a row uses the whole range"
+    )
 
 
 def test_products_in_fp8_are_those_of_their_rounded_numbers() -> None:
@@ -332,7 +343,10 @@ def test_where_no_layer_fits_the_log_says_so() -> None:
 
     with kernels(cast(Any, Engine()), None, "fp8", Log(said)) as compute:
         assert compute == "stock"
-    assert json.loads(said.getvalue()).items() >= {"event": "kernels", "modules": 0, "reason": "no layer has a form that they know"}.items()
+    assert (
+        json.loads(said.getvalue()).items()
+        >= {"event": "kernels", "modules": 0, "reason": "no layer has a form that they know"}.items()
+    )
 
 
 @pytest.mark.parametrize("changes", [
@@ -340,7 +354,9 @@ def test_where_no_layer_fits_the_log_says_so() -> None:
     {"rank_pattern": {"k_proj": 4, "o_proj": 2, "up_proj": 4}},
 ])  # fmt: skip
 def test_layers_of_other_adapters_are_left_to_the_engine(changes: dict[str, Any]) -> None:
-    assert len(place(model(**changes), lambda *_: None, fp8=False)) == ("rank_pattern" in changes), "an output has one rank"
+    assert len(place(model(**changes), lambda *_: None, fp8=False)) == ("rank_pattern" in changes), (
+        "an output has one rank"
+    )
 
 
 @pytest.mark.parametrize(
@@ -376,7 +392,13 @@ def test_a_plan_in_fp8_names_the_cards_that_cannot() -> None:
     spec = parse({"/training/compute": "fp8"})
     size = ModelSize(1_235_814_400, 2048, 16, 128_256, quantised=False, local=False, origin="")
     verdicts = {key: on_card(spec, size, scheduler(spec, [100] * 64, 1), 1.0, key, {}).fits for key in CARDS}
-    assert {key for key, verdict in verdicts.items() if verdict == "no fp8"} == {"t4", "a10", "rtx3090", "a100-40", "a100-80"}
+    assert {key for key, verdict in verdicts.items() if verdict == "no fp8"} == {
+        "t4",
+        "a10",
+        "rtx3090",
+        "a100-40",
+        "a100-80",
+    }
     assert set(verdicts.values()) == {"yes", "no fp8"}
 
 

@@ -31,7 +31,11 @@ def test_an_event_is_one_json_line() -> None:
     stream = io.StringIO()
     Log(stream, json_lines=True)("step", loss=0.5, text="two\nlines")
     (line,) = stream.getvalue().splitlines()
-    assert {key: value for key, value in json.loads(line).items() if key != "time"} == {"event": "step", "loss": 0.5, "text": "two\nlines"}
+    assert {key: value for key, value in json.loads(line).items() if key != "time"} == {
+        "event": "step",
+        "loss": 0.5,
+        "text": "two\nlines",
+    }
 
 
 @pytest.mark.parametrize("form", [str, lambda k: quote(k, safe=""), lambda k: base64.b64encode(k.encode()).decode()])
@@ -64,7 +68,9 @@ PACES = [(10, 60, [1, 200]), (0, 60, [1, *range(11, 200, 10), 200]), (10, 0, [*r
 
 
 @pytest.mark.parametrize(("soonest", "latest", "told"), PACES)
-def test_a_line_of_progress_is_written_now_and_then(soonest: int, latest: int, told: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_of_progress_is_written_now_and_then(
+    soonest: int, latest: int, told: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a training the first and the last step, between them one for each twentieth, but none at once and one in time."""
     monkeypatch.setattr(log_module, "SOONEST_SECONDS", soonest)
     monkeypatch.setattr(log_module, "LATEST_SECONDS", latest)

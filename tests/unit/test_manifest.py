@@ -79,7 +79,9 @@ CONTENTS = {
 
 @pytest.fixture(params=["directory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "out") if request.param == "directory" else f"s3://{request.getfixturevalue('bucket')}/run")
+    return open_store(
+        str(tmp_path / "out") if request.param == "directory" else f"s3://{request.getfixturevalue('bucket')}/run"
+    )
 
 
 def test_published_is_verified_and_found_again(store: Store, tmp_path: Path) -> None:
@@ -92,7 +94,10 @@ def test_published_is_verified_and_found_again(store: Store, tmp_path: Path) -> 
     assert read.encode() == manifest.encode() == store.read(MANIFEST)
     assert [f.key for f in read.files] == sorted([*CONTENTS, SPEC])
     for file in read.files:
-        assert (file.bytes, file.sha256) == (len(store.read(file.key)), hashlib.sha256(store.read(file.key)).hexdigest())
+        assert (file.bytes, file.sha256) == (
+            len(store.read(file.key)),
+            hashlib.sha256(store.read(file.key)).hexdigest(),
+        )
     assert store.list() == before
     assert read.results == manifest.results
 
@@ -194,7 +199,9 @@ def test_verify_names_every_fault_at_once(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("left_out", ["all", SPEC, "stats.json", "adapter/adapter_model.safetensors"])
-def test_a_manifest_that_lists_no_result_is_damaged_whatever_its_digest(store: Store, tmp_path: Path, left_out: str) -> None:
+def test_a_manifest_that_lists_no_result_is_damaged_whatever_its_digest(
+    store: Store, tmp_path: Path, left_out: str
+) -> None:
     """Spec, statistics and weights are in every result; a rerun would otherwise end with 0 and nothing to show."""
     whole = finished(store, a_spec(), tmp_path, {})
     rest = [] if left_out == "all" else [file for file in whole.files if file.key != left_out]
@@ -241,7 +248,9 @@ def test_a_folder_replaced_by_a_link_is_found(tmp_path: Path) -> None:
     }
 
 
-def test_thousands_of_missing_files_are_counted_and_the_first_hundred_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_thousands_of_missing_files_are_counted_and_the_first_hundred_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = DirectoryStore(tmp_path / "out")
     whole = finished(store, a_spec(), tmp_path, {})
     lost = [File(f"gguf/{number:05}", 1, SHA) for number in range(3000)]
@@ -303,7 +312,9 @@ def test_a_manifest_that_breaks_the_schema_is_never_written(tmp_path: Path, wron
     assert store.list() == []
 
 
-@pytest.mark.parametrize("raw", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"version": NaN}'], ids=lambda r: str(r[:20]))
+@pytest.mark.parametrize(
+    "raw", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"version": NaN}'], ids=lambda r: str(r[:20])
+)
 def test_what_is_not_a_manifest_is_refused(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / MANIFEST).write_bytes(raw)
     with pytest.raises(GateError, match="damaged"):

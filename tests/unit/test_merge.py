@@ -49,7 +49,9 @@ def open_both(base: Path, adapter: Path, merged: Path) -> tuple[Any, Any]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    by_peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter).merge_and_unload()
+    by_peft = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter
+    ).merge_and_unload()
     ours, report = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
@@ -117,7 +119,9 @@ def test_fan_in_fan_out(tmp_path: Path) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=BYTE_VOCABULARY, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    config = GPT2Config(
+        vocab_size=BYTE_VOCABULARY, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2, pad_token_id=2
+    )
     GPT2LMHeadModel(config).to(torch.bfloat16).save_pretrained(tmp_path / "base")
     byte_tokenizer(tmp_path / "base")
     adapter = random_adapter(
@@ -210,7 +214,9 @@ def merged(sound: Path, tmp_path: Path) -> Iterator[Path]:
 
 def faults_of(sound: Path, merged: Path) -> str:
     with pytest.raises(GateError) as error:
-        check_merged(sound / "base", sound / "adapter", merged, END_IDS, plan_of(sound / "base", sound / "adapter"), "cpu")
+        check_merged(
+            sound / "base", sound / "adapter", merged, END_IDS, plan_of(sound / "base", sound / "adapter"), "cpu"
+        )
     return str(error.value)
 
 
@@ -237,7 +243,10 @@ def test_one_changed_bit_is_caught(sound: Path, merged: Path, name: str) -> None
         return tensor
 
     file = change_tensor(merged, name, flip)
-    assert faults_of(sound, merged) == f"merged/{file}: {name} is not as it should be (found other bytes); expected equal bytes"
+    assert (
+        faults_of(sound, merged)
+        == f"merged/{file}: {name} is not as it should be (found other bytes); expected equal bytes"
+    )
 
 
 def test_a_layer_left_unmerged_is_caught(sound: Path, merged: Path) -> None:
@@ -282,7 +291,11 @@ def test_a_missing_tensor_is_caught(sound: Path, merged: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "key", "value"),
-    [("generation_config.json", "eos_token_id", 0), ("config.json", "eos_token_id", 2), ("config.json", "tie_word_embeddings", True)],
+    [
+        ("generation_config.json", "eos_token_id", 0),
+        ("config.json", "eos_token_id", 2),
+        ("config.json", "tie_word_embeddings", True),
+    ],
 )
 def test_another_setting_is_caught(sound: Path, merged: Path, file: str, key: str, value: Any) -> None:
     document = json.loads((merged / file).read_text())
@@ -327,14 +340,22 @@ def test_memory_stays_below_a_shard(tmp_path: Path) -> None:
 
     hidden, inner, layers, rank = 2048, 6144, 5, 16
     settings = LlamaConfig(
-        vocab_size=49_152, hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, tie_word_embeddings=True
+        vocab_size=49_152,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        tie_word_embeddings=True,
     )
     for folder in ("base", "adapter"):
         (tmp_path / folder).mkdir()
     settings.save_pretrained(tmp_path / "base")
     byte_tokenizer(tmp_path / "adapter")
     square, tall = torch.randn(hidden, hidden).bfloat16(), torch.randn(inner, hidden).bfloat16()
-    forms = {f"self_attn.{p}_proj": square for p in "qkvo"} | {"mlp.up_proj": tall, "mlp.gate_proj": tall, "mlp.down_proj": tall.T}
+    forms = {f"self_attn.{p}_proj": square for p in "qkvo"} | {
+        "mlp.up_proj": tall,
+        "mlp.gate_proj": tall,
+        "mlp.down_proj": tall.T,
+    }
     held = {f"model.layers.{i}.{name}": tensor for i in range(layers) for name, tensor in forms.items()}
     low_rank = {f"base_model.model.{n}.lora_A.weight": torch.randn(rank, t.shape[1]) for n, t in held.items()}
     low_rank |= {f"base_model.model.{n}.lora_B.weight": torch.randn(t.shape[0], rank) for n, t in held.items()}
@@ -346,7 +367,9 @@ def test_memory_stays_below_a_shard(tmp_path: Path) -> None:
     names = sorted(weights)
     shards = [names[: len(names) // 2], names[len(names) // 2 :]]
     for number, part in enumerate(shards):
-        save_file({name: weights[name] for name in part}, tmp_path / f"base/model-{number}.safetensors", {"format": "pt"})
+        save_file(
+            {name: weights[name] for name in part}, tmp_path / f"base/model-{number}.safetensors", {"format": "pt"}
+        )
     index = {"weight_map": {name: f"model-{number}.safetensors" for number, part in enumerate(shards) for name in part}}
     (tmp_path / "base/model.safetensors.index.json").write_text(json.dumps(index))
     sizes = [path.stat().st_size for path in (tmp_path / "base").glob("*.safetensors")]
@@ -365,7 +388,10 @@ def in_4_bits() -> Any:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     nf4 = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
     )
     return AutoModelForCausalLM.from_pretrained(tiny_dir(), dtype=torch.float32, quantization_config=nf4)
 
@@ -377,7 +403,9 @@ def linear_4_bit(model: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", ["every layer adapted", "some layers adapted", "packed in its files"])
-def test_onto_the_trained_base_a_layer_is_what_its_4_bits_say_and_what_the_adapter_adds(case: str, in_4_bits: Any, tmp_path: Path) -> None:
+def test_onto_the_trained_base_a_layer_is_what_its_4_bits_say_and_what_the_adapter_adds(
+    case: str, in_4_bits: Any, tmp_path: Path
+) -> None:
     from bitsandbytes.functional import dequantize_4bit
 
     targets: Any = "all-linear" if case == "every layer adapted" else ["q_proj", "down_proj"]
@@ -387,7 +415,11 @@ def test_onto_the_trained_base_a_layer_is_what_its_4_bits_say_and_what_the_adapt
         in_4_bits.save_pretrained(folder)
     packed = linear_4_bit(in_4_bits)
     merge_adapter(tiny_dir(), adapter, tmp_path / "merged", END_IDS, "cpu", TrainedBase(folder, list(packed)))
-    stored, base, update = tensors(tmp_path / "merged"), tensors(tiny_dir()), load_file(adapter / "adapter_model.safetensors")
+    stored, base, update = (
+        tensors(tmp_path / "merged"),
+        tensors(tiny_dir()),
+        load_file(adapter / "adapter_model.safetensors"),
+    )
     assert len(packed) == 14
     for name, module in packed.items():
         exact = dequantize_4bit(module.weight.data, module.weight.quant_state)
@@ -424,4 +456,8 @@ def test_the_adapters_settings_are_the_same_file_in_each_run(layers: list[str] |
     config.write_text(json.dumps({"target_modules": layers, "base_model_name_or_path": "/tmp/x"}), "utf-8")
     name_base(config, "org/name", None)
     expected = layers if isinstance(layers, str) else ["down_proj", "k_proj", "v_proj"]
-    assert json.loads(config.read_text("utf-8")) == {"target_modules": expected, "base_model_name_or_path": "org/name", "revision": None}
+    assert json.loads(config.read_text("utf-8")) == {
+        "target_modules": expected,
+        "base_model_name_or_path": "org/name",
+        "revision": None,
+    }

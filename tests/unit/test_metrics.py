@@ -38,7 +38,15 @@ ANSWERS = [
     "It costs $3,000.50 today .",
     "日本語です",
 ]
-WANTED = ["The cat sat on a mat.", "a b", "Das ist gut.", "something", "else", "It costs $3,000.50 today.", "日本語だよ"]
+WANTED = [
+    "The cat sat on a mat.",
+    "a b",
+    "Das ist gut.",
+    "something",
+    "else",
+    "It costs $3,000.50 today.",
+    "日本語だよ",
+]
 
 
 def figure(name: str, answers: list[str], references: list[str], options: Options = NOTHING) -> float:
@@ -62,8 +70,12 @@ def test_bleu_and_chrf_are_those_of_sacrebleu() -> None:
         rng = random.Random(seed)
         picked = [rng.randrange(len(ANSWERS)) for _ in range(12)] if seed else list(range(len(ANSWERS)))
         answers, references = [ANSWERS[i] for i in picked], [WANTED[i] for i in picked]
-        assert figure("bleu", answers, references) == pytest.approx(BLEU().corpus_score(answers, [references]).score, abs=1e-6)
-        assert figure("chrf", answers, references) == pytest.approx(CHRF().corpus_score(answers, [references]).score, abs=1e-6)
+        assert figure("bleu", answers, references) == pytest.approx(
+            BLEU().corpus_score(answers, [references]).score, abs=1e-6
+        )
+        assert figure("chrf", answers, references) == pytest.approx(
+            CHRF().corpus_score(answers, [references]).score, abs=1e-6
+        )
 
 
 def test_they_are_those_of_its_command_line(tmp_path: Path) -> None:
@@ -132,7 +144,12 @@ def test_token_f1_is_squads(answer: str, reference: str, expected: float) -> Non
 
 REGEX = Options(regex=r"####\s*(-?\d+)|answer is (\w+)")
 SCHEMA = Options(
-    json_schema={"type": "object", "required": ["n"], "properties": {"n": {"$ref": "#/$defs/n"}}, "$defs": {"n": {"type": "integer"}}}
+    json_schema={
+        "type": "object",
+        "required": ["n"],
+        "properties": {"n": {"$ref": "#/$defs/n"}},
+        "$defs": {"n": {"type": "integer"}},
+    }
 )
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1, "b": [true]}}\n</tool_call>'
 
@@ -180,8 +197,13 @@ def test_an_answer_is_judged(name: str, answer: str, reference: str, options: Op
 def test_calls_are_found_in_what_templates_write() -> None:
     written = {
         '{"name": "f", "parameters": {"a": 1}}': [("f", {"a": 1})],  # Llama 3
-        '[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}}, {"name": "g", "arguments": {}}]': [("f", {"a": 1}), ("g", {})],  # Mistral
-        '{"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{\\"a\\": 1}"}}]}': [("f", {"a": 1})],  # OpenAI
+        '[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}}, {"name": "g", "arguments": {}}]': [
+            ("f", {"a": 1}),
+            ("g", {}),
+        ],  # Mistral
+        '{"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{\\"a\\": 1}"}}]}': [
+            ("f", {"a": 1})
+        ],  # OpenAI
         '{"name": "Anna"} {not json} {"name": 1, "arguments": {}}': [],
     }
     for text, expected in written.items():
@@ -215,7 +237,10 @@ def test_a_pattern_that_never_ends_is_refused_by_its_place() -> None:
     "schema",
     [
         {"pattern": "^(a+)+$"},
-        {"$defs": {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(40)} | {"d40": {}}, "$ref": "#/$defs/d0"},
+        {
+            "$defs": {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(40)} | {"d40": {}},
+            "$ref": "#/$defs/d0",
+        },
     ],
 )
 def test_so_is_a_schema(schema: dict[str, Any]) -> None:
@@ -232,7 +257,13 @@ def model() -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
     return LlamaForCausalLM(LlamaConfig(vocab_size=50, initializer_range=0.5, **shape)).eval()
 
 
@@ -263,7 +294,8 @@ def test_a_choice_whose_first_letters_are_in_the_prompts_last_token_is_compared_
 @pytest.mark.parametrize("kept", [False, True])
 def test_the_sum_over_learned_tokens_is_the_loss_of_a_row(model: Any, kept: bool) -> None:
     rows = [
-        {"input_ids": ids, "labels": [-100] * learned + ids[learned:]} for ids, learned in (([1, 2, 3, 4], 2), ([5, 6] * 5, 1), ([9, 8], 1))
+        {"input_ids": ids, "labels": [-100] * learned + ids[learned:]}
+        for ids, learned in (([1, 2, 3, 4], 2), ([5, 6] * 5, 1), ([9, 8], 1))
     ]
     sums = log_sums(model, of_rows(rows), 2, 0, kept=kept)
     losses = losses_of(model, rows, 3, 0)
@@ -278,7 +310,9 @@ def test_an_architecture_that_knows_no_single_logits_gives_all(model: Any, monke
     assert can_keep(get_peft_model(copy.deepcopy(model), LoraConfig(target_modules=["q_proj"])))
     readings, forward = of_rows([{"input_ids": [1, 2, 3, 4], "labels": [-100, 2, 3, 4]}]), model.forward
     wanted = log_sums(model, readings, 1, 0)
-    monkeypatch.setattr(model, "forward", lambda input_ids, attention_mask: forward(input_ids=input_ids, attention_mask=attention_mask))
+    monkeypatch.setattr(
+        model, "forward", lambda input_ids, attention_mask: forward(input_ids=input_ids, attention_mask=attention_mask)
+    )
     assert not can_keep(model)
     assert log_sums(model, readings, 1, 0, kept=True) == wanted
 

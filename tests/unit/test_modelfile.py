@@ -56,7 +56,9 @@ def prepared(template: str, model: Path | None = None) -> Prepared:
 
     with tempfile.TemporaryDirectory() as folder:
         rows = [{"messages": turns("a", "b")}]
-        return prepare(Path(folder), rows, "messages", model or byte_tokenizer_dir(), chat_template=template, length=65_536)
+        return prepare(
+            Path(folder), rows, "messages", model or byte_tokenizer_dir(), chat_template=template, length=65_536
+        )
 
 
 def jinja(template: Prepared, messages: list[Any]) -> str | None:
@@ -173,7 +175,10 @@ def test_what_go_cannot_say_is_left_to_ollama(tmp_path: Path, template: str) -> 
 def test_nothing_is_said_of_chats_that_were_never_rendered() -> None:
     """Every everyday probe refused, one other rendered: there is nothing to prove a template with."""
     probes = prepared("chatml").probes
-    assert translate([dataclasses.replace(probe, text=probe.text if probe.about else None) for probe in probes], "") is None
+    assert (
+        translate([dataclasses.replace(probe, text=probe.text if probe.about else None) for probe in probes], "")
+        is None
+    )
 
 
 def test_the_begin_token_is_left_to_llama_cpp(tmp_path: Path) -> None:

@@ -58,7 +58,11 @@ def tutorial(rows: int, passes: int, checkpointing: Any = "unsloth", **changes: 
         {
             "/model/max_seq_length": 2048,
             "/data/packing": True,
-            "/training": {"batch_size": rows, "gradient_accumulation_steps": passes, "gradient_checkpointing": checkpointing},
+            "/training": {
+                "batch_size": rows,
+                "gradient_accumulation_steps": passes,
+                "gradient_checkpointing": checkpointing,
+            },
             **changes,
         }
     )
@@ -84,7 +88,9 @@ def test_pairs_are_two_sequences_and_one_more_pass() -> None:
     rows = [rows_at_once(spec) for spec in (one, two)]
     assert rows == [[1, 2, 4, 8, 16], [4]], "how pairs are cut into passes changes their loss"
     assert most_tokens(two, 4) == most_tokens(one, 8)
-    assert least_gpu_bytes(two, LLAMA_8B) > least_gpu_bytes(replace(one, training=replace(one.training, micro_batch=8)), LLAMA_8B)
+    assert least_gpu_bytes(two, LLAMA_8B) > least_gpu_bytes(
+        replace(one, training=replace(one.training, micro_batch=8)), LLAMA_8B
+    )
     times = [epoch_seconds(spec, LLAMA_8B, one_step(one), CARDS["h200"], 0) for spec in (one, two)]
     assert times[1] / times[0] == pytest.approx(4 / 3)
     rate = replace(two, training=replace(two.training, learning_rate=2e-4))
@@ -135,7 +141,9 @@ SAID: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("where", "changes", "facts"), SAID)
-def test_advice_is_given_with_its_reason_where_it_is_due(where: str, changes: dict[str, Any], facts: dict[str, Any]) -> None:
+def test_advice_is_given_with_its_reason_where_it_is_due(
+    where: str, changes: dict[str, Any], facts: dict[str, Any]
+) -> None:
     (advice,) = advise(parse(changes), replace(NOTHING_ODD, **facts))
     assert advice.where == where
     assert len(advice.text) > 5
@@ -145,8 +153,12 @@ def test_advice_is_given_with_its_reason_where_it_is_due(where: str, changes: di
 def test_no_advice_where_nothing_is_odd() -> None:
     assert advise(parse({}), NOTHING_ODD) == []
     assert advise(parse({"/model/precision": "full"}), NOTHING_ODD) == []
-    assert advise(parse({"/training/learning_rate": QUICK_RATE}), replace(NOTHING_ODD, parameters=135_000_000)) == [], "init writes it"
-    assert advise(parse({}), replace(NOTHING_ODD, rows=600, epochs=8.0, steps=104)) == [], "init writes as many as about 100 steps need"
+    assert advise(parse({"/training/learning_rate": QUICK_RATE}), replace(NOTHING_ODD, parameters=135_000_000)) == [], (
+        "init writes it"
+    )
+    assert advise(parse({}), replace(NOTHING_ODD, rows=600, epochs=8.0, steps=104)) == [], (
+        "init writes as many as about 100 steps need"
+    )
     assert advise(parse({}), replace(NOTHING_ODD, truncated_rows=20)) == [], "a few long rows are told by the plan"
 
 
@@ -162,14 +174,21 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def plan(model: Path, rows: list[Row], changes: dict[str, Any] | None = None, sample: int | None = None, **prices: float) -> Plan:
+def plan(
+    model: Path, rows: list[Row], changes: dict[str, Any] | None = None, sample: int | None = None, **prices: float
+) -> Plan:
     path = write_rows(model.parent / "rows.jsonl", rows)
     length = {"/model/source": str(model), "/model/max_seq_length": 256, "/data/train/0/source": str(path)}
     spec = parse({**length, "/output/uri": str(model.parent / "out"), **(changes or {})})
     given = {name or ANY: price for name, price in prices.items()}
     scratch = model.parent / "scratch"
     scratch.mkdir(exist_ok=True)
-    return make_plan(spec, PlanOptions(model.parent, sample, given, advice=True, alone=False), scratch, Log(io.StringIO(), json_lines=True))
+    return make_plan(
+        spec,
+        PlanOptions(model.parent, sample, given, advice=True, alone=False),
+        scratch,
+        Log(io.StringIO(), json_lines=True),
+    )
 
 
 def chats(count: int, words: int = 1) -> list[Row]:
@@ -178,10 +197,19 @@ def chats(count: int, words: int = 1) -> list[Row]:
 
 def test_a_plan_in_every_form(model: Path) -> None:
     """What spoils a training and stays within the rules: copies, leaks, rows that are cut, rows that teach nothing."""
-    rows = [*chats(20), *chats(2), {"messages": turns("Long?", "word " * 90)}, {"messages": turns("Long " * 90, "never reached")}]
+    rows = [
+        *chats(20),
+        *chats(2),
+        {"messages": turns("Long?", "word " * 90)},
+        {"messages": turns("Long " * 90, "never reached")},
+    ]
     held_out = write_rows(model.parent / "held_out.jsonl", [*chats(3), {"messages": turns("Another?", "yes")}])
     sources = {"sources": [{"source": str(held_out), "format": "messages"}]}
-    changes = {"/data/held_out": sources, "/data/max_untrained_fraction": 0.5, "/export": {"merged": ["16bit"], "gguf": ["q8_0"]}}
+    changes = {
+        "/data/held_out": sources,
+        "/data/max_untrained_fraction": 0.5,
+        "/export": {"merged": ["16bit"], "gguf": ["q8_0"]},
+    }
     found = plan(model, rows, changes, h200=3.5, l4=0.7)
     document = found.document()
     StrictValidator(load_schema("plan")).validate(json.loads(json.dumps(document)))
@@ -223,7 +251,10 @@ def test_what_is_asked_of_models_and_of_a_judge_is_counted(model: Path) -> None:
     assert uncapped.judge_requests == 12, "each pair in both orders"
     assert uncapped.documents == {"arc_easy": None, "gsm8k": 20}
     said = as_text(replace(found, evaluated=uncapped))
-    assert "benchmarks of base and tuned model: arc_easy, all its documents; gsm8k, at most 20 documents of each task" in said
+    assert (
+        "benchmarks of base and tuned model: arc_easy, all its documents; gsm8k, at most 20 documents of each task"
+        in said
+    )
 
 
 def test_of_a_model_on_the_hub_the_weights_stay_there(hub: Hub, model: Path) -> None:
@@ -253,12 +284,17 @@ def test_a_deadline_is_rendered_from_the_plan_of_this_spec(model: Path) -> None:
     """Twice the slowest GPU that fits, and an hour; nothing is taken of another spec's plan, or of one that fits nowhere."""
     written, raw = model.parent / "plan.json", LAYOUTS["lines"]
     document = plan(model, chats(3)).document() | {"run_id": parse_spec(raw).run_id}
-    slow, large = ({**document["gpus"][0], **changes} for changes in ({"seconds": 9001.0}, {"fits": "no", "seconds": 9e4}))
+    slow, large = (
+        {**document["gpus"][0], **changes} for changes in ({"seconds": 9001.0}, {"fits": "no", "seconds": 9e4})
+    )
     written.write_text(json.dumps(document | {"gpus": [*document["gpus"], slow, large]}))
     text = rendered(raw, "job", deadline=str(written))
     assert "activeDeadlineSeconds: 25200\n" in text
     said = " ".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
-    assert "Deadline: 7 hours for all tries together (twice the 2.5 that are planned for T4, the slowest that fits, and 1)" in said
+    assert (
+        "Deadline: 7 hours for all tries together (twice the 2.5 that are planned for T4, the slowest that fits, and 1)"
+        in said
+    )
     for other, words in (
         ({"run_id": "0" * 16}, "the plan is that of another spec"),
         ({"gpus": [large]}, "is a plan without a GPU that fits"),
@@ -275,7 +311,11 @@ def test_general_rows_are_planned_for(model: Path) -> None:
     changes = {"/data/replay": {"fraction": 0.2}, "/evaluation/forgetting": {}}
     plain, found = plan(model, chats(80)), plan(model, chats(80), changes)
     assert found.rows.replay_sequences is not None
-    assert (plain.rows.replay_sequences, found.rows.replay_sequences.expected, found.rows.sequences.expected) == (None, 20, 100)
+    assert (plain.rows.replay_sequences, found.rows.replay_sequences.expected, found.rows.sequences.expected) == (
+        None,
+        20,
+        100,
+    )
     assert (plain.schedule.steps, found.schedule.steps) == (10, 13)
     assert "of these general ones, mixed in by data.replay: 20 sequences" in as_text(found)
     StrictValidator(load_schema("plan")).validate(json.loads(json.dumps(found.document())))
@@ -308,7 +348,9 @@ def test_each_card_gets_what_a_run_would_choose_there(model: Path) -> None:
     assert found["l4"].rows < 8
     assert (found["a100-80"].fits, found["a100-80"].rows) == ("tight", 8)
     assert "| A100 80 | 80 GB | tight | 8 | none |" in as_markdown(plan(model, long, changes | fixed))
-    part = "\n".join(line for line in as_text(plan(model, long, changes)).splitlines() if line.lstrip().startswith("T4"))
+    part = "\n".join(
+        line for line in as_text(plan(model, long, changes)).splitlines() if line.lstrip().startswith("T4")
+    )
     assert re.search(r"T4 +16 GB +yes +\d+ +(all|none|\d+ of 32) ", part), part
 
 
@@ -318,11 +360,29 @@ MISTAKES: list[tuple[str, dict[str, Any], list[Row], type[JobError], str]] = [
     ("no such file", {f"{ROWS}/source": "rowz.jsonl"}, chats(3), InputError, "rowz.jsonl"),
     ("columns of another format", {f"{ROWS}/format": "alpaca"}, chats(3), InputError, "misses columns"),
     ("an answer that is not text", {}, [*chats(9), {"messages": turns("a", 5)}], InputError, "rows.jsonl row 10"),  # type: ignore[arg-type]
-    ("answers beyond the longest sequence", {"/model/max_seq_length": 16}, chats(3), InputError, "would hold each of these rows"),
-    ("a template that fails", {"/data/chat_template": "{{ messages[7].content }}"}, chats(3), InputError, "/data/chat_template"),
+    (
+        "answers beyond the longest sequence",
+        {"/model/max_seq_length": 16},
+        chats(3),
+        InputError,
+        "would hold each of these rows",
+    ),
+    (
+        "a template that fails",
+        {"/data/chat_template": "{{ messages[7].content }}"},
+        chats(3),
+        InputError,
+        "/data/chat_template",
+    ),
     ("a quantised base to be merged", {"/export": {"gguf": ["q8_0"]}}, chats(3), InputError, "/model/merge_base"),
     ("an adapter as the model", {}, chats(3), PolicyError, "this is an adapter"),
-    ("more held out than there is", {"/data/held_out": {"rows": 5}}, chats(5), InputError, "no rows are left to train on"),
+    (
+        "more held out than there is",
+        {"/data/held_out": {"rows": 5}},
+        chats(5),
+        InputError,
+        "no rows are left to train on",
+    ),
     ("a width that the heads do not divide", {}, chats(3), InputError, "transformers can make no model of it"),
     ("layers that no model has", {}, chats(3), InputError, "num_hidden_layers"),
 ]
@@ -349,7 +409,12 @@ def test_mistakes_are_caught_before_a_gpu(
 
 
 def test_the_size_of_a_packed_base_is_that_of_its_16_bit_model(tmp_path: Path) -> None:
-    config = {"hidden_size": 4096, "num_hidden_layers": 32, "vocab_size": 128_256, "quantization_config": {"load_in_4bit": True}}
+    config = {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "vocab_size": 128_256,
+        "quantization_config": {"load_in_4bit": True},
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = size_of_fetched(tmp_path, 5_702_746_401, local=False)
     assert found.parameters == pytest.approx(8.03e9, rel=0.02)
@@ -418,7 +483,9 @@ def test_a_run_is_held_against_the_plan_that_was_made_of_its_spec(model: Path, t
     known = expected(found.spec, base, prepared, DEVICE)
     (on,) = [on for on in found.cards if on.key == "h200"]
     assert (known.gpu, known.gpu_peak_bytes) == ("h200", on.needed.expected - GIB)
-    assert known.stage_seconds == {stage.name: pytest.approx(stage.seconds, abs=0.001) for stage in on.stages if stage.name != "data"}
+    assert known.stage_seconds == {
+        stage.name: pytest.approx(stage.seconds, abs=0.001) for stage in on.stages if stage.name != "data"
+    }
     assert known.host_peak_bytes == max(step.ram_bytes for step in found.needs)
     assert known.disk_peak_bytes == max(step.disk_bytes for step in found.needs)
     other = expected(found.spec, base, prepared, DEVICE | {"name": "NVIDIA B200"})
@@ -453,7 +520,9 @@ def test_the_guide_shows_what_the_command_prints(tmp_path: Path) -> None:
     found = printed(tmp_path)
     varies = re.compile(r"[\d.]+(?= (?:s|min)\b| for the whole run|(?: GB)?$)")
     for page, text in ((GUIDE, found), (README, in_short(found))):
-        shown = re.findall(r"<!-- plan -->\n```text\n(.*)\n```\n<!-- /plan -->", (ROOT / page).read_text("utf-8"), re.DOTALL)[0]
+        shown = re.findall(
+            r"<!-- plan -->\n```text\n(.*)\n```\n<!-- /plan -->", (ROOT / page).read_text("utf-8"), re.DOTALL
+        )[0]
         for ours, theirs in zip(shown.splitlines(), text.splitlines(), strict=True):
             ours, theirs = (varies.sub("#", " ".join(line.split())) for line in (ours, theirs))
             assert ours == theirs, "python -m tests.planned writes it again"

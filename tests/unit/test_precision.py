@@ -21,10 +21,22 @@ OTHERWISE = {
 
 
 def test_what_would_have_the_engines_compute_otherwise_is_not_honoured(tmp_path: Path) -> None:
-    given = OTHERWISE | {"PATH": "/bin", "UNSLOTH_COMPILE_LOCATION": "/kept", "OMP_NUM_THREADS": "3", "TUNEJOB_DEVICE": "cpu"}
+    given = OTHERWISE | {
+        "PATH": "/bin",
+        "UNSLOTH_COMPILE_LOCATION": "/kept",
+        "OMP_NUM_THREADS": "3",
+        "TUNEJOB_DEVICE": "cpu",
+    }
     prepared = prepared_environment(tmp_path, given)
-    assert {name: prepared[name] for name in OTHERWISE if name in prepared} == {"UNSLOTH_CPU_BF16": "0", "UNSLOTH_CPU_FP16": "0"}
-    assert (prepared["PATH"], prepared["OMP_NUM_THREADS"], prepared["UNSLOTH_COMPILE_LOCATION"]) == ("/bin", "3", "/kept")
+    assert {name: prepared[name] for name in OTHERWISE if name in prepared} == {
+        "UNSLOTH_CPU_BF16": "0",
+        "UNSLOTH_CPU_FP16": "0",
+    }
+    assert (prepared["PATH"], prepared["OMP_NUM_THREADS"], prepared["UNSLOTH_COMPILE_LOCATION"]) == (
+        "/bin",
+        "3",
+        "/kept",
+    )
     assert (prepared["CUDA_VISIBLE_DEVICES"], prepared["UNSLOTH_FORCE_CPU"]) == ("", "1")
 
 
@@ -40,7 +52,9 @@ print(json.dumps([ignored, {name: os.environ.get(name) for name in ignored}]))
 def test_what_is_not_honoured_is_named(tmp_path: Path) -> None:
     """Those that say what the job says anyway are not."""
     given = OTHERWISE | {"PATH": "/bin", "UNSLOTH_CPU_FP16": "0", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", SET, str(tmp_path)], env=given, capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", SET, str(tmp_path)], env=given, capture_output=True, text=True, check=True, cwd=ROOT
+    )
     ignored, found = json.loads(done.stdout)
     assert ignored == sorted(OTHERWISE.keys() - {"UNSLOTH_CPU_FP16"})
     assert found == dict.fromkeys(ignored) | {"UNSLOTH_CPU_BF16": "0"}

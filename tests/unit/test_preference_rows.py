@@ -70,7 +70,10 @@ def test_the_forms_of_rows(tmp_path: Path) -> None:
     """All of them in one file; the columns that a form has under other names do not matter to the others."""
     renamed = {own: other for _, columns, _ in FORMS.values() for own, other in columns.items()}
     plain = [form for form in FORMS.values() if not form[1]]
-    for folder, forms, columns in (("plain", plain, {}), ("renamed", [form for form in FORMS.values() if form[1]], renamed)):
+    for folder, forms, columns in (
+        ("plain", plain, {}),
+        ("renamed", [form for form in FORMS.values() if form[1]], renamed),
+    ):
         (tmp_path / folder).mkdir()
         prepared = pairs(tmp_path / folder, [row for row, _, _ in forms], source={"columns": columns})
         assert len(prepared.train) == len(forms)
@@ -103,14 +106,20 @@ def test_questions_of_exact_match_are_the_chosen_answers(tmp_path: Path) -> None
     rows = [{"prompt": turns(f"{number}?"), "chosen": f"yes {number}", "rejected": "no"} for number in range(6)]
     prepared = pairs(tmp_path, rows, held_out={"rows": 2}, exact=2)
     assert len(prepared.held_out) == 2
-    assert [question.reference for question in prepared.exact_match] == [f"yes {q.text.split('?')[0][-1]}" for q in prepared.exact_match]
+    assert [question.reference for question in prepared.exact_match] == [
+        f"yes {q.text.split('?')[0][-1]}" for q in prepared.exact_match
+    ]
 
 
 @pytest.mark.skipif(not (SHARED / "hh_rlhf_harmless_base.jsonl").is_file(), reason="the shared rows are not here")
 def test_real_transcripts(tmp_path: Path) -> None:
     prepared = pairs(tmp_path, SHARED / "hh_rlhf_harmless_base.jsonl", length=100_000)
     counted = prepared.report.train
-    assert (counted["rows"], counted["dropped_rows"], counted["dropped_reasons"]) == (299, 1, {"the answer is empty": 1})
+    assert (counted["rows"], counted["dropped_rows"], counted["dropped_reasons"]) == (
+        299,
+        1,
+        {"the answer is empty": 1},
+    )
     raw = [json.loads(line) for line in (SHARED / "hh_rlhf_harmless_base.jsonl").read_text("utf-8").splitlines()]
     for row, original in zip(prepared.train, [row for number, row in enumerate(raw, 1) if number != 145], strict=True):
         for part, key in (("", "chosen"), ("rejected_", "rejected")):
@@ -161,7 +170,9 @@ def test_a_template_that_writes_the_prompt_in_two_ways_is_refused(tmp_path: Path
     template = "{{ messages | length }}{% for m in messages %}{{ m.role + ': ' + m.content }}<|im_end|>{% endfor %}"
     longer = ROW | {"chosen": [answer("Wait."), {"role": "tool", "content": "x"}, answer(GOOD)]}
     assert len(pairs(tmp_path, [ROW], chat_template=template).train) == 1
-    with pytest.raises(InputError, match="row 2: the chat template writes the prompt of chosen and rejected in two ways"):
+    with pytest.raises(
+        InputError, match="row 2: the chat template writes the prompt of chosen and rejected in two ways"
+    ):
         pairs(tmp_path, [ROW, longer], chat_template=template)
 
 
@@ -185,20 +196,27 @@ def test_equal_answers_are_counted_and_refused_beyond_the_limit(tmp_path: Path) 
     with pytest.raises(InputError) as caught:
         pairs(tmp_path, [*good, *[ROW | {"rejected": GOOD}] * 2])
     assert caught.value.faults[0].where == "/data/max_untrained_fraction"
-    assert "rows.jsonl row 20, rows.jsonl row 21: chosen and rejected are the same (found 2 of 21 rows)" in str(caught.value)
+    assert "rows.jsonl row 20, rows.jsonl row 21: chosen and rejected are the same (found 2 of 21 rows)" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("rejected", [f"{GOOD} ", f"  {GOOD}", f"{GOOD[:2]} {GOOD[2:]}"])
 def test_answers_that_differ_in_white_space_alone_are_counted(rejected: str, tmp_path: Path) -> None:
     prepared = pairs(tmp_path, [ROW, ROW | {"rejected": rejected}])
     assert len(prepared.train) == 2
-    assert prepared.report.notes == ["chosen and rejected of 1 rows differ in white space alone: that is what is learned of them"]
+    assert prepared.report.notes == [
+        "chosen and rejected of 1 rows differ in white space alone: that is what is learned of them"
+    ]
 
 
 def test_texts_with_labels_are_read(tmp_path: Path) -> None:
     rows = [{"prompt": "Q: ", "completion": f"A {number}.", "label": True, "other": "x"} for number in range(2)]
     prepared = prepare(tmp_path, rows, "kto", byte_tokenizer_dir(), method="kto")
-    assert prepared.report.notes == ["/data/train/0/source: columns that nothing reads: 'other' (2)", "2 answers are called good"]
+    assert prepared.report.notes == [
+        "/data/train/0/source: columns that nothing reads: 'other' (2)",
+        "2 answers are called good",
+    ]
 
 
 def test_answers_are_cut_on_the_right(tmp_path: Path) -> None:
@@ -235,7 +253,11 @@ def labelled(folder: Path, rows: Any, **spec: Any) -> Any:
 LABELLED: dict[str, tuple[Row, dict[str, Any], str]] = {
     "messages": ({"messages": turns("One?", "Two.", QUESTION, GOOD), "label": True}, {}, EARLIER + PROMPT),
     "prompt and completion": ({"prompt": turns(QUESTION), "completion": [answer(GOOD)], "label": 1}, {}, PROMPT),
-    "conversations": ({"conversations": [HUMAN, {"from": "gpt", "value": GOOD}], "kto_tag": True}, {"label": "kto_tag"}, PROMPT),
+    "conversations": (
+        {"conversations": [HUMAN, {"from": "gpt", "value": GOOD}], "kto_tag": True},
+        {"label": "kto_tag"},
+        PROMPT,
+    ),
     "instruction": ({"instruction": QUESTION, "output": GOOD, "label": "True"}, {}, PROMPT),
     "text": ({"prompt": "Q: ", "completion": GOOD, "label": 1.0}, {}, "Q: "),
 }
@@ -245,13 +267,19 @@ LABELLED: dict[str, tuple[Row, dict[str, Any], str]] = {
 def test_the_forms_of_answers_with_labels(columns: dict[str, str], tmp_path: Path) -> None:
     forms = [(row, prompt) for row, own, prompt in LABELLED.values() if own == columns]
     label = columns.get("label", "label")
-    prepared = labelled(tmp_path, [row | {label: value} for row, _ in forms for value in (row[label], False)], source={"columns": columns})
+    prepared = labelled(
+        tmp_path,
+        [row | {label: value} for row, _ in forms for value in (row[label], False)],
+        source={"columns": columns},
+    )
     for found, (number, good) in zip(prepared.train, product(range(len(forms)), (1, 0)), strict=True):
         first = next(index for index, label in enumerate(found["labels"]) if label != -100)
         assert prepared.tokenizer.decode(found["input_ids"][:first]) == forms[number][1]
         assert prepared.tokenizer.decode([label for label in found["labels"] if label != -100]) == f"{GOOD}<|im_end|>"
         assert found["desirable"] == [good]
-    assert {f"{len(forms)} answers are called good", f"{len(forms)} answers are called bad"} <= set(prepared.report.notes)
+    assert {f"{len(forms)} answers are called good", f"{len(forms)} answers are called bad"} <= set(
+        prepared.report.notes
+    )
 
 
 @pytest.mark.parametrize(("row", "says"), [

@@ -45,13 +45,18 @@ def test_an_entry_that_nobody_understands_is_named(plain: pytest.MonkeyPatch) ->
     plain.setenv("NO_PROXY", "localhost,fd00::/800,a|b")
     with pytest.raises(InputError) as refused:
         settle_bypass()
-    assert [(fault.where, fault.found) for fault in refused.value.faults] == [("NO_PROXY", "'fd00::/800'"), ("NO_PROXY", "'a|b'")]
+    assert [(fault.where, fault.found) for fault in refused.value.faults] == [
+        ("NO_PROXY", "'fd00::/800'"),
+        ("NO_PROXY", "'a|b'"),
+    ]
 
 
 PASSWORD = "Zq9xKp4LmT7vRw2yB8nC"
 
 
-@pytest.mark.parametrize("value", [f"user:{PASSWORD}@h:1", f"http//u:{PASSWORD}@h/!", f"http://u:{PASSWORD}/x@127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "value", [f"user:{PASSWORD}@h:1", f"http//u:{PASSWORD}@h/!", f"http://u:{PASSWORD}/x@127.0.0.1:1"]
+)
 def test_what_may_hold_a_password_is_not_shown_of_an_entry(value: str, plain: pytest.MonkeyPatch) -> None:
     plain.setenv("NO_PROXY", value)
     with pytest.raises(InputError) as refused:
@@ -80,7 +85,9 @@ def test_an_endpoint_that_the_hubs_client_cannot_be_imported_with_is_refused_bef
 
 
 @pytest.mark.parametrize("name", [*PROXIES[:3], "all_proxy", "https_proxy"])
-@pytest.mark.parametrize("value", ["socks5h://me:secret-01@proxy:1080", "socks4://proxy:1", "ftp://proxy", "http://proxy:port", "http://"])
+@pytest.mark.parametrize(
+    "value", ["socks5h://me:secret-01@proxy:1080", "socks4://proxy:1", "ftp://proxy", "http://proxy:port", "http://"]
+)
 def test_a_proxy_that_the_hubs_client_cannot_use_is_named(name: str, value: str, plain: pytest.MonkeyPatch) -> None:
     plain.setenv(name, value)
     with pytest.raises(InputError) as refused:
@@ -101,14 +108,18 @@ def test_s3_refuses_the_proxy_of_its_own_scheme_alone(plain: pytest.MonkeyPatch)
     assert refused.value.faults[0].where == "HTTP_PROXY"
 
 
-@pytest.mark.parametrize("value", ["http://proxy:3128", "https://me:pass@proxy:3128/", "proxy:3128", "HTTP://proxy", ""])
+@pytest.mark.parametrize(
+    "value", ["http://proxy:3128", "https://me:pass@proxy:3128/", "proxy:3128", "HTTP://proxy", ""]
+)
 def test_proxies_that_work_are_left_alone(value: str, plain: pytest.MonkeyPatch) -> None:
     for name in PROXIES[:3]:
         plain.setenv(name, value)
     assert endpoint() is None
 
 
-@pytest.mark.parametrize("value", ["huggingface.co", "hub.example:8080", "ftp://hub", "https://", "//hub", "https://hub:port", "http//hub"])
+@pytest.mark.parametrize(
+    "value", ["huggingface.co", "hub.example:8080", "ftp://hub", "https://", "//hub", "https://hub:port", "http//hub"]
+)
 def test_an_endpoint_that_is_not_an_address_is_named(value: str, plain: pytest.MonkeyPatch) -> None:
     plain.setenv("HF_ENDPOINT", value)
     with pytest.raises(InputError) as refused:

@@ -21,7 +21,18 @@ HEARD = [
     ("baseline", {"done": 1, "total": 9}),
     ("baseline", {"held_out_loss": 2.5, "note": "no figure"}),
     ("begin", {"stage": "train"}),
-    ("train", {"done": 3, "total": 20, "step": 3, "loss": math.nan, "grad_norm": math.inf, "learning_rate": 1e-5, "eta_seconds": 4}),
+    (
+        "train",
+        {
+            "done": 3,
+            "total": 20,
+            "step": 3,
+            "loss": math.nan,
+            "grad_norm": math.inf,
+            "learning_rate": 1e-5,
+            "eta_seconds": 4,
+        },
+    ),
     ("delivered", {"artefact": "gguf-q8_0", "held_out_loss": 0.5}),
 ]
 
@@ -70,7 +81,9 @@ def test_what_nobody_gets_is_known_and_ends_nothing(tmp_path: Path, monkeypatch:
     assert "must begin with http" in pulse.faults[GATEWAY]
 
 
-def test_a_machine_that_helps_has_a_heartbeat_and_no_say_at_the_gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_helps_has_a_heartbeat_and_no_say_at_the_gateway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The pods of all machines have one probe and one environment; only the first says `start`."""
     path = tmp_path / "heartbeat"
     monkeypatch.setenv(HEARTBEAT, str(path))

@@ -51,7 +51,9 @@ def test_a_later_try_finds_what_an_earlier_one_stored(store: DirectoryStore, tmp
     assert Receipts(store, "f" * 16, Silent()).names() == []
 
 
-@pytest.mark.parametrize("damage", ["changed", "longer", "gone", "receipt cut", "receipt no object", "receipt empty", "no files"])
+@pytest.mark.parametrize(
+    "damage", ["changed", "longer", "gone", "receipt cut", "receipt no object", "receipt empty", "no files"]
+)
 def test_what_is_damaged_is_made_again(store: DirectoryStore, tmp_path: Path, damage: str) -> None:
     stored(store, tmp_path, {"a": b"one", "b": b"two"})
     receipt = f"checkpoints/{RUN_ID}/done/a.json"

@@ -57,7 +57,16 @@ class Several:
 
 
 PART = Part("é", 0.1 + 0.2)
-WHOLE = Asked(Path("/a/b"), (PART, Part("", 1e-300)), {"x": PART}, Path("c"), ("q", "k"), True, {"n": [1, None, {"y": "/z"}]}, [[1], []])
+WHOLE = Asked(
+    Path("/a/b"),
+    (PART, Part("", 1e-300)),
+    {"x": PART},
+    Path("c"),
+    ("q", "k"),
+    True,
+    {"n": [1, None, {"y": "/z"}]},
+    [[1], []],
+)
 BARE = Asked(Path("a"), (), {}, None, "all-linear", "a", {}, [])
 
 

@@ -61,7 +61,9 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "repr with its line break": lambda v: repr(f"Bearer {v}\n"),
     "repr in JSON in JSON": lambda v: json.dumps({"message": json.dumps([f"Illegal header value {v + chr(10)!r}"])}),
     "JSON": json.dumps,
-    "JSON as a browser's": lambda v: json.dumps(v).replace("&", "\\u0026").replace("<", "\\u003c").replace("+", "\\u002B"),
+    "JSON as a browser's": lambda v: (
+        json.dumps(v).replace("&", "\\u0026").replace("<", "\\u003c").replace("+", "\\u002B")
+    ),
     "URL-coded": urllib.parse.quote,
     "URL-coded, all": lambda v: urllib.parse.quote(v, safe=""),
     "URL-coded, lower case": lambda v: urllib.parse.quote(v, safe="").replace("%2F", "%2f").replace("%2B", "%2b"),
@@ -112,7 +114,9 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 
 def shown(text: str, value: str) -> int:
     """Most characters of `value` in a row that `text` holds."""
-    return max((end - start for end in range(len(value) + 1) for start in range(end) if value[start:end] in text), default=0)
+    return max(
+        (end - start for end in range(len(value) + 1) for start in range(end) if value[start:end] in text), default=0
+    )
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -125,7 +129,9 @@ def test_no_spelling_of_a_secret_is_left(spelling: str) -> None:
         assert (masked[:7], masked[-6:]) == ("before ", " after")
         if spelling not in ("cut after", "cut before"):  # there a third may stay
             coded = base64.b64encode(value.encode()).decode()
-            assert max(shown(masked, value), shown(masked, coded), shown(masked, value.encode().hex())) < MAY_SHOW, masked
+            assert max(shown(masked, value), shown(masked, coded), shown(masked, value.encode().hex())) < MAY_SHOW, (
+                masked
+            )
 
 
 def test_json_stays_json() -> None:
@@ -135,13 +141,26 @@ def test_json_stays_json() -> None:
             assert "[secret]" in json.loads(redact(json.dumps({"message": text})))["message"]
 
 
-IN_TWO = ["canary01 canary02", "canary01\ncanary02", "canary01\r\n\tcanary02\n", " canary01canary02\n", "canary01%0Acanary02"]
+IN_TWO = [
+    "canary01 canary02",
+    "canary01\ncanary02",
+    "canary01\r\n\tcanary02\n",
+    " canary01canary02\n",
+    "canary01%0Acanary02",
+]
 
 
 @pytest.mark.parametrize("value", IN_TWO)
 def test_both_parts_of_a_credential_with_white_space_are_secret(value: str) -> None:
     redact = Redactor({"HF_TOKEN": value})
-    for text in (value, repr(value), json.dumps(repr(value)), urllib.parse.quote(value), value.split()[0], value.split()[-1]):
+    for text in (
+        value,
+        repr(value),
+        json.dumps(repr(value)),
+        urllib.parse.quote(value),
+        value.split()[0],
+        value.split()[-1],
+    ):
         masked = redact(f"<{text}>")
         assert "canary0" not in masked
 
@@ -161,12 +180,17 @@ def test_a_failure_is_masked_before_it_is_shortened(monkeypatch: pytest.MonkeyPa
     for before in range(60, 96):
         error = InputError(f"{'x' * (before + 224)}{PLAIN}")
         error.faults = (type(error.faults[0])("m", found="x" * before + PLAIN, hint="y" * before + ODD), *error.faults)
-        facts = [*failure_facts(log.clean(error), "fetch").values(), *failure_facts(InputError(*error.faults[1:]), "fetch").values()]
+        facts = [
+            *failure_facts(log.clean(error), "fetch").values(),
+            *failure_facts(InputError(*error.faults[1:]), "fetch").values(),
+        ]
         assert all(shown(str(text), value) < MAY_SHOW for text in facts for value in (PLAIN, ODD)), facts
 
 
 def test_a_child_that_reaches_no_server_has_no_credential() -> None:
-    assert without_secrets({**SECRETS, "AWS_REGION": "x", **dict.fromkeys(("WANDB_API_KEY", "TUNEJOB_JUDGE_KEY"), "k")}).keys() == {
+    assert without_secrets(
+        {**SECRETS, "AWS_REGION": "x", **dict.fromkeys(("WANDB_API_KEY", "TUNEJOB_JUDGE_KEY"), "k")}
+    ).keys() == {
         "AWS_REGION",
         "HTTPS_PROXY",
     }
@@ -213,10 +237,13 @@ ADDRESSES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [*((name, PASSWORD) for name in NAMES), *((name, value) for name, values in ADDRESSES.items() for value in values)]
+    ("name", "value"),
+    [*((name, PASSWORD) for name in NAMES), *((name, value) for name, values in ADDRESSES.items() for value in values)],
 )
 def test_every_usual_name_and_form_of_a_credential_counts(name: str, value: str) -> None:
-    masked = Redactor({name: value})(f"cannot reach {value} as {base64.b64encode(f'me:{PASSWORD}'.encode()).decode()} <{PASSWORD}>")
+    masked = Redactor({name: value})(
+        f"cannot reach {value} as {base64.b64encode(f'me:{PASSWORD}'.encode()).decode()} <{PASSWORD}>"
+    )
     assert "<[secret]>" in masked
     assert shown(masked, PASSWORD) < MAY_SHOW
 
@@ -245,7 +272,11 @@ FILES = {
     "key.json": json.dumps({"type": "service_account", "private_key_id": PASSWORD, "client_email": "a@b"}),
     "pass": PASSWORD,
 }
-NAMED_FILES = {"AWS_WEB_IDENTITY_TOKEN_FILE": "tokens/aws", "GOOGLE_APPLICATION_CREDENTIALS": "key.json", "DB_PASSWORD_FILE": "pass"}
+NAMED_FILES = {
+    "AWS_WEB_IDENTITY_TOKEN_FILE": "tokens/aws",
+    "GOOGLE_APPLICATION_CREDENTIALS": "key.json",
+    "DB_PASSWORD_FILE": "pass",
+}
 
 
 @pytest.mark.parametrize("name", FILES)

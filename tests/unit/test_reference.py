@@ -81,7 +81,9 @@ def test_the_merge_passes_and_the_reference_is_its_logits(
     assert held["prompt_ids"].tolist() == PROMPT
     assert held["learned"].tolist() == LEARNED
     assert found.stopped == (int(held["answer_ids"][-1]) == 2)
-    assert {held[name].dtype for name in ("input_ids", "row_lengths", "learned", "prompt_ids", "answer_ids")} == {torch.int32}
+    assert {held[name].dtype for name in ("input_ids", "row_lengths", "learned", "prompt_ids", "answer_ids")} == {
+        torch.int32
+    }
     start, losses = 0, []
     for row in ROWS:
         direct = plain_logits(trained / "merged", row)
@@ -89,7 +91,12 @@ def test_the_merge_passes_and_the_reference_is_its_logits(
         losses.append(torch.nn.functional.cross_entropy(direct[:-1], torch.tensor(row[1:]), reduction="none"))
         start += len(row)
     assert found.merged.perplexity == pytest.approx(float(torch.cat(losses).mean().exp()), rel=1e-4)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["against", "child", "imatrix.gguf", "reference.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "against",
+        "child",
+        "imatrix.gguf",
+        "reference.safetensors",
+    ]
     assert (tmp_path / "imatrix.gguf").stat().st_size > 0
 
 
@@ -143,7 +150,9 @@ def test_what_was_measured_is_what_torch_says(request_of: CompareRequest, traine
     assert found.measured.same_top_token == pytest.approx(float((given.argmax(-1) == wanted.argmax(-1)).float().mean()))
     assert found.measured.kl > 1e-4
     for prompt, answer in zip(MEASURE.questions, found.answers, strict=True):
-        said = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=8, eos_token_id=2, pad_token_id=2)[0, len(prompt) :]
+        said = model.generate(
+            torch.tensor([prompt]), do_sample=False, max_new_tokens=8, eos_token_id=2, pad_token_id=2
+        )[0, len(prompt) :]
         assert answer[: len(said)] == said.tolist()
 
 
@@ -227,7 +236,9 @@ def first_inputs(folder: Path) -> Any:
     states = held["model.embed_tokens.weight"].float().numpy()[IDS]
     epsilon = json.loads((folder / "config.json").read_text())["rms_norm_eps"]
     states = (
-        states / numpy.sqrt((states**2).mean(1, keepdims=True) + epsilon) * held["model.layers.0.input_layernorm.weight"].float().numpy()
+        states
+        / numpy.sqrt((states**2).mean(1, keepdims=True) + epsilon)
+        * held["model.layers.0.input_layernorm.weight"].float().numpy()
     )
     return (states**2).mean(0)
 

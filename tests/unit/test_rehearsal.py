@@ -55,13 +55,27 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "not",
         "off",
     ]
-    (folder / "corpus").write_text("\n".join(f"{' '.join(words[i:] + words[:i])} {i}." for i in range(len(words)) for _ in range(20)))
+    (folder / "corpus").write_text(
+        "\n".join(f"{' '.join(words[i:] + words[:i])} {i}." for i in range(len(words)) for _ in range(20))
+    )
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "corpus"), model_prefix=str(folder / "tokenizer"), vocab_size=340, model_type="bpe", byte_fallback=True,
         unk_id=0, bos_id=1, eos_id=2, pad_id=-1, normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
     )  # fmt: skip
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "rms_norm_eps": 1e-6}
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 340, "max_position_embeddings": 128, **shape}
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "rms_norm_eps": 1e-6,
+    }
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": 340,
+        "max_position_embeddings": 128,
+        **shape,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     for name in ("corpus", "tokenizer.vocab"):
         (folder / name).unlink()
@@ -70,7 +84,13 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def model_of(pieces: Path, folder: Path, **settings: Any) -> Path:
     shutil.copytree(pieces, folder)
-    config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "chat_template": TEMPLATE, **SPECIALS, **settings}
+    config = {
+        "tokenizer_class": "LlamaTokenizer",
+        "add_bos_token": True,
+        "chat_template": TEMPLATE,
+        **SPECIALS,
+        **settings,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
 
@@ -79,7 +99,9 @@ def prepared(model: Path, text: str = "") -> Any:
     """What of the data the tokenizer's tests look at: one row, raw text or a conversation."""
     tokenizer = load_tokenizer(model)
     set_pad_token(tokenizer, model, [])
-    row = tokenizer(text or tokenizer.apply_chat_template(CONVERSATION, tokenize=False), add_special_tokens=False).input_ids
+    row = tokenizer(
+        text or tokenizer.apply_chat_template(CONVERSATION, tokenize=False), add_special_tokens=False
+    ).input_ids
     return SimpleNamespace(tokenizer=tokenizer, train=[{"input_ids": row}], held_out=None)
 
 
@@ -127,7 +149,11 @@ def test_llama_cpp_reads_after_special_tokens_as_the_legacy_setting_does(pieces:
 @pytest.mark.parametrize("template", [TEMPLATE, None, {"default": TEMPLATE, "tool_use": "{{ tools }}"}])
 def test_raw_text_publishes_the_models_own_template(template: Any, pieces: Path, tmp_path: Path) -> None:
     """Rows without a conversation use none: that is not a reason to refuse the GGUF of a model that has one."""
-    named = [{"name": name, "template": text} for name, text in template.items()] if isinstance(template, dict) else template
+    named = (
+        [{"name": name, "template": text} for name, text in template.items()]
+        if isinstance(template, dict)
+        else template
+    )
     model = model_of(pieces, tmp_path / "model", legacy=True, chat_template=named)
     rows, folder = prepared(model, "the lamp is on"), tmp_path / "adapter"
     save_tokenizer(rows.tokenizer, model, folder)

@@ -58,7 +58,11 @@ def test_variables_are_handed_on_by_name_where_they_are_set(tmp_path: Path) -> N
 
 def test_options_of_the_user_and_a_ca_bundle_go_in(tmp_path: Path) -> None:
     _, seen, _ = ran(
-        rendered(RAW, "docker"), tmp_path, arguments=("--network", "a b"), AWS_CA_BUNDLE="/certs/my ca.pem", TUNEJOB_GPUS="device=1"
+        rendered(RAW, "docker"),
+        tmp_path,
+        arguments=("--network", "a b"),
+        AWS_CA_BUNDLE="/certs/my ca.pem",
+        TUNEJOB_GPUS="device=1",
     )
     assert seen[seen.index("--network") + 1] == "a b"
     assert seen.index("--network") < seen.index(IMAGE)
@@ -68,7 +72,11 @@ def test_options_of_the_user_and_a_ca_bundle_go_in(tmp_path: Path) -> None:
 
 
 def demo_files(folder: Path) -> None:
-    for path in (".cache/models/SmolLM2-135M-Instruct/config.json", "tests/demo/train.jsonl", "tests/demo/held_out.jsonl"):
+    for path in (
+        ".cache/models/SmolLM2-135M-Instruct/config.json",
+        "tests/demo/train.jsonl",
+        "tests/demo/held_out.jsonl",
+    ):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).touch()
 
@@ -96,7 +104,9 @@ def test_a_missing_path_is_reported_before_a_container_starts(tmp_path: Path) ->
     assert (code, seen) == (11, [])
 
 
-@pytest.mark.parametrize("path", ["it's here", "a b", "$(touch pwned)", "-x", "a*", "../up/x", "/absolute/$HOME", 'q"q'])
+@pytest.mark.parametrize(
+    "path", ["it's here", "a b", "$(touch pwned)", "-x", "a*", "../up/x", "/absolute/$HOME", 'q"q']
+)
 def test_hostile_paths_stay_paths(path: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
@@ -150,7 +160,9 @@ def test_skypilot_takes_sudo_where_docker_needs_it(tmp_path: Path) -> None:
     run = yaml.safe_load(rendered(RAW, "skypilot"))["run"]
     (tmp_path / "tools").mkdir()
     sudo = tmp_path / "tools" / "sudo"
-    sudo.write_text(f"#!{sys.executable}\nimport os, sys\nassert sys.argv[1] == '--preserve-env'\nos.execvp(sys.argv[2], sys.argv[2:])\n")
+    sudo.write_text(
+        f"#!{sys.executable}\nimport os, sys\nassert sys.argv[1] == '--preserve-env'\nos.execvp(sys.argv[2], sys.argv[2:])\n"
+    )
     sudo.chmod(0o755)
     code, seen, given = ran(run, tmp_path)
     assert (code, given) == (14, RAW)
@@ -175,7 +187,9 @@ def test_a_spec_that_no_argument_can_hold_is_refused(target: str) -> None:
 
 
 def command(*arguments: str, **given: bytes) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, "-m", "job", "render", *arguments], capture_output=True, check=False, cwd=ROOT, **given)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(
+        [sys.executable, "-m", "job", "render", *arguments], capture_output=True, check=False, cwd=ROOT, **given
+    )  # type: ignore[call-overload,no-any-return]
 
 
 def test_the_command_writes_the_file_and_nothing_else(tmp_path: Path) -> None:

@@ -103,7 +103,9 @@ def test_what_the_webhooks_ask_for() -> None:
 
 
 def test_kueue_gets_a_label_and_nothing_that_stops_a_running_job() -> None:
-    plain, queued = (objects(rendered(RAW, target, **given))["Job"] for target, given in (("job", {}), ("kueue", {"queue": "gpus"})))
+    plain, queued = (
+        objects(rendered(RAW, target, **given))["Job"] for target, given in (("job", {}), ("kueue", {"queue": "gpus"}))
+    )
     assert queued["metadata"]["labels"].pop("kueue.x-k8s.io/queue-name") == "gpus"
     assert queued == plain
 
@@ -133,7 +135,9 @@ def test_a_trainjob_and_its_runtime_make_up_the_job() -> None:
     volumes = {volume["name"]: volume for volume in [*pod["volumes"], *own["volumes"]]}
     assert volumes == {volume["name"]: volume for volume in job["volumes"]}
     assert "spec" not in {volume["name"] for volume in pod["volumes"]}
-    containers = {rule["onExitCodes"]["containerName"] for rule in node["template"]["spec"]["podFailurePolicy"]["rules"][1:]}
+    containers = {
+        rule["onExitCodes"]["containerName"] for rule in node["template"]["spec"]["podFailurePolicy"]["rules"][1:]
+    }
     assert containers == {pod["containers"][0]["name"]} == {"node"}
 
 
@@ -171,7 +175,8 @@ def test_gpus_come_with_what_their_processes_need() -> None:
     assert int(held(two)["cpu"]) - int(held(one)["cpu"]) == 2
     assert gibibytes(held(two)["memory"]) > gibibytes(held(one)["memory"])
     sizes = [
-        next(v["emptyDir"]["sizeLimit"] for v in job["spec"]["template"]["spec"]["volumes"] if v["name"] == "dshm") for job in (one, two)
+        next(v["emptyDir"]["sizeLimit"] for v in job["spec"]["template"]["spec"]["volumes"] if v["name"] == "dshm")
+        for job in (one, two)
     ]
     assert sizes == ["2Gi", "3Gi"]
     assert "# Shared memory: 3 GiB" in rendered(with_gpus(2), "job")

@@ -51,7 +51,11 @@ def test_an_option_changes_the_file_or_is_refused_by_name(target: str) -> None:
         text_of(target, **{name: GIVEN[name] for name in GIVEN if name not in known})
     said = [str(fault) for fault in refused.value.faults]
     assert len(said) == len(GIVEN) - len(known)
-    assert all(any(f"--to {target} does not know {flag(name)}." in text for text in said) for name in GIVEN if name not in known)
+    assert all(
+        any(f"--to {target} does not know {flag(name)}." in text for text in said)
+        for name in GIVEN
+        if name not in known
+    )
 
 
 def pod_of(target: str, parts: dict[str, Any]) -> Any:
@@ -61,7 +65,9 @@ def pod_of(target: str, parts: dict[str, Any]) -> Any:
             return parts["JobSet"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
         case "trainjob":
             (patch,) = parts["TrainJob"]["spec"]["runtimePatches"]
-            made = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+            made = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"][
+                "template"
+            ]["spec"]
             return made | {"containers": [{"resources": parts["TrainJob"]["spec"]["trainer"]["resourcesPerNode"]}]}
     return parts["Job"]["spec"]["template"]["spec"]
 
@@ -75,13 +81,17 @@ def test_the_pod_has_what_was_asked_for(target: str) -> None:
     assert [pod["containers"][0]["resources"][side]["cpu"] for side in ("requests", "limits")] == ["5", "5"]
     (account,) = (part for part in documents if part["kind"] == "ServiceAccount")
     assert account["metadata"]["name"] == "trainer"
-    assert account["metadata"]["annotations"] == {"eks.amazonaws.com/role-arn": "arn:aws:iam::111122223333:role/tunejob"}
+    assert account["metadata"]["annotations"] == {
+        "eks.amazonaws.com/role-arn": "arn:aws:iam::111122223333:role/tunejob"
+    }
     shipped, own = (part for part in documents if part["kind"] == "NetworkPolicy")
     assert shipped["metadata"]["name"] == "tunejob", "one for all runs, which another run's file must not change"
     assert own["metadata"]["name"] == documents[0]["metadata"]["name"]
     label = "batch.kubernetes.io/job-name" if target in ("job", "kueue") else "jobset.sigs.k8s.io/jobset-name"
     assert own["spec"]["podSelector"] == {"matchLabels": {label: own["metadata"]["name"]}}
-    assert own["spec"]["egress"] == [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"protocol": "TCP", "port": 9000}]}]
+    assert own["spec"]["egress"] == [
+        {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"protocol": "TCP", "port": 9000}]}
+    ]
     assert {part["metadata"].get("namespace", "tuning") for part in documents} == {"tuning"}
 
 
@@ -103,9 +113,13 @@ def test_the_deadline_is_a_day_or_what_was_asked_for() -> None:
 OUT, NONE = "is out of range", "is neither hours nor a plan"
 
 
-@pytest.mark.parametrize(("text", "words"), [("0", OUT), ("-1", OUT), ("9000", OUT), ("1.5", NONE), ("spec.json", NONE)])
+@pytest.mark.parametrize(
+    ("text", "words"), [("0", OUT), ("-1", OUT), ("9000", OUT), ("1.5", NONE), ("spec.json", NONE)]
+)
 def test_a_deadline_that_is_none_is_refused_with_the_reason(text: str, words: str) -> None:
-    with pytest.raises(SpecError, match=rf"--deadline {words} .*1 to 8760 hours, or the path of a plan.*tunejob plan spec.json --json"):
+    with pytest.raises(
+        SpecError, match=rf"--deadline {words} .*1 to 8760 hours, or the path of a plan.*tunejob plan spec.json --json"
+    ):
         options_of("job", deadline=text)
 
 
@@ -145,13 +159,17 @@ def test_every_file_says_where_its_image_comes_from() -> None:
             assert ("NAME@sha256:DIGEST does not" in words) == (image == PUSHED)
             assert image_note(target, options_of(target, image=image)) == ""
         if place.finds_image == "nowhere":
-            with pytest.raises(SpecError, match=rf"cannot reach an image of this machine.*{IMAGE}.*docker build -t {IMAGE} \."):
+            with pytest.raises(
+                SpecError, match=rf"cannot reach an image of this machine.*{IMAGE}.*docker build -t {IMAGE} \."
+            ):
                 text_of(target, image=IMAGE)
             continue
         assert f"Image: {IMAGE}, " in said
         assert f"`{'podman' if target == 'podman' else 'docker'} build -t {IMAGE} .`" in said
         assert (
-            ("a cluster cannot reach it there" in said) == bool(image_note(target, options_of(target))) == (place.finds_image == "loaded")
+            ("a cluster cannot reach it there" in said)
+            == bool(image_note(target, options_of(target)))
+            == (place.finds_image == "loaded")
         )
     assert "pull_policy" not in text_of("compose", image=PUSHED)
     assert yaml.safe_load(text_of("compose"))["services"]["tunejob"]["pull_policy"] == "never"
@@ -165,7 +183,10 @@ def test_the_file_has_the_commands_that_make_its_secrets(target: str) -> None:
     text = rendered(raw, target, namespace="tuning", pull_secret="login", image=PUSHED)
     lines = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#   kubectl")]
     made = {words[6]: words for words in (shlex.split(line, comments=True) for line in lines)}
-    keys = {name: [word.split("=")[1] for word in words if word.startswith("--from-literal")] for name, words in made.items()}
+    keys = {
+        name: [word.split("=")[1] for word in words if word.startswith("--from-literal")]
+        for name, words in made.items()
+    }
     assert keys == {
         "tunejob-s3": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"],
         "tunejob-hub": ["HF_TOKEN", "WANDB_API_KEY", *JUDGE],
@@ -173,7 +194,9 @@ def test_the_file_has_the_commands_that_make_its_secrets(target: str) -> None:
     }
     assert "--docker-server=registry.example.com" in made["login"]
     assert "--docker-server=REGISTRY " in rendered(raw, target, pull_secret="login")
-    shipped = yaml.safe_load((ROOT / "k8s" / "base" / "job.yaml").read_text())["spec"]["template"]["spec"]["containers"][0]
+    shipped = yaml.safe_load((ROOT / "k8s" / "base" / "job.yaml").read_text())["spec"]["template"]["spec"][
+        "containers"
+    ][0]
     assert {source["secretRef"]["name"] for source in shipped["envFrom"]} == keys.keys() - {"login"}
 
 
@@ -203,7 +226,13 @@ def test_the_workflow_checks_the_spec_with_the_light_install(tmp_path: Path) -> 
         "GIT_CONFIG_KEY_0": f"url.file://{clone}.insteadOf",
         "GIT_CONFIG_VALUE_0": "https://git.example.com/tunejob",
     }
-    environment = {**os.environ, **given, "RUNNER_TEMP": str(runner), "PATH": f"{runner}:{os.environ['PATH']}", "PYTHONPATH": ""}
+    environment = {
+        **os.environ,
+        **given,
+        "RUNNER_TEMP": str(runner),
+        "PATH": f"{runner}:{os.environ['PATH']}",
+        "PYTHONPATH": "",
+    }
     workflow = yaml.safe_load(rendered(RAW, "actions", source="https://git.example.com/tunejob@main"))
     for name in ("The tunejob command, without torch", "Check the spec"):
         done = subprocess.run(
@@ -220,12 +249,17 @@ def test_the_workflow_follows_with_the_light_install_and_keeps_the_code(tmp_path
     workflow = yaml.safe_load(rendered(RAW, "actions", namespace="tuning"))
     follow = step(workflow, "Follow it to its end")
     summary = str(tmp_path / "summary")
-    code, seen, _ = ran(follow, tmp_path, "python", RUNNER_TEMP=str(tmp_path), GITHUB_STEP_SUMMARY=summary, AWS_SESSION_TOKEN="")
+    code, seen, _ = ran(
+        follow, tmp_path, "python", RUNNER_TEMP=str(tmp_path), GITHUB_STEP_SUMMARY=summary, AWS_SESSION_TOKEN=""
+    )
     name = objects(rendered(RAW, "job"))["Job"]["metadata"]["name"]
     assert (code, seen) == (14, ["-m", "job", "wait", name, "--namespace", "tuning", "--summary", summary])
     assert follow.index("::stop-commands::") < follow.index(" wait ") < follow.index('echo "::$resume::"')
 
 
 def test_the_workflow_says_what_it_takes_the_command_from() -> None:
-    with pytest.raises(SpecError, match=r"needs --source, .*no release is out yet; expected https://HOST/PATH@COMMIT.*git rev-parse HEAD"):
+    with pytest.raises(
+        SpecError,
+        match=r"needs --source, .*no release is out yet; expected https://HOST/PATH@COMMIT.*git rev-parse HEAD",
+    ):
         rendered(RAW, "actions", source=None)

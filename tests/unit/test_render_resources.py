@@ -22,7 +22,9 @@ LLAMA_8B = ModelSize(8_030_261_248, 4096, 32, 128_256, quantised=False, local=Fa
 LLAMA_1B = ModelSize(1_235_814_400, 2048, 16, 128_256, quantised=False, local=False, origin="")
 
 
-def finetome(precision: str = "4bit", checkpointing: Any = "unsloth", backend: str = "unsloth", micro_batch: Any = "auto") -> JobSpec:
+def finetome(
+    precision: str = "4bit", checkpointing: Any = "unsloth", backend: str = "unsloth", micro_batch: Any = "auto"
+) -> JobSpec:
     document = json.loads((EXAMPLES / "finetome-llama31-8b.json").read_bytes())
     document["model"] |= {"precision": precision, "backend": backend}
     document["training"] |= {"gradient_checkpointing": checkpointing, "micro_batch": micro_batch}
@@ -68,9 +70,13 @@ def test_disk_and_memory_grow_with_what_is_exported() -> None:
 
 def test_offloaded_activations_are_host_memory() -> None:
     spec = parse({**REMOTE, "/training/batch_size": 16, "/model/max_seq_length": 4096})
-    other = parse({**REMOTE, "/training/batch_size": 16, "/model/max_seq_length": 4096, "/training/gradient_checkpointing": True})
+    other = parse(
+        {**REMOTE, "/training/batch_size": 16, "/model/max_seq_length": 4096, "/training/gradient_checkpointing": True}
+    )
     offloaded = 2 * 16 * 4096 * 4096 * 32
-    assert resources(spec, LLAMA_8B).memory_bytes - resources(other, LLAMA_8B).memory_bytes == pytest.approx(offloaded, abs=4 * GIB)
+    assert resources(spec, LLAMA_8B).memory_bytes - resources(other, LLAMA_8B).memory_bytes == pytest.approx(
+        offloaded, abs=4 * GIB
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +100,9 @@ def test_the_size_is_read_from_a_name(source: str, parameters: int) -> None:
     assert found.quantised == ("4bit" in source)
 
 
-@pytest.mark.parametrize("source", ["hf://org/phi-mini", "hf://org/model-v2", "hf://org/gpt-bnb-4bit", "s3://models/2026-11-22/run"])
+@pytest.mark.parametrize(
+    "source", ["hf://org/phi-mini", "hf://org/model-v2", "hf://org/gpt-bnb-4bit", "s3://models/2026-11-22/run"]
+)
 def test_a_name_without_a_size_is_said_to_have_none(source: str) -> None:
     found = model_size(parse({"/model/source": source}), None)
     assert found.parameters == DEFAULT_PARAMETERS
@@ -104,7 +112,9 @@ def test_a_name_without_a_size_is_said_to_have_none(source: str) -> None:
 def test_what_the_user_says_comes_first() -> None:
     found = model_size(parse({"/model/source": "hf://org/llama-70b"}), 10**9)
     assert (found.parameters, found.origin) == (10**9, "1,000,000,000 weights (--parameters)")
-    assert "# Base model: 1,000,000,000 weights (--parameters)." in rendered(json.dumps(changed(REMOTE)).encode(), "job", parameters="1b")
+    assert "# Base model: 1,000,000,000 weights (--parameters)." in rendered(
+        json.dumps(changed(REMOTE)).encode(), "job", parameters="1b"
+    )
 
 
 def model(folder: Path, config: object) -> JobSpec:

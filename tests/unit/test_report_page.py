@@ -88,7 +88,9 @@ def test_questions_are_shown_without_the_text_of_the_template() -> None:
 
 
 def test_answers_are_judged_as_the_figure_is() -> None:
-    states = [attributes["data-state"] for attributes in Elements(run_page(shown())).all("li") if "data-state" in attributes]
+    states = [
+        attributes["data-state"] for attributes in Elements(run_page(shown())).all("li") if "data-state" in attributes
+    ]
     assert (states.count("gained"), states.count("wrong"), states.count("open")) == (30, 10, 1)
 
 
@@ -98,7 +100,12 @@ def test_answers_are_judged_as_the_figure_is() -> None:
         (BASE, TUNED, "good", "better than its base in all 3 measures"),
         (TUNED, BASE, "bad", "worse than its base in all 3 measures"),
         (TUNED, TUNED, "even", "In all 3 measures, no difference between the tuned model and its base is shown."),
-        (BASE, TUNED | {"exact_match": -1.0}, "even", "better than its base in 2 of 3 measures, and worse in exact match 0 → -1"),
+        (
+            BASE,
+            TUNED | {"exact_match": -1.0},
+            "even",
+            "better than its base in 2 of 3 measures, and worse in exact match 0 → -1",
+        ),
         (BASE | {"other": 1.0}, TUNED | {"other": 2.0}, "good", "all 3 measures"),
         ({}, {"exact_match": 0.5}, "even", "no figure says whether it is better"),
         ({"exact_match": 0.5}, {"exact_match": 0.75}, "good", "better than its base in the one measure"),
@@ -114,7 +121,14 @@ def test_the_verdict(base: dict[str, float], tuned: dict[str, float], kind: str,
 def test_a_difference_that_may_be_chance_is_none() -> None:
     """Bounds of the difference, where a run has them, decide: here those of exact match have 0 between them."""
     bounded = {
-        "held_out_loss": {"rows": 8, "of": 8, "difference": -3.0, "interval": [-3.5, -2.5], "base": [3.0, 4.0], "trained": [0.4, 0.6]},
+        "held_out_loss": {
+            "rows": 8,
+            "of": 8,
+            "difference": -3.0,
+            "interval": [-3.5, -2.5],
+            "base": [3.0, 4.0],
+            "trained": [0.4, 0.6],
+        },
         "exact_match": {"rows": 8, "of": 8, "difference": 0.75, "interval": [-0.1, 0.9]},
     }
     stats = statistics() | {"evaluation": {"base": BASE, "trained": TUNED, "differences": bounded}}
@@ -158,7 +172,9 @@ def test_of_many_figures_those_of_gates_and_the_worse_ones_have_boxes() -> None:
     stats = statistics(evaluation={"base": BASE | base, "trained": TUNED | tuned})
     found = Elements(run_page(shown(stats)))
     boxed = re.findall(r"(task\d+): acc, 0 to 10", found.said.partition("more figures")[0])
-    assert boxed == ["task0", "task1", "task2", "task3", "task11"], "and three of held-out rows, two of which have gates"
+    assert boxed == ["task0", "task1", "task2", "task3", "task11"], (
+        "and three of held-out rows, two of which have gates"
+    )
     assert "7 more figures of both models below" in found.said
     assert "more figures" not in Elements(run_page(shown())).said
 
@@ -170,14 +186,27 @@ def test_the_verdict_counts_the_gates_that_hold() -> None:
 
 
 def test_a_failure_is_the_verdict() -> None:
-    failure = {"class": "GateError", "exit_code": 14, "stage": "evaluate", "message": "trained does not pass", "run_id": "", "faults": 1}
+    failure = {
+        "class": "GateError",
+        "exit_code": 14,
+        "stage": "evaluate",
+        "message": "trained does not pass",
+        "run_id": "",
+        "faults": 1,
+    }
     stats = statistics(failure=failure, status="failed")
     assert verdict(stats, gates_of(shown().spec, stats)) == (
         "bad",
         "The run failed at the stage evaluate with exit code 14: trained does not pass.",
     )
-    early = statistics(failure=failure, status="failed", phases=[], training={}, evaluation={}, delivered={}, effective={})
-    page = run_page(shown(early, {"report/answers.json": None, "report/losses.jsonl": [], "report/exports.json": None}, provenance={}))
+    early = statistics(
+        failure=failure, status="failed", phases=[], training={}, evaluation={}, delivered={}, effective={}
+    )
+    page = run_page(
+        shown(
+            early, {"report/answers.json": None, "report/losses.jsonl": [], "report/exports.json": None}, provenance={}
+        )
+    )
     assert "Failed" in Elements(page).said
 
 
@@ -185,7 +214,9 @@ def test_a_failure_is_the_verdict() -> None:
 
 
 def attacked() -> str:
-    stats = statistics() | {"evaluation": {name: figures | {ATTACK: 1.0} for name, figures in (("base", BASE), ("trained", TUNED))}}
+    stats = statistics() | {
+        "evaluation": {name: figures | {ATTACK: 1.0} for name, figures in (("base", BASE), ("trained", TUNED))}
+    }
     words = ("held_out_words", "notes", "name", "what", "cpu_name", "message")
     stats = spoiled_members(stats, words) | {"packages": {ATTACK: ATTACK}, "effective": {ATTACK: ATTACK}}
     stats["data"]["notes"] = [ATTACK]
@@ -194,13 +225,19 @@ def attacked() -> str:
     given["report/exports.json"]["artefacts"][0] |= {"limits": {ATTACK: 1.0}, "figures": {"kl": 0.1}}
     source = {"source": "/" + HOSTILE[0] + HOSTILE[1] + HOSTILE[3], "format": "messages"}
     spec = {"/evaluation/prompts": [ATTACK.replace("\ud800", "")], "/data/train/0": source, "/evaluation/gates": []}
-    provenance = {"base": {"public_id": ATTACK, "revision": ATTACK}, "data": [{"source": ATTACK, "split": ATTACK, "sha256": ATTACK}]}
+    provenance = {
+        "base": {"public_id": ATTACK, "revision": ATTACK},
+        "data": [{"source": ATTACK, "split": ATTACK, "sha256": ATTACK}],
+    }
     return run_page(shown(stats, given, spec, provenance))
 
 
 def spoiled_members(value: Any, names: tuple[str, ...]) -> Any:
     if isinstance(value, dict):
-        return {key: ATTACK if key in names and isinstance(inner, str) else spoiled_members(inner, names) for key, inner in value.items()}
+        return {
+            key: ATTACK if key in names and isinstance(inner, str) else spoiled_members(inner, names)
+            for key, inner in value.items()
+        }
     return [spoiled_members(inner, names) for inner in value] if isinstance(value, list) else value
 
 
@@ -209,11 +246,18 @@ def test_nothing_of_a_text_is_markup() -> None:
     page = attacked()
     elements = Elements(page)
     assert {name for name, _ in elements.found} <= {name for name, _ in Elements(run_page(shown())).found}
-    assert (page.count("<script"), page.count("<style"), len(elements.all("base")), len(elements.all("img"))) == (1, 1, 0, 0)
+    assert (page.count("<script"), page.count("<style"), len(elements.all("base")), len(elements.all("img"))) == (
+        1,
+        1,
+        0,
+        0,
+    )
     names = {name for _, attributes in elements.found for name in attributes}
     assert not {name for name in names if name.startswith("on")}
     assert "style" not in names
-    assert all(str(attributes["href"]).startswith(("#", "data:,")) for _, attributes in elements.found if "href" in attributes)
+    assert all(
+        str(attributes["href"]).startswith(("#", "data:,")) for _, attributes in elements.found if "href" in attributes
+    )
     assert page.count("taken") > 20, "they are all shown, as text"
 
 
@@ -240,7 +284,9 @@ def test_it_stays_small_and_says_what_it_leaves_out() -> None:
     huge = [{"prompt": "p" * 10**5, "reference": None, "base": "&" * 10**5, "trained": "t"}] * 2000
     losses = [{"step": n, "loss": 1 / n, **{f"figure {m}": 1.0 * n for m in range(5)}} for n in range(1, 20_000)]
     sample = {"tokens": 10**6, "learned": 1, "runs": [[False, "<" * 10**6], [True, "x"]]}
-    page = run_page(shown(given={"report/answers.json": huge, "report/losses.jsonl": losses, "report/samples.json": [sample] * 9}))
+    page = run_page(
+        shown(given={"report/answers.json": huge, "report/losses.jsonl": losses, "report/samples.json": [sample] * 9})
+    )
     assert len(page.encode()) < LONGEST
     kept = page.count('class="answer"')
     assert f"{2000 - kept:,} more are in report/answers.json" in page
@@ -250,7 +296,10 @@ def test_it_stays_small_and_says_what_it_leaves_out() -> None:
 
 
 def test_elements_keep_zero_and_leave_out_what_is_absent() -> None:
-    assert tag("p", "<b>", x=0, class_="a&b", hidden=False, title=None, open=True) == '<p x="0" class="a&amp;b" open>&lt;b&gt;</p>'
+    assert (
+        tag("p", "<b>", x=0, class_="a&b", hidden=False, title=None, open=True)
+        == '<p x="0" class="a&amp;b" open>&lt;b&gt;</p>'
+    )
 
 
 def test_a_curve_has_its_figures_in_words() -> None:
@@ -268,7 +317,10 @@ def test_a_curve_has_its_figures_in_words() -> None:
 
 def colours(style: str) -> list[dict[str, str]]:
     """The variables of each theme: light, dark, print."""
-    return [dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]+)", block)) for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)]
+    return [
+        dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]+)", block))
+        for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    ]
 
 
 def contrast(first: str, second: str) -> float:
@@ -278,7 +330,8 @@ def contrast(first: str, second: str) -> float:
         digits = colour.lstrip("#")
         digits = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
         linear = [
-            c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4))
+            c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4
+            for c in (int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4))
         ]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -293,7 +346,9 @@ def test_texts_stand_out(theme: int) -> None:
     pairs += [("good", "good-back"), ("bad", "bad-back"), ("even", "even-back"), ("good", "card"), ("bad", "card"), ("mark-ink", "mark"),
               ("link", "page")]  # fmt: skip
     assert {
-        pair: round(contrast(known[pair[0]], known[pair[1]]), 1) for pair in pairs if contrast(known[pair[0]], known[pair[1]]) < 4.5
+        pair: round(contrast(known[pair[0]], known[pair[1]]), 1)
+        for pair in pairs
+        if contrast(known[pair[0]], known[pair[1]]) < 4.5
     } == {}
     assert [name for name in known if re.fullmatch(r"c\d", name) and contrast(known[name], known["card"]) < 3] == []
 
@@ -302,7 +357,9 @@ def test_tables_charts_and_fields_have_names() -> None:
     elements = Elements(run_page(shown()))
     assert elements.all("html") == [{"lang": "en"}]
     assert all(attributes.get("scope") in ("col", "row") for attributes in elements.all("th"))
-    assert len(elements.all("table")) == len([a for a in elements.all("div") if a.get("role") == "region" and a["aria-label"]])
+    assert len(elements.all("table")) == len(
+        [a for a in elements.all("div") if a.get("role") == "region" and a["aria-label"]]
+    )
     drawn = [a for a in elements.all("svg") if a.get("role") == "img"]
     assert drawn
     assert all(attributes["aria-label"] for attributes in drawn)
@@ -325,14 +382,22 @@ def test_a_browser_shows_it_at_every_width_and_finds_nothing_wrong(tmp_path: Pat
     hostile.write_text(attacked(), "utf-8")
     with browser() as chromium:
         tab = chromium.page()
-        for path, dark, width in ((page, False, DESK), (page, True, PHONE), (hostile, False, PHONE), (hostile, True, DESK)):
+        for path, dark, width in (
+            (page, False, DESK),
+            (page, True, PHONE),
+            (hostile, False, PHONE),
+            (hostile, True, DESK),
+        ):
             tab.look(path, width, dark)
             assert tab.complaints == []
             assert tab.say("[document.documentElement.scrollWidth, innerWidth]") == [width, width]
             assert "taken" not in tab.say("document.title").replace(ATTACK, "")
             grounds = {False: "rgb(244, 245, 247)", True: "rgb(14, 17, 22)"}
             assert tab.say("getComputedStyle(document.body).backgroundColor") == grounds[dark]
-        assert {address for address in tab.requests if not address.startswith("data:")} == {page.as_uri(), hostile.as_uri()}
+        assert {address for address in tab.requests if not address.startswith("data:")} == {
+            page.as_uri(),
+            hostile.as_uri(),
+        }
         tab.look(page)
         seen = "[...document.querySelectorAll('.answer')].filter(a => a.offsetParent).length"
         assert tab.say(seen) == 10
@@ -340,7 +405,9 @@ def test_a_browser_shows_it_at_every_width_and_finds_nothing_wrong(tmp_path: Pat
         assert tab.say(typed % ("question 1", seen)) == 11, "1 and 10 to 19"
         assert tab.say("document.querySelector('output').textContent") == "11 of 41"
         assert tab.say(typed % ("nothing at all", seen)) == 0
-        chosen = "{const s = document.querySelector('select'); s.value = 'wrong'; s.dispatchEvent(new Event('change')); %s}"
+        chosen = (
+            "{const s = document.querySelector('select'); s.value = 'wrong'; s.dispatchEvent(new Event('change')); %s}"
+        )
         assert tab.say(typed % ("", chosen % seen)) == 10
         assert tab.say(chosen.replace("wrong", "") % seen) == 10
         assert tab.say("document.querySelector('button').click()") is None

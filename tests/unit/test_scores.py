@@ -54,7 +54,9 @@ def test_the_sheet_has_each_pair_that_differs_in_an_order_that_does_not_tell(out
     assert len(pairs) == len(ANSWERS), "equal answers are nothing to choose between"
     write_sheet(pairs, tmp_path / "sheet.csv")
     rows = rows_of(tmp_path / "sheet.csv")
-    assert [row["question"] for row in rows[:2]] == ["Turn on the lamp.", "Question 0"], "without the text of the template"
+    assert [row["question"] for row in rows[:2]] == ["Turn on the lamp.", "Question 0"], (
+        "without the text of the template"
+    )
     first = [row["answer A"] == pair.tuned for row, pair in zip(rows, pairs, strict=True)]
     assert 10 < sum(first) < 31
     assert pairs_of(output) == pairs, "the same run, the same order"
@@ -68,7 +70,10 @@ def test_the_sheet_has_each_pair_that_differs_in_an_order_that_does_not_tell(out
 def test_scores_come_back_to_whom_they_were_given(output: str, tmp_path: Path, delimiter: str) -> None:
     pairs = pairs_of(output)
     sheet = filled(
-        pairs, tmp_path / "sheet.csv", lambda text: 5 if text.startswith("answer") else "2.0" if text == "wrong" else 1, delimiter
+        pairs,
+        tmp_path / "sheet.csv",
+        lambda text: 5 if text.startswith("answer") else "2.0" if text == "wrong" else 1,
+        delimiter,
     )
     found = read_scores(pairs, sheet)
     assert (sorted(set(found.base)), found.left) == ([1], 0)

@@ -128,7 +128,10 @@ def test_a_mistake_is_named_with_its_place(name: str) -> None:
     ("tree", "words"),
     [
         ({"model/model.gguf": "GGUF"}, "the weights are not in a form the job loads"),
-        ({"model/adapter_config.json": "{}", "model/adapter_model.safetensors": "x"}, "this is an adapter, not a model"),
+        (
+            {"model/adapter_config.json": "{}", "model/adapter_model.safetensors": "x"},
+            "this is an adapter, not a model",
+        ),
         (model() | {"model/pytorch_model.bin": "x"}, ""),
     ],
 )
@@ -165,7 +168,10 @@ def test_a_file_beside_a_spec_elsewhere_is_found_and_said(here: Path, monkeypatc
     stream = io.StringIO()
     with pytest.raises(InputError, match=r"no such file or directory in .*other"):
         command_validate(parser().parse_args(["validate", "../spec.json"]), Log(stream, json_lines=True))
-    assert "../rows.jsonl is there: relative paths are those of the directory where tunejob is started" in stream.getvalue()
+    assert (
+        "../rows.jsonl is there: relative paths are those of the directory where tunejob is started"
+        in stream.getvalue()
+    )
 
 
 def test_an_address_of_the_hub_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

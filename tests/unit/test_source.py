@@ -175,7 +175,9 @@ def test_a_few_failures_of_the_hub_are_survived(hub: Hub, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["closed", "not a hub"])
-def test_a_hub_that_is_away_is_transient(hub: Hub, clean_environment: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
+def test_a_hub_that_is_away_is_transient(
+    hub: Hub, clean_environment: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
     hub.repo("org/name").commit({"config.json": LLAMA, "model.safetensors": weights(1)})
     if kind == "closed":
         clean_environment.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port()}")
@@ -185,7 +187,11 @@ def test_a_hub_that_is_away_is_transient(hub: Hub, clean_environment: pytest.Mon
     with pytest.raises(TransientError, match="org/name") as refused:
         fetch_model_config("hf://org/name", tmp_path)
     assert time.monotonic() - start < 20
-    assert ("the Hub is not within reach" in str(refused.value)) == ("HF_ENDPOINT a mirror" in str(refused.value)) == (kind == "closed")
+    assert (
+        ("the Hub is not within reach" in str(refused.value))
+        == ("HF_ENDPOINT a mirror" in str(refused.value))
+        == (kind == "closed")
+    )
 
 
 def test_a_second_fetch_into_the_same_directory_takes_only_what_is_missing(hub: Hub, tmp_path: Path) -> None:
@@ -195,7 +201,9 @@ def test_a_second_fetch_into_the_same_directory_takes_only_what_is_missing(hub: 
     (tmp_path / "model" / "config.json").unlink()
     hub.seen.clear()
     fetched = fetch_model_weights(fetch_model_config(spec, tmp_path))
-    assert [path.rpartition("/")[2] for method, path, _ in hub.seen if method == "GET" and "/resolve/" in path] == ["config.json"]
+    assert [path.rpartition("/")[2] for method, path, _ in hub.seen if method == "GET" and "/resolve/" in path] == [
+        "config.json"
+    ]
     assert (fetched.path / "config.json").read_bytes() == LLAMA
 
 
@@ -235,17 +243,31 @@ def test_offline_means_no_request_and_no_token(hub: Hub, clean_environment: pyte
 
 
 def test_a_model_on_s3(s3: S3Server, bucket: str, tmp_path: Path) -> None:
-    tree = {"config.json": LLAMA, "model.safetensors": weights(3), "pytorch_model.bin": b"x", "a.py": b"x", "sub/x.json": b"{}"}
+    tree = {
+        "config.json": LLAMA,
+        "model.safetensors": weights(3),
+        "pytorch_model.bin": b"x",
+        "a.py": b"x",
+        "sub/x.json": b"{}",
+    }
     for name, content in tree.items():
         s3.client().put_object(Bucket=bucket, Key=f"models/mine/{name}", Body=content)
     s3.client().put_object(Bucket=bucket, Key="models/mine-too/evil.json", Body=b"{}")
     spec = f"s3://{bucket}/models/mine/"
     fetched = fetch_model_weights(fetch_model_config(spec, tmp_path))
-    assert (fetched.public_id, fetched.revision, fetched.weight_bytes) == (f"s3://{bucket}/models/mine", None, len(weights(3)))
-    assert {p.name: p.read_bytes() for p in fetched.path.iterdir()} == {n: tree[n] for n in ("config.json", "model.safetensors")}
+    assert (fetched.public_id, fetched.revision, fetched.weight_bytes) == (
+        f"s3://{bucket}/models/mine",
+        None,
+        len(weights(3)),
+    )
+    assert {p.name: p.read_bytes() for p in fetched.path.iterdir()} == {
+        n: tree[n] for n in ("config.json", "model.safetensors")
+    }
 
 
-@pytest.mark.parametrize(("address", "pointer"), [("s3://no-such-bucket/x", "/model/source"), ("{bucket}/nothing-there", "/model/source")])
+@pytest.mark.parametrize(
+    ("address", "pointer"), [("s3://no-such-bucket/x", "/model/source"), ("{bucket}/nothing-there", "/model/source")]
+)
 def test_no_model_on_s3(bucket: str, tmp_path: Path, address: str, pointer: str) -> None:
     with pytest.raises(InputError) as failure:
         fetch_model_config(address.format(bucket=f"s3://{bucket}"), tmp_path)
@@ -305,7 +327,9 @@ SAVED = {
     "state.json": b"{}",
     "dataset_info.json": b"{}",
 }
-SAVED_SPLITS = {"dataset_dict.json": b"{}"} | {f"{split}/{name}": raw for split in ("train", "odd") for name, raw in SAVED.items()}
+SAVED_SPLITS = {"dataset_dict.json": b"{}"} | {
+    f"{split}/{name}": raw for split in ("train", "odd") for name, raw in SAVED.items()
+}
 SHARDS = ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
 
 
@@ -320,7 +344,12 @@ SHARDS = ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
         (BY_NAME, "train", None, ["data/train-00000-of-00002.jsonl", "data/train-00001-of-00002.jsonl"]),
         (BY_NAME, "test[-1:]", None, ["data/test-00000-of-00001.jsonl"]),
         ({"a.csv": b"x\n1\n", "b.csv": b"x\n2\n"}, "train", None, ["a.csv", "b.csv"]),
-        ({"train.jsonl.gz": gzip.compress(ROW), "valid.jsonl.gz": gzip.compress(ROW)}, "validation", None, ["valid.jsonl.gz"]),
+        (
+            {"train.jsonl.gz": gzip.compress(ROW), "valid.jsonl.gz": gzip.compress(ROW)},
+            "validation",
+            None,
+            ["valid.jsonl.gz"],
+        ),
         ({"only.txt": b"text"}, "train", None, ["only.txt"]),
         (SAVED, "train", None, SHARDS),
         (SAVED_SPLITS, "odd[:1]", None, [f"odd/{name}" for name in SHARDS]),
@@ -331,21 +360,35 @@ SHARDS = ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
     ],
 )
 def test_the_files_of_a_split(
-    request: pytest.FixtureRequest, tmp_path: Path, place: str, tree: dict[str, bytes], split: str, subset: str | None, expected: list[str]
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    place: str,
+    tree: dict[str, bytes],
+    split: str,
+    subset: str | None,
+    expected: list[str],
 ) -> None:
     fetched = fetch_one(put(tree, place, request, tmp_path), tmp_path / "work", split, subset)
     assert names(fetched, tmp_path / "work") == expected
     assert [f.read_bytes() for f in fetched.files] == [tree[name] for name in expected]
     assert fetched.pointer == "/data/train/0"
-    staged = {p.relative_to(tmp_path / "work" / "data" / "train-0").as_posix() for p in (tmp_path / "work").rglob("*") if p.is_file()}
-    assert {name for name in staged if ".cache" not in name} - {"README.md"} == set(expected)  # nothing more was fetched
+    staged = {
+        p.relative_to(tmp_path / "work" / "data" / "train-0").as_posix()
+        for p in (tmp_path / "work").rglob("*")
+        if p.is_file()
+    }
+    assert {name for name in staged if ".cache" not in name} - {"README.md"} == set(
+        expected
+    )  # nothing more was fetched
     digest = hashlib.sha256("".join(f"{n}\0{hashlib.sha256(tree[n]).hexdigest()}\n" for n in expected).encode())
     assert fetched.sha256 == digest.hexdigest()
 
 
 @pytest.mark.parametrize("place", ["local", "s3"])
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "test.CSV.gz", "ä b.json"])
-def test_a_single_file_is_one_split_named_train(request: pytest.FixtureRequest, tmp_path: Path, place: str, name: str) -> None:
+def test_a_single_file_is_one_split_named_train(
+    request: pytest.FixtureRequest, tmp_path: Path, place: str, name: str
+) -> None:
     address = put({name: ROW, "other.jsonl": ROW}, place, request, tmp_path) + f"/{name}"
     fetched = fetch_one(address, tmp_path / "work", "train[:5]")
     assert names(fetched, tmp_path / "work") == [name]

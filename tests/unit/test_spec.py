@@ -251,7 +251,9 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("changes", "pointers", "words"), BAD, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("changes", "pointers", "words"), BAD, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_a_bad_spec_names_the_place_and_the_rule(changes: dict[str, Any], pointers: list[str], words: str) -> None:
     faults = faults_with(changes)
     assert [fault.where for fault in faults] == pointers
@@ -311,7 +313,17 @@ def test_what_cannot_be_printed_is_not_in_a_message() -> None:
 
 
 @pytest.mark.parametrize(
-    "split", ["train", "train[:10000]", "train[10%:20%]", "test[-500:]", "train[:]", "train[5:50%]", "train[-10:5]", "a.b-c_d[:1]"]
+    "split",
+    [
+        "train",
+        "train[:10000]",
+        "train[10%:20%]",
+        "test[-500:]",
+        "train[:]",
+        "train[5:50%]",
+        "train[-10:5]",
+        "a.b-c_d[:1]",
+    ],
 )
 def test_good_splits(split: str) -> None:
     assert parse({f"{TRAIN}/split": split}).data.train[0].split == split
@@ -323,8 +335,16 @@ def test_defaults_of_the_smallest_spec() -> None:
     assert spec.lora is not None
     assert (spec.lora.r, spec.lora.alpha, spec.lora.dropout, spec.lora.targets) == (16, 16.0, 0.0, "all-linear")
     assert (spec.training.epochs, spec.training.max_steps) == (1.0, None)
-    assert (spec.training.batch_size, spec.training.gradient_accumulation_steps, spec.training.learning_rate) == (2, 4, 2e-4)
-    assert (spec.training.warmup_steps, spec.training.warmup_ratio, spec.training.gradient_checkpointing) == (None, None, "auto")
+    assert (spec.training.batch_size, spec.training.gradient_accumulation_steps, spec.training.learning_rate) == (
+        2,
+        4,
+        2e-4,
+    )
+    assert (spec.training.warmup_steps, spec.training.warmup_ratio, spec.training.gradient_checkpointing) == (
+        None,
+        None,
+        "auto",
+    )
     assert spec.data.held_out == "auto"
     assert (spec.data.train[0].split, spec.data.train[0].weight, spec.data.train[0].columns) == ("train", 1.0, {})
     assert (spec.evaluation.prompts, spec.tracking) == ((), ("tensorboard",))
@@ -340,7 +360,12 @@ def test_full_precision_has_no_adapter_and_not_its_learning_rate() -> None:
 def test_a_method_has_its_settings_and_its_rate() -> None:
     training = parse({**DPO, "/training/dpo": {"beta": 0.3}}).training
     assert training.dpo is not None
-    assert (training.dpo.beta, training.dpo.loss_type, training.dpo.sft_weight, training.learning_rate) == (0.3, "sigmoid", 0.0, 5e-6)
+    assert (training.dpo.beta, training.dpo.loss_type, training.dpo.sft_weight, training.learning_rate) == (
+        0.3,
+        "sigmoid",
+        0.0,
+        5e-6,
+    )
     assert parse({**DPO, "/training/learning_rate": 1e-4}).training.learning_rate == 1e-4
     assert (parse({}).training.method, parse({}).training.dpo) == ("sft", None)
     orpo = parse({"/training/method": "orpo", f"{TRAIN}/format": "preference", "/model/precision": "full"})
@@ -352,7 +377,10 @@ def test_a_method_has_its_settings_and_its_rate() -> None:
 
 def test_without_a_method_the_run_id_is_that_of_a_spec_from_before_there_were_others() -> None:
     spec = parse({})
-    older = {**spec.resolved, "training": {key: value for key, value in spec.resolved["training"].items() if key != "method"}}
+    older = {
+        **spec.resolved,
+        "training": {key: value for key, value in spec.resolved["training"].items() if key != "method"},
+    }
     assert spec.run_id == dataclasses.replace(spec, resolved=older).run_id != parse(DPO).run_id
 
 
@@ -371,13 +399,17 @@ def test_a_section_that_is_none_is_said(section: str) -> None:
 def test_a_micro_batch_divides_the_rows_of_a_step() -> None:
     assert parse({}).training.micro_batch == "auto"
     assert parse({"/training/micro_batch": 4}).training.micro_batch == 4, "2 x 4 rows are a step by default"
-    with pytest.raises(SpecError, match=r"/training/micro_batch: .*\(found 3\); expected a divisor of the 8 sequences of a step"):
+    with pytest.raises(
+        SpecError, match=r"/training/micro_batch: .*\(found 3\); expected a divisor of the 8 sequences of a step"
+    ):
         parse({"/training/micro_batch": 3})
     with pytest.raises(SpecError, match="a divisor of the 2 sequences"):
         parse({"/training/micro_batch": 4, "/training/batch_size": 1, "/training/gradient_accumulation_steps": 2})
     assert type(parse({"/training/micro_batch": 2.0}).training.micro_batch) is int
     for value in ("many", 0, True, 10**9):
-        with pytest.raises(SpecError, match=r'/training/micro_batch: .*expected "auto" or a whole number from 1 to 65536'):
+        with pytest.raises(
+            SpecError, match=r'/training/micro_batch: .*expected "auto" or a whole number from 1 to 65536'
+        ):
             parse({"/training/micro_batch": value})
 
 
@@ -477,19 +509,29 @@ def test_a_spec_is_read_in_under_a_second_without_heavy_imports() -> None:
     seconds = []
     for _ in range(3):  # the processor's seconds: other processes share the cores
         start = cpu_seconds()
-        done = subprocess.run([sys.executable, "-c", program], input=json.dumps(MINIMAL).encode(), capture_output=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program], input=json.dumps(MINIMAL).encode(), capture_output=True, check=True
+        )
         seconds.append(cpu_seconds() - start)
         assert done.stdout.strip() == b"[]"
     assert min(seconds) < 1.0
 
 
-def test_trackers_that_are_not_in_the_image_are_named_by_validate_and_render(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trackers_that_are_not_in_the_image_are_named_by_validate_and_render(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "spec.json"
-    for tracking, named in (["tensorboard"], ""), (["wandb", "tensorboard", "trackio"], "no package for wandb, trackio"):
+    for tracking, named in (
+        (["tensorboard"], ""),
+        (["wandb", "tensorboard", "trackio"], "no package for wandb, trackio"),
+    ):
         path.write_text(json.dumps(changed({"/tracking": tracking})))
         stream = io.StringIO()
         command_validate(parser().parse_args(["validate", str(path), "--spec-only"]), Log(stream, json_lines=True))
-        command_render(parser().parse_args(["render", str(path), "--to", "docker", "-o", str(tmp_path / "run.sh")]), Log(json_lines=True))
+        command_render(
+            parser().parse_args(["render", str(path), "--to", "docker", "-o", str(tmp_path / "run.sh")]),
+            Log(json_lines=True),
+        )
         for said in (stream.getvalue(), capsys.readouterr().err):
             assert named in said
             assert ("no package" in said) == bool(named)

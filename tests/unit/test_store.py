@@ -80,7 +80,11 @@ def test_deleting_twice_is_not_an_error(store: Store) -> None:
 
 
 def test_what_is_missing_is_an_input_error_that_names_it(store: Store, tmp_path: Path) -> None:
-    for use in (lambda: store.read("not/there"), lambda: store.sha256("not/there"), lambda: store.download("not/there", tmp_path / "x")):
+    for use in (
+        lambda: store.read("not/there"),
+        lambda: store.sha256("not/there"),
+        lambda: store.download("not/there", tmp_path / "x"),
+    ):
         with pytest.raises(InputError, match="not/there") as failure:
             use()
         assert store.uri in str(failure.value)
@@ -102,8 +106,12 @@ def test_a_relative_directory_becomes_absolute(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "out" / "a").read_bytes() == b"x"
 
 
-@pytest.mark.parametrize(("umask", "file_mode", "folder_mode"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0, 0o644, 0o755)])
-def test_modes_come_from_the_umask_not_from_the_source(tmp_path: Path, umask: int, file_mode: int, folder_mode: int) -> None:
+@pytest.mark.parametrize(
+    ("umask", "file_mode", "folder_mode"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0, 0o644, 0o755)]
+)
+def test_modes_come_from_the_umask_not_from_the_source(
+    tmp_path: Path, umask: int, file_mode: int, folder_mode: int
+) -> None:
     private = tmp_path / "model.safetensors"
     private.write_bytes(b"x")
     private.chmod(0o600)
@@ -121,9 +129,7 @@ def test_leftovers_of_a_killed_write_are_never_listed(tmp_path: Path) -> None:
     big = tmp_path / "big"
     with big.open("wb") as file:
         file.truncate(4 << 30)
-    code = (
-        "import sys; from pathlib import Path; from job.store import open_store; open_store(sys.argv[1]).upload(Path(sys.argv[2]), 'a/k')"
-    )
+    code = "import sys; from pathlib import Path; from job.store import open_store; open_store(sys.argv[1]).upload(Path(sys.argv[2]), 'a/k')"
     writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out"), str(big)])
     deadline = time.monotonic() + 30
     while not list(tmp_path.glob("out/a/.tunejob-*")) and time.monotonic() < deadline:
@@ -224,17 +230,26 @@ def test_wrong_credentials_and_a_missing_bucket_are_input_errors(
                 use()
     clean_environment.delenv("AWS_ACCESS_KEY_ID")
     clean_environment.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(InputError, match=r"Unable to locate credentials.*expected AWS_ACCESS_KEY_ID.*plan and validate take rows"):
+    with pytest.raises(
+        InputError, match=r"Unable to locate credentials.*expected AWS_ACCESS_KEY_ID.*plan and validate take rows"
+    ):
         S3Store(s3_store.uri).list()
 
 
-def test_a_closed_port_is_transient_and_soon_said(bucket: str, clean_environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_closed_port_is_transient_and_soon_said(
+    bucket: str, clean_environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     clean_environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed_port()}")
     clean_environment.setenv("AWS_MAX_ATTEMPTS", "2")
     (tmp_path / "large").write_bytes(bytes(PART_BYTES + 1))
     store = S3Store(f"s3://{bucket}")
     start = time.monotonic()
-    for use in (store.list, lambda: store.read("a"), lambda: store.write("a", b""), lambda: store.upload(tmp_path / "large", "a")):
+    for use in (
+        store.list,
+        lambda: store.read("a"),
+        lambda: store.write("a", b""),
+        lambda: store.upload(tmp_path / "large", "a"),
+    ):
         with pytest.raises(TransientError, match="Could not connect"):
             use()
     assert time.monotonic() - start < 20
@@ -269,7 +284,9 @@ def test_nobodys_home_is_not_a_directory() -> None:
         open_store("~nobody-of-this-name/out")
 
 
-def test_the_endpoint_for_s3_wins_over_the_general_one(s3: S3Server, bucket: str, clean_environment: pytest.MonkeyPatch) -> None:
+def test_the_endpoint_for_s3_wins_over_the_general_one(
+    s3: S3Server, bucket: str, clean_environment: pytest.MonkeyPatch
+) -> None:
     clean_environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed_port()}")
     clean_environment.setenv("AWS_ENDPOINT_URL_S3", s3.http)
     store = S3Store(f"s3://{bucket}")
@@ -277,15 +294,21 @@ def test_the_endpoint_for_s3_wins_over_the_general_one(s3: S3Server, bucket: str
     assert store.read("a") == b"x"
 
 
-@pytest.mark.parametrize(("addressing", "host"), [("path", "127.0.0.1"), ("virtual", "{bucket}.127.0.0.1"), (None, "127.0.0.1")])
-def test_addressing_style(bucket: str, clean_environment: pytest.MonkeyPatch, addressing: str | None, host: str) -> None:
+@pytest.mark.parametrize(
+    ("addressing", "host"), [("path", "127.0.0.1"), ("virtual", "{bucket}.127.0.0.1"), (None, "127.0.0.1")]
+)
+def test_addressing_style(
+    bucket: str, clean_environment: pytest.MonkeyPatch, addressing: str | None, host: str
+) -> None:
     from urllib.parse import urlsplit
 
     from job.store.s3 import s3_client
 
     if addressing:
         clean_environment.setenv("TUNEJOB_S3_ADDRESSING", addressing)
-    clean_environment.setenv("AWS_ENDPOINT_URL", os.environ["AWS_ENDPOINT_URL"].replace("127.0.0.1", "127.0.0.1.nip.example"))
+    clean_environment.setenv(
+        "AWS_ENDPOINT_URL", os.environ["AWS_ENDPOINT_URL"].replace("127.0.0.1", "127.0.0.1.nip.example")
+    )
     url = urlsplit(s3_client().generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"}))
     assert url.hostname == host.format(bucket=bucket) + ".nip.example"
     assert url.path == ("/k" if addressing == "virtual" else f"/{bucket}/k")
@@ -299,7 +322,9 @@ def test_the_checksum_mode_of_the_environment_reaches_the_wire(
     clean_environment.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", mode)
     store = S3Store(f"s3://{bucket}")
     sent: list[str] = []
-    store._client.meta.events.register("before-send.s3", lambda request, **_: sent.extend(map(str.lower, request.headers)))
+    store._client.meta.events.register(
+        "before-send.s3", lambda request, **_: sent.extend(map(str.lower, request.headers))
+    )
     (tmp_path / "large").write_bytes(noise(PART_BYTES + 1))
     store.write("a", b"x")
     store.upload(tmp_path / "large", "b")
@@ -316,7 +341,11 @@ def test_a_failed_upload_leaves_no_object_and_no_open_parts(bucket: str, s3: S3S
 
     def refuse(request: object, **_: object) -> AWSResponse | None:
         url = str(getattr(request, "url", ""))
-        return AWSResponse(url, 403, {}, _Body(b"<Error><Code>AccessDenied</Code></Error>")) if "partNumber=2" in url else None
+        return (
+            AWSResponse(url, 403, {}, _Body(b"<Error><Code>AccessDenied</Code></Error>"))
+            if "partNumber=2" in url
+            else None
+        )
 
     store._client.meta.events.register("before-send.s3.UploadPart", refuse)
     (tmp_path / "large").write_bytes(bytes(3 * PART_BYTES))

@@ -31,7 +31,10 @@ NOT_READ = [
     (b"\xef\xbb\xbf{}", "begins with a byte order mark. Save the file as UTF-8 without one"),
     (b"\xff\xfe{\x00}\x00", "not UTF-8 (found byte 0xff at offset 0)"),
     (b'{"a": "\xc3("}', "not UTF-8 (found byte 0xc3 at offset 7)"),
-    (b"{" + b" " * MAX_BYTES + b"}", f"too large (found {MAX_BYTES + 2} bytes or more); expected at most 1048576 bytes"),
+    (
+        b"{" + b" " * MAX_BYTES + b"}",
+        f"too large (found {MAX_BYTES + 2} bytes or more); expected at most 1048576 bytes",
+    ),
     (b'{"a":' * 100_000, "nested too deeply; expected at most 32 levels"),
     (b'{"a":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}", "nested too deeply; expected at most 32 levels"),
     (b'{"a":' + b"9" * 5000 + b"}", "a number is too long"),
@@ -85,7 +88,9 @@ BOMBS = {
     "one key often": "{" + ",".join('"key":1' for _ in range(120_000)) + "}",
     "a long key": '{"' + "training" * 120_000 + '":1}',
     "many faults": '{"data":{"train":[' + ",".join("{}" for _ in range(300_000)) + "]}}",
-    "entries to compare": '{"lora":{"targets":[' + ",".join(f'"a{i}"' if i % 2 else str(i) for i in range(100_000)) + "]}}",
+    "entries to compare": '{"lora":{"targets":['
+    + ",".join(f'"a{i}"' if i % 2 else str(i) for i in range(100_000))
+    + "]}}",
     "long split": '{"data":{"train":[{"source":"a","format":"text","split":"' + "a" * 1_000_000 + '"}]}}',
     "braces": '{"data":{"chat_template":"' + "{" * 1_000_000 + '"}}',
     "not a number": '{"a":[' + ",".join("NaN" for _ in range(200_000)) + "]}",

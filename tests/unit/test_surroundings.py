@@ -24,7 +24,9 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
     """A file system as hardened pods have it, whoever asks."""
     folder = tmp_path / "read-only"
     folder.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
     if mount.returncode:
         pytest.skip(f"no file system can be mounted here: {mount.stderr.strip()}")
     yield folder

@@ -40,7 +40,12 @@ def split(pattern: str) -> Any:
 
 
 def trained(
-    *before: Any, model: Any = None, normal: Any = None, trim: bool = False, opened: bool = False, added: tuple[Any, ...] = ()
+    *before: Any,
+    model: Any = None,
+    normal: Any = None,
+    trim: bool = False,
+    opened: bool = False,
+    added: tuple[Any, ...] = (),
 ) -> Tokenizer:
     """A tokenizer that has learned to merge across white space, wherever its pattern lets it."""
     tokenizer = Tokenizer(model or models.BPE())
@@ -65,7 +70,9 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
     "gpt-2, written": lambda: trained(split(GPT_2), BYTES),
     "digits": lambda: trained(pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False), trim=True),
     "llama-3": lambda: trained(split(LLAMA_3), BYTES, trim=True),
-    "qwen": lambda: trained(split(LLAMA_3.replace("{1,3}", "")), BYTES, normal=normalizers.NFC(), added=("<tool>", "tool_call")),
+    "qwen": lambda: trained(
+        split(LLAMA_3.replace("{1,3}", "")), BYTES, normal=normalizers.NFC(), added=("<tool>", "tool_call")
+    ),
     "qwen-3.5": lambda: trained(split(QWEN_3_5), BYTES, normal=normalizers.NFC()),
     "gpt-4o": lambda: trained(split(GPT_4O), BYTES),
     "nemo": lambda: trained(split(NEMO), BYTES),
@@ -117,7 +124,9 @@ REFUSED: dict[str, Callable[[], Tokenizer]] = {
     "spaces as a sign of their own": lambda: trained(pre_tokenizers.Metaspace()),
     "chance": lambda: trained(pre_tokenizers.ByteLevel(add_prefix_space=False), model=models.BPE(dropout=0.5)),
     "a form that composes more": lambda: trained(split(GPT_2), BYTES, normal=normalizers.NFKC()),
-    "a token that takes the space after it": lambda: trained(split(GPT_2), BYTES, added=(AddedToken("the", rstrip=True),)),
+    "a token that takes the space after it": lambda: trained(
+        split(GPT_2), BYTES, added=(AddedToken("the", rstrip=True),)
+    ),
     "offsets that are others where a text begins": lambda: trained(split(GPT_2), BYTES, trim=True, opened=True),
     "a token of whole words only": lambda: trained(split(GPT_2), BYTES, added=(AddedToken("the", single_word=True),)),
     "a token with a space in it": lambda: trained(split(GPT_2), BYTES, added=(AddedToken("the cat", normalized=True),)),
