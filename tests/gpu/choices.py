@@ -115,7 +115,12 @@ def main() -> None:
     print(json.dumps({"filled": filled(last) | {"distance": distance(losses, last.losses())}}), flush=True)
 
 
-MAKE = "import sys; from pathlib import Path; from tests.gpu.bench import make_model; make_model('1b', Path(sys.argv[1]), Path(sys.argv[2]))"
+MAKE = """
+import sys
+from pathlib import Path
+from tests.gpu.bench import make_model
+make_model("1b", Path(sys.argv[1]), Path(sys.argv[2]))
+"""
 
 if __name__ == "__main__":
     main()

@@ -164,7 +164,8 @@ def test_characters_that_a_vocabulary_lacks_are_noticed(model: Any, unknown: lis
 
 
 def test_answers_that_begin_within_a_token_are_counted(tmp_path: Path) -> None:
-    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+    template += "{% if add_generation_prompt %}assistant: {% endif %}"
     rows = [{"messages": turns("a", "b", "c", "2")}, {"prompt": "n", "completion": "ew"}]
     told = []
     for number, (row, kind) in enumerate(zip(rows, ("messages", "prompt_completion"), strict=True)):

@@ -167,9 +167,11 @@ def test_prompts_are_short_where_rows_have_short_questions(tmp_path: Path) -> No
     """The base is asked them as well, and a CPU reads slowly."""
     lengths = [900, 20, 800, 30, 700, 40, 50]
     rows = [{"messages": turns(str(number) * length, "b")} for number, length in enumerate(lengths)]
-    found = lambda some: [
-        len(text) for text in prompts_of(look(source_spec(str(some), "train"), {}, tmp_path / "scratch"))
-    ]  # noqa: E731
+
+    def found(some: Path) -> list[int]:
+        prompts = prompts_of(look(source_spec(str(some), "train"), {}, tmp_path / "scratch"))
+        return [len(text) for text in prompts]
+
     assert found(write_rows(tmp_path / "rows.jsonl", rows)) == [20, 30, 50]
     assert found(write_rows(tmp_path / "long.jsonl", rows[:5])) == [20, 30, 700]
 

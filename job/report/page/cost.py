@@ -11,7 +11,10 @@ from job.report.page.markup import Html, joined, table, tag
 
 GB = 1e9
 BAR_COLOUR = 1
-NOTE = "Peaks. Memory of the host counts child processes and files that are mapped; disk is what the files of the work folder came to take."
+NOTE = (
+    "Peaks. Memory of the host counts child processes and files that are mapped; disk is what the files of the work "
+    "folder came to take."
+)
 PEAKS = {
     "gpu_peak_bytes": "Memory of the GPU",
     "host_peak_bytes": "Memory of the host, at most",
