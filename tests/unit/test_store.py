@@ -129,7 +129,8 @@ def test_leftovers_of_a_killed_write_are_never_listed(tmp_path: Path) -> None:
     big = tmp_path / "big"
     with big.open("wb") as file:
         file.truncate(4 << 30)
-    code = "import sys; from pathlib import Path; from job.store import open_store; open_store(sys.argv[1]).upload(Path(sys.argv[2]), 'a/k')"
+    code = "import sys; from pathlib import Path; from job.store import open_store\n"
+    code += "open_store(sys.argv[1]).upload(Path(sys.argv[2]), 'a/k')"
     writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out"), str(big)])
     deadline = time.monotonic() + 30
     while not list(tmp_path.glob("out/a/.tunejob-*")) and time.monotonic() < deadline:
