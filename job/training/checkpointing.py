@@ -12,7 +12,7 @@ from job.host.cgroup import available_bytes
 from job.host.micro_batch import MicroBatch
 from job.plan.cards import card_of_device
 from job.plan.choice import Choice, Training
-from job.plan.gpu_memory import gpu_bytes
+from job.plan.gpu_memory import gpu_bytes, rows_at_once
 from job.plan.model_size import ModelSize
 from job.plan.schedule import Schedule, schedule
 from job.spec import JobSpec
@@ -21,6 +21,9 @@ from job.training.methods import METHODS
 from job.training.ranks import Ranks
 
 FP32 = 2  # times what a GPU's 16 bits take
+CPU_PASS_TOKENS = (
+    64  # take as long as what a pass costs beside its tokens: SmolLM2 on two cores, 1, 2 and 8 rows at once
+)
 
 
 def checkpointing_of(spec: JobSpec, size: ModelSize, device: str) -> str | bool:
@@ -55,8 +58,7 @@ class Chooser:
     def first(self) -> tuple[Choice, dict[str, Any]]:
         """The choice, and what it rests on."""
         if self._on_cpu:
-            wanted = self._spec.training.micro_batch
-            return self._cpu_choice(self._spec.training.batch_size if wanted == "auto" else wanted), {}
+            return self._cpu_choice(self._cpu_rows()), {}
         return self._chosen(self._training(), self._usable_bytes())
 
     def _chosen(self, training: Training, usable_bytes: int) -> tuple[Choice, dict[str, Any]]:
@@ -95,11 +97,32 @@ class Chooser:
         most = max(1, min(rows, rows_a_step // self._ranks.count))
         return next(count for count in range(most, 0, -1) if rows_a_step % count == 0)
 
+    def _cpu_rows(self) -> int:
+        """The quickest way to cut a step that half of the free memory holds; where none does, the spec's batch size,
+        which `checkpointing_of` has counted with.
+        """
+        may = rows_at_once(self._spec)
+        if len(may) == 1:
+            return may[0]
+
+        def tokens(rows: int) -> int:
+            planned = self._scheduled(rows)
+            return planned.padded_tokens + CPU_PASS_TOKENS * planned.micro_batches
+
+        def fits(rows: int) -> bool:
+            longest = rows * self._scheduled(rows).longest_tokens
+            return FP32 * gpu_bytes(self._spec, self._size, longest, self._cpu_kept_layers) <= available_bytes() / 2
+
+        return min(filter(fits, may), key=tokens, default=self._spec.training.batch_size)
+
+    @property
+    def _cpu_kept_layers(self) -> int:
+        return 0 if self._backend.loaded_with else self._size.layers
+
     def _cpu_choice(self, rows: int) -> Choice:
         training, rows = self._spec.training, self._rows_for_all(rows)
         passes = training.batch_size * training.gradient_accumulation_steps // rows
-        kept_layers = 0 if self._backend.loaded_with else self._size.layers
-        return Choice(MicroBatch(rows, passes), kept_layers, 0)
+        return Choice(MicroBatch(rows, passes), self._cpu_kept_layers, 0)
 
     def _usable_bytes(self) -> int:
         """Of the GPU that has least."""

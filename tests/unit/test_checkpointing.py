@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from job.host.micro_batch import MicroBatch
 from job.plan.model_size import ModelSize
 from job.training.backend import PeftBackend
-from job.training.checkpointing import checkpointing_of
+from job.training.checkpointing import Chooser, checkpointing_of
 from tests.specs import parse
 from tests.tiny import tiny_dir
 
@@ -67,3 +68,22 @@ def test_on_a_gpu_it_is_the_engines_own() -> None:
     size = ModelSize(10**8, 1024, 16, 32_000, quantised=False, local=True, origin="")
     assert checkpointing_of(SPEC, size, "cuda") is True
     assert checkpointing_of(parse({}), size, "cuda") == "unsloth"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "lengths", "micro_batch", "rows"),
+    [
+        (10**8, [20] * 16, "auto", 8),
+        (10**8, [20, 400] * 8, "auto", 1),  # several at once would be padded for longer than more passes take
+        (10**8, [20, 400] * 8, 4, 4),
+        (10**12, [20] * 16, "auto", 2),  # no way is small enough: the spec's own
+        (10**12, [20] * 16, 8, 8),
+    ],
+)
+def test_a_step_on_a_cpu_is_cut_as_it_is_quickest(
+    parameters: int, lengths: list[int], micro_batch: Any, rows: int
+) -> None:
+    training = replace(SPEC.training, batch_size=2, gradient_accumulation_steps=4, micro_batch=micro_batch)
+    size = ModelSize(parameters, 1024, 16, 32_000, quantised=False, local=True, origin="")
+    choice, _ = Chooser(replace(SPEC, training=training), size, PeftBackend("cpu"), lengths).first()
+    assert choice.batch == MicroBatch(rows, 8 // rows)

@@ -203,10 +203,10 @@ def test_copies_of_the_adapters_follow_what_changes_them(change: str) -> None:
 class Attention(nn.Module):
     """In the outlines that the engine's models have: it calls what has been put on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, biased: str = "") -> None:
         super().__init__()
         for name, width in (("q", WIDTH), ("k", KEYS), ("v", KEYS), ("o", WIDTH)):
-            setattr(self, f"{name}_proj", nn.Linear(WIDTH, width, bias=False))
+            setattr(self, f"{name}_proj", nn.Linear(WIDTH, width, bias=name in biased))
 
     def forward(self, x: Tensor) -> Any:
         q, k, v = self.apply_qkv(self, x)  # type: ignore[operator]
@@ -224,6 +224,10 @@ def apply_lora_qkv(attention: Any, x: Tensor) -> Any:
     return attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
 
 
+def original_apply_qkv(attention: Any, x: Tensor) -> Any:
+    return apply_lora_qkv(attention, x)
+
+
 def apply_lora_o(attention: Any, x: Tensor) -> Any:
     return attention.o_proj(x)
 
@@ -232,14 +236,14 @@ def apply_lora_mlp_swiglu(layer: Any, x: Tensor) -> Any:
     return layer.down_proj(nn.functional.silu(layer.gate_proj(x)) * layer.up_proj(x))
 
 
-def model(**changes: Any) -> Any:
+def model(biased: str = "", **changes: Any) -> Any:
     """One layer in bf16 with adapters, computed by functions of the engine's names, which are PEFT's own sums."""
     torch.manual_seed(0)
-    blocks = nn.Sequential(Attention(), FeedForward()).bfloat16()
+    blocks = nn.Sequential(Attention(biased), FeedForward()).bfloat16()
     options: dict[str, Any] = {"r": 8, "target_modules": TARGETS, "init_lora_weights": False} | changes
     made = get_peft_model(blocks, LoraConfig(**options))
     attention, layer = made.base_model.model
-    attention.apply_qkv, attention.apply_o = apply_lora_qkv, apply_lora_o
+    attention.apply_qkv, attention.apply_o = original_apply_qkv if biased else apply_lora_qkv, apply_lora_o
     layer.forward = MethodType(apply_lora_mlp_swiglu, layer)
     return made.train()
 
@@ -252,9 +256,11 @@ def step(made: Any) -> tuple[Tensor, list[Tensor]]:
     return y.detach(), [each.grad.clone() for each in made.parameters() if each.requires_grad]
 
 
+@pytest.mark.parametrize("biased", ["", "qkv", "q"])
 @pytest.mark.parametrize(("fp8", "limit"), [(False, 0.02), (True, 0.15)])
-def test_placed_kernels_compute_what_the_layers_did(fp8: bool, limit: float) -> None:
-    made = model()
+def test_placed_kernels_compute_what_the_layers_did(fp8: bool, limit: float, biased: str) -> None:
+    """Queries, keys and values with a bias, as Qwen2 has it, the engine computes one by one."""
+    made = model(biased)
     y, by = step(made)
     placed = place(made, lambda *_: None, fp8)
     assert (placed.compute, len(placed), placed.reason) == ("fp8" if fp8 else "fast", 3, None)
@@ -350,7 +356,8 @@ def test_where_no_layer_fits_the_log_says_so() -> None:
 
 
 @pytest.mark.parametrize("changes", [
-    {"lora_dropout": 0.1}, {"bias": "lora_only", "lora_bias": True}, {"target_modules": ["q_proj"]},
+    {"lora_dropout": 0.1}, {"bias": "lora_only", "lora_bias": True}, {"target_modules": ["q_proj"]}, {"use_dora": True},
+    {"bias": "all", "biased": "qkvo", "target_modules": TARGETS[:4]},
     {"rank_pattern": {"k_proj": 4, "o_proj": 2, "up_proj": 4}},
 ])  # fmt: skip
 def test_layers_of_other_adapters_are_left_to_the_engine(changes: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ def projections_differ(frozen: Frozen, weights: Tensor, adapters: Adapters) -> f
     by = [trial.numbers(TOKENS, part.b.shape[0]) for part in own.parts]
     return _largest(
         Projections.apply(x, frozen, own, *own.weights),
-        reference.projected(x, weights, own.parts),
+        reference.projected(x, weights, own.parts, frozen.bias),
         [x, *own.weights],
         by,
     )

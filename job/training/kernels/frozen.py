@@ -14,7 +14,9 @@ Dequantise = Callable[..., Any]  # (weight, its quant state, out=, dtype=)
 
 
 class Frozen(Protocol):
-    """Weights [outputs, inputs]; those of several projections one below the other."""
+    """Weights [outputs, inputs] and a bias [outputs] or none; those of several projections one below the other."""
+
+    bias: Tensor | None
 
     def output(self, x: Tensor) -> Tensor:
         """x: [tokens, inputs] → [tokens, outputs]"""
@@ -25,12 +27,21 @@ class Frozen(Protocol):
         ...
 
 
+def linear(x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + bias"""
+    import torch
+
+    return torch.nn.functional.linear(x, weights, bias)
+
+
 class Packed:
     """In NF4; made 16 bits wide for each product, all of them in one buffer."""
 
-    def __init__(self, parts: Sequence[tuple[Any, Any]], dequantise: Dequantise, dtype: Any) -> None:
+    def __init__(
+        self, parts: Sequence[tuple[Any, Any]], dequantise: Dequantise, dtype: Any, bias: Tensor | None = None
+    ) -> None:
         """`parts`: weights and their quant states."""
-        self._parts, self._dequantise, self._dtype = list(parts), dequantise, dtype
+        self._parts, self._dequantise, self._dtype, self.bias = list(parts), dequantise, dtype, bias
 
     def weights(self) -> Tensor:
         import torch
@@ -46,7 +57,7 @@ class Packed:
         return whole
 
     def output(self, x: Tensor) -> Tensor:
-        return x @ self.weights().t()
+        return linear(x, self.weights(), self.bias)
 
     def gradient(self, by_output: Tensor) -> Tensor:
         return by_output @ self.weights()
@@ -55,9 +66,10 @@ class Packed:
 class Dense:
     """In 16 bits, or wider. Several lie in one piece of memory; each is a view of it afterwards."""
 
-    def __init__(self, parts: Sequence[Tensor]) -> None:
+    def __init__(self, parts: Sequence[Tensor], bias: Tensor | None = None) -> None:
         import torch
 
+        self.bias = bias
         if len(parts) == 1:
             self._whole = parts[0].data
             return
@@ -71,7 +83,7 @@ class Dense:
         return self._whole
 
     def output(self, x: Tensor) -> Tensor:
-        return x @ self._whole.t()
+        return linear(x, self._whole, self.bias)
 
     def gradient(self, by_output: Tensor) -> Tensor:
         return by_output @ self._whole
@@ -82,12 +94,14 @@ class InFp8:
     gradient; what they are multiplied with is scaled row by row. A product costs half of what it does in 16 bits.
     """
 
-    def __init__(self, weights: Tensor) -> None:
+    def __init__(self, weights: Tensor, bias: Tensor | None = None) -> None:
+        self.bias = bias
         self._forward: Scaled = scaled_rows(weights)
         self._backward: Scaled = scaled_rows(weights.t().contiguous())
 
     def output(self, x: Tensor) -> Tensor:
-        return product(scaled_rows(x), self._forward, x.dtype)
+        y = product(scaled_rows(x), self._forward, x.dtype)
+        return y if self.bias is None else y.add_(self.bias)
 
     def gradient(self, by_output: Tensor) -> Tensor:
         return product(scaled_rows(by_output), self._backward, by_output.dtype)

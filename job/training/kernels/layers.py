@@ -19,8 +19,10 @@ from job.training.kernels.projections import Projections
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What the engine calls its own functions for adapters without bias and magnitudes.
-THEIR_QKV, THEIR_OUTPUT, THEIR_GATED = "apply_lora_qkv", "apply_lora_o", "apply_lora_mlp_swiglu"
+# What the engine calls its own functions: for adapters without bias and magnitudes, and for all others, such as those
+# on queries with a bias (Qwen2), where it calls one projection after the other.
+THEIR_QKV, THEIR_OUTPUT = ("apply_lora_qkv", "original_apply_qkv"), ("apply_lora_o", "original_apply_o")
+THEIR_GATED = "apply_lora_mlp_swiglu"
 MULTIPLE = 16  # of both sides of a matrix in 8 bits
 
 
@@ -62,9 +64,9 @@ def found(model: Any) -> Iterator[tuple[Any, str, list[Any]]]:
     """(module, the attribute that computes it, its projections)"""
     for module in model.modules():
         own = module.__dict__
-        if getattr(own.get("apply_qkv"), "__name__", "") == THEIR_QKV:
+        if getattr(own.get("apply_qkv"), "__name__", "") in THEIR_QKV:
             yield from _usable(module, "apply_qkv", [["q_proj", "k_proj", "v_proj"]])
-        if getattr(own.get("apply_o"), "__name__", "") == THEIR_OUTPUT:
+        if getattr(own.get("apply_o"), "__name__", "") in THEIR_OUTPUT:
             yield from _usable(module, "apply_o", [["o_proj"]])
         if getattr(getattr(own.get("forward"), "__func__", None), "__name__", "") == THEIR_GATED:
             yield from _usable(module, "forward", [["gate_proj", "up_proj"], ["down_proj"]])
@@ -91,17 +93,18 @@ def _stored_in(projection: Any) -> tuple[Any, bool]:
 
 
 def _plain(projection: Any) -> bool:
-    """One adapter without dropout on frozen weights in NF4 or in 16 bits."""
+    """One adapter without dropout and magnitudes on what is frozen, its weights in NF4 or in 16 bits."""
     if not hasattr(projection, "lora_A"):
         return False
-    weight = projection.base_layer.weight
+    weight, bias = projection.base_layer.weight, projection.base_layer.bias
     state = getattr(weight, "quant_state", None)
     known = state.quant_type == "nf4" if state is not None else weight.dtype in (torch.bfloat16, torch.float16)
     names = list(projection.lora_A)
     return (
         known
         and len(names) == 1
-        and not weight.requires_grad
+        and not any(each.requires_grad for each in (weight, bias) if each is not None)
+        and not projection.lora_magnitude_vector
         and isinstance(projection.lora_dropout[names[0]], torch.nn.Identity)
         and projection.lora_B[names[0]].bias is None
     )
@@ -128,16 +131,28 @@ class Kernels:
         """Their weights as the model has them, one below the other."""
         weights = [projection.base_layer.weight for projection in projections]
         states = [getattr(weight, "quant_state", None) for weight in weights]
+        bias = self._bias(projections)
         if states[0] is None:
-            return Dense(weights)
-        return Packed(list(zip(weights, states, strict=True)), self._dequantise, self.dtype)
+            return Dense(weights, bias)
+        return Packed(list(zip(weights, states, strict=True)), self._dequantise, self.dtype, bias)
+
+    def _bias(self, projections: list[Any]) -> Tensor | None:
+        """Copied: it is small. Zeros for a projection that has none beside one that has."""
+        layers = [projection.base_layer for projection in projections]
+        if all(layer.bias is None for layer in layers):
+            return None
+        device = layers[0].weight.device
+        parts = [
+            torch.zeros(layer.out_features, device=device) if layer.bias is None else layer.bias for layer in layers
+        ]
+        return torch.cat([part.detach().to(self.dtype) for part in parts])
 
     def frozen(self, stored: Packed | Dense) -> Frozen:
         """As they are multiplied with."""
         weights = stored.weights() if self._fp8 else None
         if weights is None or any(side % MULTIPLE for side in weights.shape):
             return stored
-        return InFp8(weights)
+        return InFp8(weights, stored.bias)
 
     def adapters(self, projections: list[Any]) -> Adapters:
         parts = []

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def projected(x: Tensor, weights: Tensor, adapters: Sequence[LowRank]) -> list[Tensor]:
-    """weights: [sum of outputs, inputs] → for each adapter [..., its outputs]"""
-    parts = weights.to(x.dtype).split([adapter.b.shape[0] for adapter in adapters])
-    return [_with(adapter, x, part) for adapter, part in zip(adapters, parts, strict=True)]
+def projected(x: Tensor, weights: Tensor, adapters: Sequence[LowRank], bias: Tensor | None = None) -> list[Tensor]:
+    """weights: [sum of outputs, inputs], bias: [sum of outputs] → for each adapter [..., its outputs]"""
+    widths = [adapter.b.shape[0] for adapter in adapters]
+    parts = weights.to(x.dtype).split(widths)
+    projections = [_with(adapter, x, part) for adapter, part in zip(adapters, parts, strict=True)]
+    if bias is None:
+        return projections
+    return [y + part for y, part in zip(projections, bias.to(x.dtype).split(widths), strict=True)]
 
 
 def gated(x: Tensor, wide: Tensor, wide_adapters: Sequence[LowRank], down: Tensor, down_adapter: LowRank) -> Tensor:
