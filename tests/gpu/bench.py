@@ -1,8 +1,8 @@
 """The job beside the plain Unsloth script of the FineTome tutorial: same model, rows, recipe, machine and run.
 
-    python -m tests.gpu.bench SHAPE STEPS [FOLDER]        SHAPE is 1b or 8b; needs an NVIDIA GPU
+    python -m tests.gpu.bench SHAPE STEPS [FOLDER]        SHAPE is 1b, 7b or 8b; needs an NVIDIA GPU
 
-Weights are random (speed and memory do not depend on their meaning) in the shape of Llama-3.2-1B or Llama-3.1-8B; rows
+Weights are random (speed and memory do not depend on their meaning) in the shape of Llama-3.2-1B, Qwen2.5-7B or Llama-3.1-8B; rows
 are ShareGPT chats with log-normal lengths. Both sides train on all tokens in file order, so that losses can be compared
 step by step. Both sides run twice, the job in the middle: machines change their speed within minutes; then the job once in fp8. Prints
 one JSON line a run and a comparison of the means.
@@ -37,6 +37,8 @@ SHAPES = {
             "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": False},
     "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
            "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": False},
+    "7b": {"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+           "num_key_value_heads": 4, "vocab_size": 152_064, "tie_word_embeddings": False},
 }  # fmt: skip
 VOCABULARY = 128_256
 SEQUENCE_TOKENS = 2048
@@ -67,18 +69,21 @@ SEED = 0
 
 
 def make_model(shape: str, folder: Path, tokenizer_dir: Path) -> None:
-    """Random bf16 weights of a Llama shape with a small real tokenizer beside them."""
+    """Random bf16 weights of a shape of Llama's, or of another family's, with a small real tokenizer beside them."""
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    config = LlamaConfig(
-        max_position_embeddings=131_072, rope_theta=500_000.0, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2, pad_token_id=2,
-        dtype="bfloat16", **{"vocab_size": VOCABULARY} | SHAPES[shape],
-    )  # fmt: skip
+    config = AutoConfig.for_model(**{
+        "model_type": "llama", "max_position_embeddings": 131_072, "rope_theta": 500_000.0, "rms_norm_eps": 1e-5,
+        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "dtype": "bfloat16", "vocab_size": VOCABULARY,
+    } | SHAPES[shape])  # fmt: skip
     torch.manual_seed(SEED)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         torch.set_default_dtype(torch.bfloat16)
-        model = LlamaForCausalLM(config)
+        model = AutoModelForCausalLM.from_config(config)
+    for name, weights in model.named_parameters():
+        if name.endswith(".bias"):  # they begin as zeros
+            torch.nn.init.normal_(weights, std=0.5)
     model.save_pretrained(folder, max_shard_size="4GB")
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     tokenizer.bos_token = None  # or the plain script's trainer takes the template's first marker for a doubled BOS
