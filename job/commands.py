@@ -48,10 +48,10 @@ def read_spec(source: str) -> bytes:
 
 
 def command_validate(arguments: argparse.Namespace, log: Log) -> None:
-    from job.preview.quoted import parse_unquoted
+    from job.preview.all_faults import parse_and_look
     from job.preview.seen import look_to_validate
 
-    spec = parse_unquoted(read_spec(arguments.spec))
+    spec = parse_and_look(read_spec(arguments.spec), with_files=not arguments.spec_only)
     note_packages(spec, log)
     if not arguments.spec_only:
         say_seen(look_to_validate(spec, Path(arguments.spec).parent), log)
@@ -216,12 +216,12 @@ def command_init(arguments: argparse.Namespace, log: Log) -> None:
 
 
 def command_plan(arguments: argparse.Namespace, log: Log) -> None:
+    from job.preview.all_faults import parse_and_look
     from job.preview.plan import PlanOptions, make_plan
-    from job.preview.quoted import parse_unquoted
     from job.preview.text import as_markdown, as_text
 
     out, log.stream = log.stream, sys.stderr  # a plan for a pipe: nothing else may come out of it
-    spec = parse_unquoted(read_spec(arguments.spec))
+    spec = parse_and_look(read_spec(arguments.spec))
     asked = PlanOptions(Path(arguments.spec).parent, arguments.sample, arguments.price, arguments.advice, alone=True)
     with tempfile.TemporaryDirectory(prefix="tunejob-plan-") as scratch:
         try:
@@ -248,9 +248,9 @@ def command_run(arguments: argparse.Namespace, log: Log) -> None:
 def carry_out_run(arguments: argparse.Namespace, log: Log, watched: Watched) -> None:
     from job.helping import run_or_help
     from job.plan.scratch import WORKDIR_VARIABLE, make_scratch
-    from job.preview.quoted import parse_unquoted
+    from job.preview.all_faults import parse_and_look
 
-    spec = parse_unquoted(read_spec(arguments.spec))
+    spec = parse_and_look(read_spec(arguments.spec))
     watched.begin(spec.run_id, spec.name, spec.output.uri)
     kept = arguments.workdir or os.environ.get(WORKDIR_VARIABLE)
     workdir = make_scratch(kept, spec)

@@ -23,7 +23,7 @@ from job.spec.placeholders import expanded
 from job.spec.resolved import job_schema, resolve
 from job.spec.resources import ResourcesSpec
 from job.spec.rules import cross_faults
-from job.spec.strict import faults_of_schema, inspect_json, natural, one_per_place
+from job.spec.strict import faults_of_schema, inspect_json, natural, one_per_place, unsound_places
 from job.spec.tasks import TaskSpec
 
 GENERAL = "general"  # instead of sources: the general rows that come with tunejob
@@ -291,7 +291,8 @@ def parse_spec(raw: bytes) -> JobSpec:
     """
     document, faults = inspect_json(raw)
     faults = one_per_place(faults + faults_of_schema(document, job_schema()))
-    faults = sorted(faults + cross_faults(document, faults), key=lambda fault: natural(fault.where))
+    faults += cross_faults(document, unsound_places(document, job_schema(), faults))
+    faults.sort(key=lambda fault: natural(fault.where))
     if faults:
         raise SpecError(*faults)
     resolved = expanded(resolve(document))

@@ -1,11 +1,13 @@
-"""What no schema can say: rules between two places of a spec. Each reads only places that the schema found sound."""
+"""What no schema can say: rules between two places of a spec. Each ends where it reads what the schema found wrong."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
 
 from job.errors import Fault
 from job.gguf.types import TYPES
@@ -31,28 +33,36 @@ from job.spec.evaluation_rules import (
 from job.spec.method_rules import biases, dpo_loss, rewards, rows_of_the_method, settings_of_the_method
 from job.spec.placeholders import placeholder_faults
 from job.spec.resource_rules import fp8, passes_for_gpus, spread_weights
+from job.spec.sound import Unsound, sound_view
 from job.spec.strict import load_schema
 from job.spec.task_rules import benchmarks
 from job.spec.wording import show
 
 Json = dict[str, Any]
+Found = TypeVar("Found")
 
 
-def cross_faults(document: Json, broken: list[Fault]) -> list[Fault]:
-    """Faults between two places of `document`; rules that read a place among `broken` are left for the next time."""
-    pointers = [fault.where for fault in broken]
-
-    def sound(*places: str) -> bool:
-        return not any(
-            f"{p}/".startswith(f"{place}/") or f"{place}/".startswith(f"{p}/") for p in pointers for place in places
-        )
-
-    faults = [fault for rule, places in RULES if sound(*places) for fault in rule(document)]
-    if sound("/data/held_out"):
-        for pointer, source in [*sources_of(document), *beside_sources_of(document)]:
-            if sound(pointer):
-                faults += source_faults(pointer, source)
+def cross_faults(document: Json, broken: Iterable[str]) -> list[Fault]:
+    """Faults between two places of `document`. What is at the pointers `broken` is not sound; a rule says what it can
+    without reading it.
+    """
+    view = sound_view(document, broken) if broken else document
+    faults = [fault for rule in RULES for fault in _as_far_as_sound(rule, view)]
+    for pointer, source in _as_far_as_sound(_every_source, view):
+        faults += _as_far_as_sound(partial(source_faults, pointer), source)
     return faults
+
+
+def _every_source(document: Json) -> Iterator[tuple[str, Json]]:
+    yield from sources_of(document)
+    yield from beside_sources_of(document)
+
+
+def _as_far_as_sound(rule: Callable[[Json], Iterator[Found]], view: Json) -> list[Found]:
+    found: list[Found] = []
+    with suppress(Unsound):
+        found.extend(rule(view))
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ addresses
@@ -248,42 +258,42 @@ def _gguf_limits(document: Json) -> Iterator[Fault]:
         seen.add(name)
 
 
-RULES: tuple[tuple[Callable[[Json], Iterator[Fault]], tuple[str, ...]], ...] = (
-    (_model_sources, ("/model/source", "/model/merge_base", "/model/adapter", "/model/adapters")),
-    (goes_on, ("/model", "/lora")),
-    (combines, ("/model", "/lora", "/training", "/resources")),
-    (_output, ("/output",)),
-    (models_apart, ("/model", "/output", "/name")),
-    (_full_precision, ("/model/precision", "/data/packing")),
-    (_whole_matrices, ("/lora/targets",)),
-    (_peft_packing, ("/model/backend", "/data/packing")),
-    (_peft_checkpointing, ("/model/backend", "/training/gradient_checkpointing")),
-    (fp8, ("/training/compute", "/model/precision", "/model/backend", "/lora")),
-    (_micro_batch, ("/training/batch_size", "/training/gradient_accumulation_steps", "/training/micro_batch")),
-    (passes_for_gpus, ("/resources", "/training")),
-    (spread_weights, ("/resources", "/training", "/model/precision", "/model/backend")),
-    (_training, ("/training",)),
-    (rows_of_the_method, ("/training/method", "/data/train", "/data/held_out")),
-    (settings_of_the_method, ("/training", "/data/packing", "/data/train_on", "/model/precision")),
-    (dpo_loss, ("/training/dpo",)),
-    (biases, ("/training", "/lora/bias")),
-    (rewards, ("/training", "/model", "/resources")),
-    (gates_of_the_trained, ("/evaluation/gates", "/training/method")),
-    (needs_held_out, ("/data", "/training", "/evaluation")),
-    (exact_match, ("/data", "/evaluation")),
-    (metric_options, ("/evaluation",)),
-    (gates_of_what_is_measured, ("/evaluation",)),
-    (gate_bounds, ("/evaluation/gates",)),
-    (judge, ("/evaluation",)),
-    (benchmarks, ("/export", "/evaluation")),
-    (gates_of_what_is_delivered, ("/evaluation/gates", "/model/precision", "/export")),
-    (_exports_without_adapter, ("/model", "/export/lora_gguf")),
-    (_merge_onto, ("/model/precision", "/export/merge_onto")),
-    (_imatrix, ("/export/gguf", "/export/imatrix")),
-    (_lora_gguf, ("/lora", "/export/lora_gguf")),
-    (_gguf_limits, ("/export/gguf", "/export/limits")),
-    (held_out_is_not_train, ("/data/train", "/data/held_out", "/data/replay", "/evaluation/forgetting")),
-    (rows_beside, ("/data/replay", "/evaluation/forgetting")),
-    (replay, ("/data/replay", "/data/shuffle", "/training/method")),
-    (gates_on_forgetting, ("/evaluation",)),
+RULES: tuple[Callable[[Json], Iterator[Fault]], ...] = (
+    _model_sources,
+    goes_on,
+    combines,
+    _output,
+    models_apart,
+    _full_precision,
+    _whole_matrices,
+    _peft_packing,
+    _peft_checkpointing,
+    fp8,
+    _micro_batch,
+    passes_for_gpus,
+    spread_weights,
+    _training,
+    rows_of_the_method,
+    settings_of_the_method,
+    dpo_loss,
+    biases,
+    rewards,
+    gates_of_the_trained,
+    needs_held_out,
+    exact_match,
+    metric_options,
+    gates_of_what_is_measured,
+    gate_bounds,
+    judge,
+    benchmarks,
+    gates_of_what_is_delivered,
+    _exports_without_adapter,
+    _merge_onto,
+    _imatrix,
+    _lora_gguf,
+    _gguf_limits,
+    held_out_is_not_train,
+    rows_beside,
+    replay,
+    gates_on_forgetting,
 )

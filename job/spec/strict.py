@@ -21,7 +21,7 @@ from jsonschema.exceptions import ValidationError
 
 from job.errors import Fault, SpecError
 from job.host.credentials import looks_secret
-from job.spec.wording import MAX_FAULTS, canonical, in_words, pointer_of, secret_fault, show
+from job.spec.wording import MAX_FAULTS, canonical, in_words, meant_places, pointer_of, secret_fault, show
 
 __all__ = ["faults_of_schema", "inspect_json", "load_schema", "one_per_place", "read_json", "show"]
 
@@ -190,6 +190,18 @@ def faults_of_schema(document: Any, schema: dict[str, Any]) -> list[Fault]:
         key=lambda error: PRECEDENCE.index(error.validator) if error.validator in PRECEDENCE else len(PRECEDENCE)
     )
     return one_per_place([fault for error in errors for fault in in_words(error, schema)])
+
+
+def unsound_places(document: Any, schema: dict[str, Any], faults: list[Fault]) -> set[str]:
+    """Pointers of which nobody knows yet what is to stand there: those of `faults`, and where unknown keys may belong;
+    everything, where there are too many to know them all.
+    """
+    if not faults:
+        return set()
+    errors = list(islice(SpecValidator(schema).iter_errors(document), MAX_FAULTS))
+    if max(len(errors), len(faults)) >= MAX_FAULTS:
+        return {f"/{key}" for key in schema["properties"]}
+    return {fault.where for fault in faults} | {place for error in errors for place in meant_places(error, schema)}
 
 
 def one_per_place(faults: list[Fault]) -> list[Fault]:

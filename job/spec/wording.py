@@ -13,7 +13,7 @@ from jsonschema.exceptions import ValidationError
 
 from job.errors import Fault
 from job.host.credentials import MASK, looks_secret, mask, names_secret
-from job.spec.elsewhere import hint_of, near_places
+from job.spec.elsewhere import hint_of, near_places, places_of
 
 SHOWN_CHARACTERS = 120
 SHOWN_KEYS = 8
@@ -154,6 +154,21 @@ def _place(key: str, section: str, known: list[str], root: dict[str, Any]) -> st
     return _nearest(key, known) or (f"Did you mean {' or '.join(near)}?" if (near := near_places(key, root)) else "")
 
 
+def meant_places(error: ValidationError, root: dict[str, Any]) -> Iterator[str]:
+    """Pointers of what the unknown keys that an error is about may have been meant for, as their hints say."""
+    if error.validator == "anyOf":
+        for inner in _inside(error):
+            yield from meant_places(inner, root)
+    value: Any = error.instance
+    if error.validator != "additionalProperties" or not isinstance(error.schema, dict):
+        return
+    parts, known = list(error.absolute_path), list(error.schema["properties"])
+    for key in [key for key in value if key not in known and len(key) <= NEAR_CHARACTERS][:MAX_FAULTS]:
+        yield from places_of(key, root, str(parts[0]) if parts else "")
+        yield from (pointer_of([*parts, near]) for near in _near(key, known))
+        yield from near_places(key, root)
+
+
 def _described(key: str, schema: dict[str, Any], root: dict[str, Any]) -> str:
     described = schema["properties"][key]
     if "$ref" in described:
@@ -235,8 +250,10 @@ def _hint(rule: str, limit: Any, value: Any, schema: dict[str, Any]) -> str:
 
 def _nearest(value: Any, choices: list[Any]) -> str:
     """The choice that a misspelt key or value most likely meant."""
-    if not isinstance(value, str) or len(value) > NEAR_CHARACTERS:
-        return ""
+    near = _near(value, choices) if isinstance(value, str) and len(value) <= NEAR_CHARACTERS else []
+    return f"Did you mean {json.dumps(near[0])}?" if near else ""
+
+
+def _near(value: str, choices: list[Any]) -> list[str]:
     words = {choice.lower(): choice for choice in choices if isinstance(choice, str)}
-    near = difflib.get_close_matches(value.lower(), list(words), 1, 0.65)
-    return f"Did you mean {json.dumps(words[near[0]])}?" if near else ""
+    return [words[near] for near in difflib.get_close_matches(value.lower(), list(words), 1, 0.65)]

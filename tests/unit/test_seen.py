@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from job.errors import InputError, JobError, PolicyError, SpecError
 from job.host.log import Log
 from job.report.spoken import words
 from job.spec.strict import load_schema
-from tests.specs import changed
+from tests.specs import LEFT_OUT, changed
 
 TRAIN = "/data/train/0"
 MESSAGES = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
@@ -252,6 +253,46 @@ def test_on_a_terminal_each_fault_is_said_once_and_whole() -> None:
     assert [said.count(part) for part in (f"'{far}'", "Did you mean rows.jsonl?", "no such file")] == [1, 1, 2]
 
 
-def test_a_wrong_spec_is_said_before_its_files_are_looked_at() -> None:
-    with pytest.raises(SpecError, match=r"/training/lr: unknown key .*Here it is /training/learning_rate"):
-        validate({"/training/lr": 1, f"{TRAIN}/source": "gone.jsonl"})
+FIVE_MISTAKES: dict[str, Any] = {
+    "/training": {"lr": 2e-4, "early_stopping": {"patience": 3}},  # an unknown key, and a rule between two places
+    "/lora": {"dropout": 3},  # out of range
+    "/data/packing": "yes",  # of a wrong type
+    TRAIN: {"source": "rows.csv", "format": "alpaca", "columns": {"instruction": "qestion", "output": "answer"}},
+}
+
+
+def test_mistakes_of_five_kinds_are_said_in_one_call_and_each_once() -> None:
+    put({"rows.csv": "question,answer\nq,a\n"})
+    start = time.process_time()
+    with pytest.raises(SpecError) as failure:
+        validate(FIVE_MISTAKES)
+    assert time.process_time() - start < 1
+    said = [(fault.where, str(fault)) for fault in failure.value.faults]
+    assert [where for where, _ in said] == [
+        "/data/packing", f"{TRAIN}/columns", "/lora/dropout", "/training/early_stopping", "/training/lr",
+    ]  # fmt: skip
+    for (_, text), part in zip(said, ["Remove the quotes", "question, answer", "less than 1", "training.eval_steps",
+                                       "Here it is /training/learning_rate"], strict=True):  # fmt: skip
+        assert part in text
+    with pytest.raises(SpecError) as failure:
+        validate(FIVE_MISTAKES, "--spec-only")
+    assert len(failure.value.faults) == 4, "files are those of another machine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "places"),
+    [
+        # What cannot be known of a source with a fault of its own is not said.
+        ({f"{TRAIN}/columns": 5}, [f"{TRAIN}/columns"]),
+        ({f"{TRAIN}/formt": "text"}, [f"{TRAIN}/formt"]),
+        ({f"{TRAIN}/limit": 0}, [f"{TRAIN}/limit", f"{TRAIN}/source"]),
+        ({"/data/train": "gone.jsonl", "/output/uri": "rows.jsonl"}, ["/data/train", "/output/uri"]),
+        ({"/output": LEFT_OUT}, [f"{TRAIN}/source", "/output"]),
+        ({"/output": {"uri": "hf://org/name"}, "/model/max_seq_length": "x"},
+         [f"{TRAIN}/source", "/model/max_seq_length", "/output/uri"]),
+    ],
+)  # fmt: skip
+def test_files_are_looked_at_beside_what_is_wrong(changes: dict[str, Any], places: list[str]) -> None:
+    with pytest.raises(SpecError) as failure:
+        validate({f"{TRAIN}/source": "gone.jsonl"} | changes)
+    assert [fault.where for fault in failure.value.faults] == places

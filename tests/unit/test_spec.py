@@ -295,6 +295,26 @@ def test_a_misspelt_section_brings_no_wrong_advice_elsewhere() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "places"),
+    [
+        # A rule says what it can beside a fault of the same section ...
+        ({"/training": {"lr": 1, "epochs": 1, "max_steps": 2}}, ["/training/lr", "/training/max_steps"]),
+        ({"/training": {"batch_size": "2", "epochs": 1, "max_steps": 2}}, ["/training/batch_size", "/training/max_steps"]),
+        ({"/evaluation": {"prompts": 5, "gates": [{"metric": "rouge_l", "at_least": 0.1}]}},
+         ["/evaluation/gates/0", "/evaluation/gates/0/metric", "/evaluation/prompts"]),
+        # ... and nothing that hangs on a place of which nobody knows what is meant.
+        ({"/training": {"epochs": "1", "max_steps": 2}}, ["/training/epochs"]),
+        ({"/training": {"eval_step": 5, "early_stopping": {"patience": 1}}}, ["/training/eval_step"]),
+        ({"/training": {"num_epochs": 1, "max_steps": 2}}, ["/training/num_epochs"]),
+        ({"/lora/targets": ["lm_head", 5], "/training/compute": "fp8"}, ["/lora/targets/1"]),
+        ({"/model": LEFT_OUT, "/lora": {"r": 8, "seed": 1}}, ["/model"]),
+    ],
+)  # fmt: skip
+def test_rules_say_what_they_can_beside_other_faults(changes: dict[str, Any], places: list[str]) -> None:
+    assert [fault.where for fault in faults_with(changes)] == places
+
+
+@pytest.mark.parametrize(
     "source",
     ["hf://org/name", "hf://org/name@main", "hf://org/name@refs/pr/1", "hf://Org_1/na.me-2@0123456789abcdef0123456789abcdef01234567",
      "s3://bucket", "s3://bucket/", "s3://my.bucket-1/a b/user@host/x", "models/x@main", "../models/x", "/models/x", "./s3:/x", "x"],
