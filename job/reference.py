@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from job.errors import tree as errors
+from job import errors
 from job.evaluation.metrics import METRICS
 from job.gguf.types import TYPES
 from job.preview.common import jobs_table

@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from job.errors import Interrupted, JobError
-from job.errors.tree import SHOWN_FAULTS
+from job.errors import SHOWN_FAULTS, Interrupted, JobError
 
 MESSAGE_BYTES = 320  # with the fields below: at most 1,024 bytes as JSON in UTF-8, whatever the text
 FIELD_BYTES = 96

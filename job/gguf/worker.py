@@ -137,7 +137,7 @@ def foreseen(step: Operation, folder: Path, what: str) -> Any:
     that is wrong then, not what was made of it.
     """
     try:
-        (found,) = results(run_child(WORKER, GgufRequest((step,)), folder, what))
+        (found,) = results(run_child(WORKER, GgufRequest((step,)), folder, what, answer=dict))
     except GateError as crash:
         raise InputError(*crash.faults).at("/model/source") from crash
     return found

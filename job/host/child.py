@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar, overload
+from typing import Any, NoReturn, Self, TypeVar
 
 from job.errors import TREE, Fault, JobError, classify
 from job.host.credentials import names_secret
@@ -158,7 +158,6 @@ def taken_bytes() -> int:
     return sum(watch.anonymous_bytes for watch in RUNNING)
 
 
-@overload
 def run_child(
     module: str,
     request: Any,
@@ -166,35 +165,12 @@ def run_child(
     what: str,
     environment: Mapping[str, str] | None = None,
     planned_bytes: int | None = None,
-) -> dict[str, Any]: ...
-
-
-@overload
-def run_child(
-    module: str,
-    request: Any,
-    folder: Path,
-    what: str,
-    environment: Mapping[str, str] | None = None,
-    planned_bytes: int | None = None,
-    *,
-    answer: type[Answer],
-) -> Answer: ...
-
-
-def run_child(
-    module: str,
-    request: Any,
-    folder: Path,
-    what: str,
-    environment: Mapping[str, str] | None = None,
-    planned_bytes: int | None = None,
-    *,
-    answer: Any = dict,
-) -> Any:
+    answer: type[Answer] = dict,  # type: ignore[assignment]
+) -> Answer:
     """One request to one child, to its end; its result as a record of the kind `answer`."""
     with Child(module, request, folder, what, environment, planned_bytes) as child:
-        return build(answer, child.wait())
+        found: Answer = build(answer, child.wait())
+    return found
 
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:

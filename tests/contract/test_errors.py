@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
+from job import errors
 from job.errors import TREE, VENDOR, Fault, InputError, JobError, SpecError
-from job.errors import tree as errors
 from job.errors.facts import failure_facts
 
 CODES = {"JobError": 1, "SpecError": 10, "InputError": 11, "PolicyError": 12, "CapacityError": 13, "GateError": 14,
@@ -29,7 +29,7 @@ def subclasses(cls: type) -> set[type]:
 
 def test_exit_codes_are_the_contract() -> None:
     assert {kind.__name__: kind.exit_code for kind in TREE} == CODES
-    assert set(TREE) == {JobError} | {kind for kind in subclasses(JobError) if kind.__module__ == "job.errors.tree"}
+    assert set(TREE) == {JobError} | {kind for kind in subclasses(JobError) if kind.__module__ == "job.errors"}
 
 
 def test_only_what_a_retry_can_help_is_retried() -> None:
@@ -86,7 +86,7 @@ def kinds_of(libraries: tuple[str, ...], modules: tuple[str, ...]) -> dict[str, 
     """Every exception of `libraries` with its meaning, in a process of its own: what other tests imported is not met."""
     program = (
         "import importlib, json, sys\n"
-        "from job.errors.tree import vendor_class\n"
+        "from job.errors import vendor_class\n"
         f"for module in {modules!r}: importlib.import_module(module)\n"
         "def below(cls): return set(cls.__subclasses__()).union(*map(below, cls.__subclasses__()))\n"
         f"met = [c for c in below(BaseException) if c.__module__.split('.')[0] in {libraries!r} and not issubclass(c, Warning)]\n"

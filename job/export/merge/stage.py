@@ -107,7 +107,8 @@ def compare(artefacts: Artefacts, folder: Path, device: str) -> MergedWeights:
     for name, form in forms.items():
         artefacts.require(form.step)
         asked = Conversion(folder, run.workdir / name, device)
-        run_child(form.module, asked, run.children, form.what, planned_bytes=artefacts.planned(form.ram_bytes))
+        planned_bytes = artefacts.planned(form.ram_bytes)
+        run_child(form.module, asked, run.children, form.what, planned_bytes=planned_bytes, answer=dict)
     artefacts.require("compare")
     examined = [
         ReopenedForm(name, run.workdir / name, form.module, run.spec.limits(name)["kl"]) for name, form in forms.items()
