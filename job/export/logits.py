@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from job.errors import GateError
+from job.evaluation.generate import answer_ids
 from job.host.cgroup import available_bytes
 from job.plan.host_memory import BATCH_TOKENS, COMPARED_TOKENS, ROOM_BYTES
 from job.plan.require import parameters
@@ -171,19 +172,5 @@ def continue_greedily(
     model: Any, prompt: list[int], stop_ids: list[int], max_new_tokens: int
 ) -> tuple[list[int], bool]:
     """The model's greedy answer to `prompt`, the end token with it, and whether it ended so."""
-    import torch
-    from transformers import GenerationConfig
-
-    # Whatever its own configuration leaves unsaid would be filled in from there: penalties, for one.
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=stop_ids or None,
-        pad_token_id=(stop_ids or [0])[0],
-        use_cache=True,
-    )
-    ids = torch.tensor([prompt], device=model.device)
-    with torch.no_grad():
-        output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids))
-    answer = output[0, len(prompt) :].tolist()
+    (answer,) = answer_ids(model, [prompt], (stop_ids or [0])[0], stop_ids, max_new_tokens)
     return answer, bool(answer) and answer[-1] in stop_ids

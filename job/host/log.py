@@ -13,7 +13,7 @@ from typing import IO, Any
 from job.errors import Fault, JobError
 from job.host.credentials import MASK
 from job.host.redact import Redactor
-from job.host.screen import Screen, clock
+from job.host.screen import Screen, clock, short
 from job.host.streams import LOST, harmless
 
 Words = Callable[[str, Mapping[str, Any]], str | None]  # an event for people; None: nothing that they need
@@ -42,11 +42,7 @@ class Secret:
 
 def plain(event: str, fields: Mapping[str, Any]) -> str:
     """Any event for people, in the names that its JSON has."""
-    return ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in fields.items())
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return ", ".join(f"{key.replace('_', ' ')} {short(value)}" for key, value in fields.items())
 
 
 class Log:

@@ -36,7 +36,7 @@ class Screen:
 
     def update(self, label: str, done: int, total: int | None, fields: Mapping[str, Any]) -> None:
         if label in self._tasks:
-            detail = "".join(f", {_short(fields[key])} {unit}" for key, unit in LIVE.items() if key in fields)
+            detail = "".join(f", {short(fields[key])} {unit}" for key, unit in LIVE.items() if key in fields)
             self._progress.update(self._tasks[label], completed=done, total=total, detail=detail)
 
     def end(self, label: str) -> None:
@@ -50,7 +50,7 @@ class Screen:
             self.end(label)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -14,7 +14,7 @@ from job.ledger.evidence import STATS, json_object, require_result
 from job.ledger.manifest import MANIFEST, SPEC
 from job.plan.cards import CARDS
 from job.report.figures import TUNED
-from job.report.kept import LOSSES, Curves, Json, curves, held_out_curve, held_out_names, number, read_lines
+from job.report.kept import LOSSES, Curves, Json, curves, number, read_lines
 from job.spec.wording import pointer_of
 from job.store import Store, open_store
 
@@ -72,11 +72,8 @@ class ComparedRun:
         return max((int(phase.get("peak_rss_bytes", 0)) for phase in self.stats["phases"]), default=0)
 
     def curves(self) -> Curves:
-        """Of its training, held-out losses from the base's to that of what was kept."""
-        found = curves(self.losses)
-        for name in held_out_names(self.stats, found):
-            found[name] = held_out_curve(self.stats, name, found.get(name, []))
-        return found
+        """Of its training."""
+        return curves(self.stats, self.losses)
 
 
 @dataclass(frozen=True)

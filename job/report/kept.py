@@ -59,38 +59,31 @@ def read_lines(raw: bytes | None) -> list[Json]:
     return _rows([_json(line) for line in (raw or b"").splitlines()])
 
 
-def curves(losses: Iterable[Json]) -> Curves:
-    """Each figure of a training's log over its steps, by name, in the order in which they come."""
+def curves(stats: Json, losses: Iterable[Json]) -> Curves:
+    """Each figure of a training's log over its steps, by name, in the order in which they come; losses of held-out rows
+    with the base's before them and those of what was kept of the training.
+    """
     found: Curves = {}
     for row in losses:
         step = number(row.get("step"))
         for name, value in row.items():
             if name not in NOT_CURVES and step is not None and (known := number(value)) is not None:
                 found.setdefault(name, []).append((step, known))
+    evaluation, training = stats.get("evaluation") or {}, stats.get("training") or {}
+    ends = {"base": 0.0, "trained": number(training.get("best_step" if training.get("kept") == "best" else "steps"))}
+    for name in [name for name in dict.fromkeys((*found, *(evaluation.get("base") or {}))) if is_held_out(name)]:
+        points = dict(found.get(name, []))
+        for model, step in ends.items():
+            loss = number((evaluation.get(model) or {}).get(name))
+            if loss is not None and step is not None:
+                points[step] = loss
+        found[name] = sorted(points.items())
     return found
 
 
 def is_held_out(name: str) -> bool:
     """Whether a figure is a loss of held-out rows: that of their tokens, or the one that a method lowers."""
     return name.startswith("held_out_") and name.endswith("_loss")
-
-
-def held_out_names(stats: Json, found: Curves) -> list[str]:
-    """The losses of held-out rows that were measured while it trained, or before and after."""
-    base = (stats.get("evaluation") or {}).get("base") or {}
-    return list(dict.fromkeys(name for name in (*found, *base) if is_held_out(name)))
-
-
-def held_out_curve(stats: Json, name: str, measured: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """That loss over the steps, with the base's before it and that of what was kept of the training."""
-    evaluation, training = stats.get("evaluation") or {}, stats.get("training") or {}
-    ends = {"base": 0.0, "trained": number(training.get("best_step" if training.get("kept") == "best" else "steps"))}
-    points = dict(measured)
-    for model, step in ends.items():
-        loss = number((evaluation.get(model) or {}).get(name))
-        if loss is not None and step is not None:
-            points[step] = loss
-    return sorted(points.items())
 
 
 def surroundings(rows: Sequence[Json], prompts: Sequence[str]) -> tuple[str, str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from job.evaluation.metrics.bleu import BLEU
 from job.evaluation.metrics.choice import CHOICE
-from job.evaluation.metrics.chrf import CHRF
 from job.evaluation.metrics.contains import CONTAINS
+from job.evaluation.metrics.corpus import BLEU, CHRF
 from job.evaluation.metrics.exact_match import EXACT_MATCH
 from job.evaluation.metrics.json_fields import JSON_FIELDS
 from job.evaluation.metrics.json_valid import JSON_VALID

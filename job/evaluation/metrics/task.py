@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 from functools import cache
 
+from job.evaluation.metrics.losses import LARGEST_EXPONENT
 from job.evaluation.metrics.record import Metric, ratio
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}:[A-Za-z0-9_@+-]{1,64}(?:,[A-Za-z0-9_-]{1,64})?")
-LARGEST_EXPONENT = 700.0  # beyond it a double is infinite
 
 
 def exponential(sums: Sequence[float]) -> float:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from job.export.adapter import WEIGHTS
+from job.export.generation import GENERATION
 from job.export.merge.changes import MergePlan
 from job.source.model_files import CONFIG, INDEX, read_object
 
-GENERATION = "generation_config.json"
 ADAPTER_ONLY = {"adapter_config.json", WEIGHTS, "README.md"}
 Json = dict[str, Any]
 

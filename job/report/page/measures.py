@@ -7,16 +7,7 @@ from collections.abc import Iterator, Sequence
 from job.report.figures import BASE, TITLES, TUNED, measured
 from job.report.gates import EXPORTS, FAILED, GATES, PASSED, Gate
 from job.report.judged import sentences
-from job.report.kept import (
-    HELD_OUT_CURVE,
-    Curves,
-    Kept,
-    curves,
-    held_out_curve,
-    held_out_names,
-    is_held_out,
-    number,
-)
+from job.report.kept import HELD_OUT_CURVE, Curves, Kept, curves, is_held_out, number
 from job.report.markdown import NOTHING, figure
 from job.report.page.charts import Series, lines
 from job.report.page.markup import Html, joined, table, tag
@@ -139,10 +130,7 @@ def result(gate: Gate) -> Html:
 
 def training_curves(kept: Kept) -> Html:
     """Losses in one chart, every other figure of the log in one of its own."""
-    found = curves(kept.losses)
-    for name in held_out_names(kept.stats, found):
-        found[name] = held_out_curve(kept.stats, name, found.get(name, []))
-    charts = list(_charts(found))
+    charts = list(_charts(curves(kept.stats, kept.losses)))
     return tag("div", *charts, class_="charts") if charts else Html()
 
 
