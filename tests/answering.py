@@ -1,4 +1,4 @@
-"""In a process of its own that gives large blocks back, as the job's children do: the pages that answering fetches from the kernel."""
+"""In a process that gives large blocks back, as the job's children do: pages that answering fetches from the kernel."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""A headless Chromium, driven by its DevTools protocol over pipes: what people see of a page, and what the page complains of.
+"""A headless Chromium, driven by its DevTools protocol over pipes: what people see of a page, and its complaints.
 
-It is looked for on PATH (`chromium`, `chromium-browser`, `google-chrome`) or at TUNEJOB_CHROMIUM; Debian: `apt-get install chromium`.
+It is looked for on PATH (`chromium`, `chromium-browser`, `google-chrome`) or at TUNEJOB_CHROMIUM; Debian: `apt-get
+install chromium`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def found() -> str | None:
 
 
 class Page:
-    """One tab. `complaints`: errors and warnings of its console, exceptions of its scripts, what its policy has refused."""
+    """One tab. `complaints`: errors and warnings of its console, exceptions of its scripts, what its policy refused."""
 
     def __init__(self, browser: Browser, session: str) -> None:
         self._browser, self._session = browser, session
@@ -137,7 +138,7 @@ def browser(options: Sequence[str] = ()) -> Iterator[Browser]:
     """A browser with a profile of its own, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         (reads, ours_out), (ours_in, writes) = os.pipe(), os.pipe()
-        # A shell puts the two descriptors where the browser looks for them: 3 to read, 4 to write; until then they are out of the way
+        # A shell puts the two descriptors where the browser looks, 3 to read, 4 to write; till then they are out of the way
         theirs_in, theirs_out = (fcntl.fcntl(number, fcntl.F_DUPFD, 20) for number in (reads, writes))
         command = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out} {theirs_in}<&- {theirs_out}>&-'
         process = subprocess.Popen(

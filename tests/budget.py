@@ -1,10 +1,11 @@
-"""What each test file may cost: processor seconds, its child processes included. Wall clock says more of the machine than of a test.
+"""What each test file may cost: processor seconds, its child processes included. A wall clock times the machine.
 
     tests/budgets.json      file → processor seconds; written anew by `make budgets`
 
-The files that cost most begin first, each as a whole on one worker, for its tests share what was run once. Files of `SPREAD` share
-nothing and are dealt out test by test. A file beyond its budget fails the run: a test that was quick has become slow, or a process is
-started that could be forked. Machines differ, so three times the figure is let through, and less than `TRIFLE_SECONDS` always.
+The files that cost most begin first, each as a whole on one worker, for its tests share what was run once. Files of
+`SPREAD` share nothing and are dealt out test by test. A file beyond its budget fails the run: a test that was quick has
+become slow, or a process is started that could be forked. Machines differ, so three times the figure is let through,
+and less than `TRIFLE_SECONDS` always.
 """
 
 from __future__ import annotations

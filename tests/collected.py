@@ -1,4 +1,4 @@
-"""Importing this collects the tests, once for all workers that are forked afterwards: each then finds its test files imported.
+"""Importing this collects the tests, once for all workers that are forked afterwards: each finds them imported.
 
 Which ones, and the environment that they see meanwhile, is in the variable `VARIABLE`; without it nothing happens.
 """

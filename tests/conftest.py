@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_configure_node(node: Any) -> None:
-    """One S3 server for all workers: each takes half a gigabyte, and two hundredths of a core while nobody asks it anything."""
+    """One S3 server for all workers: each takes half a gigabyte, and two hundredths of a core while nobody asks."""
     node.workerinput[STORE] = node.config.stash[SHARED].addresses()
 
 

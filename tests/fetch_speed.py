@@ -1,10 +1,11 @@
 """How fast a model comes from a store, beside other programs: `python -m tests.fetch_speed [MIB]`.
 
-The store is SeaweedFS on loopback, over HTTP and HTTPS; the model is four files of random bytes, stored in parts of 8 MiB as most
-programs store them. Ours is what the fetch of a run does. Theirs are hf_transfer (Rust; over HTTP only, for it takes no authority of
-one's own; eight connections of 8 MiB, a file after the other) and boto3's own transfer, neither of which compares anything with the
-store. Each runs in a process of its own, twice, in turns. Prints a JSON line for each, then the ratios of the means. Memory is
-the process's peak; the page cache is not counted. The server takes processor time of the same machine.
+The store is SeaweedFS on loopback, over HTTP and HTTPS; the model is four files of random bytes, stored in parts of 8
+MiB as most programs store them. Ours is what the fetch of a run does. Theirs are hf_transfer (Rust; over HTTP only, for
+it takes no authority of one's own; eight connections of 8 MiB, a file after the other) and boto3's own transfer,
+neither of which compares anything with the store. Each runs in a process of its own, twice, in turns. Prints a JSON
+line for each, then the ratios of the means. Memory is the process's peak; the page cache is not counted. The server
+takes processor time of the same machine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""How the tests begin a process of the command: forked from one that has imported everything, or started as a user starts it.
+"""How the tests begin a process of the command: forked from one that has imported all, or started as users do.
 
-Importing torch, transformers, trl and peft costs ten seconds a process, a fork a tenth of one. `tests/flow/test_everything.py`
-holds that both ways give the same; what starting itself is about (signals, streams, limits of memory, Unsloth) is started.
+Importing torch, transformers, trl and peft costs ten seconds a process, a fork a tenth of one.
+`tests/flow/test_everything.py` holds that both ways give the same; what starting itself is about (signals, streams,
+limits of memory, Unsloth) is started.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def environment(scratch: Path, extra: Mapping[str, str] | None = None) -> dict[s
 
 
 def may_be_forked(arguments: Sequence[str], extra: Mapping[str, str]) -> bool:
-    """Whether a forked process shows the same: a run without Unsloth, which has to be imported first of all, and no early variables."""
+    """Whether a forked process shows the same: a run without Unsloth, which comes first of all, or early variables."""
     if arguments[:1] != ("run",) or not all(name.startswith(READ_LATE) for name in extra):
         return False
     try:
@@ -76,8 +77,8 @@ def fork(
     extra: Mapping[str, str] | None = None,
     given: int | None = None,
 ) -> Forked:
-    """As `start`, for the function `call`, module:function. What of `extra` an import may read, the server has, too. `given` is its
-    standard input, nothing where it is None."""
+    """As `start`, for the function `call`, module:function. What of `extra` an import may read, the server has, too.
+    `given` is its standard input, nothing where it is None."""
     early = tuple(sorted((name, value) for name, value in (extra or {}).items() if not name.startswith(READ_LATE)))
     with open(os.devnull) as nothing:
         asked = [nothing.fileno() if given is None else given, *streams]
@@ -87,7 +88,7 @@ def fork(
 def run_forked(
     call: str, arguments: Sequence[Any], folder: Path, variables: Mapping[str, str], seconds: float, cwd: Path = ROOT
 ) -> tuple[int, str, str]:
-    """Exit code, standard output and errors of `call`, which must end within `seconds`; both streams go to files in `folder`."""
+    """Exit code, standard output and errors of `call`, within `seconds`; both streams go to files in `folder`."""
     out, err = folder / "forked.out", folder / "forked.err"
     with out.open("wb") as first, err.open("wb") as second:
         code = fork(call, arguments, (first.fileno(), second.fileno()), cwd, variables).wait(seconds)

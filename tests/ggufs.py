@@ -1,4 +1,4 @@
-"""What the tests of GGUF files need: a reference of a model's folder, its tokenizer's facts, an imatrix, edited files."""
+"""What tests of GGUF files need: a reference of a model's folder, its tokenizer's facts, an imatrix, edited files."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ class Large(bytes):
 def git_blob(data: bytes) -> str:
     """The name git has for what it stores: a large file's pointer, any other file's content."""
     if isinstance(data, Large):
-        data = f"version https://git-lfs.github.com/spec/v1\noid sha256:{hashlib.sha256(data).hexdigest()}\nsize {len(data)}\n".encode()
+        oid, size = hashlib.sha256(data).hexdigest(), len(data)
+        data = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n".encode()
     return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
 
 

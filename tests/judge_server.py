@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint on loopback whose answers are scripted: a judge with taste, one that loves a place, one with faults."""
+"""An OpenAI-compatible endpoint on loopback by script: a judge with taste, a favourite place, or faults."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The plan that the guide shows, and lines of it in README.md: `python -m tests.planned` writes them again.
 
-The command itself plans the guide's spec, over 10,000 rows that are made here. Of the model there is the tokenizer, which it shares with
-SmolLM2-135M, and a file of the weights' size that is a hole.
+The command itself plans the guide's spec, over 10,000 rows that are made here. Of the model there is the tokenizer,
+which it shares with SmolLM2-135M, and a file of the weights' size that is a hole.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ sys.exit(14)
 def ran(
     script: str, folder: Path, engine: str = "docker", shell: str = "bash", arguments: tuple[str, ...] = (), **env: str
 ) -> tuple[int, list[str], bytes]:
-    """Really runs a script, with programs that note what they get instead of the engines and clients: exit code, arguments, input.
+    """Really runs a script; programs in place of engines and clients note what they get: exit code, arguments, input.
 
     They exit with 14, so that a lost exit code shows.
     """

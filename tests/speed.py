@@ -1,9 +1,10 @@
 """Rows as tokens with masks, beside the tutorials' way: `python -m tests.speed [ROWS]`.
 
-Theirs is `datasets.map` with the chat template, then with the tokenizer, both with two processes and without any mask; ours is what
-`tunejob plan` says that reading, rendering, masking and tokenising took. Same rows, same tokenizer, one after the other, twice, in
-processes of their own; imports do not count. Prints a JSON line for each, then rows a second, the ratio of the means and how many
-processors there are. On a machine that does other things, too, only the ratio says something, and little.
+Theirs is `datasets.map` with the chat template, then with the tokenizer, both with two processes and without any mask;
+ours is what `tunejob plan` says that reading, rendering, masking and tokenising took. Same rows, same tokenizer, one
+after the other, twice, in processes of their own; imports do not count. Prints a JSON line for each, then rows a
+second, the ratio of the means and how many processors there are. On a machine that does other things, too, only the
+ratio says something, and little.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command at a terminal: a pseudo-terminal is its standard input, output and error, and what it shows is read as it comes."""
+"""The command at a terminal: a pseudo-terminal is its standard input, output and error, and is read as it comes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Llamas so small that a whole job on them takes seconds, with SmolLM2's tokenizer or the first of its tokens.
 
-python -m tests.tiny        prints their folders; half a minute the first time: one is trained, so that perplexities mean something
+python -m tests.tiny        prints their folders; half a minute at first, until perplexities of one mean something
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def broken_narrow_dir() -> Path:
 
 
 def wide_dir() -> Path:
-    """A Llama of rows of 256 and 768 weights, which k- and i-quants pack whole, trained until perplexities mean something."""
+    """A Llama of rows of 256 and 768 weights, which k- and i-quants pack whole; its perplexities mean something."""
     return _made("wide-llama", train_wide, WIDE)
 
 

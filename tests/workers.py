@@ -1,8 +1,10 @@
-"""pytest's workers begin as forks of one process that has imported what most of them need, the test files included: 35 processor seconds
-once, not once for each.
+"""pytest's workers are forks of one process that has imported what most of them need, the test files included.
 
-Each begins with a fork server of its own (`tests.forking`), which costs nothing then. pytest-xdist starts its workers through execnet,
-which has no option for it: hence the class that is put in the place of execnet's. Without it the workers would be started, no more.
+That takes 35 processor seconds, once, not once for each.
+
+Each begins with a fork server of its own (`tests.forking`), which costs nothing then. pytest-xdist starts its workers
+through execnet, which has no option for it: hence the class that is put in the place of execnet's. Without it the
+workers would be started, no more.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ COLLECTED = ("hypothesis", "pandas", "pyarrow.parquet", "tests.collected")
 
 
 def fork_workers(scratch: Path, arguments: list[str]) -> ForkServer:
-    """From here on execnet's processes are forked. To be called before this process has a second thread. `arguments`: what is tested."""
+    """Forks execnet's processes from here on. To be called before a second thread. `arguments`: what is tested."""
     server = ForkServer([*IMPORTED, *COLLECTED], environment_of_imports(scratch) | asked(arguments))
     server.start_imports()
 

@@ -121,7 +121,7 @@ def test_a_vocabulary_with_two_tokens_exchanged_is_caught(good: Good, tmp_path: 
 def test_a_tokenizer_that_kills_llama_cpp_is_caught(
     good: Good, forked_children: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What transformers derives from a GGUF: the converter takes it for SentencePiece, and llama.cpp crashes on the file.
+    """What transformers derives from a GGUF: converted as if it were SentencePiece, and llama.cpp crashes on the file.
 
     At once: no debugger is called, where there is one, which would read every library for half a minute.
     """

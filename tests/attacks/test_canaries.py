@@ -28,7 +28,7 @@ NOISY = {"PYTHONWARNINGS": "always", "HF_DEBUG": "1"} | dict.fromkeys(LOUD, "deb
 
 
 def forms(secret: str) -> set[bytes]:
-    """A secret as it is, its first and last part, URL-coded, in JSON, and in base64 as it may come after a user's name."""
+    """A secret as it is, its first and last part, URL-coded, in JSON, and in base64, as if after a user's name."""
     plain = (secret, quote(secret), quote(secret, safe=""), json.dumps(secret)[1:-1], json.dumps(repr(secret))[2:-2])
     parts = (secret.split()[0], secret.split()[-1], secret[: len(secret) // 2], secret[-len(secret) // 2 :])
     coded = (

@@ -1,5 +1,4 @@
-"""Attack: what is stored or comes with a model is nested without end, or holds a regex that never ends. Refused, never exit 1, which
-would be tried again."""
+"""Attack: what is stored or comes with a model nests without end, or holds a regex that never ends: never exit 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credentials that boto3 finds in a file or gets from a service are masked once they are used, though no variable holds them."""
+"""Credentials that boto3 finds in a file or gets from a service are masked once used, though in no variable."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ SECRET, SESSION, BOUGHT_WITH = (
     "eyJcanary0014.eyJcanary0014.canary0014canary",
 )
 EXPIRES = "2099-01-01T00:00:00Z"
-STS = f"""<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleWithWebIdentityResult><Credentials>
-<AccessKeyId>ASIAX</AccessKeyId><SecretAccessKey>{SECRET.replace("&", "&amp;")}</SecretAccessKey><SessionToken>{SESSION}</SessionToken>
+STS = f"""<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
+<AssumeRoleWithWebIdentityResult><Credentials>
+<AccessKeyId>ASIAX</AccessKeyId><SecretAccessKey>{SECRET.replace("&", "&amp;")}</SecretAccessKey>
+<SessionToken>{SESSION}</SessionToken>
 <Expiration>{EXPIRES}</Expiration></Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"""
 
 

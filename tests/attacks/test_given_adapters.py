@@ -1,4 +1,4 @@
-"""Adapters that somebody else has made: odd settings, other numbers than an adapter has, and a place that is a run's."""
+"""Adapters that somebody else has made: odd settings, other numbers than an adapter has, a place that is a run's."""
 
 from __future__ import annotations
 

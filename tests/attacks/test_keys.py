@@ -1,4 +1,4 @@
-"""Attack: keys of a store, names of a listing or of an index that would point out of their folder. All refused or contained."""
+"""Attack: keys of a store, names of a listing or index that would point out of their folder: refused or contained."""
 
 from __future__ import annotations
 

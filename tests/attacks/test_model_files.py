@@ -1,4 +1,4 @@
-"""Attack: model repositories that carry code, pickles or paths. Each is refused with its class, or its poison not taken."""
+"""Attack: model repositories that carry code, pickles or paths. Each is refused with its class, or made harmless."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from job.weights.layout import read_tensors
 from tests.servers import Hub
 
 LLAMA = b'{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}'
-CUSTOM = b'{"model_type": "evilnet", "auto_map": {"AutoConfig": "configuration.Evil", "AutoModelForCausalLM": "modeling.Evil"}}'
+CUSTOM = (
+    b'{"model_type": "evilnet", '
+    b'"auto_map": {"AutoConfig": "configuration.Evil", "AutoModelForCausalLM": "modeling.Evil"}}'
+)
 AUTO_MAP = b'{"model_type": "llama", "auto_map": {"AutoModelForCausalLM": "modeling.Evil"}}'
 CODE = b"from pathlib import Path; Path('/tmp/canary').touch()"
 INDEX = "model.safetensors.index.json"
@@ -206,7 +209,7 @@ HEADERS = {
 
 @pytest.mark.parametrize("name", HEADERS)
 def test_a_header_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
-    """Of safetensors, which the job itself reads for shapes and sizes: never an unknown failure, which would be tried again."""
+    """Of safetensors, which the job itself reads for shapes and sizes: never an unknown failure, to be tried again."""
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", len(HEADERS[name])) + HEADERS[name] + bytes(4))
     with pytest.raises(InputError, match="has not the header of a safetensors file"):

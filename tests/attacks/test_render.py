@@ -1,4 +1,4 @@
-"""Nothing in a spec becomes part of the file that carries it: every target gives the bytes back, and none runs or expands them."""
+"""Nothing in a spec becomes part of the file that carries it: every target gives the bytes back, none runs them."""
 
 from __future__ import annotations
 

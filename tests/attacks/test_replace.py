@@ -1,4 +1,4 @@
-"""Attack: `--replace` at an output whose lists name other people's files. It deletes what runs have stored there, nothing else."""
+"""Attack: `--replace` where lists name other people's files. It deletes what runs have stored there, nothing else."""
 
 from __future__ import annotations
 
@@ -93,7 +93,10 @@ def test_receipts_of_a_run_that_has_not_finished(store: DirectoryStore, tmp_path
     store.write("adapter/half", b"stored, and not receipted")
     planned = replaced(store)
     assert there(store) == {"adapter/half"}
-    said = "left alone, as nothing lists them: adapter/half; a try that was cut short may have stored them, and then you may remove them"
+    said = (
+        "left alone, as nothing lists them: adapter/half; "
+        "a try that was cut short may have stored them, and then you may remove them"
+    )
     assert planned.left_alone() == said
     assert said in planned.question(store.uri)
     assert (tmp_path / "outside" / "kept").exists()

@@ -13,7 +13,7 @@ from job.host.credentials import looks_secret, mask, names_secret
 from job.preview.quoted import parse_unquoted
 from tests.specs import changed, faults_of, faults_with, parse
 
-# None of these is or was anybody's: made up in the issuers' forms. Split, so that no scanner takes this file for a leak.
+# None of these is or was anybody's: made up in the issuers' forms, and split, so that scanners see no leak here.
 SECRETS = {
     "AWS access key": "AKIA" + "QZ7XN4T2KLM5VW3R",
     "AWS temporary key": "ASIA" + "QZ7XN4T2KLM5VW3R",

@@ -1,5 +1,7 @@
-"""29 hostile templates: each is refused (exit 12) at its pointer after at most 8 seconds of its worker's processor time, and the
-job's own memory stays put."""
+"""29 hostile templates: each is refused (exit 12) at its pointer, within 8 seconds of its worker's processor time.
+
+The job's own memory stays put.
+"""
 
 from __future__ import annotations
 

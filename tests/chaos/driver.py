@@ -3,9 +3,9 @@
     python -m tests.chaos.driver N FOLDERS run SPEC [FLAG…]
 
 FOLDERS, joined by `:`, are those whose operations count, the output's and the scratch directory's. Requests that change
-something count wherever they go: once before anything of them is sent, once more before their body is. In place of a number N
-may be a regular expression: the first operation whose description it is found in. With N = 0 nothing is killed, and the last line of stderr
-is the JSON list of all operations in their order.
+something count wherever they go: once before anything of them is sent, once more before their body is. In place of a
+number N may be a regular expression: the first operation whose description it is found in. With N = 0 nothing is
+killed, and the last line of stderr is the JSON list of all operations in their order.
 
 Nothing of the product knows of this: Python's audit events say what is about to happen. The command's child
 processes are not counted; they are killed with it.

@@ -51,7 +51,7 @@ class Scene:
         return operations
 
     def killed(self, point: int | str, lease: Mapping[str, str] = NO_RENEWAL) -> str | None:
-        """Runs until right before `point`; the operation that was not to be. None if the run ended without coming to it."""
+        """Runs until right before `point`; the operation that was not to be, None if the run ended without it."""
         done = self._driven(str(point), lease)
         if done.returncode == 0:
             return None
@@ -84,7 +84,7 @@ class Scene:
     # ------------------------------------------------------------------------------------------ what must hold
 
     def keeps(self) -> dict[str, str]:
-        """SHA-256 by key of what is stored and receipted; no manifest is there, or a true one, whose files count, too."""
+        """SHA-256 by key of what is stored and receipted; no manifest, or a true one, whose files count, too."""
         store = self.store
         stored = {item.key for item in store.list()}
         kept = {
@@ -108,7 +108,7 @@ class Scene:
         assert not left_over, left_over
 
     def left_over(self) -> Iterator[str]:
-        """Checkpoints, receipts and unfinished uploads; only the lease of the last one killed may be there, and does no harm."""
+        """Checkpoints, receipts, unfinished uploads; the lease of the last one killed may be there: no harm."""
         run_folder = f"checkpoints/{parse_spec(Path(self.spec).read_bytes()).run_id}/"
         yield from (item.key for item in self.store.list() if item.key.startswith(run_folder))
         if self.server:

@@ -1,8 +1,8 @@
 """SIGKILL before any operation on files or the store: no false success, nothing stored is lost, the next try succeeds.
 
-`make test` runs a short slice, `make chaos` test_every_operation as well: TUNEJOB_CHAOS_KILLS says before how many of a run's K
-operations, evenly spread, it is killed; `all` means each. Of these, TUNEJOB_CHAOS_PART=2/8 takes every eighth from the second on: all
-parts one day after the other are the whole.
+`make test` runs a short slice, `make chaos` test_every_operation as well: TUNEJOB_CHAOS_KILLS says before how many of a
+run's K operations, evenly spread, it is killed; `all` means each. Of these, TUNEJOB_CHAOS_PART=2/8 takes every eighth
+from the second on: all parts one day after the other are the whole.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SIGTERM at random times, with and without exports: the end within the grace period, exit 30, and no manifest but a true one.
+"""SIGTERM at random times, with and without exports: within the grace period exit 30, and no manifest but a true one.
 
 TUNEJOB_CHAOS_STOPS says how many times; `make chaos` sets it.
 """
@@ -43,7 +43,7 @@ def test_at_random_times(tmp_path: Path) -> None:
 
 
 def stopped(folder: Path, changes: dict[str, Any], delay_seconds: float) -> tuple[float, int]:
-    """Seconds from the signal to the end, and the exit code; `delay_seconds` count from the moment the command handles it."""
+    """Seconds from the signal to the end, and the exit code; `delay_seconds` count from when the command handles it."""
     running = Running(("run", write_spec(folder / "spec.json", tiny(folder / "out", changes))), folder / "scratch")
     running.wait_until(lambda r: handles(r.pid, signal.SIGTERM), 30)
     time.sleep(delay_seconds)

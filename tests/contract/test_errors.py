@@ -83,13 +83,14 @@ OURS = re.compile(
 
 
 def kinds_of(libraries: tuple[str, ...], modules: tuple[str, ...]) -> dict[str, str | None]:
-    """Every exception of `libraries` with its meaning, in a process of its own: what other tests imported is not met."""
+    """Every exception of `libraries` with its meaning, in a process of its own, without what other tests imported."""
     program = (
         "import importlib, json, sys\n"
         "from job.errors import vendor_class\n"
         f"for module in {modules!r}: importlib.import_module(module)\n"
         "def below(cls): return set(cls.__subclasses__()).union(*map(below, cls.__subclasses__()))\n"
-        f"met = [c for c in below(BaseException) if c.__module__.split('.')[0] in {libraries!r} and not issubclass(c, Warning)]\n"
+        f"met = [c for c in below(BaseException) if c.__module__.split('.')[0] in {libraries!r}"
+        " and not issubclass(c, Warning)]\n"
         "kinds = {f'{c.__module__}.{c.__qualname__}': vendor_class(c) for c in met if 'vendored' not in c.__module__}\n"
         "print(json.dumps({name: kind and kind.__name__ for name, kind in kinds.items()}))\n"
     )

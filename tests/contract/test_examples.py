@@ -174,7 +174,7 @@ def test_everything_sets_every_key_but_those_that_exclude_another() -> None:
 
 
 def test_what_can_be_known_of_everything_without_its_places_would_run() -> None:
-    """Packed weights with the model they were made from, trackers that are in the locks, columns that the data set has."""
+    """Packed weights with the model they were made from, trackers that the locks have, columns of the data set."""
     spec = example("everything")
     locked = {
         line.partition("==")[0] for line in (ROOT / "locks" / "cuda.txt").read_text().splitlines() if "==" in line

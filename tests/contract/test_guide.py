@@ -1,5 +1,7 @@
-"""schemas/guide.md, where it can be held against the code: its forms of rows are read as it says, and its messages are ones that the
-code has, with these exit codes. Its commands are run by `tests/flow/test_init.py`."""
+"""schemas/guide.md beside the code: its forms of rows are read as it says, the code has its messages and exit codes.
+
+Its commands are run by `tests/flow/test_init.py`.
+"""
 
 from __future__ import annotations
 
@@ -68,8 +70,9 @@ def test_a_format_is_not_taken_for_another(tmp_path: Path) -> None:
 
 @cache
 def said() -> list[tuple[str, frozenset[int]]]:
-    """Each text in the code that is not a docstring, with the exit codes that it may come with: that of the error it is said in, else
-    those of the errors that its module names. What is wrong with a spec is collected by modules that name none."""
+    """Each text in the code that is not a docstring, with the exit codes that it may come with: that of the error it is
+    said in, else those of the errors that its module names. What is wrong with a spec is collected by modules that name
+    none."""
     modules = [(path, ast.parse(path.read_text("utf-8"))) for path in sorted((ROOT / "job").rglob("*.py"))]
     return [
         text for path, module in modules for text in _texts(module, SPEC if path.parent.name == "spec" else frozenset())

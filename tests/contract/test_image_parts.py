@@ -1,4 +1,4 @@
-"""Optional parts of the image: what its Dockerfile installs by each build argument, and whether that fits the rest of the lock."""
+"""Optional parts of the image: what its Dockerfile installs by each build argument, and that it fits the lock."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_each_argument_is_declared_and_its_lock_is_copied_before() -> None:
 
 @pytest.mark.parametrize("lock", PARTS.values())
 def test_an_optional_part_fits_the_rest(lock: str) -> None:
-    """It is laid over the others without looking at what they need: no version may change, and each file has its hash."""
+    """Laid over the others without a look at what they need: no version may change, and each file has its hash."""
     part, others = locked(lock), [locked(other) for other in ("locks/cuda.txt", *PARTS.values()) if other != lock]
     for other in others:
         assert {name: version for name, version in part.items() if other.get(name, version) != version} == {}

@@ -1,4 +1,4 @@
-"""The rules that keep the package one-way, light to import, and short enough to read; held by walking the syntax trees."""
+"""What keeps the package one-way, light to import, and short enough to read: rules over its syntax trees."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 JOB = Path(__file__).parents[2] / "job"
 FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): path for path in sorted(JOB.rglob("*.py"))}
-# Each may import those before it, and none after it. A package's modules are ordered among themselves by their own rule below.
+# Each may import those before it, and none after it. A rule below orders the modules of a package among themselves.
 ORDER = (
     "errors", "host", "weights", "gguf", "tracking.record", "tracking.wandb", "tracking.mlflow", "tracking.trackio", "tracking",
     "evaluation.metrics", "evaluation.judge_words", "evaluation.judge_endpoint", "evaluation.judge_scores",
@@ -36,9 +36,8 @@ IMPORTED_LATE = {
         for name in ("check", "gated", "gating", "layers", "projections", "reference", "triton_kernels")
     },
 }
-# The last resorts, of the job and of its children, what a tracker's library and a reward of one's own raise, the one place
-# that keeps the evidence of a failure before it goes on, and where a
-# panic in Rust comes out, which is not an Exception.
+# The last resorts, of the job and of its children, what a tracker's library and a reward of one's own raise, the one
+# place that keeps the evidence of a failure before it goes on, and where a panic in Rust comes out, no Exception.
 CATCHES_ALL = {
     "__main__",
     "run",
@@ -83,7 +82,7 @@ def ours(name: str) -> str | None:
 
 
 def that_run(module: ast.Module, in_functions: bool = True) -> Iterator[tuple[ast.stmt, str]]:
-    """Imports that are not for type checkers alone; without `in_functions`, those that run with the module's own import."""
+    """Imports not for type checkers alone; without `in_functions`, those that run with the module's own import."""
     stack: list[ast.AST] = list(module.body)
     while stack:
         node = stack.pop()

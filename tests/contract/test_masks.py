@@ -1,7 +1,8 @@
 """Ids and masks, token for token, against two independent references.
 
 transformers: `apply_chat_template(return_assistant_tokens_mask=True)` on a template of the same meaning that is written
-here with generation tags around each answer and its end token. Unsloth: `train_on_responses_only` on ChatML, in a process of its own.
+here with generation tags around each answer and its end token. Unsloth: `train_on_responses_only` on ChatML, in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -138,7 +139,8 @@ def test_alpaca_with_the_alpaca_prompt(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, rows, "alpaca", chat_template="alpaca")
     prompts = [
         "Below is an instruction that describes a task, paired with an input that provides further context. "
-        "Write a response that appropriately completes the request.\n\n### Instruction:\nAdd.\n\n### Input:\n1 and 2\n\n### Response:\n",
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nAdd.\n\n### Input:\n1 and 2\n\n### Response:\n",
         "Below is an instruction that describes a task. "
         "Write a response that appropriately completes the request.\n\n### Instruction:\nGreet.\n\n### Response:\n",
     ]

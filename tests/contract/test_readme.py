@@ -1,5 +1,7 @@
-"""The tables of the READMEs are those that the schema and the classes give (`python -m job.reference` writes them), and README.md stays
-what a newcomer reads: short, with a spec that is valid."""
+"""The tables of the READMEs are those of schema and classes (`python -m job.reference` writes them).
+
+README.md stays what a newcomer reads: short, with a spec that is valid.
+"""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def resolve(schema: Json, root: Json) -> Json:
 
 
 def properties(schema: Json, root: Json, at: str = "") -> Iterator[tuple[str, Json]]:
-    """Every property below `schema`, definitions followed, each at its own pointer into a document (first entries of lists)."""
+    """Every property below `schema`, definitions followed, at its own pointer into a document (first of a list)."""
     schema = resolve(schema, root)
     for key, sub in schema.get("properties", {}).items():
         yield f"{at}/{key}", resolve(sub, root)
@@ -138,7 +138,7 @@ CONSTRAINTS = [(pointer, rule) for pointer, schema in JOB.items() for rule in sc
 
 @pytest.mark.parametrize(("pointer", "rule"), CONSTRAINTS, ids=[f"{pointer} {rule}" for pointer, rule in CONSTRAINTS])
 def test_each_constraint_refuses_its_document(pointer: str, rule: str) -> None:
-    """In the schema with the constraint the fault is found at the place or below it; without the constraint, that fault is gone."""
+    """With the constraint in the schema the fault is found at the place or below it; without it, that fault is gone."""
     broken = 0
     for value in breaking(rule, JOB[pointer][rule]):
         document = whole_document(pointer, value)
@@ -306,7 +306,7 @@ def conditions(schema: Any) -> Iterator[list[Json]]:
 
 
 def test_an_editor_knows_the_rules_between_two_places() -> None:
-    """Any reader of JSON Schema refuses what ours refuses in words, for the rule's sake alone, and no rule says nothing."""
+    """Any reader of JSON Schema refuses what ours refuses in words, for the rule's sake alone; no rule is silent."""
     schema, without = job_schema(), copy.deepcopy(job_schema())
     for rules in conditions(without):
         rules.clear()

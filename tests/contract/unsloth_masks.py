@@ -1,4 +1,4 @@
-"""Unsloth's own masks of rows of ids, in a forked process: its function comes from the package below `unsloth`, which needs torch alone."""
+"""Unsloth's own masks of rows of ids, in a forked process: its function is below `unsloth` and needs torch alone."""
 
 from __future__ import annotations
 

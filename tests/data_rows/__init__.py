@@ -58,7 +58,7 @@ def byte_tokenizer_dir() -> Path:
 
 
 def sized_model(folder: Path, weights: int, config: dict[str, Any]) -> None:
-    """The byte tokenizer with the config and the file size of a model of so many 16-bit weights, which are a hole in a file."""
+    """The byte tokenizer, the config and the file size of a model of so many 16-bit weights: a hole in a file."""
     for path in byte_tokenizer_dir().iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     hole(folder / "model.safetensors", weights)

@@ -1,7 +1,7 @@
 """What kubectl would answer, step by step, and an executable named kubectl that replays it.
 
-The boundary is the program `kubectl`: objects have the shape of the Kubernetes API (batch/v1 Job, v1 Pod, v1 Event) and the program
-takes exactly the commands that `tunejob wait` is known to use; anything else ends it with 2.
+The boundary is the program `kubectl`: objects have the shape of the Kubernetes API (batch/v1 Job, v1 Pod, v1 Event) and
+the program takes exactly the commands that `tunejob wait` is known to use; anything else ends it with 2.
 """
 
 from __future__ import annotations
@@ -28,15 +28,19 @@ cd {folder}
 echo "$*" >> commands
 now=$(cat step)
 answer() {{ if [ -f "$1" ]; then cat "$1"; else cat "$1.said" >&2; exit 1; fi; }}
-look() {{ if [ "$now" -lt {last} ]; then now=$((now + 1)); fi; echo "$now" > step.new; mv step.new step; answer "steps/$now/job"; }}
+look() {{
+  if [ "$now" -lt {last} ]; then now=$((now + 1)); fi
+  echo "$now" > step.new; mv step.new step; answer "steps/$now/job"
+}}
 json="--output json --request-timeout 60s"
+of_job="involvedObject.kind=Job,involvedObject.name={job}"
 case "$*" in
   "--namespace {namespace} get job {name} $json") look ;;
   "--namespace {namespace} get jobs --selector jobset.sigs.k8s.io/jobset-name={name} $json") look ;;
   "--namespace {namespace} get jobsets.jobset.x-k8s.io {name} $json") answer "steps/$now/owner" ;;
   "--namespace {namespace} get trainjobs.trainer.kubeflow.org {name} $json") answer "steps/$now/owner" ;;
   "--namespace {namespace} get pods --selector batch.kubernetes.io/job-name={job} $json") answer "steps/$now/pods" ;;
-  "--namespace {namespace} get events --field-selector involvedObject.kind=Job,involvedObject.name={job},type=Warning $json")
+  "--namespace {namespace} get events --field-selector $of_job,type=Warning $json")
     answer "steps/$now/events" ;;
   "--namespace {namespace} logs {job}-"*" --container {container} --follow --timestamps --request-timeout 600s"*)
     if [ -f "steps/$now/hangs.$4" ]; then exec sleep 60; fi
@@ -49,8 +53,8 @@ esac
 
 @dataclass(frozen=True)
 class Step:
-    """The cluster at one moment; `job` is an object, or what kubectl says on stderr instead of one; `hindrance` ends `logs` so, and
-    those of pods that hang never end. `owner`: the JobSet or TrainJob.
+    """The cluster at one moment; `job` is an object, or what kubectl says on stderr instead of one; `hindrance` ends
+    `logs` so, and those of pods that hang never end. `owner`: the JobSet or TrainJob.
     """
 
     job: Json | str
@@ -141,7 +145,7 @@ def line(event: str, **fields: Any) -> str:
 
 
 def replay(folder: Path, steps: list[Step], job: str = NAME, container: str = "tunejob") -> Path:
-    """Writes the program and what it will say; returns the folder to put on PATH. `job`: name of the Job where it is not `NAME`."""
+    """Writes the program and what it will say; returns the folder for PATH. `job`: name of the Job if not `NAME`."""
     for number, step in enumerate(steps):
         place = folder / "steps" / str(number)
         place.mkdir(parents=True)

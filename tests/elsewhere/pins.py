@@ -1,7 +1,7 @@
 """Whether each action's pinned commit is the one its version's tag names: `python -m tests.elsewhere.pins [ADDRESS]`.
 
-The commits in .github were taken from public records of these tags, since github.com cannot be reached from everywhere; where it
-can, `make pin-actions` asks it. Exit 1 if one differs, and the line to write is printed.
+The commits in .github were taken from public records of these tags, since github.com cannot be reached from everywhere;
+where it can, `make pin-actions` asks it. Exit 1 if one differs, and the line to write is printed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run by `.venv-elsewhere`: what others' own readers make of a file, as JSON. `python readers.py skypilot|dstack|junit FILE`."""
+"""What others' own readers make of a file, as JSON: `.venv-elsewhere` runs `readers.py skypilot|dstack|junit FILE`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped files for other places: byte for byte what `tunejob render` writes, and right to the places' own programs."""
+"""The shipped files for other places: byte for byte what `tunejob render` writes, right to the places' programs."""
 
 from __future__ import annotations
 

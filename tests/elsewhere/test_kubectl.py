@@ -50,7 +50,7 @@ FORBIDDEN = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason"
 
 
 def moment(look: int) -> tuple[list[Json] | None, list[Json]]:
-    """Jobs (None: forbidden) and pods at the `look`th look: queued, refused by a starting server, without a pod, at work, done."""
+    """Jobs (None: forbidden) and pods at the `look`th look: queued, refused at first, without a pod, at work, done."""
     names = {"job": MEMBER, "name": "node"}
     work = {"name": MEMBER, "container": "node"}
     if look == 1:

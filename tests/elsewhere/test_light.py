@@ -1,4 +1,4 @@
-"""locks/light.txt is what the command needs outside its image, locks/plan.txt what a plan needs, in the versions of the image's lock."""
+"""locks/light.txt is what the command needs without its image, locks/plan.txt a plan; versions of the image's lock."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The READMEs, "Troubleshooting" and the ways to run a spec: the codes are those of `job.errors`, commands, files and links are ones that
-exist."""
+"""The READMEs and "Troubleshooting": codes are those of `job.errors`; commands, files and links are ones that exist."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The try-out really run by Docker Compose on podman: the shipped files and the built image. Skipped unless TUNEJOB_IMAGE names one.
+"""The try-out really run by Docker Compose on podman: shipped files, built image. Skipped unless TUNEJOB_IMAGE is set.
 
-No registry is reached here, so the store's image is made of the same SeaweedFS program from its package, and the model comes from
-the store instead of the Hub. The engine here resolves no container names: addresses are fixed instead.
+No registry is reached here, so the store's image is made of the same SeaweedFS program from its package, and the model
+comes from the store instead of the Hub. The engine here resolves no container names: addresses are fixed instead.
 """
 
 from __future__ import annotations

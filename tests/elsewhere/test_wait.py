@@ -618,7 +618,7 @@ def test_a_line_that_is_quoted_is_not_said(before: str) -> None:
     ["2026-11-30 10:17:23 ", "2026-11-30T10:17:23.123456Z ", "Nov 30 10:17:23 host run[1]: ", "a-b | ", " ", "(a) "],
 )
 def test_what_may_be_before_a_line_is_read_once(before: str) -> None:
-    """A row may be all of times: tried in each way, eight of them took seven seconds, and each one more seven times as long."""
+    """A row may be all of times: in each way, eight took seven seconds, and each one more seven times as long."""
     began = time.process_time()
     assert outcome_of_log([f"{before * 8}! {DONE}"], "log", Log(io.StringIO())).exit_code == 1
     assert outcome_of_log([f"{before * 8}{DONE}"], "log", Log(io.StringIO())).exit_code == 0
@@ -687,7 +687,8 @@ def test_the_report_of_a_run(tmp_path: Path) -> None:
     output = store(tmp_path)
     with Path(output, "report", "summary.md").open("a") as report:
         report.write(
-            "an answer: \x1b]52;c;cm0gLXJmIC8=\x07 \x1b[2J \x9b2J \u202eevil\u2066 \u200b\U000e0041 שלום می\u200cخواهم é\n"
+            "an answer: \x1b]52;c;cm0gLXJmIC8=\x07 \x1b[2J \x9b2J "
+            "\u202eevil\u2066 \u200b\U000e0041 שלום می\u200cخواهم é\n"
         )
     done = subprocess.run([*command, output], capture_output=True, text=True, check=False)
     assert done.returncode == 0

@@ -101,7 +101,8 @@ def test_actions_are_pinned_by_commit_and_named_by_version() -> None:
     used = re.findall(r"uses: (.*)", text)
     pinned = re.compile(r"actions/(checkout|setup-python|cache)@[0-9a-f]{40} # v\d+\.\d+\.\d+")
     assert [use for use in used if not pinned.fullmatch(use) and not use.startswith("./")] == [
-        "me/tunejob/.github/workflows/tune.yml@COMMIT     # your fork, and a full commit id of it: no release is out yet"
+        "me/tunejob/.github/workflows/tune.yml@COMMIT     "
+        "# your fork, and a full commit id of it: no release is out yet"
     ]
     by_action: dict[str, set[str]] = {}
     for use in filter(pinned.fullmatch, used):
@@ -174,7 +175,8 @@ def test_specs_are_checked(tmp_path: Path) -> None:
 KUBECTL = """#!/bin/sh
 echo "$@" >> commands
 case "$*" in
-  "--namespace tuning create "*) grep -o 'kind: Job$' manifests.yaml >/dev/null && printf 'configmap/x\\njob.batch/{name}\\n' ;;
+  "--namespace tuning create "*)
+    grep -o 'kind: Job$' manifests.yaml >/dev/null && printf 'configmap/x\\njob.batch/{name}\\n' ;;
   "--namespace tuning wait "*) exit {failed} ;;
 esac
 """

@@ -215,7 +215,7 @@ async def _forwarded(request: Message, answers: asyncio.StreamReader, requests: 
 
 
 def _closing(head: bytes) -> bytes:
-    """One answer a connection, and it says so: a client that took it for open would send its next request into the close."""
+    """One answer a connection, and it says so: else a client would send its next request into the close."""
     return re.sub(rb"(?im)^connection:.*\r\n", b"", head)[:-2] + b"Connection: close\r\n\r\n"
 
 

@@ -1,4 +1,4 @@
-"""A full disk, in scratch or where the output is, ends with exit 13 and what was needed and free; with room, the rerun succeeds.
+"""A full disk, of scratch or output, ends with exit 13 and what was needed and free; with room, the rerun succeeds.
 
 With TUNEJOB_CHAOS=1: every size and every stage, a quarter of an hour on two cores.
 """
@@ -121,7 +121,7 @@ def job(folder: Path, changes: Mapping[str, Any], extra: Mapping[str, str] | Non
 
 
 def require_refusal(result: Result, output: Path) -> dict[str, Any]:
-    """The failure of a try that had no room: exit 13, how much is needed and free, and nothing stored that is not whole."""
+    """The failure of a try that had no room: exit 13, how much is needed and free, nothing stored but whole files."""
     assert result.exit_code == 13, result.stdout[-2000:] + result.stderr[-2000:]
     failure = result.failure
     assert failure["class"] == "CapacityError"

@@ -1,4 +1,4 @@
-"""The host's memory runs out: a child that the kernel kills is exit 13 with figures; the job itself is 137, and its rerun goes on."""
+"""The host's memory runs out: a child that the kernel kills is exit 13 with figures; the job is 137, and goes on."""
 
 from __future__ import annotations
 

@@ -57,8 +57,8 @@ def main(folder: str) -> int:
 
 @cache
 def client(limits: tuple[tuple[str, str], ...]) -> ForkServer:
-    """Forks processes that have the Hub's client, which reads its limits when it is imported: in a process of its own, for
-    this one has the proxy's thread."""
+    """Forks processes that have the Hub's client, which reads its limits when it is imported: in a process of its own,
+    for this one has the proxy's thread."""
     return ForkServer(("huggingface_hub.hf_api", __name__), {**os.environ, **dict(limits)})
 
 

@@ -1,4 +1,4 @@
-"""Stores that allow a run less than everything: what is missing is named before anything is paid for, and a run may do without deletion."""
+"""Stores that allow a run less than all: what is missing is named before it costs, a run may do without deletion."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_lease_that_may_not_be_written_is_reported_with_its_place(proxy: Proxy
     assert (fault.where, fault.expected) == ("/output/uri", "the right s3:PutObject")
 
 
-# ---------------------------------------------------------------------------------------------- the policy of k8s/README.md
+# ---------------------------------------------------------------------------------------- the policy of k8s/README.md
 
 
 def test_the_policy_of_the_docs_is_enough_and_no_more_than_that(
@@ -177,12 +177,12 @@ def test_what_may_not_be_deleted_is_not_replaced(without_delete: S3Store, tmp_pa
     assert verify(without_delete).encode() == manifest.encode()
 
 
-# ---------------------------------------------------------------------------------------------- servers without checksums
+# ---------------------------------------------------------------------------------------- servers without checksums
 
 
 @contextmanager
 def old_server(folder: Path) -> Iterator[str]:
-    """Over TLS, and like Ceph 16: a body whose length is not announced, as boto3 sends it with a checksum after it, is refused."""
+    """Over TLS, and like Ceph 16: a body of no announced length, as boto3 sends it before a checksum, is refused."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "old-ca.pem")
 
@@ -243,7 +243,7 @@ def test_a_server_without_trailing_checksums_is_reported_with_the_cure(
 def test_those_who_try_at_once_do_not_take_each_others_trial_for_a_missing_right(
     kind: str, bucket: str, tmp_path: Path
 ) -> None:
-    """Of two runs of one spec that began together, one removed what the other had just written, which then ended with 11 for good."""
+    """Of two runs of one spec that began together, one removed what the other had just written: 11 for good."""
     address = str(tmp_path / "out") if kind == "directory" else f"s3://{bucket}/runs"
 
     def try_often() -> list[list[Fault]]:

@@ -113,7 +113,7 @@ def given(store: S3Store, large: Path) -> None:
 def test_four_faults_in_a_row_at_every_request_are_survived(
     proxy: Proxy, address: str, large: Path, kind: Kind, mode: str, clean_environment: pytest.MonkeyPatch
 ) -> None:
-    """Every different request meets the fault four times: list, head, range, put, delete; create, part, complete of uploads."""
+    """Each different request meets the fault four times: list, head, range, put, delete; create, part, complete."""
     clean_environment.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", mode)
     clean_environment.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", mode)
     given(S3Store(address), large)
@@ -167,7 +167,7 @@ def test_endless_faults_are_reported_within_a_bound(
 def test_what_a_server_stored_damaged_is_stored_anew(
     proxy: Proxy, address: str, large: Path, clean_environment: pytest.MonkeyPatch
 ) -> None:
-    """Without checksums in requests the server takes anything: the ETag of what it has shows it, four times in a row."""
+    """Without checksums in requests the server takes anything: its ETag shows that, four times in a row."""
     clean_environment.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
     store = S3Store(address)
     part, small = (
@@ -217,7 +217,7 @@ def test_many_faulty_requests_use_up_no_budget(proxy: Proxy, address: str) -> No
 def test_a_hundred_corruptions_each_way_are_all_caught(
     proxy: Proxy, address: str, mode: str, clean_environment: pytest.MonkeyPatch
 ) -> None:
-    """One bit at random, once per operation, half of the hundred in each mode: all writes, reads and listings are right in the end."""
+    """One bit at random, once per operation, fifty in each mode: writes, reads and listings are right in the end."""
     clean_environment.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", mode)
     clean_environment.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", mode)
     store = S3Store(address)

@@ -1,4 +1,4 @@
-"""Endless faults against the limits as they are shipped: the command ends with 20 within ten minutes. Minutes of waiting: `make chaos`."""
+"""Endless faults against the limits as they are shipped: exit 20 within ten minutes. Minutes long: `make chaos`."""
 
 from __future__ import annotations
 

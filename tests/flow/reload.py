@@ -2,9 +2,9 @@
 
     python -m tests.flow.reload BASE OUTPUT PRECISION       PRECISION as in the spec: 4bit, 16bit or full
 
-Prints JSON: the largest difference to the stored logits where the model computes in fp32, as it was asked to; the same as it comes, for
-bitsandbytes turns to bf16 on its own on a CPU with AVX512-BF16 (`bf16`); the largest stored logit; whether the same token is the likeliest
-at each place; and whether any module of unsloth was imported.
+Prints JSON: the largest difference to the stored logits where the model computes in fp32, as it was asked to; the same
+as it comes, for bitsandbytes turns to bf16 on its own on a CPU with AVX512-BF16 (`bf16`); the largest stored logit;
+whether the same token is the likeliest at each place; and whether any module of unsloth was imported.
 """
 
 from __future__ import annotations

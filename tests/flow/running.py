@@ -53,8 +53,8 @@ class Running:
         self, arguments: tuple[str, ...], scratch: Path, extra: Mapping[str, str] | None = None, cwd: Path = ROOT,
         forked: bool | None = None, given: str = "",
     ) -> None:  # fmt: skip
-        """`forked` says how the process begins (`tests.forking`); where it does not, the quickest way that gives the same. `given` is
-        the standard input of one that is forked.
+        """`forked` says how the process begins (`tests.forking`); where it does not, the quickest way that gives the
+        same. `given` is the standard input of one that is forked.
         """
         scratch.mkdir(parents=True, exist_ok=True)
         self._scratch = scratch
@@ -175,7 +175,7 @@ def watched(folder: Path) -> Iterator[list[int]]:
 
 
 def bytes_below(folder: str) -> int:
-    """Of all files that are not links. By way of `os.scandir`: looking fifty times a second takes a tenth of a core otherwise."""
+    """Of all files that are not links. By `os.scandir`: fifty looks a second take a tenth of a core otherwise."""
     found = 0
     with suppress(OSError), os.scandir(folder) as entries:  # gone meanwhile
         for entry in entries:

@@ -1,7 +1,7 @@
 """The command on a device that has memory for only so many rows of a forward pass: what a small GPU does, without one.
 
-`limit(rows, first_pass, last_pass, rank)`: rows that fit, from which training pass on; none from `last_pass` on. Of several processes,
-in the one of that `rank`.
+`limit(rows, first_pass, last_pass, rank)`: rows that fit, from which training pass on; none from `last_pass` on. Of
+several processes, in the one of that `rank`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""TRL's own GRPO trainer on prompts as TRL reads them, with rewards of its own in plain Python; prints what it logs of each step.
+"""TRL's own GRPO trainer on prompts as TRL reads them, rewards in plain Python; prints what it logs of each step.
 
 As in `stock_preference`, the kernel for the log-probabilities, which runs on GPUs alone, is written out here.
 """
@@ -44,7 +44,7 @@ def length(completions: list[Any], **_: Any) -> list[float]:
 
 
 def main(request_path: str) -> int:
-    """The request: `model`, `template`, `rows`, `end` (the token that ends an answer), `config` of the trainer, `lora`."""
+    """The request: `model`, `template`, `rows`, `end` (token that ends an answer), the trainer's `config`, `lora`."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig

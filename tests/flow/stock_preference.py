@@ -1,6 +1,7 @@
-"""TRL's own trainer of a method on rows as TRL reads them; prints DPO's tokens and, of some steps, what the trainer logs.
+"""TRL's own trainer of a method on rows as TRL reads them; prints DPO's tokens and, of some steps, its log.
 
-The one thing that is put in its place is the kernel for the log-probabilities, which runs on GPUs alone: here in three lines.
+The one thing that is put in its place is the kernel for the log-probabilities, which runs on GPUs alone: here in three
+lines.
 """
 
 from __future__ import annotations

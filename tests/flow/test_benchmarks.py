@@ -1,4 +1,4 @@
-"""Benchmarks by lm-eval on the tiny model, from local rows: a task of lm-eval, and two of one's own; and without lm-eval."""
+"""Benchmarks by lm-eval on the tiny model: a task of lm-eval and two of one's own, local rows; and without lm-eval."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def run(folder: Path, gates: list[dict[str, Any]]) -> Result:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with gates that hold and one that the merged weights do not hold: all is measured and stored, and nothing published."""
+    """Gates that hold and one that the merged weights do not hold: all is measured and stored, nothing published."""
     folder = tmp_path_factory.mktemp("benchmarks")
     gates = [{"metric": "arc_easy:acc", "gain_at_least": -1}, {"metric": "triage:acc_norm", "at_most": 1},
              {"metric": "sums:exact_match", "at_least": 1, "of": ["merged"]}]  # fmt: skip
@@ -141,7 +141,7 @@ def test_pages_gates_and_comparison_have_them(measured: Path, tmp_path: Path) ->
 @needs_lm_eval
 @pytest.mark.long
 def test_figures_are_those_of_the_command_line(measured: Path, tmp_path: Path) -> None:
-    """The same model, rows, examples and batch: lm-eval's own command with a task that differs in its rows' place alone."""
+    """The same model, rows, examples and batch: lm-eval's own command; only the place of the task's rows differs."""
     places = write_rows(tmp_path / "rows")
     found = command_line(tmp_path, places["arc.jsonl"])
     base = valid_stats(measured / "stats.json")["evaluation"]["base"]

@@ -1,7 +1,7 @@
 """What is published is what was measured: gates and figures are those of the files that are delivered.
 
-One training in 4 bits, whose adapter says something else on the original 16-bit base: its merge onto that does not pass a gate that the
-trained model passes.
+One training in 4 bits, whose adapter says something else on the original 16-bit base: its merge onto that does not pass
+a gate that the trained model passes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
 
 
 def held_out_loss(model_dir: Path) -> float:
-    """Of whole weights on all held-out rows, as anyone would compute it: mean over the tokens of the answers and their end."""
+    """Of whole weights on all held-out rows, as anyone would compute it: mean over the answers' tokens and ends."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

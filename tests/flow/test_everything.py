@@ -1,4 +1,4 @@
-"""Every kind of export of one run, each measured before it is listed; memory and disk as predicted; forked, it gives the same."""
+"""Every kind of export of one run, measured before it is listed; memory and disk as predicted; forked, the same."""
 
 from __future__ import annotations
 

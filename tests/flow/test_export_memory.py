@@ -1,4 +1,4 @@
-"""The memory that each step of the exports was planned to take, on a second model: the first is that of test_everything.py."""
+"""The memory that each step of the exports was planned to take, on another model than that of test_everything.py."""
 
 from __future__ import annotations
 

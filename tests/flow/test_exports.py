@@ -1,4 +1,4 @@
-"""Exports through the real command: merged weights, GGUFs, adapter GGUF, Modelfiles and card, each measured before it is listed."""
+"""Exports by the real command: merged weights, GGUFs, adapter GGUF, Modelfiles and card, measured before listed."""
 
 from __future__ import annotations
 

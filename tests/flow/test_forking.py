@@ -1,4 +1,4 @@
-"""A run whose processes are forked gives the same as one whose processes are started; and what a fork server promises."""
+"""A run whose processes are forked gives the same as one whose processes are started; what a fork server promises."""
 
 from __future__ import annotations
 
@@ -58,9 +58,12 @@ def test_its_end_is_known(server: ForkServer, code: str, exit_code: int) -> None
 )
 def test_a_server_that_is_a_fork_itself_gives_the_same(code: str, exit_code: int, out: str, tmp_path: Path) -> None:
     """Of a process with one thread that has imported everything already."""
-    asked = "import os, sys\nfrom pathlib import Path\nfrom job.host.fork_server import ForkServer\nhere = ForkServer(['sys'], {})\n"
-    asked += f"process = here.fork('builtins:exec', [{code!r}], Path('/'), {{}}, [0, 1, 2])\nassert here._server.pid and process.pid\n"
-    asked += "sys.exit(process.wait(20))"
+    asked = (
+        "import os, sys\nfrom pathlib import Path\nfrom job.host.fork_server import ForkServer\n"
+        "here = ForkServer(['sys'], {})\n"
+        f"process = here.fork('builtins:exec', [{code!r}], Path('/'), {{}}, [0, 1, 2])\n"
+        "assert here._server.pid and process.pid\nsys.exit(process.wait(20))"
+    )
     done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (exit_code, out), done.stderr
     assert ("ZeroDivisionError" in done.stderr) == ("/" in code)

@@ -1,4 +1,4 @@
-"""Trainings that go on from an adapter: what they begin with, what they compare with, stopped on their way, and refused."""
+"""Trainings that go on from an adapter: what they begin with and compare with, stopped on their way, and refused."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_a_run_refuses_an_adapter_of_other_layers(rows: Path, tmp_path: Path) ->
 
 
 def test_a_run_refuses_an_adapter_whose_weights_are_no_numbers(first: Path, rows: Path, tmp_path: Path) -> None:
-    """And not only the function that looks: one that trained with it would end with 14, after the weights were paid for."""
+    """And not only the function that looks: one that trained with it would end with 14, the weights being paid for."""
     adapter = shutil.copytree(first / "adapter", tmp_path / "adapter")
     weights = load_file(adapter / "adapter_model.safetensors")
     next(iter(weights.values()))[0, 0] = math.nan

@@ -1,4 +1,4 @@
-"""Trainings by reward: beside TRL's own trainer, whole, stopped on their way, what is said of them, and what is refused."""
+"""Trainings by reward: beside TRL's own trainer, whole, stopped on their way, what is said of them, what is refused."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_another_model_says_what_answers_are_worth(tmp_path: Path) -> None:
 
 
 def test_padding_that_is_told_by_its_id_is_none_of_the_prompts_tokens() -> None:
-    """A model that pads with what ends its turns gets another special token; one whose special tokens are all used is refused."""
+    """A model that pads with what ends its turns gets another special token; if it has used all, it is refused."""
     tokenizer = load_tokenizer(tiny_dir())
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     assert tokenizer.pad_token_id in special

@@ -1,5 +1,7 @@
-"""From a csv to a model that answers without writing a spec: the commands of `schemas/guide.md`, in their order and as they are
-written, but for the model. Some of the rows are held out by default."""
+"""From a csv to a model that answers without writing a spec: the commands of `schemas/guide.md` as they are written.
+
+Only the model is another. Some of the rows are held out by default.
+"""
 
 from __future__ import annotations
 

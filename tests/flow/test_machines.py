@@ -27,8 +27,9 @@ CHANGES: dict[str, Any] = {
 }
 FILES = ("adapter/adapter_model.safetensors", "report/answers.json", "report/probe.safetensors")
 
-# How far a loss may be from the same step's elsewhere, as a part of it: some ten times the largest distance measured after 16 steps
-# (7e-6 between the engines, 2e-6 between AVX512 with two threads and AVX2 with one). bf16 moves the loss of a row by 1e-3 at once.
+# How far a loss may be from the same step's elsewhere, as a part of it: some ten times the largest distance measured
+# after 16 steps (7e-6 between the engines, 2e-6 between AVX512 with two threads and AVX2 with one). bf16 moves the loss
+# of a row by 1e-3 at once.
 ROUNDING = 1e-4
 
 # Below every CPU that the suite runs on, so that something differs on each.
@@ -166,7 +167,7 @@ def test_fewer_instructions_and_other_threads_go_on_within_rounding_and_say_so(
 
 
 def test_the_order_in_which_a_file_system_lists_files_decides_nothing() -> None:
-    """In memory, where there is such a file system: it lists files by the time they were made, others by a hash of the name."""
+    """In memory, where there is such a file system: it lists files by the time they were made, others by a hash."""
     names = ["train-0.jsonl", "train-1.jsonl", "train-2.jsonl"]
     shared_memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as scratch:

@@ -1,4 +1,4 @@
-"""One run on the tiny model with every metric, and one that has no time to answer: figures in every document, computed again."""
+"""A run of the tiny model with every metric, and one without time to answer: figures everywhere, computed again."""
 
 from __future__ import annotations
 

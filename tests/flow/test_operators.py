@@ -66,7 +66,7 @@ def listening(*statuses: int) -> Iterator[tuple[str, Heard]]:
 
 
 def samples(text: str) -> dict[tuple[str, str], float]:
-    """Of an OpenMetrics text, by name and labels; every line must be one of its kinds, each family in one piece with its type first."""
+    """Of an OpenMetrics text, by name and labels; each line is of a kind, each family in one piece, its type first."""
     *lines, end = text.split("\n")[:-1]
     assert end == "# EOF"
     found, family, seen = {}, "", set()

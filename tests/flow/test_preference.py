@@ -1,4 +1,4 @@
-"""A training on pairs from rows to exports, beside TRL's own trainer, stopped on its way, and refused by its figures."""
+"""A training on pairs from rows to exports, beside TRL's trainer, stopped on its way, and refused by its figures."""
 
 from __future__ import annotations
 
@@ -166,8 +166,8 @@ def as_trl_reads_them(name: str, rows: list[Row]) -> list[Row]:
     ("dpo_en_demo.json", TEMPLATE, ""), ("preference_llmfs.json", "chatml", "\n"),
 ], ids=["conversations", "ChatML"])  # fmt: skip
 def test_tokens_and_masks_are_those_of_trl(name: str, template: str, after: str, tmp_path: Path) -> None:
-    """On a template where an answer ends with its end token, and on ChatML, where TRL learns the line break after it as well, which
-    the template writes and no model has to say.
+    """On a template where an answer ends with its end token, and on ChatML, where TRL learns the line break after it as
+    well, which the template writes and no model has to say.
     """
     rows = [row for row in json.loads((SHARED / name).read_text("utf-8"))[:60] if row["chosen"] != row["rejected"]]
     prepared = prepare(tmp_path, rows, "preference", method="dpo", chat_template=template, length=100_000)
@@ -205,7 +205,7 @@ def whole(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_a_run_tells(whole: Path) -> None:
-    """Accuracy and margin of held-out pairs before and after, in statistics, report and card; each step's in the curves."""
+    """Accuracy and margin of held-out pairs before and after, in statistics, report, card; of each step in curves."""
     stats = valid_stats(whole / "stats.json")
     base, trained = stats["evaluation"]["base"], stats["evaluation"]["trained"]
     assert (base["preference_accuracy"], base["reward_margin"]) == (0.5, 0.0)
@@ -229,7 +229,7 @@ def test_what_a_run_tells(whole: Path) -> None:
 
 
 def test_its_exports_are_those_of_any_adapter(whole: Path) -> None:
-    """Merged weights pass their tests; figures of pairs are the trained model's, and gates on them do not ask artefacts."""
+    """Merged weights pass their tests; figures of pairs are the trained model's, and their gates ask no artefact."""
     manifest = document(whole / "manifest.json")
     assert any(file["key"].startswith("merged/") for file in manifest["files"])
     artefacts = valid_stats(whole / "stats.json")["delivered"]["artefacts"]
@@ -280,7 +280,7 @@ def run_short(folder: Path, fit: int, first_pass: int, spec: dict[str, Any]) -> 
 
 
 def test_smaller_batches_have_the_same_reference(rows: Path, tmp_path: Path) -> None:
-    """In the midst of a training: a copy of the adapter as it is then would be another reference, and give other losses."""
+    """In the midst of a training: a copy of the adapter as it is then would be another reference: other losses."""
     spec = changes(rows, max_steps=4, gradient_accumulation_steps=1) | {
         "/data/held_out": False,
         "/evaluation/prompts": [],

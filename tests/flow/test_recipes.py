@@ -48,7 +48,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def scaled_down(recipe: Recipe, rows: Path, output: Path, backend: str) -> dict[str, Any]:
-    """The example with the model, the rows, the length and the number of steps of a CPU; everything else but the exports is its own."""
+    """The example with the model, rows, length and number of steps of a CPU; all but the exports is its own."""
     spec = document(ROOT / "schemas" / "examples" / f"{recipe.example}.json")
     del spec["$schema"]
     spec["model"] |= {"source": str(model_dir()), "max_seq_length": 256, "backend": backend}
@@ -122,7 +122,7 @@ def steps_of(output: Path) -> list[float]:
 
 
 def require_the_same(ours: Path, theirs: Path) -> None:
-    """Of two runs that differ by their engine: every step's loss, not only the first, the answers, and the weights as they are reopened."""
+    """Of two runs that differ by their engine: every step's loss, the answers, and the weights as they are reopened."""
     losses = [steps_of(output) for output in (ours, theirs)]
     assert losses[0] == pytest.approx(losses[1], rel=ROUNDING), losses  # 4e-5 where it was measured
     for output, backend in ((ours, "unsloth"), (theirs, "peft")):
@@ -135,8 +135,8 @@ def require_the_same(ours: Path, theirs: Path) -> None:
 def test_the_reference_engine_gives_the_same_losses_whatever_others_left(tmp_path: Path) -> None:
     """Plain transformers and PEFT, with no module of Unsloth.
 
-    Unsloth's run has a home, a directory and settings that tell it to compute in half precision. Where the CPU has AVX512-BF16,
-    bitsandbytes sees it and offers to compute with it; no variable can claim it where it has not.
+    Unsloth's run has a home, a directory and settings that tell it to compute in half precision. Where the CPU has
+    AVX512-BF16, bitsandbytes sees it and offers to compute with it; no variable can claim it where it has not.
     """
     results = []
     for backend, checkpointing in (("unsloth", "unsloth"), ("peft", False)):

@@ -1,4 +1,4 @@
-"""One output, one spec after the other, as a person tries them: what is wrong costs nothing, and nothing is lost by accident."""
+"""One output, one spec after the other, as people try: what is wrong costs nothing, nothing is lost by accident."""
 
 from __future__ import annotations
 

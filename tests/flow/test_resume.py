@@ -1,4 +1,4 @@
-"""A training that is killed or stopped goes on where it was: the same losses and the same adapter, bit for bit, on the CPU in fp32."""
+"""A training that is killed or stopped goes on where it was: same losses, same adapter, bit for bit (CPU, fp32)."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_a_training_that_makes_no_steps_is_ended(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_stored_after_training_is_not_trained_again(tmp_path: Path) -> None:
-    """A file where the folder of the weights has to be: found only once there are weights, and long before a checkpoint is due."""
+    """A file where the weights' folder has to be: found once there are weights, long before a checkpoint is due."""
     changes = {"/model/precision": "full", "/lora": LEFT_OUT}
     spec = parse_spec(json.dumps(tiny(tmp_path / "out", changes)).encode())
     open_store(spec.output.uri).write(SPEC, spec_bytes(spec))  # this run's, claimed at once, as earlier versions did

@@ -1,4 +1,4 @@
-"""Two and three processes train as one does, on the CPU with gloo: the same losses, stops, resumes; and one that dies ends them all."""
+"""Two and three processes train as one does (CPU, gloo): same losses, stops, resumes; one that dies ends them all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.flow.test_out_of_memory import run_short
 from tests.forking import ROOT, environment, fork
 from tests.specs import LEFT_OUT
 
-# 32 rows in steps of 6, cut into 3 passes: two processes never have the same number, and the last step of an epoch has but one
+# 32 rows in steps of 6, cut into 3 passes: two processes never have the same number, an epoch's last step has but one
 CHANGES: dict[str, Any] = {
     "/training/max_steps": 14, "/training/batch_size": 2, "/training/gradient_accumulation_steps": 3, "/training/eval_steps": 7,
     "/training/keep": "best", "/output/checkpoints": {"every_minutes": 600},
@@ -146,7 +146,7 @@ WHOLE: dict[str, Any] = {
 
 
 def test_weights_that_are_spread(tmp_path: Path) -> None:
-    """Parts of every weight, its gradient and its moments (FSDP2), stopped on two processes and brought to the end on three."""
+    """Parts of every weight, its gradient and moments (FSDP2), stopped on two processes and ended on three."""
     one = run_tiny(tmp_path / "one", CHANGES | WHOLE)
     assert one.exit_code == 0, one.stdout[-2000:]
     two = running(tmp_path, 2, **WHOLE, **{"/resources": {"gpus": 2, "weights": "spread"}})
@@ -163,7 +163,7 @@ def test_weights_that_are_spread(tmp_path: Path) -> None:
 
 
 def test_answers_with_labels_are_learned_the_same(tmp_path: Path) -> None:
-    """What trl notes of its own passes is gathered, too, where it does so: margins of the step, and what else the method has."""
+    """What trl notes of its own passes is gathered, too, where it does so: margins of the step and the rest."""
     rows = {"source": str(write_labelled(tmp_path / "rows.jsonl")), "format": "kto"}
     changes = {"/data/train/0": rows, "/data/held_out": False, "/training/method": "kto", "/training/max_steps": 4,
                "/training/gradient_accumulation_steps": 3, "/training/learning_rate": 0.001}  # fmt: skip
@@ -250,7 +250,7 @@ def pod(folder: Path, meeting: int, number: int, **more: Any) -> Running:
 
 
 def test_two_pods_run_to_their_end(alone: Path, tmp_path: Path) -> None:
-    """Stopped in the middle, they go on at the checkpoint, which the first brings to the other; every figure is that of one process."""
+    """Stopped midway, they go on at the checkpoint, which the first brings to the other; figures as of one process."""
     first, second = pods(tmp_path, port())
     first.wait_until(lambda r: r.says('"step": 4,'))
     second.signal(signal.SIGTERM)  # as a node is drained: one of them hears of it

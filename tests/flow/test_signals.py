@@ -108,7 +108,7 @@ def short_and_long_step(folder: Path, accumulation: int) -> dict[str, object]:
 
 
 def test_in_the_last_step(tmp_path: Path) -> None:
-    """It is ended and stored; the next try has no step left to take, and publishes without what the first one left to be read."""
+    """It is ended and stored; the next try has no step left, and publishes without what the first left to be read."""
     changes = short_and_long_step(tmp_path, 2) | {"/tracking": ["tensorboard"]}
     running = start(tmp_path, changes, {"TUNEJOB_STOP_SECONDS": "100"})
     running.wait_until(lambda r: r.says('"event": "checkpoint", "step": 1'))
@@ -124,7 +124,7 @@ def test_in_the_last_step(tmp_path: Path) -> None:
 
 
 def test_in_a_step_that_outlasts_the_budget(tmp_path: Path) -> None:
-    """Short rows make the first step, long ones a second of half a minute: its work is given up when the three seconds are over."""
+    """Short rows make the first step, long ones a second of half a minute: given up after the three seconds."""
     running = start(tmp_path, short_and_long_step(tmp_path, 64), {"TUNEJOB_STOP_SECONDS": "3"})
     running.wait_until(lambda r: r.says('"event": "checkpoint", "step": 1'))
     time.sleep(1)

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees of a run, of an error and of the help, and what the run's result says when it is asked."""
+"""What a person at a terminal sees of a run, an error and the help, and what a run's result says when asked."""
 
 from __future__ import annotations
 
@@ -76,7 +76,10 @@ def test_a_log_that_is_kept_has_stages_and_steps_for_people(tmp_path: Path) -> N
     assert not set(done.stdout) & {"\r", "\x1b", "{"}
     labels = [found[1] for line in done.stdout.split("\n") if (found := re.match(r" +\d+:\d\d  (\S+) +\S", line))]
     assert list(dict.fromkeys(label for label in labels if label in STAGES)) == STAGES
-    form = r" +\d+:\d\d  train      step (\d) of 4: loss ([\d.]+), learning rate ([\d.e-]+), [\d,]+ tokens/s(, \d+:\d\d left)?$"
+    form = (
+        r" +\d+:\d\d  train      step (\d) of 4: loss ([\d.]+), learning rate ([\d.e-]+), "
+        r"[\d,]+ tokens/s(, \d+:\d\d left)?$"
+    )
     steps = [found.groups() for line in done.stdout.split("\n") if (found := re.match(form, line))]
     rows = [json.loads(line) for line in (tmp_path / "out" / "report" / "losses.jsonl").read_text().splitlines()]
     told = [(str(row["step"]), f"{row['loss']:.4g}", f"{row['learning_rate']:.3g}") for row in (rows[0], rows[-1])]

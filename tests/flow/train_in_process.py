@@ -1,4 +1,4 @@
-"""Prepares a spec's rows and has a process of its own train on them, as whoever starts several would; prints its result.
+"""Prepares a spec's rows and has a process train on them, as whoever starts several would; prints its result.
 
 The first process is stopped by a signal on its way, another one goes on.
 """

@@ -4,8 +4,8 @@
 
 Weights are random (speed and memory do not depend on their meaning) in the shape of Llama-3.2-1B, Qwen2.5-7B or Llama-3.1-8B; rows
 are ShareGPT chats with log-normal lengths. Both sides train on all tokens in file order, so that losses can be compared
-step by step. Both sides run twice, the job in the middle: machines change their speed within minutes; then the job once in fp8. Prints
-one JSON line a run and a comparison of the means.
+step by step. Both sides run twice, the job in the middle: machines change their speed within minutes; then the job once
+in fp8. Prints one JSON line a run and a comparison of the means.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def run_job(folder: Path, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def median_seconds(logged_at: list[float]) -> float:
-    """From one step's loss in the log to the next one's, when the GPU has done all of it; the first two steps compile kernels."""
+    """From one step's loss in the log to the next, once the GPU has done it; the first two steps compile kernels."""
     return round(statistics.median(b - a for a, b in itertools.pairwise(logged_at[1:])), 4)
 
 

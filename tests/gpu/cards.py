@@ -1,11 +1,11 @@
 """Several GPUs of one machine beside one: the same spec, model, rows, machine and call.
 
-    python -m tests.gpu.cards speed FOLDER SHAPE STEPS    the job with a 4-bit adapter on 1 card, then on 2
-    python -m tests.gpu.cards full FOLDER SHAPE STEPS [CARDS ...]    every weight, the training alone; 2s: on two, the weights spread
-    python -m tests.gpu.cards kill FOLDER                 the job on 2 cards; one process is killed, then the spec runs to its end on 1
+    python -m tests.gpu.cards speed FOLDER SHAPE STEPS            the job with a 4-bit adapter on 1 card, then on 2
+    python -m tests.gpu.cards full FOLDER SHAPE STEPS [CARDS ...] every weight, training alone; 2s: spread over two
+    python -m tests.gpu.cards kill FOLDER                         on 2 cards; one process is killed, 1 card ends it
 
-Needs two NVIDIA GPUs. Shapes, rows and recipe are those of `bench` (8b, 1b). Prints a JSON line for each run: median seconds of a step,
-tokens a second, peak of the memory of the card that has most, losses; then how they compare.
+Needs two NVIDIA GPUs. Shapes, rows and recipe are those of `bench` (8b, 1b). Prints a JSON line for each run: median
+seconds of a step, tokens a second, peak of the memory of the card that has most, losses; then how they compare.
 """
 
 from __future__ import annotations

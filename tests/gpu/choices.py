@@ -2,9 +2,10 @@
 
     python -m tests.gpu.choices FOLDER
 
-The 1B shape of `bench`. Beside each other: two runs of an explicit setting (their distance is the floor), one that chooses, and one
-that chooses, is killed, and goes on where PyTorch may use `SMALL_GIB`. Then one that chooses, after which somebody else takes the
-memory it counted on. Prints JSON: distances of the losses, exit codes, what was chosen and what came after.
+The 1B shape of `bench`. Beside each other: two runs of an explicit setting (their distance is the floor), one that
+chooses, and one that chooses, is killed, and goes on where PyTorch may use `SMALL_GIB`. Then one that chooses, after
+which somebody else takes the memory it counted on. Prints JSON: distances of the losses, exit codes, what was chosen
+and what came after.
 """
 
 from __future__ import annotations

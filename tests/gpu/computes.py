@@ -1,9 +1,10 @@
-"""What a training leaves, by how its steps are computed: by the engine alone, twice, with this project's kernels, and in fp8.
+"""What a training leaves, by what computes its steps: the engine alone, twice; this project's kernels; fp8.
 
     python -m tests.gpu.computes FOLDER ROWS [COMPUTE ...]        needs an NVIDIA GPU; ROWS: instruction, input, output
 
-SmolLM2-135M in 4 bits on real rows, two epochs, a fifth held out; runs beside each other. Prints a JSON line for each: loss of the
-held-out rows before and after in the trained model, token F1 of 100 answers with its interval, the last losses, and what was computed how.
+SmolLM2-135M in 4 bits on real rows, two epochs, a fifth held out; runs beside each other. Prints a JSON line for each:
+loss of the held-out rows before and after in the trained model, token F1 of 100 answers with its interval, the last
+losses, and what was computed how.
 """
 
 from __future__ import annotations

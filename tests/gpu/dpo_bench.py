@@ -1,11 +1,11 @@
-"""Direct preference optimisation beside the plain Unsloth script of its tutorial: same model, rows, recipe, machine and run.
+"""Direct preference optimisation beside the tutorial's plain Unsloth script: same model, rows, recipe, machine, run.
 
-    python -m tests.gpu.dpo_bench SHAPE STEPS [FOLDER]        SHAPE is 1b or 8b; needs an NVIDIA GPU (tiny tries it on a CPU)
+    python -m tests.gpu.dpo_bench SHAPE STEPS [FOLDER]        SHAPE: 1b or 8b on an NVIDIA GPU, tiny on a CPU
 
-Weights are random in the shape of Llama-3.2-1B or Llama-3.1-8B (4-bit, r 64, all linear layers, Unsloth's checkpointing), pairs are
-of random words with log-normal lengths, 2 x 4 of them a step. The plain side is given pairs of messages and tokenizes them itself.
-Its rate, 5e-6, is 5e-5 here on both sides, so that there is something to compare. Both sides run twice, the job in the middle. Prints
-one JSON line a run and a comparison of the means.
+Weights are random in the shape of Llama-3.2-1B or Llama-3.1-8B (4-bit, r 64, all linear layers, Unsloth's
+checkpointing), pairs are of random words with log-normal lengths, 2 x 4 of them a step. The plain side is given pairs
+of messages and tokenizes them itself. Its rate, 5e-6, is 5e-5 here on both sides, so that there is something to
+compare. Both sides run twice, the job in the middle. Prints one JSON line a run and a comparison of the means.
 """
 
 from __future__ import annotations

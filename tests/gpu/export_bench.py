@@ -1,11 +1,11 @@
-"""From trained weights to adapter, merged weights and six GGUFs: the job's stages beside plain Unsloth calls, on one GPU.
+"""From trained weights to adapter, merged weights and six GGUFs: the job's stages beside Unsloth calls, on one GPU.
 
     python -m tests.gpu.export_bench 8b [FOLDER [plain | memory | full]]
 
-The plain side is the FineTome tutorial's ending with today's names: `save_pretrained_merged`, then `save_pretrained_gguf` once with the
-list of six types. Both start from the same base on disk and an adapter after two steps. Prints JSON: seconds a stage on each side.
-With `memory`, the job alone makes one of every kind of export, and each process's host memory is shown beside what was planned.
-With `full` it trains every weight, and exports those.
+The plain side is the FineTome tutorial's ending with today's names: `save_pretrained_merged`, then
+`save_pretrained_gguf` once with the list of six types. Both start from the same base on disk and an adapter after two
+steps. Prints JSON: seconds a stage on each side. With `memory`, the job alone makes one of every kind of export, and
+each process's host memory is shown beside what was planned. With `full` it trains every weight, and exports those.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def memory_of(child: dict[str, Any]) -> dict[str, Any]:
 
 
 def limits(types: list[str]) -> dict[str, Any]:
-    """Random weights answer at random: any quantisation is far from any other, and nothing is to be learned from how far."""
+    """Random weights answer at random: all quantisations are far from each other, which says nothing."""
     gguf = [{"type": name, "kl": 1000, "perplexity_rise": 1000000} for name in types]
     return {"merged_logits": 1, "merged_kl": 1, "merged_4bit_kl": 1000, "gguf": gguf}
 

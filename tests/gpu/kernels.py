@@ -1,4 +1,4 @@
-"""The training kernels on a GPU: what they compute beside the reference, and how long a layer takes beside the engine's own.
+"""The training kernels on a GPU: figures beside the reference's, seconds of a layer beside the engine's own.
 
 python -m tests.gpu.kernels            needs an NVIDIA GPU; one JSON line a case
 """

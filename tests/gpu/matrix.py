@@ -1,6 +1,6 @@
 """The demo spec on a GPU in every precision and with both engines, side by side; prints one JSON line each.
 
-python -m tests.gpu.matrix [FOLDER [CASE…]]        needs an NVIDIA GPU with about 20 GiB free and tests/smollm2.py's model
+python -m tests.gpu.matrix [FOLDER [CASE…]]        on an NVIDIA GPU, 20 GiB of it free; model of tests/smollm2.py
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ CASES: dict[str, dict[str, dict[str, Any] | None]] = {
 
 
 def of_method(method: str, demo: Path, folder: Path) -> dict[str, str]:
-    """The demo's rows as that method reads them: each answer is preferred to the next row's, or called good and that one
-    bad.
-    """
+    """The demo's rows as that method reads them: each answer is better than the next row's, or good and that bad."""
     rows = [json.loads(line)["messages"] for line in demo.read_text().splitlines()]
     found: list[dict[str, Any]] = []
     for (*prompt, answer), (*_, other) in zip(rows, [*rows[1:], rows[0]], strict=True):

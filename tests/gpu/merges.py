@@ -2,10 +2,11 @@
 
     python -m tests.gpu.merges SHAPE STEPS FOLDER [BASE_STEPS]        SHAPE is one of `bench`; needs an NVIDIA GPU
 
-A model of random weights in that shape, whose every weight is trained for BASE_STEPS steps first (0: not at all), so that there is
-something that 4 bits can take from it. Then the demo's rows in 4 bits, with `export.merge_onto: auto`, and once more onto the base that
-was not chosen. Prints JSON lines: the choice with the adapter's loss on either base, then each run's held-out loss and divergence (KL)
-from its own trained model, in nats a learned token: trained, adapter, merged and Q8_0. A model that lies in FOLDER/model already is taken.
+A model of random weights in that shape, whose every weight is trained for BASE_STEPS steps first (0: not at all), so
+that there is something that 4 bits can take from it. Then the demo's rows in 4 bits, with `export.merge_onto: auto`,
+and once more onto the base that was not chosen. Prints JSON lines: the choice with the adapter's loss on either base,
+then each run's held-out loss and divergence (KL) from its own trained model, in nats a learned token: trained, adapter,
+merged and Q8_0. A model that lies in FOLDER/model already is taken.
 """
 
 from __future__ import annotations

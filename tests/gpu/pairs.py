@@ -2,9 +2,9 @@
 
     python -m tests.gpu.pairs FOLDER [--rows FOLDER] [--backend peft] [--steps 3] [CASE…]
 
-On a GPU, or with `--steps` a few on a CPU. `--rows` has preference_llmfs.json of the book "Build a Large Language Model"
-(550 pairs, an answer and the same made rude), which is not in the repository; cases that need it are left out without.
-Each line has held-out figures before and after with their intervals, and the first and the last reward.
+On a GPU, or with `--steps` a few on a CPU. `--rows` has preference_llmfs.json of the book "Build a Large Language
+Model" (550 pairs, an answer and the same made rude), which is not in the repository; cases that need it are left out
+without. Each line has held-out figures before and after with their intervals, and the first and the last reward.
 """
 
 from __future__ import annotations

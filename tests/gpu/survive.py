@@ -2,10 +2,10 @@
 
     python -m tests.gpu.survive FOLDER [KILLS [small]]
 
-The 1B shape of `bench` with packing and 8-bit AdamW. Beside each other: two undisturbed runs (their distance is the floor: what
-two runs of one spec differ by anyway), runs that are killed at random steps and run again each time, five kills each, one that is
-asked to stop within a step that takes far longer than a stop may, and, with `small`, some on a part of the memory. Prints JSON:
-losses' distances per step, when the stop ended, and what the small ones did.
+The 1B shape of `bench` with packing and 8-bit AdamW. Beside each other: two undisturbed runs (their distance is the
+floor: what two runs of one spec differ by anyway), runs that are killed at random steps and run again each time, five
+kills each, one that is asked to stop within a step that takes far longer than a stop may, and, with `small`, some on a
+part of the memory. Prints JSON: losses' distances per step, when the stop ended, and what the small ones did.
 """
 
 from __future__ import annotations

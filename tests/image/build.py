@@ -3,8 +3,8 @@
     cpu    torch's CPU build, without NVIDIA's libraries: what `make image-test` runs
     cuda   the GPU image's own lock; proves that it installs, and that it says what is missing where there is no GPU
 
-Only the base differs from the shipped image: no registry is needed. What this machine's pip is configured with (indexes, a CA)
-goes into the build as secrets and read-only mounts, so nothing of it is left in the image.
+Only the base differs from the shipped image: no registry is needed. What this machine's pip is configured with
+(indexes, a CA) goes into the build as secrets and read-only mounts, so nothing of it is left in the image.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The built image, really run: `make image-test`. Skipped unless TUNEJOB_IMAGE names one (`python -m tests.image.build`)."""
+"""The built image, really run: `make image-test`. Skipped unless TUNEJOB_IMAGE names one (`tests.image.build`)."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_no_gpu_and_nobody_said_cpu(tmp_path: Path) -> None:
 def test_a_driver_that_does_not_fit(
     answers: dict[str, int], code: int, cpu_says: str | None, cuda_says: str | None, tmp_path: Path
 ) -> None:
-    """Each cause in the variant of the image that can meet it: torch is a CPU build in one, and CUDA 13 in the other."""
+    """Each cause in the variant of the image that can meet it: torch is a CPU build in one, CUDA 13 in the other."""
     says = cpu_says if IMAGE.endswith(":cpu") else cuda_says
     if not says:
         pytest.skip("the other variant's cause")
@@ -194,7 +194,8 @@ def test_the_first_process_is_the_job_and_has_no_powers(tmp_path: Path) -> None:
 
 
 def test_bytecode_and_notices_are_there(tmp_path: Path) -> None:
-    script = "cd /opt/tunejob; find lib -name '*.py' | wc -l; find lib -name '*.pyc' | wc -l; cat share/doc/tunejob/NOTICE-packages.txt"
+    count = "find lib -name '*.py' | wc -l; find lib -name '*.pyc' | wc -l"
+    script = f"cd /opt/tunejob; {count}; cat share/doc/tunejob/NOTICE-packages.txt"
     sources, bytecode, notices = shell(tmp_path, script).split("\n", 2)
     assert int(bytecode) > 0.98 * int(sources), "a few files of the vendors are templates and no Python"
     assert "unsloth_zoo" in notices

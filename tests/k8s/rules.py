@@ -29,7 +29,7 @@ RUNTIME = "ClusterTrainingRuntime"  # of every spec: a TrainJob has the resource
 
 
 def failure_policy(container: str, before: Sequence[str] = ()) -> Document:
-    """The `podFailurePolicy` that the exit codes of `job.errors` ask for, of `container` and of our programs `before` it."""
+    """The `podFailurePolicy` that `job.errors`' exit codes ask for, of `container` and our programs `before` it."""
     final = sorted(kind.exit_code for kind in TREE if not kind.retryable)
     return {
         "rules": [
@@ -219,7 +219,7 @@ def secrets(documents: list[Document]) -> Faults:
 
 
 def liveness(documents: list[Document]) -> Faults:
-    """A process that is dead though it is there is found by its heartbeat, and one that is at work is never taken for dead."""
+    """A process that is dead though it is there is found by its heartbeat; one at work is never taken for dead."""
     for pod in pods(documents):
         if pod.job is None:
             continue
@@ -237,13 +237,14 @@ def liveness(documents: list[Document]) -> Faults:
             yield f"{pod.where}: {beat} cannot be written"
         minutes = re.search(r"-mmin -(\d+)", probe["exec"]["command"][-1])
         if not minutes or int(minutes[1]) * 60 < LONGEST_SILENCE * BEAT_SECONDS:
-            yield f"{pod.where}: a run at work could be taken for dead: the heartbeat may be {minutes[1] if minutes else 'no'} minutes old"
+            allowed = minutes[1] if minutes else "no"
+            yield f"{pod.where}: a run at work could be taken for dead: the heartbeat may be {allowed} minutes old"
         if probe["failureThreshold"] < 3 or probe["timeoutSeconds"] < 10 or probe["initialDelaySeconds"] < 120:
             yield f"{pod.where}: a slow node would end the run: the probe has no patience"
 
 
 def names(documents: list[Document]) -> Faults:
-    """The run has the hashed name of its spec, so that another spec is another Job, and its pod mounts that very spec."""
+    """The run has the hashed name of its spec: another spec is another Job, and its pod mounts that very spec."""
     (spec,) = (d["metadata"]["name"] for d in documents if d["kind"] == "ConfigMap" and "spec.json" in d["data"])
     if not HASHED.fullmatch(spec):
         yield f"ConfigMap {spec}: the spec's name has no hash"
@@ -261,7 +262,7 @@ def names(documents: list[Document]) -> Faults:
 
 
 def controllers(documents: list[Document]) -> Faults:
-    """What the webhooks of JobSet and Kubeflow Trainer refuse though their schemas take it: seen on a real control plane."""
+    """What webhooks of JobSet and Kubeflow Trainer refuse and schemas take: seen on a real control plane."""
     for document in documents:
         where = f"{document['kind']}/{document['metadata']['name']}"
         if document["kind"] in ("JobSet", "TrainJob") and not SERVICE_NAME.fullmatch(document["metadata"]["name"]):
@@ -276,7 +277,7 @@ def controllers(documents: list[Document]) -> Faults:
 
 
 def deletions(documents: list[Document]) -> Faults:
-    """`kubectl replace --force -k` and `delete -k` delete all there is in an overlay, and with a namespace what is in it."""
+    """`kubectl replace --force -k` and `delete -k` delete all of an overlay, and with a namespace what is in it."""
     for document in documents:
         if document["kind"] == "Namespace":
             yield f"Namespace/{document['metadata']['name']}: would be deleted with its Secrets when the overlay is"
@@ -289,7 +290,8 @@ def queues(documents: list[Document]) -> Faults:
         for pod in pods(documents):
             missing = {name for container in pod.containers for name in container["resources"]["requests"]} - covered
             if missing:
-                yield f"ClusterQueue/{queue['metadata']['name']}: never admits {pod.where}: {', '.join(sorted(missing))} not covered"
+                name, names = queue["metadata"]["name"], ", ".join(sorted(missing))
+                yield f"ClusterQueue/{name}: never admits {pod.where}: {names} not covered"
 
 
 RULES: tuple[Callable[[list[Document]], Faults], ...] = (

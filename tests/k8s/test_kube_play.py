@@ -1,8 +1,9 @@
-"""The pod of the rendered base, really run by `podman kube play` against SeaweedFS, with the image that TUNEJOB_IMAGE names.
+"""The pod of the rendered base, really run by `podman kube play`: SeaweedFS, and the image that TUNEJOB_IMAGE names.
 
-Changed for this machine: no GPU is asked for (TUNEJOB_DEVICE=cpu), the image is the local one, the pod shares the host's
-network to reach the store on loopback, and emptyDirs are folders of the host, for their contents are looked at.
-What podman does not do: Jobs, fsGroup, NetworkPolicies, limits of emptyDirs, the termination message (a file takes its place).
+Changed for this machine: no GPU is asked for (TUNEJOB_DEVICE=cpu), the image is the local one, the pod shares the
+host's network to reach the store on loopback, and emptyDirs are folders of the host, for their contents are looked at.
+What podman does not do: Jobs, fsGroup, NetworkPolicies, limits of emptyDirs, the termination message (a file takes its
+place).
 """
 
 from __future__ import annotations

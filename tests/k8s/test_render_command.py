@@ -71,7 +71,7 @@ def test_what_the_command_writes_keeps_the_rules_and_the_schemas() -> None:
 
 @pytest.mark.parametrize("target", ["jobset", "trainjob"])
 def test_two_machines_keep_the_rules_and_the_schemas(target: str) -> None:
-    """Each pod knows which it is and where they meet; they have names, and may talk to each other and to nobody else."""
+    """Each pod knows which it is and where they meet; they have names, and may talk to each other alone."""
     documents = rendered(target, json.dumps(json.loads(SPEC) | {"resources": {"gpus": 2, "nodes": 2}}).encode())
     assert rules.faults(documents) == []
     assert schema_faults({target: documents}) == []

@@ -33,7 +33,7 @@ def ask(port: int, path: str, document: dict[str, Any] | None = None) -> dict[st
 
 @pytest.mark.skipif(not all(map(find_spec, NEEDED)), reason="llama.cpp's server needs packages that no lock has")
 def test_the_tuned_model_answers(manifests: dict[str, list[Document]], tmp_path: Path) -> None:
-    """Fetched, checked and served by the commands of the manifest; the answer begins as the one that the run has stored."""
+    """Fetched, checked and served by the manifest's commands; the answer begins as the one that the run has stored."""
     changes = {"/model/source": str(narrow_dir()), "/model/precision": "16bit", "/export": {"gguf": ["bf16"]},
                "/training/max_steps": 12, "/evaluation/max_new_tokens": 8}  # fmt: skip
     assert run_tiny(tmp_path, changes).exit_code == 0

@@ -1,5 +1,6 @@
-"""One run that tells every tracker, with the packages of locks/tools-trackers.txt: Weights & Biases without a network, a server of MLflow,
-Trackio, TensorBoard. `make tracker-test`; skipped where these are not installed.
+"""One run that tells every tracker: Weights & Biases without a network, a server of MLflow, Trackio, TensorBoard.
+
+They are those of locks/tools-trackers.txt. `make tracker-test`; skipped where these are not installed.
 """
 
 from __future__ import annotations

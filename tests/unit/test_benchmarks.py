@@ -31,7 +31,10 @@ configs:
 - config_name: Hard
   data_files: [{split: test, path: hard/test.jsonl}]
 - config_name: ARC-Easy
-  data_files: [{split: test, path: easy/test.jsonl}, {split: validation, path: easy/more.jsonl}, {split: train, path: easy/more.jsonl}]
+  data_files:
+  - {split: test, path: easy/test.jsonl}
+  - {split: validation, path: easy/more.jsonl}
+  - {split: train, path: easy/more.jsonl}
 dataset_info:
 - config_name: Hard
   features: [{name: other, dtype: string}]
@@ -65,7 +68,7 @@ def lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_lm_eval
 @pytest.mark.usefixtures("lm_eval")
 def test_documents_are_of_one_commit_and_one_subset(hub: Hub, tmp_path: Path) -> None:
-    """A rerun reads the commit that the first try read, wherever the branch is; the files of other subsets stay where they are."""
+    """A rerun reads the commit that the first try read, wherever the branch is; other subsets' files stay away."""
     from job.evaluation.benchmarks import load_benchmarks
 
     files = {

@@ -269,17 +269,15 @@ def test_without_held_out_rows_the_training_rows_are_named_as_such(tmp_path: Pat
     path = write_card(dataclasses.replace(known, stats=bare, samples=(), exports=()), tmp_path / "README.md")
     assert headings(parsed(path)) == [name for name in SECTIONS if name not in ("Files", "Answers")]
     text = path.read_text("utf-8")
-    assert (
-        "| Model | Loss on training rows, nats a token | KL from the tuned, nats a token | Same first choice, % of tokens | Rows |"
-        in text
-    )
+    columns = "Loss on training rows, nats a token | KL from the tuned, nats a token | Same first choice, % of tokens"
+    assert f"| Model | {columns} | Rows |" in text
     assert "measured on the same rows: 9 training rows (none are held out), 150 learned tokens" in text
     assert " No rows are held out: nothing is measured.\n\n" in text
     assert "eld-out loss" not in text
 
 
 def test_every_figure_names_its_artefact(tmp_path: Path) -> None:
-    """A row for each that is delivered, with the figures that were measured on it; answers that differ are under its name."""
+    """A row for each that is delivered, with the figures measured on it; answers that differ are under its name."""
     text = write_card(facts(tmp_path), tmp_path / "README.md").read_text("utf-8")
     for line in [
         "| Model | Held-out loss, nats a token | Held-out perplexity, e^loss | KL from the tuned, nats a token | "
@@ -294,10 +292,8 @@ def test_every_figure_names_its_artefact(tmp_path: Path) -> None:
     ]:
         assert line in text.splitlines(), line
     assert "measured on the same rows: 9 held-out rows, 150 learned tokens" in text
-    assert (
-        "Merged onto the 4-bit base that was trained on, dequantised: before the merge, the adapter had a loss of 0.21 on the 4-bit"
-        in text
-    )
+    onto = "Merged onto the 4-bit base that was trained on, dequantised: before the merge, "
+    assert f"{onto}the adapter had a loss of 0.21 on the 4-bit" in text
     assert "and 0.3 on the original 16-bit base." in text
 
 
@@ -426,7 +422,7 @@ def test_paths_of_the_spec_begin_where_the_run_was_started(tmp_path: Path) -> No
 def test_the_python_it_shows_answers(
     relative: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both programs run as they are, on a tiny model without what it was trained for, and say the same; the base where the spec says."""
+    """Both programs run as they are, on a tiny model of another purpose, and say the same; with the spec's base."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -224,7 +224,7 @@ def test_a_forked_child_answers_fails_and_dies_as_a_started_one_does(
 
 
 def test_what_a_library_makes_of_a_stop_is_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some wrap every exception that passes through them: a pod that was evicted meanwhile ended as if its data were bad."""
+    """Some wrap every exception that passes through them: an evicted pod ended as if its data were bad."""
     stopping = threading.Event()
     monkeypatch.setattr(signals, "_stopping", stopping)
     monkeypatch.setattr(signals, "_by", ["SIGTERM"])

@@ -49,8 +49,8 @@ def of_case(case: dict[str, Any]) -> JobSpec:
 
 def words(case: dict[str, Any]) -> str:
     kind = " ".join(str(case[key]) for key in ("shape", "precision", "backend", "checkpointing"))
-    how = " packed" if case["packing"] else ""
-    return f"{kind} {case['kept_layers']} kept, {case['rows']} x {case['max_seq_length']}{how} {case.get('compute', 'stock')}"
+    how = f"{' packed' if case['packing'] else ''} {case.get('compute', 'stock')}"
+    return f"{kind} {case['kept_layers']} kept, {case['rows']} x {case['max_seq_length']}{how}"
 
 
 @pytest.mark.parametrize("case", MEASURED, ids=words)
@@ -73,7 +73,7 @@ def planned_seconds(case: dict[str, Any]) -> float:
 
 @pytest.mark.parametrize("case", TIMED, ids=words)
 def test_time_is_what_was_measured(case: dict[str, Any]) -> None:
-    """The first variant of a process has its kernels still compiled in its steps; hosts of two machines differ by a third."""
+    """The first variant of a process compiles its kernels in its steps; hosts of two machines differ by a third."""
     bound_by_host = case["pass_tokens"] <= 4096
     assert planned_seconds(case) == pytest.approx(case["step_seconds"], rel=0.35 if bound_by_host else 0.2)
 
@@ -107,7 +107,7 @@ def test_with_room_nothing_is_computed_twice_and_the_passes_are_large() -> None:
 
 
 def test_cards_share_a_step_as_was_measured() -> None:
-    """8B with 16 rows a step on H200: 2.003 s on one, 1.018 on two; three have to wait for the one with the most passes."""
+    """8B with 16 rows a step on H200: 2.003 s on one, 1.018 on two; three have to wait for the one with most passes."""
     spec = tutorial(micro_batch=8)
     one, two, three = (replace(training_of(spec), cards=cards) for cards in (1, 2, 3))
     choice = one.choose(139 * GIB)

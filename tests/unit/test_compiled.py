@@ -1,4 +1,4 @@
-"""What engines have compiled, kept for the next run: only by the key, only for the same card, and nothing that was touched."""
+"""What engines have compiled, kept for the next run: only by the key, only for the same card, nothing touched."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_copies_of_held_out_rows_are_not_trained_on(tmp_path: Path) -> None:
 
 
 def test_by_default_some_different_rows_are_held_out_with_their_copies(tmp_path: Path) -> None:
-    """Each of 120 rows is there twice, so 120 are different: eight of them are not trained on, the same ones in every try."""
+    """Each of 120 rows is there twice, so 120 are different: eight are not trained on, the same ones in every try."""
     held_out = []
     for name in ("first", "again"):
         folder = tmp_path / name
@@ -476,7 +476,8 @@ def test_importing_the_data_half_is_light() -> None:
 
 def test_jinja_from_the_spec_with_a_fixed_date(tmp_path: Path) -> None:
     template = (
-        "{{ strftime_now('%d %b %Y') }}\n{% for m in messages %}{% generation %}{{ m.role }}: {{ m.content }}{% endgeneration %}"
+        "{{ strftime_now('%d %b %Y') }}\n{% for m in messages %}"
+        "{% generation %}{{ m.role }}: {{ m.content }}{% endgeneration %}"
         "{{ eos_token }}{% if m.role == 'user' %}{% continue %}{% endif %}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
@@ -545,8 +546,8 @@ def test_what_was_taken_for_granted_of_files_is_said(tmp_path: Path) -> None:
     assert prepared.report.notes == [
         "rows.csv: its first column has no name and is left out",
         "rows.csv: its columns are separated by ';'",
-        "/data/train/0/source: column rejected of 2 rows is not used; chosen is learned (training.method dpo, with format "
-        "preference, learns from both)",
+        "/data/train/0/source: column rejected of 2 rows is not used; "
+        "chosen is learned (training.method dpo, with format preference, learns from both)",
     ]
 
 

@@ -41,7 +41,8 @@ V1 = "4:memory:/pod\n3:cpu,cpuacct:/pod\n1:name=systemd:/pod\n"
             {
                 "pod/memory.max": str(6 * WORKER_BYTES),
                 "pod/memory.current": str(6 * WORKER_BYTES),
-                "pod/memory.stat": f"anon 1\nfile {5 * WORKER_BYTES}\ninactive_file {3 * WORKER_BYTES}\nactive_file {WORKER_BYTES}",
+                "pod/memory.stat": f"anon 1\nfile {5 * WORKER_BYTES}\n"
+                f"inactive_file {3 * WORKER_BYTES}\nactive_file {WORKER_BYTES}",
             },
             2,
         ),
@@ -50,7 +51,8 @@ V1 = "4:memory:/pod\n3:cpu,cpuacct:/pod\n1:name=systemd:/pod\n"
             {
                 "memory/pod/memory.limit_in_bytes": str(6 * WORKER_BYTES),
                 "memory/pod/memory.usage_in_bytes": str(6 * WORKER_BYTES),
-                "memory/pod/memory.stat": f"inactive_file 0\nactive_file 0\ntotal_inactive_file {4 * WORKER_BYTES}\ntotal_active_file 0",
+                "memory/pod/memory.stat": "inactive_file 0\nactive_file 0\n"
+                f"total_inactive_file {4 * WORKER_BYTES}\ntotal_active_file 0",
             },
             2,
         ),

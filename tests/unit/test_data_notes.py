@@ -175,12 +175,13 @@ def test_answers_that_begin_within_a_token_are_counted(tmp_path: Path) -> None:
     # " b" and not "2": a digit is a token by itself
     assert told[0].startswith("1 answers begin within a token that also holds the end of the text before them")
     assert told[1:] == [
-        "prompt and completion of 1 rows would share a token if they were one text; the prompt is tokenised by itself, as at inference"
+        "prompt and completion of 1 rows would share a token if they were one text; "
+        "the prompt is tokenised by itself, as at inference"
     ]
 
 
 def test_words_that_may_mean_that_nothing_is_there(tmp_path: Path) -> None:
-    """What was typed as an answer stays; NaN, which Python writes for a missing value, is one where a value may be missing."""
+    """What was typed as an answer stays; NaN, Python's missing value, is one where a value may be missing."""
     path = tmp_path / "rows.csv"
     path.write_text("instruction,input,output\nWhat is 0/0?,NaN,NaN\nMissing in R?,NA,NA\nIn Python?,,None\n")
     prepared = prepare(tmp_path, path, "alpaca", byte_tokenizer_dir())
@@ -188,7 +189,8 @@ def test_words_that_may_mean_that_nothing_is_there(tmp_path: Path) -> None:
     assert [text.split("assistant\n")[1] for text in texts] == ["NaN<|im_end|>\n", "NA<|im_end|>\n", "None<|im_end|>\n"]
     assert ["NaN" in text.split("assistant\n")[0] for text in texts] == [False] * 3
     assert prepared.report.notes == [
-        f"{SOURCE}: cells that are taken as text, not as missing: 'output' NaN (1), 'input' NA (1), 'output' NA (1), 'output' None (1)",
+        f"{SOURCE}: cells that are taken as text, not as missing: "
+        "'output' NaN (1), 'input' NA (1), 'output' NA (1), 'output' None (1)",
         f"{SOURCE}: cells that are taken as missing: 'input' NaN (1)",
     ]
 

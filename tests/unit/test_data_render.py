@@ -20,7 +20,10 @@ LAST_EOS = """{% for m in messages %}<|{{ m.role }}|>
 {{ m.content }}<|end|>
 {% endfor %}{% if add_generation_prompt %}<|assistant|>
 {% else %}{{ eos_token }}{% endif %}"""
-NO_END = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+NO_END = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 SPACED = """{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]
 {%- else %} {{ m.content }} </s>{% endif %}{% endfor %}"""
 PLAIN = """{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}
@@ -37,7 +40,8 @@ CUTTING = THINKING.replace(" and not loop.last", "")
 SHOWING = LAST_EOS.replace("{{ m.content }}", "{{ m.thinking }}{{ m.content }}")
 STRICT_TOOLS = """{% set ns = namespace(called=false) %}{% for m in messages %}
 {%- if m.role == 'user' %}[INST]{{ m.content }}[/INST]
-{%- elif m.tool_calls %}{% set ns.called = true %}[CALL]{{ m.tool_calls | map(attribute='function') | list | tojson }}{{ eos_token }}
+{%- elif m.tool_calls %}{% set ns.called = true %}[CALL]
+{{- m.tool_calls | map(attribute='function') | list | tojson }}{{ eos_token }}
 {%- elif m.role == 'tool' and not ns.called %}{{ raise_exception('no call before the result') }}
 {%- elif m.role == 'tool' %}[RESULT]{{ m.content }}[/RESULT]
 {%- else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"""

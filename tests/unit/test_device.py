@@ -87,7 +87,10 @@ def test_the_memory_of_a_card_is_known_without_torch(tmp_path: Path) -> None:
 
 
 def test_variables_that_torch_cannot_be_imported_with_are_an_input_error() -> None:
-    program = "import job.host.device as device, job.errors as errors\ntry: device.choose_device()\nexcept errors.InputError as e: print(e)"
+    program = (
+        "import job.host.device as device, job.errors as errors\n"
+        "try: device.choose_device()\nexcept errors.InputError as e: print(e)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], env=os.environ | {"TORCH_LOGS": "nonsense"}, capture_output=True, text=True
     )

@@ -237,7 +237,7 @@ def greedy(model: Any, prompt: list[int], stops: list[int], most: int) -> list[i
 
 
 def test_answers_are_greedy_whatever_the_model_says_of_generation(model: Any) -> None:
-    """And in the order of the prompts, each up to its end; a model's own penalties would be taken for what is left unsaid."""
+    """And in the order of the prompts, each up to its end; a model's own penalties would count for the rest."""
     from transformers import GenerationConfig
 
     free = [greedy(model, prompt, [], 8) for prompt in PROMPTS]
@@ -351,7 +351,7 @@ def test_a_gate_is_about_everything_that_is_delivered_unless_it_says_which(
 
 
 def test_an_artefact_is_judged_by_what_it_changes_of_all_held_out_rows() -> None:
-    """The compared rows are easier than all rows here; a model that is the trained one gets the trained one's verdict."""
+    """The compared rows are easier than all rows here; a copy of the trained model gets its verdict."""
     everywhere, here = figures(1.0, 0.8), figures(0.6, 0.5)
     assert judged(everywhere, here, here) == everywhere
     worse = judged(everywhere, here, figures(0.9, 0.4))

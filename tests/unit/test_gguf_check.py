@@ -54,8 +54,9 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     return Parts(wide_dir(), tmp_path_factory.mktemp("wide"), rows=4)
 
 
-# One of each kind for make test: of 16 bits, of blocks of 32 with and without an offset, the finest and the coarsest k-quant, a mixture,
-# an i-quant with a table and one that needs an imatrix. test_everything.py has others; all of them are in make long.
+# One of each kind for make test: of 16 bits, of blocks of 32 with and without an offset, the finest and the coarsest
+# k-quant, a mixture, an i-quant with a table and one that needs an imatrix. test_everything.py has others; all of them
+# are in make long.
 SHORT = {"f16", "q8_0", "q5_1", "q6_k", "q4_k_m", "q2_k", "iq4_nl", "iq2_xxs"}
 
 
@@ -102,7 +103,10 @@ def test_an_imatrix_of_the_jobs_rows_helps(wide: Parts) -> None:
 
 
 def test_a_type_that_needs_an_imatrix_says_so(wide: Parts) -> None:
-    words = "iq2_xxs.gguf: llama.cpp cannot quantise to IQ2_XXS (found ERROR: this quantization requires an importance matrix!; "
+    words = (
+        "iq2_xxs.gguf: llama.cpp cannot quantise to IQ2_XXS "
+        "(found ERROR: this quantization requires an importance matrix!; "
+    )
     with pytest.raises(GateError, match=re.escape(words)) as failure:
         quantise(wide.sixteen, wide.folder / "iq2_xxs.gguf", "iq2_xxs", None, 1)
     assert failure.value.exit_code == 14
@@ -130,7 +134,7 @@ def test_the_plan_of_llama_cpp_is_what_it_writes(wide: Parts) -> None:
 
 
 def test_figures_are_those_of_torch(wide: Parts) -> None:
-    """f32 in llama.cpp against the fp32 reference: no difference; and the sums over it are perplexity as everyone computes it."""
+    """f32 in llama.cpp against the fp32 reference: no difference; the sums over it are perplexity as everyone's."""
     checked = wide.accepted("f32")
     known = read_reference(wide.reference)
     logits = known.logits[:].log_softmax(-1)

@@ -1,4 +1,4 @@
-"""Conversion: the stock converter's bytes, written faster; what it cannot do is said; no network, home or writable folder is needed."""
+"""Conversion: the stock converter's bytes, faster; what it cannot do is said; no network, home, writable folder."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def _quantise_step(source: Path, target: Path) -> Quantise:
 
 
 def test_it_works_without_home_network_or_writable_folder() -> None:
-    """As in the container: a user without a name or HOME, no network if the machine can do that, only the target's folder written."""
+    """As in the container: a user without a name or HOME, no network if possible, only the target's folder written."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         place.chmod(0o755)

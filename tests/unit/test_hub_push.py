@@ -1,4 +1,4 @@
-"""Pushes to a Hub: all or nothing for the reader, resumed where they broke off, refused early, read back, no token left over."""
+"""Pushes to a Hub: all or nothing for the reader, resumed where they broke off, refused early, no token left over."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_the_record_is_one_that_sha256sum_checks(ready: Pusher, tmp_path: Path) 
 
 
 def test_until_the_commit_main_stays_as_it_was(ready: Pusher) -> None:
-    """The Hub fails for good at each step of a push, one by one; a reader sees the old state, and the next push the rest."""
+    """The Hub fails for good at each step of a push, one by one; readers see the old state, the next push the rest."""
     repo = ready.hub.repos[NAME]
     before = repo.refs["main"]
     steps = [f"POST .*/branch/{BRANCH}", f"GET .*/tree/{BRANCH}.*", "POST .*/preupload/.*", "POST .*/batch"]

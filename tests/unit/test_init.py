@@ -146,7 +146,10 @@ def test_every_kind_of_file_that_a_run_reads(
 
 def test_of_a_hub_data_set_the_first_file_of_the_subset_is_enough(hub: Hub, tmp_path: Path) -> None:
     rows = b"".join(json.dumps({"question": f"{number}?", "answer": "a"}).encode() + b"\n" for number in range(3))
-    card = b"---\nconfigs:\n- {config_name: other, data_files: other.jsonl}\n- {config_name: main, data_files: 'main-*.jsonl'}\n---\n"
+    card = (
+        b"---\nconfigs:\n- {config_name: other, data_files: other.jsonl}\n"
+        b"- {config_name: main, data_files: 'main-*.jsonl'}\n---\n"
+    )
     files = {"README.md": card, "other.jsonl": b"{}\n", "main-0.jsonl": rows, "main-1.jsonl": rows}
     hub.repo("datasets/org/rows").commit(files)
     found = look(source_spec("hf://org/rows/main", "train"), {}, tmp_path)

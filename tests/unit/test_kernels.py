@@ -1,5 +1,7 @@
-"""The training kernels in plain torch, held against their reference in fp64, and what puts them on a model. What only a GPU has of
-them, the kernels in Triton, is held against the same by `tests.gpu.kernels`, and by every run before it trains.
+"""The training kernels in plain torch, held against their reference in fp64, and what puts them on a model.
+
+What only a GPU has of them, the kernels in Triton, is held against the same by `tests.gpu.kernels`, and by every run
+before it trains.
 """
 
 from __future__ import annotations
@@ -96,7 +98,7 @@ def test_the_gated_layer_equals_the_reference(rank: int) -> None:
 
 
 def test_a_fresh_adapter_is_not_rounded_away() -> None:
-    """Its part of gate and up is far below a step of 16 bits: added in 16 bits, as the engine does it, most of it is lost."""
+    """Its part of gate and up is far below a step of 16 bits: added in 16 bits, as the engine adds, most is lost."""
     wide, narrow, x = (
         weights((INNER, WIDTH), (INNER, WIDTH)),
         torch.bfloat16,

@@ -71,7 +71,7 @@ PACES = [(10, 60, [1, 200]), (0, 60, [1, *range(11, 200, 10), 200]), (10, 0, [*r
 def test_a_line_of_progress_is_written_now_and_then(
     soonest: int, latest: int, told: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a training the first and the last step, between them one for each twentieth, but none at once and one in time."""
+    """Of a training the first and the last step, between them one a twentieth, but none at once and one in time."""
     monkeypatch.setattr(log_module, "SOONEST_SECONDS", soonest)
     monkeypatch.setattr(log_module, "LATEST_SECONDS", latest)
     stream = io.StringIO()

@@ -379,7 +379,7 @@ def test_memory_stays_below_a_shard(tmp_path: Path) -> None:
     assert 0 < added < max(sizes)
 
 
-# ----------------------------------------------------------------------------------------- onto the base as it was trained
+# ------------------------------------------------------------------------------------- onto the base as it was trained
 
 
 @pytest.fixture(scope="module")
@@ -432,7 +432,7 @@ def test_onto_the_trained_base_a_layer_is_what_its_4_bits_say_and_what_the_adapt
 
 
 def test_a_merge_onto_another_base_than_was_trained_is_caught(in_4_bits: Any, tmp_path: Path) -> None:
-    """Weights of the original base and its adapter are not a merge onto the trained one; nor is a layer that was left out."""
+    """The original base with its adapter is no merge onto the trained one; nor is one with a layer left out."""
     adapter = random_adapter(tiny_dir(), tmp_path / "adapter", target_modules=["q_proj"])
     merge_adapter(tiny_dir(), adapter, tmp_path / "merged", END_IDS, "cpu")
     plan = plan_of(tiny_dir(), adapter, "cpu", TrainedBase(tiny_dir(), list(linear_4_bit(in_4_bits))))

@@ -157,9 +157,12 @@ def test_what_is_said_of_differences(tmp_path: Path, name: str, differences: tup
 @pytest.mark.parametrize(
     "template",
     [
-        "{% for m in messages %}{{ loop.index }}. {{ m.role }}: {{ m.content }}\n{% endfor %}{{ 'A:' if add_generation_prompt else '' }}",
-        "{% for m in messages %}{{ m.role }}: {{ m.content | upper }}\n{% endfor %}{% if add_generation_prompt %}A: {% endif %}",
-        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{{ 'first' if messages | length == 1 else 'later' }}:",
+        "{% for m in messages %}{{ loop.index }}. {{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{{ 'A:' if add_generation_prompt else '' }}",
+        "{% for m in messages %}{{ m.role }}: {{ m.content | upper }}\n{% endfor %}"
+        "{% if add_generation_prompt %}A: {% endif %}",
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{{ 'first' if messages | length == 1 else 'later' }}:",
         "{% for m in messages %}{{ 'x' * 40000 if loop.first else '' }}{{ m.role }}: {{ m.content }}\n{% endfor %}",
     ],
     ids=["numbered turns", "changed letters", "prompt by length", "too long"],
@@ -199,7 +202,8 @@ def test_one_for_each_quant_and_the_best_by_the_plain_name(tmp_path: Path) -> No
     assert plain == best
     assert small == best.replace("Q8_0", "Q4_K_M")
     assert parts.startswith(
-        "# Join the parts first: llama-gguf-split --merge demo-F16-00001-of-00003.gguf demo-F16.gguf\nFROM ./demo-F16.gguf\n"
+        "# Join the parts first: llama-gguf-split --merge demo-F16-00001-of-00003.gguf demo-F16.gguf\n"
+        "FROM ./demo-F16.gguf\n"
     )
     assert [command for command in read_modelfile(plain) if command[0] != "TEMPLATE"] == [
         ("FROM", "./demo-Q8_0.gguf"),

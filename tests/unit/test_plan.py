@@ -1,4 +1,4 @@
-"""`tunejob plan`: what it reckons is what was measured and what a run does; mistakes that it catches before any GPU second."""
+"""`tunejob plan`: what it reckons is what was measured and what a run does; mistakes caught before any GPU second."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_no_advice_where_nothing_is_odd() -> None:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A tokenizer of bytes with the config and the weights' header of a model of 1.5 billion weights; the weights are holes."""
+    """A byte tokenizer, the config and the weights' header of a model of 1.5 billion weights, which are holes."""
     folder = tmp_path / "model"
     folder.mkdir()
     sized_model(folder, 1_500_000_000, {"hidden_size": 2048, "num_hidden_layers": 24})
@@ -281,7 +281,7 @@ def test_a_sample_holds_the_true_figures_within_its_bounds(model: Path) -> None:
 
 
 def test_a_deadline_is_rendered_from_the_plan_of_this_spec(model: Path) -> None:
-    """Twice the slowest GPU that fits, and an hour; nothing is taken of another spec's plan, or of one that fits nowhere."""
+    """Twice the slowest GPU that fits, and an hour; nothing of another spec's plan, or of one that fits nowhere."""
     written, raw = model.parent / "plan.json", LAYOUTS["lines"]
     document = plan(model, chats(3)).document() | {"run_id": parse_spec(raw).run_id}
     slow, large = (
@@ -495,7 +495,7 @@ def test_a_run_is_held_against_the_plan_that_was_made_of_its_spec(model: Path, t
 
 
 def test_the_tutorials_took_about_what_is_planned_for_them() -> None:
-    """What their authors saw, on GPUs and with libraries that the model of times was not fitted to. A run would compute it quicker."""
+    """What their authors saw, on other GPUs and libraries than the model of times was fitted to: a run is quicker."""
     _, finetome, medqa = common_jobs(ROOT)
     for job, key, seconds in ((finetome, "a100-40", 4.75 * 3600), (medqa, "t4", 4.32 * 60)):
         theirs = replace(job.spec.training, micro_batch=job.spec.training.batch_size,
@@ -514,8 +514,8 @@ def test_rows_that_stand_for_others_have_their_lengths() -> None:
 
 
 def test_the_guide_shows_what_the_command_prints(tmp_path: Path) -> None:
-    """Line by line, README.md some lines. How long the rows took to read, and with it what a time is rounded to, is this machine's
-    affair, and its cores count in the memory of the exports.
+    """Line by line, README.md some lines. How long the rows took to read, and with it what a time is rounded to, is
+    this machine's affair, and its cores count in the memory of the exports.
     """
     found = printed(tmp_path)
     varies = re.compile(r"[\d.]+(?= (?:s|min)\b| for the whole run|(?: GB)?$)")

@@ -1,4 +1,4 @@
-"""Rows of pairs of answers, and of answers with labels: their forms, and what is refused. Beside TRL: tests/flow/test_preference.py."""
+"""Rows of pairs of answers, or of labelled ones: forms, refusals. Beside TRL: tests/flow/test_preference.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No spelling of a secret passes the redactor, and nothing else is taken out; a credential that cannot be sent is refused by name."""
+"""No spelling of a secret passes the redactor, nothing else is taken out; what cannot be sent is refused by name."""
 
 from __future__ import annotations
 

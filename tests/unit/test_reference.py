@@ -1,4 +1,4 @@
-"""The comparison of merge and adapter, the reference that other exports are held against, the imatrix and the 4-bit export."""
+"""Comparison of merge and adapter, the reference that other exports are held against, imatrix and 4-bit export."""
 
 from __future__ import annotations
 

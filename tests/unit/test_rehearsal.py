@@ -1,6 +1,4 @@
-"""What is found out before the weights are paid for: padding, settings that cannot be written, vocabularies as transformers and llama.cpp
-read them.
-"""
+"""What is found out before the weights are paid for: padding, settings that cannot be written, vocabularies as read."""
 
 from __future__ import annotations
 
@@ -226,7 +224,7 @@ ODD = {"do_sample": False, "temperature": 0.9, "top_p": 0.6}
 
 
 def test_settings_that_transformers_will_not_write_do_not_cost_the_weights(tmp_path: Path) -> None:
-    """Beside do_sample false in generation_config.json, as Llama 2 and Vicuna have them, and in config.json, as older models do."""
+    """Beside do_sample false: in generation_config.json, as Llama 2 and Vicuna; in config.json, as older models."""
     base = small_base(tmp_path / "base")
     for name, odd in (("generation_config.json", ODD), ("config.json", {"repetition_penalty": 1.2, "max_length": 50})):
         path = base / name

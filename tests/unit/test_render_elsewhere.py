@@ -161,7 +161,8 @@ def test_skypilot_takes_sudo_where_docker_needs_it(tmp_path: Path) -> None:
     (tmp_path / "tools").mkdir()
     sudo = tmp_path / "tools" / "sudo"
     sudo.write_text(
-        f"#!{sys.executable}\nimport os, sys\nassert sys.argv[1] == '--preserve-env'\nos.execvp(sys.argv[2], sys.argv[2:])\n"
+        f"#!{sys.executable}\nimport os, sys\n"
+        "assert sys.argv[1] == '--preserve-env'\nos.execvp(sys.argv[2], sys.argv[2:])\n"
     )
     sudo.chmod(0o755)
     code, seen, given = ran(run, tmp_path)

@@ -1,4 +1,4 @@
-"""Options of `tunejob render`: what they change in a file, which places know them, and what a file says of its image."""
+"""Options of `tunejob render`: what they change in a file, which places know them, what a file says of its image."""
 
 from __future__ import annotations
 
@@ -201,7 +201,8 @@ def test_the_file_has_the_commands_that_make_its_secrets(target: str) -> None:
 
 
 PIP = """#!/bin/sh
-[ "$*" = "install --quiet --no-deps --require-hashes -r locks/light.txt" ] && cat locks/light.txt > "$RUNNER_TEMP/installed"
+[ "$*" = "install --quiet --no-deps --require-hashes -r locks/light.txt" ] || exit
+cat locks/light.txt > "$RUNNER_TEMP/installed"
 """
 VENV = """#!/bin/sh
 [ "$1 $2" = "-m venv" ] || exec {python} "$@"

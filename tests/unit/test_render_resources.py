@@ -57,7 +57,7 @@ def test_what_no_card_holds_is_refused_with_figures() -> None:
 
 
 def test_disk_and_memory_grow_with_what_is_exported() -> None:
-    """The 8B shape: 6 and 16 GB of bases, 16 of merge, 16 of 16-bit GGUF; without them 33 of the six quants beside the last."""
+    """8B: 6 and 16 GB of bases, 16 of merge, 16 of 16-bit GGUF; without them 33 of the six quants beside the last."""
     few = resources(parse({**REMOTE}), LLAMA_8B)
     many = resources(finetome(), replace(LLAMA_8B, quantised=True))
     assert few.scratch_bytes == 48 * GIB

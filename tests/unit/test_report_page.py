@@ -376,7 +376,7 @@ def test_tables_charts_and_fields_have_names() -> None:
 
 @pytest.mark.skipif(not found(), reason="no Chromium (make page-tools)")
 def test_a_browser_shows_it_at_every_width_and_finds_nothing_wrong(tmp_path: Path) -> None:
-    """Light and dark, a desk and a phone, a harmless and a hostile page: no complaint, no request but for the file, no scrolling aside."""
+    """Light and dark, a desk and a phone, harmless and hostile: no complaint, no request, none scrolls aside."""
     page = write_page(shown(), tmp_path)
     hostile = tmp_path / "hostile.html"
     hostile.write_text(attacked(), "utf-8")

@@ -1,4 +1,4 @@
-"""The score sheet: whose an answer is cannot be read off it, no cell is a formula, what people write comes back as it was meant."""
+"""The score sheet: it does not say whose an answer is, no cell is a formula, what people write comes back as meant."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def validate(changes: dict[str, Any], *arguments: str) -> list[dict[str, Any]]:
     return events(command_validate, changes, *arguments)
 
 
-# What is on the disk beside the good rows.jsonl, what is put into the smallest spec, the pointer of the fault, words of it.
+# What is on the disk beside the good rows.jsonl, what the smallest spec gets, the pointer of the fault, words of it.
 MISTAKES: dict[str, tuple[dict[str, str], dict[str, Any], str, str]] = {
     "a file misspelt": ({}, {f"{TRAIN}/source": "rows.jsnl"}, f"{TRAIN}/source", "Did you mean rows.jsonl?"),
     "a folder misspelt": ({"data/a.jsonl": "{}"}, {f"{TRAIN}/source": "date/a.jsonl"}, f"{TRAIN}/source", "Did you mean data/a.jsonl?"),

@@ -76,7 +76,7 @@ def test_an_output_that_cannot_be_written_is_refused_by_its_pointer(read_only: P
 
 
 def test_letters_that_the_locale_does_not_know(tmp_path: Path) -> None:
-    """The encoding of paths and files is the locale's by default: every path with a letter beyond ASCII was an unknown failure."""
+    """The encoding of paths and files is the locale's by default: paths beyond ASCII were unknown failures."""
     given = there(tmp_path)
     Path(given["/data/train/0/source"]).rename(tmp_path / "données.jsonl")
     changes = given | {"/output/uri": str(tmp_path / "größe"), "/data/train/0/source": str(tmp_path / "données.jsonl")}

@@ -1,4 +1,4 @@
-"""Which tokens cover which characters, beside the plain reading of all offsets, for tokenizers that count them in different ways."""
+"""Which tokens cover which characters, beside the plain reading of all offsets, however a tokenizer counts them."""
 
 from __future__ import annotations
 
