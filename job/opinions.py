@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from job.context import Run
-from job.errors import InputError
 from job.evaluation.assess import Assessment
-from job.evaluation.benchmarks import Benchmark, load_benchmarks, run_benchmarks, version
+from job.evaluation.benchmarks import Benchmark, left_out, load_benchmarks, require_measured, run_benchmarks, version
 from job.evaluation.judge import AnswerPair, KeptRulings, judge, require_judge
 from job.evaluation.metrics.judge import EVEN, JUDGE_WIN_RATE
-from job.evaluation.metrics.task import NAME as TASK
 from job.evaluation.scores import Wanted, differences, figures, paired
 from job.evaluation.task_faults import cut_prompts
 from job.export.artefacts import Artefacts
@@ -42,23 +40,16 @@ def benchmarks(run: Run, trained_before: bool) -> list[Benchmark]:
     """Those of the spec with their documents, while there is a network; after the engine, which has to be imported
     before what some of them import. None where nothing is left to be measured by them.
 
-    Raises as `load_benchmarks` does, and `InputError` for a gate on what none of them measures.
+    Raises as `load_benchmarks` and `require_measured` do.
     """
     evaluation = run.spec.evaluation
     of_merged = any(task.merged for task in evaluation.tasks or ()) and "merged" not in run.receipts
     if not evaluation.tasks or (trained_before and not of_merged):
         return []
     found = load_benchmarks(evaluation.tasks, run.workdir / "benchmarks", run.revisions, evaluation.max_new_tokens)
-    whole = [figure.name for benchmark in found for figure in benchmark.figures]
-    merged = [figure.name for benchmark in found if benchmark.spec.merged for figure in benchmark.figures]
-    for index, gate in enumerate(evaluation.gates):
-        known = merged if "merged" in (gate.of or ()) else whole
-        if TASK.fullmatch(gate.metric) and gate.metric not in known:
-            raise InputError("no benchmark measures this", where=f"/evaluation/gates/{index}/metric", found=gate.metric,
-                             expected=f"one of {', '.join(known)}")  # fmt: skip
-    if left_out := [name for benchmark in found for name in benchmark.left_out]:
-        why = "no means over documents, or better where others of that name are worse"
-        run.log("note", text=f"not measured, as they are {why}: {', '.join(left_out)}")
+    require_measured(found, evaluation.gates)
+    for text in left_out(found):
+        run.log("note", text=text)
     return found
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from job.evaluation.task_faults import fit, runs_code
 from job.evaluation.task_rows import rows_brought_here
 from job.source.benchmarks import FetchedSet
 from job.source.data import FetchedSource, fetch_source
-from job.spec import TaskSpec
+from job.spec import GateSpec, TaskSpec
 
 SEED = 1234  # of the choice of examples for few-shot prompts, as lm-eval's command line has it
 
@@ -60,6 +61,12 @@ class Benchmark:
     sets: dict[str, FetchedSet]
     figures: list[TaskFigure] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Of files that were not on this machine."""
+        files = chain.from_iterable(source.files for source in self.sources if "://" in _address(source))
+        return sum(file.stat().st_size for file in files)
 
     def brought(self, index: int) -> Brought:
         return Brought(index, self.spec, self.sets)
@@ -105,6 +112,24 @@ def load_benchmarks(
             raise InputError("this is measured twice", where=f"/evaluation/tasks/{index}", found=name,
                              expected=f"no task that /evaluation/tasks/{of[name]} has")  # fmt: skip
     return found
+
+
+def require_measured(found: Sequence[Benchmark], gates: Sequence[GateSpec]) -> None:
+    """Raises `InputError` for a gate on a figure of benchmarks that none of these has."""
+    whole = [figure.name for benchmark in found for figure in benchmark.figures]
+    merged = [figure.name for benchmark in found if benchmark.spec.merged for figure in benchmark.figures]
+    for index, gate in enumerate(gates):
+        known = merged if "merged" in (gate.of or ()) else whole
+        if NAME.fullmatch(gate.metric) and gate.metric not in known:
+            raise InputError("no benchmark measures this", where=f"/evaluation/gates/{index}/metric", found=gate.metric,
+                             expected=f"one of {', '.join(known)}")  # fmt: skip
+
+
+def left_out(found: Sequence[Benchmark]) -> list[str]:
+    """What is not measured of them, in words: nothing, or one text."""
+    names = [name for benchmark in found for name in benchmark.left_out]
+    why = "no means over documents, or better where others of that name are worse"
+    return [f"not measured, as they are {why}: {', '.join(names)}"] if names else []
 
 
 def load_brought(benchmarks: Sequence[Brought], folder: Path, max_new_tokens: int) -> list[Benchmark]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from job.spec import JobSpec
 
 NOT_RECKONED = "data"  # a plan takes what it has just seen
+BENCHMARKED = ("evaluate", "merge")  # by documents that are not here yet
 
 
 def expected(spec: JobSpec, base: FetchedModel, prepared: Prepared, device: Mapping[str, Any]) -> Foreseen:
@@ -36,5 +37,6 @@ def expected(spec: JobSpec, base: FetchedModel, prepared: Prepared, device: Mapp
     if key is None:
         return Foreseen(host_peak_bytes=host, disk_peak_bytes=disk)
     on = on_card(spec, size, scheduler(spec, sizes(prepared.train)[0].tolist(), 1.0), 0.0, key, {})
-    stages = {stage.name: round(stage.seconds, 3) for stage in on.stages if stage.name != NOT_RECKONED}
+    unknown = BENCHMARKED if spec.evaluation.tasks else ()
+    stages = {stage.name: round(stage.seconds, 3) for stage in on.stages if stage.name not in (NOT_RECKONED, *unknown)}
     return Foreseen(key, on.needed.expected - GPU_CONTEXT_BYTES, host, disk, stages)

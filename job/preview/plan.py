@@ -16,6 +16,7 @@ from job.plan.machine import needs_by_stage
 from job.plan.model_size import ModelSize, size_of_base
 from job.plan.schedule import Schedule
 from job.plan.steps import Step
+from job.preview.benchmarks import see_tasks
 from job.preview.evaluated import Evaluated, evaluated
 from job.preview.light import without_torch
 from job.preview.reckoning import ANY, OnCard, Scheduler, on_card, scheduler
@@ -143,13 +144,14 @@ def make_plan(spec: JobSpec, asked: PlanOptions, workdir: Path, log: Log) -> Pla
         beside = fetch_beside(spec, workdir)
         with log.bar("data") as bar:
             rows = see_rows(spec, train, held_out, base.path, workdir, bar.update_total, asked.sample, beside)
+        tasks = see_tasks(spec, base.path, workdir)
     except ModuleNotFoundError as error:
         hint = "Install locks/plan.txt, which has all that a plan needs, without torch"
         raise InputError("a package that reads rows is not installed", found=f"no {error.name}", hint=hint) from error
     size = size_of_base(spec, base)
     scheduled = scheduler(spec, rows.lengths, rows.times)
     prices, priced = prices_of(spec, asked.prices)
-    cards = [on_card(spec, size, scheduled, rows.whole_seconds, key, prices) for key in CARDS]
+    cards = [on_card(spec, size, scheduled, rows.whole_seconds, key, prices, tasks.work) for key in CARDS]
     costs = [on for on in cards if on.cost is not None]
     return Plan(
         spec=spec,
@@ -161,8 +163,8 @@ def make_plan(spec: JobSpec, asked: PlanOptions, workdir: Path, log: Log) -> Pla
         priced=priced,
         cheapest=min(costs, key=lambda on: on.cost or 0.0, default=None) if ANY not in prices else None,
         advice=advise(spec, facts(spec, size, rows, scheduled, base.quantised)) if asked.advice else [],
-        remarks=[text for _, text in [*seen.remarks, *seen.notes]],
-        evaluated=evaluated(spec.evaluation, rows.held_out_rows.expected),
+        remarks=[*(text for _, text in [*seen.remarks, *seen.notes]), *tasks.remarks],
+        evaluated=evaluated(spec.evaluation, rows.held_out_rows.expected, tasks.work),
     )
 
 

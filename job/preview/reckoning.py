@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 from job.plan.cards import CARDS, Card
 from job.plan.choice import Choice, Training
-from job.plan.duration import Stage, stages
+from job.plan.duration import Stage, asked_seconds, stages
 from job.plan.gpu_memory import GPU_CONTEXT_BYTES, GpuMemory, activation_budget, fits, gpu_memory, most_tokens
 from job.plan.model_size import ModelSize
 from job.plan.schedule import Schedule, schedule
 from job.spec import JobSpec
+
+if TYPE_CHECKING:
+    from job.evaluation.task_work import TaskWork
 
 Scheduler = Callable[[int, bool], Schedule]
 ANY = ""  # the key of a price that holds for every card
@@ -58,8 +62,9 @@ def scheduler(spec: JobSpec, lengths: Sequence[int], times: float) -> Scheduler:
 
 
 def on_card(
-    spec: JobSpec, size: ModelSize, scheduled: Scheduler, data_seconds: float, key: str, prices: Mapping[str, float]
-) -> OnCard:
+    spec: JobSpec, size: ModelSize, scheduled: Scheduler, data_seconds: float, key: str, prices: Mapping[str, float],
+    benchmarks: Sequence[TaskWork] = (),
+) -> OnCard:  # fmt: skip
     """What becomes of the training there: how it would be computed, and whether that fits. `data_seconds`: as long as
     all rows take to tokenise.
     """
@@ -74,6 +79,8 @@ def on_card(
         return OnCard(key, card, refused, choice.batch.rows, choice.kept_layers, needed)
     planned = training.scheduled(choice.batch.rows)
     seconds = training.seconds(choice) * planned.epochs
+    asked = {work: asked_seconds(spec, size, card, work.asked) for work in benchmarks if work.asked}
+    of_merged = sum(seconds for work, seconds in asked.items() if work.of_merged)
     return OnCard(
         key,
         card,
@@ -82,7 +89,7 @@ def on_card(
         choice.kept_layers,
         needed,
         seconds / planned.steps,
-        tuple(stages(spec, size, data_seconds, seconds, cards)),
+        tuple(stages(spec, size, data_seconds, seconds, cards, sum(asked.values()), of_merged)),
         prices.get(key, prices.get(ANY)),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from job.evaluation.task_work import TaskWork
 from job.plan.cards import GB
 from job.preview.evaluated import Evaluated
 from job.preview.plan import Plan
@@ -189,8 +190,9 @@ def cost(on: OnCard) -> str:
 
 def _about_stages(plan: Plan) -> Iterator[str]:
     if plan.shown:
-        left_out = "what is fetched over a network, answers, a judge and benchmarks"
-        yield f"times on {plan.shown.card.name}; {left_out} are not counted"
+        unknown = any(work.asked is None for work in plan.evaluated.benchmarks)
+        others = "answers, benchmarks and a judge" if unknown else "answers and a judge"
+        yield f"times on {plan.shown.card.name}; what is fetched over a network, {others} are not counted"
     yield from _about_evaluation(plan.evaluated)
     yield "memory is the host's, of the whole job; disk is scratch"
 
@@ -204,28 +206,45 @@ def _about_evaluation(asked: Evaluated) -> Iterator[str]:
             f"judge: at most {asked.judge_requests:,} requests, and one to see that it answers; "
             f"at most {asked.judge_tokens:,} tokens"
         )
-    if asked.documents:
-        counts = (f"{name}, {_documents(most)}" for name, most in asked.documents.items())
-        yield f"benchmarks of base and tuned model: {'; '.join(counts)}"
+    yield from map(_benchmark, asked.benchmarks)
 
 
-def _documents(most: int | None) -> str:
-    return "all its documents" if most is None else f"at most {most:,} documents of each task"
+def _benchmark(work: TaskWork) -> str:
+    """What it asks of each model, and what its documents take to come here."""
+    models = "base, tuned model and merged weights" if work.of_merged else "base and tuned model"
+    head = f"benchmark {work.name}, {models} each: "
+    if work.asked is None:
+        most = "all its documents" if work.limit is None else f"at most {work.limit:,} documents of each task"
+        return f"{head}{most}; how long that takes is not known without lm-eval (make benchmarks)"
+    asked, told = work.asked, [f"{work.asked.documents:,} documents"]
+    if asked.readings:
+        told.append(f"{asked.readings:,} readings of {asked.read_tokens:,} tokens")
+    if asked.answers:
+        told.append(f"{asked.answers:,} answers of at most {asked.new_tokens:,} tokens to {asked.prompt_tokens:,}")
+    if work.fetched_bytes:
+        told.append(f"{_size(work.fetched_bytes)} to fetch")
+    return head + ", ".join(told)
 
 
 def _stages(plan: Plan) -> Iterator[list[str]]:
     times = {stage.name: stage.seconds for stage in plan.shown.stages} if plan.shown else {}
     taken = [(STAGE_OF.get(step.name, "compare"), step) for step in plan.needs]
-    yield ["stage", "time", "disk", "memory"]
+    fetched = sum(work.fetched_bytes or 0 for work in plan.evaluated.benchmarks)
+    yield ["stage", "time", "disk", "memory", *(["documents"] if fetched else [])]
     for name in dict.fromkeys([*times, *(stage for stage, _ in taken)]):
         needs = [step for stage, step in taken if stage == name]
         time = duration(times[name]) if name in times else "–"
         disk = _gb(max(step.disk_bytes for step in needs)) if needs else "–"
-        yield [name, time, disk, _gb(max(step.ram_bytes for step in needs)) if needs else "–"]
+        memory = _gb(max(step.ram_bytes for step in needs)) if needs else "–"
+        yield [name, time, disk, memory, *([_size(fetched) if name == "data" else "–"] if fetched else [])]
 
 
 def _gb(count: int) -> str:
     return f"{count / GB:.1f} GB"
+
+
+def _size(count: int) -> str:
+    return _gb(count) if count >= GB else f"{count / 1e6:.1f} MB"
 
 
 def duration(seconds: float) -> str:

@@ -27,6 +27,12 @@ class FetchedSet:
     revision: str | None
     sha256: str
 
+    @property
+    def files(self) -> list[Path]:
+        """Without the notes on downloads that the Hub's client leaves beside them."""
+        found = (path for path in self.folder.rglob("*") if path.is_file())
+        return [path for path in found if path.relative_to(self.folder).parts[0] != ".cache"]
+
 
 def fetch_set(source: str, subset: str | None, pointer: str, folder: Path, revisions: Mapping[str, str]) -> FetchedSet:
     """A data set without subsets is taken as it is. `pointer` is the benchmark's.

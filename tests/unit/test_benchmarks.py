@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -298,6 +299,91 @@ def test_prompts_that_lm_eval_cuts_are_known(tmp_path: Path) -> None:
     with cut_prompts() as cut:
         run_benchmarks(loaded, model.eval(), tokenizer, 1, lambda done: None)
     assert len(cut) == 2, "both answers of the first"
+
+
+@needs_lm_eval
+@pytest.mark.usefixtures("lm_eval")
+@pytest.mark.parametrize("few_shot", [0, 2])
+def test_what_is_reckoned_is_what_a_model_reads(few_shot: int, tmp_path: Path) -> None:
+    """Of as few documents as are looked at, every token: of answers to choose from, of those with the same beginning, of one
+    that is generated. Of more, within their spread.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from job.evaluation.benchmarks import load_benchmarks, run_benchmarks
+    from job.evaluation.task_work import SAMPLED, TaskRequests, work_of
+
+    (tmp_path / "rows.jsonl").write_bytes(rows(SAMPLED + 3))
+    sums = "".join(json.dumps({"question": f"{n} + 1 =", "answer": n + 1}) + "\n" for n in range(4))
+    (tmp_path / "sums.jsonl").write_text(sums)
+    generated = TaskSpec("sums", few_shot, None, False, str(tmp_path / "sums.jsonl"), None, "train",
+                         TaskRowsSpec("question", "answer", None, None), merged=True)  # fmt: skip
+    chosen = replace(WHOLE, source=str(tmp_path / "rows.jsonl"), few_shot=few_shot, limit=SAMPLED)
+    loaded = load_benchmarks([chosen, generated], tmp_path / "work", {}, 1)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_dir())
+    work = [work_of(one, index, tokenizer) for index, one in enumerate(loaded)]
+    assert [(each.name, each.of_merged, each.fetched_bytes) for each in work] == [
+        ("arc_easy", False, 0),
+        ("sums", True, 0),
+    ]
+    model = AutoModelForCausalLM.from_pretrained(tiny_dir(), dtype=torch.float32).eval()
+    read: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _, args, given: read.append((args[0] if args else given["input_ids"]).numel()), with_kwargs=True
+    )
+    for each, one in zip(work, loaded, strict=True):
+        read.clear()
+        run_benchmarks([one], model, tokenizer, 1, lambda done: None)
+        asked = each.asked
+        assert asked is not None
+        assert (asked.readings + asked.answers, asked.read_tokens + asked.prompt_tokens) == (len(read), sum(read))
+    assert work[1].asked == TaskRequests(4, answers=4, prompt_tokens=sum(read), new_tokens=4)
+    (more,) = load_benchmarks([replace(chosen, limit=None)], tmp_path / "more", {}, 1)
+    all_of_them = work_of(more, 0, tokenizer).asked
+    assert all_of_them is not None
+    assert (all_of_them.documents, all_of_them.readings) == (SAMPLED + 3, 2 * (SAMPLED + 3))
+
+
+@needs_lm_eval
+@pytest.mark.usefixtures("lm_eval")
+def test_a_plan_has_their_time_and_what_they_fetch(hub: Hub, tmp_path: Path) -> None:
+    """In the stages where a run measures them, of each model; a gate that no figure can meet ends it as it ends the run."""
+    from job.preview.text import as_text
+    from tests.data_rows import sized_model
+    from tests.unit.test_plan import chats, plan
+
+    files = {"README.md": CARD, "easy/test.jsonl": rows(600), "easy/more.jsonl": rows(3), "hard/test.jsonl": b"{}\n"}
+    hub.repo("datasets/allenai/ai2_arc").commit(files)
+    tasks: dict[str, Any] = {
+        "/evaluation": {"prompts": [], "tasks": [{"name": "arc_easy", "merged": True}]},
+        "/export": {"merged": ["16bit"]},
+    }
+    (model := tmp_path / "model").mkdir()
+    sized_model(model, 2_000_000_000, {"hidden_size": 2048, "num_hidden_layers": 24})
+    found, without = plan(model, chats(20), tasks), plan(model, chats(20), {"/export": {"merged": ["16bit"]}})
+    (work,) = found.evaluated.benchmarks
+    hub_bytes = len(rows(600)) + len(rows(3))
+    assert work.asked is not None
+    assert (work.asked.documents, work.asked.readings) == (600, 1200)
+    assert hub_bytes <= (work.fetched_bytes or 0) <= hub_bytes + len(CARD)
+    for on, plain in zip(found.cards, without.cards, strict=True):
+        times, before = ({stage.name: stage.seconds for stage in each.stages} for each in (on, plain))
+        asked = times["baseline"]
+        assert asked > 1
+        assert times["evaluate"] - before["evaluate"] == pytest.approx(asked)
+        assert times["merge"] - before["merge"] == pytest.approx(asked)
+        assert (on.seconds or 0) - (plain.seconds or 0) == pytest.approx(3 * asked, abs=2.0), (
+            "rows take their own time each time"
+        )
+    said = as_text(found)
+    assert "benchmark arc_easy, base, tuned model and merged weights each: 600 documents, 1,200 readings of" in said
+    assert re.search(r"^  stage +time +disk +memory +documents$", said, re.MULTILINE)
+    assert re.search(r"^  data .* 0\.1 MB$", said, re.MULTILINE)
+    tasks["/evaluation"]["gates"] = [{"metric": "arc_easy:exact_match", "at_least": 0.5}]
+    with pytest.raises(InputError, match="no benchmark measures this") as caught:
+        plan(model, chats(20), tasks)
+    assert caught.value.faults[0].where == "/evaluation/gates/0/metric"
 
 
 @needs_lm_eval

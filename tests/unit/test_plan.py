@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from job.plan.duration import epoch_seconds
 from job.plan.gpu_memory import GIB, gpu_bytes, gpu_memory, least_gpu_bytes, most_tokens, rows_at_once
 from job.plan.model_size import ModelSize, size_of_fetched
 from job.plan.schedule import Schedule, packed, schedule
+from job.preview.benchmarks import see_tasks
 from job.preview.common import common_jobs, drawn
 from job.preview.evaluated import evaluated
 from job.preview.expected import expected
@@ -242,19 +244,30 @@ def test_what_is_asked_of_models_and_of_a_judge_is_counted(model: Path) -> None:
     document = found.document()
     StrictValidator(load_schema("plan")).validate(json.loads(json.dumps(document)))
     assert document["evaluation"] == {
-        "answers": 12, "answer_tokens": 32, "judge_requests": 11, "judge_tokens": 9000, "documents": {}}  # fmt: skip
+        "answers": 12, "answer_tokens": 32, "judge_requests": 11, "judge_tokens": 9000, "benchmarks": ()}  # fmt: skip
     text = as_text(found)
     assert "  answers of base and tuned model: 12, of at most 32 tokens each" in text
     assert "  judge: at most 11 requests, and one to see that it answers; at most 9,000 tokens" in text
-    more = asked | {"judge": judge | {"max_requests": 1000}, "tasks": ["arc_easy", {"name": "gsm8k", "limit": 20}]}
+    more = asked | {"judge": judge | {"max_requests": 1000}}
     uncapped = evaluated(parse({"/data/held_out": {"rows": 5}, "/evaluation": more}).evaluation, 5)
     assert uncapped.judge_requests == 12, "each pair in both orders"
-    assert uncapped.documents == {"arc_easy": None, "gsm8k": 20}
-    said = as_text(replace(found, evaluated=uncapped))
-    assert (
-        "benchmarks of base and tuned model: arc_easy, all its documents; gsm8k, at most 20 documents of each task"
-        in said
-    )
+
+
+@pytest.mark.skipif(find_spec("lm_eval") is not None, reason="lm-eval is installed here")
+def test_without_lm_eval_benchmarks_are_named_and_not_reckoned(model: Path) -> None:
+    """As on a laptop without torch, where their absence is no fault of the spec's."""
+    tasks = ["arc_easy", {"name": "gsm8k", "limit": 20}]
+    spec = parse({"/model/source": str(model), "/evaluation": {"prompts": [], "tasks": tasks}})
+    work = see_tasks(spec, model, model).work
+    assert [each.asked for each in work] == [None, None]
+    found = plan(model, chats(20))
+    seen = replace(found, evaluated=replace(found.evaluated, benchmarks=work))
+    StrictValidator(load_schema("plan")).validate(json.loads(json.dumps(seen.document())))
+    said = as_text(seen)
+    assert "; what is fetched over a network, answers, benchmarks and a judge are not counted" in said
+    unknown = "how long that takes is not known without lm-eval (make benchmarks)"
+    assert f"benchmark arc_easy, base and tuned model each: all its documents; {unknown}" in said
+    assert f"benchmark gsm8k, base and tuned model each: at most 20 documents of each task; {unknown}" in said
 
 
 def test_of_a_model_on_the_hub_the_weights_stay_there(hub: Hub, model: Path) -> None:
