@@ -242,7 +242,7 @@ def engine(run: Run) -> Backend:
     count = processes(spec, device)
     here = Path.cwd()
     os.chdir(run.workdir)  # engines write things into the current directory
-    backend = open_backend(spec.model.backend, device)
+    backend = open_backend(spec.model.backend, device, spec.training.method)
     os.chdir(here)  # the model's path may be relative to it
     run.stats.device = describe_device(backend.device)
     run.stats.effective = {

@@ -23,6 +23,8 @@ from job.training.checks import (
     check_targets,
 )
 from job.training.kernels.placed import Placed
+from job.training.methods import METHODS
+from job.training.one_trainer import only_trainer
 from job.training.precision import compute_dtype, keep_layout, quantisation
 
 LOADER_ERRORS = (
@@ -69,9 +71,9 @@ class Backend(Protocol):
     def for_inference(self, model: Any) -> None: ...
 
 
-def open_backend(name: str, device: str) -> Backend:
-    """The engine called `name` on "cuda" or "cpu"."""
-    return UnslothBackend(device) if name == "unsloth" else PeftBackend(device)
+def open_backend(name: str, device: str, method: str) -> Backend:
+    """The engine called `name` on "cuda" or "cpu", for trainings by that method."""
+    return UnslothBackend(device, method) if name == "unsloth" else PeftBackend(device)
 
 
 def adapter_options(lora: LoraSpec) -> dict[str, Any]:
@@ -114,10 +116,10 @@ def loading() -> Iterator[None]:
 class UnslothBackend:
     """Unsloth's loader and patched TRL trainer."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, method: str) -> None:
         self.device = device
         self.loaded_with: str | bool = False
-        with collector_paused():
+        with collector_paused(), only_trainer(METHODS[method].trl_name.lower()):
             import unsloth  # noqa: F401  before trl, transformers and peft, or its patches are lost
 
     def load(self, model_dir: Path, model: ModelSpec, lora: LoraSpec | None, gradient_checkpointing: str | bool) -> Any:

@@ -80,7 +80,7 @@ def handle(request: TrainingRequest) -> Trained:
 
         torch.set_num_threads(place.threads)
     log = Log(place.said.open("w", 1, "utf-8") if place else None, json_lines=True)
-    backend = open_backend(spec.model.backend, request.device)
+    backend = open_backend(spec.model.backend, request.device, spec.training.method)
     prepared = reopen(request.prepared, request.base)
     with loading():
         checkpointing = checkpointing_of(spec, request.size, request.device)

@@ -55,7 +55,7 @@ def open_model(shape: str, folder: Path, engine: str) -> tuple[Any, str]:
     case = CASE | {"backend": engine, "tokens": LONGEST_TOKENS + ANSWER_TOKENS}
     spec = parse_spec(json.dumps(spec_of(case, model_dir, workdir)).encode())
     device = choose_device()
-    backend = open_backend(engine, device)
+    backend = open_backend(engine, device, "sft")
     size = size_of_fetched(model_dir, sum(path.stat().st_size for path in model_dir.glob("*.safetensors")), local=True)
     model = backend.load(model_dir, spec.model, spec.lora, checkpointing_of(spec, size, device))
     backend.for_inference(model)

@@ -74,7 +74,7 @@ def run_case(case: dict[str, Any], folder: Path) -> None:
     from job.training.backend import open_backend
 
     started = time.monotonic()
-    backend = open_backend(case["backend"], "cuda")
+    backend = open_backend(case["backend"], "cuda", case.get("method", "sft"))
     imported = time.monotonic()
     settings = [case | variant for variant in case["variants"]]
     specs = [parse_spec(json.dumps(spec_of(setting, folder / case["shape"], workdir)).encode()) for setting in settings]

@@ -11,12 +11,6 @@ from job.training.methods.reference_model import loss_of_batch, require_the_base
 SFT_TERM = "sft"
 
 
-def _trainer_classes() -> tuple[type, type]:
-    from trl import DPOConfig, DPOTrainer
-
-    return DPOConfig, without_copies(DPOTrainer)
-
-
 def _arguments(spec: Any) -> dict[str, Any]:
     options = spec.training.dpo
     return {
@@ -52,7 +46,8 @@ DPO = Method(
     title="direct preference optimisation (DPO)",
     formats=("preference",),
     columns=PAIRS,
-    trainer_classes=_trainer_classes,
+    trl_name="DPO",
+    own_trainer=without_copies,
     arguments=_arguments,
     check=_check,
     collator=one_after_the_other,

@@ -34,10 +34,8 @@ ALIKE = 0.9  # of the groups
 SHOWN_CHARACTERS = 120
 
 
-def _trainer_classes() -> tuple[type, type]:
-    from trl import GRPOConfig, GRPOTrainer
-
-    class Trainer(without_copies(GRPOTrainer)):  # type: ignore[misc]
+def _own_trainer(trainer_class: type) -> type:
+    class Trainer(without_copies(trainer_class)):  # type: ignore[misc]
         """Prompts are tokens already; an answer ends with any of the `stops`, and has none of the `unsaid` tokens."""
 
         def __init__(self, stops: list[int], unsaid: list[int], **given: Any) -> None:
@@ -50,7 +48,7 @@ def _trainer_classes() -> tuple[type, type]:
         def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
             return prompts, None, {}
 
-    return GRPOConfig, Trainer
+    return Trainer
 
 
 def _arguments(spec: Any) -> dict[str, Any]:
@@ -239,7 +237,8 @@ GRPO = Method(
     title="group relative policy optimisation (GRPO)",
     formats=("prompt_only",),
     columns=TOKENS,
-    trainer_classes=_trainer_classes,
+    trl_name="GRPO",
+    own_trainer=_own_trainer,
     arguments=_arguments,
     check=_check,
     further=_further,

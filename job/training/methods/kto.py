@@ -14,12 +14,6 @@ from job.training.methods.record import LABELLED, HeldOut, Method, Rewards, Row
 from job.training.methods.reference_model import loss_of_batch, require_the_base, reward, without_copies
 
 
-def _trainer_classes() -> tuple[type, type]:
-    from trl import KTOConfig, KTOTrainer
-
-    return KTOConfig, without_copies(KTOTrainer)
-
-
 def _collator(pad: int, longest: int) -> Callable[[list[Row]], dict[str, Any]]:
     """Batches as TRL's KTO has them; each prompt also with the answer of the row before it, the first with the last's,
     cut to the `longest` sequence.
@@ -85,7 +79,8 @@ KTO = Method(
     title="Kahneman-Tversky optimisation (KTO)",
     formats=("kto",),
     columns=LABELLED,
-    trainer_classes=_trainer_classes,
+    trl_name="KTO",
+    own_trainer=without_copies,
     arguments=_arguments,
     check=_check,
     collator=_collator,

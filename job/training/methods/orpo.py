@@ -21,12 +21,6 @@ from job.training.methods.pairs import (
 from job.training.methods.record import PAIRS, HeldOut, Method, Rewards
 
 
-def _trainer_classes() -> tuple[type, type]:
-    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
-
-    return ORPOConfig, for_made_rows(ORPOTrainer)
-
-
 def _arguments(spec: Any) -> dict[str, Any]:
     return arguments_of_sides(spec) | {"beta": spec.training.orpo.beta, "padding_value": None}
 
@@ -40,7 +34,9 @@ ORPO = Method(
     title="odds-ratio preference optimisation (ORPO)",
     formats=("preference",),
     columns=PAIRS,
-    trainer_classes=_trainer_classes,
+    trl_name="ORPO",
+    trl_module="trl.experimental.orpo",
+    own_trainer=for_made_rows,
     arguments=_arguments,
     check=_check,
     collator=side_by_side,

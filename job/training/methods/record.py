@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,23 +41,26 @@ class Method:
     """One way to learn from prepared rows; a new one is a module here and a line in `METHODS`. The rules of the spec
     ask them, so nothing of a spec is imported here; `spec` is a `JobSpec`.
 
-    `trainer_classes` are the config and the trainer of trl, as the engine has patched them, imported when they are
-    called. `arguments` are those of its config beyond `trainer_arguments`, or in their place. `collator` makes a
-    batch of rows, given the id that pads and the tokens of the longest sequence (None: trl's own). `check` raises
-    `CapacityError` where the trainer, once it is made, is not set as the spec says. `kernel_loss`: trl's loss of it is
-    a kernel that CPUs lack, and transformers' own takes its place. `further`: keyword arguments of the trainer, of the
-    spec and the prepared rows, in the place of or beyond the common ones. `look` raises `InputError` for prepared rows
-    that it cannot use. `remarks`: of the spec and the history of a training, what people should know. `answers`: how
-    many sequences a step takes of a row, of the spec.
+    `trl_name` is what the config and the trainer of trl, as the engine has patched them, are called by; `trl_module`,
+    which has them, is imported when they are asked for, and `own_trainer` makes ours of that trainer. `arguments` are
+    those of its config beyond `trainer_arguments`, or in their place. `collator` makes a batch of rows, given the id
+    that pads and the tokens of the longest sequence (None: trl's own). `check` raises `CapacityError` where the
+    trainer, once it is made, is not set as the spec says. `kernel_loss`: trl's loss of it is a kernel that CPUs lack,
+    and transformers' own takes its place. `further`: keyword arguments of the trainer, of the spec and the prepared
+    rows, in the place of or beyond the common ones. `look` raises `InputError` for prepared rows that it cannot use.
+    `remarks`: of the spec and the history of a training, what people should know. `answers`: how many sequences a step
+    takes of a row, of the spec.
     """
 
     name: str
     title: str  # in what people read
     formats: tuple[str, ...]  # of rows that it learns from
     columns: tuple[str, ...]  # of a prepared row
-    trainer_classes: Callable[[], tuple[type, type]]
+    trl_name: str
     arguments: Callable[[Any], dict[str, Any]]
     check: Callable[[Any, Any], None]
+    trl_module: str = "trl"
+    own_trainer: Callable[[type], type] = lambda trainer_class: trainer_class
     collator: Callable[[int, int], Callable[[list[Row]], dict[str, Any]]] | None = None
     kernel_loss: bool = False
     loss_of_step: bool = False  # the same however a step is cut into passes, never with all logits at once
@@ -73,3 +77,8 @@ class Method:
     least_rows: int = 1  # of a micro-batch
     sequences: int = 1  # of a row, in one forward pass
     further_passes: int = 0  # forward passes of a step beside the one that is learned from
+
+    def trainer_classes(self) -> tuple[type, type]:
+        """The config and the trainer."""
+        module = importlib.import_module(self.trl_module)
+        return getattr(module, f"{self.trl_name}Config"), self.own_trainer(getattr(module, f"{self.trl_name}Trainer"))

@@ -8,12 +8,6 @@ from job.errors import CapacityError
 from job.training.methods.record import TOKENS, Method
 
 
-def _trainer_classes() -> tuple[type, type]:
-    from trl import SFTConfig, SFTTrainer
-
-    return SFTConfig, SFTTrainer
-
-
 def _arguments(spec: Any) -> dict[str, Any]:
     return {
         "shuffle_dataset": False,  # the data stage has shuffled
@@ -46,7 +40,7 @@ SFT = Method(
     title="supervised fine-tuning",
     formats=("messages", "sharegpt", "alpaca", "prompt_completion", "text", "template"),
     columns=TOKENS,
-    trainer_classes=_trainer_classes,
+    trl_name="SFT",
     arguments=_arguments,
     check=_check_packing,
     kernel_loss=True,

@@ -19,12 +19,6 @@ from job.training.methods.pairs import (
 from job.training.methods.record import PAIRS, HeldOut, Method, Rewards
 
 
-def _trainer_classes() -> tuple[type, type]:
-    from trl.experimental.cpo import CPOConfig, CPOTrainer
-
-    return CPOConfig, for_made_rows(CPOTrainer)
-
-
 def _arguments(spec: Any) -> dict[str, Any]:
     options = spec.training.simpo
     return arguments_of_sides(spec) | {
@@ -47,7 +41,9 @@ SIMPO = Method(
     title="simple preference optimisation (SimPO)",
     formats=("preference",),
     columns=PAIRS,
-    trainer_classes=_trainer_classes,
+    trl_name="CPO",
+    trl_module="trl.experimental.cpo",
+    own_trainer=for_made_rows,
     arguments=_arguments,
     check=_check,
     collator=side_by_side,
