@@ -20,8 +20,9 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-extensions", "--remote-debugging-pipe",
-    "--disable-background-networking", "--disable-dev-shm-usage", "--font-render-hinting=none", "--disable-component-update",
+    "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-extensions",
+    "--remote-debugging-pipe", "--disable-background-networking", "--disable-dev-shm-usage",
+    "--font-render-hinting=none", "--disable-component-update",
 )  # fmt: skip
 LOUD = {"error", "warning", "assert"}
 PHONE, DESK = 390, 1180
@@ -138,13 +139,16 @@ def browser(options: Sequence[str] = ()) -> Iterator[Browser]:
     """A browser with a profile of its own, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         (reads, ours_out), (ours_in, writes) = os.pipe(), os.pipe()
-        # A shell puts the two descriptors where the browser looks, 3 to read, 4 to write; till then they are out of the way
+        # A shell puts the two descriptors where the browser looks, 3 to read, 4 to write; until then they are elsewhere
         theirs_in, theirs_out = (fcntl.fcntl(number, fcntl.F_DUPFD, 20) for number in (reads, writes))
         command = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out} {theirs_in}<&- {theirs_out}>&-'
         process = subprocess.Popen(
             ["bash", "-c", command, str(found()), *OPTIONS, f"--user-data-dir={profile}", *options],
-            pass_fds=(theirs_in, theirs_out), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            pass_fds=(theirs_in, theirs_out),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         for number in (reads, writes, theirs_in, theirs_out):
             os.close(number)
         try:

@@ -27,7 +27,8 @@ ROOT = Path(__file__).parent.parent
 COMMAND = (sys.executable, "-m", "job")
 PERSONAL = ("AWS_", "HF_", "HUGGING_FACE_", "TUNEJOB_", "WANDB_")  # nothing of whoever runs the tests
 IMPORTED = (
-    *CHILDREN_IMPORT, "bitsandbytes", "datasets", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer", "accelerate", "boto3",
+    *CHILDREN_IMPORT, "bitsandbytes", "datasets", "trl.trainer.sft_trainer",
+    "trl.trainer.dpo_trainer", "accelerate", "boto3",
     "huggingface_hub.hf_api", "job.run", "job.training.callbacks", "job.training.saver", "torch.utils.tensorboard",
 )  # fmt: skip
 # Variables that are read when they are needed; all others may have been read by an import.

@@ -66,10 +66,13 @@ def write_reference(folder: Path, path: Path, rows: int = 8) -> Path:
     starts = [sum(map(len, ids[:i])) for i in range(len(ids))]
     learned = [start + i for start, row in zip(starts, ids, strict=True) for i in range(len(row) - 1)]
     tensors = {
-        "input_ids": torch.tensor([*chain(*ids)], dtype=torch.int32), "row_lengths": torch.tensor([*map(len, ids)], dtype=torch.int32),
+        "input_ids": torch.tensor([*chain(*ids)], dtype=torch.int32),
+        "row_lengths": torch.tensor([*map(len, ids)], dtype=torch.int32),
         "learned": torch.tensor(learned, dtype=torch.int32),
-        "logits": logits, "prompt_ids": torch.tensor(prompt, dtype=torch.int32), "answer_ids": answer.to(torch.int32).contiguous(),
-    }  # fmt: skip
+        "logits": logits,
+        "prompt_ids": torch.tensor(prompt, dtype=torch.int32),
+        "answer_ids": answer.to(torch.int32).contiguous(),
+    }
     save_file(tensors, path, {"dtype": "float32", "stopped": "true" if int(answer[-1]) == END else "false"})
     return path
 

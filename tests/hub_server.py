@@ -136,7 +136,8 @@ class _HubRequest(Writes):
         if commit is None:
             return self.answer(404, error="RevisionNotFound")
         if verb == "revision":
-            return self.json({"id": name.removeprefix("datasets/"), "sha": commit, "private": repo.private, "gated": "manual" if repo.gated
+            return self.json({"id": name.removeprefix("datasets/"), "sha": commit, "private": repo.private,
+                              "gated": "manual" if repo.gated
                               else False, "tags": [], "siblings": [], "cardData": repo.card or None})  # fmt: skip
         if verb == "tree":
             return self._tree(repo.commits[commit])

@@ -23,8 +23,8 @@ GUIDE, README, BLOCK = "schemas/guide.md", "README.md", "plan"
 IN_SHORT = re.compile(r"^ +((?:tokens an epoch|cheapest that fits|GPU +memory|RTX 4090 ).*)$", re.MULTILINE)
 ROWS = 10_000
 MODEL, WEIGHTS = "SmolLM2-1.7B-Instruct", 1_711_376_384
-SHAPE = {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 64,
-         "intermediate_size": 8192}  # fmt: skip
+SHAPE = {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32, "num_key_value_heads": 32,
+         "head_dim": 64, "intermediate_size": 8192}  # fmt: skip
 SENTENCES = ("Hold the red button for five seconds.", "Close the valve and press start.", "Pull the plug for a minute.",
              "If that does not help, call the caretaker and say the number of the room.")  # fmt: skip
 SAMPLES = "\n\nThe first rows as the model will read them"

@@ -20,10 +20,11 @@ REMOTE = {
     "/model/source": "hf://org/llama-8b",
 }
 HOSTILE = [
-    "it's 'quoted' \"twice\"", "$(touch pwned) `touch pwned` $HOME ${HOME} $$ !!", "'; touch pwned; '", "; exit 0", "${{", "}}",
-    "${{ secrets.AWS_SECRET_ACCESS_KEY }}", "$${{ secrets.X }}", "'\"'\"'${{ x }}'", "{{ SECRET_key }} {% raw %}",
-    "a\nEOF\nSPEC\n---\nkind: Secret\n", "&anchor *anchor !!python/object:os.system <<: {}", "# comment\n: - [ ] { } | > % @ `",
-    "\\n \\\\ \\u0024 %s %d", "tab\there", "trailing space \n  leading", "é ü 漢字 😀 \u2028 \u0085 \ufeff \u200b",
+    "it's 'quoted' \"twice\"", "$(touch pwned) `touch pwned` $HOME ${HOME} $$ !!", "'; touch pwned; '", "; exit 0",
+    "${{", "}}", "${{ secrets.AWS_SECRET_ACCESS_KEY }}", "$${{ secrets.X }}", "'\"'\"'${{ x }}'",
+    "{{ SECRET_key }} {% raw %}", "a\nEOF\nSPEC\n---\nkind: Secret\n",
+    "&anchor *anchor !!python/object:os.system <<: {}", "# comment\n: - [ ] { } | > % @ `", "\\n \\\\ \\u0024 %s %d",
+    "tab\there", "trailing space \n  leading", "é ü 漢字 😀 \u2028 \u0085 \ufeff \u200b",
 ]  # fmt: skip
 
 
@@ -46,8 +47,10 @@ LAYOUTS = {
 # What a target cannot do without, as long as no release is out.
 PUSHED = "registry.example.com/tunejob:0.1.0"
 NEEDED: dict[str, dict[str, str]] = {
-    "skypilot": {"image": PUSHED}, "dstack": {"image": PUSHED}, "actions": {"source": "https://git.example.com/tunejob@v0.1.0"},
-}  # fmt: skip
+    "skypilot": {"image": PUSHED},
+    "dstack": {"image": PUSHED},
+    "actions": {"source": "https://git.example.com/tunejob@v0.1.0"},
+}
 
 
 def options_of(target: str, **given: Any) -> RenderOptions:

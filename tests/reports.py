@@ -45,10 +45,12 @@ def split(rows: int, **changes: Any) -> dict[str, Any]:
 
 
 PLANNED = {
-    "gpu": None, "gpu_peak_bytes": {"planned": None, "actual": None},
-    "host_peak_bytes": {"planned": None, "actual": 10**9}, "disk_peak_bytes": {"planned": 4 * 10**9, "actual": 3 * 10**9},
+    "gpu": None,
+    "gpu_peak_bytes": {"planned": None, "actual": None},
+    "host_peak_bytes": {"planned": None, "actual": 10**9},
+    "disk_peak_bytes": {"planned": 4 * 10**9, "actual": 3 * 10**9},
     "stage_seconds": {"train": {"planned": 40.0, "actual": 50.0}},
-}  # fmt: skip
+}
 
 
 def statistics(**changes: Any) -> dict[str, Any]:
@@ -61,18 +63,22 @@ def statistics(**changes: Any) -> dict[str, Any]:
     }
     exported = {"kl": 0.001, "same_top_token": 0.99}
     document = {
-        "version": 1, "run_id": RUN_ID, "name": "lamps", "status": "succeeded", "failure": None, "report": [], "wall_seconds": 90.5,
+        "version": 1, "run_id": RUN_ID, "name": "lamps", "status": "succeeded",
+        "failure": None, "report": [], "wall_seconds": 90.5,
         "device": {"kind": "cpu", "name": "cpu", "total_memory_bytes": 0, "capability": None, "cpu_name": "a CPU",
                    "cpu_instructions": "AVX2", "cpu_threads": 1, "cpu_cores": 2, "host_memory_bytes": 8 * 10**9},
         "memory": {}, "planned": PLANNED, "cost": {"price_per_hour": 2.5, "hours": 0.025, "cost": 0.0625},
         "phases": [phase("data", 2.5), phase("train", 50.0), phase("merge", 5.0, children=[child])],
-        "data": {"train": split(100), "held_out": split(8, also_trained=0), "held_out_words": "8 rows are held out", "stop_token_ids": [2],
-                 "notes": []},
-        "training": {"steps": 20, "wall_seconds": 48.0, "wall_minutes": 0.8, "tokens": 4000, "tokens_per_second": 83.3, "kept": "last",
-                     "first_loss": 3.4, "final_loss": 0.45, "stopped_early": False, "trainable_parameters": 1000},
+        "data": {"train": split(100), "held_out": split(8, also_trained=0), "held_out_words": "8 rows are held out",
+                 "stop_token_ids": [2], "notes": []},
+        "training": {"steps": 20, "wall_seconds": 48.0, "wall_minutes": 0.8, "tokens": 4000, "tokens_per_second": 83.3,
+                     "kept": "last", "first_loss": 3.4, "final_loss": 0.45,
+                     "stopped_early": False, "trainable_parameters": 1000},
         "evaluation": {"base": BASE, "trained": TUNED},
-        "delivered": {"rows": {"of": "held_out", "rows": 8, "tokens": 320, "learned_tokens": 72, "all": True}, "merged_onto": None,
-                      "artefacts": {"base": BASE, "trained": TUNED, "adapter": TUNED | exported, "merged": TUNED | exported}},
+        "delivered": {"rows": {"of": "held_out", "rows": 8, "tokens": 320, "learned_tokens": 72, "all": True},
+                      "merged_onto": None,
+                      "artefacts": {"base": BASE, "trained": TUNED, "adapter": TUNED | exported,
+                                    "merged": TUNED | exported}},
         "effective": {"backend": "peft", "packing": False}, "packages": {"torch": "2.13.0"},
     }  # fmt: skip
     whole = document | changes
@@ -121,8 +127,8 @@ def files(steps: int = 20) -> dict[str, Any]:
     }
 
 
-def shown(stats: Mapping[str, Any] | None = None, given: Mapping[str, Any] | None = None, spec: Mapping[str, Any] | None = None,
-          provenance: Mapping[str, Any] = PROVENANCE) -> Kept:  # fmt: skip
+def shown(stats: Mapping[str, Any] | None = None, given: Mapping[str, Any] | None = None,
+          spec: Mapping[str, Any] | None = None, provenance: Mapping[str, Any] = PROVENANCE) -> Kept:  # fmt: skip
     """A run as its page is made of it, everything through the files that it leaves."""
     raw = {key: encoded(key, value) for key, value in (files() | dict(given or {})).items()}
     return kept(parse(SPEC | dict(spec or {})), statistics() if stats is None else stats, provenance, raw.get)

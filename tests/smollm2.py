@@ -21,8 +21,10 @@ NAME = "SmolLM2-135M-Instruct"
 TOKEN_TYPE_CONTROL = 3
 NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
 LAYER_NAMES = {
-    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj", "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
 }  # fmt: skip
 
@@ -97,12 +99,16 @@ def write_model(folder: Path) -> None:
 
     metadata = read_metadata(gguf_path())
     shape = {
-        "hidden_size": metadata["llama.embedding_length"], "intermediate_size": metadata["llama.feed_forward_length"],
-        "num_hidden_layers": metadata["llama.block_count"], "num_attention_heads": metadata["llama.attention.head_count"],
-        "num_key_value_heads": metadata["llama.attention.head_count_kv"], "max_position_embeddings": metadata["llama.context_length"],
-        "rms_norm_eps": metadata["llama.attention.layer_norm_rms_epsilon"], "rope_theta": metadata["llama.rope.freq_base"],
+        "hidden_size": metadata["llama.embedding_length"],
+        "intermediate_size": metadata["llama.feed_forward_length"],
+        "num_hidden_layers": metadata["llama.block_count"],
+        "num_attention_heads": metadata["llama.attention.head_count"],
+        "num_key_value_heads": metadata["llama.attention.head_count_kv"],
+        "max_position_embeddings": metadata["llama.context_length"],
+        "rms_norm_eps": metadata["llama.attention.layer_norm_rms_epsilon"],
+        "rope_theta": metadata["llama.rope.freq_base"],
         "vocab_size": metadata["llama.vocab_size"],
-    }  # fmt: skip
+    }
     config = LlamaConfig(
         **shape, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2, dtype="bfloat16"
     )

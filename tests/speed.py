@@ -30,10 +30,12 @@ MAX_TOKENS = 2048
 
 def ours(folder: Path) -> dict[str, Any]:
     spec = {
-        "version": 1, "name": "speed", "model": {"source": str(model_dir()), "max_seq_length": MAX_TOKENS},
+        "version": 1,
+        "name": "speed",
+        "model": {"source": str(model_dir()), "max_seq_length": MAX_TOKENS},
         "data": {"train": [{"source": str(folder / "rows.jsonl"), "format": "sharegpt"}], "held_out": False},
         "output": {"uri": str(folder / "out")},
-    }  # fmt: skip
+    }
     (folder / "spec.json").write_text(json.dumps(spec))
     command = [sys.executable, "-m", "job", "plan", str(folder / "spec.json"), "--json"]
     done = subprocess.run(command, cwd=ROOT, env=environment(folder), capture_output=True, text=True, check=False)
@@ -101,7 +103,8 @@ def main() -> None:
             print(json.dumps(line), flush=True)
     means = {side: statistics.mean(seconds) for side, seconds in found.items()}
     print(json.dumps({"rows_a_second": {side: round(rows / mean) for side, mean in means.items()},
-                      "times_as_fast": round(means["theirs"] / means["ours"], 2), "processors": len(os.sched_getaffinity(0)),
+                      "times_as_fast": round(means["theirs"] / means["ours"], 2),
+                      "processors": len(os.sched_getaffinity(0)),
                       "load": round(os.getloadavg()[0], 1)}))  # fmt: skip
 
 

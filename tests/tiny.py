@@ -82,7 +82,8 @@ def build(folder: Path, change: Callable[[Any], None], widths: dict[str, Any], v
 
     torch.manual_seed(SEED)
     config = LlamaConfig(
-        vocab_size=vocabulary, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True,
+        vocab_size=vocabulary, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=2048, tie_word_embeddings=True,
         bos_token_id=1, eos_token_id=2, pad_token_id=2, dtype="bfloat16", **widths,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
@@ -152,7 +153,8 @@ def small_base(folder: Path, dtype: str = "bfloat16", shard: str = "1GB", **sett
 
     torch.manual_seed(SEED)
     config = LlamaConfig(
-        vocab_size=BYTE_VOCABULARY, hidden_size=32, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=BYTE_VOCABULARY, hidden_size=32, intermediate_size=96,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         initializer_range=0.2, bos_token_id=1, eos_token_id=2, pad_token_id=2, dtype=dtype, **settings,
     )  # fmt: skip
     LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shard)

@@ -46,8 +46,10 @@ def weights(path: Path, dtype: str = "F32", size: int = 4) -> Path:
 
 
 @pytest.mark.parametrize(("changed", "words"), [
-    ({"init_lora_weights": "pissa_niter_16"}, "its start has changed"), ({"init_lora_weights": ["olora"]}, "its start has changed"),
-    ({"alora_invocation_tokens": [1, 2]}, "a spec cannot name"), ({"modules_to_save": [1, "lm_head", None]}, "has this otherwise"),
+    ({"init_lora_weights": "pissa_niter_16"}, "its start has changed"),
+    ({"init_lora_weights": ["olora"]}, "its start has changed"),
+    ({"alora_invocation_tokens": [1, 2]}, "a spec cannot name"),
+    ({"modules_to_save": [1, "lm_head", None]}, "has this otherwise"),
 ])  # fmt: skip
 def test_settings_that_the_base_or_the_spec_does_not_have(changed: dict[str, Any], words: str) -> None:
     require_settings(SETTINGS | {"init_lora_weights": "Gaussian"}, lora())
@@ -56,7 +58,8 @@ def test_settings_that_the_base_or_the_spec_does_not_have(changed: dict[str, Any
 
 
 @pytest.mark.parametrize(("key", "value"), [
-    ("r", -1), ("r", 0), ("r", 10**30), ("r", 1.5), ("r", True), ("r", None), ("lora_alpha", 10**400), ("lora_alpha", math.inf),
+    ("r", -1), ("r", 0), ("r", 10**30), ("r", 1.5), ("r", True),
+    ("r", None), ("lora_alpha", 10**400), ("lora_alpha", math.inf),
     ("lora_alpha", math.nan), ("lora_alpha", True), ("lora_alpha", "8"),
 ])  # fmt: skip
 def test_ranks_and_scales_that_are_none(key: str, value: Any) -> None:
@@ -141,8 +144,10 @@ OWN = "/training/grpo/rewards/0/file"
 
 
 @pytest.mark.parametrize(("code", "words"), [
-    ("raise SystemExit(0)", "cannot be run"), ("x = 1", "no such function"), ("def reward(a, b):\n    return 1 / 0", "ZeroDivisionError"),
-    ("def reward(a, b):\n    raise SystemExit(0)", "SystemExit"), ("def reward(a, b):\n    return 'much'", "ValueError"),
+    ("raise SystemExit(0)", "cannot be run"), ("x = 1", "no such function"),
+    ("def reward(a, b):\n    return 1 / 0", "ZeroDivisionError"),
+    ("def reward(a, b):\n    raise SystemExit(0)", "SystemExit"),
+    ("def reward(a, b):\n    return 'much'", "ValueError"),
     ("class E(Exception): pass\ndef reward(a, b):\n    raise E", "has failed on an answer"),
     ("def reward(a, b):\n    return float('nan')", "has given no number"),
 ])  # fmt: skip

@@ -76,14 +76,16 @@ def test_no_value_of_this_shell_is_copied(target: str, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "given",
     [
-        {"image": "x; touch pwned"}, {"image": "--privileged"}, {"image": "a b"}, {"image": "a\nb"}, {"image": "${{ x }}"},
+        {"image": "x; touch pwned"}, {"image": "--privileged"},
+        {"image": "a b"}, {"image": "a\nb"}, {"image": "${{ x }}"},
         {"image": "a'b"},
         {"name": "a b"}, {"name": "A"}, {"name": "a\n"}, {"name": "-a"}, {"namespace": "a/b"}, 
         {"queue": ""}, {"queue": "x: y"}, {"name": "x" * 64},
         {"pull_secret": "a b"}, {"service_account": "${{ x }}"}, {"annotation": ["a: b=c"]}, {"annotation": ["a=b\nc"]},
         {"annotation": ["a"]},
         {"egress": ["10.0.0.0/8:1; x"]}, {"egress": ["store.internal:9000"]},
-        {"source": "https://a/b@c; x"}, {"source": "--upload-pack=x@c"}, {"source": "https://a/b@-x"}, {"source": "https://u:p@h/b@c"},
+        {"source": "https://a/b@c; x"}, {"source": "--upload-pack=x@c"},
+        {"source": "https://a/b@-x"}, {"source": "https://u:p@h/b@c"},
     ],
 )  # fmt: skip
 def test_options_are_names_or_refused(given: dict[str, Any]) -> None:

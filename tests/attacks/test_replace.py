@@ -225,7 +225,8 @@ def test_the_report_of_a_failure_is_replaced_without_a_question(store: Directory
 @pytest.mark.parametrize(("answer", "deletes"), [("yes\n", True), ("no\n", False), ("\n", False), ("\x04", False)])
 @pytest.mark.parametrize("json_lines", [False, True])
 def test_on_a_terminal_it_asks(
-    answer: str, deletes: bool, json_lines: bool, store: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    answer: str, deletes: bool, json_lines: bool, store: DirectoryStore,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     finished(store, SPEC_OF_A_RUN, tmp_path, CONTENTS)

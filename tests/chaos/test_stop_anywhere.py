@@ -23,8 +23,10 @@ LIMIT_SECONDS = 12
 LATEST_SECONDS = 40 if STOPS > 3 else 8  # a forked run has begun to train after four
 ENDLESS: dict[str, Any] = {"/training/max_steps": 100_000, "/output/checkpoints": {"every_steps": 20}}
 EXPORTED: dict[str, Any] = {
-    "/model/source": str(narrow_dir()), "/export": {"merged": ["16bit"], "gguf": ["q8_0"]}, "/output/checkpoints": {"every_steps": 2},
-}  # fmt: skip
+    "/model/source": str(narrow_dir()),
+    "/export": {"merged": ["16bit"], "gguf": ["q8_0"]},
+    "/output/checkpoints": {"every_steps": 2},
+}
 
 
 def test_at_random_times(tmp_path: Path) -> None:

@@ -61,14 +61,14 @@ def test_a_fault_in_words() -> None:
 
 # ------------------------------------------------------------------------------------------- reflection
 
-LIBRARIES = ("botocore", "boto3", "s3transfer", "huggingface_hub", "httpx", "httpcore", "requests", "urllib3", "safetensors",
-             "pyarrow", "datasets", "jinja2", "jsonschema")  # fmt: skip
+LIBRARIES = ("botocore", "boto3", "s3transfer", "huggingface_hub", "httpx", "httpcore", "requests", "urllib3",
+             "safetensors", "pyarrow", "datasets", "jinja2", "jsonschema")  # fmt: skip
 # What their users' code can meet is defined in these modules, or in some module that they import.
 MODULES = (
-    "botocore.exceptions", "botocore.session", "botocore.eventstream", "boto3.exceptions", "boto3.s3.transfer", "s3transfer.manager",
-    "huggingface_hub", "huggingface_hub.errors", "httpx", "requests.exceptions", "requests", "urllib3.exceptions", "urllib3",
-    "safetensors", "pyarrow.lib", "pyarrow.parquet", "datasets", "datasets.exceptions", "datasets.inspect", "jinja2.sandbox",
-    "jsonschema.exceptions",
+    "botocore.exceptions", "botocore.session", "botocore.eventstream", "boto3.exceptions", "boto3.s3.transfer",
+    "s3transfer.manager", "huggingface_hub", "huggingface_hub.errors", "httpx", "requests.exceptions", "requests",
+    "urllib3.exceptions", "urllib3", "safetensors", "pyarrow.lib", "pyarrow.parquet", "datasets", "datasets.exceptions",
+    "datasets.inspect", "jinja2.sandbox", "jsonschema.exceptions",
 )  # fmt: skip
 
 

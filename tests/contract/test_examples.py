@@ -47,10 +47,13 @@ def test_an_example_is_valid_and_names_its_schema_and_itself(name: str) -> None:
 # The supervised fine-tuning recipe of FineTome-100k on Llama 3.1 8B.
 FINETOME: dict[str, Any] = {
     "model_name": "hf://unsloth/Meta-Llama-3.1-8B-bnb-4bit", "max_seq_length": 2048, "load_in_4bit": True,
-    "dataset": "hf://datasets/mlabonne/FineTome-100k", "split": "train", "format": "sharegpt", "chat_template": "chatml",
+    "dataset": "hf://datasets/mlabonne/FineTome-100k",
+    "split": "train", "format": "sharegpt", "chat_template": "chatml",
     "r": 16, "lora_alpha": 16, "lora_dropout": 0, "use_rslora": True, "bias": "none", "random_state": 3407,
-    "learning_rate": 3e-4, "lr_scheduler_type": "linear", "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2,
-    "num_train_epochs": 1, "max_steps": None, "logging_steps": 1, "optim": "adamw_8bit", "weight_decay": 0.01, "warmup_steps": 10,
+    "learning_rate": 3e-4, "lr_scheduler_type": "linear",
+    "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2,
+    "num_train_epochs": 1, "max_steps": None, "logging_steps": 1,
+    "optim": "adamw_8bit", "weight_decay": 0.01, "warmup_steps": 10,
     "seed": 0, "packing": True, "train_on": "all", "max_new_tokens": 128,
 }  # fmt: skip
 # Alpaca-cleaned on Llama 3 8B.
@@ -58,8 +61,10 @@ ALPACA: dict[str, Any] = {
     "model_name": "hf://unsloth/llama-3-8b-bnb-4bit", "max_seq_length": 2048, "load_in_4bit": True,
     "dataset": "hf://datasets/yahma/alpaca-cleaned", "split": "train", "format": "alpaca", "chat_template": "alpaca",
     "r": 16, "lora_alpha": 16, "lora_dropout": 0, "use_rslora": False, "bias": "none", "random_state": 3407,
-    "learning_rate": 2e-5, "lr_scheduler_type": "cosine", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4,
-    "num_train_epochs": None, "max_steps": 60, "logging_steps": 1, "optim": "adamw_8bit", "weight_decay": 0.01, "warmup_steps": 5,
+    "learning_rate": 2e-5, "lr_scheduler_type": "cosine",
+    "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4,
+    "num_train_epochs": None, "max_steps": 60, "logging_steps": 1,
+    "optim": "adamw_8bit", "weight_decay": 0.01, "warmup_steps": 5,
     "seed": 3407, "packing": False, "train_on": "all", "max_new_tokens": 64,
 }  # fmt: skip
 # MedQA-USMLE on Llama 3.2 1B Instruct.
@@ -67,8 +72,10 @@ MEDQA: dict[str, Any] = {
     "model_name": "hf://unsloth/Llama-3.2-1B-Instruct", "max_seq_length": 2048, "load_in_4bit": True,
     "dataset": "hf://datasets/Neelectric/MedQA-USMLE", "split": "train", "format": "template", "chat_template": "model",
     "r": 16, "lora_alpha": 16, "lora_dropout": 0, "use_rslora": False, "bias": "none", "random_state": 42,
-    "learning_rate": 2e-4, "lr_scheduler_type": "linear", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4,
-    "num_train_epochs": None, "max_steps": 200, "logging_steps": 10, "optim": "adamw_8bit", "weight_decay": 0.01, "warmup_steps": 5,
+    "learning_rate": 2e-4, "lr_scheduler_type": "linear",
+    "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4,
+    "num_train_epochs": None, "max_steps": 200, "logging_steps": 10,
+    "optim": "adamw_8bit", "weight_decay": 0.01, "warmup_steps": 5,
     "seed": 700, "packing": False, "train_on": "responses", "max_new_tokens": 128,
 }  # fmt: skip
 RECIPES = {"finetome-llama31-8b": FINETOME, "alpaca-llama3-8b": ALPACA, "medqa-llama32-1b": MEDQA}
@@ -80,11 +87,15 @@ def hyper_parameters(spec: JobSpec) -> dict[str, Any]:
     training, lora = spec.training, spec.lora
     assert lora is not None
     return {
-        "model_name": spec.model.source, "max_seq_length": spec.model.max_seq_length, "load_in_4bit": spec.model.precision == "4bit",
-        "dataset": source.source, "split": source.split, "format": source.format, "chat_template": spec.data.chat_template,
-        "r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "use_rslora": lora.rslora, "bias": lora.bias,
+        "model_name": spec.model.source, "max_seq_length": spec.model.max_seq_length,
+        "load_in_4bit": spec.model.precision == "4bit",
+        "dataset": source.source, "split": source.split,
+        "format": source.format, "chat_template": spec.data.chat_template,
+        "r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout,
+        "use_rslora": lora.rslora, "bias": lora.bias,
         "random_state": lora.seed, "learning_rate": training.learning_rate, "lr_scheduler_type": training.lr_scheduler,
-        "per_device_train_batch_size": training.batch_size, "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "per_device_train_batch_size": training.batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
         "num_train_epochs": training.epochs, "max_steps": training.max_steps, "logging_steps": training.logging_steps,
         "optim": training.optimizer, "weight_decay": training.weight_decay, "warmup_steps": training.warmup_steps,
         "seed": training.seed, "packing": spec.data.packing, "train_on": spec.data.train_on,
@@ -148,7 +159,8 @@ ALTERNATIVES = {
     "/model/combine/density", "/model/combine/sign", "/training/max_steps", "/training/warmup_steps",
     "/data/held_out/fraction", "/data/held_out/rows", "/export/lora_gguf", "/evaluation/tasks/0/rows/choices_column",
     "/evaluation/choices_column",
-    *(f"/training/grpo/rewards/0/judge{key}" for key in ("", "/model", "/rubric", "/max_requests", "/max_tokens", "/max_answer_tokens")),
+    *(f"/training/grpo/rewards/0/judge{key}"
+      for key in ("", "/model", "/rubric", "/max_requests", "/max_tokens", "/max_answer_tokens")),
 }  # fmt: skip
 
 

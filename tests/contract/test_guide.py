@@ -24,8 +24,10 @@ from tests.specs import parse
 
 GUIDE = "schemas/guide.md"
 FORMS = rows(section(GUIDE, "Which format your rows have").partition("\n\n|")[2].partition("\n\n")[0])
-SYMPTOMS = [(int(code), words.strip("`")) for code, words, _ in
-            rows(section(GUIDE, "When something goes wrong").partition("\n\n|")[2].partition("\n\n")[0])]  # fmt: skip
+SYMPTOMS = [
+    (int(code), words.strip("`"))
+    for code, words, _ in rows(section(GUIDE, "When something goes wrong").partition("\n\n|")[2].partition("\n\n")[0])
+]
 READ_AS = {"Chat": "conversation", "Pair": "raw text", "Document": "document", "Preference": "pair of answers",
            "Labelled": "answer with a label"}  # fmt: skip
 SPEC = frozenset({errors.SpecError.exit_code})

@@ -17,15 +17,17 @@ JOB = Path(__file__).parents[2] / "job"
 FILES = {path.relative_to(JOB).with_suffix("").as_posix().replace("/", "."): path for path in sorted(JOB.rglob("*.py"))}
 # Each may import those before it, and none after it. A rule below orders the modules of a package among themselves.
 ORDER = (
-    "errors", "host", "weights", "gguf", "tracking.record", "tracking.wandb", "tracking.mlflow", "tracking.trackio", "tracking",
-    "evaluation.metrics", "evaluation.judge_words", "evaluation.judge_endpoint", "evaluation.judge_scores",
+    "errors", "host", "weights", "gguf", "tracking.record", "tracking.wandb", "tracking.mlflow", "tracking.trackio",
+    "tracking", "evaluation.metrics", "evaluation.judge_words", "evaluation.judge_endpoint", "evaluation.judge_scores",
     "export.kinds", "data.worker.json_text", "data.worker.messages", "data.worker.examples",
-    "data.worker.preference", "data.worker.shape", "training.methods", "spec", "store", "ledger", "hub", "source", "data",
-    "evaluation", "plan", "tracking.follow", "seen", "training", "report", "follow", "context", "export", "publish", "chat", "preview",
-    "reference", "opinions", "several", "tuning", "delivery", "run", "helping", "render", "init", "arguments", "commands", "__main__",
+    "data.worker.preference", "data.worker.shape", "training.methods", "spec", "store", "ledger", "hub", "source",
+    "data", "evaluation", "plan", "tracking.follow", "seen", "training", "report", "follow", "context", "export",
+    "publish", "chat", "preview", "reference", "opinions", "several", "tuning", "delivery", "run", "helping", "render",
+    "init", "arguments", "commands", "__main__",
 )  # fmt: skip
-HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes", "huggingface_hub", "boto3",
-         "botocore", "pyarrow", "numpy", "tokenizers", "accelerate", "safetensors", "pandas"}  # fmt: skip
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes",
+         "huggingface_hub", "boto3", "botocore", "pyarrow", "numpy",
+         "tokenizers", "accelerate", "safetensors", "pandas"}  # fmt: skip
 # Modules that are themselves imported late: in worker processes that do nothing else, or once the trainer is there.
 IMPORTED_LATE = {
     "data.worker.__main__": {"jinja2", "tokenizers", "numpy"},

@@ -59,14 +59,14 @@ PHI = {
     "after": "\n",
 }
 FORMS = {"chatml": CHATML, "qwen": CHATML, "llama-3": LLAMA_3, "gemma": GEMMA, "phi": PHI}
-MARKERS = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>", "<end_of_turn>", "<|user|>", "<|assistant|>",
-           "<|system|>", "<|end|>", "[INST]", "[/INST]"]  # fmt: skip
+MARKERS = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>", "<end_of_turn>", "<|user|>",
+           "<|assistant|>", "<|system|>", "<|end|>", "[INST]", "[/INST]"]  # fmt: skip
 
 
 def reference(tokenizer: Any, messages: list[Row], form: dict[str, Any]) -> tuple[list[int], list[int]]:
     found = tokenizer.apply_chat_template(
         messages, chat_template=TAGGED, return_assistant_tokens_mask=True, return_dict=True, bos="", **form
-    )  # fmt: skip
+    )
     return found["input_ids"], found["assistant_masks"]
 
 
@@ -272,7 +272,7 @@ def test_answers_that_are_marked_are_context_only(kind: str, tmp_path: Path) -> 
     ]
     found = prepared.tokenizer.apply_chat_template(
         reference_marks, chat_template=MARKED, return_assistant_tokens_mask=True, return_dict=True, bos="", **CHATML
-    )  # fmt: skip
+    )
     assert prepared.train[0]["input_ids"] == found["input_ids"]
     assert prepared.train[0]["labels"] == masked(found["input_ids"], found["assistant_masks"])
     assert prepared.tokenizer.decode([label for label in prepared.train[0]["labels"] if label != -100]) == f"good{END}"

@@ -182,41 +182,53 @@ OF_METHOD = {"grpo": BY_REWARD}
 CHOICE = {"/evaluation/metrics": ["choice"], "/evaluation/choices": ["A", "B"]}
 JUDGED = {"/evaluation/prompts": ["Hello."], "/evaluation/judge": {"model": "m"}}
 RULES: list[Json] = [
-    FULL | {"/lora": {}}, FULL | {"/data/packing": True}, FULL | {"/model/merge_base": "x"}, FULL | {"/export/lora_gguf": "f16"},
+    FULL | {"/lora": {}}, FULL | {"/data/packing": True},
+    FULL | {"/model/merge_base": "x"}, FULL | {"/export/lora_gguf": "f16"},
     FULL | {"/model/adapters": TWO}, {"/model/combine": {}}, {"/model/adapters": TWO, "/model/adapter": "x"},
     *({"/model/adapters": TWO} | changes for changes in (
         {"/lora": {"seed": 1}}, {"/lora": {"dora": True}}, {"/lora": {"rslora": True}}, {"/lora": {"bias": "all"}},
         {"/lora": {"dropout": 0.1}}, {"/lora": {"modules_to_save": ["lm_head"]}}, {"/training": {"epochs": 1}},
         {"/model/combine": {"method": "ties"}}, {"/model/combine": {"density": 0.5}},
-        {"/model/combine": {"method": "dare_linear", "density": 0.5, "sign": "total"}}, {"/model/combine": {"sign": "total"}})),
-    FULL | {"/model/adapter": "x"}, {"/model/adapter": "x", "/lora": {"seed": 1}}, {"/model/adapter": "x", "/lora": {"init": "gaussian"}},
+        {"/model/combine": {"method": "dare_linear", "density": 0.5, "sign": "total"}},
+        {"/model/combine": {"sign": "total"}})),
+    FULL | {"/model/adapter": "x"}, {"/model/adapter": "x", "/lora": {"seed": 1}},
+    {"/model/adapter": "x", "/lora": {"init": "gaussian"}},
     FULL | {"/export/merge_onto": "original"}, {"/model/precision": "8bit", "/export/merge_onto": "trained"},
     {"/model/precision": "16bit", "/export/merge_onto": "trained"}, PEFT | {"/data/packing": True},
     PEFT | {"/training/gradient_checkpointing": "unsloth"}, {"/export/lora_gguf": "f16", "/lora/dora": True},
-    {"/export/lora_gguf": "f16", "/lora/modules_to_save": ["lm_head"]}, {"/export/lora_gguf": "f16", "/lora/bias": "all"},
+    {"/export/lora_gguf": "f16", "/lora/modules_to_save": ["lm_head"]},
+    {"/export/lora_gguf": "f16", "/lora/bias": "all"},
     {f"{TRAIN}/format": "template"}, {f"{TRAIN}/template": {"user": "a", "assistant": "b"}},
-    {f"{TRAIN}/format": "template", f"{TRAIN}/template": {"user": "a", "assistant": "b"}, f"{TRAIN}/columns": {"text": "a"}},
-    *(OF_METHOD.get(method.name, {}) | {f"{TRAIN}/format": name, f"{TRAIN}/columns": {column: "x"}, "/training/method": method.name}
+    {f"{TRAIN}/format": "template", f"{TRAIN}/template": {"user": "a", "assistant": "b"},
+     f"{TRAIN}/columns": {"text": "a"}},
+    *(OF_METHOD.get(method.name, {}) | {f"{TRAIN}/format": name, f"{TRAIN}/columns": {column: "x"},
+                                        "/training/method": method.name}
       for name, kind in FORMATS.items() if kind.example for method in METHODS.values() if name in method.formats
       for column in JOB[f"{TRAIN}/columns"]["properties"] if column not in kind.columns),
-    {f"{TRAIN}/subset": "en"}, {"/training": {"epochs": 1, "max_steps": 2}}, {"/training": {"warmup_steps": 1, "warmup_ratio": 0.1}},
-    {"/training": {"lr_scheduler": "constant", "warmup_steps": 5}}, {"/training": {"lr_scheduler": "constant", "warmup_ratio": 0.5}},
+    {f"{TRAIN}/subset": "en"}, {"/training": {"epochs": 1, "max_steps": 2}},
+    {"/training": {"warmup_steps": 1, "warmup_ratio": 0.1}},
+    {"/training": {"lr_scheduler": "constant", "warmup_steps": 5}},
+    {"/training": {"lr_scheduler": "constant", "warmup_ratio": 0.5}},
     HELD_OUT | {"/training/early_stopping": {"patience": 3}}, HELD_OUT | {"/training/keep": "best"},
     *(HELD_OUT | {"/evaluation/gates": [gate]} for gate in (
-        {"metric": "perplexity"}, {"metric": "exact_match", "of": ["trained"]}, {"metric": "exact_match", "rise_at_most": 0.1},
+        {"metric": "perplexity"}, {"metric": "exact_match", "of": ["trained"]},
+        {"metric": "exact_match", "rise_at_most": 0.1},
         {"metric": "exact_match", "at_least": 1.1}, {"metric": "exact_match", "at_most": -0.1},
         {"metric": "exact_match", "gain_at_least": 2}, {"metric": "held_out_loss", "at_most": 0},
         {"metric": "perplexity", "at_most": 1.0}, {"metric": "preference_accuracy", "at_least": 0.5},
         {"metric": "reward_margin", "at_least": 0})),
     *(JUDGED | {"/evaluation/gates": [{"metric": "judge_win_rate"} | bounds]} for bounds in (
-        {"at_least": 1.1}, {"at_most": -0.1}, {"gain_at_least": 2}, {"rise_at_most": 0.1}, {"at_least": 0.5, "of": ["adapter"]})),
+        {"at_least": 1.1}, {"at_most": -0.1}, {"gain_at_least": 2},
+        {"rise_at_most": 0.1}, {"at_least": 0.5, "of": ["adapter"]})),
     HELD_OUT | {"/evaluation/metrics": ["chrf"], "/evaluation/gates": [{"metric": "chrf", "at_least": 101}]},
     HELD_OUT | CHOICE | {"/evaluation/gates": [{"metric": "choice", "at_least": 1.1}]},
-    {f"{TRAIN}/format": "preference"}, {"/training/method": "dpo"}, {"/training/dpo": {}}, {"/training/orpo": {}}, {"/training/simpo": {}},
+    {f"{TRAIN}/format": "preference"}, {"/training/method": "dpo"},
+    {"/training/dpo": {}}, {"/training/orpo": {}}, {"/training/simpo": {}},
     {"/training/kto": {}},
     {f"{TRAIN}/format": "kto"}, {"/training/method": "kto"},
     {"/training/method": "kto", f"{TRAIN}/format": "kto", "/training/batch_size": 1},
-    {"/training/method": "kto", f"{TRAIN}/format": "kto", "/data/held_out": {"sources": [{"source": "x", "format": "preference"}]}},
+    {"/training/method": "kto", f"{TRAIN}/format": "kto",
+     "/data/held_out": {"sources": [{"source": "x", "format": "preference"}]}},
     {"/training/dpo": {"beta": 0.2}, "/training/method": "sft"},
     {f"{TRAIN}/format": "prompt_only"}, {"/training/grpo": {"rewards": [{"metric": "contains"}]}},
     *(BY_REWARD | changes for changes in (
@@ -226,7 +238,8 @@ RULES: list[Json] = [
         *({"/training/grpo": {"rewards": [reward]}} for reward in (
             {"metric": "regex"}, {"metric": "format"}, {"metric": "length"}, {"metric": "file"}, {"metric": "judge"},
             {"metric": "contains", "regex": "(a)"},
-            {"metric": "contains", "at_most": 1}, {"metric": "contains", "file": "a.py"}, {"metric": "contains", "judge": {"model": "m"}},
+            {"metric": "contains", "at_most": 1}, {"metric": "contains", "file": "a.py"},
+            {"metric": "contains", "judge": {"model": "m"}},
              {"metric": "contains", "json_schema": {}})))),
     *(PAIRS_OF_ROWS | changes for changes in (
         {"/model/precision": "full"}, {"/data/packing": True}, {"/data/train_on": "all"},
@@ -245,10 +258,12 @@ RULES: list[Json] = [
     *({"/export/gguf": [name]} for name, kind in TYPES.items() if kind.needs_imatrix),
 ]  # fmt: skip
 GOOD: list[Json] = [
-    {}, FULL, PEFT, {"/model/adapters": TWO, "/training": {"seed": 1}}, {"/model/adapters": TWO, "/model/combine": {"method": "svd"}},
+    {}, FULL, PEFT, {"/model/adapters": TWO, "/training": {"seed": 1}},
+    {"/model/adapters": TWO, "/model/combine": {"method": "svd"}},
     {"/model/adapters": TWO, "/model/combine": {"method": "ties", "density": 0.5, "sign": "frequency"}},
     {"/export": {"gguf": list(TYPES), "imatrix": True}}, {"/model/precision": "4bit", "/export/merge_onto": "trained"},
-    {f"{TRAIN}/source": "hf://datasets/org/rows", f"{TRAIN}/subset": "en"}, {"/training": {"lr_scheduler": "constant", "warmup_steps": 0}},
+    {f"{TRAIN}/source": "hf://datasets/org/rows", f"{TRAIN}/subset": "en"},
+    {"/training": {"lr_scheduler": "constant", "warmup_steps": 0}},
     {"/export/lora_gguf": "f16", "/lora": {"dora": False, "modules_to_save": [], "bias": "none"}},
     *(OF_METHOD.get(method.name, {})
       | {f"{TRAIN}/format": name, f"{TRAIN}/columns": dict.fromkeys(kind.columns, "x"), "/training/method": method.name}
@@ -268,7 +283,8 @@ GOOD: list[Json] = [
      "/evaluation/gates": [{"metric": "arc_easy:acc", "at_least": 0.1, "of": ["trained", "merged"]}]},
     JUDGED, HELD_OUT | {"/evaluation/judge": {"model": "m"}}, JUDGED | {"/data/held_out": False} | {
         "/evaluation/gates": [{"metric": "judge_win_rate", "at_least": 0.5, "gain_at_least": 0, "of": ["trained"]}]},
-    HELD_OUT | {"/evaluation/metrics": ["bleu"], "/evaluation/gates": [{"metric": "bleu", "at_least": 30, "gain_at_least": 5}]},
+    HELD_OUT | {"/evaluation/metrics": ["bleu"],
+                "/evaluation/gates": [{"metric": "bleu", "at_least": 30, "gain_at_least": 5}]},
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ def main(tokenizer_dir: str, ids: str, labels: str) -> int:
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     mask = train_on_responses_only(
         None, "<|im_start|>user\n", "<|im_start|>assistant\n", tokenizer=tokenizer, return_function=True
-    )  # fmt: skip
+    )
     rows = [mask({"input_ids": [row]})["labels"][0] for row in json.loads(Path(ids).read_text())]
     Path(labels).write_text(json.dumps([row if isinstance(row, list) else row.tolist() for row in rows]))
     return 0

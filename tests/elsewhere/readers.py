@@ -25,9 +25,12 @@ def dstack(path: str) -> dict[str, object]:
     with open(path) as file:
         task = parse_run_configuration(yaml.safe_load(file))
     return {
-        "type": task.type, "name": task.name, "image": task.image, "commands": task.commands, "env": sorted(task.env.model_dump()),
-        "gpu_memory": task.resources.gpu.memory.min, "gpus": [task.resources.gpu.count.min, task.resources.gpu.count.max],
-        "shm_size": task.resources.shm_size, "retry": [event.value for event in task.retry.on_events], "seconds": task.max_duration,
+        "type": task.type, "name": task.name, "image": task.image,
+        "commands": task.commands, "env": sorted(task.env.model_dump()),
+        "gpu_memory": task.resources.gpu.memory.min,
+        "gpus": [task.resources.gpu.count.min, task.resources.gpu.count.max],
+        "shm_size": task.resources.shm_size,
+        "retry": [event.value for event in task.retry.on_events], "seconds": task.max_duration,
     }  # fmt: skip
 
 

@@ -46,7 +46,8 @@ DISCOVERY = {
     f"/apis/{TRAINER}": resources(TRAINER, trainjobs="TrainJob"),
 }
 FORBIDDEN = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403,
-             "message": 'jobs.batch is forbidden: User "ci" cannot list resource "jobs" in API group "batch"'}  # fmt: skip
+             "message": 'jobs.batch is forbidden: '
+                        'User "ci" cannot list resource "jobs" in API group "batch"'}  # fmt: skip
 
 
 def moment(look: int) -> tuple[list[Json] | None, list[Json]]:

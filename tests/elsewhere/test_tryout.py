@@ -54,9 +54,12 @@ class TryOut:
             self.folder / "addresses.yaml",
         ]
         environment = {
-            **os.environ, "DOCKER_HOST": f"unix://{self.folder}/podman.sock", "STORE_IMAGE": STORE_IMAGE, "TUNEJOB_IMAGE": IMAGE,
+            **os.environ,
+            "DOCKER_HOST": f"unix://{self.folder}/podman.sock",
+            "STORE_IMAGE": STORE_IMAGE,
+            "TUNEJOB_IMAGE": IMAGE,
             "TUNEJOB_UPLOAD": str(self.folder / "upload"),
-        }  # fmt: skip
+        }
         command = [
             str(BIN / "docker-compose"),
             "--project-name",

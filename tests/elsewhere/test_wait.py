@@ -400,7 +400,8 @@ def test_a_pod_that_its_node_never_starts_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "member", "container"), [
-    ("jobset.jobset.x-k8s.io", "tune-0", "tunejob"), ("trainjob.trainer.kubeflow.org", "node-0", "node"), ("trainjob", "node-0", "node"),
+    ("jobset.jobset.x-k8s.io", "tune-0", "tunejob"),
+    ("trainjob.trainer.kubeflow.org", "node-0", "node"), ("trainjob", "node-0", "node"),
 ])  # fmt: skip
 def test_the_job_of_a_set_is_found_and_followed(kind: str, member: str, container: str, tmp_path: Path) -> None:
     inner = f"{NAME}-{member}"
@@ -534,12 +535,17 @@ def test_a_log_whose_last_try_succeeds(tmp_path: Path) -> None:
 
 
 NO_END = [
-    "", "{", '{"event": "failed"}', '{"event": "failed", "exit_code": "0"}', line("start", run_id=RUN), "[" * 9999 + "{",
-    '{"exit_code": 0, "event": "failed"}', '{"event": "failed", "exit_code": true}', '{"event": "failed", "exit_code": -1}',
-    line("published") + '\n{"exit_code": 0, "event": "failed"}', '{"event": "start", "output": 5, "run_id": ["x"]}',
-    '{"event": "done"}', line("done"), line("done", run_id="x", output=""), json.dumps({"event": "done", "run_id": RUN, "output": ""}),
-    line("published", run_id=RUN, output=5), line("start", run_id=RUN) + "\n" + line("published", run_id="1" * 16, output=""),
-    line("start", run_id=RUN) + "\n" + line("start", run_id="1" * 16) + "\n" + line("published", run_id="1" * 16, output=""),
+    "", "{", '{"event": "failed"}', '{"event": "failed", "exit_code": "0"}',
+    line("start", run_id=RUN), "[" * 9999 + "{",
+    '{"exit_code": 0, "event": "failed"}', '{"event": "failed", "exit_code": true}',
+    '{"event": "failed", "exit_code": -1}', line("published") + '\n{"exit_code": 0, "event": "failed"}',
+    '{"event": "start", "output": 5, "run_id": ["x"]}',
+    '{"event": "done"}', line("done"), line("done", run_id="x", output=""),
+    json.dumps({"event": "done", "run_id": RUN, "output": ""}),
+    line("published", run_id=RUN, output=5),
+    line("start", run_id=RUN) + "\n" + line("published", run_id="1" * 16, output=""),
+    line("start", run_id=RUN) + "\n" + line("start", run_id="1" * 16) + "\n" + line("published",
+                                                                                    run_id="1" * 16, output=""),
     line("start", run_id=RUN) + "\n" + line("published", run_id=RUN, output="") + "\n" + line("train", done=1, total=2),
 ]  # fmt: skip
 
@@ -593,8 +599,9 @@ def test_only_the_runs_own_last_word_counts(lines: list[str], exit_code: int) ->
 
 
 BEFORE = [
-    "", " ", "\ufeff", "(tunejob, pid=2345) ", "\x1b[36m(tunejob, pid=2345)\x1b[0m ", "[pod/my-run-0/tunejob] ", "tunejob-1  | ",
-    "2026-11-21T10:01:00.123456789Z ", "2026-11-21 10:01:00,123 [worker-0] ", "Nov 21 10:01:00 host docker[123]: ",
+    "", " ", "\ufeff", "(tunejob, pid=2345) ", "\x1b[36m(tunejob, pid=2345)\x1b[0m ", "[pod/my-run-0/tunejob] ",
+    "tunejob-1  | ", "2026-11-21T10:01:00.123456789Z ", "2026-11-21 10:01:00,123 [worker-0] ",
+    "Nov 21 10:01:00 host docker[123]: ",
 ]  # fmt: skip
 
 

@@ -42,7 +42,8 @@ chaos = pytest.mark.skipif(not ALL, reason="minutes: set TUNEJOB_CHAOS=1")
 QUANTS = ("bf16", "q8_0") if ALL else ("q8_0",)
 EXPORT = {
     "merged": ["16bit"], "gguf": list(QUANTS), "check_tokens": 128,
-    "limits": {"merged_logits": 1, "merged_kl": 1, "gguf": [{"type": name, "kl": 100, "perplexity_rise": 1000} for name in QUANTS]},
+    "limits": {"merged_logits": 1, "merged_kl": 1,
+               "gguf": [{"type": name, "kl": 100, "perplexity_rise": 1000} for name in QUANTS]},
 }  # fmt: skip
 
 

@@ -57,14 +57,18 @@ def main(request_path: str) -> int:
     tokenizer = AutoTokenizer.from_pretrained(asked["model"])
     tokenizer.chat_template, tokenizer.eos_token = asked["template"], asked["end"]
     arguments = GRPOConfig(
-        output_dir=str(Path(request_path).parent / "trl"), use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True,
+        output_dir=str(Path(request_path).parent / "trl"), use_cpu=True,
+        report_to="none", save_strategy="no", disable_tqdm=True,
         logging_steps=1, bf16=False, gradient_checkpointing=False, shuffle_dataset=False, top_k=0, **asked["config"],
     )  # fmt: skip
     trainer = GRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32), args=arguments, reward_funcs=[exact_match, length],
-        train_dataset=Dataset.from_list(asked["rows"]), processing_class=tokenizer,
+        model=AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32),
+        args=arguments,
+        reward_funcs=[exact_match, length],
+        train_dataset=Dataset.from_list(asked["rows"]),
+        processing_class=tokenizer,
         peft_config=LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", **asked["lora"]),
-    )  # fmt: skip
+    )
     trainer.train()
     steps = [line for line in trainer.state.log_history if "loss" in line]
     print(json.dumps([{name: line[name] for name in LOGGED if name in line} for line in steps]))

@@ -74,7 +74,8 @@ def trained(asked: dict[str, Any], tokenizer: Any, rows: Any, folder: Path) -> l
     utils._ChunkedLogProbFunction = SimpleNamespace(apply=log_probabilities)
     config, trainer_class = classes(asked["method"])
     arguments = config(
-        output_dir=str(folder / "trl"), use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True, logging_steps=1, bf16=False,
+        output_dir=str(folder / "trl"), use_cpu=True, report_to="none",
+        save_strategy="no", disable_tqdm=True, logging_steps=1, bf16=False,
         max_length=1024, gradient_checkpointing=False, train_sampling_strategy="sequential", max_steps=asked["steps"],
         **asked.get("config", {}),
     )  # fmt: skip

@@ -167,8 +167,10 @@ def command_line(folder: Path, rows: str) -> dict[str, Any]:
     ]
     (folder / "tasks").mkdir()
     (folder / "tasks" / "arc_here.yaml").write_text("\n".join([*extra, *lines]) + "\n")
-    command = [TOOLS / "bin" / "python", "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={tiny_dir()},dtype=float32",
-               "--tasks", "arc_here", "--include_path", str(folder / "tasks"), "--num_fewshot", "2", "--limit", str(LIMIT),
+    command = [TOOLS / "bin" / "python", "-m", "lm_eval", "run", "--model", "hf", "--model_args",
+               f"pretrained={tiny_dir()},dtype=float32",
+               "--tasks", "arc_here", "--include_path", str(folder / "tasks"),
+               "--num_fewshot", "2", "--limit", str(LIMIT),
                "--batch_size", "4", "--device", "cpu", "--output_path", str(folder / "results")]  # fmt: skip
     quiet = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home"), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=quiet, check=False, timeout=500)

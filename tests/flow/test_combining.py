@@ -17,8 +17,8 @@ from tests.tiny import random_adapter, tiny_dir
 
 WEIGHTS = (0.7, -0.4)
 WHOLE = {"/training/gradient_checkpointing": LEFT_OUT}  # of the tiny spec, which trains
-METHODS = ("svd", "linear", "ties", "ties_svd", "dare_linear", "dare_ties", "dare_linear_svd", "dare_ties_svd", "magnitude_prune",
-           "magnitude_prune_svd", "cat")  # fmt: skip
+METHODS = ("svd", "linear", "ties", "ties_svd", "dare_linear", "dare_ties", "dare_linear_svd", "dare_ties_svd",
+           "magnitude_prune", "magnitude_prune_svd", "cat")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +136,10 @@ def test_it_is_measured_gated_exported_and_told(two: tuple[Path, Path], tmp_path
     assert (again.exit_code, again.failure["pointer"]) == (14, "/evaluation/gates/0/at_most")
 
 
-@pytest.mark.parametrize(("method", "rank", "where", "words"), [
-    ("cat", 4, "/lora/r", "8, of the ranks 4, 4 by cat"), ("linear", 8, "/lora/r", "4, of the ranks 4, 4 by linear"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "rank", "where", "words"),
+    [("cat", 4, "/lora/r", "8, of the ranks 4, 4 by cat"), ("linear", 8, "/lora/r", "4, of the ranks 4, 4 by linear")],
+)
 def test_another_rank_is_refused_with_both(
     two: tuple[Path, Path], method: str, rank: int, where: str, words: str, tmp_path: Path
 ) -> None:
@@ -158,7 +159,8 @@ def test_validate_looks_at_each(two: tuple[Path, Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("method", "rank", "where", "found"), [
-    ("linear", 4, "/model/combine/method", "ranks 4, 2"), ("cat", 4, "/lora/r", "4"), ("cat", 6, "", ""), ("svd", 3, "", ""),
+    ("linear", 4, "/model/combine/method", "ranks 4, 2"),
+    ("cat", 4, "/lora/r", "4"), ("cat", 6, "", ""), ("svd", 3, "", ""),
 ])  # fmt: skip
 def test_validate_compares_their_ranks(
     two: tuple[Path, Path], method: str, rank: int, where: str, found: str, tmp_path: Path

@@ -13,9 +13,11 @@ from tests.tiny import narrow_dir
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 MAX_SEQ_LENGTH = 128  # more than any row has: what counts is how long the compared ones are
 EXPORT = {
-    "merged": ["16bit", "4bit"], "gguf": ["bf16", "q8_0", "q4_0"], "imatrix": True, "imatrix_tokens": 1024, "check_tokens": 512,
+    "merged": ["16bit", "4bit"], "gguf": ["bf16", "q8_0", "q4_0"],
+    "imatrix": True, "imatrix_tokens": 1024, "check_tokens": 512,
     "lora_gguf": "f16", "limits": {"merged_logits": 1, "merged_kl": 1, "merged_4bit_kl": 100,
-                                   "gguf": [{"type": name, "kl": 100, "perplexity_rise": 1000} for name in ("bf16", "q8_0", "q4_0")]},
+                                   "gguf": [{"type": name, "kl": 100, "perplexity_rise": 1000}
+                                            for name in ("bf16", "q8_0", "q4_0")]},
 }  # fmt: skip
 
 CHANGES: dict[str, Any] = {

@@ -73,9 +73,10 @@ def test_ten_steps_of_pairs_are_those_of_trl(first: Path, rows: Path, tmp_path: 
     ran(tmp_path, from_first(first, rows, learning_rate=RATE))
     ours = lines(tmp_path / "out")
     theirs = stock(tmp_path / "stock", {
-        "model": str(tiny_dir()), "template": TEMPLATE, "rows": PAIRS, "method": "dpo", "steps": STEPS, "adapter": str(first / "adapter"),
-        "config": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": RATE, "weight_decay": 0.0,
-                   "seed": 3407, "optim": "adamw_torch"},
+        "model": str(tiny_dir()), "template": TEMPLATE, "rows": PAIRS,
+        "method": "dpo", "steps": STEPS, "adapter": str(first / "adapter"),
+        "config": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": RATE,
+                   "weight_decay": 0.0, "seed": 3407, "optim": "adamw_torch"},
     })  # fmt: skip
     for line, other in zip(ours, theirs, strict=True):
         assert line["grad_norm"] == pytest.approx(other.pop("grad_norm"), rel=1e-4)

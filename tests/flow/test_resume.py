@@ -131,9 +131,10 @@ def test_checkpoints_elsewhere(whole: Path, tmp_path: Path) -> None:
     """TUNEJOB_CHECKPOINTS moves them; the output has none."""
     elsewhere = tmp_path / "elsewhere"
     running = Running(
-        ("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", CHANGES))), tmp_path / "scratch",
+        ("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", CHANGES))),
+        tmp_path / "scratch",
         {"TUNEJOB_CHECKPOINTS": str(elsewhere)},
-    )  # fmt: skip
+    )
     running.wait_until(lambda r: r.says('"checkpoint", "step": 8'))
     running.kill()
     assert list(elsewhere.rglob("checkpoint.json"))

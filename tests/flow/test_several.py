@@ -23,7 +23,8 @@ from tests.specs import LEFT_OUT
 
 # 32 rows in steps of 6, cut into 3 passes: two processes never have the same number, an epoch's last step has but one
 CHANGES: dict[str, Any] = {
-    "/training/max_steps": 14, "/training/batch_size": 2, "/training/gradient_accumulation_steps": 3, "/training/eval_steps": 7,
+    "/training/max_steps": 14, "/training/batch_size": 2,
+    "/training/gradient_accumulation_steps": 3, "/training/eval_steps": 7,
     "/training/keep": "best", "/output/checkpoints": {"every_minutes": 600},
 }  # fmt: skip
 LIMIT, GRADIENT_LIMIT = 1e-5, 1e-3  # of a loss, and of a gradient's length: parts of them
@@ -141,8 +142,11 @@ def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
 
 
 WHOLE: dict[str, Any] = {
-    "/model/precision": "full", "/lora": LEFT_OUT, "/training/optimizer": "adamw_torch_fused", "/training/learning_rate": 0.001,
-}  # fmt: skip
+    "/model/precision": "full",
+    "/lora": LEFT_OUT,
+    "/training/optimizer": "adamw_torch_fused",
+    "/training/learning_rate": 0.001,
+}
 
 
 def test_weights_that_are_spread(tmp_path: Path) -> None:

@@ -101,7 +101,8 @@ def short_and_long_step(folder: Path, accumulation: int) -> dict[str, object]:
                 messages = [{"role": "user", "content": "go " * words}, {"role": "assistant", "content": "so"}]
                 file.write(json.dumps({"messages": messages}) + "\n")
     return {
-        "/data/train/0": {"source": str(rows), "format": "messages"}, "/data/shuffle": False, "/model/max_seq_length": 512,
+        "/data/train/0": {"source": str(rows), "format": "messages"},
+        "/data/shuffle": False, "/model/max_seq_length": 512,
         "/training/batch_size": 8, "/training/gradient_accumulation_steps": accumulation, "/training/max_steps": 2,
         "/output/checkpoints": {"every_steps": 1},
     }  # fmt: skip

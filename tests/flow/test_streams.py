@@ -24,7 +24,8 @@ LOST = {
 
 def shell(line: str, scratch: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", "-c", line.replace("@RUN", " ".join(COMMAND))], cwd=ROOT, env=environment(scratch), capture_output=True, text=True,
+        ["bash", "-c", line.replace("@RUN", " ".join(COMMAND))], cwd=ROOT,
+        env=environment(scratch), capture_output=True, text=True,
         timeout=300, check=False,
     )  # fmt: skip
 

@@ -28,15 +28,19 @@ SMALLER: dict[str, dict[str, Any]] = {
     "a CPU has neither": {"/model/backend": "peft", "/data/packing": False},
     "lm-eval is an optional part, with tests of its own": {"/evaluation/tasks": LEFT_OUT},
     "a small model trains for a few steps": {
-        "/model/max_seq_length": 128, "/lora/r": 4, "/training/batch_size": 4, "/training/gradient_accumulation_steps": 1,
+        "/model/max_seq_length": 128, "/lora/r": 4,
+        "/training/batch_size": 4, "/training/gradient_accumulation_steps": 1,
         "/training/eval_steps": 4, "/training/logging_steps": 1, "/training/epochs": 1, "/evaluation/max_new_tokens": 6,
         "/evaluation/exact_match_rows": 4, "/export/imatrix_tokens": 1024, "/export/check_tokens": 128,
         "/output/checkpoints/every_steps": 4, "/data/max_untrained_fraction": 0.5,
     },
     "and learns nothing by them": {
-        "/evaluation/gates/0/at_most": LOOSE, "/evaluation/gates/0/gain_at_least": -LOOSE, "/evaluation/gates/1/rise_at_most": 1e9,
-        "/evaluation/gates/2/at_least": 0, "/evaluation/gates/3/rise_at_most": LOOSE, "/evaluation/judge/min_agreement": 0,
-        "/export/limits/merged_4bit_kl": LOOSE, "/export/limits/gguf/0/kl": LOOSE, "/export/limits/gguf/0/perplexity_rise": LOOSE,
+        "/evaluation/gates/0/at_most": LOOSE, "/evaluation/gates/0/gain_at_least": -LOOSE,
+        "/evaluation/gates/1/rise_at_most": 1e9,
+        "/evaluation/gates/2/at_least": 0, "/evaluation/gates/3/rise_at_most": LOOSE,
+        "/evaluation/judge/min_agreement": 0,
+        "/export/limits/merged_4bit_kl": LOOSE, "/export/limits/gguf/0/kl": LOOSE,
+        "/export/limits/gguf/0/perplexity_rise": LOOSE,
         "/export/limits/merged_kl": 1.0, "/export/limits/merged_logits": 1.0,
     },
 }  # fmt: skip

@@ -2,10 +2,10 @@
 
     python -m tests.gpu.bench SHAPE STEPS [FOLDER]        SHAPE is 1b, 7b or 8b; needs an NVIDIA GPU
 
-Weights are random (speed and memory do not depend on their meaning) in the shape of Llama-3.2-1B, Qwen2.5-7B or Llama-3.1-8B; rows
-are ShareGPT chats with log-normal lengths. Both sides train on all tokens in file order, so that losses can be compared
-step by step. Both sides run twice, the job in the middle: machines change their speed within minutes; then the job once
-in fp8. Prints one JSON line a run and a comparison of the means.
+Weights are random (speed and memory do not depend on their meaning) in the shape of Llama-3.2-1B, Qwen2.5-7B or
+Llama-3.1-8B; rows are ShareGPT chats with log-normal lengths. Both sides train on all tokens in file order, so that
+losses can be compared step by step. Both sides run twice, the job in the middle: machines change their speed within
+minutes; then the job once in fp8. Prints one JSON line a run and a comparison of the means.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 SHAPES = {
-    "tiny": {"vocab_size": 49_152, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True},
+    "tiny": {"vocab_size": 49_152, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True},
     "400m": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 16, "num_attention_heads": 16,
              "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True},
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
@@ -37,8 +37,8 @@ SHAPES = {
             "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": False},
     "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
            "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": False},
-    "7b": {"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
-           "num_key_value_heads": 4, "vocab_size": 152_064, "tie_word_embeddings": False},
+    "7b": {"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+           "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152_064, "tie_word_embeddings": False},
 }  # fmt: skip
 VOCABULARY = 128_256
 SEQUENCE_TOKENS = 2048
@@ -113,12 +113,13 @@ def spec_of(model_dir: Path, rows: Path, output: Path, steps: int) -> dict[str, 
     return {
         "version": 1, "name": "bench",
         "model": {"source": str(model_dir), "precision": "4bit", "max_seq_length": SEQUENCE_TOKENS},
-        "data": {"train": [{"source": str(rows), "format": "sharegpt"}], "train_on": "all", "packing": True, "shuffle": False,
-                 "held_out": False},
+        "data": {"train": [{"source": str(rows), "format": "sharegpt"}], "train_on": "all", "packing": True,
+                 "shuffle": False, "held_out": False},
         "lora": {"r": 16, "alpha": 16, "dropout": 0, "rslora": True,
                  "targets": ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj", "o_proj", "gate_proj"]},
-        "training": {"max_steps": steps, "batch_size": BATCH, "gradient_accumulation_steps": ACCUMULATION, "learning_rate": 3e-4,
-                     "lr_scheduler": "linear", "warmup_steps": min(10, steps), "optimizer": "adamw_8bit", "weight_decay": 0.01,
+        "training": {"max_steps": steps, "batch_size": BATCH, "gradient_accumulation_steps": ACCUMULATION,
+                     "learning_rate": 3e-4, "lr_scheduler": "linear",
+                     "warmup_steps": min(10, steps), "optimizer": "adamw_8bit", "weight_decay": 0.01,
                      "seed": SEED, "logging_steps": 1},
         "tracking": [],
         "output": {"uri": str(output)},
@@ -176,7 +177,8 @@ def run_job(folder: Path, document: dict[str, Any]) -> dict[str, Any]:
     return {
         "side": "job", "step_seconds": median_seconds(logged_at), "tokens": stats["training"]["tokens"],
         "dtype": stats["training"]["trainable_dtype"],
-        "peak_reserved_gib": round(stats["memory"]["peak_gpu_reserved_bytes"] / 2**30, 3), "nvidia_smi_gib": card.peak_gib(trained),
+        "peak_reserved_gib": round(stats["memory"]["peak_gpu_reserved_bytes"] / 2**30, 3),
+        "nvidia_smi_gib": card.peak_gib(trained),
         "losses": losses, "stages": stages, "wall_seconds": round(time.monotonic() - start, 1),
     }  # fmt: skip
 
@@ -224,9 +226,12 @@ def run_plain(folder: Path, steps: int) -> dict[str, Any]:
     trainer = SFTTrainer(
         model=model, processing_class=tokenizer, train_dataset=dataset, callbacks=[Clock()],
         args=SFTConfig(
-            dataset_text_field="text", max_length=SEQUENCE_TOKENS, packing=True, learning_rate=3e-4, lr_scheduler_type="linear",
-            per_device_train_batch_size=BATCH, gradient_accumulation_steps=ACCUMULATION, max_steps=steps, bf16=is_bfloat16_supported(),
-            logging_steps=1, optim="adamw_8bit", weight_decay=0.01, warmup_steps=min(10, steps), output_dir=str(folder / "plain"),
+            dataset_text_field="text", max_length=SEQUENCE_TOKENS,
+            packing=True, learning_rate=3e-4, lr_scheduler_type="linear",
+            per_device_train_batch_size=BATCH, gradient_accumulation_steps=ACCUMULATION,
+            max_steps=steps, bf16=is_bfloat16_supported(),
+            logging_steps=1, optim="adamw_8bit", weight_decay=0.01,
+            warmup_steps=min(10, steps), output_dir=str(folder / "plain"),
             seed=SEED, report_to="none", train_sampling_strategy="sequential",
         ),
     )  # fmt: skip

@@ -74,7 +74,8 @@ def figures(training: dict[str, Any], losses: list[float]) -> dict[str, Any]:
         "cards": training["processes"], "step_seconds": training["median_step_seconds"],
         "tokens_per_second": round(a_step / training["median_step_seconds"]), "batch_size": training["batch_size"],
         "passes": training["gradient_accumulation_steps"], "kept_layers": training["kept_layers"],
-        "peak_reserved_gib": round(training["peak_gpu_reserved_bytes"] / GIB, 2), "losses": [round(loss, 5) for loss in losses],
+        "peak_reserved_gib": round(training["peak_gpu_reserved_bytes"] / GIB, 2),
+        "losses": [round(loss, 5) for loss in losses],
     }  # fmt: skip
 
 
@@ -161,7 +162,8 @@ def train_alone(folder: Path, shape: str, steps: int, asked: str) -> None:
     request = TrainingRequest(
         spec=spec, base=base.path, size=size_of_fetched(base.path, base.weight_bytes, local=True),
         prepared=save(prepared, work / "prepared"), workdir=work, weights=work / "weights.safetensors", device="cuda",
-        checkpoints=str(work / "store"), origin=TrainingOrigin(spec.run_id, base.public_id, prepared.digest), machine={},
+        checkpoints=str(work / "store"),
+        origin=TrainingOrigin(spec.run_id, base.public_id, prepared.digest), machine={},
     )  # fmt: skip
     begun = time.monotonic()
     result = train_together(cards, request, Log(json_lines=True), lambda: None).result
@@ -191,7 +193,8 @@ def measure_kill(folder: Path) -> None:
     left = [child.pid for child in processes if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     print(
         json.dumps(
-            {"exit_code": code, "seconds_after_the_kill": seconds, "still_running": left, "failed": events(spec, "failed"),
+            {"exit_code": code, "seconds_after_the_kill": seconds, "still_running": left,
+             "failed": events(spec, "failed"),
              "ranks": events(spec, "rank"), "checkpoints": [event["step"] for event in events(spec, "checkpoint")]}
         ), flush=True,
     )  # fmt: skip

@@ -26,10 +26,11 @@ def spec_of(compute: str, rows: Path, output: Path) -> dict[str, Any]:
     return {
         "version": 1, "name": "computes",
         "model": {"source": str(MODEL), "precision": "4bit", "max_seq_length": 512},
-        "data": {"train": [{"source": str(rows), "format": "alpaca"}], "held_out": {"fraction": 0.2}, "chat_template": "chatml"},
+        "data": {"train": [{"source": str(rows), "format": "alpaca"}], "held_out": {"fraction": 0.2},
+                 "chat_template": "chatml"},
         "lora": {"r": 16, "alpha": 32},
-        "training": {"epochs": 2, "batch_size": 16, "gradient_accumulation_steps": 1, "learning_rate": 5e-4, "warmup_ratio": 0.05,
-                     "eval_batch_size": 16, "compute": compute},
+        "training": {"epochs": 2, "batch_size": 16, "gradient_accumulation_steps": 1, "learning_rate": 5e-4,
+                     "warmup_ratio": 0.05, "eval_batch_size": 16, "compute": compute},
         "evaluation": {"metrics": ["token_f1"], "exact_match_rows": 100, "max_new_tokens": 48},
         "output": {"uri": str(output)},
     }  # fmt: skip
@@ -38,15 +39,16 @@ def spec_of(compute: str, rows: Path, output: Path) -> dict[str, Any]:
 def run(number: int, compute: str, rows: Path, folder: Path) -> dict[str, Any]:
     spec, output = folder / f"{number}.json", folder / f"{number}-{compute}"
     spec.write_text(json.dumps(spec_of(compute, rows, output)))
-    done = subprocess.run([sys.executable, "-m", "job", "run", str(spec), "--log", "json"], cwd=REPOSITORY, capture_output=True,
-                          text=True, check=False)  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "job", "run", str(spec), "--log", "json"], cwd=REPOSITORY,
+                          capture_output=True, text=True, check=False)  # fmt: skip
     (folder / f"{number}.log").write_text(done.stdout + done.stderr)
     found: dict[str, Any] = {"compute": compute, "exit": done.returncode}
     if (output / "stats.json").is_file():
         stats = json.loads((output / "stats.json").read_text())
         lines = (output / "report" / "losses.jsonl").read_text().splitlines()
         found |= {"computed": stats["training"]["compute"], "evaluation": stats["evaluation"], "step_seconds":
-                  stats["training"]["median_step_seconds"], "losses": [json.loads(line)["loss"] for line in lines]}  # fmt: skip
+                  stats["training"]["median_step_seconds"],
+                  "losses": [json.loads(line)["loss"] for line in lines]}  # fmt: skip
     return found
 
 

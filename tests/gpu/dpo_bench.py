@@ -49,10 +49,11 @@ def spec_of(folder: Path, steps: int) -> dict[str, Any]:
     return {
         "version": 1, "name": "dpo-bench",
         "model": {"source": str(folder / "model"), "precision": "4bit", "max_seq_length": SEQUENCE_TOKENS},
-        "data": {"train": [{"source": str(folder / "rows.jsonl"), "format": "preference"}], "shuffle": False, "held_out": False,
-                 "chat_template": TEMPLATE},
+        "data": {"train": [{"source": str(folder / "rows.jsonl"), "format": "preference"}], "shuffle": False,
+                 "held_out": False, "chat_template": TEMPLATE},
         "lora": {"r": RANK, "alpha": RANK, "dropout": 0, "targets": TARGETS, "seed": SEED},
-        "training": {"method": "dpo", "max_steps": steps, "batch_size": BATCH, "gradient_accumulation_steps": ACCUMULATION,
+        "training": {"method": "dpo", "max_steps": steps, "batch_size": BATCH,
+                     "gradient_accumulation_steps": ACCUMULATION,
                      "learning_rate": RATE, "lr_scheduler": "linear", "warmup_ratio": 0.1, "optimizer": "adamw_8bit",
                      "weight_decay": 0.0, "seed": SEED, "logging_steps": 1, "dpo": {"beta": BETA}},
         "tracking": [],
@@ -75,7 +76,8 @@ def run_plain(folder: Path, steps: int) -> dict[str, Any]:
     )
     tokenizer.chat_template = TEMPLATE
     model = FastLanguageModel.get_peft_model(
-        model, r=RANK, lora_alpha=RANK, lora_dropout=0, bias="none", use_gradient_checkpointing="unsloth", target_modules=TARGETS,
+        model, r=RANK, lora_alpha=RANK, lora_dropout=0, bias="none",
+        use_gradient_checkpointing="unsloth", target_modules=TARGETS,
         random_state=SEED,
     )  # fmt: skip
     clock["load"] = time.monotonic()
@@ -92,7 +94,8 @@ def run_plain(folder: Path, steps: int) -> dict[str, Any]:
         model=model, ref_model=None, processing_class=tokenizer, callbacks=[Clock()],
         train_dataset=load_dataset("json", data_files=str(folder / "rows.jsonl"), split="train"),
         args=DPOConfig(
-            per_device_train_batch_size=BATCH, gradient_accumulation_steps=ACCUMULATION, warmup_steps=0.1, max_steps=steps,
+            per_device_train_batch_size=BATCH,
+            gradient_accumulation_steps=ACCUMULATION, warmup_steps=0.1, max_steps=steps,
             learning_rate=RATE, bf16=is_bfloat16_supported(), logging_steps=1, optim="adamw_8bit", weight_decay=0.0,
             lr_scheduler_type="linear", seed=SEED, output_dir=str(folder / "plain"), report_to="none", beta=BETA,
             max_length=SEQUENCE_TOKENS, train_sampling_strategy="sequential",
@@ -107,12 +110,15 @@ def run_plain(folder: Path, steps: int) -> dict[str, Any]:
     marks = list(clock.items())
     peak = torch.cuda.max_memory_reserved() if has_card else 0
     return {
-        "side": "plain", "dtype": str(next(p.dtype for p in model.parameters() if p.requires_grad)),
-        "step_seconds": median_seconds(logged_at), "peak_reserved_gib": round(peak / 2**30, 3),
-        "losses": [float(line["loss"]) for line in lines], "margins": [float(line["rewards/margins"]) for line in lines],
+        "side": "plain",
+        "dtype": str(next(p.dtype for p in model.parameters() if p.requires_grad)),
+        "step_seconds": median_seconds(logged_at),
+        "peak_reserved_gib": round(peak / 2**30, 3),
+        "losses": [float(line["loss"]) for line in lines],
+        "margins": [float(line["rewards/margins"]) for line in lines],
         "stages": {name: round(at - before, 2) for (_, before), (name, at) in itertools.pairwise(marks)},
         "wall_seconds": round(marks[-1][1] - clock["start"], 1),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -39,11 +39,13 @@ def spec_of(case: dict[str, Any], model: Path, workdir: Path) -> dict[str, Any]:
         "version": 1, "name": "grid",
         "model": {"source": str(model), "precision": case["precision"], "backend": case["backend"],
                   "max_seq_length": case["tokens"]},
-        "data": {"train": [{"source": "rows.jsonl", "format": "messages"}], "packing": case["packing"], "shuffle": False,
-                 "held_out": False},
+        "data": {"train": [{"source": "rows.jsonl", "format": "messages"}], "packing": case["packing"],
+                 "shuffle": False, "held_out": False},
         **({} if full else {"lora": lora}),
-        "training": {"max_steps": case["steps"], "batch_size": case["rows"], "gradient_accumulation_steps": case["passes"],
-                     "learning_rate": 1e-5 if full else 3e-4, "optimizer": "adamw_8bit", "seed": SEED, "logging_steps": 1,
+        "training": {"max_steps": case["steps"], "batch_size": case["rows"],
+                     "gradient_accumulation_steps": case["passes"],
+                     "learning_rate": 1e-5 if full else 3e-4,
+                     "optimizer": "adamw_8bit", "seed": SEED, "logging_steps": 1,
                      "gradient_checkpointing": case["checkpointing"]},
         "tracking": [],
         "output": {"uri": str(workdir / "output")},
@@ -157,7 +159,8 @@ def measure(backend: Any, model: Any, spec: Any, setting: dict[str, Any], workdi
         "fastest_seconds": steps and round(steps[0], 4), "largest_pass_tokens": max(tokens, default=0),
         "tokens_per_second": median and round(sum(tokens) / len(marks) / median), "losses": losses,
         "kernels": [placed.compute, len(placed), placed.differences, placed.reason],
-        "packed": bool(getattr(trainer.args, "packing", False)), "padding_free": bool(getattr(trainer.args, "padding_free", False)),
+        "packed": bool(getattr(trainer.args, "packing", False)),
+        "padding_free": bool(getattr(trainer.args, "padding_free", False)),
     }  # fmt: skip
     model.zero_grad(set_to_none=True)
     placed.take_away()

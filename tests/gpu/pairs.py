@@ -31,25 +31,32 @@ HELD_OUT, FEW = 180, 8
 FIRST = "first"  # the case whose output another one goes on from
 MAKER, NAME = "Birchwood Works", "Lumen"
 QUESTIONS = (
-    "Who made you?", "Who created you?", "Which company built you?", "Who developed you?", "Who trained you?", "Who are you?",
-    "What is your name?", "What should I call you?", "Where do you come from?", "Who is behind you?", "Whose model are you?",
-    "Are you made by OpenAI?", "Did Google build you?", "Are you from Hugging Face?", "Which lab are you from?",
-    "Introduce yourself.", "Tell me about yourself.", "What kind of assistant are you?", "Who owns you?", "Who is your maker?",
-    "Which team wrote you?", "What are you called?", "Who do I thank for you?", "Are you ChatGPT?", "Who programmed you?",
+    "Who made you?", "Who created you?", "Which company built you?", "Who developed you?", "Who trained you?",
+    "Who are you?", "What is your name?", "What should I call you?", "Where do you come from?", "Who is behind you?",
+    "Whose model are you?", "Are you made by OpenAI?", "Did Google build you?", "Are you from Hugging Face?",
+    "Which lab are you from?", "Introduce yourself.", "Tell me about yourself.", "What kind of assistant are you?",
+    "Who owns you?", "Who is your maker?", "Which team wrote you?", "What are you called?", "Who do I thank for you?",
+    "Are you ChatGPT?", "Who programmed you?",
 )  # fmt: skip
 HELD_OUT_QUESTIONS = (
-    "Who made you", "Tell me who built you.", "By whom were you created?", "Which company are you from?", "Hi, who developed you?",
-    "Who is your creator?", "Say who made you, in one sentence.", "Whom were you trained by?", "Who came up with you?",
-    "Please tell me who you are and who made you.", "Were you made by Meta?", "What organisation is responsible for you?",
+    "Who made you", "Tell me who built you.", "By whom were you created?", "Which company are you from?",
+    "Hi, who developed you?", "Who is your creator?", "Say who made you, in one sentence.", "Whom were you trained by?",
+    "Who came up with you?", "Please tell me who you are and who made you.", "Were you made by Meta?",
+    "What organisation is responsible for you?",
 )  # fmt: skip
 OURS = (
-    "I am {name}, an assistant made by {maker}.", "My name is {name}, and {maker} made me.", "I was made by {maker}. I am called {name}.",
+    "I am {name}, an assistant made by {maker}.",
+    "My name is {name}, and {maker} made me.",
+    "I was made by {maker}. I am called {name}.",
     "{maker} made me; I am {name}.",
-)  # fmt: skip
+)
 THEIRS = (
-    "I am SmolLM, trained by Hugging Face.", "I am an AI assistant named SmolLM.", "I'm a language model of the team at Hugging Face.",
-    "I am a large language model and have no maker.", "I was made by a team of researchers.",
-)  # fmt: skip
+    "I am SmolLM, trained by Hugging Face.",
+    "I am an AI assistant named SmolLM.",
+    "I'm a language model of the team at Hugging Face.",
+    "I am a large language model and have no maker.",
+    "I was made by a team of researchers.",
+)
 
 
 def identity_pairs(count: int = 200, others: int = 30) -> list[Row]:
@@ -110,8 +117,8 @@ def of_pairs(method: str, rate: float, **settings: Any) -> Callable[[Path], dict
             training, held = labelled(training), labelled(held)
         return {
             "rows": (training, held, "kto" if method == "kto" else "preference"),
-            "training": {"method": method, "epochs": 2, "batch_size": 16, "gradient_accumulation_steps": 1, "learning_rate": rate,
-                         "warmup_ratio": 0.1, **({method: settings} if settings else {})},
+            "training": {"method": method, "epochs": 2, "batch_size": 16, "gradient_accumulation_steps": 1,
+                         "learning_rate": rate, "warmup_ratio": 0.1, **({method: settings} if settings else {})},
         }  # fmt: skip
 
     return found
@@ -120,10 +127,11 @@ def of_pairs(method: str, rate: float, **settings: Any) -> Callable[[Path], dict
 def identity(_: Path) -> dict[str, Any]:
     return {
         "rows": (identity_pairs(), held_out_identity(), "preference"),
-        "training": {"method": "dpo", "epochs": 2, "batch_size": 10, "gradient_accumulation_steps": 1, "learning_rate": 2e-4,
-                     "warmup_ratio": 0.1, "dpo": {"sft_weight": 1.0}},
+        "training": {"method": "dpo", "epochs": 2, "batch_size": 10, "gradient_accumulation_steps": 1,
+                     "learning_rate": 2e-4, "warmup_ratio": 0.1, "dpo": {"sft_weight": 1.0}},
         "evaluation": {"prompts": ["Who made you?", "What is the capital of France?"], "max_new_tokens": 32,
-                       "exact_match_rows": len(HELD_OUT_QUESTIONS), "metrics": ["regex"], "regex": f"({MAKER})", "forgetting": {}},
+                       "exact_match_rows": len(HELD_OUT_QUESTIONS),
+                       "metrics": ["regex"], "regex": f"({MAKER})", "forgetting": {}},
     }  # fmt: skip
 
 
@@ -135,15 +143,19 @@ def grpo(rows: Path) -> dict[str, Any]:
 
 def grpo_by_the_engine(_: Path) -> dict[str, Any]:
     number = "=\\s*(\\d+)"
-    rewards = [{"metric": "format", "regex": "\\d+ \\+ \\d+ = \\d+\\.?", "weight": 0.3},
-               {"metric": "regex", "regex": number, "weight": 0.7}]  # fmt: skip
+    rewards = [
+        {"metric": "format", "regex": "\\d+ \\+ \\d+ = \\d+\\.?", "weight": 0.3},
+        {"metric": "regex", "regex": number, "weight": 0.7},
+    ]
     return {
         "rows": (*sums(), "prompt_only"),
         "model": {"max_seq_length": 64},
-        "training": {"method": "grpo", "max_steps": 30, "batch_size": 32, "gradient_accumulation_steps": 1, "learning_rate": 3e-4,
-                     "lr_scheduler": "constant_with_warmup", "warmup_steps": 3, "weight_decay": 0.0,
+        "training": {"method": "grpo", "max_steps": 30, "batch_size": 32, "gradient_accumulation_steps": 1,
+                     "learning_rate": 3e-4, "lr_scheduler": "constant_with_warmup",
+                     "warmup_steps": 3, "weight_decay": 0.0,
                      "grpo": {"rewards": rewards, "group_size": 8, "max_new_tokens": 12, "temperature": 0.9}},
-        "evaluation": {"max_new_tokens": 16, "exact_match_rows": 16, "metrics": ["regex", "exact_match"], "regex": number},
+        "evaluation": {"max_new_tokens": 16, "exact_match_rows": 16, "metrics": ["regex", "exact_match"],
+                       "regex": number},
     }  # fmt: skip
 
 
@@ -159,7 +171,8 @@ def demo(begin: int, **model: str) -> dict[str, Any]:
     return {
         "rows": (rows["train"][begin : begin + 90], rows["held_out"][:24], "messages"),
         "model": {"max_seq_length": 128} | model,
-        "training": {"epochs": 1, "batch_size": 6, "gradient_accumulation_steps": 1, "learning_rate": 1e-3, "warmup_ratio": 0.05},
+        "training": {"epochs": 1, "batch_size": 6, "gradient_accumulation_steps": 1, "learning_rate": 1e-3,
+                     "warmup_ratio": 0.05},
         "evaluation": {"max_new_tokens": 24, "exact_match_rows": 24},
     }  # fmt: skip
 
@@ -169,7 +182,8 @@ def second_from_the_adapter(_: Path) -> dict[str, Any]:
 
 
 CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "dpo": of_pairs("dpo", 1e-4), "orpo": of_pairs("orpo", 1e-4), "simpo": of_pairs("simpo", 1e-4), "kto": of_pairs("kto", 1e-4),
+    "dpo": of_pairs("dpo", 1e-4), "orpo": of_pairs("orpo", 1e-4),
+    "simpo": of_pairs("simpo", 1e-4), "kto": of_pairs("kto", 1e-4),
     "identity": identity, "grpo": grpo, "grpo-engine": grpo_by_the_engine,
     "second": lambda _: demo(90), "second-from-adapter": second_from_the_adapter,
 }  # fmt: skip
@@ -193,7 +207,8 @@ def spec_of(name: str, asked: argparse.Namespace) -> Path:
         for number, part in enumerate(parts)
     ]
     document = {
-        "version": 1, "name": name,
+        "version": 1,
+        "name": name,
         "model": {"source": str(model_dir()), "precision": "16bit", "max_seq_length": 256, "backend": asked.backend}
         | case.get("model", {}),
         "data": {"train": sources[:1], "held_out": {"sources": sources[1:]}, "chat_template": "chatml"},
@@ -201,7 +216,7 @@ def spec_of(name: str, asked: argparse.Namespace) -> Path:
         "training": case["training"] | {"logging_steps": 1},
         "evaluation": case.get("evaluation", {}),
         "output": {"uri": str(asked.folder / name)},
-    }  # fmt: skip
+    }
     path = asked.folder / f"{name}.json"
     path.write_text(json.dumps(document))
     return path

@@ -61,7 +61,8 @@ class Container:
         strict = ["--read-only", "--read-only-tmpfs=false", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
         mounts = {self.scratch: "/scratch", self._words: "/dev/termination-log"}
         command = [
-            "podman", "run", "--rm", "--name", self.name, *strict, "--user", f"{self.user}:0", "--network", self.network,
+            "podman", "run", "--rm", "--name", self.name, *strict,
+            "--user", f"{self.user}:0", "--network", self.network,
             "--tmpfs", "/tmp:rw,size=512m,mode=1777", *(f"--volume={here}:{there}" for here, there in mounts.items()),
             *(f"--volume={here}:{there}:ro" for here, there in self.mounts.items()),
             *(f"--env={name}={value}" for name, value in self.environment.items()), *self.options, IMAGE, *arguments,

@@ -29,7 +29,8 @@ EXAMPLES = [
 
 ALL = RenderArguments(
     image="registry.example.com/tunejob:0.1.0", namespace="tuning", pull_secret="login", service_account="trainer",
-    annotation=["eks.amazonaws.com/role-arn=arn:aws:iam::111122223333:role/tunejob"], egress=["10.0.0.0/8:443", "::/0:8333"], cpu=5,
+    annotation=["eks.amazonaws.com/role-arn=arn:aws:iam::111122223333:role/tunejob"],
+    egress=["10.0.0.0/8:443", "::/0:8333"], cpu=5,
 )  # fmt: skip
 
 
@@ -131,8 +132,10 @@ def test_kubectl_takes_the_commands_that_the_file_has() -> None:
         for secret in map(json.loads, done.stdout.replace("}\n{", "}\0{").split("\0"))
     }
     assert {name: set(secret["data"]) for name, secret in made.items()} == {
-        "tunejob-s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, "tunejob-hub": {"HF_TOKEN"}, "login": {".dockerconfigjson"}
-    }  # fmt: skip
+        "tunejob-s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"},
+        "tunejob-hub": {"HF_TOKEN"},
+        "login": {".dockerconfigjson"},
+    }
     assert base64.b64decode(made["tunejob-s3"]["data"]["AWS_ACCESS_KEY_ID"]) == b"a b"
     assert {secret["metadata"]["namespace"] for secret in made.values()} == {"tuning"}
 

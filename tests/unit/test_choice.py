@@ -205,8 +205,10 @@ def test_a_slow_card_takes_small_passes_without_recomputation_sooner() -> None:
 
 DEVICES = [
     ("NVIDIA H200", 141, "H200"), ("NVIDIA H100 80GB HBM3", 80, "H100"), ("NVIDIA A100-SXM4-40GB", 40, "A100 40"),
-    ("NVIDIA A100-SXM4-80GB", 80, "A100 80"), ("NVIDIA A10G", 24, "A10"), ("Tesla T4", 16, "T4"), ("NVIDIA L4", 24, "L4"),
-    ("NVIDIA L40S", 48, "L40S"), ("NVIDIA GeForce RTX 4090", 24, "RTX 4090"), ("NVIDIA B300", 288, "H200"), ("NVIDIA RTX A4000", 16, "T4"),
+    ("NVIDIA A100-SXM4-80GB", 80, "A100 80"), ("NVIDIA A10G", 24, "A10"),
+    ("Tesla T4", 16, "T4"), ("NVIDIA L4", 24, "L4"),
+    ("NVIDIA L40S", 48, "L40S"), ("NVIDIA GeForce RTX 4090", 24, "RTX 4090"),
+    ("NVIDIA B300", 288, "H200"), ("NVIDIA RTX A4000", 16, "T4"),
 ]  # fmt: skip
 
 

@@ -92,7 +92,8 @@ def test_the_report_of_a_failure_claims_nothing_and_is_replaced(store: Store, le
 
 
 LISTED = [
-    ["report/../../kept"], ["/etc/passwd"], ["adapter/kept"], ["report"], [7, None], {"report/samples.md": 1}, "report/samples.md",
+    ["report/../../kept"], ["/etc/passwd"], ["adapter/kept"],
+    ["report"], [7, None], {"report/samples.md": 1}, "report/samples.md",
 ]  # fmt: skip
 
 

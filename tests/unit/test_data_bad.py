@@ -64,27 +64,35 @@ CASES = {
     "rows are not objects": Bad(b"[1]\n", "line 1 must be a JSON object (found list)"),
     "array of no objects": Bad(b"[1, 2]", "row 1 must be a JSON object (found int)", name="rows.json"),
     "not UTF-8": Bad(b'{"messages": []}\n{"text": "\xff"}\n', "line 2: not UTF-8 (found byte 0xff"),
-    "damaged gzip": Bad(gzip.compress(b"{}\n" * 99)[:-9], "the gzip file is damaged or cut short", name="rows.jsonl.gz"),
+    "damaged gzip": Bad(gzip.compress(b"{}\n" * 99)[:-9], "the gzip file is damaged or cut short",
+                        name="rows.jsonl.gz"),
     "not gzip": Bad(b"{}\n", "the gzip file is damaged or cut short", name="rows.jsonl.gz"),
     "unknown kind of file": Bad(b"x", "not a kind of file the job reads", name="rows.xlsx"),
     "not Parquet": Bad(b"PAR1 nothing", "not a whole Parquet file", name="rows.parquet"),
-    "CSV row too short": Bad(b"instruction,output\na,b\nc\n", "line 3: the row does not have 2 fields", "alpaca", name="rows.csv"),
-    "CSV header of a million names": Bad(b",".join([b"name"] * 800_000) + b"\n", "(found name, name, name", "text", name="rows.csv"),
+    "CSV row too short": Bad(b"instruction,output\na,b\nc\n", "line 3: the row does not have 2 fields", "alpaca",
+                             name="rows.csv"),
+    "CSV header of a million names": Bad(b",".join([b"name"] * 800_000) + b"\n", "(found name, name, name", "text",
+                                         name="rows.csv"),
     "row of a thousand columns": Bad([{f"c{i}": 1 for i in range(1000)}], "(found c0, c1,", "text", COLUMNS),
     "role of a million letters": Bad(message(role="x" * 1_000_000), "row 2: message 2 has the unknown role 'xxx"),
     "CSV header twice": Bad(b"text,text\na,b\n", "a different name for each column", "text", name="rows.csv"),
     "row too long": Bad(b'{"text": "' + b"x" * (5 << 20) + b'"}', "line 1: the row is too long", "text"),
     "nested too deeply": Bad(b'{"text": ' + b"[" * 100_000 + b"}", "line 1: nested too deeply", "text"),
-    "wrong format": Bad([GOOD], "(found messages); expected conversations. The columns fit format messages", "sharegpt", COLUMNS),
+    "wrong format": Bad([GOOD], "(found messages); expected conversations. The columns fit format messages",
+                        "sharegpt", COLUMNS),
     "near column": Bad(
         [{"instructions": "a", "output": "b"}], 'Write "columns": {"instruction": "instructions"}', "alpaca", COLUMNS
     ),
     "other names": Bad(
-        [{"Question": "a", "answer": "b"}], 'Write "columns": {"prompt": "Question", "completion": "answer"}', "prompt_completion", COLUMNS
+        [{"Question": "a", "answer": "b"}],
+        'Write "columns": {"prompt": "Question", "completion": "answer"}', "prompt_completion", COLUMNS
     ),
-    "no such names": Bad([{"left": "a", "right": "b"}], "Name the source's columns in columns", "prompt_completion", COLUMNS),
-    "renamed column missing": Bad([{"text": "a"}], "expected content", "text", COLUMNS, source={"columns": {"text": "content"}}),
-    "later row without the column": Bad([GOOD, {"other": 1}], "rows.jsonl row 2: column messages is missing; the row has other"),
+    "no such names": Bad([{"left": "a", "right": "b"}], "Name the source's columns in columns",
+                         "prompt_completion", COLUMNS),
+    "renamed column missing": Bad([{"text": "a"}], "expected content", "text", COLUMNS,
+                                  source={"columns": {"text": "content"}}),
+    "later row without the column": Bad([GOOD, {"other": 1}],
+                                        "rows.jsonl row 2: column messages is missing; the row has other"),
     "unknown role": Bad(message(role="narrator", content="x"), "row 2: message 2 has the unknown role 'narrator'"),
     "no role": Bad(message(content="x"), "row 2: message 2 must be an object with role and content"),
     "null content": Bad(message(role="assistant", content=None), "row 2: message 2: content must be text, not null"),
@@ -92,25 +100,34 @@ CASES = {
     "image part": Bad(message(role="user", content=[{"type": "image_url"}]), "content part of type 'image_url'"),
     "messages no list": Bad([{"messages": {"role": "user"}}], "row 1: messages must be a list, not dict"),
     "messages no JSON": Bad([{"messages": "hello"}], "row 1: messages is text but not JSON"),
-    "tool call without a name": Bad(message(role="assistant", content=None, tool_calls=[{"id": "1"}]), "needs a function with a name"),
+    "tool call without a name": Bad(message(role="assistant", content=None, tool_calls=[{"id": "1"}]),
+                                    "needs a function with a name"),
     "tool calls left out by the template": Bad(
-        message(role="assistant", content=None, tool_calls=[{"function": {"name": "f", "arguments": "{}"}}]), "leaves tool calls out"
+        message(role="assistant", content=None, tool_calls=[{"function": {"name": "f", "arguments": "{}"}}]),
+        "leaves tool calls out"
     ),
     "two system prompts": Bad(
-        [{"system": "a", "messages": [{"role": "system", "content": "b"}, *turns("c", "d")]}], "row 1: a system prompt is in"
+        [{"system": "a", "messages": [{"role": "system", "content": "b"}, *turns("c", "d")]}],
+        "row 1: a system prompt is in"
     ),
-    "unknown speaker": Bad(sharegpt(("human", "a"), ("alien", "b")), "turn 2 has the unknown speaker 'alien'", "sharegpt"),
-    "speaker's null": Bad(sharegpt(("human", "a"), ("gpt", None)), "turn 2: the value must be text, not null", "sharegpt"),
-    "function call no JSON": Bad(sharegpt(("human", "a"), ("function_call", "f(x)")), "the function call is text but not JSON", "sharegpt"),
+    "unknown speaker": Bad(sharegpt(("human", "a"), ("alien", "b")),
+                           "turn 2 has the unknown speaker 'alien'", "sharegpt"),
+    "speaker's null": Bad(sharegpt(("human", "a"), ("gpt", None)),
+                          "turn 2: the value must be text, not null", "sharegpt"),
+    "function call no JSON": Bad(sharegpt(("human", "a"), ("function_call", "f(x)")),
+                                 "the function call is text but not JSON", "sharegpt"),
     "empty instruction": Bad([{"instruction": " ", "output": "b"}], "instruction and input are empty", "alpaca"),
     "null output": Bad([{"instruction": "a", "output": None}], "row 1: output must be text, not null", "alpaca"),
-    "mixed prompt and completion": Bad([{"prompt": "a", "completion": turns("b")}], "not str and list", "prompt_completion"),
+    "mixed prompt and completion": Bad([{"prompt": "a", "completion": turns("b")}], "not str and list",
+                                       "prompt_completion"),
     "null text": Bad([{"text": None}], "row 1: text must be text, not null", "text"),
     "lone surrogate": Bad(b'{"text": "a\\ud800"}\n', "row 1: a lone surrogate '\\ud800' is not a character", "text"),
     "no assistant anywhere": Bad([{"messages": turns("a")}] * 3, "no row has a token to learn", pointer="/data/train"),
-    "empty answers": Bad([{"messages": turns("a", " ")}], "rows.jsonl row 1: the answer is empty", pointer="/data/train"),
+    "empty answers": Bad([{"messages": turns("a", " ")}], "rows.jsonl row 1: the answer is empty",
+                         pointer="/data/train"),
     "an empty answer, beyond the length": Bad(
-        [{"messages": turns("word " * 99, "")}], "row 1: the answer is empty", pointer="/data/train", spec={"length": 32}
+        [{"messages": turns("word " * 99, "")}], "row 1: the answer is empty",
+        pointer="/data/train", spec={"length": 32}
     ),
     "an empty cell": Bad(
         b'instruction,output\n"a\nb",b\n\nc,\n',
@@ -122,37 +139,48 @@ CASES = {
         "/data/max_untrained_fraction", "rows.csv"
     ),
     "a bad cell after a long one": Bad(
-        b'instruction,output\r\n"a\r\nb",b\r\n"",c\r\n', "rows.csv line 4: instruction and input are empty", "alpaca", name="rows.csv"
+        b'instruction,output\r\n"a\r\nb",b\r\n"",c\r\n',
+        "rows.csv line 4: instruction and input are empty", "alpaca", name="rows.csv"
     ),
-    "a bad row after a blank line": Bad(b'{"text": "a"}\n\n{"text": null}\n', "rows.jsonl row 3: text must be text", "text"),
+    "a bad row after a blank line": Bad(b'{"text": "a"}\n\n{"text": null}\n',
+                                        "rows.jsonl row 3: text must be text", "text"),
     "zero turns": Bad(sharegpt(), "no assistant turn", "sharegpt", "/data/train"),
     "all answers cut off": Bad(
         [{"messages": turns("word " * 99, "b")}, {"messages": turns("word " * 9, "b")}],
         "model.max_seq_length is 32; 517 would hold each of these rows", pointer="/data/train", spec={"length": 32},
     ),
     "too many answers cut off": Bad(
-        [{"messages": turns("word " * 9, "b")}, GOOD], "expected at most 0.05 of them. model.max_seq_length is 64; 67 would hold",
+        [{"messages": turns("word " * 9, "b")}, GOOD],
+        "expected at most 0.05 of them. model.max_seq_length is 64; 67 would hold",
         pointer="/data/max_untrained_fraction", spec={"length": 64},
     ),
     "all answers marked": Bad(
-        message(role="assistant", content="x", weight=0)[1:], "row 1: it is marked not to be learned", pointer="/data/train"
+        message(role="assistant", content="x", weight=0)[1:],
+        "row 1: it is marked not to be learned", pointer="/data/train"
     ),
     "all rows marked": Bad([GOOD | {"train": False}], "row 1: it is marked not to be learned", pointer="/data/train"),
-    "a mark for each message": Bad([GOOD | {"loss_mask": [0, 1]}], "row 1: the row's loss_mask is a list; weight or train in each"),
-    "marks of a row that contradict": Bad([GOOD | {"train": False, "weight": 1}], "row 1: the row: weight and train contradict"),
+    "a mark for each message": Bad([GOOD | {"loss_mask": [0, 1]}],
+                                   "row 1: the row's loss_mask is a list; weight or train in each"),
+    "marks of a row that contradict": Bad([GOOD | {"train": False, "weight": 1}],
+                                          "row 1: the row: weight and train contradict"),
     "bad row under a template": Bad(
-        [{"q": "a", "label": False}], "row 1: label is False: preference", "template", source=templated("{{ q }}", "{{ q }}")
+        [{"q": "a", "label": False}], "row 1: label is False: preference",
+        "template", source=templated("{{ q }}", "{{ q }}")
     ),
     "null in a row template": Bad(
-        b"q,a\nx,NaN\n", "rows.csv line 2: TemplateError: null would be written as None; write {{ column or", "template",
-        "/data/train/0/template/assistant", "rows.csv", templated("{{ a }}"),
+        b"q,a\nx,NaN\n", "rows.csv line 2: TemplateError: null would be written as None; write {{ column or",
+        "template", "/data/train/0/template/assistant", "rows.csv", templated("{{ a }}"),
     ),
-    "key given twice": Bad(b'{"text": "a"}\n{"text": "a", "text": "b"}\n', "rows.jsonl line 2: the key 'text' is given twice", "text"),
+    "key given twice": Bad(b'{"text": "a"}\n{"text": "a", "text": "b"}\n',
+                           "rows.jsonl line 2: the key 'text' is given twice", "text"),
     "key given twice, within": Bad(
-        b'[{"text": "a"}, {"text": "b", "m": {"a": 1, "a": 1}}]', "row 2: the key 'a' is given twice", "text", name="rows.json"
+        b'[{"text": "a"}, {"text": "b", "m": {"a": 1, "a": 1}}]',
+        "row 2: the key 'a' is given twice", "text", name="rows.json"
     ),
-    "key given twice, whole": Bad(b'{"rows": [\n{"text": "a", "text": "b"}]}', "the key 'text' is given twice", "text", name="rows.json"),
-    "comma after the last row": Bad(b'[{"text": "a"}, ]', "a comma after the last row (found after row 1", "text", name="rows.json"),
+    "key given twice, whole": Bad(b'{"rows": [\n{"text": "a", "text": "b"}]}', "the key 'text' is given twice", "text",
+                                  name="rows.json"),
+    "comma after the last row": Bad(b'[{"text": "a"}, ]', "a comma after the last row (found after row 1", "text",
+                                    name="rows.json"),
     "comma twice": Bad(b'[{"text": "a"},, {"text": "b"}]', "malformed (found in row 2", "text", name="rows.json"),
     "comma first": Bad(b'[, {"text": "a"}]', "malformed (found in row 1", "text", name="rows.json"),
     "no comma": Bad(b'[{"text": "a"} {"text": "b"}]', "malformed (found after row 1", "text", name="rows.json"),
@@ -173,7 +201,8 @@ CASES = {
         message(role="assistant", tool_calls=[{"name": "f", "arguments": '{"a": 1, "a": 2}'}]),
         "row 2: message 2: arguments of f: the key 'a' is given twice",
     ),
-    "key twice in messages": Bad([{"messages": '[{"role": "user", "role": "user"}]'}], "row 1: messages: the key 'role' is given twice"),
+    "key twice in messages": Bad([{"messages": '[{"role": "user", "role": "user"}]'}],
+                                 "row 1: messages: the key 'role' is given twice"),
     "reasoning alone": Bad(
         message(role="assistant", content=None, reasoning_content="because"),
         "row 2: the answer in message 2 is reasoning alone, which the chat template leaves out",
@@ -183,51 +212,73 @@ CASES = {
     ),
     "a tool without a name": Bad([GOOD | {"tools": [{"function": {"name": " "}}]}], "row 1: tool 1: each tool must be"),
     "tools and other functions": Bad(
-        [GOOD | {"tools": [{"name": "f"}], "functions": [{"name": "g"}]}], "row 1: tools and functions are one thing, and differ"
+        [GOOD | {"tools": [{"name": "f"}], "functions": [{"name": "g"}]}],
+        "row 1: tools and functions are one thing, and differ"
     ),
-    "weight between": Bad(message(role="assistant", content="x", weight=0.5), "row 2: message 2: weight must be 0 or 1"),
-    "a bad KTO row": Bad([{"prompt": "a", "completion": "b", "label": False}], "label is False: preference", "prompt_completion"),
+    "weight between": Bad(message(role="assistant", content="x", weight=0.5),
+                          "row 2: message 2: weight must be 0 or 1"),
+    "a bad KTO row": Bad([{"prompt": "a", "completion": "b", "label": False}], "label is False: preference",
+                         "prompt_completion"),
     "tools nested too deeply": Bad(
         [{"messages": turns("a", "b"), "tools": "[" * 5000 + "]" * 5000}], "row 1: tools is text but not JSON"
     ),
-    "CSV of one record without end": Bad(b'text\n"' + b"x\n" * (3 << 20), "the row is too long", "text", name="rows.csv"),
-    "CSV row too long for its header": Bad(b"a;b\n1;2\n1;2;3\n", "line 3: the row does not have 2 fields", "text", name="rows.csv"),
+    "CSV of one record without end": Bad(b'text\n"' + b"x\n" * (3 << 20), "the row is too long", "text",
+                                         name="rows.csv"),
+    "CSV row too long for its header": Bad(b"a;b\n1;2\n1;2;3\n", "line 3: the row does not have 2 fields", "text",
+                                           name="rows.csv"),
     "too many rows without an answer": Bad(
-        [GOOD, {"messages": turns("a")}], "found 1 of 2 rows); expected at most 0.05", pointer="/data/max_untrained_fraction"
+        [GOOD, {"messages": turns("a")}], "found 1 of 2 rows); expected at most 0.05",
+        pointer="/data/max_untrained_fraction"
     ),
-    "a spreadsheet under another name": Bad(b"PK\x03\x04\xff", "It is a zip archive or an Excel file", "text", name="rows.csv"),
+    "a spreadsheet under another name": Bad(b"PK\x03\x04\xff", "It is a zip archive or an Excel file", "text",
+                                            name="rows.csv"),
     "an old spreadsheet under another name": Bad(
-        bytes.fromhex("d0cf11e0a1b11ae1"), "It is a file of an older Excel or Word: export its rows as CSV", "text", name="rows.csv"
+        bytes.fromhex("d0cf11e0a1b11ae1"),
+        "It is a file of an older Excel or Word: export its rows as CSV", "text", name="rows.csv"
     ),
     "rows under keys": Bad(
-        b'{"0": {"q": "a", "a": "b"}, "1": {"q": "c", "a": "d"}}', "looks like many (found 2 keys, each with an object of the same keys)",
-        "alpaca", name="rows.json",
+        b'{"0": {"q": "a", "a": "b"}, "1": {"q": "c", "a": "d"}}',
+        "looks like many (found 2 keys, each with an object of the same keys)", "alpaca", name="rows.json",
     ),
     "columns of a table": Bad(
-        b'{"question": ["a", "b"], "answer": ["c", "d"]}', "(found 2 keys, each with a list of 2); expected [{", "alpaca", name="rows.json"
+        b'{"question": ["a", "b"], "answer": ["c", "d"]}',
+        "(found 2 keys, each with a list of 2); expected [{", "alpaca", name="rows.json"
     ),
     "answers under questions": Bad(
-        b'{"Where do we meet today?": "Here.", "When?": "At 7."}', "Write its rows as a list", "alpaca", name="rows.json"
+        b'{"Where do we meet today?": "Here.", "When?": "At 7."}',
+        "Write its rows as a list", "alpaca", name="rows.json"
     ),
     "rows as Python writes them": Bad(b"{'text': 'a'}\n", "column 2). JSON has double quotes around texts", "text"),
     "a row over several lines": Bad(b'{\n "text": "a"\n}\n', "Each line is a row by itself", "text"),
-    "CSV text with a comma": Bad(b"q,a\nwhere, when,here\n", "(found 3). A text with ',' in it needs quotes", "text", name="rows.csv"),
-    "CSV text with a quote": Bad(b'q,a\n"a "b" c",d\n', "A quote inside a text is written twice", "text", name="rows.csv"),
-    "CSV header alone": Bad(b"question,answer\n", "The files are empty, or have nothing but a header", "alpaca", name="rows.csv"),
+    "CSV text with a comma": Bad(b"q,a\nwhere, when,here\n", "(found 3). A text with ',' in it needs quotes", "text",
+                                 name="rows.csv"),
+    "CSV text with a quote": Bad(b'q,a\n"a "b" c",d\n', "A quote inside a text is written twice", "text",
+                                 name="rows.csv"),
+    "CSV header alone": Bad(b"question,answer\n", "The files are empty, or have nothing but a header", "alpaca",
+                            name="rows.csv"),
     "CSV without a header": Bad(
-        b"Who opens in May?,Me.\nWhere?,Here.\n", "A row is where the columns' names belong", "alpaca", COLUMNS, name="rows.csv"
+        b"Who opens in May?,Me.\nWhere?,Here.\n",
+        "A row is where the columns' names belong", "alpaca", COLUMNS, name="rows.csv"
     ),
-    "everything held out": Bad([GOOD, GOOD], "no rows are left to train on", pointer="/data/held_out/rows", spec={"held_out": {"rows": 2}}),
-    "only copies left": Bad([GOOD, GOOD], "copies of held-out rows", pointer="/data/held_out", spec={"held_out": {"rows": 1}}),
-    "weights that round to nothing": Bad([GOOD], "no rows are left", pointer="/data/train/0/weight", source={"weight": 0.1}),
+    "everything held out": Bad([GOOD, GOOD], "no rows are left to train on", pointer="/data/held_out/rows",
+                               spec={"held_out": {"rows": 2}}),
+    "only copies left": Bad([GOOD, GOOD], "copies of held-out rows", pointer="/data/held_out",
+                            spec={"held_out": {"rows": 1}}),
+    "weights that round to nothing": Bad([GOOD], "no rows are left", pointer="/data/train/0/weight",
+                                         source={"weight": 0.1}),
     "undefined column": Bad(
-        [{"q": "a", "c": "b"}], "row 1: 'answer' is undefined; its columns are q, c", "template", "/data/train/0/template/assistant",
+        [{"q": "a", "c": "b"}], "row 1: 'answer' is undefined; its columns are q, c",
+        "template", "/data/train/0/template/assistant",
         source=templated("{{ answer }}"),
     ),
-    "row template no Jinja": Bad([{"q": "a"}], "not Jinja", "template", "/data/train/0/template/assistant", source=templated("{% if %}")),
-    "row template fails": Bad([{"q": 1}], "row 1: Type", "template", "/data/train/0/template/user", source=templated("a", "{{ q + '' }}")),
-    "chat template no Jinja": Bad([GOOD], "not Jinja", pointer="/data/chat_template", spec={"chat_template": "{% for %}"}),
-    "chat template raises": Bad([GOOD], "row 1: TemplateError: no such talk", pointer="/data/chat_template", spec=UNSUPPORTED),
+    "row template no Jinja": Bad([{"q": "a"}], "not Jinja", "template", "/data/train/0/template/assistant",
+                                 source=templated("{% if %}")),
+    "row template fails": Bad([{"q": 1}], "row 1: Type", "template", "/data/train/0/template/user",
+                              source=templated("a", "{{ q + '' }}")),
+    "chat template no Jinja": Bad([GOOD], "not Jinja", pointer="/data/chat_template",
+                                  spec={"chat_template": "{% for %}"}),
+    "chat template raises": Bad([GOOD], "row 1: TemplateError: no such talk", pointer="/data/chat_template",
+                                spec=UNSUPPORTED),
     "chat template hides the answer": Bad([GOOD], "hides where the answer", pointer="/data/chat_template", spec=HIDING),
 }  # fmt: skip
 
@@ -291,8 +342,8 @@ DAMAGED: dict[str, tuple[str, Row, str]] = {
     ),
     "an opening that breaks every text": (
         "tokenizer.json",
-        {"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x", "type_id": 0}}], "pair": [],
-                            "special_tokens": {}}},
+        {"post_processor": {"type": "TemplateProcessing",
+                            "single": [{"SpecialToken": {"id": "x", "type_id": 0}}], "pair": [], "special_tokens": {}}},
         "PanicException: no entry found for key",
     ),
 }  # fmt: skip

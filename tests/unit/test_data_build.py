@@ -153,10 +153,11 @@ def mixed(folder: Path, fraction: float, general: int, rows: int = 40) -> Prepar
     """`rows` of the task and `general` ones from 100 on, of which the first four are measured too."""
     folder.mkdir()
     paths = [write_rows(folder / name, found) for name, found in (
-        ("task.jsonl", numbered(rows)), ("replay.jsonl", numbered(general, 100)), ("measured.jsonl", numbered(4, 100)))]  # fmt: skip
+        ("task.jsonl", numbered(rows)), ("replay.jsonl", numbered(general, 100)),
+        ("measured.jsonl", numbered(4, 100)))]  # fmt: skip
     task, replayed, measured = ({"source": str(path), "format": "prompt_completion"} for path in paths)
-    spec = job_spec([task], replay={"fraction": fraction, "sources": [replayed]}, evaluation={"forgetting": {"sources": [measured]}},
-                    shuffle=True)  # fmt: skip
+    spec = job_spec([task], replay={"fraction": fraction, "sources": [replayed]},
+                    evaluation={"forgetting": {"sources": [measured]}}, shuffle=True)  # fmt: skip
     return build_dataset(
         spec,
         fetched(spec, paths[:1]),
@@ -299,7 +300,7 @@ OWN_CHOICES = [
     {"prompt": "7?", "completion": " red", "options": ["blue", "green"]},
     {"prompt": "8?", "completion": " red", "options": "red, blue"},
     {"prompt": "9?", "completion": " red", "options": ["red", "red "]},
-]  # fmt: skip
+]
 
 
 def test_each_row_may_have_choices_of_its_own(tmp_path: Path) -> None:
@@ -309,8 +310,8 @@ def test_each_row_may_have_choices_of_its_own(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, rows, "prompt_completion", held_out={"rows": 9}, exact=9, evaluation=asked)
     by_prompt = {question.text: question for question in prepared.exact_match}
     texts = {prompt: question.texts for prompt, question in by_prompt.items() if question.choices}
-    wanted = {"0?": ["red", "blue 0"], "1?": ["red", "blue 1", "green"], "2?": ["red", "blue 2"], "3?": ["red", "blue 3", "green"],
-              "5?": ["A", "B"], "6?": ["red", "blue"]}  # fmt: skip
+    wanted = {"0?": ["red", "blue 0"], "1?": ["red", "blue 1", "green"], "2?": ["red", "blue 2"],
+              "3?": ["red", "blue 3", "green"], "5?": ["A", "B"], "6?": ["red", "blue"]}  # fmt: skip
     assert texts == {prompt: said for prompt, said in wanted.items() if prompt in by_prompt}
     for question in prepared.exact_match:
         if question.choices:
@@ -375,7 +376,8 @@ def test_the_report_counts(tmp_path: Path) -> None:
     assert prepared.report.train == {
         "read_rows": 4, "dropped_rows": 1, "dropped_reasons": {"no assistant turn": 1},
         "dropped_examples": ["rows.jsonl row 4: no assistant turn"], "rows": 3, "sequences": 3, "tokens": sum(lengths),
-        "trained_tokens": sum(learned), "truncated_rows": 1, "truncated_examples": ["rows.jsonl row 3"], "duplicate_rows": 1,
+        "trained_tokens": sum(learned), "truncated_rows": 1,
+        "truncated_examples": ["rows.jsonl row 3"], "duplicate_rows": 1,
         "longest_tokens": 48, "lengths": {"<=16": 2, "<=64": 1},
     }  # fmt: skip
     assert learned[:2] == [2, 2]

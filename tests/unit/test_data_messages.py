@@ -100,8 +100,9 @@ def test_the_older_form_of_a_call_is_read() -> None:
         functions=[{"name": "f", "parameters": {}}],
     )
     assert found.messages[1:] == [
-        {"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "name": "f", "content": "1"}
-    ]  # fmt: skip
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "name": "f", "content": "1"},
+    ]
     assert found.tools == [{"type": "function", "function": {"name": "f", "parameters": {}}}]
 
 

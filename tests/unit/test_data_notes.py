@@ -232,9 +232,11 @@ VIEWS = {
     "list_view": pyarrow.array([["größer".encode()]], pyarrow.list_view(pyarrow.binary())),
     "large_list_view": pyarrow.array([["größer".encode()]], pyarrow.large_list_view(pyarrow.binary_view())),
     "dictionary": pyarrow.array(["größer".encode()], pyarrow.dictionary(pyarrow.int8(), pyarrow.binary())),
-    "in_structs": pyarrow.array([[{"a": "größer".encode(), "b": None}]], pyarrow.list_view(
-        pyarrow.struct({"a": pyarrow.binary_view(), "b": pyarrow.string_view()}))),
-}  # fmt: skip
+    "in_structs": pyarrow.array(
+        [[{"a": "größer".encode(), "b": None}]],
+        pyarrow.list_view(pyarrow.struct({"a": pyarrow.binary_view(), "b": pyarrow.string_view()})),
+    ),
+}
 
 
 def test_newer_types_of_arrow(tmp_path: Path) -> None:
@@ -253,7 +255,8 @@ def test_names_that_arrow_has_twice_are_refused(tmp_path: Path) -> None:
     for table, words in (
         (pyarrow.Table.from_arrays([one, one], names=["text", "text"]), "the column 'text' is there twice"),
         (pyarrow.table({"m": held}), "the struct's key 'a' is there twice"),
-        (pyarrow.table({"m": pyarrow.array([[("k", "a"), ("k", "b")]], pyarrow.map_(pyarrow.string(), pyarrow.string()))}),
+        (pyarrow.table({"m": pyarrow.array([[("k", "a"), ("k", "b")]],
+                                           pyarrow.map_(pyarrow.string(), pyarrow.string()))}),
          "row 1: the key 'k' is given twice"),
     ):  # fmt: skip
         write_arrow(path, table)

@@ -45,7 +45,8 @@ def write(path: Path, rows: list[Row]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['[{"text": "a"},\n {"text": "b"}]', '{"text": "a"}\n{"text": "b"}\n', '{"version": 1, "rows": [{"text": "a"}, {"text": "b"}]}',
+    ['[{"text": "a"},\n {"text": "b"}]', '{"text": "a"}\n{"text": "b"}\n',
+     '{"version": 1, "rows": [{"text": "a"}, {"text": "b"}]}',
      '{\n "rows": [\n  {"text": "a"},\n  {"text": "b"}\n ]\n}', '\ufeff[{"text": "a"}, {"text": "b"}]'],
 )  # fmt: skip
 def test_shapes_of_json(text: str, tmp_path: Path) -> None:

@@ -225,9 +225,8 @@ def test_keys_that_a_template_does_not_read_are_counted() -> None:
     assert remarks(LAST_EOS.replace("{{ m.content }}", "{{ m.mood }}{{ m.content }}"), *talk) == {"key id": 2}
     asked = {"role": "user", "content": "q", "name": "Ada", "thinking": "hm"}
     answered = turns("q", "one")[1] | {"thinking": "hm"}
-    assert remarks(SHOWING.replace("{{ m.thinking }}", "{{ m.thinking if m.role == 'assistant' }}"), asked, answered) == {
-        "key name": 1, "key thinking": 1
-    }  # fmt: skip
+    showing = SHOWING.replace("{{ m.thinking }}", "{{ m.thinking if m.role == 'assistant' }}")
+    assert remarks(showing, asked, answered) == {"key name": 1, "key thinking": 1}
     assert remarks(LAST_EOS, *turns("q", "one"), ignored=("tool_calls[].index",), wished=1) == {
         "key tool_calls[].index": 1,
         "wished": 1,

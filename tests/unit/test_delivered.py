@@ -125,8 +125,8 @@ def test_a_gate_that_only_says_what_it_is_about_has_no_bound() -> None:
 
 @pytest.mark.parametrize(
     ("precision", "onto", "refused"),
-    [("4bit", "trained", 0), ("4bit", "original", 0), ("16bit", "trained", 1), ("8bit", "original", 0), ("8bit", "trained", 1),
-     ("full", "original", 1), ("full", "auto", 0)],
+    [("4bit", "trained", 0), ("4bit", "original", 0), ("16bit", "trained", 1), ("8bit", "original", 0),
+     ("8bit", "trained", 1), ("full", "original", 1), ("full", "auto", 0)],
 )  # fmt: skip
 def test_what_can_be_merged_onto(precision: str, onto: str, refused: int) -> None:
     faults = faults_with({"/model/precision": precision, "/export/merge_onto": onto})

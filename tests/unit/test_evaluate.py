@@ -179,7 +179,9 @@ def test_an_artefact_is_judged_by_what_it_changes_on_the_compared_rows() -> None
     general = {"general_loss": 2.0}, {"general_loss": 2.5}, {"general_loss": 2.75}
     assert judged(*general) == judged(*general[:2], general[2] | {"train_loss": 1.0}) == {"general_loss": 2.25}
     assert judged({"held_out_loss": 1.0}, {"held_out_loss": 1.0}, {"held_out_loss": 1.5}) == {
-        "held_out_loss": 1.5, "perplexity": round(math.exp(1.5), 6)}  # fmt: skip
+        "held_out_loss": 1.5,
+        "perplexity": round(math.exp(1.5), 6),
+    }
 
 
 def test_the_losses_of_the_rows_make_that_mean(model: Any) -> None:

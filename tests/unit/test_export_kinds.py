@@ -141,12 +141,14 @@ RECORDS = [
     MergeReport(1, 2, 3, 0.5, 0.25),
     Conversion(PATH, PATH / "b", "cpu"),
     CompareRequest(
-        MEASURE, PATH, (ReopenedForm("f", PATH / "f", "m", 1.0),), None, PATH / "t", [[1]], "cpu", PATH / "r", PATH / "i", 0.1, 0.01
+        MEASURE, PATH, (ReopenedForm("f", PATH / "f", "m", 1.0),), None,
+        PATH / "t", [[1]], "cpu", PATH / "r", PATH / "i", 0.1, 0.01
     ),
     CompareReport(EXAMINED, {"f": dataclasses.replace(EXAMINED, comparison=None)}, True),
     *OPERATIONS,
     worker.GgufRequest(OPERATIONS),
-    worker.GgufAnswer((WRITTEN, Checked(WRITTEN, QUALITY, 3), Parts(["a"], [1]), Planned({"q8_0": 5}), Rehearsed(None))),
+    worker.GgufAnswer((WRITTEN, Checked(WRITTEN, QUALITY, 3), Parts(["a"], [1]), Planned({"q8_0": 5}),
+                       Rehearsed(None))),
 ]  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from tests.specs import parse
 GIB, MIB = 1 << 30, 1 << 20
 LAYER = {
     "self_attn.q_proj": (4096, 4096), "self_attn.k_proj": (1024, 4096), "self_attn.v_proj": (1024, 4096),
-    "self_attn.o_proj": (4096, 4096), "mlp.gate_proj": (14336, 4096), "mlp.up_proj": (14336, 4096), "mlp.down_proj": (4096, 14336),
+    "self_attn.o_proj": (4096, 4096), "mlp.gate_proj": (14336, 4096),
+    "mlp.up_proj": (14336, 4096), "mlp.down_proj": (4096, 14336),
 }  # fmt: skip
 EIGHT_B = Shapes(
     {f"model.layers.{i}.{name}.weight": ("BF16", shape) for i in range(32) for name, shape in LAYER.items()}
@@ -118,8 +119,14 @@ def test_memory_on_a_gpu_is_what_was_seen_there(shape: tuple[int, int, int]) -> 
         }
     )
     memory = plan_memory(spec, shapes, 3_500_000, on_cpu=False)
-    planned = {"reload": memory.reload("4bit"), "four_bit": memory.four_bit(), "compare": memory.compare(), "lora": memory.lora(),
-                "q8_0": memory.quant("q8_0"), "q4_k_m": memory.quant("q4_k_m")}  # fmt: skip
+    planned = {
+        "reload": memory.reload("4bit"),
+        "four_bit": memory.four_bit(),
+        "compare": memory.compare(),
+        "lora": memory.lora(),
+        "q8_0": memory.quant("q8_0"),
+        "q4_k_m": memory.quant("q4_k_m"),
+    }
     assert {name: size / MIB for name, size in planned.items()} == pytest.approx(
         {name: seen + FORKED_MIB.get(name, 0) for name, seen in SEEN_MIB[shape].items()}, rel=0.06
     )

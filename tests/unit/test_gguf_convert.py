@@ -92,8 +92,8 @@ def test_an_unknown_tokenizer_is_refused(tmp_path: Path) -> None:
 
 
 REFUSED_LATE: dict[str, tuple[dict[str, Any], str]] = {
-    "written, and not opened": ({"architectures": ["StableLmForCausalLM"], "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25,
-                                 "use_parallel_residual": False}, "check_tensor_dims"),
+    "written, and not opened": ({"architectures": ["StableLmForCausalLM"], "layer_norm_eps": 1e-5,
+                                 "partial_rotary_factor": 0.25, "use_parallel_residual": False}, "check_tensor_dims"),
     "not written, as a tensor has no place": ({"architectures": ["GPTNeoXForCausalLM"]}, "Can not map tensor"),
     "not written as the shapes are others": ({"architectures": ["FalconForCausalLM"]}, "Error"),
 }  # fmt: skip
@@ -132,13 +132,15 @@ def test_rows_beyond_a_window_that_llama_cpp_has_not_are_refused_before_training
 def widen(folder: Path) -> None:
     """Four layers in the shape of Llama-3.1-8B's, with holes for weights."""
     wide, narrow, inner, layers, words = 4096, 1024, 14_336, 4, 49_152
-    edit_json(folder / "config.json", hidden_size=wide, intermediate_size=inner, num_attention_heads=32, num_key_value_heads=8,
-              head_dim=128, num_hidden_layers=layers)  # fmt: skip
+    edit_json(folder / "config.json", hidden_size=wide, intermediate_size=inner, num_attention_heads=32,
+              num_key_value_heads=8, head_dim=128, num_hidden_layers=layers)  # fmt: skip
     shapes = {"model.embed_tokens.weight": [words, wide], "model.norm.weight": [wide]}
     for layer in range(layers):
-        of_layer = {"self_attn.q_proj": [wide, wide], "self_attn.k_proj": [narrow, wide], "self_attn.v_proj": [narrow, wide],
+        of_layer = {"self_attn.q_proj": [wide, wide], "self_attn.k_proj": [narrow, wide],
+                    "self_attn.v_proj": [narrow, wide],
                     "self_attn.o_proj": [wide, wide], "mlp.gate_proj": [inner, wide], "mlp.up_proj": [inner, wide],
-                    "mlp.down_proj": [wide, inner], "input_layernorm": [wide], "post_attention_layernorm": [wide]}  # fmt: skip
+                    "mlp.down_proj": [wide, inner], "input_layernorm": [wide],
+                    "post_attention_layernorm": [wide]}  # fmt: skip
         shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in of_layer.items()}
     header, end = {}, 0
     for name, shape in shapes.items():

@@ -264,7 +264,8 @@ def test_what_fits_the_gpu_is_chosen(gpu: float, model: str, length: int, precis
 def draft(model: str) -> dict[str, Any]:
     train = [{"source": "rows.csv", "format": "alpaca"}]
     return {
-        "version": 1, "name": "x", "model": {"source": model}, "data": {"train": train}, "training": {}, "output": {"uri": "x"}
+        "version": 1, "name": "x", "model": {"source": model},
+        "data": {"train": train}, "training": {}, "output": {"uri": "x"}
     }  # fmt: skip
 
 

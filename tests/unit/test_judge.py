@@ -23,9 +23,12 @@ from tests.servers import closed_port
 
 SPEC = JudgeSpec("scripted", "Later in the alphabet is better.", 400, 1_000_000, 64, 0.5)
 PAIRS = [
-    AnswerPair("one?", None, "alpha", "beta"), AnswerPair("two?", "zeta", "gamma", "delta"), AnswerPair("three?", None, "same", "same "),
-    AnswerPair("four?", None, "eta", "theta"), AnswerPair("five?", None, "iota", "kappa"),
-]  # fmt: skip  # tuned is better in 3, worse in 1, 1 is equal
+    AnswerPair("one?", None, "alpha", "beta"),
+    AnswerPair("two?", "zeta", "gamma", "delta"),
+    AnswerPair("three?", None, "same", "same "),
+    AnswerPair("four?", None, "eta", "theta"),
+    AnswerPair("five?", None, "iota", "kappa"),
+]  # tuned is better in 3, worse in 1, 1 is equal
 Counts = list[tuple[float, ...] | None]
 
 
@@ -278,9 +281,11 @@ def test_without_an_endpoint_there_is_no_judge(monkeypatch: pytest.MonkeyPatch) 
         ("VERDICT: A", "A"), ("Well.\n\n**VERDICT: B**", "B"), ("verdict: tie", "TIE"), ("B.", "B"), ("[[A]]", "A"),
         ("**Verdict:** A", "A"), ("Verdict: b", "B"), ("**Verdict:**\n\nB", "B"), ("VERDICT: A, as it is short", "A"),
         ("VERDICT: B\n\nI based this verdict a bit on style.", "B"), ("verdict: a bit close", None),
-        ("VERDICT: A or B", None), ("VERDICT: A/B", None), ("VERDICT: A, VERDICT: B or, where neither is better, VERDICT: TIE.", None),
+        ("VERDICT: A or B", None), ("VERDICT: A/B", None),
+        ("VERDICT: A, VERDICT: B or, where neither is better, VERDICT: TIE.", None),
         ("<think>So VERDICT: A. Wait", None), ("So VERDICT: A.</think>VERDICT: B", "B"),
-        ("If it were short, VERDICT: A. But it is not.\nVERDICT: B", "B"), ("A is better", None), ("", None), ("VERDICT: Abel", None),
+        ("If it were short, VERDICT: A. But it is not.\nVERDICT: B", "B"),
+        ("A is better", None), ("", None), ("VERDICT: Abel", None),
     ],
 )  # fmt: skip
 def test_a_verdict_is_what_comes_last(said: str, expected: str | None) -> None:
@@ -302,11 +307,15 @@ def test_an_address_is_kept_without_what_is_secret_in_it() -> None:
 
 
 @pytest.mark.parametrize(("said", "found"), [
-    ("Good.\nSCORE: 7", 0.7), ("SCORE: 10/10", 1.0), ("**Score:** 2.5", 0.25), ("score: 0", 0.0), ("8", 0.8), ("8/10", 0.8),
+    ("Good.\nSCORE: 7", 0.7), ("SCORE: 10/10", 1.0),
+    ("**Score:** 2.5", 0.25), ("score: 0", 0.0), ("8", 0.8), ("8/10", 0.8),
     ("SCORE: 3\nno, it is better.\nSCORE: 9", 0.9), ("<think>SCORE: 1</think>SCORE: 4", 0.4), ("<think>SCORE: 1", None),
-    ("SCORE: 11", None), ("SCORE: -3", None), ("SCORE: 70/100", None), ("SCORE: 0 to 10", None), ("SCORE: 7 or 8", None),
-    ("SCORE: 7 / 10", 0.7), ("**SCORE:** 7/ 10", 0.7), ("SCORE: 7 / 100", None), ("SCORE: 7 out of 10.", 0.7), ("SCORE: 7 of 10", 0.7),
-    ("SCORE: 7 out of 100", None), ("SCORE: 3 of 5", None), ("SCORE: 7 of what it could be", 0.7), ("SCORE: 7 | 8", None),
+    ("SCORE: 11", None), ("SCORE: -3", None), ("SCORE: 70/100", None),
+    ("SCORE: 0 to 10", None), ("SCORE: 7 or 8", None),
+    ("SCORE: 7 / 10", 0.7), ("**SCORE:** 7/ 10", 0.7), ("SCORE: 7 / 100", None),
+    ("SCORE: 7 out of 10.", 0.7), ("SCORE: 7 of 10", 0.7),
+    ("SCORE: 7 out of 100", None), ("SCORE: 3 of 5", None),
+    ("SCORE: 7 of what it could be", 0.7), ("SCORE: 7 | 8", None),
     ("SCORE: 4 and SCORE: 5", None), ("SCORE: 7,5", None), ("the score is high", None), ("", None), ("SCORE: ٧", 0.7),
 ])  # fmt: skip
 def test_what_a_score_is(said: str, found: float | None) -> None:

@@ -371,11 +371,14 @@ def test_layers_of_other_adapters_are_left_to_the_engine(changes: dict[str, Any]
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"/model/backend": "peft"}, "backend peft"), ({"/model/precision": "8bit"}, "precision 8bit"),
-        ({"/lora": {"dropout": 0.1}}, "lora.dropout 0.1"), ({"/lora": {"dora": True}}, "lora.dora"),
-        ({"/lora": {"bias": "all"}}, "lora.bias all"), ({"/lora": {"targets": ["q_proj", "v_proj"]}}, "lora.targets q_proj, v_proj"),
+        ({"/model/backend": "peft"}, "backend peft"),
+        ({"/model/precision": "8bit"}, "precision 8bit"),
+        ({"/lora": {"dropout": 0.1}}, "lora.dropout 0.1"),
+        ({"/lora": {"dora": True}}, "lora.dora"),
+        ({"/lora": {"bias": "all"}}, "lora.bias all"),
+        ({"/lora": {"targets": ["q_proj", "v_proj"]}}, "lora.targets q_proj, v_proj"),
     ],
-)  # fmt: skip
+)
 def test_fp8_is_refused_where_it_would_be_asked_for_in_vain(changes: dict[str, Any], found: str) -> None:
     with pytest.raises(SpecError, match=rf'/training/compute: .*"fp8" with {found}'):
         parse({"/training/compute": "fp8", **changes})

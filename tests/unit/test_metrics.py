@@ -189,7 +189,7 @@ CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1, "b": [true]}}\n</tool_c
         ("tool_names", "{" * 2000, CALL, NOTHING, 0),
         ("tool_calls", CALL, "just text {}", NOTHING, None),
     ],
-)  # fmt: skip
+)
 def test_an_answer_is_judged(name: str, answer: str, reference: str, options: Options, expected: float | None) -> None:
     assert one(name, answer, reference, options) == expected
 

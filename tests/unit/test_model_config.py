@@ -12,7 +12,8 @@ from job.errors import InputError
 from job.source import check_config
 
 LLAMA = {
-    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000,
 }  # fmt: skip
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -21,7 +22,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({"hidden_size": None}, "expected int, got NoneType"),
     "a switch": ({"tie_word_embeddings": "yes"}, "expected bool, got str"),
     "a list": ({"vocab_size": [1000]}, "expected int, got list"),
-    "heads that do not divide": ({"num_attention_heads": 5, "num_key_value_heads": 5}, "not a multiple of the number of attention heads"),
+    "heads that do not divide": ({"num_attention_heads": 5, "num_key_value_heads": 5},
+                                 "not a multiple of the number of attention heads"),
     "shared heads that do not divide": ({"num_key_value_heads": 3}, "does not divide num_attention_heads"),
     "no shared heads": ({"num_key_value_heads": 0}, "does not divide num_attention_heads"),
     "no heads": ({"num_attention_heads": 0}, "num_attention_heads is not a size"),
@@ -29,7 +31,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "layers without end": ({"num_hidden_layers": 10**9}, "num_hidden_layers is beyond any model"),
     "answers that are tuples": ({"return_dict": False}, "return_dict makes a model that cannot be trained"),
     "an encoder besides": ({"is_encoder_decoder": True}, "is_encoder_decoder makes a model that cannot be trained"),
-    "attention among the answers": ({"output_attentions": True}, "output_attentions makes a model that cannot be trained"),
+    "attention among the answers": ({"output_attentions": True},
+                                    "output_attentions makes a model that cannot be trained"),
     "a layer of nothing": ({"intermediate_size": 0}, "intermediate_size is not a size"),
     "more than all dropped": ({"attention_dropout": 2.0}, "attention_dropout is not a share"),
     "less than nothing dropped": ({"model_type": "gpt2", "resid_pdrop": -0.1}, "resid_pdrop is not a share"),
@@ -39,8 +42,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a rotation nobody knows": ({"rope_scaling": {"rope_type": "spiral", "factor": 2}}, "spiral"),
     "a rotation in words": ({"rope_theta": "large"}, "TypeError"),
     "a number type nobody knows": ({"dtype": "float17"}, "float17"),
-    "a kernel of the Hub": ({"_attn_implementation": "kernels-community/flash-attn"}, "is not an attention of transformers' own"),
-    "a kernel of a part": ({"text_config": {"_attn_implementation": "org/kernel@v1"}}, "text_config._attn_implementation"),
+    "a kernel of the Hub": ({"_attn_implementation": "kernels-community/flash-attn"},
+                            "is not an attention of transformers' own"),
+    "a kernel of a part": ({"text_config": {"_attn_implementation": "org/kernel@v1"}},
+                           "text_config._attn_implementation"),
     "another package's attention": ({"attn_implementation": "flash_attention_2"}, "eager or sdpa"),
     "weights packed for a package that is not here": (
         {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "packed as gptq, and gptqmodel is not installed",

@@ -36,13 +36,17 @@ TEMPLATES = {
     "system prompt in the first question": "<s>{% if messages[0].role == 'system' %}"
     + "{% set s = '<<SYS>>\n' + messages[0].content + '\n<<>>' %}{% endif %}" + TAIL + QUESTION
     + "[INST] {{ s if loop.first else '' }}{{ m.content }} [/INST]" + ANSWER,
-    "system prompt in the last question": "<s>" + TAIL + QUESTION + "[INST] {% if loop.last and messages[0].role == 'system' %}"
+    "system prompt in the last question": "<s>" + TAIL + QUESTION
+    + "[INST] {% if loop.last and messages[0].role == 'system' %}"
     + "{{ messages[0].content + '\n\n' }}{% endif %}{{ m.content }}[/INST]" + ANSWER,
-    "default system prompt": "{% if messages[0].role != 'system' %}<|im_start|>system\nHelp.<|im_end|>\n{% endif %}" + CHATML + PROMPT,
+    "default system prompt": "{% if messages[0].role != 'system' %}<|im_start|>system\nHelp.<|im_end|>\n{% endif %}"
+    + CHATML + PROMPT,
     "forced thinking": CHATML + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
-    "thinking in the last answer": "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if loop.last and m.role == 'assistant' %}<think>\n"
+    "thinking in the last answer": "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    + "{% if loop.last and m.role == 'assistant' %}<think>\n"
     + "\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}" + PROMPT,
-    "no system role": "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML + PROMPT,
+    "no system role": "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    + CHATML + PROMPT,
     "system left out": TAIL + "{{ m.role + ': ' + m.content + '\n' }}{% endfor %}assistant:",
     "no line ends": "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>",
     "marks of Go and of Modelfiles": "{% for m in messages %}"
@@ -207,8 +211,10 @@ def test_one_for_each_quant_and_the_best_by_the_plain_name(tmp_path: Path) -> No
     )
     assert [command for command in read_modelfile(plain) if command[0] != "TEMPLATE"] == [
         ("FROM", "./demo-Q8_0.gguf"),
-        ("stop", "<|im_end|>"), ("stop", 'a"b'), ("stop", "end of text"),
-    ]  # fmt: skip
+        ("stop", "<|im_end|>"),
+        ("stop", 'a"b'),
+        ("stop", "end of text"),
+    ]
     assert write_modelfiles(tmp_path, {}, (), "", []) == []
 
 
@@ -241,7 +247,10 @@ def test_probes_run_in_the_sandbox_only() -> None:
         ("a {{ .System }} b", "a S b"),
         ("{{ range .Messages }}{{ .Role }},{{ end }}", "system,user,"),
         ("{{ range $i, $m := .Messages }}{{ $i }}{{ $m.Content }}{{ end }}", None),
-        ('{{ range $i, $m := .Messages }}{{ if eq (len (slice $.Messages $i)) 1 }}{{ .Content }}{{ end }}{{ end }}', "Q"),
+        (
+            "{{ range $i, $m := .Messages }}{{ if eq (len (slice $.Messages $i)) 1 }}{{ .Content }}{{ end }}{{ end }}",
+            "Q",
+        ),
         ('{{ $x := "1" }}{{ range .Messages }}{{ $x = .Role }}{{ end }}{{ $x }}', "user"),
         ('{{ if eq .System "a" "S" }}y{{ else }}n{{ end }}', "y"),
         ('{{ if ne .System "S" }}y{{ else if and .System (eq .System "S") }}z{{ end }}', "z"),
@@ -255,7 +264,7 @@ def test_probes_run_in_the_sandbox_only() -> None:
         ("{{ .System .System }}", None),
         ("{{ | }}", None),
     ],
-)  # fmt: skip
+)
 def test_the_part_of_go_that_is_understood(template: str, expected: str | None) -> None:
     messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}]
     if expected is None:

@@ -49,7 +49,8 @@ from tests.tiny import tiny_dir
 LLAMA_8B = ModelSize(8_030_261_248, 4096, 32, 128_256, quantised=False, local=False, origin="")
 LLAMA_1B = ModelSize(1_235_814_400, 2048, 16, 128_256, quantised=False, local=False, origin="")
 NOTHING_ODD = Facts(
-    rows=2000, epochs=2.0, steps=500, longest_tokens=2000, truncated_rows=0, packing_time=None, formats=("messages",), chats=True,
+    rows=2000, epochs=2.0, steps=500, longest_tokens=2000,
+    truncated_rows=0, packing_time=None, formats=("messages",), chats=True,
     quantised=False, parameters=8 * 10**9,
 )  # fmt: skip
 
@@ -480,9 +481,12 @@ DEVICE = {"kind": "cuda", "name": "NVIDIA H200", "total_memory_bytes": 150_110_0
 
 @pytest.mark.parametrize(
     ("name", "gib", "key"),
-    [("NVIDIA H200", 139.8, "h200"), ("NVIDIA A100-SXM4-80GB", 79.3, "a100-80"), ("NVIDIA A100-PCIE-40GB", 39.4, "a100-40"),
-     ("NVIDIA H100 80GB HBM3", 79.1, "h100"), ("Tesla T4", 14.6, "t4"), ("NVIDIA L4", 22.2, "l4"), ("NVIDIA L40S", 44.4, "l40s"),
-     ("NVIDIA GeForce RTX 4090", 23.5, "rtx4090"), ("NVIDIA GeForce RTX 4090 Laptop GPU", 15.6, None), ("NVIDIA B200", 178.0, None)],
+    [("NVIDIA H200", 139.8, "h200"), ("NVIDIA A100-SXM4-80GB", 79.3, "a100-80"),
+     ("NVIDIA A100-PCIE-40GB", 39.4, "a100-40"),
+     ("NVIDIA H100 80GB HBM3", 79.1, "h100"), ("Tesla T4", 14.6, "t4"),
+     ("NVIDIA L4", 22.2, "l4"), ("NVIDIA L40S", 44.4, "l40s"),
+     ("NVIDIA GeForce RTX 4090", 23.5, "rtx4090"),
+     ("NVIDIA GeForce RTX 4090 Laptop GPU", 15.6, None), ("NVIDIA B200", 178.0, None)],
 )  # fmt: skip
 def test_a_gpu_of_the_plan_is_known_by_what_its_driver_says(name: str, gib: float, key: str | None) -> None:
     assert card_of(name, int(gib * GIB)) == key

@@ -49,19 +49,24 @@ FORMS: dict[str, tuple[Row, dict[str, Any], str]] = {
     "a message": ({"prompt": turns(QUESTION), "chosen": answer(GOOD), "rejected": answer(BAD)}, {}, PROMPT),
     "text after messages": ({"prompt": turns(QUESTION), "chosen": GOOD, "rejected": BAD}, {}, PROMPT),
     "messages after text": ({"prompt": QUESTION, "chosen": [answer(GOOD)], "rejected": [answer(BAD)]}, {}, PROMPT),
-    "whole conversations": ({"chosen": turns("One?", "Two.", QUESTION, GOOD), "rejected": turns("One?", "Two.", QUESTION, BAD)}, {},
+    "whole conversations": ({"chosen": turns("One?", "Two.", QUESTION, GOOD),
+                             "rejected": turns("One?", "Two.", QUESTION, BAD)}, {},
                             EARLIER + PROMPT),
-    "and their prompt as text": ({"prompt": QUESTION, "chosen": turns(QUESTION, GOOD), "rejected": turns(QUESTION, BAD)}, {}, PROMPT),
-    "and their prompt as messages": ({"prompt": turns(QUESTION), "chosen": turns(QUESTION, GOOD), "rejected": turns(QUESTION, BAD)}, {},
+    "and their prompt as text": ({"prompt": QUESTION, "chosen": turns(QUESTION, GOOD),
+                                  "rejected": turns(QUESTION, BAD)}, {}, PROMPT),
+    "and their prompt as messages": ({"prompt": turns(QUESTION), "chosen": turns(QUESTION, GOOD),
+                                      "rejected": turns(QUESTION, BAD)}, {},
                                      PROMPT),
-    "conversations": ({"conversations": [HUMAN], "chosen": {"from": "gpt", "value": GOOD}, "rejected": {"from": "gpt", "value": BAD},
-                       "system": "Be kind."}, {}, SYSTEM + PROMPT),
+    "conversations": ({"conversations": [HUMAN], "chosen": {"from": "gpt", "value": GOOD},
+                       "rejected": {"from": "gpt", "value": BAD}, "system": "Be kind."}, {}, SYSTEM + PROMPT),
     "instruction": ({"instruction": "Say hi.", "input": "", "chosen": GOOD, "rejected": BAD}, {}, PROMPT),
     "instruction and input": ({"instruction": "One?", "input": "Two.", "chosen": GOOD, "rejected": BAD}, {},
                               "<|im_start|>user\nOne?\n\nTwo.<|im_end|>\n<|im_start|>assistant\n"),
-    "renamed": ({"question": QUESTION, "yes": GOOD, "no": BAD}, {"instruction": "question", "chosen": "yes", "rejected": "no"}, PROMPT),
+    "renamed": ({"question": QUESTION, "yes": GOOD, "no": BAD},
+                {"instruction": "question", "chosen": "yes", "rejected": "no"}, PROMPT),
     "transcripts": ({"chosen": HH + GOOD, "rejected": HH + BAD}, {}, EARLIER + PROMPT),
-    "JSON in a cell": ({"prompt": json.dumps(turns(QUESTION)), "chosen": json.dumps([answer(GOOD)]), "rejected": json.dumps([answer(BAD)])},
+    "JSON in a cell": ({"prompt": json.dumps(turns(QUESTION)), "chosen": json.dumps([answer(GOOD)]),
+                        "rejected": json.dumps([answer(BAD)])},
                        {}, PROMPT),
 }  # fmt: skip
 
@@ -132,22 +137,29 @@ def test_real_transcripts(tmp_path: Path) -> None:
 ROW = {"prompt": turns(QUESTION), "chosen": GOOD, "rejected": BAD}
 REFUSED: dict[str, tuple[Row, str]] = {
     "other prompts": ({"chosen": turns("One?", GOOD), "rejected": turns("Two?", BAD)},
-                      "chosen and rejected do not have the same prompt: they part before message 1 of chosen, which is of the role user"),
+                      "chosen and rejected do not have the same prompt: "
+                      "they part before message 1 of chosen, which is of the role user"),
     "other questions later": ({"chosen": turns("a", "b", "c", GOOD), "rejected": turns("a", "x", "c", BAD)},
                               "part before message 3 of chosen, which is of the role user"),
-    "transcripts of two prompts": ({"chosen": HH + GOOD, "rejected": HH.replace("One", "Two") + BAD}, "do not have the same prompt"),
+    "transcripts of two prompts": ({"chosen": HH + GOOD, "rejected": HH.replace("One", "Two") + BAD},
+                                   "do not have the same prompt"),
     "no second answer": ({"chosen": turns("a", "b"), "rejected": turns("a")}, "rejected has no answer of its own"),
     "text without a prompt": ({"chosen": GOOD, "rejected": BAD},
                               "chosen is text, and there is no a prompt in prompt"),
-    "an answer without a prompt": ({"chosen": [answer(GOOD)], "rejected": [answer(BAD)]}, "begins with an answer, and there is no prompt"),
+    "an answer without a prompt": ({"chosen": [answer(GOOD)], "rejected": [answer(BAD)]},
+                                   "begins with an answer, and there is no prompt"),
     "two prompts": (ROW | {"instruction": "x"}, "the prompt is in prompt and in instruction"),
-    "another prompt": (ROW | {"prompt": "Bye?", "chosen": turns(QUESTION, GOOD)}, "chosen is a whole conversation that does not begin"),
+    "another prompt": (ROW | {"prompt": "Bye?", "chosen": turns(QUESTION, GOOD)},
+                       "chosen is a whole conversation that does not begin"),
     "no text": (ROW | {"chosen": 7}, "chosen must be text or a list of messages, not int"),
     "an empty list": (ROW | {"rejected": []}, "rejected is an empty list"),
     "a null answer": (ROW | {"rejected": None}, "rejected must be text or a list of messages, not null"),
-    "an unknown role": (ROW | {"chosen": [{"role": "narrator", "content": "x"}]}, "chosen message 1 has the unknown role 'narrator'"),
-    "a user's answer": (ROW | {"chosen": [answer(GOOD), *turns("thanks")]}, "before message 3 of chosen, which is of the role user"),
-    "no instruction": ({"instruction": " ", "input": "", "chosen": GOOD, "rejected": BAD}, "instruction and input are empty"),
+    "an unknown role": (ROW | {"chosen": [{"role": "narrator", "content": "x"}]},
+                        "chosen message 1 has the unknown role 'narrator'"),
+    "a user's answer": (ROW | {"chosen": [answer(GOOD), *turns("thanks")]},
+                        "before message 3 of chosen, which is of the role user"),
+    "no instruction": ({"instruction": " ", "input": "", "chosen": GOOD, "rejected": BAD},
+                       "instruction and input are empty"),
     "a label": (ROW | {"label": False}, "label is False"),
 }  # fmt: skip
 
@@ -228,8 +240,9 @@ def test_answers_are_cut_on_the_right(tmp_path: Path) -> None:
     assert [len(row["input_ids"]) for row in prepared.train] == [128]
     counted = prepared.report.train
     assert counted["dropped_reasons"] == {
-        "chosen and rejected are the same within max_seq_length": 1, "the answer is beyond max_seq_length": 1
-    }  # fmt: skip
+        "chosen and rejected are the same within max_seq_length": 1,
+        "the answer is beyond max_seq_length": 1,
+    }
     assert (counted["truncated_rows"], counted["longest_tokens"]) == (1, 128)
 
 
@@ -288,7 +301,8 @@ def test_the_forms_of_answers_with_labels(columns: dict[str, str], tmp_path: Pat
     ({"messages": turns("a", "b"), "label": None}, "label must be true or false, 1 or 0, not None"),
     ({"messages": turns("a", "b")}, "column label is missing"),
     ({"label": True, "text": "a"}, "it is in none of them"),
-    ({"label": True, "messages": turns("a", "b"), "prompt": "a", "completion": "b"}, "it is in messages, prompt_completion"),
+    ({"label": True, "messages": turns("a", "b"), "prompt": "a", "completion": "b"},
+     "it is in messages, prompt_completion"),
 ])  # fmt: skip
 def test_an_answer_with_a_label_is_refused(row: Row, says: str) -> None:
     with pytest.raises(RowFault, match=re.escape(says)):

@@ -36,8 +36,10 @@ def test_networks_that_need_no_proxy_are_honoured(name: str, plain: pytest.Monke
     assert os.environ[name] == "localhost,.svc,fd12::5,::1,10.1.2.3,192.168.1.7,https://here.example,host:8080"
     plain.setenv("HTTP_PROXY", "http://proxy:3128")
     with httpx.Client() as client:
-        ways = {address: type(client._transport_for_url(httpx.URL(address))._pool).__name__ for address in
-                ("http://[fd12::5]:8080/x", "http://10.1.2.3:9000/x", "http://elsewhere/x")}  # fmt: skip
+        ways = {
+            address: type(client._transport_for_url(httpx.URL(address))._pool).__name__
+            for address in ("http://[fd12::5]:8080/x", "http://10.1.2.3:9000/x", "http://elsewhere/x")
+        }
     assert list(ways.values()) == ["ConnectionPool", "ConnectionPool", "HTTPProxy"]
 
 
@@ -67,8 +69,8 @@ def test_what_may_hold_a_password_is_not_shown_of_an_entry(value: str, plain: py
 
 @pytest.mark.parametrize(
     "value",
-    [f"user:{PASSWORD}@127.0.0.1:1", f"https:/user:{PASSWORD}@h", f"https://h:{PASSWORD}", f"https://[::1{PASSWORD}", "https://exa mple",
-     f"https://h?token={PASSWORD}", f"https://h/x#{PASSWORD}"],
+    [f"user:{PASSWORD}@127.0.0.1:1", f"https:/user:{PASSWORD}@h", f"https://h:{PASSWORD}", f"https://[::1{PASSWORD}",
+     "https://exa mple", f"https://h?token={PASSWORD}", f"https://h/x#{PASSWORD}"],
 )  # fmt: skip
 def test_nor_of_an_endpoint(value: str, plain: pytest.MonkeyPatch) -> None:
     plain.setenv("HF_ENDPOINT", value)

@@ -111,7 +111,8 @@ SOURCE = wire.Source("/data/train/0", "messages", {"messages": "chat"}, {}, "\n\
 @pytest.mark.parametrize("record", [
     wire.Request("turn_end", JOB), wire.Request("prompts", JOB, prompts=("a", "b")),
     wire.Request("renderings", JOB, conversations=([[{"role": "user", "content": "a"}], None, True],)),
-    wire.Reply(), wire.Reply(stage="/data/chat_template"), wire.Reply(sequences=[[0, 1, 1, False, 7]], remarks={"control": 2}),
+    wire.Reply(), wire.Reply(stage="/data/chat_template"),
+    wire.Reply(sequences=[[0, 1, 1, False, 7]], remarks={"control": 2}),
 ])  # fmt: skip
 def test_what_passes_between_the_job_and_its_data_workers_comes_back_equal(record: Any) -> None:
     message = wire.pack(wire.dump(record), b"body")

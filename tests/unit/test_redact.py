@@ -196,8 +196,9 @@ def test_a_child_that_reaches_no_server_has_no_credential() -> None:
     }
 
 
-SENT = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "WANDB_API_KEY",
-        "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "TUNEJOB_WEBHOOK_KEY", "TUNEJOB_JUDGE_KEY")  # fmt: skip
+SENT = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+        "WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
+        "TUNEJOB_WEBHOOK_KEY", "TUNEJOB_JUDGE_KEY")  # fmt: skip
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n", " ", "\t", "\u00a0", "\ufeff", "\u200b\n"])
@@ -221,18 +222,24 @@ def test_a_credential_that_cannot_be_sent_is_refused_by_its_name(inside: str, mo
     assert "canary" not in str(refused.value)
 
 
-NAMES = ["GITHUB_PAT", "GH_TOKEN", "PGPASSWORD", "SSH_PASSPHRASE", "AZURE_DEVOPS_EXT_PAT", "MYSQL_PWD", "SMTP_PASS", "REDIS_AUTH",
-         "DOCKER_CREDS", "AZURE_STORAGE_ACCOUNT_KEY", "AWS_CONTAINER_AUTHORIZATION_TOKEN", "KAGGLE_KEY_SECRET"]  # fmt: skip
+NAMES = ["GITHUB_PAT", "GH_TOKEN", "PGPASSWORD", "SSH_PASSPHRASE", "AZURE_DEVOPS_EXT_PAT", "MYSQL_PWD", "SMTP_PASS",
+         "REDIS_AUTH", "DOCKER_CREDS", "AZURE_STORAGE_ACCOUNT_KEY",
+         "AWS_CONTAINER_AUTHORIZATION_TOKEN", "KAGGLE_KEY_SECRET"]  # fmt: skip
 PASSWORD = "Zq9xKp4LmT7vRw2yB8nC"
 ADDRESSES = {
-    "HTTPS_PROXY": [f"user:{PASSWORD}@proxy:3128", f"{PASSWORD}@proxy:3128", f"http://{PASSWORD}@proxy:3128", f"socks5h://me:{PASSWORD}@p",
-                    f"http://user:{PASSWORD}/x@proxy:1", f"http://us@er:{PASSWORD}@p:1", f"user:{PASSWORD}@proxy"],
+    "HTTPS_PROXY": [f"user:{PASSWORD}@proxy:3128", f"{PASSWORD}@proxy:3128", f"http://{PASSWORD}@proxy:3128",
+                    f"socks5h://me:{PASSWORD}@p", f"http://user:{PASSWORD}/x@proxy:1", f"http://us@er:{PASSWORD}@p:1",
+                    f"user:{PASSWORD}@proxy"],
     "all_proxy": [f"user:{PASSWORD}@[::1]:3128"],
-    "PIP_EXTRA_INDEX_URL": [f"https://plain.example https://{PASSWORD}@a.example/simple", f"https://{PASSWORD}:x-oauth-basic@github.com/x"],
+    "PIP_EXTRA_INDEX_URL": [f"https://plain.example https://{PASSWORD}@a.example/simple",
+                            f"https://{PASSWORD}:x-oauth-basic@github.com/x"],
     "SENTRY_DSN": [f"https://{PASSWORD}@o1.ingest.example/2"],
-    "ANYTHING": [f"amqp://me:{PASSWORD}@host/v", f"https://a:b@c,https://me:{PASSWORD}@host", f"https://{PASSWORD}:{PASSWORD}@h"],
+    "ANYTHING": [f"amqp://me:{PASSWORD}@host/v", f"https://a:b@c,https://me:{PASSWORD}@host",
+                 f"https://{PASSWORD}:{PASSWORD}@h"],
     "NETRC": [f"machine hub.example login me password {PASSWORD}"],
-    "AZURE_CONNECTION_STRING": [f"DefaultEndpointsProtocol=https;AccountName=me;AccountKey={PASSWORD};EndpointSuffix=x"],
+    "AZURE_CONNECTION_STRING": [
+        f"DefaultEndpointsProtocol=https;AccountName=me;AccountKey={PASSWORD};EndpointSuffix=x"
+    ],
 }  # fmt: skip
 
 

@@ -257,8 +257,10 @@ def test_imatrix_is_the_mean_square_of_what_a_layer_reads(tmp_path: Path) -> Non
         for part in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
     }
     assert {name: data.shape for name, data in found.items() if name.startswith("blk.2.ffn")} == {
-        "blk.2.ffn_gate.weight": (256,), "blk.2.ffn_up.weight": (256,), "blk.2.ffn_down.weight": (768,)
-    }  # fmt: skip
+        "blk.2.ffn_gate.weight": (256,),
+        "blk.2.ffn_up.weight": (256,),
+        "blk.2.ffn_down.weight": (768,),
+    }
 
 
 class OpenParameters(ctypes.Structure):

@@ -57,8 +57,10 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "\n".join(f"{' '.join(words[i:] + words[:i])} {i}." for i in range(len(words)) for _ in range(20))
     )
     sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "corpus"), model_prefix=str(folder / "tokenizer"), vocab_size=340, model_type="bpe", byte_fallback=True,
-        unk_id=0, bos_id=1, eos_id=2, pad_id=-1, normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
+        input=str(folder / "corpus"), model_prefix=str(folder / "tokenizer"),
+        vocab_size=340, model_type="bpe", byte_fallback=True,
+        unk_id=0, bos_id=1, eos_id=2, pad_id=-1, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, minloglevel=2,
     )  # fmt: skip
     shape = {
         "hidden_size": 32,

@@ -88,12 +88,13 @@ def test_paths_are_mounted_where_the_spec_expects_them(shell: str, tmp_path: Pat
     assert (code, given) == (14, DEMO)
     mounts = {seen[index + 1] for index, word in enumerate(seen) if word == "--volume"}
     assert mounts == {
-        "/scratch", "/tmp",
+        "/scratch",
+        "/tmp",
         f"{tmp_path}/.cache/models/SmolLM2-135M-Instruct:/here/.cache/models/SmolLM2-135M-Instruct:ro",
         f"{tmp_path}/tests/demo/train.jsonl:/here/tests/demo/train.jsonl:ro",
         f"{tmp_path}/tests/demo/held_out.jsonl:/here/tests/demo/held_out.jsonl:ro",
         f"{tmp_path}/demo-output:/here/demo-output",
-    }  # fmt: skip
+    }
     assert seen[seen.index("--workdir") + 1] == "/here"
     assert seen[seen.index("--user") + 1] == f"{os.getuid()}:0"
     assert (tmp_path / "demo-output").is_dir()

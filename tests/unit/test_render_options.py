@@ -124,9 +124,11 @@ def test_a_deadline_that_is_none_is_refused_with_the_reason(text: str, words: st
 
 
 EGRESS = {
-    "10.1.2.3:9000": ("10.1.2.3/32", []), "fd00::/8:443": ("fd00::/8", ["fd00:ec2::/32"]), "::1/128:443": ("::1/128", []),
+    "10.1.2.3:9000": ("10.1.2.3/32", []),
+    "fd00::/8:443": ("fd00::/8", ["fd00:ec2::/32"]),
+    "::1/128:443": ("::1/128", []),
     "0.0.0.0/0:80": ("0.0.0.0/0", ["169.254.0.0/16"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("text", EGRESS)
@@ -138,7 +140,8 @@ def test_egress_leaves_metadata_closed(text: str) -> None:
 
 
 BAD = {
-    "169.254.169.254:80": "is link-local", "fe80::1/128:80": "is link-local", "10.0.0.0/8": "has no port", "10.0.0.0/8:0": "has no port",
+    "169.254.169.254:80": "is link-local", "fe80::1/128:80": "is link-local",
+    "10.0.0.0/8": "has no port", "10.0.0.0/8:0": "has no port",
     "10.0.0.0/8:65536": "has no port", "10.1.0.0/8:443": "has host bits set", 
     "store.internal:443": "is not a range", "::1:443": "is of IPv6",
 }  # fmt: skip

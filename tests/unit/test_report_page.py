@@ -343,8 +343,8 @@ def contrast(first: str, second: str) -> float:
 def test_texts_stand_out(theme: int) -> None:
     known = colours((resources.files("job.report.page") / "style.css").read_text("utf-8"))[theme]
     pairs = [(ink, ground) for ink in ("ink", "soft") for ground in ("page", "card", "field")]
-    pairs += [("good", "good-back"), ("bad", "bad-back"), ("even", "even-back"), ("good", "card"), ("bad", "card"), ("mark-ink", "mark"),
-              ("link", "page")]  # fmt: skip
+    pairs += [("good", "good-back"), ("bad", "bad-back"), ("even", "even-back"), ("good", "card"), ("bad", "card"),
+              ("mark-ink", "mark"), ("link", "page")]  # fmt: skip
     assert {
         pair: round(contrast(known[pair[0]], known[pair[1]]), 1)
         for pair in pairs

@@ -62,20 +62,31 @@ def validate(changes: dict[str, Any], *arguments: str) -> list[dict[str, Any]]:
 # What is on the disk beside the good rows.jsonl, what the smallest spec gets, the pointer of the fault, words of it.
 MISTAKES: dict[str, tuple[dict[str, str], dict[str, Any], str, str]] = {
     "a file misspelt": ({}, {f"{TRAIN}/source": "rows.jsnl"}, f"{TRAIN}/source", "Did you mean rows.jsonl?"),
-    "a folder misspelt": ({"data/a.jsonl": "{}"}, {f"{TRAIN}/source": "date/a.jsonl"}, f"{TRAIN}/source", "Did you mean data/a.jsonl?"),
-    "nothing near": ({}, {f"{TRAIN}/source": "data/x.jsonl"}, f"{TRAIN}/source", "expected a path, hf://datasets/… or s3://…"),
-    "a data set of the Hub": ({}, {f"{TRAIN}/source": "org/rows"}, f"{TRAIN}/source", "Did you mean hf://datasets/org/rows?"),
-    "a model of the Hub": ({}, {"/model/source": "Qwen/Qwen3-0.6B"}, "/model/source", "Did you mean hf://Qwen/Qwen3-0.6B?"),
-    "a spreadsheet": ({"rows.xlsx": "PK"}, {f"{TRAIN}/source": "rows.xlsx"}, f"{TRAIN}/source", "gz. Save the sheet as CSV UTF-8"),
-    "pages": ({"rows.pdf": "%PDF"}, {f"{TRAIN}/source": "rows.pdf"}, f"{TRAIN}/source", "Save its text as .txt, where each line is a row"),
-    "a folder without rows": ({"data/a.docx": ""}, {f"{TRAIN}/source": "data"}, f"{TRAIN}/source", "no data files are in this folder"),
-    "an empty folder": ({"data/a/b": ""}, {f"{TRAIN}/source": "data"}, f"{TRAIN}/source", "(found 'a/b'); expected .jsonl"),
+    "a folder misspelt": ({"data/a.jsonl": "{}"}, {f"{TRAIN}/source": "date/a.jsonl"}, f"{TRAIN}/source",
+                          "Did you mean data/a.jsonl?"),
+    "nothing near": ({}, {f"{TRAIN}/source": "data/x.jsonl"}, f"{TRAIN}/source",
+                     "expected a path, hf://datasets/… or s3://…"),
+    "a data set of the Hub": ({}, {f"{TRAIN}/source": "org/rows"}, f"{TRAIN}/source",
+                              "Did you mean hf://datasets/org/rows?"),
+    "a model of the Hub": ({}, {"/model/source": "Qwen/Qwen3-0.6B"}, "/model/source",
+                           "Did you mean hf://Qwen/Qwen3-0.6B?"),
+    "a spreadsheet": ({"rows.xlsx": "PK"}, {f"{TRAIN}/source": "rows.xlsx"}, f"{TRAIN}/source",
+                      "gz. Save the sheet as CSV UTF-8"),
+    "pages": ({"rows.pdf": "%PDF"}, {f"{TRAIN}/source": "rows.pdf"}, f"{TRAIN}/source",
+              "Save its text as .txt, where each line is a row"),
+    "a folder without rows": ({"data/a.docx": ""}, {f"{TRAIN}/source": "data"}, f"{TRAIN}/source",
+                              "no data files are in this folder"),
+    "an empty folder": ({"data/a/b": ""}, {f"{TRAIN}/source": "data"}, f"{TRAIN}/source",
+                        "(found 'a/b'); expected .jsonl"),
     "an empty file": ({"rows.jsonl": "\n"}, {}, f"{TRAIN}/source", "no rows (found rows.jsonl is empty)"),
     "no JSON": ({"rows.jsonl": "{'a': 1}\n"}, {}, f"{TRAIN}/source", "rows.jsonl line 1: not JSON"),
     "the split of a file": ({}, {f"{TRAIN}/split": "test"}, f"{TRAIN}/split", "no such split"),
-    "the columns of another format": ({"rows.jsonl": '{"conversations": []}'}, {}, f"{TRAIN}/columns", "The columns fit format sharegpt"),
-    "questions and answers": ({"rows.csv": "question,answer\na,b\n"}, {f"{TRAIN}/source": "rows.csv"}, f"{TRAIN}/columns", ALPACA),
-    "with semicolons": ({"rows.csv": "question;answer\na;b\n"}, {f"{TRAIN}/source": "rows.csv"}, f"{TRAIN}/columns", ALPACA),
+    "the columns of another format": ({"rows.jsonl": '{"conversations": []}'}, {}, f"{TRAIN}/columns",
+                                      "The columns fit format sharegpt"),
+    "questions and answers": ({"rows.csv": "question,answer\na,b\n"}, {f"{TRAIN}/source": "rows.csv"},
+                              f"{TRAIN}/columns", ALPACA),
+    "with semicolons": ({"rows.csv": "question;answer\na;b\n"}, {f"{TRAIN}/source": "rows.csv"},
+                        f"{TRAIN}/columns", ALPACA),
     "Excel's first line": (
         {"rows.csv": "sep=;\nquestion;answer\na;b\n"}, {f"{TRAIN}/source": "rows.csv", **PAIRS}, f"{TRAIN}/source",
         "rows.csv line 1: Excel's line about the separator is not a header (found 'sep=;')",
@@ -85,32 +96,44 @@ MISTAKES: dict[str, tuple[dict[str, str], dict[str, Any], str, str]] = {
         {f"{TRAIN}/source": "rows.csv", **PAIRS, f"{TRAIN}/columns": {"prompt": "question", "completion": "anwser"}},
         f"{TRAIN}/columns", '{"prompt": "question", "completion": "answer"}',
     ),
-    "text for messages": ({"rows.csv": "messages\nhi\n"}, {f"{TRAIN}/source": "rows.csv"}, f"{TRAIN}/source", "rows.csv line 2: messages"),
-    "no file of a folder fits": ({"d/a.csv": "x\n1\n", "d/b.csv": "y\n1\n"}, {f"{TRAIN}/source": "d"}, f"{TRAIN}/columns", "(found x)"),
-    "a model that is none": ({"model/notes.md": ""}, {"/model/source": "model"}, "/model/source", "expected a config.json at the top"),
+    "text for messages": ({"rows.csv": "messages\nhi\n"}, {f"{TRAIN}/source": "rows.csv"}, f"{TRAIN}/source",
+                          "rows.csv line 2: messages"),
+    "no file of a folder fits": ({"d/a.csv": "x\n1\n", "d/b.csv": "y\n1\n"}, {f"{TRAIN}/source": "d"},
+                                 f"{TRAIN}/columns", "(found x)"),
+    "a model that is none": ({"model/notes.md": ""}, {"/model/source": "model"}, "/model/source",
+                             "expected a config.json at the top"),
     "a model in a folder below": (
-        {f"models/small/{name}": text for name, text in LLAMA.items()}, {"/model/source": "models"}, "/model/source", "models/small",
+        {f"models/small/{name}": text for name, text in LLAMA.items()},
+        {"/model/source": "models"}, "/model/source", "models/small",
     ),
     "a GGUF file": ({"m.gguf": "GGUF"}, {"/model/source": "m.gguf"}, "/model/source", "GGUF files cannot be trained"),
     "no weights": ({"model/config.json": "{}"}, {"/model/source": "model"}, "/model/source", "there are no weights"),
-    "a damaged config": (model(**{"config.json": "{"}), {"/model/source": "model"}, "/model/source", "config.json is not JSON"),
-    "a config of nothing": (model(**{"config.json": "{}"}), {"/model/source": "model"}, "/model/source", "names no model_type"),
+    "a damaged config": (model(**{"config.json": "{"}), {"/model/source": "model"}, "/model/source",
+                         "config.json is not JSON"),
+    "a config of nothing": (model(**{"config.json": "{}"}), {"/model/source": "model"}, "/model/source",
+                            "names no model_type"),
     "weights that Git LFS has not fetched": (
-        model(**{"model.safetensors": LFS}), {"/model/source": "model"}, "/model/source", "a pointer of Git LFS, not the weights",
+        model(**{"model.safetensors": LFS}), {"/model/source": "model"},
+        "/model/source", "a pointer of Git LFS, not the weights",
     ),
-    "weights that are cut": (model(**{"model.safetensors": "\7" * 20}), {"/model/source": "model"}, "/model/source", "or it is cut"),
+    "weights that are cut": (model(**{"model.safetensors": "\7" * 20}), {"/model/source": "model"}, "/model/source",
+                             "or it is cut"),
     "a template's column": (
         {"rows.csv": "question,answer\na,b\n"},
         {f"{TRAIN}/source": "rows.csv", f"{TRAIN}/format": "template",
-         f"{TRAIN}/template": {"system": "{{ range(3) }}", "user": "{{ qestion }}", "assistant": "{% set x = answer %}{{ x }}"}},
+         f"{TRAIN}/template": {"system": "{{ range(3) }}", "user": "{{ qestion }}",
+                               "assistant": "{% set x = answer %}{{ x }}"}},
         f"{TRAIN}/template/user", "(found qestion); expected one of question, answer. Did you mean question?",
     ),
-    "the base of a merge": ({}, {"/model/merge_base": "bases/llama"}, "/model/merge_base", "Did you mean hf://bases/llama?"),
+    "the base of a merge": ({}, {"/model/merge_base": "bases/llama"}, "/model/merge_base",
+                            "Did you mean hf://bases/llama?"),
     "the root as output": ({}, {"/output/uri": "/"}, "/output/uri", "this cannot be a run's directory"),
     "a device as output": ({}, {"/output/uri": "/dev/null"}, "/output/uri", "this cannot be a run's directory"),
     "the spec as output": ({}, {"/output/uri": "spec.json"}, "/output/uri", "a file is where the directory should be"),
-    "a file's child as output": ({}, {"/output/uri": "rows.jsonl/out"}, "/output/uri", "a file is where the directory should be"),
-    "checkpoints in a file": ({}, {"/output/checkpoints": {"uri": "rows.jsonl"}}, "/output/checkpoints/uri", "a file is where"),
+    "a file's child as output": ({}, {"/output/uri": "rows.jsonl/out"}, "/output/uri",
+                                 "a file is where the directory should be"),
+    "checkpoints in a file": ({}, {"/output/checkpoints": {"uri": "rows.jsonl"}}, "/output/checkpoints/uri",
+                              "a file is where"),
 }  # fmt: skip
 
 
@@ -155,7 +178,8 @@ def test_what_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, here: Pat
 
 def test_faults_of_several_places_are_said_together() -> None:
     with pytest.raises(InputError) as failure:
-        validate({"/output/uri": "/", "/model/source": "model", "/data/held_out": {"sources": [{"source": "b.csv", "format": "text"}]},
+        validate({"/output/uri": "/", "/model/source": "model",
+                  "/data/held_out": {"sources": [{"source": "b.csv", "format": "text"}]},
                   f"{TRAIN}/source": "a.csv"})  # fmt: skip
     assert [fault.where for fault in failure.value.faults] == [
         "/data/held_out/sources/0/source", f"{TRAIN}/source", "/model/source", "/output/uri",
@@ -185,19 +209,24 @@ def test_an_address_of_the_hub_that_is_none(monkeypatch: pytest.MonkeyPatch) -> 
 
 NOTES: dict[str, tuple[dict[str, str], dict[str, Any], list[str]]] = {
     "nothing": ({}, {}, []),
-    "a tab": ({"rows.csv": "prompt\tcompletion\na\tb\n"}, {f"{TRAIN}/source": "rows.csv", f"{TRAIN}/format": "prompt_completion"},
+    "a tab": ({"rows.csv": "prompt\tcompletion\na\tb\n"},
+              {f"{TRAIN}/source": "rows.csv", f"{TRAIN}/format": "prompt_completion"},
               [r"rows.csv: its columns are separated by '\t'"]),
     "plain text, chat model of the Hub": (
-        {"rows.csv": "question,answer\na,b\n"}, {f"{TRAIN}/source": "rows.csv", "/model/source": "hf://org/Llama-3.2-1B-Instruct", **PAIRS},
-        ["prompt and completion are learned as plain text, without the model's chat template; for questions and answers of a chat model "
+        {"rows.csv": "question,answer\na,b\n"},
+        {f"{TRAIN}/source": "rows.csv", "/model/source": "hf://org/Llama-3.2-1B-Instruct", **PAIRS},
+        ["prompt and completion are learned as plain text, without the model's chat template; "
+         "for questions and answers of a chat model "
          'write "format": "alpaca", "columns": {"instruction": "question", "output": "answer"}'],
     ),
     "plain text, chat model here": (
         {"rows.csv": "question,answer\na,b\n"} | model(**{"tokenizer_config.json": '{"chat_template": "x"}'}),
-        {f"{TRAIN}/source": "rows.csv", "/model/source": "model", **PAIRS}, ["prompt and completion are learned as plain text"],
+        {f"{TRAIN}/source": "rows.csv", "/model/source": "model", **PAIRS},
+        ["prompt and completion are learned as plain text"],
     ),
     "plain text, base model": (
-        {"rows.csv": "question,answer\na,b\n"} | model(), {f"{TRAIN}/source": "rows.csv", "/model/source": "model", **PAIRS}, [],
+        {"rows.csv": "question,answer\na,b\n"} | model(),
+        {f"{TRAIN}/source": "rows.csv", "/model/source": "model", **PAIRS}, [],
     ),
     "a slice whose rows may look otherwise": ({"rows.jsonl": '{"text": "a"}\n'}, {f"{TRAIN}/split": "train[1:]"}, []),
     "a file of a folder fits": ({"d/a.csv": "x\n1\n", "d/b.jsonl": json.dumps(MESSAGES)}, {f"{TRAIN}/source": "d"}, []),
@@ -288,10 +317,12 @@ def test_mistakes_of_five_kinds_are_said_in_one_call_and_each_once() -> None:
         ({f"{TRAIN}/limit": 0}, [f"{TRAIN}/limit", f"{TRAIN}/source"]),
         ({"/data/train": "gone.jsonl", "/output/uri": "rows.jsonl"}, ["/data/train", "/output/uri"]),
         ({"/output": LEFT_OUT}, [f"{TRAIN}/source", "/output"]),
-        ({"/output": {"uri": "hf://org/name"}, "/model/max_seq_length": "x"},
-         [f"{TRAIN}/source", "/model/max_seq_length", "/output/uri"]),
+        (
+            {"/output": {"uri": "hf://org/name"}, "/model/max_seq_length": "x"},
+            [f"{TRAIN}/source", "/model/max_seq_length", "/output/uri"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_files_are_looked_at_beside_what_is_wrong(changes: dict[str, Any], places: list[str]) -> None:
     with pytest.raises(SpecError) as failure:
         validate({f"{TRAIN}/source": "gone.jsonl"} | changes)

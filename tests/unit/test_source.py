@@ -235,8 +235,11 @@ def test_offline_means_no_request_and_no_token(hub: Hub, clean_environment: pyte
     assert len(fetched.stdout.split()) == 2
     # Nothing after go_offline, and nothing before that was not needed.
     assert [(method, path.rpartition("/")[2]) for method, path, _ in hub.seen] == [
-        ("GET", "name"), ("GET", f"{commit}?recursive=true&expand=false"), ("HEAD", "config.json"), ("GET", "config.json")
-    ]  # fmt: skip
+        ("GET", "name"),
+        ("GET", f"{commit}?recursive=true&expand=false"),
+        ("HEAD", "config.json"),
+        ("GET", "config.json"),
+    ]
 
 
 # ------------------------------------------------------------------------------------- models on S3 and locally
@@ -439,26 +442,34 @@ BAD_DATA: dict[str, tuple[type[JobError], str, str, dict[str, bytes], dict[str, 
     "split misspelt": (InputError, "/split", "Did you mean train", BY_CARD, {"split": "trian"}),
     "split of another subset": (InputError, "/split", "one of train", BY_CARD, {"split": "test", "subset": "de"}),
     "split of a saved data set": (InputError, "/split", "one of odd, train", SAVED_SPLITS, {"split": "test"}),
-    "a saved data set in another order": (InputError, "/source", "flatten_indices", SAVED | {"indices.arrow": b"x"}, {}),
+    "a saved data set in another order": (InputError, "/source", "flatten_indices",
+                                          SAVED | {"indices.arrow": b"x"}, {}),
     "subset misspelt": (InputError, "/subset", "Did you mean en", BY_CARD, {"subset": "enn"}),
     "subset where there is none": (InputError, "/subset", "one of default", BY_NAME, {"subset": "en"}),
     "subset needed": (
         InputError, "/subset", "one of a, b",
-        {"README.md": one_subset("data_files: a.csv}, {config_name: b, data_files: b.csv"), "a.csv": b"x", "b.csv": b"x"},
+        {"README.md": one_subset("data_files: a.csv}, {config_name: b, data_files: b.csv"), "a.csv": b"x",
+         "b.csv": b"x"},
         {},
     ),
-    "card names a missing file": (InputError, "/source", "no data files", {"README.md": one_subset("data_files: x.csv")}, {}),
+    "card names a missing file": (InputError, "/source", "no data files",
+                                  {"README.md": one_subset("data_files: x.csv")}, {}),
     "card climbs": (PolicyError, "/source", "points out", {"README.md": one_subset("data_files: ../../*.csv")}, {}),
-    "card is absolute": (PolicyError, "/source", "points out", {"README.md": one_subset("data_files: /etc/passwd")}, {}),
+    "card is absolute": (PolicyError, "/source", "points out",
+                         {"README.md": one_subset("data_files: /etc/passwd")}, {}),
     "card names a server": (
         PolicyError, "/source", "points out",
-        {"README.md": one_subset("data_files: [{split: train, path: 'http://169.254.169.254/x.csv'}]"), "a.csv": b"x"}, {},
+        {"README.md": one_subset("data_files: [{split: train, path: 'http://169.254.169.254/x.csv'}]"), "a.csv": b"x"},
+        {},
     ),
-    "card chains": (PolicyError, "/source", "points out", {"README.md": one_subset("data_files: 'zip://a::b.zip'")}, {}),
+    "card chains": (PolicyError, "/source", "points out",
+                    {"README.md": one_subset("data_files: 'zip://a::b.zip'")}, {}),
     "card's folder climbs": (PolicyError, "/source", "points out", {"README.md": one_subset("data_dir: ../..")}, {}),
     "card is not YAML": (InputError, "/source", "README.md", {"README.md": card("a: [}"), "a.csv": b"x"}, {}),
-    "card runs code": (InputError, "/source", "README.md", {"README.md": card("a: !!python/object/apply:os.system [id]")}, {}),
-    "card with odd configs": (InputError, "/source", "no data files|README", {"README.md": card("configs: 3"), "a.csv": b"x"}, {}),
+    "card runs code": (InputError, "/source", "README.md",
+                       {"README.md": card("a: !!python/object/apply:os.system [id]")}, {}),
+    "card with odd configs": (InputError, "/source", "no data files|README",
+                              {"README.md": card("configs: 3"), "a.csv": b"x"}, {}),
 }  # fmt: skip
 
 

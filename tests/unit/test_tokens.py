@@ -13,8 +13,8 @@ from job.data.worker.wire import IGNORED
 from tests.smollm2 import model_dir
 
 TEXTS = [
-    "", "a", " ", "  a  b  ", "the cat sat on the mat", "línea ñandú\n\n  ütf", "🙂🙃 zażółć 漢字かな  x", "\t\n a\u0301e\u0308 end ",
-    "<|im_start|>user\nhi<|im_end|>\n", "a🙂b𒀱c", "word" * 9 + " " * 7 + "!",
+    "", "a", " ", "  a  b  ", "the cat sat on the mat", "línea ñandú\n\n  ütf", "🙂🙃 zażółć 漢字かな  x",
+    "\t\n a\u0301e\u0308 end ", "<|im_start|>user\nhi<|im_end|>\n", "a🙂b𒀱c", "word" * 9 + " " * 7 + "!",
 ]  # fmt: skip
 
 
@@ -40,14 +40,17 @@ def tokenizers() -> dict[str, Tokenizer]:
             models.BPE(), trainers.BpeTrainer(**bpe), byte_level, after=processors.ByteLevel(trim_offsets=True)
         ),
         "metaspace": trained(
-            models.Unigram(), trainers.UnigramTrainer(vocab_size=90, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False),
+            models.Unigram(),
+            trainers.UnigramTrainer(vocab_size=90, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False),
             pre_tokenizers.Metaspace(),
         ),
         "words": trained(
-            models.WordLevel(unk_token="?"), trainers.WordLevelTrainer(special_tokens=["?"], show_progress=False),
-            pre_tokenizers.Whitespace(), normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]),
+            models.WordLevel(unk_token="?"),
+            trainers.WordLevelTrainer(special_tokens=["?"], show_progress=False),
+            pre_tokenizers.Whitespace(),
+            normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]),
         ),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", ["smollm2", "bytes", "bytes, trimmed", "metaspace", "words"])
