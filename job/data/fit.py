@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from job.data.files import is_sentence
 from job.data.worker.messages import RowFault
-from job.data.worker.shape import FORMATS, Chat, Columns, Example, Row, shape
+from job.data.worker.shape import ANSWERED, FORMATS, Chat, Columns, Example, Labelled, Preference, Row, shape
 from job.training.methods import METHODS
 
 if TYPE_CHECKING:
@@ -35,6 +35,13 @@ USUAL_NAMES = {
 }
 # The same for columns that a row may lack: taken where nobody has said what they are, not for what was misspelt.
 USUAL_ADDITIONS = {"input": ("context",), "system": ("system_prompt",)}
+# What rows are tried as, the plain ones first.
+TRIED = ("sft", "dpo", "kto")
+# Formats that have one of several sets of columns. A prompt that is text is an instruction: it becomes a conversation.
+WAYS = {
+    "preference": (FORMATS["preference"].required, (*FORMATS["preference"].required, "instruction")),
+    "kto": tuple((*FORMATS["kto"].required, *names) for names in ANSWERED.values()),
+}
 
 
 @dataclass(frozen=True)
@@ -48,29 +55,52 @@ class Fit:
     columns: dict[str, str]
     example: Example | None
     faults: tuple[tuple[int, str], ...]
+    compares: bool = False  # whether most rows say of answers which are better
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether a chat template puts its rows in words."""
+        return all(isinstance(answer, Chat) for answer in answers_of(self.example))
 
 
-def best_fit(rows: Sequence[Row], named: Mapping[str, str]) -> Fit | None:
-    """The format that most of `rows` can be read in, as conversations rather than as raw text, under the fewest other
-    names; None where no format has such columns. `named`: columns whose names are known.
+def answers_of(example: Example | None) -> tuple[Example, ...]:
+    """What is learned of a row: itself, the two of a pair, or the answer that has a label."""
+    if isinstance(example, Preference):
+        return example.chosen, example.rejected
+    return (example.answer if isinstance(example, Labelled) else example,) if example else ()
+
+
+def best_fit(rows: Sequence[Row], named: Mapping[str, str], methods: Sequence[str] = TRIED) -> Fit | None:
+    """The format of `methods` that fits `rows` best: one that compares answers where they do, then the one that most
+    of them can be read in, as conversations rather than as raw text, under the fewest other names. None where no format
+    has such columns. `named`: columns whose names are known.
     """
-    found = list(_fits(rows, named))
+    found = [fit for method in methods for kind in METHODS[method].formats for fit in _fits(kind, rows, named)]
     return min(
-        found, key=lambda fit: (len(fit.faults), not isinstance(fit.example, Chat), len(fit.columns)), default=None
+        found, key=lambda fit: (not fit.compares, len(fit.faults), not fit.is_chat, len(fit.columns)), default=None
     )
 
 
-def _fits(rows: Sequence[Row], named: Mapping[str, str]) -> Iterator[Fit]:
-    for kind in METHODS["sft"].formats:
-        form = FORMATS[kind]
-        if form.example is None or not named.keys() <= set(form.columns):
-            continue
-        columns = dict(named) | _guessed(kind, rows[0], named)
-        if any(columns.get(name, name) not in rows[0] for name in (*form.required, *named)):
+def _fits(kind: str, rows: Sequence[Row], named: Mapping[str, str]) -> Iterator[Fit]:
+    form = FORMATS[kind]
+    if form.example is None or not named.keys() <= set(form.columns):
+        return
+    for required in WAYS.get(kind, (form.required,)):
+        columns = dict(named) | _guessed(kind, required, rows[0], named)
+        if any(columns.get(name, name) not in rows[0] for name in (*required, *named)):
             continue
         renamed = {name: column for name, column in columns.items() if name != column}
         examples, faults = _read(kind, rows, renamed)
-        yield Fit(kind, renamed, next(iter(examples), None), tuple(faults))
+        fit = Fit(kind, renamed, next(iter(examples), None), tuple(faults), _compare(examples, len(rows)))
+        if fit.compares or kind in METHODS["sft"].formats:
+            yield fit
+
+
+def _compare(examples: Sequence[Example], rows: int) -> bool:
+    """A column called label may be about something else, and good answers alone are learned as they are."""
+    labels = {example.desirable for example in examples if isinstance(example, Labelled)}
+    pairs = any(isinstance(example, Preference) for example in examples)
+    return (pairs or len(labels) == 2) and len(examples) > rows / 2
 
 
 def _read(kind: str, rows: Sequence[Row], columns: dict[str, str]) -> tuple[list[Example], list[tuple[int, str]]]:
@@ -83,17 +113,16 @@ def _read(kind: str, rows: Sequence[Row], columns: dict[str, str]) -> tuple[list
     return examples, faults
 
 
-def _guessed(kind: str, row: Row, named: Mapping[str, str]) -> dict[str, str]:
+def _guessed(kind: str, required: Sequence[str], row: Row, named: Mapping[str, str]) -> dict[str, str]:
     """Columns of `row` that are most likely what the format asks for, and nobody has named."""
     guessed: dict[str, str] = {}
     for name in FORMATS[kind].columns:
         if name in row or name in named:
             continue
-        taken = {*named.values(), *guessed.values(), *FORMATS[kind].required}
+        taken = {*named.values(), *guessed.values(), *required}
         free = {column: value for column, value in row.items() if column not in taken}
         usual = USUAL_ADDITIONS.get(name, ())
-        required = name in FORMATS[kind].required
-        if column := _meant(name, name, free) if required else next((c for c in usual if c in free), ""):
+        if column := _meant(name, name, free) if name in required else next((c for c in usual if c in free), ""):
             guessed[name] = column
     return guessed
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from job.data.columns import ColumnUse
 from job.data.files import is_sentence
-from job.data.fit import HEADLESS, Fit, best_fit
+from job.data.fit import HEADLESS, Fit, answers_of, best_fit
 from job.data.read import Row
 from job.data.sources import Selection
 from job.data.worker.messages import REASONING, RowFault
@@ -22,6 +22,7 @@ from job.errors import Fault, InputError
 from job.host.credentials import looks_secret
 from job.source import FetchedSource, fetch_glimpse
 from job.spec import SourceSpec
+from job.training.methods import METHODS
 
 POINTER = "/data/train/0"
 HUB, DATASETS = "hf://", "hf://datasets/"
@@ -47,8 +48,9 @@ class Looked:
     remarks: list[str]
 
     @property
-    def is_chat(self) -> bool:
-        return isinstance(self.fit.example, Chat)
+    def method(self) -> str:
+        """The plainest one that learns from such rows."""
+        return next(name for name, method in METHODS.items() if self.fit.format in method.formats)
 
     def faults(self) -> list[str]:
         """Rows that cannot be used, and why."""
@@ -108,10 +110,11 @@ def prompts_of(looked: Looked) -> list[str]:
     """Questions of three rows far apart, short ones if there are; of documents, their first words."""
     texts: list[str] = []
     for _, example in _examples(looked):
-        if isinstance(example, Chat):
-            texts += [message["content"] for message in example.messages if message["role"] == "user"][:1]
-        elif isinstance(example, Document):
-            texts.append(" ".join(example.text.split()[:OPENING_WORDS]))
+        first = answers_of(example)[0]
+        if isinstance(first, Chat):
+            texts += [message["content"] for message in first.messages if message["role"] == "user"][:1]
+        elif isinstance(first, Document):
+            texts.append(" ".join(first.text.split()[:OPENING_WORDS]))
     usable = list(dict.fromkeys(text for text in texts if _may_be_in_a_spec(text)))
     short = [text for text in usable if len(text) <= SHORT_CHARACTERS]
     if len(short) < PROMPTS:
@@ -121,14 +124,15 @@ def prompts_of(looked: Looked) -> list[str]:
 
 
 def unanswered(looked: Looked) -> list[str]:
-    """Places of rows whose answers are all empty: nothing is learned of them."""
-    return [
-        place
-        for place, example in _examples(looked)
-        if isinstance(example, Chat)
-        and (answers := [message for message in example.messages if message["role"] == "assistant"])
-        and not any(answer["content"].strip() or answer.keys() & SAID_OTHERWISE for answer in answers)
-    ]
+    """Places of rows of which an answer is empty: nothing is learned of them."""
+    return [place for place, example in _examples(looked) if any(map(_is_empty, answers_of(example)))]
+
+
+def _is_empty(answer: Example) -> bool:
+    """Of a conversation: whether all its answers are."""
+    spoken = answer.messages[answer.first_trained :] if isinstance(answer, Chat) else []
+    answers = [message for message in spoken if message["role"] == "assistant"]
+    return bool(answers) and not any(each["content"].strip() or each.keys() & SAID_OTHERWISE for each in answers)
 
 
 def _examples(looked: Looked) -> Iterator[tuple[str, Example]]:

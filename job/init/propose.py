@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from job.data.fit import best_fit
 from job.data.worker.shape import Document
 from job.errors import InputError, JobError
 from job.init.look import LOOKED, SHOWN_FAULTS, Looked, look, name_of, prompts_of, source_spec, unanswered
@@ -30,6 +31,7 @@ from job.store import open_store
 from job.store.base import local_path
 
 Json = dict[str, Any]
+PLAIN = "sft"  # the method where a spec names none
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,15 @@ def draft(asked: InitOptions, looked: Looked, model: str) -> Json:
             "train": [_train(looked.source.spec)],
             "held_out": held_out_for(looked.count, looked.whole)[0],
         },
-        "training": {"epochs": epochs_for(looked.count)},
+        "training": ({} if looked.method == PLAIN else {"method": looked.method})
+        | {"epochs": epochs_for(looked.count)},
         "evaluation": {"prompts": prompts_of(looked)},
         "output": {"uri": _free(name)},
     }
+
+
+def _named(method: str) -> Json:
+    return {} if method == PLAIN else {"method": method}
 
 
 def _train(spec: SourceSpec) -> Json:
@@ -166,12 +173,13 @@ def _about_rows(looked: Looked) -> list[tuple[str, str]]:
     files = "" if looked.whole else " in its first file"
     looked_at = f", of which {LOOKED} were looked at" if looked.count > LOOKED else ""
     named = "".join(f"; its {name} is the column {column}" for name, column in fit.columns.items())
-    becomes = "conversations, through a chat template" if looked.is_chat else "raw text, without a chat template"
+    becomes = "conversations, through a chat template" if fit.is_chat else "raw text, without a chat template"
     if looked.source.files[0].name.lower().removesuffix(".gz").endswith(".txt"):
         becomes += "; each line of a .txt file is a row by itself"
     lines = [
         ("rows", f"{looked.count} in {looked.source.spec.source}{files}{looked_at}"),
         ("format", f"{fit.format}{named}: {becomes}"),
+        ("method", f"{looked.method}: {_why(looked)}"),
         *(("rows", remark) for remark in unread),
     ]
     faults = looked.faults()
@@ -184,3 +192,21 @@ def _about_rows(looked: Looked) -> list[tuple[str, str]]:
             ("rows", f"{len(empty)} have an empty answer, of which nothing is learned: {shown}; a run refuses many")
         )
     return lines
+
+
+def _why(looked: Looked) -> str:
+    """Why the rows are learned from by this method, and how they would be by the plain one."""
+    if looked.fit.format == "kto":
+        return (
+            "each row says by its label whether its answer is good; of held-out rows preference_accuracy and "
+            f"reward_margin are measured. Good rows without that column are learned by {PLAIN}"
+        )
+    if not looked.fit.compares:
+        return "the answers are learned" if looked.fit.is_chat else "the text is learned"
+    plain = best_fit(looked.rows, {}, (PLAIN,))
+    columns = ",".join(f"{name}={column}" for name, column in plain.columns.items()) if plain else ""
+    alone = f". --columns {columns} learns the chosen answers alone, by {PLAIN}" if columns else ""
+    return (
+        "each row has a chosen and a rejected answer; of held-out pairs preference_accuracy and reward_margin are "
+        f"measured{alone}"
+    )

@@ -61,7 +61,7 @@ def render(spec: JobSpec, looked: Looked, folder: Path, workdir: Path) -> Render
     try:
         return _render(spec, looked, folder, workdir)
     except InputError as error:
-        if not looked.is_chat or error.faults[0].where != TEMPLATE or spec.data.chat_template != "model":
+        if not looked.fit.is_chat or error.faults[0].where != TEMPLATE or spec.data.chat_template != "model":
             raise
     return _render(replace(spec, data=replace(spec.data, chat_template=FOR_BASE_MODELS)), looked, folder, workdir)
 
@@ -73,7 +73,8 @@ def _render(spec: JobSpec, looked: Looked, folder: Path, workdir: Path) -> Rende
     data = replace(spec.data, held_out=False, shuffle=False, max_untrained_fraction=1.0)
     asked = replace(spec, data=data, evaluation=replace(spec.evaluation, prompts=(), exact_match_rows=0))
     prepared = build_dataset(asked, [replace(looked.source, spec=first)], None, folder, workdir, lambda *_: None)
-    longest, learned = prepared.report.train["longest_tokens"], int(sizes(prepared.train)[1].max())
+    answers = prepared.train.select_columns(["labels"])  # of a pair, the chosen one
+    longest, learned = prepared.report.train["longest_tokens"], int(sizes(answers)[1].max())
     return RenderedRows(first_samples(prepared), longest, learned, spec.data.chat_template)
 
 

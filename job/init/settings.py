@@ -16,6 +16,7 @@ from job.plan.advice import VERY_SMALL
 from job.plan.gpu_memory import fits, least_gpu_bytes
 from job.plan.model_size import model_size
 from job.spec import JobSpec, parse_spec
+from job.training.methods import METHODS
 
 Json = dict[str, Any]
 
@@ -29,6 +30,7 @@ PRECISIONS = ("16bit", "4bit")  # the most wanted first: 16 bits learn a little 
 EPOCHS = ((1000, 3), (5000, 2))  # below so many rows, so many passes
 MOST_EPOCHS, FEWEST_STEPS, STEP_ROWS = 8, 100, 8  # a step has as many rows as a spec's default
 QUICK_RATE = 0.001
+QUICK_RATE_OF_PAIRS = 0.0001  # and of labels
 ANSWER_STEP, MOST_ANSWERED, MOST_ON_CPU = 16, 128, 64  # tokens of an answer to a prompt
 SOME_ROWS = 20  # of which a tenth can be spared
 
@@ -119,10 +121,12 @@ def answers_for(device: Device, longest_learned: int | None) -> tuple[int, str]:
 
 
 def rate_for(document: Json, parameters: int | None) -> tuple[float, str] | None:
-    """The learning rate for a very small model, and why; None for the usual one."""
+    """The learning rate for a very small model, and why; None for the usual one of the method."""
     if _weights(document, parameters) >= VERY_SMALL:
         return None
-    return QUICK_RATE, f"{QUICK_RATE:g}: so small a model learns little in few steps at the usual 0.0002"
+    usual = parsed(document).training
+    rate = QUICK_RATE_OF_PAIRS if METHODS[usual.method].learning_rate else QUICK_RATE
+    return rate, f"{rate:g}: so small a model learns little in few steps at the usual {usual.learning_rate:g}"
 
 
 def held_out_for(rows: int, whole: bool) -> tuple[Any, str]:

@@ -9,7 +9,7 @@ from job.spec import JobSpec
 from job.training.methods import METHODS
 
 ADAPTER_RATES = (1e-4, 5e-4)  # what adapters are usually trained with
-AROUND = 10  # times as much or as little as is usual for a method that has a rate of its own
+AROUND = 10  # times as much or as little as is usual for a method that has a rate of its own; with small models more
 FULL_RATES = (1e-5, 5e-5)
 VERY_SMALL, SMALL_RATES = 500_000_000, (1e-4, 2e-3)  # weights below which the usual rate teaches little in few steps
 FEW_ROWS, USUAL_ROWS = 500, "500 to 5,000"
@@ -111,9 +111,10 @@ def _rows(_: JobSpec, facts: Facts) -> Iterator[Advice]:
 
 def _rate(spec: JobSpec, facts: Facts) -> Iterator[Advice]:
     rate, full = spec.training.learning_rate, spec.model.precision == "full"
-    low, high = FULL_RATES if full else SMALL_RATES if facts.parameters < VERY_SMALL else ADAPTER_RATES
+    small = not full and facts.parameters < VERY_SMALL
+    low, high = FULL_RATES if full else SMALL_RATES if small else ADAPTER_RATES
     if usual := METHODS[spec.training.method].learning_rate:
-        low, high = usual / AROUND, usual * AROUND
+        low, high = (usual, usual * AROUND**2) if small else (usual / AROUND, usual * AROUND)
     if full and rate > high:
         why = "that is a rate for adapters: where every weight is trained, it makes the model forget what it knew"
     elif not full and rate > high:

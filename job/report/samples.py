@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 LEARNED = ("⟦", "⟧")
 REJECTED = "rejected_input_ids"  # of a pair
+LABEL = "desirable"  # of an answer with a label
 TABLE_TOKENS = 400
 SAMPLE_CHARACTERS = 1500
 
@@ -61,7 +62,10 @@ def sample(prepared: Prepared, index: int) -> tuple[str, str]:
     if REJECTED in row:
         answer = [label for label in row["rejected_labels"] if label != IGNORED]
         text += f"\nrejected: {LEARNED[0]}{prepared.tokenizer.decode(answer)}{LEARNED[1]}"
-    return f"Sample {index + 1}: {len(ids)} tokens, {learned} learned", text
+    head = f"Sample {index + 1}: {len(ids)} tokens, {learned} learned"
+    if LABEL in row:
+        head += ", to become likelier" if row[LABEL][0] else ", to become less likely"
+    return head, text
 
 
 def first_samples(prepared: Prepared, count: int = 3) -> tuple[str, ...]:

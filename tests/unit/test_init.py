@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from job.init.look import look, name_of, prompts_of, source_spec
 from job.init.propose import InitOptions, _about_rows, propose
 from job.init.settings import (
     GIB,
+    QUICK_RATE_OF_PAIRS,
     STEP_ROWS,
     Device,
     answers_for,
@@ -34,8 +36,10 @@ from job.init.settings import (
     wanted_length,
 )
 from job.init.write import refuse_to_overwrite, write
+from job.preview.plan import PlanOptions, make_plan
+from job.preview.seen import look_to_validate
 from job.spec import parse_spec
-from tests.data_rows import Row, byte_tokenizer_dir, turns, write_rows
+from tests.data_rows import Row, byte_tokenizer_dir, sized_model, turns, write_rows
 from tests.servers import Hub
 from tests.specs import parse
 
@@ -57,8 +61,14 @@ FITS: list[tuple[Row, str, dict[str, str]]] = [
     ({"system_prompt": "s", "question": "a", "response": "b"}, "alpaca",
      {"instruction": "question", "output": "response", "system": "system_prompt"}),
     ({"prompt": "a", "completion": "b"}, "alpaca", {"instruction": "prompt", "output": "completion"}),
-    ({"prompt": "a", "chosen": "b", "rejected": "c"}, "alpaca", {"instruction": "prompt", "output": "chosen"}),
-    ({"chosen": turns("a", "b"), "rejected": turns("a", "c")}, "messages", {"messages": "chosen"}),
+    ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference", {"instruction": "prompt"}),
+    ({"question": "a", "chosen": "b", "rejected": "c", "score": 1}, "preference", {"instruction": "question"}),
+    ({"instruction": "a", "input": "d", "chosen": "b", "rejected": "c"}, "preference", {}),
+    ({"chosen": turns("a", "b"), "rejected": turns("a", "c")}, "preference", {}),
+    ({"prompt": "a", "chosen": turns("a", "b"), "rejected": turns("a", "c")}, "preference", {}),
+    ({"prompt": turns("a"), "chosen": turns("a", "b")[1:], "rejected": turns("a", "c")[1:]}, "preference", {}),
+    ({"chosen": "Human: a\n\nAssistant: b", "rejected": "Human: a\n\nAssistant: c"}, "preference", {}),
+    ({"prompt": "a", "chosen": "b"}, "alpaca", {"instruction": "prompt", "output": "chosen"}),
     ({"text": "a"}, "text", {}),
     ({"content": "a", "url": "b"}, "text", {"text": "content"}),
 ]  # fmt: skip
@@ -69,9 +79,39 @@ def test_the_format_that_fits(row: Row, kind: str, columns: dict[str, str]) -> N
     found = best_fit([row] * 3, {})
     assert found is not None
     assert (found.format, found.columns, found.faults) == (kind, columns, ())
-    assert isinstance(found.example, Chat) == (kind != "text"), (
-        "a question with its answer is said in the model's chat template"
-    )
+    assert found.is_chat == (kind != "text"), "a question with its answer is said in the model's chat template"
+
+
+LABELLED: list[tuple[Row, str, dict[str, str]]] = [
+    ({"prompt": "a", "completion": "b"}, "label", {"instruction": "prompt", "output": "completion"}),
+    ({"question": "a", "answer": "b", "id": "1"}, "label", {"instruction": "question", "output": "answer"}),
+    ({"prompt": turns("a"), "completion": turns("a", "b")[1:]}, "label", {}),
+    ({"messages": turns("a", "b")}, "kto_tag", {"label": "kto_tag"}),
+    ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, "label", {}),
+]
+
+
+@pytest.mark.parametrize(("row", "label", "columns"), LABELLED, ids=[" ".join(row) for row, *_ in LABELLED])
+def test_answers_with_labels_of_both_kinds_are_compared(row: Row, label: str, columns: dict[str, str]) -> None:
+    for good, bad in ((True, False), (1, 0), ("true", "false")):
+        found = best_fit([row | {label: good}, row | {label: bad}] * 2, {})
+        assert found is not None
+        assert (found.format, found.columns, found.faults, found.is_chat) == ("kto", columns, (), True)
+    for labels in ((True, True), ("spam", "ham")):  # nothing to compare; another meaning
+        found = best_fit([row | {label: one} for one in labels], {})
+        assert found is not None
+        assert (found.format != "kto", found.faults) == (True, ())
+
+
+def test_pairs_are_compared_though_one_is_not_whole_and_learned_plainly_if_asked() -> None:
+    pair = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    rows: list[Row] = [*[pair] * 3, pair | {"rejected": 5}]
+    found, plain = best_fit(rows, {}), best_fit(rows, {"instruction": "prompt", "output": "chosen"})
+    assert found is not None
+    assert plain is not None
+    assert (found.format, [number for number, _ in found.faults]) == ("preference", [3])
+    assert (plain.format, plain.faults) == ("alpaca", ())
+    assert [fit and fit.format for fit in (best_fit(rows[2:] + rows[3:], {}),)] == ["alpaca"], "most are none"
 
 
 def test_a_column_that_was_given_a_meaning_has_no_other() -> None:
@@ -308,6 +348,9 @@ def test_small_choices() -> None:
     assert [held_out_for(*rows)[0] for rows in ((100, True), (5, False), (99, True), (20, True), (19, True))] == [
         "auto", "auto", {"rows": 9}, {"rows": 2}, False,
     ]  # fmt: skip
+    pairs = draft("hf://org/Base-135M") | {"training": {"method": "dpo"}}
+    pairs["data"]["train"][0]["format"] = "preference"
+    assert [rate and rate[0] for rate in (rate_for(pairs, 499_999_999), rate_for(pairs, 500_000_000))] == [0.0001, None]
     rates = [rate_for(draft("hf://org/Base-135M"), parameters) for parameters in (None, 499_999_999, 500_000_000)]
     assert [rate and rate[0] for rate in rates] == [0.001, 0.001, None]
     assert default_model(Device(24 * GIB, ""))[0] != default_model(Device(None, ""))[0]
@@ -348,6 +391,45 @@ def test_a_base_model_gets_a_template_and_samples_show_what_is_learned(
     )
     assert "template  chatml, as the model has none of its own" in lines
     assert lines[-1] == "Next: tunejob validate spec.json && tunejob run spec.json"
+
+
+COMPARED: dict[str, tuple[list[Row], str, str, str]] = {
+    "dpo": (
+        [{"question": f"{i}?", "chosen": f"{i}!", "rejected": "No.", "score": "3"} for i in range(25)],
+        "preference", "a chosen and a rejected answer", "rejected: ⟦No.<|im_end|>⟧",
+    ),
+    "kto": (
+        [{"question": f"{i}?", "answer": f"{i}!", "label": str(i % 2), "score": "3"} for i in range(25)],
+        "kto", "by its label whether its answer is good", "to become less likely",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", COMPARED)
+def test_rows_that_say_which_answer_is_better_get_the_method_that_learns_from_that(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, kind, why, sample = COMPARED[method]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUNEJOB_DEVICE", "cpu")
+    (model := tmp_path / "model").mkdir()
+    sized_model(model, 400_000_000, {"hidden_size": 1024, "num_hidden_layers": 16})
+    as_csv(tmp_path / "rows.csv", rows)
+    proposal = propose(replace(ASKED, model=str(model)), alone=False)
+    spec = parse_spec(json.dumps(proposal.document).encode())
+    assert (spec.training.method, spec.data.train[0].format) == (method, kind)
+    assert (spec.training.learning_rate, spec.evaluation.max_new_tokens) == (QUICK_RATE_OF_PAIRS, 16)
+    assert spec.evaluation.prompts == ("0?", "12?", "24?")
+    said = [f"{topic}: {words}" for topic, words in proposal.reasons]
+    assert any(line.startswith(f"method: {method}: each row") and why in line for line in said)
+    assert "rows: /data/train/0: columns that nothing reads: 'score' (25)" in said
+    assert sample in proposal.samples[0]
+    assert not look_to_validate(spec, tmp_path).failures
+    options = PlanOptions(tmp_path, None, {}, advice=True, alone=False)
+    (scratch := tmp_path / "scratch").mkdir()
+    plan = make_plan(spec, options, scratch, Log(io.StringIO(), json_lines=True))
+    assert plan.failure() is None
+    assert [advice["pointer"] for advice in plan.document()["advice"]] == ["/data/train"], "few rows, and nothing else"
 
 
 def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:

@@ -99,6 +99,10 @@ def test_pairs_are_two_sequences_and_one_more_pass() -> None:
     rate = replace(two, training=replace(two.training, learning_rate=2e-4))
     assert [advice.text for advice in advise(rate, NOTHING_ODD)] == ["5e-07 to 5e-05 instead of 0.0002"]
     assert advise(replace(two, training=replace(two.training, learning_rate=5e-6)), NOTHING_ODD) == []
+    small = replace(NOTHING_ODD, parameters=135_000_000)
+    assert advise(rate, small) == []
+    slow = replace(two, training=replace(two.training, learning_rate=1e-6))
+    assert [advice.text for advice in advise(slow, small)] == ["5e-06 to 0.0005 instead of 1e-06"]
 
 
 @pytest.mark.parametrize(
