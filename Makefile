@@ -50,7 +50,7 @@ demo: setup
 	$(BIN)/tunejob run schemas/examples/demo.json
 	@$(BIN)/python -m tests.demo.show demo-output
 
-test: setup .venv-k8s/.packages .venv-elsewhere/.packages .venv-benchmarks/.packages
+test: setup .venv-k8s/.packages .venv-elsewhere/.packages .venv-benchmarks/.packages .venv-trackers/.packages
 	TUNEJOB_BUDGETS=$(BUDGETS) $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 40
 
 # The cases that make test leaves out because others of their kind are run.
@@ -81,9 +81,9 @@ benchmarks: setup
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >$$(echo $(@D)/lib/python3*/site-packages)/job.pth
 	touch $@
 
-# A run that tells every tracker: Weights & Biases offline, a server of MLflow, Trackio, TensorBoard.
+# A run that tells every tracker: Weights & Biases offline, Trackio, TensorBoard; and MLflow, whose server make test does without.
 tracker-test: setup .venv-trackers/.packages
-	.venv-trackers/bin/python -m pytest tests/trackers
+	$(BIN)/pytest -m "long or not long" tests/trackers
 
 # Renders k8s/, holds it against schemas, rules and checkov; with TUNEJOB_IMAGE set, runs the pod with podman.
 k8s-test: setup .venv-k8s/.packages .venv-checkov/.packages

@@ -1,11 +1,9 @@
-"""One run that tells every tracker: Weights & Biases without a network, a server of MLflow, Trackio, TensorBoard.
-
-They are those of locks/tools-trackers.txt. `make tracker-test`; skipped where these are not installed.
+"""Runs that tell every tracker, with the packages of `.venv-trackers`: Weights & Biases without a network, Trackio, TensorBoard, and
+MLflow whose server is gone, or, in `make tracker-test`, there.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sqlite3
@@ -22,15 +20,16 @@ from typing import Any
 import pytest
 
 from tests.attacks.test_canaries import leaks
-from tests.flow.running import Result, fits_events, run_tiny, valid_stats
+from tests.flow.running import ROOT, Result, fits_events, run_tiny, valid_stats
 from tests.servers import closed_port
 
+TOOLS = ROOT / ".venv-trackers"
+PACKAGES = next(TOOLS.glob("lib/python3*/site-packages"), None)
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not all(map(importlib.util.find_spec, ("wandb", "mlflow", "trackio"))), reason="make tracker-test installs them"
-    ),
+    pytest.mark.skipif(PACKAGES is None, reason="the trackers are in .venv-trackers, which make test makes"),
 ]
+BESIDE = {"TUNEJOB_TEST_PACKAGES": str(PACKAGES)}
 KEYS = {"WANDB_API_KEY": "canary0001" * 4, "MLFLOW_TRACKING_TOKEN": "canary-mlflow-0002"}
 START_SECONDS = 300  # its imports, beside much else
 
@@ -40,7 +39,18 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     """A server of MLflow on loopback, with its database and artefacts in `folder`."""
     port = closed_port()
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [
+        str(TOOLS / "bin" / "python"),
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     command += [
         "--backend-store-uri",
         f"sqlite:///{folder}/mlflow.db",
@@ -82,26 +92,45 @@ class Tracked:
         return valid_stats(self.output / "stats.json")
 
 
-@pytest.fixture(scope="module")
-def tracked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracked]:
+def run_told(folder: Path, address: str) -> Tracked:
+    """A run with all four, MLflow's at `address`."""
+    extra = {
+        "WANDB_MODE": "offline",
+        "MLFLOW_TRACKING_URI": address,
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        **KEYS,
+        **BESIDE,
+    }
+    schema = {"$defs": {"a,b": {"type": "string"}}, "type": "object"}  # keys that MLflow does not take
+    changes = {"/tracking": ["tensorboard", "wandb", "mlflow", "trackio"], "/evaluation/exact_match_rows": 2,
+               "/evaluation/metrics": ["json_valid"], "/evaluation/json_schema": schema}  # fmt: skip
+    result = run_tiny(folder, changes, extra)
+    assert result.exit_code == 0, result.stdout[-3000:] + result.stderr[-2000:]
+    return Tracked(folder, result, address)
+
+
+@pytest.fixture(scope="module", params=["gone", pytest.param("there", marks=pytest.mark.long)])
+def tracked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracked]:
     folder = tmp_path_factory.mktemp("tracked")
+    if request.param == "gone":
+        yield run_told(folder, f"http://127.0.0.1:{closed_port()}")
+        return
     (server := folder / "server").mkdir()
     with mlflow_server(server) as address:
-        extra = {"WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": address, **KEYS}
-        schema = {"$defs": {"a,b": {"type": "string"}}, "type": "object"}  # keys that MLflow does not take
-        changes = {"/tracking": ["tensorboard", "wandb", "mlflow", "trackio"], "/evaluation/exact_match_rows": 2,
-                   "/evaluation/metrics": ["json_valid"], "/evaluation/json_schema": schema}  # fmt: skip
-        result = run_tiny(folder, changes, extra, forked=False)
-        assert result.exit_code == 0, result.stdout[-3000:] + result.stderr[-2000:]
-        yield Tracked(folder, result, address)
+        yield run_told(folder, address)
 
 
-def test_nobody_was_left_out(tracked: Tracked) -> None:
-    assert tracked.result.named("tracking") == []
+def test_a_server_that_is_gone_costs_its_curves_alone(tracked: Tracked) -> None:
+    gone = {"mlflow"} if "server" not in {path.name for path in tracked.folder.iterdir()} else set()
+    assert {event["tracker"] for event in tracked.result.named("tracking")} == gone
     assert fits_events(tracked.result.events) == []
 
 
-def test_mlflow_has_settings_curves_figures_report_and_address(tracked: Tracked) -> None:
+@pytest.mark.parametrize("tracked", [pytest.param("there", marks=pytest.mark.long)], indirect=True)
+def test_mlflow_has_settings_curves_figures_report_and_address(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(PACKAGES)])
     from mlflow import MlflowClient
 
     client = MlflowClient(tracked.address)
@@ -158,16 +187,8 @@ def test_no_key_is_anywhere(tracked: Tracked) -> None:
     assert leaks(KEYS, tracked.result, tracked.folder) == []
 
 
-def test_a_server_that_is_gone_costs_its_curves_alone(tmp_path: Path) -> None:
-    extra = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{closed_port()}", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    result = run_tiny(tmp_path, {"/tracking": ["mlflow"]}, extra, forked=False)
-    assert result.exit_code == 0, result.stdout[-3000:]
-    assert {event["tracker"] for event in result.named("tracking")} == {"mlflow"}
-    assert fits_events(result.events) == []
-
-
 def test_without_its_address_it_is_refused(tmp_path: Path) -> None:
-    result = run_tiny(tmp_path, {"/tracking": ["mlflow"]}, {"MLFLOW_TRACKING_URI": ""})
+    result = run_tiny(tmp_path, {"/tracking": ["mlflow"]}, {"MLFLOW_TRACKING_URI": "", **BESIDE})
     assert (result.exit_code, result.failure["message"], result.failure["found"]) == (
         11,
         "this tracker has no address",
