@@ -305,8 +305,8 @@ def test_prompts_that_lm_eval_cuts_are_known(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("lm_eval")
 @pytest.mark.parametrize("few_shot", [0, 2])
 def test_what_is_reckoned_is_what_a_model_reads(few_shot: int, tmp_path: Path) -> None:
-    """Of as few documents as are looked at, every token: of answers to choose from, of those with the same beginning, of one
-    that is generated. Of more, within their spread.
+    """Of as few documents as are looked at, every token: of answers to choose from, of those with the same beginning,
+    of one that is generated. Of more, within their spread.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -348,7 +348,7 @@ def test_what_is_reckoned_is_what_a_model_reads(few_shot: int, tmp_path: Path) -
 @needs_lm_eval
 @pytest.mark.usefixtures("lm_eval")
 def test_a_plan_has_their_time_and_what_they_fetch(hub: Hub, tmp_path: Path) -> None:
-    """In the stages where a run measures them, of each model; a gate that no figure can meet ends it as it ends the run."""
+    """In the stages where a run measures them, of each model; a gate that no figure can meet ends it like a run."""
     from job.preview.text import as_text
     from tests.data_rows import sized_model
     from tests.unit.test_plan import chats, plan
