@@ -182,11 +182,7 @@ def test_the_first_process_is_the_job_and_has_no_powers(tmp_path: Path) -> None:
         line.split()[0]: line.split()[1]
         for line in said.splitlines()
         if line.startswith(("CapEff", "CapPrm", "NoNewPrivs"))
-    } == {
-        "CapPrm:": "0000000000000000",
-        "CapEff:": "0000000000000000",
-        "NoNewPrivs:": "1",
-    }
+    } == {"CapPrm:": "0000000000000000", "CapEff:": "0000000000000000", "NoNewPrivs:": "1"}
     config = inspect()["Config"]
     assert (config["Entrypoint"], config["Cmd"]) == (["/opt/tunejob/bin/tunejob"], ["run", "/etc/tunejob/spec.json"])
     assert (config["User"], config["WorkingDir"]) == ("10001:0", "/scratch")

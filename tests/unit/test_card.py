@@ -341,28 +341,14 @@ def test_only_ways_for_which_there_is_something(tmp_path: Path) -> None:
         text = write_card(facts(tmp_path, **changes), tmp_path / "README.md").read_text("utf-8")
         return re.findall(r"^### (.+)$", text, re.MULTILINE)
 
-    assert programs() == [
-        "tunejob",
-        "transformers",
-        "PEFT",
-        "vLLM",
-        "llama.cpp",
-        "llama-cpp-python",
-        "Ollama",
-        "LM Studio",
-    ]
+    everywhere = ["tunejob", "transformers", "PEFT", "vLLM", "llama.cpp", "llama-cpp-python", "Ollama", "LM Studio"]
+    assert programs() == everywhere
     assert programs(exports=()) == ["tunejob", "PEFT", "vLLM"]
     assert programs(exports=(LORA,)) == ["tunejob", "PEFT", "vLLM", "llama.cpp"]
     assert programs(exports=(), spec=job(lora={"r": 8, "dora": True})) == ["tunejob", "PEFT"]
     without = job(export={"modelfile": False})
-    assert programs(exports=(Q4,), spec=without) == [
-        "tunejob",
-        "PEFT",
-        "vLLM",
-        "llama.cpp",
-        "llama-cpp-python",
-        "LM Studio",
-    ]
+    others = ["tunejob", "PEFT", "vLLM", "llama.cpp", "llama-cpp-python", "LM Studio"]
+    assert programs(exports=(Q4,), spec=without) == others
     pushed = job(output={"uri": "s3://models/demo", "hub": {"repository": "org/demo"}})
     assert programs(exports=(), spec=pushed) == ["PEFT", "vLLM"], "the Hub has no manifest"
 

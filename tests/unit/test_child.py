@@ -69,13 +69,8 @@ def test_a_job_error_is_raised_again_with_all_it_says(module: str, tmp_path: Pat
     with pytest.raises(InputError) as caught:
         run_child(module, {"do": "refuse"}, tmp_path, "a part")
     first, second = caught.value.faults
-    assert (first.message, first.where, first.found, first.expected, first.hint) == (
-        "no",
-        "/model/source",
-        "x",
-        "y",
-        "z",
-    )
+    said = ("no", "/model/source", "x", "y", "z")
+    assert (first.message, first.where, first.found, first.expected, first.hint) == said
     assert second.message == "neither"
 
 

@@ -185,12 +185,7 @@ def test_general_rows_are_mixed_in_by_the_seed_and_never_those_that_are_measured
         report["replay"]["rows"],
         report["general"]["rows"],
         report["general"]["also_trained"],
-    ) == (
-        40,
-        10,
-        4,
-        0,
-    )
+    ) == (40, 10, 4, 0)
     assert report["notes"] == [
         "4 general rows are not mixed in: exact copies of rows that are measured",
         "10 of the 50 training sequences of an epoch are general ones (data.replay)",

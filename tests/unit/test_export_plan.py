@@ -41,15 +41,8 @@ def test_names_are_in_the_order_of_making() -> None:
             }
         }
     )
-    assert spec.artefacts == [
-        "merged",
-        "merged_4bit",
-        "imatrix",
-        "lora_gguf",
-        "gguf-bf16",
-        "gguf-q4_k_m",
-        "gguf-iq3_xxs",
-    ]
+    names = ["merged", "merged_4bit", "imatrix", "lora_gguf", "gguf-bf16", "gguf-q4_k_m", "gguf-iq3_xxs"]
+    assert spec.artefacts == names
     assert parse({}).artefacts == []
     assert parse({"/model/precision": "full", "/export": {"merged": ["16bit"], "gguf": ["q8_0"]}}).artefacts == [
         "gguf-q8_0"

@@ -326,23 +326,10 @@ def test_what_fits_nowhere_is_refused_and_long_rows_give_way() -> None:
 
 def test_small_choices() -> None:
     assert [wanted_length(tokens, False, None) for tokens in (1, 256, 257, 10**6)] == [256, 256, 512, 32768]
-    assert (wanted_length(5000, False, 2048), wanted_length(10**6, True, None), wanted_length(20, True, None)) == (
-        2048,
-        2048,
-        256,
-    )
-    assert [epochs_for(rows) for rows in (1, 99, 100, 120, 200, 266, 267, 999, 1000, 5000)] == [
-        8,
-        8,
-        8,
-        7,
-        4,
-        4,
-        3,
-        3,
-        2,
-        1,
-    ]
+    assert wanted_length(5000, False, 2048) == wanted_length(10**6, True, None) == 2048
+    assert wanted_length(20, True, None) == 256
+    wanted = [8, 8, 8, 7, 4, 4, 3, 3, 2, 1]
+    assert [epochs_for(rows) for rows in (1, 99, 100, 120, 200, 266, 267, 999, 1000, 5000)] == wanted
     default = parse({}).training
     assert default.batch_size * default.gradient_accumulation_steps == STEP_ROWS, "of which there are to be enough"
     assert [held_out_for(*rows)[0] for rows in ((100, True), (5, False), (99, True), (20, True), (19, True))] == [
