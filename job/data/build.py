@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from job.data.chat import set_chat_template
 from job.data.figures import DataReport, figures, shared
@@ -23,13 +23,11 @@ from job.data.table import Table
 from job.data.tokenizer import load_tokenizer, own_end_ids, set_pad_token, write_tokenizer
 from job.data.worker import wire
 from job.host.cgroup import worker_count
+from job.source import FetchedSource
 from job.source.beside import FORGETTING, REPLAY, Beside, in_the_form
+from job.spec import JobSpec
 from job.training.methods import METHODS
 from job.training.methods.record import TOKENS
-
-if TYPE_CHECKING:
-    from job.source import FetchedSource
-    from job.spec import JobSpec
 
 __all__ = ["DataReport", "Prepared", "Question", "TemplateProbe", "build_dataset"]
 

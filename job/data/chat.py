@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from job.data import templates
 from job.data.pool import Pool
 from job.data.tokenizer import end_tokens, prefix_ids
 from job.data.worker import wire
 from job.errors import InputError
-
-if TYPE_CHECKING:
-    from job.spec import JobSpec
+from job.spec import JobSpec
 
 
 def set_chat_template(spec: JobSpec, tokenizer: Any, chat: bool, pool: Pool, notes: list[str]) -> wire.Job:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from job.data.worker.messages import MARKS
 from job.data.worker.shape import FORMATS, LABELS, Columns, is_chat
-
-if TYPE_CHECKING:
-    from job.spec import SourceSpec
+from job.spec import SourceSpec
 
 Row = dict[str, Any]
 

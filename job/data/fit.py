@@ -7,15 +7,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from job.data.files import is_sentence
 from job.data.worker.messages import RowFault
 from job.data.worker.shape import ANSWERED, FORMATS, Chat, Columns, Example, Labelled, Preference, Row, shape
+from job.spec import SourceSpec
 from job.training.methods import METHODS
-
-if TYPE_CHECKING:
-    from job.spec import SourceSpec
 
 CONSIDERED = 200  # columns, where a name is looked for that may have been meant
 HEADLESS = "A row is where the columns' names belong: write them above it, such as question,answer"

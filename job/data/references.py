@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from job.data.questions import Question
 from job.errors import Fault, InputError
-from job.evaluation.metrics import METRICS, Options
-
-if TYPE_CHECKING:
-    from job.data.questions import Question
-    from job.evaluation.metrics import Metric
-    from job.spec import EvaluationSpec
+from job.evaluation.metrics import METRICS, Metric, Options
+from job.spec import EvaluationSpec
 
 
 def reference_notes(spec: EvaluationSpec, questions: list[Question]) -> list[str]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from job.data.figures import figures
 from job.data.select import mixed, weighted
 from job.data.split import Part
+from job.data.table import Table
 from job.errors import InputError
-
-if TYPE_CHECKING:
-    from job.data.table import Table
-    from job.spec import JobSpec
+from job.spec import JobSpec
 
 DRAWN = 64  # a random stream of its own, beside those of the training sources' weights, of which there are 64
 

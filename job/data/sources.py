@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from job.data.columns import ColumnUse
 from job.data.fit import way_out
@@ -15,10 +14,8 @@ from job.data.worker import wire
 from job.data.worker.messages import names
 from job.data.worker.shape import ALPACA_INPUT, FORMATS, Columns, is_chat
 from job.errors import InputError
-
-if TYPE_CHECKING:
-    from job.source import FetchedSource
-    from job.spec import SourceSpec
+from job.source import FetchedSource
+from job.spec import SourceSpec
 
 BATCH_ROWS = 256
 BATCH_BYTES = 512 << 10

@@ -6,8 +6,9 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from job.data.build import Prepared, Question
 from job.evaluation.choices import log_probabilities
 from job.evaluation.generate import answered, spoken
 from job.evaluation.loss import losses_of
@@ -23,11 +24,8 @@ from job.evaluation.scores import (
     loss_rows,
     margin_rows,
 )
-
-if TYPE_CHECKING:
-    from job.data.build import Prepared, Question
-    from job.host.log import Bar
-    from job.spec import EvaluationSpec
+from job.host.log import Bar
+from job.spec import EvaluationSpec
 
 SHOWN_ANSWERS = 3
 Heard = Callable[["Question", str], object]  # is called with each answer

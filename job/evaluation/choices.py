@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from job.data.build import Question
 from job.evaluation.readings import log_sums
 from job.gguf.readings import Reading
-
-if TYPE_CHECKING:
-    from job.data.build import Question
 
 Place = tuple[int, int]  # numbers of a question and of a choice
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
+from job.data.build import Question
 from job.evaluation.metrics import METRICS, Metric, Options, metric_of
 from job.evaluation.metrics.losses import HELD_OUT_LOSS, PERPLEXITY
 from job.evaluation.metrics.record import DIGITS, Counts
-
-if TYPE_CHECKING:
-    from job.data.build import Question
-    from job.spec import EvaluationSpec
+from job.spec import EvaluationSpec
 
 RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)

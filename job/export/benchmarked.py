@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from job.evaluation.benchmarks import Brought, load_brought, run_benchmarks
 from job.evaluation.scores import figures
+from job.export.artefacts import Artefacts
 from job.export.logits import comparison_dtype, open_model
 from job.host.child import run_child, serve
-
-if TYPE_CHECKING:
-    from job.export.artefacts import Artefacts
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from job.context import Run
+from job.data.build import Prepared, Question
+from job.evaluation.assess import Assessment
 from job.evaluation.choices import means, of_choices
 from job.evaluation.gates import check_gates, judged
 from job.evaluation.generate import spoken
@@ -33,10 +35,6 @@ from job.gguf.quality import ModelStep
 from job.gguf.readings import Reading
 from job.ledger.receipts import MERGED_ONTO
 from job.plan.steps import Sizes
-
-if TYPE_CHECKING:
-    from job.data.build import Prepared, Question
-    from job.evaluation.assess import Assessment
 
 BASE, TRAINED_MODEL = "base", "trained"  # beside the names of exports
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from job.context import TRAINED, Run
+from job.data.build import Prepared
 from job.data.tokenizer import embedding_rows
 from job.errors import Fault, InputError
 from job.export.generation import unwritable_settings, write_document
@@ -20,9 +20,6 @@ from job.gguf.worker import Rehearse, foreseen
 from job.plan.require import require_embeddings
 from job.source import FetchedModel
 from job.source.model_files import CONFIG, read_object
-
-if TYPE_CHECKING:
-    from job.data.build import Prepared
 
 
 def rehearse(run: Run, base: FetchedModel, merge_base: FetchedModel, prepared: Prepared) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from job.data.build import Prepared, Question
 from job.data.worker.wire import IGNORED
-
-if TYPE_CHECKING:
-    from job.data.build import Prepared, Question
 
 MIN_ROW_TOKENS = 2
 LOOKED_AT_ROWS = 64

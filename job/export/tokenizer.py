@@ -7,14 +7,12 @@ import shutil
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from job.data.build import Prepared
 from job.errors import Fault, GateError
 from job.gguf.expected import Expected, describe_tokenizer
 from job.source.model_files import read_object
-
-if TYPE_CHECKING:
-    from job.data.build import Prepared
 
 CONFIG = "tokenizer_config.json"
 # What transformers reads of a tokenizer's settings and does not write: without `legacy` a SentencePiece tokenizer

@@ -7,13 +7,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from job.gguf.native import CHUNK_TOKENS
+from job.gguf.native import CHUNK_TOKENS, LlamaContext, Model
 from job.gguf.readings import Reading, log_sums
-
-if TYPE_CHECKING:
-    from job.gguf.native import LlamaContext, Model
 
 SLACK_TOKENS = 16
 LIKELIEST = 5  # tokens at the place where the 16-bit model ends its answer

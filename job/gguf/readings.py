@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from job.gguf.native import CHUNK_TOKENS
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from job.gguf.native import LlamaContext
+from job.gguf.native import CHUNK_TOKENS, LlamaContext
 
 
 @dataclass(frozen=True)

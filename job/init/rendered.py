@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from job.data.figures import sizes
 from job.data.templates import POINTER as TEMPLATE
@@ -15,9 +15,7 @@ from job.preview.light import without_torch
 from job.report.samples import first_samples
 from job.source import fetch_model_config
 from job.source.model_files import CONFIG, read_object
-
-if TYPE_CHECKING:
-    from job.spec import JobSpec
+from job.spec import JobSpec
 
 FOR_BASE_MODELS = "chatml"
 # A person waits: what the Hub does not answer at once is not rendered.

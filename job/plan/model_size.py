@@ -6,14 +6,12 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from job.source import FetchedModel
 from job.source.model_files import CONFIG, read_object
 from job.spec import JobSpec
 from job.weights.shapes import NF4_BYTES, Shapes, read_shapes
-
-if TYPE_CHECKING:
-    from job.source import FetchedModel
 
 DEFAULT_PARAMETERS = 8 * 10**9
 # A name says "1B" of 1.24e9 weights and "7b" of 8.5e9.

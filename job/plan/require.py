@@ -8,8 +8,9 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from job.data.build import Prepared
 from job.errors import CapacityError, Fault, InputError, JobError, disk_is_full
 from job.host.cgroup import available_bytes
 from job.host.device import DEVICE_VARIABLE, cards, gpu_capability, wanted_device
@@ -20,9 +21,6 @@ from job.spec.optimizers import moment_bytes
 from job.store.base import local_path
 from job.tracking import TRACKERS
 from job.weights.shapes import read_shapes
-
-if TYPE_CHECKING:
-    from job.data.build import Prepared
 
 GPUS = "/resources/gpus"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
+from job.data.build import Prepared
 from job.data.figures import sizes
 from job.host.foreseen import Foreseen
 from job.plan.cards import card_of
@@ -11,13 +13,8 @@ from job.plan.gpu_memory import GPU_CONTEXT_BYTES
 from job.plan.machine import needs_by_stage
 from job.plan.model_size import size_of_base
 from job.preview.reckoning import on_card, scheduler
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from job.data.build import Prepared
-    from job.source import FetchedModel
-    from job.spec import JobSpec
+from job.source import FetchedModel
+from job.spec import JobSpec
 
 NOT_RECKONED = "data"  # a plan takes what it has just seen
 BENCHMARKED = ("evaluate", "merge")  # by documents that are not here yet

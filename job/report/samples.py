@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from job.data.build import Prepared
 from job.data.worker.wire import IGNORED
-
-if TYPE_CHECKING:
-    from job.data.build import Prepared
 
 LEARNED = ("⟦", "⟧")
 REJECTED = "rejected_input_ids"  # of a pair

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from job.data.build import Prepared
 from job.errors import JobError
+from job.evaluation.assess import Assessment
 from job.host.foreseen import PlannedFigure, pairs
 from job.host.log import Log
 from job.host.memory import GIB
@@ -18,11 +20,7 @@ from job.report.figures import differences_table, loss_of_perplexity, measured
 from job.report.markdown import figure, table
 from job.spec import JobSpec
 from job.store import Store
-
-if TYPE_CHECKING:
-    from job.data.build import Prepared
-    from job.evaluation.assess import Assessment
-    from job.training.loop import TrainResult
+from job.training.loop import TrainResult
 
 DIGITS = 6
 TEXTS = {".md", ".json", ".jsonl", ".html", ".xml"}

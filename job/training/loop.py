@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from job.data.build import Prepared
 from job.data.figures import sizes
 from job.evaluation.loss import require_finite, summed_loss
 from job.evaluation.metrics.losses import HELD_OUT_LOSS
@@ -30,9 +31,6 @@ from job.training.ranks import Ranks
 from job.training.shared_steps import SharedSteps
 from job.training.spread import SpreadSteps, spread
 from job.training.trainer_arguments import trainer_arguments
-
-if TYPE_CHECKING:
-    from job.data.build import Prepared
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from job import __version__
 from job.export.kinds import kind_of
@@ -16,10 +16,8 @@ from job.publish.card.metadata import metadata
 from job.publish.card.use import Usage, how_to_use, shell_verify
 from job.report.figures import differences_table, loss_of_perplexity, measured
 from job.report.markdown import LONGEST, block, code, figure, table
+from job.spec import JobSpec
 from job.training.methods import METHODS
-
-if TYPE_CHECKING:
-    from job.spec import JobSpec
 
 __all__ = ["CardFacts", "Sample", "SourceFacts", "card_facts", "write_card"]
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from job.export.kinds import kind_of, left_by_training
-
-if TYPE_CHECKING:
-    from job.source import FetchedModel, FetchedSource
-    from job.spec import JobSpec
+from job.source import FetchedModel, FetchedSource
+from job.spec import JobSpec
 
 USES = {"/data/train": "training", "/data/held_out": "held-out", "/data/replay": "mixed in", "/evaluation": "measured"}
 HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")

@@ -9,13 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from job.data.build import TemplateProbe
 from job.errors import GateError
 from job.publish.ollama.ollama_template import translate
-
-if TYPE_CHECKING:
-    from job.data.build import TemplateProbe
 
 FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*\.gguf")
 SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from job.data.build import TemplateProbe
 from job.publish.ollama import go_template
 from job.publish.ollama.go_template import quoted
-
-if TYPE_CHECKING:
-    from job.data.build import TemplateProbe
 
 ROLES = ("system", "user", "assistant")
 ANSWER = "answer"  # what comes after the last message, where the model goes on
