@@ -7,6 +7,7 @@ import json
 import locale
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -17,8 +18,9 @@ from job.errors.facts import failure_facts, failure_lines
 from job.host.credentials import settle_credentials
 from job.host.log import Log
 from job.host.proxies import settle_bypass
-from job.host.signals import cause, defer_forever, ignore
+from job.host.signals import cause, defer_forever, ignore, install
 from job.host.streams import LastingStream, reopen_streams, settle_streams
+from job.host.time_limits import check_limits
 from job.report.spoken import words
 
 TERMINATION_VARIABLE = "TUNEJOB_TERMINATION_LOG"
@@ -88,9 +90,6 @@ def carry_out(argv: list[str] | None) -> int:
         if getattr(arguments, "log", "auto") != "auto":
             log.json_lines = arguments.log == "json"
         if arguments.command in STOPPABLE:
-            from job.host.signals import install
-            from job.host.time_limits import check_limits
-
             check_limits()
             # Ctrl-C while a conversation answers ends the answer alone
             install(lambda error: report_failure(error, "stop", log), keyboard=arguments.command != "chat")
@@ -101,8 +100,6 @@ def carry_out(argv: list[str] | None) -> int:
             raise
         failure = error if isinstance(error, JobError) and error.stage else cause(error)  # a run has judged by itself
         if failure.exit_code == 1:
-            import traceback
-
             log.explain(traceback.format_exc())
         return report_failure(failure, arguments.command if "arguments" in locals() else "arguments", log)
     return exit_code or 0

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from job.data.build import Prepared, Question
-from job.evaluation.choices import log_probabilities
 from job.evaluation.generate import answered, spoken
 from job.evaluation.loss import losses_of
 from job.evaluation.margins import Margins
+from job.evaluation.readings import log_probabilities
 from job.evaluation.scores import (
     Figures,
     Rows,

@@ -22,7 +22,7 @@ from job.evaluation.judge_words import FIRST, SECOND, TIE, TRY, Messages, messag
 from job.evaluation.metrics.judge import EVEN
 from job.evaluation.metrics.record import DIGITS, Counts
 from job.host.streams import harmless
-from job.spec.judging import JudgeSpec
+from job.spec.sections import JudgeSpec
 
 BASE, TRAINED, NEITHER = "base", "trained", "neither"
 SWAYED, UNREAD, DECLINED, UNASKED = "swayed", "unread", "declined", "unasked"

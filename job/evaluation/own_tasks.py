@@ -12,7 +12,7 @@ from job.data.worker.options import listed
 from job.errors import Fault, InputError
 from job.source.data import FetchedSource
 from job.spec import SourceSpec, TaskSpec
-from job.spec.tasks import TaskRowsSpec
+from job.spec.sections import TaskRowsSpec
 
 DOCUMENTS = "documents.jsonl"
 QUESTION, ANSWER, CHOICES = "question", "answer", "choices"

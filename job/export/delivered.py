@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 from job.context import Run
 from job.data.build import Prepared, Question
 from job.evaluation.assess import Assessment
-from job.evaluation.choices import means, of_choices
 from job.evaluation.gates import check_gates, judged
 from job.evaluation.generate import spoken
 from job.evaluation.metrics import metric_of
 from job.evaluation.metrics.losses import GENERAL_LOSS, HELD_OUT_LOSS, TRAIN_LOSS
 from job.evaluation.metrics.record import DIGITS
 from job.evaluation.metrics.task import NAME as TASK
-from job.evaluation.readings import of_rows
+from job.evaluation.readings import means, of_choices, of_rows
 from job.evaluation.scores import (
     Figures,
     Rows,

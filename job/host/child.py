@@ -16,6 +16,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 import typing
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -245,8 +246,6 @@ def answer_request(handle: Handler, asked: Path, answered: Path) -> NoReturn:
         failure = classify(error)
         code = failure.exit_code
         if code == 1:
-            import traceback
-
             traceback.print_exc()
         faults = [asdict(fault) for fault in failure.faults]
         answer = encode({"error": {"class": type(failure).__name__, "faults": faults}})

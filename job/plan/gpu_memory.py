@@ -13,8 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from job.host.memory import GIB
-from job.plan.adapter_size import ADAPTER_BYTES_PER_WEIGHT, adapter_bytes
-from job.plan.model_size import ModelSize
+from job.plan.model_size import ADAPTER_BYTES_PER_WEIGHT, ModelSize, adapter_bytes
 from job.spec import JobSpec
 from job.training.methods import METHODS
 from job.weights.shapes import NF4_BYTES

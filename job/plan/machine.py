@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from job.errors import CapacityError
 from job.gguf.types import TYPES
 from job.host.memory import GIB
-from job.plan.adapter_size import adapter_bytes
 from job.plan.cards import GB
 from job.plan.gpu_memory import fits, least_gpu_bytes, most_tokens, offloaded_bytes, packed_bytes, state_bytes
-from job.plan.model_size import ModelSize
+from job.plan.model_size import ModelSize, adapter_bytes
 from job.plan.steps import Step, plan_memory, quantiser_bytes, steps
 from job.spec import JobSpec
 

@@ -1,10 +1,11 @@
-"""How large the base model is, as far as a machine that has not fetched it can know."""
+"""How large the base model is, as far as a machine that has not fetched it can know, and its adapter."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from job.source.model_files import CONFIG, read_object
 from job.spec import JobSpec
 from job.weights.shapes import NF4_BYTES, Shapes, read_shapes
 
+ADAPTER_BYTES_PER_WEIGHT = 4  # adapters are stored as trained, at most fp32
 DEFAULT_PARAMETERS = 8 * 10**9
 # A name says "1B" of 1.24e9 weights and "7b" of 8.5e9.
 NAME_MARGIN = 1.25
@@ -153,3 +155,21 @@ def _in_name(source: str) -> int | None:
         if sizes:
             return max(sizes)
     return None
+
+
+def adapter_bytes(spec: JobSpec, shapes: Shapes) -> int:
+    """Of the adapter as it is stored: low-rank matrices, and modules that are trained whole."""
+    if spec.lora is None:
+        return 0
+    targets = spec.lora.targets
+    low_rank = sum(
+        spec.lora.r * (shape[0] + shape[1])
+        for name, shape in shapes.matrices()
+        if isinstance(targets, str) or any(name.removesuffix(".weight").endswith(target) for target in targets)
+    )
+    whole = sum(
+        prod(shape)
+        for name, (_, shape) in shapes.tensors.items()
+        if any(f"{m}.weight" in name for m in spec.lora.modules_to_save)
+    )
+    return ADAPTER_BYTES_PER_WEIGHT * (low_rank + whole)

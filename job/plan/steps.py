@@ -14,8 +14,8 @@ from job.export.kinds import kind_of
 from job.gguf.native import CHUNK_TOKENS
 from job.gguf.types import TYPES
 from job.host.cgroup import available_bytes, usable_cores
-from job.plan.adapter_size import adapter_bytes
 from job.plan.host_memory import Memory
+from job.plan.model_size import adapter_bytes
 from job.spec import JobSpec
 from job.weights.shapes import Shapes
 

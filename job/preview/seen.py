@@ -33,9 +33,8 @@ from job.source.given_adapter import look_at_adapter, require_rank
 from job.source.glimpse import files_of_rows, has_chat_template
 from job.source.place import LocalOrigin, pointed
 from job.spec import JobSpec, SourceSpec
-from job.spec.judging import judges
+from job.spec.sections import TaskSpec, judges, places_of
 from job.spec.strict import natural
-from job.spec.tasks import TaskSpec, places_of
 from job.store import open_store
 from job.store.base import translating_errors
 from job.training.methods.rewards import require_allowed

@@ -14,7 +14,7 @@ from job.render.pod import batch_job, placed, shipped
 from job.render.rendering import Rendering
 from job.render.shell import JUDGE, S3_SECRETS, asked_for
 from job.render.text import Json, documents
-from job.spec.judging import judges
+from job.spec.sections import judges
 
 QUEUE = "tunejob"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"

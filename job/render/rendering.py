@@ -10,7 +10,7 @@ from job.plan.model_size import model_size
 from job.render.deadline import Deadline
 from job.render.options import RenderOptions, job_name
 from job.spec import JobSpec, parse_spec
-from job.spec.tasks import places_of
+from job.spec.sections import places_of
 from job.spec.wording import show
 
 READ = ("s3:// or hf://", "Copy it to a bucket (`aws s3 cp`) and name that address")

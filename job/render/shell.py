@@ -6,7 +6,7 @@ from job.errors import SpecError
 from job.render.rendering import Rendering
 from job.render.text import word
 from job.spec import JobSpec
-from job.spec.judging import judges
+from job.spec.sections import judges
 from job.tracking import TRACKERS
 from job.training.methods.rewards import ALLOWED
 

@@ -12,9 +12,8 @@ from job.spec.model import (
     TrainingSpec,
     parse_spec,
 )
-from job.spec.output import CheckpointsSpec, HubSpec
 from job.spec.resolved import job_schema
-from job.spec.tasks import TaskSpec
+from job.spec.sections import CheckpointsSpec, HubSpec, TaskSpec
 
 __all__ = [
     "CheckpointsSpec",

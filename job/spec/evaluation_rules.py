@@ -1,4 +1,4 @@
-"""Rules of a spec about what is measured: held-out rows, questions with answers, gates."""
+"""Rules of a spec about what is measured: held-out rows, questions with answers, gates, general rows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from job.evaluation.metrics import METRICS, Metric, metric_of
 from job.evaluation.metrics.judge import JUDGE_WIN_RATE
 from job.evaluation.metrics.task import NAME as TASK
 from job.export.kinds import measured
-from job.spec.data_rules import held_out_sources
+from job.spec.data_rules import beside_sources_of, held_out_sources
 from job.spec.method_rules import method_of
 from job.spec.task_rules import as_object
 from job.spec.wording import show
+from job.training.methods import METHODS
 
 Json = dict[str, Any]
+PLAIN = METHODS["sft"]  # general rows are read as it reads rows, whatever the method
 DEFAULT = ["exact_match"]  # of evaluation.metrics, as in the schema
 
 
@@ -209,3 +211,34 @@ def _unreachable(gate: Json, bound: str, metric: Metric, pointer: str, expected:
         found=json.dumps(gate[bound]),
         expected=expected,
     )
+
+
+def rows_beside(document: Json) -> Iterator[Fault]:
+    for pointer, source in beside_sources_of(document):
+        if source["format"] not in PLAIN.formats:
+            yield Fault(
+                "general rows have one answer each",
+                where=f"{pointer}/format",
+                found=show(source["format"]),
+                expected=f"one of {', '.join(PLAIN.formats)}",
+            )
+
+
+def replay(document: Json) -> Iterator[Fault]:
+    method = method_of(document)
+    if "replay" not in document["data"]:
+        return
+    if method is not PLAIN:
+        yield Fault("this method compares answers, and general rows have one each", where="/data/replay",
+                    found=f"method {method.name}", expected="no replay, or method sft")  # fmt: skip
+    if document["data"].get("shuffle") is False:
+        yield Fault("general rows are mixed in by shuffling", where="/data/shuffle", found="false with data.replay",
+                    expected="true")  # fmt: skip
+
+
+def gates_on_forgetting(document: Json) -> Iterator[Fault]:
+    evaluation = document.get("evaluation", {})
+    for index, gate in enumerate(evaluation.get("gates", [])):
+        if metric_of(gate["metric"]).of_general and "forgetting" not in evaluation:
+            yield Fault("no general rows are measured", where=f"/evaluation/gates/{index}/metric",
+                        found=show(gate["metric"]), expected="evaluation.forgetting")  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from job.spec.judging import ScoringSpec
+from job.spec.sections import ScoringSpec
 
 
 @dataclass(frozen=True)

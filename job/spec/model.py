@@ -16,15 +16,12 @@ from job.export.kinds import asked_for, kind_of, variant_of
 from job.host.records import build
 from job.spec.adapters import CombineSpec, WeightedSpec
 from job.spec.identity import run_id_of
-from job.spec.judging import JudgeSpec
 from job.spec.method_options import DpoSpec, GrpoSpec, KtoSpec, OrpoSpec, SimpoSpec
-from job.spec.output import OutputSpec
 from job.spec.placeholders import expanded
 from job.spec.resolved import job_schema, resolve
-from job.spec.resources import ResourcesSpec
 from job.spec.rules import cross_faults
+from job.spec.sections import JudgeSpec, OutputSpec, ResourcesSpec, TaskSpec
 from job.spec.strict import faults_of_schema, inspect_json, natural, one_per_place, unsound_places
-from job.spec.tasks import TaskSpec
 
 GENERAL = "general"  # instead of sources: the general rows that come with tunejob
 

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from job.errors import Fault
 from job.gguf.types import TYPES
 from job.spec.adapters import addresses, combines, goes_on, models_apart
-from job.spec.beside_rules import gates_on_forgetting, replay, rows_beside
 from job.spec.data_rules import (
     address_faults,
     beside_sources_of,
@@ -26,9 +25,12 @@ from job.spec.evaluation_rules import (
     gates_of_the_trained,
     gates_of_what_is_delivered,
     gates_of_what_is_measured,
+    gates_on_forgetting,
     judge,
     metric_options,
     needs_held_out,
+    replay,
+    rows_beside,
 )
 from job.spec.method_rules import biases, dpo_loss, rewards, rows_of_the_method, settings_of_the_method
 from job.spec.placeholders import placeholder_faults
@@ -85,12 +87,9 @@ def _output(document: Json) -> Iterator[Fault]:
     for pointer, part in places.items():
         if "uri" in part:
             unknown = list(placeholder_faults(part["uri"], pointer))
-            yield from unknown or address_faults(_filled(part["uri"]), pointer, "")
-
-
-def _filled(uri: str) -> str:
-    """`uri` with something of the right form for each placeholder, which may name the bucket as well."""
-    return re.sub(r"\{(\w+)\}", r"\1", uri)
+            # With something of the right form for each placeholder, which may name the bucket as well
+            filled = re.sub(r"\{(\w+)\}", r"\1", part["uri"])
+            yield from unknown or address_faults(filled, pointer, "")
 
 
 # ------------------------------------------------------------------------------------- between two sections

@@ -16,7 +16,7 @@ import pytest
 
 from job.evaluation.judge import AnswerPair, KeptRulings, judge, require_judge
 from job.ledger.manifest import read_manifest
-from job.spec.judging import JudgeSpec
+from job.spec.sections import JudgeSpec
 from job.store import open_store
 from tests.attacks.test_canaries import leaks
 from tests.flow.running import ROOT, Result, fits_events, run_tiny, valid_stats

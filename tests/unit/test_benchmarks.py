@@ -20,7 +20,7 @@ from job.evaluation.scores import figures
 from job.evaluation.task_faults import cut_prompts
 from job.source.benchmarks import fetch_set
 from job.spec import TaskSpec
-from job.spec.tasks import TaskRowsSpec
+from job.spec.sections import TaskRowsSpec
 from tests.forking import ROOT
 from tests.hub_server import Hub, hub_server
 from tests.tiny import tiny_dir

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from job.plan.adapter_size import adapter_bytes
+from job.plan.model_size import adapter_bytes
 from job.plan.steps import Sizes, plan_memory, quantiser_bytes, steps
 from job.weights.shapes import Shapes
 from tests.specs import parse

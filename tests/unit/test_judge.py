@@ -17,7 +17,7 @@ from job.evaluation.judge_endpoint import public, read
 from job.evaluation.judge_scores import Answer, Scorer
 from job.evaluation.judge_words import verdict, worth
 from job.report.judged import verdicts
-from job.spec.judging import JudgeSpec, ScoringSpec
+from job.spec.sections import JudgeSpec, ScoringSpec
 from tests.judge_server import KEY, Judge, answer, answers_in, by_taste, first_place, judge_server
 from tests.servers import closed_port
 

@@ -17,13 +17,12 @@ import pytest
 
 from job.data.build import Question
 from job.errors import PolicyError
-from job.evaluation.choices import log_probabilities
 from job.evaluation.loss import losses_of
 from job.evaluation.metrics import METRICS, Options
 from job.evaluation.metrics.json_fields import fields
 from job.evaluation.metrics.rouge_l import common
 from job.evaluation.metrics.tool_calls import calls
-from job.evaluation.readings import can_keep, log_sums, of_rows
+from job.evaluation.readings import can_keep, log_probabilities, log_sums, of_rows
 from job.evaluation.scores import Rows, Wanted, answer_rows, choice_rows, differences, figures, loss_rows, paired
 from job.host.bounded import processor_seconds
 from job.report.figures import compared, verdict
