@@ -10,7 +10,7 @@ FLOPs a token: 2 for each weight that a token meets, once forward, once for the 
 for those of the weights where all are trained, and once more forward in layers that are computed again; and the
 attention. Other cards get the H200's efficiency and host: they were not measured; nor were methods with a reference,
 whose forward pass is added. Nor were benchmarks, which are forward passes alone: of texts whose likelihood is wanted,
-of prompts, and for each token of an answer, as many as it may have. What is fetched over a network is not counted.
+of prompts, and for each token of an answer, as many as it may have. What is fetched: `job.plan.fetching`.
 """
 
 from __future__ import annotations

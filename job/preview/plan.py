@@ -12,6 +12,7 @@ from job.host.log import Log
 from job.plan.advice import Advice, Facts, advise
 from job.plan.cards import CARDS, GB
 from job.plan.duration import epoch_seconds
+from job.plan.fetching import BYTES_A_SECOND, Fetching, fetching
 from job.plan.machine import needs_by_stage
 from job.plan.model_size import ModelSize, size_of_base
 from job.plan.schedule import Schedule
@@ -43,6 +44,7 @@ class Plan:
     schedule: Schedule
     cards: list[OnCard]
     needs: list[Step]
+    fetched: Fetching
     priced: str | None
     cheapest: OnCard | None
     advice: list[Advice]
@@ -90,6 +92,11 @@ class Plan:
             "gpus": [_card_document(on) for on in self.cards],
             "priced": self.priced,
             "needs": [asdict(step) for step in self.needs],
+            "fetched": {
+                "bytes": self.fetched.bytes,
+                "assumed_bytes_per_second": BYTES_A_SECOND,
+                "stages": [{"stage": stage, "bytes": count} for stage, count in self.fetched.stages.items()],
+            },
             "cheapest": self.cheapest.key if self.cheapest else None,
             "advice": [asdict(advice) for advice in self.advice],
             "remarks": self.remarks,
@@ -140,7 +147,7 @@ def make_plan(spec: JobSpec, asked: PlanOptions, workdir: Path, log: Log) -> Pla
     try:
         train, held_out = fetch_data(spec.data, workdir)  # datasets takes a torch that is hidden for one that is there
         with without_torch(asked.alone):
-            base, _ = fetch_bases(spec, workdir, check_values)
+            base, merge_base = fetch_bases(spec, workdir, check_values)
         beside = fetch_beside(spec, workdir)
         with log.bar("data") as bar:
             rows = see_rows(spec, train, held_out, base.path, workdir, bar.update_total, asked.sample, beside)
@@ -151,7 +158,9 @@ def make_plan(spec: JobSpec, asked: PlanOptions, workdir: Path, log: Log) -> Pla
     size = size_of_base(spec, base)
     scheduled = scheduler(spec, rows.lengths, rows.times)
     prices, priced = prices_of(spec, asked.prices)
-    cards = [on_card(spec, size, scheduled, rows.whole_seconds, key, prices, tasks.work) for key in CARDS]
+    documents = sum(work.fetched_bytes or 0 for work in tasks.work)
+    fetched = fetching(spec, [*train, *(held_out or []), *beside.sources], base, merge_base, documents)
+    cards = [on_card(spec, size, scheduled, rows.whole_seconds, key, prices, tasks.work, fetched) for key in CARDS]
     costs = [on for on in cards if on.cost is not None]
     return Plan(
         spec=spec,
@@ -160,6 +169,7 @@ def make_plan(spec: JobSpec, asked: PlanOptions, workdir: Path, log: Log) -> Pla
         schedule=scheduled(spec.training.batch_size, spec.data.packing),
         cards=cards,
         needs=needs_by_stage(spec, size),
+        fetched=fetched,
         priced=priced,
         cheapest=min(costs, key=lambda on: on.cost or 0.0, default=None) if ANY not in prices else None,
         advice=advise(spec, facts(spec, size, rows, scheduled, base.quantised)) if asked.advice else [],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from job.plan.cards import CARDS, Card
 from job.plan.choice import Choice, Training
 from job.plan.duration import Stage, asked_seconds, stages
+from job.plan.fetching import NOTHING, Fetching
 from job.plan.gpu_memory import GPU_CONTEXT_BYTES, GpuMemory, activation_budget, fits, gpu_memory, most_tokens
 from job.plan.model_size import ModelSize
 from job.plan.schedule import Schedule, schedule
@@ -63,7 +64,7 @@ def scheduler(spec: JobSpec, lengths: Sequence[int], times: float) -> Scheduler:
 
 def on_card(
     spec: JobSpec, size: ModelSize, scheduled: Scheduler, data_seconds: float, key: str, prices: Mapping[str, float],
-    benchmarks: Sequence[TaskWork] = (),
+    benchmarks: Sequence[TaskWork] = (), fetched: Fetching = NOTHING,
 ) -> OnCard:  # fmt: skip
     """What becomes of the training there: how it would be computed, and whether that fits. `data_seconds`: as long as
     all rows take to tokenise.
@@ -81,6 +82,7 @@ def on_card(
     seconds = training.seconds(choice) * planned.epochs
     asked = {work: asked_seconds(spec, size, card, work.asked) for work in benchmarks if work.asked}
     of_merged = sum(seconds for work, seconds in asked.items() if work.of_merged)
+    taken = stages(spec, size, data_seconds, seconds, cards, sum(asked.values()), of_merged)
     return OnCard(
         key,
         card,
@@ -89,7 +91,7 @@ def on_card(
         choice.kept_layers,
         needed,
         seconds / planned.steps,
-        tuple(stages(spec, size, data_seconds, seconds, cards, sum(asked.values()), of_merged)),
+        tuple(fetched.added_to(taken)),
         prices.get(key, prices.get(ANY)),
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from job.evaluation.task_work import TaskWork
 from job.plan.cards import GB
+from job.plan.fetching import BYTES_A_SECOND
 from job.preview.evaluated import Evaluated
 from job.preview.plan import Plan
 from job.preview.reckoning import OnCard
@@ -189,10 +190,18 @@ def cost(on: OnCard) -> str:
 
 
 def _about_stages(plan: Plan) -> Iterator[str]:
+    fetched = plan.fetched.bytes
     if plan.shown:
         unknown = any(work.asked is None for work in plan.evaluated.benchmarks)
-        others = "answers, benchmarks and a judge" if unknown else "answers and a judge"
-        yield f"times on {plan.shown.card.name}; what is fetched over a network, {others} are not counted"
+        others = ["answers", *(["benchmarks"] if unknown else []), "a judge"]
+        if "://" in plan.spec.output.uri or plan.spec.output.hub:
+            others.insert(0, "what is stored over a network")
+        yield f"times on {plan.shown.card.name}; {', '.join(others[:-1])} and {others[-1]} are not counted"
+    if fetched:
+        at = f"{duration(fetched / BYTES_A_SECOND)} at {BYTES_A_SECOND / 1e6:.0f} MB/s"
+        yield f"fetched over a network: {_size(fetched)}, which takes {at}; that rate is assumed, not measured"
+    else:
+        yield "nothing is fetched over a network"
     yield from _about_evaluation(plan.evaluated)
     yield "memory is the host's, of the whole job; disk is scratch"
 
@@ -229,14 +238,15 @@ def _benchmark(work: TaskWork) -> str:
 def _stages(plan: Plan) -> Iterator[list[str]]:
     times = {stage.name: stage.seconds for stage in plan.shown.stages} if plan.shown else {}
     taken = [(STAGE_OF.get(step.name, "compare"), step) for step in plan.needs]
-    fetched = sum(work.fetched_bytes or 0 for work in plan.evaluated.benchmarks)
-    yield ["stage", "time", "disk", "memory", *(["documents"] if fetched else [])]
-    for name in dict.fromkeys([*times, *(stage for stage, _ in taken)]):
+    fetched = plan.fetched.stages
+    yield ["stage", "time", "disk", "memory", *(["fetched"] if fetched else [])]
+    for name in dict.fromkeys([*times, *fetched, *(stage for stage, _ in taken)]):
         needs = [step for stage, step in taken if stage == name]
         time = duration(times[name]) if name in times else "–"
         disk = _gb(max(step.disk_bytes for step in needs)) if needs else "–"
         memory = _gb(max(step.ram_bytes for step in needs)) if needs else "–"
-        yield [name, time, disk, memory, *([_size(fetched) if name == "data" else "–"] if fetched else [])]
+        size = _size(fetched[name]) if name in fetched else "–"
+        yield [name, time, disk, memory, *([size] if fetched else [])]
 
 
 def _gb(count: int) -> str:
@@ -244,7 +254,7 @@ def _gb(count: int) -> str:
 
 
 def _size(count: int) -> str:
-    return _gb(count) if count >= GB else f"{count / 1e6:.1f} MB"
+    return _gb(count) if count >= GB else f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from job.spec.strict import StrictValidator, load_schema
 
 DAY_HOURS = 24
 MOST_HOURS = 24 * 365
-# A plan counts neither what is fetched nor answers; a second try goes on at the last checkpoint, if there is one yet.
+# A plan assumes a network and counts no answers; a second try goes on at the last checkpoint, if there is one yet.
 MORE_HOURS = 1
 
 

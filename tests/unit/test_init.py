@@ -416,7 +416,7 @@ def test_rows_that_say_which_answer_is_better_get_the_method_that_learns_from_th
     (scratch := tmp_path / "scratch").mkdir()
     plan = make_plan(spec, options, scratch, Log(io.StringIO(), json_lines=True))
     assert plan.failure() is None
-    assert [advice["pointer"] for advice in plan.document()["advice"]] == ["/data/train"], "few rows, and nothing else"
+    assert [advice["where"] for advice in plan.document()["advice"]] == ["/data/train"], "few rows, and nothing else"
 
 
 def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:

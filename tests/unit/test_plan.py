@@ -234,6 +234,8 @@ def test_a_plan_in_every_form(model: Path) -> None:
     assert document["cheapest"] == min(costs, key=costs.__getitem__)
     text, page = as_text(found), as_markdown(found)
     assert text.count("⟦") == 3 + 1
+    assert document["fetched"]["stages"] == []
+    assert "; answers and a judge are not counted\n  nothing is fetched over a network\n" in text
     assert "held-out sequences that are trained on, too: 3: what is measured on them is not new to the model" in text
     assert "cheapest that fits: " in text
     assert page.count("\n| H200 | 141 GB | yes |") == 1
@@ -269,7 +271,7 @@ def test_without_lm_eval_benchmarks_are_named_and_not_reckoned(model: Path) -> N
     seen = replace(found, evaluated=replace(found.evaluated, benchmarks=work))
     StrictValidator(load_schema("plan")).validate(json.loads(json.dumps(seen.document())))
     said = as_text(seen)
-    assert "; what is fetched over a network, answers, benchmarks and a judge are not counted" in said
+    assert "; answers, benchmarks and a judge are not counted" in said
     unknown = "how long that takes is not known without lm-eval (make benchmarks)"
     assert f"benchmark arc_easy, base and tuned model each: all its documents; {unknown}" in said
     assert f"benchmark gsm8k, base and tuned model each: at most 20 documents of each task; {unknown}" in said
@@ -283,6 +285,38 @@ def test_of_a_model_on_the_hub_the_weights_stay_there(hub: Hub, model: Path) -> 
     assert not found.size.local
     assert hub.asked(r"GET .*/config\.json") >= 1
     assert hub.asked(r"GET .*/model\.safetensors") == 0
+
+
+def test_what_is_fetched_has_its_bytes_and_its_time_at_an_assumed_rate(hub: Hub, model: Path) -> None:
+    """In the stages of a run that fetch, in text, page and document; and it is said where nothing is."""
+    files = {path.name: path.read_bytes() for path in model.iterdir() if path.name != "model.safetensors"}
+    hub.repo("org/base").commit(files | {"model.safetensors": bytes(300_000_000)})
+    rows = b"".join(json.dumps(row).encode() + b"\n" for row in chats(2000))
+    hub.repo("datasets/org/rows").commit({"train.jsonl": rows})
+    there = {"/model/source": "hf://org/base", "/data/train/0/source": "hf://datasets/org/rows"}
+    found = plan(model, [], there | {"/output/uri": "s3://bucket/out"})
+    document = json.loads(json.dumps(found.document()))
+    StrictValidator(load_schema("plan")).validate(document)
+    config = document["fetched"]["stages"][1]["bytes"]
+    assert document["fetched"] == {
+        "bytes": 300_000_000 + len(rows) + config,
+        "assumed_bytes_per_second": 100_000_000,
+        "stages": [{"stage": "fetch", "bytes": len(rows)}, {"stage": "data", "bytes": config},
+                   {"stage": "weights", "bytes": 300_000_000}],
+    }  # fmt: skip
+    assert 0 < config <= sum(map(len, files.values()))
+    (on,) = [each for each in document["gpus"] if each["gpu"] == "h200"]
+    assert [each["stage"] for each in on["stages"]] == [
+        "fetch", "engine", "data", "weights", "load", "train", "evaluate",
+    ]  # fmt: skip
+    assert [each["seconds"] for each in on["stages"] if each["stage"] == "weights"] == [3.0]
+    assert on["seconds"] == pytest.approx(sum(each["seconds"] for each in on["stages"]), abs=0.001)
+    said = as_text(found)
+    assert re.search(r"which takes 3\.0 s at 100 MB/s; that rate is assumed, not measured$", said, re.MULTILINE)
+    assert "; what is stored over a network, answers and a judge are not counted" in said
+    assert re.search(r"^  stage +time +disk +memory +fetched$", said, re.MULTILINE)
+    assert re.search(r"^  weights +3\.0 s .* 300\.0 MB$", said, re.MULTILINE)
+    assert re.search(r"^\| weights \| 3\.0 s \| .* \| 300\.0 MB \|$", as_markdown(found), re.MULTILINE)
 
 
 def test_a_sample_holds_the_true_figures_within_its_bounds(model: Path) -> None:
