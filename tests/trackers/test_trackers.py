@@ -1,5 +1,5 @@
-"""Runs that tell every tracker, with the packages of `.venv-trackers`: Weights & Biases without a network, Trackio, TensorBoard, and
-MLflow whose server is gone, or, in `make tracker-test`, there.
+"""Runs that tell every tracker, with the packages of `.venv-trackers`: Weights & Biases without a network, Trackio,
+TensorBoard, and MLflow whose server is gone, or, in `make tracker-test`, there.
 """
 
 from __future__ import annotations
