@@ -155,4 +155,5 @@ def test_servers_that_are_down_are_sent_no_secret(tmp_path: Path) -> None:
         folder = tmp_path / str(index)
         result = run(folder, changes, extra)
         assert result.exit_code == 20, result.stdout + result.stderr
+        assert result.failure["retryable"]
         assert leaks(CANARIES, result, folder) == []

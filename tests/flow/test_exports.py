@@ -163,45 +163,36 @@ def test_whole_weights_become_ggufs_too(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ refused early
 
 
-def quantised_base(folder: Path, model: Path) -> Path:
-    """`model` as others publish it in 4-bit."""
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as others publish it in 4-bit."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    folder = tmp_path_factory.mktemp("packed")
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.float32,
     )
-    AutoModelForCausalLM.from_pretrained(model, quantization_config=nf4, dtype=torch.bfloat16).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(tiny_dir(), quantization_config=nf4, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copyfile(model / name, folder / name)
+        shutil.copyfile(tiny_dir() / name, folder / name)
     return folder
 
 
-@pytest.mark.parametrize("case", ["no merge base", "another merge base", "merge base of no use"])
-def test_a_base_that_cannot_be_merged_is_refused_before_training(case: str, tmp_path: Path) -> None:
-    quantised = quantised_base(tmp_path / "packed", wide_dir())
-    source, merge_base = {
-        "no merge base": (quantised, None),
-        "another merge base": (quantised, tiny_dir()),
-        "merge base of no use": (wide_dir(), wide_dir()),
-    }[case]
-    given = {"/model/source": str(source), "/export": {"gguf": ["q8_0"]}} | (
-        {"/model/merge_base": str(merge_base)} if merge_base else {}
-    )
-    result = run_tiny(tmp_path, given)
+def test_a_base_that_cannot_be_merged_is_refused_before_training(packed: Path, tmp_path: Path) -> None:
+    """Every such base: tests/unit/test_model_config.py."""
+    result = run_tiny(tmp_path, {"/model/source": str(packed), "/export": {"gguf": ["q8_0"]}})
     assert result.exit_code == 11
     assert result.failure["pointer"] == "/model/merge_base"
     assert result.named("load") == []
 
 
-def test_a_quantised_base_is_merged_into_its_16_bit_model(tmp_path: Path) -> None:
-    given = {
-        "/model/source": str(quantised_base(tmp_path / "packed", tiny_dir())),
-        "/model/merge_base": str(tiny_dir()),
-    }
+def test_a_quantised_base_is_merged_into_its_16_bit_model(packed: Path, tmp_path: Path) -> None:
+    given = {"/model/source": str(packed), "/model/merge_base": str(tiny_dir())}
     result = run_tiny(tmp_path, given | {"/export": {"merged": ["16bit"], "check_tokens": 128}})
     assert result.exit_code == 0, result.stdout[-2000:] + result.stderr[-3000:]
     assert (
@@ -248,10 +239,10 @@ def test_everything_goes_to_the_hub_in_one_commit(resumed: Resumed) -> None:
         assert resumed.hub.token.encode() not in path.read_bytes(), path
 
 
-@pytest.mark.parametrize("token", ["", "hf_" + "read" * 8, "hf_" + "none" * 8])
-def test_a_token_that_cannot_write_is_refused_before_anything_is_fetched(hub: Hub, tmp_path: Path, token: str) -> None:
+def test_a_token_that_cannot_write_is_refused_before_anything_is_fetched(hub: Hub, tmp_path: Path) -> None:
+    """Every such token: tests/unit/test_hub_push.py."""
     given = changes({}, **{"/output/hub": {"repository": "org/tuned"}})
-    result = run_tiny(tmp_path, given, {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": token})
+    result = run_tiny(tmp_path, given, {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_" + "read" * 8})
     assert result.exit_code == 11, result.stdout[-2000:]
     assert result.failure["pointer"] == "/output/hub/repository"
     assert result.failure["stage"] == "fetch"

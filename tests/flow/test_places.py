@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.flow.running import DEMO, Result, document, tiny, tunejob, write_spec
-from tests.servers import LIMITED, LIMITED_BUCKET, WITHOUT_DELETE, Hub, S3Server, closed_port, hub_server
+from tests.servers import LIMITED, LIMITED_BUCKET, WITHOUT_DELETE, Hub, S3Server, hub_server
 from tests.tiny import tiny_dir
 
 FOLDER = "runs/places"  # where the policy of k8s/README.md allows something
@@ -128,20 +128,6 @@ def test_verify_reads_it_all_again(s3_job: S3Job) -> None:
     result = s3_job.run("verify", f"s3://{s3_job.bucket}/{FOLDER}/run")
     assert result.exit_code == 0
     assert result.events[-1]["files"] == len(s3_job.stored()) - 1
-
-
-def test_a_wrong_secret_is_refused(s3_job: S3Job) -> None:
-    result = s3_job.run("run", s3_job.spec, AWS_SECRET_ACCESS_KEY="not-the-secret-of-anyone")
-    assert result.exit_code == 11
-    assert result.failure["class"] == "InputError"
-    assert result.seconds < 10
-
-
-def test_an_endpoint_that_is_down_is_transient(s3_job: S3Job) -> None:
-    result = s3_job.run("run", s3_job.spec, AWS_ENDPOINT_URL=f"http://127.0.0.1:{closed_port()}", AWS_MAX_ATTEMPTS="2")
-    assert result.exit_code == 20
-    assert result.failure["retryable"]
-    assert result.seconds < 15
 
 
 @dataclass(frozen=True)

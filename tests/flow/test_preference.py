@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -242,30 +241,6 @@ def test_its_exports_are_those_of_any_adapter(whole: Path) -> None:
     artefacts = valid_stats(whole / "stats.json")["delivered"]["artefacts"]
     assert artefacts["merged"]["kl"] < 0.01
     assert {name for name, figures in artefacts.items() if "preference_accuracy" in figures} <= {"base", "trained"}
-
-
-def test_a_run_that_is_killed_goes_on_bit_for_bit(whole: Path, rows: Path, tmp_path: Path) -> None:
-    spec = changes(rows, **EVALUATED) | WHOLE
-    running = Running(("run", write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", spec))), tmp_path / "scratch")
-    running.wait_until(lambda r: r.says('"checkpoint", "step": 8'))
-    assert running.kill().exit_code == -signal.SIGKILL
-    (event,) = ran(tmp_path, spec).named("resume")
-    assert event["step"] >= 8
-    curve = (
-        "step",
-        "loss",
-        "grad_norm",
-        "learning_rate",
-        "reward_margin",
-        "preference_accuracy",
-        "held_out_preference_loss",
-    )
-    found, wanted = (
-        [[line.get(key) for key in curve] for line in lines(output)] for output in (tmp_path / "out", whole)
-    )
-    assert found == wanted
-    for name in ("adapter/adapter_model.safetensors", "report/answers.json"):
-        assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 def test_a_gate_on_pairs_refuses(rows: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from job.errors import InputError
 from job.source import check_config
+from job.source.model import FetchedModel, check_merge_base
 
 LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"],
@@ -82,3 +83,29 @@ def test_what_no_model_can_be_made_of_is_refused(name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", RIGHT)
 def test_what_transformers_takes_is_taken(name: str, tmp_path: Path) -> None:
     check_config(written(tmp_path, RIGHT[name]), "/model/source")
+
+
+NF4 = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+
+
+@pytest.mark.parametrize(
+    ("base", "merge_base", "says"),
+    [
+        ({}, {}, "expected no merge_base"),
+        (NF4, NF4, "the base for merging is quantised itself"),
+        (NF4, {"hidden_size": 32}, "(found hidden_size 32); expected hidden_size 64"),
+    ],
+    ids=["of no use", "packed too", "another model"],
+)
+def test_a_base_that_nothing_can_be_merged_into_is_refused(
+    base: dict[str, Any], merge_base: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    models = []
+    for name, changes in (("base", base), ("merge_base", merge_base)):
+        (tmp_path / name).mkdir()
+        path = written(tmp_path / name, changes)
+        models.append(FetchedModel(str(path), f"/model/{name}", path, name, None, None, (), (), 0))
+    with pytest.raises(InputError) as refused:
+        check_merge_base(*models)
+    assert says in str(refused.value)
+    assert refused.value.faults[0].where == "/model/merge_base"
