@@ -163,24 +163,26 @@ def test_whole_weights_become_ggufs_too(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ refused early
 
 
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model as others publish it in 4-bit."""
+def quantised_base(folder: Path, model: Path) -> Path:
+    """`model` as others publish it in 4-bit."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    folder = tmp_path_factory.mktemp("packed")
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.float32,
     )
-    model = AutoModelForCausalLM.from_pretrained(tiny_dir(), quantization_config=nf4, dtype=torch.bfloat16)
-    model.save_pretrained(folder)
+    AutoModelForCausalLM.from_pretrained(model, quantization_config=nf4, dtype=torch.bfloat16).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copyfile(tiny_dir() / name, folder / name)
+        shutil.copyfile(model / name, folder / name)
     return folder
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quantised_base(tmp_path_factory.mktemp("packed"), tiny_dir())
 
 
 def test_a_base_that_cannot_be_merged_is_refused_before_training(packed: Path, tmp_path: Path) -> None:
