@@ -20,7 +20,7 @@ from tests.forking import ROOT, environment
 from tests.smollm2 import model_dir
 
 GUIDE, README, BLOCK = "schemas/guide.md", "README.md", "plan"
-IN_SHORT = re.compile(r"^ +((?:tokens an epoch|cheapest that fits|GPU +memory|RTX 4090 ).*)$", re.MULTILINE)
+IN_SHORT = re.compile(r"^ +((?:tokens an epoch|cheapest that fits|GPU  +memory|RTX 4090 ).*)$", re.MULTILINE)
 ROWS = 10_000
 MODEL, WEIGHTS = "SmolLM2-1.7B-Instruct", 1_711_376_384
 SHAPE = {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32, "num_key_value_heads": 32,

@@ -13,7 +13,7 @@ from job.errors import CapacityError
 from job.host.device import card_bytes, wanted_device
 from job.host.memory import GIB
 from job.plan.advice import VERY_SMALL
-from job.plan.gpu_memory import fits, least_gpu_bytes
+from job.plan.gpu_memory import least_card_bytes, least_words
 from job.plan.model_size import model_size
 from job.spec import JobSpec, parse_spec
 from job.training.methods import METHODS
@@ -83,17 +83,17 @@ def settle(document: Json, device: Device, length: int, parameters: int | None) 
             tried["model"] |= {"precision": precision, "max_seq_length": tokens}
             spec = parsed(tried)
             size = model_size(spec, parameters)
-            needed = least_gpu_bytes(spec, size)
-            if (not size.quantised or precision == "4bit") and fits(needed, device.card_bytes):
+            needed = least_card_bytes(spec, size)
+            if (not size.quantised or precision == "4bit") and needed <= device.card_bytes:
                 cut = f"; rows longer than {tokens} tokens are cut to fit" if tokens < length else ""
-                memory = f"at least {needed / GIB:.1f} of {device.card_bytes / GIB:.3g} GiB"
-                why = f"by the estimate for {size.parameters / 1e9:.2g} billion weights{cut}"
-                return tried, f"{precision}: {memory}, {why}; the run uses what is free to be quick"
+                least = f"least {needed / GIB:.1f} of {device.card_bytes / GIB:.3g} GiB"
+                why = f"{least_words(tokens)}, for {size.parameters / 1e9:.2g} billion weights{cut}"
+                return tried, f"{precision}: {least}, {why}; a run takes what is free to be quicker"
     raise CapacityError(
         "this model does not fit the GPU, even in 4 bits",
         where="--gpu",
         found=f"{device.card_bytes / GIB:.3g} GiB",
-        expected=f"about {needed / GIB + 1:.1f} GiB or more",
+        expected=f"about {needed / GIB:.1f} GiB or more",
         hint="Name a smaller --model or a larger --gpu",
     )
 

@@ -43,22 +43,33 @@ GPU_MARGIN = 1.05
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Bytes of a card. `low`: weights and what is trained of them, without a token. `expected`: with the longest rows
-    that there are in a micro-batch. `high`: as if every row were `max_seq_length` long, with the margin of `fits`.
-    All with the driver's context.
+    """Bytes of a card, by three names that `plan`, `render` and `init` share. `expected`: with the rows that there are,
+    computed as quickly as the card lets. `at_most`: the same, as if every row were `max_seq_length` long. `least`: as
+    sparingly as the spec lets, with rows of that length. All with the driver's context, the last two with the margin of
+    `fits`.
     """
 
-    low: int
+    least: int
     expected: int
-    high: int
+    at_most: int
 
 
 def gpu_memory(spec: JobSpec, size: ModelSize, rows: int, longest_tokens: int, kept_layers: int) -> GpuMemory:
     """For forward passes of so many `rows`, the longest of which has `longest_tokens`; a pair those of both answers."""
-    low, expected, most = (
-        gpu_bytes(spec, size, tokens, kept_layers) for tokens in (0, rows * longest_tokens, most_tokens(spec, rows))
+    expected, most = (
+        gpu_bytes(spec, size, tokens, kept_layers) for tokens in (rows * longest_tokens, most_tokens(spec, rows))
     )
-    return GpuMemory(low + GPU_CONTEXT_BYTES, expected + GPU_CONTEXT_BYTES, card_bytes(most))
+    return GpuMemory(least_card_bytes(spec, size), expected + GPU_CONTEXT_BYTES, card_bytes(most))
+
+
+def least_card_bytes(spec: JobSpec, size: ModelSize) -> int:
+    """The `least` of `GpuMemory`, for which nothing of the rows must be known."""
+    return card_bytes(least_gpu_bytes(spec, size))
+
+
+def least_words(max_seq_length: int) -> str:
+    """What `least` is meant for."""
+    return f"as sparingly as the spec lets with rows of max_seq_length {max_seq_length}"
 
 
 def card_bytes(peak_bytes: int) -> int:

@@ -12,7 +12,7 @@ from job.errors import CapacityError
 from job.gguf.types import TYPES
 from job.host.memory import GIB
 from job.plan.cards import GB
-from job.plan.gpu_memory import fits, least_gpu_bytes, most_tokens, offloaded_bytes, packed_bytes, state_bytes
+from job.plan.gpu_memory import least_card_bytes, least_words, most_tokens, offloaded_bytes, packed_bytes, state_bytes
 from job.plan.model_size import ModelSize, adapter_bytes
 from job.plan.steps import Step, plan_memory, quantiser_bytes, steps
 from job.spec import JobSpec
@@ -35,10 +35,13 @@ TOKENIZER_BYTES = 32 << 20
 
 @dataclass(frozen=True)
 class Resources:
-    """`gpus` of `gpu_gb` each (10^9 bytes, as cards are named); `origin` says how the model's size is known."""
+    """`gpus` of `gpu_gb` each (10^9 bytes, as cards are named), which have the `gpu_least_bytes` that rows of
+    `max_seq_length` need; `origin` says how the model's size is known.
+    """
 
     gpu_gb: int
-    gpu_needed_bytes: int
+    gpu_least_bytes: int
+    max_seq_length: int
     memory_bytes: int
     scratch_bytes: int
     cpu_request: int
@@ -54,23 +57,25 @@ class Resources:
 
     def words(self) -> list[str]:
         """For the head of a file: where the figures come from."""
-        memory = f"GPU memory: {self.gpu_needed_bytes / GB:.1f} GB estimated"
+        memory = f"GPU memory, least: {self.gpu_least_bytes / GB:.1f} GB, {least_words(self.max_seq_length)}"
+        quicker = "A run takes what is free to be quicker: `tunejob plan` has what is expected."
         if self.gpus == 1:
-            return [f"Base model: {self.origin}.", f"{memory}, a card of {self.gpu_gb} GB or more."]
+            return [f"Base model: {self.origin}.", f"{memory}; a card of {self.gpu_gb} GB or more.", quicker]
         return [
             f"Base model: {self.origin}.",
-            f"{memory} on each of {self.gpus} cards, which have {self.gpu_gb} GB or more.",
+            f"{memory}; on each of {self.gpus} cards, which have {self.gpu_gb} GB or more.",
+            quicker,
             f"Shared memory: {self.shm_bytes // GIB} GiB, by which NCCL hands over what NVLink and PCIe do not.",
         ]
 
 
 def resources(spec: JobSpec, size: ModelSize, gpus: int = 1) -> Resources:
     """For training on `gpus`. Raises `CapacityError` if no single one is large enough."""
-    needed = least_gpu_bytes(spec, size)
-    cards = [gb for gb in GPU_CLASSES_GB if fits(needed, gb * GB)]
+    least = least_card_bytes(spec, size)
+    cards = [gb for gb in GPU_CLASSES_GB if least <= gb * GB]
     if not cards:
         hint = "Choose 4bit, a smaller max_seq_length or a smaller model: each of several GPUs holds all of it"
-        found, expected = f"about {needed / GB:.0f} GB ({size.origin})", f"at most {GPU_CLASSES_GB[-1]} GB"
+        found, expected = f"about {least / GB:.0f} GB ({size.origin})", f"at most {GPU_CLASSES_GB[-1]} GB"
         raise CapacityError(
             "this needs more memory than one GPU has", where="/model/source", found=found, expected=expected, hint=hint
         )
@@ -81,7 +86,8 @@ def resources(spec: JobSpec, size: ModelSize, gpus: int = 1) -> Resources:
     many = bool(spec.export.gguf)  # llama.cpp quantises and evaluates on the cores
     return Resources(
         gpu_gb=cards[0],
-        gpu_needed_bytes=needed,
+        gpu_least_bytes=least,
+        max_seq_length=spec.model.max_seq_length,
         memory_bytes=_up(memory, MEMORY_STEP_BYTES),
         scratch_bytes=_up(disk * DISK_MARGIN + OTHER_DISK_BYTES, DISK_STEP_BYTES),
         cpu_request=(7 if many else 3) + CORES_A_GPU * (gpus - 1),  # one of 8 or 4 is left to the node's own

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import NormalDist
 
 from job.plan.cards import CARDS, GB
-from job.plan.gpu_memory import card_bytes, least_gpu_bytes
+from job.plan.gpu_memory import least_card_bytes
 from job.plan.model_size import ModelSize, size_of_config
 from job.preview.reckoning import OnCard, Scheduler, on_card, scheduler
 from job.preview.text import WORDS, cost, duration
@@ -37,7 +37,7 @@ class CommonJob:
 def jobs_table(root: Path) -> str:
     """A row for each GPU that is known. `root`: of the repository."""
     jobs, prices = list(common_jobs(root)), json.loads((root / JOBS).read_bytes())["prices"]
-    rows = [["memory, at least", "", "", *(f"{card_bytes(least_gpu_bytes(j.spec, j.size)) / GB:.1f} GB" for j in jobs)]]
+    rows = [["GPU memory, least", "", "", *(f"{least_card_bytes(j.spec, j.size) / GB:.1f} GB" for j in jobs)]]
     rows.append(["steps", "", "", *(f"{_steps(job):,}" for job in jobs)])
     for key, card in CARDS.items():
         rows.append([card.name, f"{card.gb} GB", f"{prices[key]:.2f}", *(_cell(job.on(key, prices)) for job in jobs)])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from job.evaluation.task_work import TaskWork
 from job.plan.cards import GB
 from job.plan.fetching import BYTES_A_SECOND
+from job.plan.gpu_memory import least_words
 from job.preview.evaluated import Evaluated
 from job.preview.plan import Plan
 from job.preview.reckoning import OnCard
@@ -145,10 +146,10 @@ def _about_cards(plan: Plan) -> Iterator[str]:
         held = "its part of the weights" if asked.spreads else "the whole model"
         yield f"reckoned with {many}{where}; every one holds {held} and takes its share of a step's rows"
     on = plan.shown or plan.cards[-1]
-    yield (
-        f"as a run would choose it for {on.card.name}: {_gb(on.needed.expected)}, of which {_gb(on.needed.low)} "
-        f"whatever the rows; {_gb(on.needed.high)} if every row had max_seq_length {plan.spec.model.max_seq_length}"
-    )
+    length = plan.spec.model.max_seq_length
+    yield f"GPU memory, expected: {_gb(on.needed.expected)} on {on.card.name}, with these rows, as quickly as it lets"
+    yield f"GPU memory, at most: {_gb(on.needed.at_most)} there, if every row had max_seq_length {length}"
+    yield f"GPU memory, least: {_gb(on.needed.least)} on any card, {least_words(length)}; render asks for this"
     yield from (EXPLAINED[verdict] for verdict in EXPLAINED if any(on.fits == verdict for on in plan.cards))
     yield "times of the H200 by a model that was fitted to measured steps; the others estimated, not measured"
     yield "no time of a CPU: a step there takes many times as long, and the log of a run says how long is left"
@@ -171,7 +172,7 @@ def _cards(cards: Sequence[OnCard], layers: int) -> Iterator[list[str]]:
         "fits",
         "rows at once",
         "recomputed",
-        "needed",
+        "expected",
         "s a step",
         "whole run",
         *(["cost"] if priced else []),

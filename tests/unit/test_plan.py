@@ -22,9 +22,10 @@ from job.host.foreseen import Foreseen
 from job.host.log import Log
 from job.init.settings import QUICK_RATE
 from job.plan.advice import Facts, advise
-from job.plan.cards import CARDS, card_of
+from job.plan.cards import CARDS, GB, card_of
 from job.plan.duration import epoch_seconds
-from job.plan.gpu_memory import GIB, gpu_bytes, gpu_memory, least_gpu_bytes, most_tokens, rows_at_once
+from job.plan.gpu_memory import GIB, card_bytes, gpu_bytes, gpu_memory, least_gpu_bytes, most_tokens, rows_at_once
+from job.plan.machine import resources
 from job.plan.model_size import ModelSize, size_of_fetched
 from job.plan.schedule import Schedule, packed, schedule
 from job.preview.benchmarks import see_tasks
@@ -80,8 +81,17 @@ def one_step(spec: JobSpec) -> Schedule:
 def test_memory_has_bounds_in_their_order() -> None:
     spec = tutorial(8, 2, False)
     found = gpu_memory(spec, LLAMA_8B, 8, 500, LLAMA_8B.layers)
-    assert found.low < found.expected < found.high
-    assert found.high > gpu_bytes(spec, LLAMA_8B, 8 * 2048, LLAMA_8B.layers)
+    assert found.least < found.expected < found.at_most
+    assert found.least == card_bytes(least_gpu_bytes(spec, LLAMA_8B)), "one row of max_seq_length, all computed again"
+    short = gpu_memory(spec, LLAMA_8B, 1, 5, 0)
+    assert short.expected < short.least == found.least, "the least is for rows of any length"
+    asked = resources(spec, LLAMA_8B)
+    (line,) = [line for line in asked.words() if "GPU memory" in line]
+    assert line == (
+        f"GPU memory, least: {found.least / GB:.1f} GB, as sparingly as the spec lets with rows of max_seq_length "
+        f"{spec.model.max_seq_length}; a card of 24 GB or more."
+    ), "render has the figure of the plan"
+    assert found.at_most > gpu_bytes(spec, LLAMA_8B, 8 * 2048, LLAMA_8B.layers)
 
 
 def test_pairs_are_two_sequences_and_one_more_pass() -> None:

@@ -5,7 +5,8 @@
 # Image: tunejob:0.1.0, made on this machine by `podman build -t tunejob:0.1.0 .` in a clone of tunejob.
 # It is not pulled: no release is out yet.
 # Base model: 8,000,000,000 weights, guessed from the model's name (--parameters says it exactly).
-# GPU memory: 8.7 GB estimated, a card of 24 GB or more.
+# GPU memory, least: 10.2 GB, as sparingly as the spec lets with rows of max_seq_length 2048; a card of 24 GB or more.
+# A run takes what is free to be quicker: `tunejob plan` has what is expected.
 # shellcheck disable=SC2016
 set -eu
 for name in AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN HF_TOKEN AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL AWS_REQUEST_CHECKSUM_CALCULATION AWS_RESPONSE_CHECKSUM_VALIDATION TUNEJOB_S3_ADDRESSING TUNEJOB_CHECKPOINTS HF_ENDPOINT; do
