@@ -6,23 +6,22 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from job.asked import ToTrain
 from job.data.build import build_dataset
-from job.data.reopen import save
 from job.host.child import CHILDREN_IMPORT, preload, start_imports
 from job.host.device import choose_device, gpu_capability, require_wanted_device
 from job.host.log import Log
 from job.host.pulse import HELPS
 from job.host.stats import arithmetic, describe_device
 from job.ledger.compiled import Compiled
-from job.plan.model_size import size_of_base
 from job.plan.require import processes, require_device
 from job.run import Confirm, run_job
+from job.several import MODULE, load_request, train_together
 from job.source import check_config, fetch_bases, fetch_model_weights, fetch_rows, go_offline
 from job.spec import JobSpec
 from job.training.environment import prepare_environment
 from job.training.machines import FirstMachine, Machine, this_machine
-from job.training.process import TrainingRequest
-from job.training.team import train_together
+from job.training.team import Team
 from job.tuning import origin_of
 
 
@@ -56,23 +55,14 @@ def help_run(spec: JobSpec, machine: Machine, workdir: Path, log: Log) -> None:
     fetch_model_weights(base)
     first = FirstMachine(machine)
     go_offline()
-    if not first.trains():
-        log("note", text="nothing was left to train")
-        return
     os.chdir(workdir)
-    request = TrainingRequest(
-        spec=replace(spec, tracking=()),
-        base=base.path.resolve(),
-        size=size_of_base(spec, base),
-        prepared=save(prepared, workdir / "prepared"),
-        workdir=workdir,
-        weights=workdir / "weights.safetensors",
-        device=device,
-        checkpoints=str(workdir / "store"),
-        origin=origin_of(spec, base, prepared),
-        machine=arithmetic(describe_device(device)),
-        adapter=base.adapters[0] if spec.model.adapter else None,
-    )
-    train_together(count, request, log, lambda: None, machine, first.require)
+    request = ToTrain(str(workdir / "store"), origin_of(spec, base, prepared), arithmetic(describe_device(device)))
+    with Team(MODULE, count, replace(spec, tracking=()), device, workdir, log, machine) as team:
+        team.ask("load", load_request(base, None, prepared, workdir), log.live, look=first.require)
+        if not first.trains():
+            log("note", text="nothing was left to train")
+            return
+        train_together(team, request, log, lambda: None, first.require)
+        team.end()
     first.until_over()
     log("note", text="the first machine has stored what was trained")

@@ -6,15 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from job.context import Run
-from job.evaluation.assess import Assessment
-from job.evaluation.benchmarks import Benchmark, left_out, load_benchmarks, require_measured, run_benchmarks, version
+from job.evaluation.assess import Assessment, Found
+from job.evaluation.benchmarks import Benchmark, left_out, load_benchmarks, require_measured, version
 from job.evaluation.judge import AnswerPair, KeptRulings, judge, require_judge
 from job.evaluation.metrics.judge import EVEN, JUDGE_WIN_RATE
 from job.evaluation.scores import Wanted, differences, figures, paired
-from job.evaluation.task_faults import cut_prompts
 from job.export.artefacts import Artefacts
 from job.export.delivered import BASE, TRAINED_MODEL, Losses
 from job.export.rows import ASKED_ROWS
@@ -57,22 +55,18 @@ def data_of(loaded: Sequence[Benchmark]) -> list[FetchedSet | FetchedSource]:
     return [source for benchmark in loaded for source in benchmark.sources]
 
 
-def with_benchmarks(artefacts: Artefacts, model: Any, found: Assessment) -> Assessment:
-    """With what the benchmarks' documents add. The model must be in inference mode."""
+def note_benchmarks(artefacts: Artefacts, found: Found) -> None:
+    """What the benchmarks' documents add, to the log and the statistics."""
     run, loaded = artefacts.run, artefacts.benchmarks
     if not loaded:
-        return found
-    tokenizer, batch_rows = artefacts.delivered.prepared.tokenizer, run.spec.training.eval_batch_size
-    with run.log.live("benchmarks", len(loaded)) as bar, cut_prompts() as cut:
-        rows = run_benchmarks(loaded, model, tokenizer, batch_rows, bar.update)
-    if cut:
+        return
+    if found.cut:
         why = "as they are longer than the model takes"
-        run.log("note", text=f"lm-eval has cut {len(cut)} of its requests at their beginning, {why}")
-    run.log("note", text=", ".join(f"{name} {value:.4g}" for name, value in figures(rows).items()))
+        run.log("note", text=f"lm-eval has cut {found.cut} of its requests at their beginning, {why}")
+    run.log("note", text=", ".join(f"{name} {value:.4g}" for name, value in figures(found.tasks).items()))
     run.stats.evaluation[BENCHMARKS] = {
         "lm_eval": version(), "tasks": [benchmark.facts() for benchmark in loaded],
     }  # fmt: skip
-    return replace(found, rows={**found.rows, **rows})
 
 
 def ask_judge(artefacts: Artefacts, before: Measured, after: Measured) -> tuple[Measured, Measured]:

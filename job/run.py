@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from job.host.child import CHILDREN_IMPORT, preload, start_imports
 from job.host.device import choose_device, gpu_capability, require_wanted_device
 from job.host.log import Log
 from job.host.signals import cause, report_where
-from job.host.stats import Stats, describe_device
+from job.host.stats import Stats
 from job.hub.staging import open_push
 from job.ledger.claim import Claim, examine
 from job.ledger.compiled import Compiled
@@ -39,11 +39,12 @@ from job.ledger.receipts import Receipts
 from job.ledger.replace import Replacement, plan_replacement
 from job.ledger.rights import require_rights
 from job.opinions import benchmarks, data_of, require_others
-from job.plan.require import processes, require_device, require_disk, with_disk_figures
+from job.plan.require import require_device, require_disk, with_disk_figures
 from job.preview.expected import expected
 from job.preview.seen import require_seen
 from job.report.samples import write_samples
 from job.report.summary import keep_evidence
+from job.several import open_model
 from job.source import (
     FetchedModel,
     FetchedRows,
@@ -55,9 +56,7 @@ from job.source import (
 )
 from job.source.place import pointed
 from job.spec import JobSpec
-from job.spec.optimizers import effective_optimizer
 from job.store import Store, open_store
-from job.training.backend import Backend, open_backend
 from job.training.environment import prepare_environment
 from job.training.machines import leading, say_over, this_machine
 from job.training.methods import METHODS
@@ -178,33 +177,27 @@ def stages(run: Run) -> Manifest:
         run.log("fetch", files=sum(len(source.files) for source in rows.sources))
     start_imports()
     with run.stage("engine"):  # before anything imports transformers
-        backend = None if trained_before else engine(run)
-    with run.stage("data", children=True):
-        base, merge_base = fetch_models(run)
-        prepared = prepare(run, rows, base)
-        artefacts = Artefacts(run, Delivered.of(run, prepared), benchmarks(run, trained_before))
-        if trained_before:
-            require_same_origin(run, base, prepared)
-        rehearse(run, base, merge_base, prepared)
-    with run.stage("weights"):
-        fetch_weights(artefacts, base, merge_base)
-        go_offline()
-    if backend:
-        pin(run, [*rows.sources, *data_of(artefacts.benchmarks)], [base, merge_base])
-        train_and_store(run, backend, artefacts, base, merge_base, prepared)
-    else:
-        recall(artefacts)
+        model = None if trained_before else open_model(run)
+    with nullcontext() if model is None else model:
+        with run.stage("data", children=True):
+            base, merge_base = fetch_models(run)
+            prepared = prepare(run, rows, base)
+            artefacts = Artefacts(run, Delivered.of(run, prepared), benchmarks(run, trained_before))
+            if trained_before:
+                require_same_origin(run, base, prepared)
+            rehearse(run, base, merge_base, prepared)
+        with run.stage("weights"):
+            fetch_weights(artefacts, base, merge_base)
+            go_offline()
+        if model:
+            pin(run, [*rows.sources, *data_of(artefacts.benchmarks)], [base, merge_base])
+            train_and_store(run, model, artefacts, base, merge_base, prepared)
+        else:
+            recall(artefacts)
     say_over()
     require_gates(artefacts)
     if artefacts.outstanding:
-        device = choose_device()
-        with run.stage("merge", children=True):
-            folder = merge(artefacts, base.path, merge_base.path, device)
-        with Quants(artefacts, folder, device) as quants:
-            with run.stage("compare", children=True):
-                compare(artefacts, folder, device).store(artefacts)
-            with run.stage("gguf", children=True):
-                make_quants(quants, base.path, merge_base.path)
+        make_exports(artefacts, base, merge_base)
     with run.stage("publish"):
         files = store_documents(run, artefacts, prepared, base, rows.sources)
         show_on_hub(run)
@@ -224,6 +217,18 @@ def stages(run: Run) -> Manifest:
     return manifest
 
 
+def make_exports(artefacts: Artefacts, base: FetchedModel, merge_base: FetchedModel) -> None:
+    """What is not stored yet."""
+    run, device = artefacts.run, choose_device()
+    with run.stage("merge", children=True):
+        folder = merge(artefacts, base.path, merge_base.path, device)
+    with Quants(artefacts, folder, device) as quants:
+        with run.stage("compare", children=True):
+            compare(artefacts, folder, device).store(artefacts)
+        with run.stage("gguf", children=True):
+            make_quants(quants, base.path, merge_base.path)
+
+
 # ---------------------------------------------------------------------------------------------- stages in detail
 
 
@@ -232,29 +237,6 @@ def require_machine(spec: JobSpec, trained_before: bool) -> None:
     require_wanted_device()
     if not trained_before:
         require_device(spec, "cuda" if gpu_capability() else "cpu")
-
-
-def engine(run: Run) -> Backend:
-    """The training engine on its device; a device that is not there ends the run here."""
-    spec = run.spec
-    device = choose_device()
-    require_device(spec, device)  # before an engine is imported
-    count = processes(spec, device)
-    here = Path.cwd()
-    os.chdir(run.workdir)  # engines write things into the current directory
-    backend = open_backend(spec.model.backend, device, spec.training.method)
-    os.chdir(here)  # the model's path may be relative to it
-    run.stats.device = describe_device(backend.device)
-    run.stats.effective = {
-        "backend": spec.model.backend,
-        "precision": spec.model.precision,
-        "optimizer": effective_optimizer(spec.training.optimizer, backend.device),
-        "packing": spec.data.packing,
-        "method": spec.training.method,
-        "processes": count * spec.resources.nodes,
-    }
-    run.log("engine", device=run.stats.device["name"], **run.stats.effective)
-    return backend
 
 
 def fetch_models(run: Run) -> tuple[FetchedModel, FetchedModel]:

@@ -1,66 +1,135 @@
-"""The training on several cards: in processes of their own, and the model here again afterwards."""
+"""The model on several cards: a process for each, which holds it from the engine to the last measurement."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from job.asked import ToExport, ToLoad, ToMeasureIn, ToTrain
 from job.context import Run
 from job.data.build import Prepared
 from job.data.reopen import save
-from job.host.stats import arithmetic
+from job.evaluation.assess import Found, ToMeasure
+from job.evaluation.benchmarks import Benchmark
+from job.host.device import choose_device
+from job.host.log import Log
+from job.host.records import build
+from job.host.signals import deferred
+from job.host.stats import arithmetic, describe_device
 from job.ledger.checkpoints import Checkpoints
-from job.plan.model_size import size_of_base
+from job.member import TASKS, HeldModel, Member, Trained
+from job.plan.require import processes, require_device
 from job.source import FetchedModel
-from job.training.backend import Backend, loading
-from job.training.checkpointing import checkpointing_of
-from job.training.loop import TrainResult
-from job.training.machines import say_training
-from job.training.precision import compute_in_fp32
-from job.training.process import TrainingRequest
-from job.training.start import go_on_from
-from job.training.team import train_together
+from job.spec.optimizers import effective_optimizer
+from job.training.backend import open_backend
+from job.training.machines import led, say_training
+from job.training.team import MemberAnswer, Team
+
+MODULE = "job.asked"
 
 
-def train_on_cards(
-    run: Run, backend: Backend, base: FetchedModel, prepared: Prepared, checkpoints: Checkpoints
-) -> tuple[Any, TrainResult]:
-    """The trained model, loaded here, and what happened. Raises as the training in this process would."""
-    spec, size = run.spec, size_of_base(run.spec, base)
-    request = TrainingRequest(
-        spec=spec,
-        base=base.path,
-        size=size,
-        prepared=save(prepared, run.workdir / "prepared"),
-        workdir=run.workdir,
-        weights=run.workdir / "weights.safetensors",
-        device=backend.device,
-        checkpoints=checkpoints.store_uri,
-        origin=checkpoints.origin,
-        machine=arithmetic(run.stats.device),
-        adapter=base.adapters[0] if spec.model.adapter else None,
-    )
-    trained = train_together(
-        run.stats.effective["processes"] // spec.resources.nodes, request, run.log, run.claim.hold, say_training()
-    )
-    if trained.last:
-        checkpoints.hold(trained.result.steps, trained.last)
-    with loading():
-        model = backend.load(base.path, spec.model, spec.lora, checkpointing_of(spec, size, backend.device))
-    if backend.device == "cpu":
-        compute_in_fp32(model)
-    if spec.model.adapter:
-        go_on_from(model, base.adapters[0])  # what pairs are compared with
-    _restore(model, request.weights)
-    run.stats.training = trained.result.summary()
-    run.log("trained", **run.stats.training)
-    return model, trained.result
+def open_model(run: Run) -> HeldModel:
+    """The training engine on its device, in this process or in one for each card; a device that is not there ends the
+    run here.
+    """
+    spec, device = run.spec, choose_device()
+    require_device(spec, device)  # before an engine is imported
+    count = processes(spec, device)
+    together = count * spec.resources.nodes > 1 and not spec.model.adapters
+    if not together:
+        here = Path.cwd()
+        os.chdir(run.workdir)  # engines write things into the current directory
+        backend = open_backend(spec.model.backend, device, spec.training.method)
+        os.chdir(here)  # the model's path may be relative to it
+    run.stats.device = describe_device(device)
+    run.stats.effective = {
+        "backend": spec.model.backend,
+        "precision": spec.model.precision,
+        "optimizer": effective_optimizer(spec.training.optimizer, device),
+        "packing": spec.data.packing,
+        "method": spec.training.method,
+        "processes": count * spec.resources.nodes if together else 1,
+    }
+    run.log("engine", device=run.stats.device["name"], **run.stats.effective)
+    return Several(run, device, count) if together else Member(spec, backend, run.workdir, run.log, run.log.live)
 
 
-def _restore(model: Any, file: Path) -> None:
-    from safetensors.torch import load_file
+class Several:
+    """As `job.member.HeldModel` says. What the processes took of their cards is the stage's."""
 
-    from job.training.callbacks import restore_weights
+    several = True
 
-    restore_weights(model, load_file(file))
-    file.unlink()
+    def __init__(self, run: Run, device: str, count: int) -> None:
+        """Starts them, of this machine; they get ready while rows and weights do."""
+        self._run = run
+        self._team = Team(MODULE, count, run.spec, device, run.workdir, run.log, led())
+
+    def load(self, base: FetchedModel, merge_base: Path | None, prepared: Prepared, tasks: Sequence[Benchmark]) -> str:
+        request = load_request(base, merge_base, prepared, self._run.workdir, tasks)
+        answers = self._ask("load", request)
+        return str(answers[0].result)
+
+    def measure(self, asked: ToMeasure, stage: str) -> Found:
+        answers = self._ask("measure", ToMeasureIn(asked, stage))
+        return Found.of([build(Found, answer.result) for answer in answers])
+
+    def train(self, checkpoints: Checkpoints) -> Trained:
+        run = self._run
+        request = ToTrain(checkpoints.store_uri, checkpoints.origin, arithmetic(run.stats.device))
+        say_training()
+        answers = train_together(self._team, request, run.log, run.claim.hold)
+        self._note(answers)
+        trained: Trained = build(Trained, answers[0].result)
+        if trained.result and trained.last:
+            checkpoints.hold(trained.result.steps, trained.last)
+        return trained
+
+    def export(self, folder: Path, probe: Path) -> dict[str, Path]:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        answers = self._ask("export", ToExport(folder, probe), first_alone=True)
+        return {key: Path(path) for key, path in answers[0].result.items()}
+
+    def end(self) -> None:
+        self._team.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._team.__exit__()
+
+    def _ask(self, what: str, request: Any, first_alone: bool = False) -> list[MemberAnswer]:
+        answers = self._team.ask(what, request, self._run.log.live, first_alone)
+        self._note(answers)
+        return answers
+
+    def _note(self, answers: list[MemberAnswer]) -> None:
+        for answer in answers:
+            self._run.stats.met_gpu_peak(answer.peak_allocated_bytes, answer.peak_reserved_bytes)
+
+
+def load_request(
+    base: FetchedModel, merge_base: Path | None, prepared: Prepared, workdir: Path, tasks: Sequence[Benchmark] = ()
+) -> ToLoad:
+    """Writes the rows where the processes find them."""
+    brought = tuple(task.brought() for task in tasks)
+    return ToLoad(base, merge_base, save(prepared, workdir / "prepared"), brought, workdir / TASKS)
+
+
+def train_together(
+    team: Team, request: ToTrain, log: Log, claim: Callable[[], None], look_beside: Callable[[], None] = lambda: None
+) -> list[MemberAnswer]:
+    """`claim` is called before the first checkpoint is stored, `look_beside` all the time: what it raises ends them.
+
+    Raises what one of them ended with, and `Interrupted` once a stop signal's step is stored.
+    """
+
+    def look() -> None:
+        team.claim_if_asked(claim)
+        look_beside()
+
+    with deferred():
+        return team.ask("train", request, partial(log.bar, every_seconds=0.0), look=look, meet=True)

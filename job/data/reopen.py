@@ -1,6 +1,6 @@
 """Prepared rows on disk, for a process that did not prepare them, and trains on them.
 
-FOLDER/train/, held_out/      the sequences, as `datasets` stores them: memory-mapped again
+FOLDER/train/, held_out/, general/   the sequences, as `datasets` stores them: memory-mapped again
 FOLDER/prepared.json          everything else but the tokenizer, which the model's folder has
 """
 
@@ -18,16 +18,17 @@ from job.data.tokenizer import load_tokenizer
 from job.errors import JobError
 from job.host.records import build, encode
 
-RECORD, TRAIN, HELD_OUT, TOKENIZER = "prepared.json", "train", "held_out", "tokenizer"
-APART = (TRAIN, HELD_OUT, TOKENIZER, "general")  # the last is of no use in a training
+RECORD, TOKENIZER = "prepared.json", "tokenizer"
+SEQUENCES = ("train", "held_out", "general")
+APART = (*SEQUENCES, TOKENIZER)
 RECORDED = [field.name for field in dataclasses.fields(Prepared) if field.name not in APART]
 
 
 def save(prepared: Prepared, folder: Path) -> Path:
     """Writes everything that `reopen` needs below `folder`, which is made."""
-    prepared.train.save_to_disk(folder / TRAIN)
-    if prepared.held_out is not None:
-        prepared.held_out.save_to_disk(folder / HELD_OUT)
+    for name in SEQUENCES:
+        if (rows := getattr(prepared, name)) is not None:
+            rows.save_to_disk(folder / name)
     tokenizer = {
         "special_tokens": _special_tokens(prepared.tokenizer),
         "special_ids": prepared.tokenizer.all_special_ids,
@@ -42,10 +43,12 @@ def reopen(folder: Path, model_dir: Path) -> Prepared:
     from datasets import load_from_disk
 
     record, hints = json.loads((folder / RECORD).read_bytes()), typing.get_type_hints(Prepared)
-    held_out = folder / HELD_OUT
+    train, *beside = (folder / name for name in SEQUENCES)
+    held_out, general = (load_from_disk(str(path)) if path.exists() else None for path in beside)
     return Prepared(
-        train=load_from_disk(str(folder / TRAIN)),
-        held_out=load_from_disk(str(held_out)) if held_out.exists() else None,
+        train=load_from_disk(str(train)),
+        held_out=held_out,
+        general=general,
         tokenizer=_tokenizer(record["template"], record[TOKENIZER], model_dir),
         **{name: build(hints[name], record[name]) for name in RECORDED},
     )

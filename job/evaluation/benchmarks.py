@@ -51,10 +51,11 @@ class Brought:
 
 @dataclass
 class Benchmark:
-    """One entry of the spec, its rows loaded. `left_out`: figures that are not means over documents, or in which better
-    is not what their names say elsewhere.
+    """One entry of the spec, number `index`, its rows loaded. `left_out`: figures that are not means over documents, or
+    in which better is not what their names say elsewhere.
     """
 
+    index: int
     spec: TaskSpec
     loaded: dict[str, Any]
     sources: Sequence[FetchedSet | FetchedSource]
@@ -68,8 +69,8 @@ class Benchmark:
         files = chain.from_iterable(source.files for source in self.sources if "://" in _address(source))
         return sum(file.stat().st_size for file in files)
 
-    def brought(self, index: int) -> Brought:
-        return Brought(index, self.spec, self.sets)
+    def brought(self) -> Brought:
+        return Brought(self.index, self.spec, self.sets)
 
     def facts(self) -> dict[str, Any]:
         """For the statistics."""
@@ -169,7 +170,7 @@ def _load(
         if getattr(task, "UNSAFE_CODE", False):
             raise runs_code(spec.name, pointer)
         _set_few_shot(task, spec.few_shot, f"{pointer}/few_shot")
-    found = Benchmark(spec, loaded, sources, sets)
+    found = Benchmark(index, spec, loaded, sources, sets)
     _find_figures(found)
     if not found.figures:
         raise InputError("nothing that this task measures is a mean over its documents", where=pointer,
@@ -249,15 +250,15 @@ def run_benchmarks(
 
     lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), backend="causal", batch_size=batch_rows)
     rows: dict[str, Rows] = {}
-    for number, benchmark in enumerate(benchmarks):
+    for done, benchmark in enumerate(benchmarks, 1):
         for task in benchmark.loaded["tasks"].values():
             task.set_fewshot_seed(seed=SEED)  # each model has the same examples
         chat = benchmark.spec.chat_template
-        with fit(benchmark.spec.name, f"/evaluation/tasks/{number}"):
+        with fit(benchmark.spec.name, f"/evaluation/tasks/{benchmark.index}"):
             found = evaluate(lm, benchmark.loaded, limit=benchmark.spec.limit, bootstrap_iters=0, log_samples=True,
                              apply_chat_template=chat, fewshot_as_multiturn=chat)  # fmt: skip
         rows |= {figure.name: _rows(figure, found["samples"]) for figure in benchmark.figures}
-        progress(number + 1)
+        progress(done)
     return rows
 
 

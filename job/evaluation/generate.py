@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from job.evaluation.shares import WHOLE, Share
 from job.host.micro_batch import in_halves
 
 GENERATION_BATCH_TOKENS = 16_384  # prompts and answers of one batch: bounds the key-value cache (2 GiB for an 8B model)
@@ -34,9 +35,9 @@ def answer_ids(
 
 def answered(
     model: Any, prompts: list[list[int]], pad: int, stop_token_ids: list[int], max_new_tokens: int,
-    deadline: float = math.inf,
+    deadline: float = math.inf, share: Share = WHOLE,
 ) -> Iterator[tuple[list[int], list[list[int]]]]:  # fmt: skip
-    """Batch by batch, numbers of prompts and the ids of their greedy answers, with the token that ends them.
+    """Batch by batch of a share, numbers of prompts and the ids of their greedy answers, with the token that ends them.
 
     Prompts of like lengths are answered together, padded on the left, the longest first. With a `deadline`, of
     `time.monotonic`, the batches come in a random order, so that those that are left out are as any others; one that
@@ -45,7 +46,7 @@ def answered(
     batches = list(generation_batches(prompts, max_new_tokens))
     if deadline < math.inf:
         random.Random(ORDER).shuffle(batches)  # noqa: S311 - the same each time
-    for numbers in batches:
+    for numbers in share.of(batches, lambda batch: len(batch) * (len(prompts[batch[0]]) + max_new_tokens)):
         left = deadline - time.monotonic()
         if left <= 0:
             return

@@ -8,6 +8,7 @@ from typing import Any
 
 from job.data.worker.wire import IGNORED
 from job.errors import GateError
+from job.evaluation.shares import WHOLE, Batch, Share, by_rows
 from job.host.micro_batch import in_halves
 
 
@@ -20,22 +21,25 @@ def loss_of(model: Any, rows: Any, batch_rows: int, pad_token_id: int) -> float:
     return total / tokens
 
 
-def summed_loss(model: Any, rows: Any, batch_rows: int, pad_token_id: int) -> tuple[float, int]:
-    """The same before it is divided: nats, and the trained tokens."""
+def summed_loss(model: Any, rows: Any, batch_rows: int, pad_token_id: int, share: Share = WHOLE) -> tuple[float, int]:
+    """The same before it is divided: nats, and the trained tokens, of the rows of a share."""
     import torch
 
     def measured(batch: list[dict[str, list[int]]]) -> list[tuple[float, int]]:
         return [_summed(model, batch, pad_token_id)]
 
     with torch.no_grad():
-        sums = [one for batch in _batches(rows, batch_rows) for one in in_halves(batch, measured)]
+        sums = [one for _, batch in _batches(rows, batch_rows, share) for one in in_halves(batch, measured)]
     return sum(loss for loss, _ in sums), sum(count for _, count in sums)
 
 
 def losses_of(
-    model: Any, rows: Any, batch_rows: int, pad_token_id: int, progress: Callable[[int], object] = lambda _: None
-) -> list[tuple[float, float]]:
-    """Of each row, loss in nats over all trained tokens, and how many. Raises `GateError` if a loss is not finite."""
+    model: Any, rows: Any, batch_rows: int, pad_token_id: int, progress: Callable[[int], object] = lambda _: None,
+    share: Share = WHOLE,
+) -> list[tuple[float, float] | None]:  # fmt: skip
+    """Of each row, loss in nats over all trained tokens, and how many; None for those of another's share. `progress`
+    is called with rows done. Raises `GateError` if a loss is not finite.
+    """
     import torch
 
     def measured(batch: list[dict[str, list[int]]]) -> list[tuple[float, float]]:
@@ -52,12 +56,16 @@ def losses_of(
         ]
         return [(float(mean) * count, float(count)) for mean, count in zip(nats, counts, strict=True)]
 
-    found: list[tuple[float, float]] = []
+    found: list[tuple[float, float] | None] = [None] * len(rows)
+    total, done = 0.0, 0
     with torch.no_grad():
-        for batch in _batches(rows, batch_rows):
-            found += in_halves(batch, measured)
-            progress(len(found))
-    require_finite(sum(nats for nats, _ in found))
+        for numbers, batch in _batches(rows, batch_rows, share):
+            for number, one in zip(numbers, in_halves(batch, measured), strict=True):
+                found[number] = one
+                total += one[0]
+            done += len(numbers)
+            progress(done)
+    require_finite(total)
     return found
 
 
@@ -86,9 +94,14 @@ def _summed(model: Any, batch: list[dict[str, list[int]]], pad_token_id: int) ->
     return float(model(**inputs).loss) * count, count
 
 
-def _batches(rows: Any, size: int) -> Iterator[list[dict[str, list[int]]]]:
-    for start in range(0, len(rows), size):
-        yield [rows[i] for i in range(start, min(start + size, len(rows)))]
+def _batches(rows: Any, size: int, share: Share) -> Iterator[tuple[Batch, list[dict[str, list[int]]]]]:
+    """Numbers of rows, and the rows."""
+
+    def padded_tokens(numbers: Batch) -> int:
+        return len(numbers) * max(len(rows[number]["input_ids"]) for number in numbers)
+
+    for numbers in share.of(by_rows(len(rows), size), padded_tokens):
+        yield numbers, [rows[number] for number in numbers]
 
 
 def _padded(batch: list[dict[str, list[int]]], pad_token_id: int, device: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from job.data.build import Question
 from job.data.worker.wire import IGNORED
+from job.evaluation.shares import WHOLE, Batch, Share
 from job.gguf.readings import Reading
 from job.host.micro_batch import in_halves
 
@@ -29,10 +30,10 @@ def of_rows(rows: Sequence[dict[str, list[int]]]) -> list[Reading]:
 
 
 def log_sums(
-    model: Any, readings: Sequence[Reading], batch_rows: int, pad: int, kept: bool = False
+    model: Any, readings: Sequence[Reading], batch_rows: int, pad: int, kept: bool = False, share: Share = WHOLE
 ) -> list[list[float]]:
-    """Of each reading, the sum of each group in nats; the longest are read first. `kept`: the model is asked for no
-    other logits than those that are wanted, for long texts.
+    """Of each reading, the sum of each group in nats, nothing for those of another's share; the longest are read first.
+    `kept`: the model is asked for no other logits than those that are wanted, for long texts.
     """
     import torch
 
@@ -52,19 +53,24 @@ def log_sums(
             for reading, said in zip(batch, logits, strict=True)
         ]
 
+    def padded_tokens(numbers: Batch) -> int:
+        return len(numbers) * len(readings[numbers[0]].ids)
+
     order = sorted(range(len(readings)), key=lambda number: -len(readings[number].ids))
+    batches = [order[start : start + batch_rows] for start in range(0, len(order), batch_rows)]
     found: list[list[float]] = [[] for _ in readings]
     with torch.no_grad():
-        for start in range(0, len(order), batch_rows):
-            numbers = order[start : start + batch_rows]
+        for numbers in share.of(batches, padded_tokens):
             for number, sums in zip(numbers, in_halves([readings[i] for i in numbers], measured), strict=True):
                 found[number] = sums
     return found
 
 
-def log_probabilities(model: Any, questions: list[Question], batch_rows: int, pad: int) -> list[list[float]]:
-    """Of each question's choices, if any, the mean log-probability of their tokens after the prompt, in nats."""
-    return means(questions, log_sums(model, of_choices(questions), batch_rows, pad))
+def sums_of_choices(
+    model: Any, questions: list[Question], batch_rows: int, pad: int, share: Share = WHOLE
+) -> list[list[float] | None]:
+    """What `means` makes these of, None for what another's share has."""
+    return [sums or None for sums in log_sums(model, of_choices(questions), batch_rows, pad, share=share)]
 
 
 def of_choices(questions: Sequence[Question]) -> list[Reading]:
@@ -81,11 +87,13 @@ def of_choices(questions: Sequence[Question]) -> list[Reading]:
     return found
 
 
-def means(questions: Sequence[Question], sums: Sequence[Sequence[float]]) -> list[list[float]]:
-    """By question and choice, from what was found of `of_choices`."""
+def means(questions: Sequence[Question], sums: Sequence[Sequence[float] | None]) -> list[list[float]]:
+    """By question and choice, the mean log-probability of its tokens after the prompt, in nats, from what was found of
+    `of_choices`.
+    """
     found: list[list[float]] = [[0.0] * len(question.choices) for question in questions]
     for places, of_places in zip(_read(questions).values(), sums, strict=True):
-        for (number, index), value in zip(places, of_places, strict=True):
+        for (number, index), value in zip(places, of_places or (), strict=True):
             found[number][index] = value / len(questions[number].choices[index])
     return found
 

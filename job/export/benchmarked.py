@@ -48,7 +48,7 @@ def handle(request: BenchmarkRequest) -> Benchmarked:
 def of_merged(artefacts: Artefacts, folder: Path, device: str) -> dict[str, float]:
     """Figures of the benchmarks that the spec wants of the merged weights, too, where these are still to be stored."""
     run = artefacts.run
-    wanted = tuple(one.brought(index) for index, one in enumerate(artefacts.benchmarks) if one.spec.merged)
+    wanted = tuple(one.brought() for one in artefacts.benchmarks if one.spec.merged)
     if not wanted or "merged" not in artefacts.outstanding:
         return {}
     most, batch_rows = run.spec.evaluation.max_new_tokens, run.spec.training.eval_batch_size

@@ -4,13 +4,13 @@ spec's gates hold for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from job.context import Run
 from job.data.build import Prepared, Question
-from job.evaluation.assess import Assessment
+from job.evaluation.assess import Assessment, ToMeasure
 from job.evaluation.gates import check_gates, judged
 from job.evaluation.generate import spoken
 from job.evaluation.metrics import metric_of
@@ -137,12 +137,22 @@ class Delivered:
             rows |= choice_rows(Wanted.of(self.run.spec.evaluation), likely, self._chosen())
         return rows
 
-    def losses(self, found: Assessment, loss_of: Callable[[Any], float]) -> Losses:
-        """From a model's assessment where that is of the same rows, else measured with `loss_of`."""
-        own = found.figures[HELD_OUT_LOSS.name] if self.compared.whole else loss_of(self.compared.rows)
-        if self.general is None:
-            return Losses(own, None)
-        return Losses(own, found.figures[GENERAL_LOSS.name] if self.general.whole else loss_of(self.general.rows))
+    def to_measure(self, pairs: bool) -> ToMeasure:
+        """Of a whole model in training, beside what an assessment is of in any case."""
+        compared, general = (
+            None if rows is None or rows.whole else rows.rows for rows in (self.compared, self.general)
+        )
+        return ToMeasure(compared, general, pairs)
+
+    def losses(self, found: Assessment) -> Losses:
+        """Of a whole model in training: as measured, or its figures where these are of the same rows."""
+        known, general = found.figures, found.general
+        if self.general and self.general.whole:
+            general = known[GENERAL_LOSS.name]
+        compared = known[HELD_OUT_LOSS.name] if self.compared.whole else found.compared
+        if compared is None:
+            raise ValueError("the compared rows were not measured")
+        return Losses(compared, general)
 
     def beside(self, found: Assessment, losses: Losses) -> Figures:
         """Those figures of a whole model in training, from its assessment and its losses on the compared rows."""

@@ -94,13 +94,14 @@ class Stats:
     report: list[str] = field(default_factory=list)
     current: str = "start"
     _started: float = field(default_factory=time.monotonic)
+    _elsewhere: tuple[int, int] = (0, 0)  # of GPU memory, in this stage's processes: allocated, reserved
     _disk: DiskUse | None = None  # of the whole run, from its first stage on
 
     @contextmanager
     def phase(self, name: str, children: bool = False) -> Iterator[None]:
         """Measures one stage, with worker processes if it has `children`; its figures are kept also when it fails."""
-        self.current = name
-        start, cuda, ended, disk = time.monotonic(), _cuda(), len(ENDED), DiskUse(self.workdir)
+        self.current, self._elsewhere = name, (0, 0)
+        start, ended, disk = time.monotonic(), len(ENDED), DiskUse(self.workdir)
         whole = self._disk = self._disk or DiskUse(self.workdir)
 
         def sample() -> None:
@@ -108,25 +109,29 @@ class Stats:
             whole.sample()
 
         memory = MemorySampler(os.getpid(), SAMPLE_SECONDS, children, sample)
-        if cuda:
-            cuda.reset_peak_memory_stats()
+        forget_gpu_peaks()
         memory.start()
         try:
             yield
         finally:
             memory.finish()
-            cuda = _cuda()
+            allocated, reserved = gpu_peaks()
             self.phases.append(
                 Phase(
                     name,
                     round(time.monotonic() - start, 3),
-                    cuda.max_memory_allocated() if cuda else 0,
-                    cuda.max_memory_reserved() if cuda else 0,
+                    max(allocated, self._elsewhere[0]),
+                    max(reserved, self._elsewhere[1]),
                     memory.peak_rss_bytes,
                     disk.peak_bytes,
                     ENDED[ended:],
                 )
             )
+
+    def met_gpu_peak(self, allocated_bytes: int, reserved_bytes: int) -> None:
+        """What a process of this stage has held at its peak, on a card of its own."""
+        allocated, reserved = self._elsewhere
+        self._elsewhere = max(allocated, allocated_bytes), max(reserved, reserved_bytes)
 
     def document(self) -> dict[str, Any]:
         return {
@@ -228,8 +233,18 @@ def gpu_reserved_bytes() -> int:
 
 def gpu_peak_bytes() -> int:
     """That PyTorch has reserved at most since a stage began."""
+    return gpu_peaks()[1]
+
+
+def gpu_peaks() -> tuple[int, int]:
+    """Bytes that PyTorch has allocated and reserved at most since `forget_gpu_peaks`."""
     cuda = _cuda()
-    return int(cuda.max_memory_reserved()) if cuda else 0
+    return (int(cuda.max_memory_allocated()), int(cuda.max_memory_reserved())) if cuda else (0, 0)
+
+
+def forget_gpu_peaks() -> None:
+    if cuda := _cuda():
+        cuda.reset_peak_memory_stats()
 
 
 def package_versions() -> dict[str, str]:

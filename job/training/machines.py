@@ -81,12 +81,15 @@ def leading(machine: Machine) -> Iterator[None]:
             time.sleep(LOOK_SECONDS)
 
 
-def say_training() -> Machine:
-    """That processes are started now; this machine."""
-    if not _LED:
-        return Machine()
-    _say(TRAINING)
-    return _LED[0][0]
+def led() -> Machine:
+    """This machine, of which others hear, or the only one."""
+    return _LED[0][0] if _LED else Machine()
+
+
+def say_training() -> None:
+    """That its processes wait for those of others."""
+    if _LED:
+        _say(TRAINING)
 
 
 def say_over(code: int = 0) -> None:

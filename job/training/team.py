@@ -1,4 +1,5 @@
-"""Starts the processes that train together, one for each card of this machine, and sees them to their end.
+"""The processes that hold one model together, one for each card of this machine: starts them, asks them, sees them to
+their end.
 
 They get what torchrun gives its own, and this in its place: a stop signal reaches every process and the step that runs
 is stored, the end of one ends the others, and each says in its own words what it ended with. The first writes the
@@ -11,102 +12,225 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Any, Self
 
 from job.errors import DeviceError, GateError, Interrupted, JobError
+from job.evaluation.shares import Share
 from job.host.cgroup import usable_cores
 from job.host.child import Child, without_secrets
+from job.host.conversation import END, Asking
 from job.host.device import VISIBLE, cards
 from job.host.log import Bar, Log
 from job.host.records import build
-from job.host.signals import deferred, stop_requested, stopped
+from job.host.signals import stop_requested, stopped
+from job.spec import JobSpec
 from job.training.machines import Machine
-from job.training.process import ASKED, GIVEN, MET, Trained, TrainingRequest
 from job.training.ranks import GONE, RankPlace
 
-MODULE = "job.training.process"
+ASKED, GIVEN = ".asked", ".given"  # beside the log: that the output be claimed, and that it is
+MET = ".met"  # that the process has met the others
 LOOK_SECONDS = 0.02
-ALONE = Machine()
 LAST_WORDS_SECONDS = 5.0  # for the others to end with reasons of their own, once one has failed
+END_SECONDS = 10.0
 # They are on one machine; a container's name may resolve to nothing
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
 
-def train_together(
-    count: int, request: TrainingRequest, log: Log, claim: Callable[[], None], machine: Machine = ALONE,
-    look_beside: Callable[[], None] = lambda: None,
-) -> Trained:  # fmt: skip
-    """Trains in `count` processes on each `machine`, as `request` says for one. `claim` is called before the first
-    checkpoint is stored, `look_beside` all the time: what it raises ends them.
-
-    Raises what one of them ended with, and `Interrupted` once a stop signal's step is stored.
+@dataclass(frozen=True)
+class MemberRequest:
+    """What a process is, before it is asked anything. `place`: among all that train; `share`: among those of this
+    machine, who measure. `workdir`: scratch, this process's alone.
     """
-    folder = request.workdir / "together"
-    folder.mkdir(exist_ok=True)
-    meeting = f"file://{folder / uuid.uuid4().hex}" if machine.count == 1 else machine.processes_meet
-    threads, first, whole = max(1, usable_cores() // count), machine.number * count, machine.count * count
-    places = [
-        RankPlace(first + local, whole, meeting, folder / f"rank-{first + local}.jsonl", threads, local, machine.number)
-        for local in range(count)
-    ]
-    for place in places:
-        place.said.write_bytes(b"")
-        place.said.with_suffix(MET).unlink(missing_ok=True)
-    with ExitStack() as stack, deferred(), log.bar("train", every_seconds=0.0) as bar:
-        members = [stack.enter_context(_start(request, place, folder)) for place in places]
-        said = stack.enter_context(places[0].said.open(encoding="utf-8"))
 
-        def look() -> None:
-            if machine.number == 0:
-                _relay(said, log, bar)
-                _claim_if_asked(places[0].said, claim)
-            look_beside()
-
-        ended_here = _follow(members, look, lambda: all(place.said.with_suffix(MET).exists() for place in places))
-        look()
-        return _outcome(members, ended_here, places[0].rank, log)
+    spec: JobSpec
+    device: str
+    workdir: Path
+    place: RankPlace
+    share: Share
 
 
-def _follow(members: Sequence[Child], look: Callable[[], None], met: Callable[[], bool]) -> set[int]:
-    """Waits until all have ended; the ranks that were ended by force, after a failure or a stop before `met`."""
-    stopping, failed_at, by_force = False, 0.0, set()
-    while running := [rank for rank, member in enumerate(members) if not member.ended()]:
-        look()
-        codes = {member.exit_code for member in members}
-        if not stopping and (stop_requested() or Interrupted.exit_code in codes):
-            stopping = True
-            for rank in running:
-                members[rank].stop()
-        # After a stop the others have the time of the stop itself to store what there is
-        if not failed_at and codes - {None, 0, Interrupted.exit_code}:
-            failed_at = time.monotonic()
-        # One that waits for another in native code hears no signal, and has nothing to store
-        gave_up = failed_at and time.monotonic() - failed_at > LAST_WORDS_SECONDS
-        if gave_up or (stopping and not met()):
-            by_force.update(running)
-            for rank in running:
-                members[rank].kill()
-        time.sleep(LOOK_SECONDS)
-    return by_force
+@dataclass(frozen=True)
+class MemberAnswer:
+    """`result` as JSON gives it; the most that PyTorch held of the card's memory meanwhile."""
+
+    result: Any
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
 
 
-def _start(request: TrainingRequest, place: RankPlace, folder: Path) -> Child:
+class Team:
+    """The processes of this machine. As a context manager it ends them whatever happens."""
+
+    def __init__(
+        self, module: str, count: int, spec: JobSpec, device: str, workdir: Path, log: Log, machine: Machine
+    ) -> None:
+        """Starts `count` processes of `module`, whose `handle` gets a `MemberRequest`; one on each of the machines'."""
+        folder = workdir / "together"
+        folder.mkdir(exist_ok=True)
+        meeting = f"file://{folder / uuid.uuid4().hex}" if machine.count == 1 else machine.processes_meet
+        threads, first, whole = max(1, usable_cores() // count), machine.number * count, machine.count * count
+        self.places = [
+            RankPlace(rank, whole, meeting, folder / f"rank-{rank}.jsonl", threads, rank - first, machine.number)
+            for rank in range(first, first + count)
+        ]  # fmt: skip
+        self._log, self._leads = log, machine.number == 0
+        self._members: list[Child] = []
+        self._asking = [Asking(place.said) for place in self.places]
+        self._events: list[Iterator[list[dict[str, Any]]]] = []
+        for place in self.places:
+            place.said.write_bytes(b"")
+            self._events.append(_events(place.said))
+            request = MemberRequest(spec, device, workdir, place, Share(place.local, count))
+            self._members.append(_start(module, request, folder))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for member in self._members:
+            member.kill()
+
+    def end(self) -> None:
+        """They end by themselves: nothing is left to ask."""
+        for asking in self._asking:
+            asking.ask(END, None)
+        until = time.monotonic() + END_SECONDS
+        while time.monotonic() < until and not all(member.ended() for member in self._members):
+            time.sleep(LOOK_SECONDS)
+        self.__exit__()
+
+    def ask(
+        self, what: str, request: Any, bars: Callable[[str], Bar], first_alone: bool = False,
+        look: Callable[[], None] = lambda: None, meet: bool = False,
+    ) -> list[MemberAnswer]:  # fmt: skip
+        """The answers of all, or of the first alone, in their order. `bars`: makes the bar of a name, which shows how
+        far they are. `look` is called all the time: what it raises ends the asking. With `meet` they meet each other.
+
+        Raises what one of them has ended with, and `Interrupted` once a stop signal's step is stored.
+        """
+        asked = list(range(1 if first_alone else len(self._members)))
+        for place in self.places:
+            place.said.with_suffix(MET).unlink(missing_ok=True)
+        for local in asked:
+            self._asking[local].ask(what, request)
+        shown = _Shown(bars)
+
+        def look_all() -> None:
+            self._relay(shown, alone=meet or first_alone)
+            look()
+
+        def met() -> bool:
+            return not meet or all(place.said.with_suffix(MET).exists() for place in self.places)
+
+        try:
+            by_force = self._follow(asked, look_all, met)
+            look_all()
+        finally:
+            shown.end()
+        if any(member.ended() for member in self._members):
+            raise self._failure(by_force)
+        return [build(MemberAnswer, self._asking[local].answer()) for local in asked]
+
+    def claim_if_asked(self, claim: Callable[[], None]) -> None:
+        """Has the run claim its output where the first process waits for that."""
+        asked, given = (self.places[0].said.with_suffix(suffix) for suffix in (ASKED, GIVEN))
+        if asked.exists():
+            claim()
+            asked.unlink()
+            given.touch()
+
+    def _follow(self, asked: Sequence[int], look: Callable[[], None], met: Callable[[], bool]) -> set[int]:
+        """Waits until all have answered, or all have ended; those that were ended by force, after a failure or a stop
+        before `met`.
+        """
+        stopping, failed_at, by_force, members = False, 0.0, set[int](), self._members
+        while running := [local for local, member in enumerate(members) if not member.ended()]:
+            look()
+            codes = {member.exit_code for member in members}
+            if codes == {None} and all(self._asking[local].answered() for local in asked):
+                break
+            if not stopping and (stop_requested() or Interrupted.exit_code in codes):
+                stopping = True
+                for local in running:
+                    members[local].stop()
+            # After a stop the others have the time of the stop itself to store what there is
+            if not failed_at and codes - {None, Interrupted.exit_code}:
+                failed_at = time.monotonic()
+            # One that waits for another in native code hears no signal, and has nothing to store
+            gave_up = failed_at and time.monotonic() - failed_at > LAST_WORDS_SECONDS
+            if gave_up or (stopping and not met()):
+                by_force.update(running)
+                for local in running:
+                    members[local].kill()
+            time.sleep(LOOK_SECONDS)
+        return by_force
+
+    def _relay(self, shown: _Shown, alone: bool) -> None:
+        """What the first process has said since, as if the run had said it; how far all are, or the first `alone`."""
+        if not self._leads:
+            return
+        for local, events in enumerate(self._events):
+            for record in next(events):
+                event = record.pop("event")
+                record.pop("time", None)
+                if "done" in record and "total" in record:
+                    if local == 0 or not alone:
+                        shown.update(event, local, record)
+                elif local == 0:
+                    self._log(event, **record)
+
+    def _failure(self, by_force: set[int]) -> JobError:
+        """What says most of it: that another is gone says least."""
+        failures: dict[int, JobError] = {}
+        for local, member in enumerate(self._members):
+            try:
+                member.wait()
+            except JobError as error:
+                if local not in by_force:
+                    failures[local] = _of_a_card(error)
+        if not failures:
+            return stopped()
+        first, cause = self.places[0].rank, min(failures, key=lambda local: (_is_gone(failures[local]), local))
+        for local, failure in failures.items():
+            self._log("rank", rank=first + local, error=type(failure).__name__, reason=str(failure.faults[0]))
+        return failures[cause]
+
+
+class _Shown:
+    """Bars of what several processes do, by their names."""
+
+    def __init__(self, bars: Callable[[str], Bar]) -> None:
+        self._make = bars
+        self._bars: dict[str, Bar] = {}
+        self._known: dict[str, dict[int, tuple[int, int]]] = {}
+
+    def update(self, name: str, whose: int, record: dict[str, Any]) -> None:
+        if name not in self._bars:
+            self._bars[name] = self._make(name).begin()
+        known = self._known.setdefault(name, {})
+        known[whose] = record.pop("done"), record.pop("total") or 0
+        bar = self._bars[name]
+        bar.total = sum(total for _, total in known.values())
+        bar.update(sum(done for done, _ in known.values()), **record)
+
+    def end(self) -> None:
+        for bar in self._bars.values():
+            bar.end()
+
+
+def _start(module: str, request: MemberRequest, folder: Path) -> Child:
     """The first works where a run by itself would; the others have scratch of their own, and store nothing."""
-    what = f"process {place.rank + 1} of {place.count} of the training"
-    environment, own = environment_of(place), replace(request, place=place)
-    if place.rank > 0:
-        workdir = place.workdir
-        workdir.mkdir(exist_ok=True)
-        own = replace(own, workdir=workdir, checkpoints=str(workdir))
+    place = request.place
+    what, environment = f"process {place.rank + 1} of {place.count} of the training", environment_of(place)
     if request.device == "cuda":
         environment[VISIBLE] = cards()[place.local]
-    if request.device == "cpu" and request.spec.model.backend != "unsloth":
-        return Child(MODULE, own, folder, what, further=environment)  # forked
-    return Child(MODULE, own, folder, what, environment)
+    if request.spec.model.backend != "unsloth":
+        return Child(module, request, folder, what, further=environment)  # forked
+    return Child(module, request, folder, what, environment)
 
 
 def environment_of(place: RankPlace) -> dict[str, str]:
@@ -119,51 +243,20 @@ def environment_of(place: RankPlace) -> dict[str, str]:
     return without_secrets(found) | {"UNSLOTH_COMPILE_LOCATION": str(place.workdir / "unsloth")}
 
 
-def _relay(said: IO[str], log: Log, bar: Bar) -> None:
-    """What the first process has said since, as if the run had said it."""
-    while True:
-        at = said.tell()
-        line = said.readline()
-        if not line.endswith("\n"):
-            said.seek(at)  # it is being written
-            return
-        with suppress(ValueError):
-            record = json.loads(line)
-            event = record.pop("event")
-            record.pop("time", None)
-            if event == "train" and "done" in record:
-                bar.total = record.pop("total")
-                bar.update(record.pop("done"), **record)
-            else:
-                log(event, **record)
-
-
-def _claim_if_asked(said: Path, claim: Callable[[], None]) -> None:
-    asked, given = said.with_suffix(ASKED), said.with_suffix(GIVEN)
-    if asked.exists():
-        claim()
-        asked.unlink()
-        given.touch()
-
-
-def _outcome(members: Sequence[Child], ended_here: set[int], first: int, log: Log) -> Trained:
-    """What the first has made. Raises what says most of a failure: that another is gone says least."""
-    failures: dict[int, JobError] = {}
-    found: list[Trained] = []
-    for rank, member in enumerate(members):
-        try:
-            found.append(build(Trained, member.wait()))
-        except JobError as error:
-            if rank not in ended_here:
-                failures[rank] = _of_a_card(error)
-    if not failures and not found:
-        raise stopped()
-    if not failures:
-        return found[0]
-    cause = min(failures, key=lambda rank: (_is_gone(failures[rank]), rank))
-    for rank, failure in failures.items():
-        log("rank", rank=first + rank, error=type(failure).__name__, reason=str(failure.faults[0]))
-    raise failures[cause]
+def _events(said: Path) -> Iterator[list[dict[str, Any]]]:
+    """Each time, the events that were written to this file since."""
+    with said.open(encoding="utf-8") as file:
+        while True:
+            found = []
+            while True:
+                at = file.tell()
+                line = file.readline()
+                if not line.endswith("\n"):
+                    file.seek(at)  # it is being written
+                    break
+                with suppress(ValueError):
+                    found.append(json.loads(line))
+            yield found
 
 
 def _is_gone(error: JobError) -> bool:

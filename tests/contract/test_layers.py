@@ -22,8 +22,8 @@ ORDER = (
     "export.kinds", "data.worker.json_text", "data.worker.messages", "data.worker.examples",
     "data.worker.preference", "data.worker.shape", "training.methods", "spec", "store", "ledger", "hub", "source",
     "data", "evaluation", "plan", "tracking.follow", "seen", "training", "report", "follow", "context", "export",
-    "publish", "chat", "preview", "reference", "opinions", "several", "tuning", "delivery", "run", "helping", "render",
-    "init", "arguments", "commands", "__main__",
+    "publish", "chat", "preview", "reference", "opinions", "member", "asked", "several", "tuning", "delivery", "run",
+    "helping", "render", "init", "arguments", "commands", "__main__",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "unsloth_zoo", "bitsandbytes",
          "huggingface_hub", "boto3", "botocore", "pyarrow", "numpy",

@@ -102,8 +102,8 @@ def test_a_stop_and_another_number_of_processes(alone: Path, tmp_path: Path) -> 
     assert (training["processes"], training["batch_size"], training["gradient_accumulation_steps"]) == (3, 2, 3)
     assert training["resumed_from_step"] == stored["step"]
     same(tmp_path / "out", alone)
-    (train,) = (phase for phase in document(tmp_path / "out" / "stats.json")["phases"] if phase["name"] == "train")
-    assert [child["what"] for child in train["children"]] == [
+    phases = {phase["name"]: phase for phase in document(tmp_path / "out" / "stats.json")["phases"]}
+    assert [child["what"] for child in phases["evaluate"]["children"][:3]] == [
         f"process {number} of 3 of the training" for number in (1, 2, 3)
     ]
 
@@ -111,8 +111,10 @@ def test_a_stop_and_another_number_of_processes(alone: Path, tmp_path: Path) -> 
 def test_a_stop_before_they_have_met_is_heard_by_all(tmp_path: Path) -> None:
     """One waits for another in native code, where no signal is heard: the run ends it, and says goodbye itself."""
     command = running(tmp_path, 2)
-    command.wait_until(lambda _: len(members(command)) == 2)
+    command.wait_until(lambda r: r.says('"event": "load"'))
     started = members(command)
+    assert len(started) == 2
+    command.wait_until(lambda r: r.says('"event": "baseline"'))
     started[1].suspend()
     time.sleep(1.0)
     command.signal(signal.SIGTERM)

@@ -1,6 +1,6 @@
 """Prepares a spec's rows and has a process train on them, as whoever starts several would; prints its result.
 
-The first process is stopped by a signal on its way, another one goes on.
+The first process is stopped by a signal on its way, another one goes on, and writes the adapter.
 """
 
 from __future__ import annotations
@@ -9,22 +9,24 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
-from dataclasses import asdict
 from pathlib import Path
 
+import psutil
+
+from job.asked import ToExport, ToTrain
 from job.data.build import build_dataset
-from job.data.reopen import save
 from job.errors import Interrupted
-from job.host.child import CHILDREN_IMPORT, Child, preload, run_child
+from job.host.child import CHILDREN_IMPORT, preload
+from job.host.log import Log
 from job.ledger.checkpoints import TrainingOrigin
-from job.plan.model_size import size_of_fetched
+from job.several import MODULE, load_request, train_together
 from job.source import fetch_data, fetch_model_config, fetch_model_weights
 from job.spec import parse_spec
 from job.training.environment import prepare_environment
-from job.training.process import Trained, TrainingRequest
-
-MODULE = "job.training.process"
+from job.training.machines import Machine
+from job.training.team import Team
 
 
 def main(spec_path: str, folder: str) -> int:
@@ -36,36 +38,33 @@ def main(spec_path: str, folder: str) -> int:
     base = fetch_model_config(spec.model.source, work)
     prepared = build_dataset(spec, train, held_out, base.path, work, lambda done, total: None)
     fetch_model_weights(base)
-    request = TrainingRequest(
-        spec=spec,
-        base=base.path,
-        size=size_of_fetched(base.path, base.weight_bytes, local=True),
-        prepared=save(prepared, work / "prepared"),
-        workdir=work / "training",
-        weights=work / "weights.safetensors",
-        device="cpu",
-        checkpoints=str(work / "store"),
-        origin=TrainingOrigin(spec.run_id, base.public_id, prepared.digest),
-        machine={},
-    )
-    stop_after(4, request, work)
-    result = run_child(MODULE, request, work / "children", "the training", answer=Trained).result
-    print(json.dumps(asdict(result)))
+    load = load_request(base, base.path, prepared, work)
+    request = ToTrain(str(work / "store"), TrainingOrigin(spec.run_id, base.public_id, prepared.digest), {})
+    with Path(folder, "log").open("w") as file:
+        log = Log(file, json_lines=True)
+        for stopped in (True, False):
+            with Team(MODULE, 1, spec, "cpu", work, log, Machine()) as team:
+                team.ask("load", load, log.live)
+                if stopped:
+                    stored = work / "store" / "checkpoints" / spec.run_id / f"step-{4:08d}" / "checkpoint.json"
+                    threading.Thread(target=stop_after, args=[stored], daemon=True).start()
+                try:
+                    (answer,) = train_together(team, request, log, lambda: None)
+                except Interrupted:
+                    continue
+                assert not stopped, "the training was not interrupted"
+                team.ask("export", ToExport(work / "adapter", work / "probe.safetensors"), log.live)
+                team.end()
+    print(json.dumps(answer.result["result"]))
     return 0
 
 
-def stop_after(step: int, request: TrainingRequest, work: Path) -> None:
-    """Begins the training and stops it by a signal once this checkpoint is stored."""
-    stored = work / "store" / "checkpoints" / request.origin.run_id / f"step-{step:08d}" / "checkpoint.json"
-    with Child(MODULE, request, work / "children", "the training") as child:
-        while not stored.exists() and not child.ended():
-            time.sleep(0.01)
-        os.kill(child.pid, signal.SIGTERM)
-        try:
-            child.wait()
-        except Interrupted:
-            return
-    raise AssertionError("the training was not interrupted")
+def stop_after(stored: Path) -> None:
+    """Stops the training by a signal once this checkpoint is stored."""
+    while not stored.exists():
+        time.sleep(0.01)
+    (process,) = (child for child in psutil.Process().children() if child.cwd().endswith("/together"))
+    os.kill(process.pid, signal.SIGTERM)
 
 
 if __name__ == "__main__":

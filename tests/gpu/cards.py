@@ -2,10 +2,12 @@
 
     python -m tests.gpu.cards speed FOLDER SHAPE STEPS            the job with a 4-bit adapter on 1 card, then on 2
     python -m tests.gpu.cards full FOLDER SHAPE STEPS [CARDS ...] every weight, training alone; 2s: spread over two
+    python -m tests.gpu.cards measure FOLDER SHAPE STEPS          a short training; losses and answers of held-out rows
     python -m tests.gpu.cards kill FOLDER                         on 2 cards; one process is killed, 1 card ends it
 
 Needs two NVIDIA GPUs. Shapes, rows and recipe are those of `bench` (8b, 1b). Prints a JSON line for each run: median
-seconds of a step, tokens a second, peak of the memory of the card that has most, losses; then how they compare.
+seconds of a step, tokens a second, peak of the memory of the card that has most, losses; then how they compare. With
+`measure`: seconds of every stage, of which baseline and evaluate measure, and how many answers are the same.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ TOKENIZER = REPOSITORY / ".cache" / "models" / "SmolLM2-135M-Instruct"
 GIB = 1 << 30
 KILLED_AFTER = 4  # steps
 LIMIT_SECONDS = 500
+MEASURED_ROWS, NEW_TOKENS = 256, 128
 
 
 def prepare(folder: Path, shape: str, steps: int) -> None:
@@ -94,19 +97,58 @@ def measure_speed(folder: Path, shape: str, steps: int) -> None:
     prepare(folder, shape, steps)
     runs = []
     for cards in (1, 2):
-        spec, begun = spec_for(folder, shape, steps, cards, f"speed-{shape}-{cards}"), time.monotonic()
-        code = start(spec).wait(LIMIT_SECONDS)
-        if code:
-            print((spec.parent / "log").read_text("utf-8", "replace")[-6000:], flush=True)
-            raise SystemExit(code)
-        stats = json.loads((spec.parent / "output" / "stats.json").read_text())
+        spec = spec_for(folder, shape, steps, cards, f"speed-{shape}-{cards}")
+        stats, further = run_to_its_end(spec)
         losses = [
             json.loads(line)["loss"] for line in (spec.parent / "output/report/losses.jsonl").read_text().splitlines()
         ]
-        stages = {phase["name"]: phase["wall_seconds"] for phase in stats["phases"]}
         runs.append(figures(stats["training"], losses))
-        print(json.dumps(runs[-1] | {"stages": stages, "wall_seconds": round(time.monotonic() - begun, 1)}), flush=True)
+        print(json.dumps(runs[-1] | further), flush=True)
     print(json.dumps(compared(runs)), flush=True)
+
+
+def run_to_its_end(spec: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Its statistics, and the seconds of its stages and of all."""
+    begun = time.monotonic()
+    if code := start(spec).wait(LIMIT_SECONDS):
+        print((spec.parent / "log").read_text("utf-8", "replace")[-6000:], flush=True)
+        raise SystemExit(code)
+    wall = round(time.monotonic() - begun, 1)
+    stats = json.loads((spec.parent / "output" / "stats.json").read_text())
+    return stats, {
+        "stages": {phase["name"]: phase["wall_seconds"] for phase in stats["phases"]},
+        "wall_seconds": wall,
+    }
+
+
+def measure_evaluation(folder: Path, shape: str, steps: int) -> None:
+    prepare(folder, shape, steps)
+    runs: list[dict[str, Any]] = []
+    answers = []
+    for cards in (1, 2):
+        spec = spec_for(folder, shape, steps, cards, f"measure-{shape}-{cards}")
+        document = json.loads(spec.read_text())
+        document["data"]["held_out"] = {"rows": MEASURED_ROWS}
+        document["training"]["eval_batch_size"] = 4
+        document["evaluation"] = {
+            "exact_match_rows": MEASURED_ROWS, "max_new_tokens": NEW_TOKENS, "metrics": ["token_f1"],
+        }  # fmt: skip
+        spec.write_text(json.dumps(document))
+        stats, further = run_to_its_end(spec)
+        known = {name: stats["evaluation"][name] for name in ("base", "trained")}
+        runs.append({"cards": cards, "evaluation": known} | further)
+        answers.append(json.loads((spec.parent / "output/report/answers.json").read_text()))
+        print(json.dumps(runs[-1]), flush=True)
+    same = {
+        name: sum(one[name] == two[name] for one, two in zip(*answers, strict=True)) for name in ("base", "trained")
+    }
+    one, two = (run["stages"] for run in runs)
+    print(
+        json.dumps({"baseline_times_as_fast": round(one["baseline"] / two["baseline"], 3),
+                    "evaluate_times_as_fast": round(one["evaluate"] / two["evaluate"], 3),
+                    "seconds_more": round(runs[1]["wall_seconds"] - runs[0]["wall_seconds"], 1),
+                    "same_answers": same, "of": len(answers[0])}), flush=True,
+    )  # fmt: skip
 
 
 def measure_full(folder: Path, shape: str, steps: int, counts: list[str]) -> None:
@@ -130,18 +172,20 @@ def measure_full(folder: Path, shape: str, steps: int, counts: list[str]) -> Non
 
 def train_alone(folder: Path, shape: str, steps: int, asked: str) -> None:
     """Plain transformers, which the weights can be spread with, and torch's AdamW."""
+    from job.asked import ToTrain
     from job.data.build import build_dataset
-    from job.data.reopen import save
     from job.host.child import CHILDREN_IMPORT, preload
     from job.host.device import gpu_capability
     from job.host.log import Log
+    from job.host.records import build
     from job.ledger.checkpoints import TrainingOrigin
-    from job.plan.model_size import size_of_fetched
+    from job.several import MODULE, load_request, train_together
     from job.source import fetch_data, fetch_model_config, fetch_model_weights
     from job.spec import parse_spec
     from job.training.environment import prepare_environment
-    from job.training.process import TrainingRequest
-    from job.training.team import train_together
+    from job.training.loop import TrainResult
+    from job.training.machines import Machine
+    from job.training.team import Team
 
     cards = int(asked.rstrip("s"))
     path = spec_for(folder, shape, steps, cards, f"full-{shape}-{asked}")
@@ -159,14 +203,11 @@ def train_alone(folder: Path, shape: str, steps: int, asked: str) -> None:
     base = fetch_model_config(spec.model.source, work)
     prepared = build_dataset(spec, train, held_out, base.path, work, lambda done, total: None)
     fetch_model_weights(base)
-    request = TrainingRequest(
-        spec=spec, base=base.path, size=size_of_fetched(base.path, base.weight_bytes, local=True),
-        prepared=save(prepared, work / "prepared"), workdir=work, weights=work / "weights.safetensors", device="cuda",
-        checkpoints=str(work / "store"),
-        origin=TrainingOrigin(spec.run_id, base.public_id, prepared.digest), machine={},
-    )  # fmt: skip
-    begun = time.monotonic()
-    result = train_together(cards, request, Log(json_lines=True), lambda: None).result
+    request = ToTrain(str(work / "store"), TrainingOrigin(spec.run_id, base.public_id, prepared.digest), {})
+    begun, log = time.monotonic(), Log(json_lines=True)
+    with Team(MODULE, cards, spec, "cuda", work, log, Machine()) as team:
+        team.ask("load", load_request(base, None, prepared, work), log.live)
+        result: TrainResult = build(TrainResult, train_together(team, request, log, lambda: None)[0].result["result"])
     whole = {
         "weights": spec.resources.weights,
         "wall_seconds": round(time.monotonic() - begun, 1),
@@ -221,6 +262,8 @@ def main() -> None:
         make_model(rest[0], Path(folder) / rest[0], TOKENIZER)
     elif part == "speed":
         measure_speed(Path(folder), rest[0], int(rest[1]))
+    elif part == "measure":
+        measure_evaluation(Path(folder), rest[0], int(rest[1]))
     elif part == "full":
         measure_full(Path(folder), rest[0], int(rest[1]), rest[2:] or ["1", "2s"])
     elif part == "train":

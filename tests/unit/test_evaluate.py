@@ -17,7 +17,7 @@ from job.errors import GateError
 from job.evaluation.gates import check_gates, judged
 from job.evaluation.generate import GENERATION_BATCH_TOKENS, answer_ids, answered, generation_batches
 from job.evaluation.loss import loss_of, losses_of
-from job.evaluation.margins import equal_margins, margins_of
+from job.evaluation.margins import equal_margins, margins, rewards_of
 from job.evaluation.metrics import METRICS, Options
 from job.evaluation.scores import Wanted, answer_rows, loss_rows, margin_rows
 from job.evaluation.scores import figures as figures_of
@@ -114,7 +114,7 @@ def test_margins_are_of_the_rewards(model: Any) -> None:
     told: list[int] = []
     dpo = METHODS["dpo"].rewards
     assert dpo is not None
-    found = margins_of(adapted, pairs, dpo, SimpleNamespace(beta=0.2), 0, told.append)
+    found = margins(pairs, rewards_of(adapted, pairs, dpo, SimpleNamespace(beta=0.2), 0, told.append))
     assert [margin for (margin,) in found] == pytest.approx(
         [reward(a) - reward(b) for a, b in zip(*sides, strict=True)], abs=1e-5
     )
@@ -131,11 +131,11 @@ def test_answers_with_labels_are_compared_each_good_one_with_every_bad_one(model
         [row | {"desirable": [label]} for row, label in zip(rows(5), labels, strict=True)]
     )
     rewards = Rewards(lambda _, log_probability, *__: log_probability, by_reference=False)
-    margins = margins_of(model, found, rewards, None, 0, lambda _: None)
-    assert [len(each) for each in margins] == [2, 2, 2]
+    values = rewards_of(model, found, rewards, None, 0, lambda _: None)
+    assert [len(each) for each in margins(found, values)] == [2, 2, 2]
     assert [len(equal_margins(found.select(range(count)))) for count in (5, 4, 1)] == [3, 3, 0]
     assert len(equal_margins(datasets.Dataset.from_list(rows(4)))) == 4
-    assert margins_of(model, found.select([0]), rewards, None, 0, lambda _: None) == []
+    assert margins(found.select([0]), values[:1]) == []
 
 
 def test_a_reward_that_is_not_a_number_ends_the_run() -> None:
@@ -145,7 +145,7 @@ def test_a_reward_that_is_not_a_number_ends_the_run() -> None:
     diverged.device = "cpu"  # type: ignore[attr-defined]
     pair = rows(1)[0] | {f"rejected_{name}": values for name, values in rows(1)[0].items()}
     with pytest.raises(GateError, match="a reward is not a number"):
-        margins_of(
+        rewards_of(
             diverged,
             [pair],
             Rewards(lambda _, log_probability, *__: log_probability, by_reference=False),

@@ -22,7 +22,7 @@ from job.evaluation.metrics import METRICS, Options
 from job.evaluation.metrics.json_fields import fields
 from job.evaluation.metrics.rouge_l import common
 from job.evaluation.metrics.tool_calls import calls
-from job.evaluation.readings import can_keep, log_probabilities, log_sums, of_rows
+from job.evaluation.readings import can_keep, log_sums, means, of_rows, sums_of_choices
 from job.evaluation.scores import Rows, Wanted, answer_rows, choice_rows, differences, figures, loss_rows, paired
 from job.host.bounded import processor_seconds
 from job.report.figures import compared, verdict
@@ -279,14 +279,17 @@ def test_choices_have_the_mean_log_probability_of_their_tokens(model: Any) -> No
     questions = [Question("", prompt, "", choices, 0, len(prompt)) for prompt, choices in asked]
     questions.insert(1, Question("", [1], "none of them"))
     for batch in (1, 3, 16):
-        found = log_probabilities(model, questions, batch, 0)
+        found = means(questions, sums_of_choices(model, questions, batch, 0))
         assert found.pop(1) == []
         for values, (prompt, choices) in zip(found, asked, strict=True):
             assert values == pytest.approx([by_hand(model, prompt, rest) for rest in choices], rel=1e-4)
 
 
 def test_a_choice_whose_first_letters_are_in_the_prompts_last_token_is_compared_from_there(model: Any) -> None:
-    (values,) = log_probabilities(model, [Question("", [1, 2, 3], "", [[3, 4], [30]], 0, 2)], 4, 0)
+    (values,) = means(
+        [Question("", [1, 2, 3], "", [[3, 4], [30]], 0, 2)],
+        sums_of_choices(model, [Question("", [1, 2, 3], "", [[3, 4], [30]], 0, 2)], 4, 0),
+    )
     assert values == pytest.approx([by_hand(model, [1, 2], [3, 4]), by_hand(model, [1, 2], [30])], rel=1e-4)
 
 
@@ -297,7 +300,7 @@ def test_the_sum_over_learned_tokens_is_the_loss_of_a_row(model: Any, kept: bool
         for ids, learned in (([1, 2, 3, 4], 2), ([5, 6] * 5, 1), ([9, 8], 1))
     ]
     sums = log_sums(model, of_rows(rows), 2, 0, kept=kept)
-    losses = losses_of(model, rows, 3, 0)
+    losses = [loss or (0.0, 0.0) for loss in losses_of(model, rows, 3, 0)]
     assert [-own for (own,) in sums] == pytest.approx([nats for nats, _ in losses], rel=1e-4)
     assert [len(reading.wanted[0]) for reading in of_rows(rows)] == [count for _, count in losses] == [2, 9, 1]
 
