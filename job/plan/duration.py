@@ -121,16 +121,15 @@ def epoch_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card,
 
 
 def stages(
-    spec: JobSpec, size: ModelSize, data_seconds: float, training_seconds: float, cards: int,
-    asked_seconds: float = 0.0, merged_seconds: float = 0.0,
+    spec: JobSpec, size: ModelSize, data_seconds: float, training_seconds: float, asked_seconds: float = 0.0,
+    merged_seconds: float = 0.0,
 ) -> list[Stage]:  # fmt: skip
     """Of a run in its order. `data_seconds`: as long as tokenising took here. `asked_seconds`, `merged_seconds`: of
-    benchmarks that each of base and tuned model goes through, and the merged weights.
+    benchmarks that each of base and tuned model goes through, and the merged weights. On several GPUs processes import
+    and load at the same time.
     """
     weights = 2 * size.parameters
     compiled = COMPILE_SECONDS if spec.model.backend == "unsloth" else 0.0
-    if cards > 1:  # processes are started, and the model is loaded there and here again
-        compiled += ENGINE_SECONDS + 2 * weights / LOAD_RATE
     found = [
         Stage("engine", ENGINE_SECONDS),
         Stage("data", data_seconds),

@@ -168,6 +168,12 @@ def processes(spec: JobSpec, kind: str) -> int:
     return int(wanted)
 
 
+def cards_of_run(spec: JobSpec) -> list[str]:
+    """Names of the GPUs of this machine that a run may use, as far as they are there."""
+    wanted = spec.resources.gpus
+    return cards() if wanted == "all" else cards()[: int(wanted)]
+
+
 def require_embeddings(rows: int, prepared: Prepared) -> None:
     """Raises `InputError` if a token of the data, or one that pads or ends, has no row in the model's embedding."""
     import pyarrow.compute as pc

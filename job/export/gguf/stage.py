@@ -7,9 +7,10 @@ from being made and stored.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Self
 
@@ -38,8 +39,10 @@ from job.gguf.worker import (
 )
 from job.host.cgroup import native_threads
 from job.host.child import Child
+from job.host.device import VISIBLE
 from job.host.log import Bar
 from job.plan.host_memory import Memory
+from job.plan.require import cards_of_run
 from job.plan.steps import GGUF_SPLIT_BYTES, takes_imatrix
 from job.weights.shapes import read_shapes
 
@@ -77,6 +80,7 @@ class Quants:
         self.own = artefacts.run.workdir / f"{self._spec.name}-{TYPES[self._own_type].label}.gguf"
         self._reference, self._trained = (artefacts.run.workdir / name for name in (REFERENCE, TRAINED_LOGITS))
         self._threads = max(1, native_threads() // artefacts.at_once)
+        self._places = in_turn(cards_of_run(self._spec) if device == "cuda" else [])
 
     def __enter__(self) -> Self:
         if any(self.order()):
@@ -184,7 +188,13 @@ class Quants:
         return Against(reference, self._trained, asked, limits, self._threads)
 
     def _child(self, steps: tuple[Operation, ...], what: str, planned_bytes: int | None) -> Child:
-        return Child(WORKER, GgufRequest(steps), self.artefacts.run.children, what, planned_bytes=planned_bytes)
+        folder, request = self.artefacts.run.children, GgufRequest(steps)
+        return Child(WORKER, request, folder, what, planned_bytes=planned_bytes, further=next(self._places))
+
+
+def in_turn(names: Sequence[str]) -> Iterator[Mapping[str, str]]:
+    """What each of many processes is told of its GPU: the others first, as the first compares the merged weights."""
+    return cycle([{VISIBLE: name} for name in (*names[1:], *names[:1])] if len(names) > 1 else [{}])
 
 
 def asked_of(artefacts: Artefacts, name: str) -> AskedIds:
