@@ -286,10 +286,8 @@ def test_choices_have_the_mean_log_probability_of_their_tokens(model: Any) -> No
 
 
 def test_a_choice_whose_first_letters_are_in_the_prompts_last_token_is_compared_from_there(model: Any) -> None:
-    (values,) = means(
-        [Question("", [1, 2, 3], "", [[3, 4], [30]], 0, 2)],
-        sums_of_choices(model, [Question("", [1, 2, 3], "", [[3, 4], [30]], 0, 2)], 4, 0),
-    )
+    questions = [Question("", [1, 2, 3], "", [[3, 4], [30]], 0, 2)]
+    (values,) = means(questions, sums_of_choices(model, questions, 4, 0))
     assert values == pytest.approx([by_hand(model, [1, 2], [3, 4]), by_hand(model, [1, 2], [30])], rel=1e-4)
 
 
