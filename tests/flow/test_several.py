@@ -26,7 +26,10 @@ CHANGES: dict[str, Any] = {
     "/training/max_steps": 14, "/training/batch_size": 2,
     "/training/gradient_accumulation_steps": 3, "/training/eval_steps": 7,
     "/training/keep": "best", "/output/checkpoints": {"every_minutes": 600},
+    "/evaluation": {"prompts": ["Turn on the lamp."], "max_new_tokens": 4, "exact_match_rows": 8,
+                    "metrics": ["exact_match", "token_f1"], "forgetting": {}},
 }  # fmt: skip
+SLOW = {"/evaluation/max_new_tokens": 400}  # a measurement of a second
 LIMIT, GRADIENT_LIMIT = 1e-5, 1e-3  # of a loss, and of a gradient's length: parts of them
 
 
@@ -58,6 +61,18 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def same(output: Path, wanted: Path) -> None:
+    """Losses of the training, and what both models know: figures and answers."""
+    learned_the_same(output, wanted)
+    ours, theirs = (document(folder / "stats.json")["evaluation"] for folder in (output, wanted))
+    for model in ("base", "trained"):
+        assert ours[model] == pytest.approx(theirs[model], rel=1e-4), model
+        assert {"held_out_loss", "general_loss", "token_f1"} < set(ours[model])
+    answers = [json.loads((folder / "report" / "answers.json").read_text()) for folder in (output, wanted)]
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 9
+
+
+def learned_the_same(output: Path, wanted: Path) -> None:
     found, known = figures(output), figures(wanted)
     assert len(found) == len(known) == CHANGES["/training/max_steps"] + 2
     for ours, theirs in zip(found, known, strict=True):
@@ -66,9 +81,6 @@ def same(output: Path, wanted: Path) -> None:
     ours, theirs = (document(folder / "stats.json") for folder in (output, wanted))
     for name in ("steps", "tokens", "best_step", "trainable_parameters"):
         assert ours["training"][name] == theirs["training"][name], name
-    assert ours["evaluation"]["trained"]["held_out_loss"] == pytest.approx(
-        theirs["evaluation"]["trained"]["held_out_loss"], abs=1e-4
-    )
 
 
 def running(folder: Path, count: int, **more: Any) -> Running:
@@ -102,6 +114,8 @@ def test_a_stop_and_another_number_of_processes(alone: Path, tmp_path: Path) -> 
     assert (training["processes"], training["batch_size"], training["gradient_accumulation_steps"]) == (3, 2, 3)
     assert training["resumed_from_step"] == stored["step"]
     same(tmp_path / "out", alone)
+    heard = [(event["stage"], event["prompt"]) for event in three.named("answer")]
+    assert len(heard) == len(set(heard)) == 6, "three answers of each model, once"
     phases = {phase["name"]: phase for phase in document(tmp_path / "out" / "stats.json")["phases"]}
     assert [child["what"] for child in phases["evaluate"]["children"][:3]] == [
         f"process {number} of 3 of the training" for number in (1, 2, 3)
@@ -141,6 +155,40 @@ def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
     assert not first.is_running()
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert list((tmp_path / "out").rglob("step-00000002/checkpoint.json"))
+
+
+def test_a_process_that_is_killed_while_they_measure(alone: Path, tmp_path: Path) -> None:
+    """Ends the run as in the training; what was trained is stored, and one process goes on with it."""
+    command = running(tmp_path, 2, **SLOW)
+    command.wait_until(lambda r: r.says('"event": "adapter"'))
+    first, second = members(command)
+    second.kill()
+    begun = time.monotonic()
+    result = command.finish(60)
+    assert time.monotonic() - begun < 20
+    assert result.exit_code == 13, result.stdout[-2000:]
+    assert "process 2 of 2 of the training: its process was killed" in result.failure["message"]
+    assert [(event["rank"], event["error"]) for event in result.named("rank")] == [(1, "CapacityError")]
+    assert not first.is_running()
+    assert not result.named("evaluate")
+    assert [event["step"] for event in result.named("checkpoint")] == [CHANGES["/training/max_steps"]]
+    one = run_tiny(tmp_path, CHANGES | SLOW)
+    assert one.exit_code == 0, one.stdout[-2000:]
+    assert [event["step"] for event in one.named("resume")] == [CHANGES["/training/max_steps"]]
+    learned_the_same(tmp_path / "out", alone)
+
+
+def test_a_stop_while_they_measure_ends_them_at_once(tmp_path: Path) -> None:
+    command = running(tmp_path, 2, **SLOW)
+    command.wait_until(lambda r: r.says('"event": "load"'))
+    started = members(command)
+    command.signal(signal.SIGTERM)
+    begun = time.monotonic()
+    result = command.finish(60)
+    assert time.monotonic() - begun < 5
+    assert (result.exit_code, result.named("baseline"), result.named("rank")) == (30, [], []), result.stdout[-2000:]
+    assert len(started) == 2
+    assert not any(process.is_running() for process in started)
 
 
 WHOLE: dict[str, Any] = {
