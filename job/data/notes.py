@@ -24,6 +24,7 @@ SENTENCES = {
     "spaced": "chosen and rejected of {} rows differ in white space alone: that is what is learned of them",
     "desirable": "{} answers are called good",
     "undesirable": "{} answers are called bad",
+    "weighted": "{} messages are learned in part, by their weight",
     "wished": "{} messages are marked to be learned but are not answers; train_on responses learns answers alone",
 }
 

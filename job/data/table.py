@@ -98,7 +98,7 @@ class Table:
                 places.append(batch[index].place)
         self.remarks.update(reply.remarks)
         self.dropped_rows += len(reply.dropped)
-        for index, lengths, trained, truncated, digest in reply.sequences:
+        for index, lengths, trained, truncated, digest, _ in reply.sequences:
             figures = (self.read_rows + index, sum(lengths), max(lengths), trained, truncated, digest)
             for column, value in zip(self._columns.values(), figures, strict=True):
                 column.append(value)
@@ -106,11 +106,12 @@ class Table:
                 self.truncated_examples.append(batch[index].place)
         self.read_rows += len(batch)
         self._row_source.extend([source] * len(batch))
-        self._write([lengths for _, lengths, *_ in reply.sequences], body)
+        further = [[count] for *_, count in reply.sequences]
+        self._write([lengths for _, lengths, *_ in reply.sequences], further, body)
 
-    def _write(self, lengths: list[list[int]], body: bytes) -> None:
-        """`body`: for each sequence (of a pair, one after the other) its ids, then its labels, then one number for each
-        further column, int32.
+    def _write(self, lengths: list[list[int]], further: list[list[int]], body: bytes) -> None:
+        """`body`: for each sequence (of a pair, one after the other) its ids, then its labels, then so many numbers of
+        the `further` column, which pairs have not, int32.
         """
         import numpy as np
         import pyarrow as pa
@@ -118,8 +119,7 @@ class Table:
         if not lengths:
             return
         each = np.repeat(np.array(lengths), 2, axis=1)  # ids and labels are of one length
-        further = len(self._schema) - each.shape[1]
-        each = np.concatenate([each, np.ones((len(each), further), each.dtype)], axis=1)
+        each = np.concatenate([each, np.array(further)], axis=1)[:, : len(self._schema)]
         column_of = np.repeat(np.tile(np.arange(each.shape[1]), len(each)), each.ravel())
         tokens = np.frombuffer(body, dtype=np.int32)
         columns = [

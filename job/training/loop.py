@@ -31,6 +31,7 @@ from job.training.ranks import Ranks
 from job.training.shared_steps import SharedSteps
 from job.training.spread import SpreadSteps, spread
 from job.training.trainer_arguments import trainer_arguments
+from job.training.weighted import weighing
 
 
 @dataclass(frozen=True)
@@ -187,12 +188,13 @@ class Loop:
             common["report_to"] = "none"
         if self.method.kernel_loss:
             trainer_class = self.backend.adapt(trainer_class)
+        trainer_class, trained = weighing(trainer_class, self.prepared.train)
         tokenizer, collator = self.prepared.tokenizer, self.method.collator
         longest = self.spec.model.max_seq_length
         given = {
             "model": self.model,
             "args": config_class(**common | self.method.arguments(self.spec)),
-            "train_dataset": self.prepared.train,
+            "train_dataset": trained,
             "processing_class": tokenizer,
             **({"data_collator": collator(tokenizer.pad_token_id, longest)} if collator else {}),
         }

@@ -335,11 +335,11 @@ def test_any_conversation_equals_the_reference(
     reply, body = answer(request, rust, lambda pointer: None)
     ids, mask = reference(tokenizer, with_system(messages), CHATML)
     assert reply.faults == []
-    [[_, [length], trained, truncated, _]] = reply.sequences
+    [[_, [length], trained, truncated, _, further]] = reply.sequences
     found = list(memoryview(body).cast("i"))
     assert found[:length] == ids
     assert found[length:] == masked(ids, mask)
-    assert (trained, truncated) == (sum(mask), False)
+    assert (trained, truncated, further) == (sum(mask), False, 0)
 
 
 @settings(max_examples=200, deadline=None)

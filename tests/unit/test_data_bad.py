@@ -215,8 +215,8 @@ CASES = {
         [GOOD | {"tools": [{"name": "f"}], "functions": [{"name": "g"}]}],
         "row 1: tools and functions are one thing, and differ"
     ),
-    "weight between": Bad(message(role="assistant", content="x", weight=0.5),
-                          "row 2: message 2: weight must be 0 or 1"),
+    "weight beyond": Bad(message(role="assistant", content="x", weight=1.5),
+                          "row 2: message 2: weight must be 0, or from"),
     "a bad KTO row": Bad([{"prompt": "a", "completion": "b", "label": False}], "label is False: preference",
                          "prompt_completion"),
     "tools nested too deeply": Bad(

@@ -33,7 +33,8 @@ def test_columns_types_and_lengths(tmp_path: Path) -> None:
     import pyarrow
 
     prepared = prepare(tmp_path, numbered(5), "prompt_completion")
-    assert prepared.train.column_names == ["input_ids", "labels"]
+    assert prepared.train.column_names == ["input_ids", "labels", "weights"]
+    assert prepared.train["weights"] == [[]] * len(prepared.train)
     assert {str(field.type) for field in prepared.train.data.schema} == {"list<item: int32>"}
     assert prepared.train.cache_files[0]["filename"].endswith("train.arrow")
     assert pyarrow.total_allocated_bytes() < 10 << 20

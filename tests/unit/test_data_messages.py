@@ -53,6 +53,17 @@ def test_marks_say_what_is_learned_and_are_not_a_part_of_the_message(speak: Any,
     assert found.wished == 0
 
 
+@pytest.mark.parametrize("speak", [answer, said])
+@pytest.mark.parametrize("keys", [{"weight": 0.25}, {"loss_weight": 0.25}, {"weight": 0.25, "train": True}])
+def test_a_fraction_is_a_weight_in_millionths(speak: Any, keys: Row) -> None:
+    found = speak(**keys)
+    assert (found.weights, found.unlearned, found.messages[1]) == (
+        {1: 250_000},
+        frozenset(),
+        {"role": "assistant", "content": "a"},
+    )
+
+
 def test_marks_are_those_of_their_message_after_a_system_prompt() -> None:
     turns = [{"from": "human", "value": "q", "weight": 0}, {"from": "gpt", "value": "a", "weight": 1}]
     assert chat("sharegpt", *turns, system="s").unlearned == {1}
@@ -63,7 +74,14 @@ def test_marks_are_those_of_their_message_after_a_system_prompt() -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"weight": 0.5}, "weight must be 0 or 1, false or true, not 0.5; an answer is learned whole or not at all"),
+        ({"weight": 1.5}, "weight must be 0, or from 0.000001 to 1, not 1.5"),
+        ({"weight": -0.5}, "weight must be 0, or from 0.000001 to 1, not -0.5"),
+        ({"loss_weight": 1e-7}, "loss_weight must be 0, or from 0.000001 to 1, not 1e-07"),
+        ({"weight": float("nan")}, "weight must be 0, or from 0.000001 to 1, not nan"),
+        ({"weight": "0.5"}, "weight must be 0, or from 0.000001 to 1, not '0.5'"),
+        ({"train": 0.5}, "train must be 0 or 1, false or true, not 0.5"),
+        ({"weight": 0.5, "loss_weight": 0.25}, "weight and loss_weight contradict each other"),
+        ({"weight": 0.5, "train": False}, "weight and train contradict each other"),
         ({"train": "no"}, "train must be 0 or 1"),
         ({"weight": 1, "train": False}, "weight and train contradict each other"),
         ({"train_detail": [{"begin_offset": 0}]}, "the key train_detail cannot be used"),

@@ -171,6 +171,14 @@ def test_a_row_is_refused(name: str) -> None:
         shape("preference", row, Columns({}))
 
 
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_an_answer_that_is_compared_is_not_learned_in_part(side: str) -> None:
+    row = {"prompt": turns(QUESTION), "chosen": [answer(GOOD)], "rejected": [answer(BAD)]}
+    row[side] = [{**answer("x"), "weight": 0.5}]
+    with pytest.raises(RowFault, match=r"message 2: a weight of 0.5 is for training.method sft; .*write 0 or 1"):
+        shape("preference", row, Columns({}))
+
+
 def test_a_refusal_names_the_row(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         pairs(tmp_path, [ROW, REFUSED["other prompts"][0]])

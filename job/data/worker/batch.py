@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,10 +10,12 @@ from itertools import pairwise
 from typing import Any, cast
 
 from job.data.worker import sandbox
+from job.data.worker.control import ControlTokens
 from job.data.worker.messages import Message, RowFault, names, row_mark
 from job.data.worker.options import those_with
 from job.data.worker.reasons import differ_in_space_alone, teaches, why_unlearned
 from job.data.worker.render import ChatTemplate
+from job.data.worker.rendered import Rendered
 from job.data.worker.shape import (
     Chat,
     Columns,
@@ -28,11 +29,11 @@ from job.data.worker.shape import (
     require_good,
     shape,
 )
-from job.data.worker.tokenise import Sequence, Tokeniser
+from job.data.worker.tokenise import WEIGHT, Sequence, Tokeniser
+from job.data.worker.tokens import Span
 from job.data.worker.wire import MARKED, Job, Reply, Request, Source
 
 CHAT_TEMPLATE = "/data/chat_template"
-BRACKETED = re.compile(r"<[^<>\s]{1,64}>|\[[^\[\]\s]{1,64}\]")  # what control tokens look like, of which some have 65k
 
 Stage = Callable[[str], None]  # called before a template runs, so that the job can name the one that never returns
 
@@ -54,9 +55,7 @@ class Batch:
         self._learn_all = job.train_on == "all"
         self._tokeniser = Tokeniser(tokenizer, job.max_seq_length, job.prefix_ids, job.eos_id)
         self._stage = stage
-        self._control = frozenset(job.end_tokens)
-        odd = [re.escape(token) for token in job.end_tokens if token and not BRACKETED.fullmatch(token)]
-        self._control_form = re.compile("|".join([BRACKETED.pattern, *odd]))
+        self._control = ControlTokens(job.end_tokens)
 
     @property
     def template(self) -> ChatTemplate:
@@ -92,7 +91,7 @@ class Batch:
                 reply.faults.append([index, str(error), CHAT_TEMPLATE])
                 continue
             remarks.update(found)
-            remarks.update(self._control_tokens(example))
+            remarks.update(self._control.written_in(example))
             kept = [part for part in parts if teaches(part)]
             if not kept:
                 tokens = max((sequence.whole_tokens for part in parts for sequence in part), default=0)
@@ -101,10 +100,12 @@ class Batch:
             remarks["unknown"] += any(self._tokeniser.has_unknown(sequence) for part in kept for sequence in part)
             for part in kept:
                 data = b"".join(sequence.input_ids.tobytes() + sequence.labels.tobytes() for sequence in part)
-                data += array("i", [example.desirable]).tobytes() if isinstance(example, Labelled) else b""
+                further = array("i", [example.desirable]) if isinstance(example, Labelled) else part[0].weights
+                data += further.tobytes()
                 digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
                 trained, truncated = sum(s.trained_tokens for s in part), any(s.truncated for s in part)
-                reply.sequences.append([index, [len(s.input_ids) for s in part], trained, truncated, digest])
+                lengths = [len(s.input_ids) for s in part]
+                reply.sequences.append([index, lengths, trained, truncated, digest, len(further)])
                 body += data
         return reply
 
@@ -201,27 +202,21 @@ class Batch:
             bounds = [0, *(bound for span in hidden for bound in span), len(rendered.text)]
             spans = list(pairwise(bounds))[::2]
             del rendered.remarks["wished"], rendered.remarks["empty"]
-        sequence, merged = self._tokeniser.chat(rendered.text, spans, [turn.start for turn in rendered.turns])
+        starts = [turn.start for turn in rendered.turns]
+        sequence, merged = self._tokeniser.chat(rendered.text, spans, starts, self._weighted(chat, rendered))
+        rendered.remarks["weighted"] += len(sequence.weights) // WEIGHT
         rendered.remarks["merged"] += merged
         prompt = rendered.text[: rendered.turns[0].start] if rendered.turns else None
         return sequence, +rendered.remarks, prompt
 
-    def _control_tokens(self, example: Example) -> set[str]:
-        """`control`, and each token of the vocabulary's that is not text and is in the row's text."""
-        match example:
-            case Preference(chosen, rejected):
-                return self._control_tokens(chosen) | self._control_tokens(rejected)
-            case Labelled(answer):
-                return self._control_tokens(answer)
-            case Document(text):
-                texts = [text]
-            case Pair(prompt, completion):
-                texts = [prompt, completion]
-            case Chat(messages):
-                texts = [message["content"] for message in messages]
-        written = {token for text in texts for token in self._control_form.findall(text)}
-        found = {f"token {token}" for token in written & self._control}
-        return found | {"control"} if found else found
+    def _weighted(self, chat: Chat, rendered: Rendered) -> list[tuple[Span, int]]:
+        """What is learned in part, with its weight in millionths."""
+        if self._learn_all:
+            places = self.template.marked(chat, chat.weights, rendered.text)
+        else:
+            turns = zip(rendered.answers, rendered.turns, strict=True)
+            places = {number: (turn.start, turn.end) for number, turn in turns if number in chat.weights}
+        return [(span, chat.weights[number]) for number, span in places.items()]
 
     def _examples(self, request: Request, reply: Reply, remarks: Counter[str]) -> Iterator[tuple[int, Example]]:
         """The rows as examples; faulty ones and those marked not to be learned go to the reply."""
@@ -257,7 +252,7 @@ class Batch:
                 reply.faults.append([index, str(error), ""])
                 continue
             remarks.update(f"mark {name}" for name in others)
-            if learned is False:
+            if learned == 0:
                 reply.dropped.append([index, MARKED, 0])
             else:
                 yield index, row

@@ -5,7 +5,8 @@ Pure Python on plain values; it runs in the worker processes. What a row gets wr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from job.data.worker.messages import Conversation, Message, RowFault, is_name, listed, names, string
@@ -19,7 +20,7 @@ TOOL = ("type", "function")
 class Chat:
     """Messages of role and string content; assistant turns before `first_trained` are context only.
 
-    `unlearned`, `wished`, `ignored`: as in `Conversation`.
+    `unlearned`, `wished`, `ignored`, `weights`: as in `Conversation`.
     """
 
     messages: list[Message]
@@ -28,6 +29,7 @@ class Chat:
     unlearned: frozenset[int] = frozenset()
     wished: int = 0
     ignored: tuple[str, ...] = ()
+    weights: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,13 @@ def chat(talk: Conversation, row: Row, columns: Columns, first_trained: int = 0)
     if tools and older and tools != older:
         raise RowFault("tools and functions are one thing, and differ here")
     return Chat(
-        talk.messages, tools or older, first_trained, frozenset(talk.unlearned), talk.wished, tuple(talk.ignored)
+        talk.messages,
+        tools or older,
+        first_trained,
+        frozenset(talk.unlearned),
+        talk.wished,
+        tuple(talk.ignored),
+        talk.weights,
     )
 
 

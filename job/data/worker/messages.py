@@ -39,6 +39,8 @@ REASONING = ("reasoning_content", "reasoning", "thinking")  # one thing under th
 READ = ("role", "content", "tool_calls", "tool_call_id")
 LEARNED_WHERE_TRUE = ("weight", "train", "training", "trainable", "loss", "loss_weight", "loss_mask", "learn")
 LEARNED_WHERE_FALSE = ("masked",)
+WEIGHTS = ("weight", "loss_weight")  # of these marks, those that may be a fraction
+WHOLE = 1_000_000  # a weight of 1, in which fractions are counted
 MARKS = (*LEARNED_WHERE_TRUE, *LEARNED_WHERE_FALSE)
 MARK_WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}  # in a .csv all is text
 REFUSED = {
@@ -107,12 +109,14 @@ def listed(value: Any, name: str) -> list[Any]:
 class Conversation:
     """Messages in the order they are added.
 
-    `unlearned`: numbers of those marked not to be learned, of any role. `wished`: how many are marked to be learned
-    though they are not answers. `ignored`: names of keys, one for each time, that no template can see.
+    `unlearned`: numbers of those marked not to be learned, of any role; `weights`: in millionths, of those to be
+    learned in part. `wished`: how many are marked to be learned though they are not answers. `ignored`: names of keys,
+    one for each time, that no template can see.
     """
 
     messages: list[Message] = field(default_factory=list)
     unlearned: set[int] = field(default_factory=set)
+    weights: dict[int, int] = field(default_factory=dict)
     wished: int = 0
     ignored: list[str] = field(default_factory=list)
 
@@ -149,9 +153,11 @@ class Conversation:
         message = {key: value for key, value in item.items() if value is not None}
         marked = _mark(message, where)
         is_answer = message["role"] == "assistant"
-        if marked is False:
+        if marked == 0:
             self.unlearned.add(len(self.messages))
-        self.wished += marked is True and not is_answer
+        elif marked and marked < 1:
+            self.weights[len(self.messages)] = round(marked * WHOLE)
+        self.wished += bool(marked) and not is_answer
         for key in REFUSED:
             if message.pop(key, None):
                 raise RowFault(f"{where}: the key {key} cannot be used: {REFUSED[key]}")
@@ -221,26 +227,27 @@ class Conversation:
         self.ignored += [f"{where}.{key}" for key, value in item.items() if key not in known and value is not None]
 
 
-def _mark(message: Message, where: str) -> bool | None:
-    """Whether the message says that it is learned, taken out of it; None where it says nothing."""
-    said: dict[str, bool] = {}
+def _mark(message: Message, where: str) -> float | None:
+    """How much of it is learned, 0 to 1, as the message says, taken out of it; None where it says nothing."""
+    said: dict[str, float] = {}
     for key in MARKS:
         if key in message:
             value = message.pop(key)
-            if not _is_mark(value):
-                why = "; an answer is learned whole or not at all" if isinstance(value, float) else ""
-                raise RowFault(f"{where}: {key} must be 0 or 1, false or true, not {value!r:.40}{why}")
-            said[key] = bool(value)
+            fits = key in WEIGHTS and isinstance(value, float) and 1 / WHOLE <= value <= 1
+            if not (fits or _is_mark(value)):
+                wanted = f"0, or from {1 / WHOLE:f} to 1" if key in WEIGHTS else "0 or 1, false or true"
+                raise RowFault(f"{where}: {key} must be {wanted}, not {value!r:.40}")
+            said[key] = float(value)
     return _verdict(said, where)
 
 
-def row_mark(row: Message, data: Collection[str]) -> tuple[bool | None, list[str]]:
-    """Whether the row as a whole says that it is learned, None where it says nothing; and its marks of other values.
+def row_mark(row: Message, data: Collection[str]) -> tuple[float | None, list[str]]:
+    """Whether the row as a whole is learned (1) or not (0), None where it does not say; and its marks of other values.
 
     These may be something else: a loss that somebody measured, a weight in kilograms. `data`: columns that are read
     under these names. Raises `RowFault` for marks that contradict each other, and for lists.
     """
-    said: dict[str, bool] = {}
+    said: dict[str, float] = {}
     others = []
     for key in MARKS:
         value = row.get(key) if key not in data else None
@@ -250,8 +257,8 @@ def row_mark(row: Message, data: Collection[str]) -> tuple[bool | None, list[str
             raise RowFault(
                 f"the row's {key} is a {kind_of(value)}; weight or train in each message says what is learned"
             )
-        if _is_mark(value):
-            said[key] = bool(value)
+        if isinstance(value, bool | int | float) and _is_mark(value):
+            said[key] = float(value)
         elif value is not None and value not in ("", [], {}):
             others.append(key)
     return _verdict(said, "the row"), others
@@ -261,12 +268,13 @@ def _is_mark(value: Any) -> bool:
     return isinstance(value, bool | int | float) and value in (0, 1)
 
 
-def _verdict(said: dict[str, bool], where: str) -> bool | None:
-    """What the marks of one thing say together."""
-    learned = {key: value != (key in LEARNED_WHERE_FALSE) for key, value in said.items()}
-    if len(set(learned.values())) > 1:
+def _verdict(said: dict[str, float], where: str) -> float | None:
+    """What the marks of one thing say together: beside a fraction, others say no more than that it is learned."""
+    learned = {key: 1 - value if key in LEARNED_WHERE_FALSE else value for key, value in said.items()}
+    known = set(learned.values())
+    if (0 in known and len(known) > 1) or len(known - {1}) > 1:
         raise RowFault(f"{where}: {' and '.join(learned)} contradict each other")
-    return next(iter(learned.values()), None)
+    return min(known, default=None)
 
 
 def _reasoning(message: Message, where: str) -> str:

@@ -12,11 +12,11 @@ import re
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from job.data.worker.messages import REASONING, Message, RowFault, further_keys
 from job.data.worker.missing import THOUGHT, missing_messages, missing_of_answer
+from job.data.worker.rendered import Rendered, Turn
 from job.data.worker.sandbox import TemplateFailedError, render
 from job.data.worker.shape import TOOL, Chat
 
@@ -25,28 +25,6 @@ FEW_ANSWERS = 32  # up to here each answer is looked for by itself, which takes 
 MAX_KEYS = 16  # of a row, beyond those that are known, each is tried by itself
 LONG_MESSAGES = 200  # from here on much time is more likely the conversation's than a hostile template's
 LONG_SECONDS = 5.0  # of the processor, for all renderings of a long conversation; less than a worker's request gets
-
-
-@dataclass(frozen=True)
-class Turn:
-    """Character offsets of one assistant turn: its text is [start, content_end), learned is [start, end).
-
-    `asked`: whether the text before it is that with which the template asks for an answer.
-    """
-
-    start: int
-    content_end: int
-    end: int
-    asked: bool = True
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A conversation's text, its learned turns, and how often what was in the row is not in the text, by kind."""
-
-    text: str
-    turns: tuple[Turn, ...]
-    remarks: Counter[str]
 
 
 class ChatTemplate:
@@ -97,24 +75,29 @@ class ChatTemplate:
         remarks["asked"] = sum(not turn.asked for turn in turns)
         for index, turn in zip(learned, turns, strict=True):
             remarks.update(missing_of_answer(chat.messages[index], full[turn.start : turn.end]))
-        return Rendered(full, turns, +remarks)
+        return Rendered(full, turns, tuple(learned), +remarks)
 
     def hidden(self, chat: Chat, full: str) -> list[tuple[int, int]]:
-        """Spans of what is marked not to be learned, where all else is: whole answers, and others' contents.
+        """Spans of what is marked not to be learned, where all else is. Raises as `marked`."""
+        return list(self.marked(chat, chat.unlearned, full).values())
+
+    def marked(self, chat: Chat, numbers: Collection[int], full: str) -> dict[int, tuple[int, int]]:
+        """Spans of these messages where all roles are learned: whole answers, and others' contents; none of empty ones.
 
         Raises `RowFault` where the template hides one.
         """
-        spans = []
-        for index in sorted(chat.unlearned):
+        spans = {}
+        for index in sorted(numbers):
             message = chat.messages[index]
             if message["role"] == "assistant" and not is_empty(message):
                 turn = self._turn(chat, index, full)
-                spans.append((turn.start, turn.end))
+                spans[index] = (turn.start, turn.end)
             elif message["content"].strip():
                 start, end = self._around(chat, index, full)
                 if start is None or end is None:
-                    raise RowFault(f"the chat template hides message {index + 1}, which is marked not to be learned")
-                spans.append((start, end))
+                    how = "marked not to be learned" if index in chat.unlearned else "marked to be learned in part"
+                    raise RowFault(f"the chat template hides message {index + 1}, which is {how}")
+                spans[index] = (start, end)
         return spans
 
     def _unread_keys(self, chat: Chat, full: str) -> Counter[str]:

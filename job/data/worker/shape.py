@@ -23,7 +23,7 @@ from job.data.worker.examples import (
     opened,
     question_and_answer,
 )
-from job.data.worker.messages import MARK_WORDS, RowFault, kind_of, listed, string
+from job.data.worker.messages import MARK_WORDS, WHOLE, RowFault, kind_of, listed, string
 from job.data.worker.preference import ANSWERING, OPENINGS, is_raw, preference
 
 __all__ = [
@@ -41,7 +41,26 @@ def shape(kind: str, row: Row, columns: Columns) -> Example:
     if example is None:
         raise ValueError(f"rows of format {kind} are rendered by the templates of their source")
     require_good(kind, row, columns.names.values())
-    return example(row, columns)
+    found = example(row, columns)
+    if not FORMATS[kind].weighs:
+        _require_whole(found)
+    return found
+
+
+def _require_whole(example: Example) -> None:
+    """Raises `RowFault` for a message that is to be learned in part."""
+    match example:
+        case Preference(chosen, rejected):
+            _require_whole(chosen)
+            _require_whole(rejected)
+        case Labelled(answer):
+            _require_whole(answer)
+        case Chat(weights=weights) if weights:
+            number, millionths = next(iter(weights.items()))
+            raise RowFault(
+                f"message {number + 1}: a weight of {millionths / WHOLE:g} is for training.method sft; answers that "
+                "are compared or rewarded count whole: write 0 or 1"
+            )
 
 
 def require_good(kind: str, row: Row, data: Collection[str]) -> None:
@@ -165,6 +184,7 @@ class Format:
     example: Callable[[Row, Columns], Example] | None  # None where the source's own templates make it
     has_answers: bool = True  # which a label may call good or bad
     unnamed: tuple[str, ...] = ()  # columns that are read under their own names alone
+    weighs: bool = True  # whether an answer may be learned in part
     is_chat: bool = True  # whether a chat template puts it in words; a prompt that is text decides for itself
 
     @property
@@ -182,15 +202,22 @@ FORMATS: dict[str, Format] = {
     "text": Format(("text",), (), _text, has_answers=False, is_chat=False),
     "template": Format((), (), None),
     "preference": Format(
-        ("chosen", "rejected"), (*OPENINGS, "input", "system", "tools"), preference, unnamed=("functions",)
+        ("chosen", "rejected"),
+        (*OPENINGS, "input", "system", "tools"),
+        preference,
+        unnamed=("functions",),
+        weighs=False,
     ),
-    "prompt_only": Format(("prompt", "reference"), ("system", "tools"), _prompt_only, unnamed=("functions",)),
+    "prompt_only": Format(
+        ("prompt", "reference"), ("system", "tools"), _prompt_only, unnamed=("functions",), weighs=False
+    ),
     "kto": Format(
         ("label",),
         (*(name for names in ANSWERED.values() for name in names), "input", "system", "tools"),
         _labelled,
         has_answers=False,
         unnamed=("functions",),
+        weighs=False,
     ),
 }
 

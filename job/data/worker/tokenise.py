@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from job.data.worker.wire import IGNORED
 from job.data.worker.words import words_of
 
 RARE = "\U00012031"  # a cuneiform sign, which few vocabularies have
+WEIGHT = 3  # numbers of a part that is learned in part
 OPENINGS = ("", "\n", ".")  # after which a text is encoded as it is in the middle of another
 
 
@@ -21,12 +22,14 @@ OPENINGS = ("", "\n", ".")  # after which a text is encoded as it is in the midd
 class Sequence:
     """Token ids and labels of one training sequence, both int32; label 0 is never learned, having no context.
 
-    `whole_tokens`: how many it would have if nothing had been cut off.
+    `whole_tokens`: how many it would have if nothing had been cut off. `weights`: first token, the one after the last,
+    and weight in millionths of each part that is learned in part, int32.
     """
 
     input_ids: array[int]
     labels: array[int]
     whole_tokens: int
+    weights: array[int] = field(default_factory=lambda: array("i"))
 
     @property
     def truncated(self) -> bool:
@@ -78,13 +81,21 @@ class Tokeniser:
         """Ids of raw text as the model expects to read it."""
         return [*self._prefix_ids, *self.encode(text).ids]
 
-    def chat(self, text: str, spans: list[Span], starts: list[int]) -> tuple[Sequence, int]:
+    def chat(
+        self, text: str, spans: list[Span], starts: list[int], weighted: Iterable[tuple[Span, int]] = ()
+    ) -> tuple[Sequence, int]:
         """A rendered conversation, cut on the right to the longest sequence; and how many of `starts`, where answers
-        begin, are within a token: who is asked for the answer sees the text before it in other tokens.
+        begin, are within a token: who is asked for the answer sees the text before it in other tokens. `weighted`:
+        spans with weights in millionths.
         """
         tokens = self.encode(text)
         merged = sum(map(tokens.goes_over, starts))
-        return self._cut(tokens.ids, tokens.labels(spans)), merged
+        whole, weights = self._cut(tokens.ids, tokens.labels(spans)), array("i")
+        for span, millionths in weighted:
+            first, after = tokens.covering(*span)
+            if first < (after := min(after, len(whole.input_ids))):
+                weights.extend((first, after, millionths))
+        return replace(whole, weights=weights), merged
 
     def pair(self, prompt: str, completion: str, learn_all: bool) -> tuple[Sequence, str]:
         """Prompt, completion and the end token; cut on the right.

@@ -27,7 +27,7 @@ class Tokens:
         """Ids of the tokens that overlap a span, `IGNORED` elsewhere."""
         labels = array("i", [IGNORED]) * len(self.ids)
         for start, end in spans:
-            first, after = self._covering(start, end)
+            first, after = self.covering(start, end)
             labels[first:after] = self.ids[first:after]
         return labels
 
@@ -46,7 +46,7 @@ class Tokens:
         token = self._encoding.char_to_token(place)
         return bisect_right(self._ends, place) if token is None else int(token)
 
-    def _covering(self, start: int, end: int) -> Span:
+    def covering(self, start: int, end: int) -> Span:
         """The first token of these characters, and the one after the last."""
         if start >= end:
             return 0, 0

@@ -70,7 +70,7 @@ class Reply:
     refused: str | None = None
     failed: str | None = None
     turn_end: str | None = None
-    # Row, tokens of each sequence (of a pair two), trained tokens, truncated, digest
+    # Row, tokens of each sequence (of a pair two), trained tokens, truncated, digest, numbers of the further column
     sequences: list[Any] = field(default_factory=list)
     faults: list[Any] = field(default_factory=list)  # row, words, pointer
     dropped: list[Any] = field(default_factory=list)  # row, words, tokens

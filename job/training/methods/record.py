@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-TOKENS = ("input_ids", "labels")
-LABELLED = (*TOKENS, "desirable")  # the last is one number, 1 or 0
-PAIRS = (*TOKENS, "rejected_input_ids", "rejected_labels")  # the first two are the chosen answer's
+WEIGHTS = "weights"
+TOKENS = ("input_ids", "labels", WEIGHTS)  # the last as `job.training.weighted` has it, mostly nothing
+LABELLED = ("input_ids", "labels", "desirable")  # the last is one number, 1 or 0
+PAIRS = ("input_ids", "labels", "rejected_input_ids", "rejected_labels")  # the first two are the chosen answer's
 
 Row = Mapping[str, Any]
 
