@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
 from job.context import Run
 from job.evaluation.assess import Assessment, Found
@@ -19,6 +18,7 @@ from job.export.rows import ASKED_ROWS
 from job.report.judged import verdicts
 from job.source import FetchedSource
 from job.source.benchmarks import FetchedSet
+from job.store.base import is_there
 
 BENCHMARKS = "benchmarks"
 JUDGE, JUDGED = "judge", "report/judge.jsonl"
@@ -78,7 +78,11 @@ def ask_judge(artefacts: Artefacts, before: Measured, after: Measured) -> tuple[
     if spec.evaluation.judge is None:
         return before, after
     pairs = _pairs(artefacts, before[0], after[0])
-    memory = KeptRulings(run.workdir / JUDGED, _earlier(run), run.log.redact, _keeper(artefacts))
+    # By a receipt or not: what an earlier try was answered and does not fit is not asked for
+    earlier = run.store.read(JUDGED) if is_there(run.store, JUDGED) else b""
+    memory = KeptRulings(
+        run.workdir / JUDGED, earlier, run.log.redact, lambda path: artefacts.store_files({JUDGED: path})
+    )
     with run.log.live("judges answers") as bar:
         counts, facts = judge(spec.evaluation.judge, pairs, spec.training.seed, memory, bar.update_total)
     run.stats.evaluation[JUDGE] = facts
@@ -113,16 +117,6 @@ def _pairs(artefacts: Artefacts, before: Assessment, after: Assessment) -> list[
         for question, base, tuned in chain(asked, rows)
         if base is not None and tuned is not None
     ]
-
-
-def _earlier(run: Run) -> bytes:
-    """What an earlier try has stored, be it listed by a receipt or not: what does not fit is not asked for."""
-    stored = {item.key for item in run.store.list(JUDGED)}
-    return run.store.read(JUDGED) if JUDGED in stored else b""
-
-
-def _keeper(artefacts: Artefacts) -> Callable[[Path], object]:
-    return lambda path: artefacts.store_files({JUDGED: path})
 
 
 def compare_both(artefacts: Artefacts, before: Measured, after: Measured) -> None:

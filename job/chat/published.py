@@ -13,7 +13,7 @@ from job.gguf.types import TYPES
 from job.ledger.manifest import MANIFEST, SPEC, File, Manifest, read_manifest
 from job.spec import JobSpec, parse_spec
 from job.store import Store, open_store
-from job.store.base import within
+from job.store.base import sha256_of, within
 from job.store.directory import DirectoryStore
 
 STATISTICS = "stats.json"
@@ -117,10 +117,7 @@ def _require(file: File, uri: str, path: Path, hashed: bool) -> None:
 def _is_it(file: File, path: Path, hashed: bool) -> bool:
     if not path.is_file() or path.stat().st_size != file.bytes:
         return False
-    if not hashed:
-        return True
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
+    return not hashed or sha256_of(path) == file.sha256
 
 
 def _changed(file: File, uri: str) -> GateError:

@@ -58,7 +58,7 @@ class Sent:
 class PushRequest:
     """One operation of this module; each takes what it needs of the rest. `contents` are what `stage` answered."""
 
-    operation: Literal["check_access", "stage", "publish", "push"]
+    operation: Literal["check_access", "stage", "publish"]
     repository: str
     run_id: str = ""
     message: str = ""
@@ -69,7 +69,7 @@ class PushRequest:
 
 @dataclass(frozen=True)
 class PushAnswer:
-    """`contents` of `stage`, `report` of `publish` and `push`."""
+    """`contents` of `stage`, `report` of `publish`."""
 
     contents: tuple[Content, ...] = ()
     report: PushReport | None = None
@@ -113,18 +113,12 @@ def check_access(repository: str, private: bool, token: str) -> None:
     hub.ask(lambda api: _delete(repository, api, ACCESS))
 
 
-def push(files: Sequence[tuple[Path, str]], repository: str, run_id: str, message: str, token: str) -> PushReport:
-    """Sends local files and shows them on main in one commit, with no other file of an earlier push beside them.
-
-    Raises `InputError` if the Hub refuses, `GateError` for a card that it cannot read, and `TransientError` for the
-    network or a file that did not arrive whole, after own retries. Until all is whole on the branch, main stays as
-    it was.
-    """
-    return publish(stage(files, repository, run_id, token), repository, run_id, message, token)
-
-
 def stage(files: Sequence[tuple[Path, str]], repository: str, run_id: str, token: str) -> list[Content]:
-    """Sends local files to the branch of this run and reads back that they are there; may be called file by file."""
+    """Sends local files to the branch of this run and reads back that they are there; may be called file by file.
+
+    Raises `InputError` if the Hub refuses, and `TransientError` for the network or a file that did not arrive whole,
+    after own retries.
+    """
     hub, branch = Repository(repository, token), branch_of(run_id)
     paths: dict[Content, Path] = {}
     for path, key in files:
@@ -136,7 +130,11 @@ def stage(files: Sequence[tuple[Path, str]], repository: str, run_id: str, token
 
 
 def publish(contents: Sequence[Content], repository: str, run_id: str, message: str, token: str) -> PushReport:
-    """Shows what was staged on main, reads it back, and deletes the branch."""
+    """Shows what was staged on main in one commit, with no other file of an earlier push beside it, reads it back, and
+    deletes the branch. Until all is whole, main stays as it was.
+
+    Raises as `stage` does, and `GateError` for a card that the Hub cannot read.
+    """
     hub, branch = Repository(repository, token), branch_of(run_id)
     commit, removed = hub.ask(lambda api: _show(hub, api, branch, contents, message))
     hub.ask(lambda api: _delete(repository, api, branch))
@@ -253,8 +251,6 @@ def handle(request: PushRequest) -> PushAnswer:
             return PushAnswer(contents=tuple(stage(files, name, run_id, token)))
         case "publish":
             return PushAnswer(report=publish(request.contents, name, run_id, request.message, token))
-        case "push":
-            return PushAnswer(report=push(files, name, run_id, request.message, token))
 
 
 if __name__ == "__main__":

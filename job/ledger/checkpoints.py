@@ -26,6 +26,7 @@ from job.ledger.leftovers import abort_uploads, discard, optional
 from job.ledger.manifest import CHECKPOINTS, File, store_file
 from job.spec import CheckpointsSpec
 from job.store import Store
+from job.store.base import sha256_of
 
 MANIFEST = "checkpoint.json"
 STEP = re.compile(r"step-(\d{8})")
@@ -223,9 +224,8 @@ class Checkpoints:
         for file in files:
             path = folder / _name(step) / file.key.rpartition("/")[2]
             self._store.download(file.key, path)
-            with path.open("rb") as stored:
-                if hashlib.file_digest(stored, "sha256").hexdigest() != file.sha256:
-                    return f"{file.key}: its SHA-256 is not the one that was written down"
+            if sha256_of(path) != file.sha256:
+                return f"{file.key}: its SHA-256 is not the one that was written down"
         made_on = content["machine"]
         names = sorted(
             name for name in made_on.keys() | self._machine.keys() if made_on.get(name) != self._machine.get(name)

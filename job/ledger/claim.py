@@ -24,6 +24,7 @@ from job.spec import JobSpec
 from job.spec.differences import differences
 from job.spec.identity import run_id_of
 from job.store import Store
+from job.store.base import is_there
 
 DAMAGED_HINT = "tunejob verify names every damaged file; tunejob run --replace SPEC trains anew"
 FOREIGN_HINT = "Choose an empty prefix"
@@ -77,7 +78,7 @@ class Claim:
         Raises `TransientError` if the lease is lost: others work there.
         """
         self._lease.require()
-        return not (self._planned and self._planned.owners) and not _is_there(self._store, MANIFEST)
+        return not (self._planned and self._planned.owners) and not is_there(self._store, MANIFEST)
 
     def clear(self) -> bool:
         """Deletes what is to be replaced, if anything is, once the run is found to be sound; whether it was asked to.
@@ -99,7 +100,7 @@ class Claim:
         with self._lock:
             if self._held:
                 return
-            if not _is_there(self._store, SPEC):
+            if not is_there(self._store, SPEC):
                 self._lease.require()
                 forget_failure(self._store, self._log)
                 self._store.write(SPEC, spec_bytes(self._spec))
@@ -125,10 +126,6 @@ def _believed(store: Store) -> Manifest:
         return read_manifest(store)
     except GateError as error:
         raise InputError(*error.faults) from error
-
-
-def _is_there(store: Store, key: str) -> bool:
-    return any(item.key == key for item in store.list(key))
 
 
 def _stored_spec(store: Store) -> dict[str, Any]:

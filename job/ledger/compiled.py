@@ -32,7 +32,7 @@ from job.host.stats import arithmetic, package_versions
 from job.ledger.leftovers import optional
 from job.ledger.manifest import store_file
 from job.store import Store, open_store
-from job.store.base import translating_errors
+from job.store.base import sha256_of, translating_errors
 
 PLACE, KEY = "TUNEJOB_COMPILED", "TUNEJOB_COMPILED_KEY"
 FOLDERS = {"triton": "TRITON_CACHE_DIR", "inductor": "TORCHINDUCTOR_CACHE_DIR"}
@@ -92,9 +92,7 @@ class Compiled:
     def _store(self, store: Store, made_for: dict[str, str], archive: Path) -> None:
         if archive.stat().st_size > MAX_BYTES:
             raise TransientError("it is too large to be kept", found=f"{archive.stat().st_size} bytes")
-        with archive.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        stored = store_file(store, archive, f"{_folder(made_for)}/{sha256}.tar.gz")
+        stored = store_file(store, archive, f"{_folder(made_for)}/{sha256_of(archive)}.tar.gz")
         content = {"made_for": made_for, "bytes": stored.bytes, "sha256": stored.sha256}
         signed = content | {"hmac": self._signature(content)}
         store.write(f"{_folder(made_for)}/{NAME}", json.dumps(signed, indent=1).encode())
@@ -116,9 +114,8 @@ class Compiled:
             return f"not used: {sizes.get(key, 'no')} bytes instead of {content['bytes']}"
         try:
             store.download(key, archive)
-            with archive.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != content["sha256"]:
-                    return "not used: its SHA-256 is not the one that was signed"
+            if sha256_of(archive) != content["sha256"]:
+                return "not used: its SHA-256 is not the one that was signed"
             _unpack(archive, workdir)
         finally:
             archive.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from job.ledger.lease import KEY as LEASE
 from job.ledger.leftovers import discard
 from job.ledger.manifest import CHECKPOINTS, SPEC
 from job.store import Store, safe_key
-from job.store.base import within
+from job.store.base import is_there, within
 
 STATS, REPORT = "stats.json", "report"
 RUN_ID = re.compile(r"[0-9a-f]{16}")
@@ -61,7 +61,7 @@ def require_result(store: Store, key: str) -> None:
 
 def _failed(store: Store) -> dict[str, Any]:
     """The statistics of a failed run, if that is what is there; empty otherwise."""
-    if not any(item.key == STATS for item in store.list(STATS)):
+    if not is_there(store, STATS):
         return {}
     document = json_object(store.read(STATS))
     ours = document.get("status") == "failed" and RUN_ID.fullmatch(str(document.get("run_id")))

@@ -22,7 +22,7 @@ from job import __version__
 from job.errors import Fault, GateError, TransientError
 from job.spec.strict import StrictValidator, load_schema
 from job.store import Store, safe_key
-from job.store.base import check_size, within
+from job.store.base import check_size, sha256_of, within
 
 MANIFEST, SPEC, CHECKPOINTS = "manifest.json", "spec.json", "checkpoints"
 FORMAT_VERSION = 1
@@ -71,15 +71,10 @@ def store_file(store: Store, path: Path, key: str) -> File:
     """Store a local file and say what was stored. Raises `TransientError` if the stored size is another."""
     size = path.stat().st_size
     with ThreadPoolExecutor(1) as beside:  # both read the whole file, and each waits for other things
-        digest = beside.submit(_sha256, path)
+        digest = beside.submit(sha256_of, path)
         store.upload(path, key)
         check_size(f"{store.uri}/{key}", _stored_size(store, key), size)
         return File(safe_key(key), size, digest.result())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stored_file(store: Store, key: str) -> File:

@@ -8,6 +8,7 @@ from job.errors import Fault, InputError, TransientError
 from job.host.log import Log
 from job.ledger.manifest import CHECKPOINTS
 from job.store import Store
+from job.store.base import is_there
 
 CONTENT = b"Written and removed by tunejob to see what it may do here.\n"
 TRIES = 10
@@ -42,7 +43,7 @@ def _read_back(store: Store, key: str) -> None:
             content = store.read(key)
         except InputError as error:
             refusal = error
-            if not any(item.key == key for item in store.list(key)):
+            if not is_there(store, key):
                 store.write(key, CONTENT)
         else:
             if content != CONTENT:

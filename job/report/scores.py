@@ -22,6 +22,7 @@ from job.ledger.manifest import SPEC
 from job.report.kept import ANSWERS, Json, question, surroundings
 from job.report.markdown import figure
 from job.store import Store, open_store
+from job.store.base import is_there
 
 PAIR, QUESTION, EXPECTED, FIRST, SECOND = "pair", "question", "expected", "answer A", "answer B"
 SCORE_FIRST, SCORE_SECOND = "score A (1 to 5)", "score B (1 to 5)"
@@ -74,7 +75,7 @@ def pairs_of(output: str) -> list[ScoredPair]:
 
 def _prompts(store: Store) -> list[str]:
     """The spec's, which show what the chat template writes around a question."""
-    spec = json_object(store.read(SPEC)) if any(item.key == SPEC for item in store.list(SPEC)) else {}
+    spec = json_object(store.read(SPEC)) if is_there(store, SPEC) else {}
     evaluation = spec.get("evaluation")
     return [str(prompt) for prompt in evaluation.get("prompts", [])] if isinstance(evaluation, dict) else []
 

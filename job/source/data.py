@@ -13,6 +13,7 @@ from job.hub.origin import HubOrigin
 from job.source.place import LocalOrigin, Place, S3Origin, at_revision, pointed
 from job.source.splits import CARD, files_of_split, unknown
 from job.spec import DataSpec, SourceSpec
+from job.store.base import sha256_of
 
 PLAIN = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 ACCEPTED = PLAIN + tuple(f"{kind}.gz" for kind in PLAIN)
@@ -131,6 +132,5 @@ def fingerprint(folder: Path, names: Sequence[str]) -> str:
     """SHA-256 over each name and the SHA-256 of its file, in the names' order."""
     total = hashlib.sha256()
     for name in names:
-        with (folder / name).open("rb") as file:
-            total.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        total.update(f"{name}\0{sha256_of(folder / name)}\n".encode())
     return total.hexdigest()

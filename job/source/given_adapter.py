@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -19,6 +18,7 @@ from job.source.model_files import REFUSED_WEIGHTS, SAFETENSORS_HINT, read_objec
 from job.source.place import LocalOrigin, Place, S3Origin, at_revision, pointed
 from job.spec import LoraSpec, job_schema
 from job.spec.data_rules import hub_name
+from job.store.base import sha256_of
 from job.weights.layout import read_tensors
 
 POINTER = "/model/adapter"
@@ -253,8 +253,7 @@ def _require_listed(made_by: Manifest | None, folder: Path, taken: list[str]) ->
     listed = {file.key: file.sha256 for file in made_by.files} if made_by else {}
     found = ""
     for name in taken:
-        with (folder / name).open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
+        found = sha256_of(folder / name)
         if made_by and listed.get(name) != found:
             raise InputError(f"{name} is not the file that the run has published", found=f"sha256 {found}",
                              expected=f"sha256 {listed.get(name)}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -125,6 +126,16 @@ def translating_errors(
     except vendor as error:
         said = " ".join(str(error).split())
         raise type(classify(error))(f"{address}: {type(error).__name__}: {said}", **advice(error)) from error
+
+
+def is_there(store: Store, key: str) -> bool:
+    return any(item.key == key for item in store.list(key))
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file of this machine, in hex."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def check_size(address: str, found: int, expected: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import hashlib
 import os
 import shutil
 import uuid
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from job.errors import DISK_FULL, CapacityError, InputError, PolicyError
-from job.store.base import TEMPORARY, Stored, local_path, safe_key, translating_errors, within
+from job.store.base import TEMPORARY, Stored, local_path, safe_key, sha256_of, translating_errors, within
 
 # Readable for whoever serves the result, whatever mode the writing library chose; the umask still applies.
 FILE_MODE, FOLDER_MODE = 0o644, 0o755
@@ -60,8 +59,8 @@ class DirectoryStore:
                     shutil.copyfileobj(stored, out, 1 << 20)
 
     def sha256(self, key: str) -> str:
-        with translating_errors(f"{self.uri}/{key}", OSError), self._existing(key).open("rb") as stored:
-            return hashlib.file_digest(stored, "sha256").hexdigest()
+        with translating_errors(f"{self.uri}/{key}", OSError):
+            return sha256_of(self._existing(key))
 
     def delete(self, key: str) -> None:
         with translating_errors(f"{self.uri}/{key}", OSError):

@@ -71,7 +71,8 @@ class Pusher:
         self.ask("check_access", private=private)
 
     def push(self, tree: dict[str, bytes], run: str = RUN) -> dict[str, Any]:
-        report = self.ask("push", files=self.write(tree), run_id=run, message=f"Run {run}").report
+        staged = self.ask("stage", files=self.write(tree), run_id=run).contents
+        report = self.ask("publish", run_id=run, message=f"Run {run}", contents=staged).report
         assert report is not None
         return asdict(report)
 
