@@ -22,14 +22,14 @@ from job.gguf.types import TYPES
 from job.host.foreseen import pairs
 from job.host.stats import package_versions
 from job.ledger.evidence import STATS, forget_failure
-from job.ledger.manifest import File, Manifest
+from job.ledger.manifest import File, Manifest, store_file
 from job.publish.card.card import Sample, card_facts, write_card
 from job.publish.ollama.modelfile import write_modelfiles
 from job.report.ending import ending
 from job.report.gates import write_gates
 from job.report.kept import kept
 from job.report.page.run import PAGE, write_page
-from job.report.summary import mask_secrets, store_document, write_summary
+from job.report.summary import mask_secrets, write_json, write_summary
 from job.source import FetchedModel, FetchedSource
 from job.tracking.follow import Followed, begun
 
@@ -144,7 +144,7 @@ def store_statistics(run: Run) -> File:
             run.log("differs", **asdict(pair))
     if document["cost"]:
         run.log("cost", **document["cost"])
-    return store_document(run.store, run.workdir, STATS, document)
+    return store_file(run.store, write_json(run.workdir / STATS, document), STATS)
 
 
 def manifest_of(
@@ -163,8 +163,9 @@ def manifest_of(
         if name not in results:
             results[name] = dict(figures)
     for fact in artefacts.facts():
-        if tested := _numbers(fact["figures"]):
-            results[fact["name"]] = results.get(fact["name"], {}) | {f"test_{key}": v for key, v in tested.items()}
+        tested = {f"test_{key}": float(v) for key, v in fact["figures"].items() if isinstance(v, int | float)}
+        if tested:
+            results[fact["name"]] = results.get(fact["name"], {}) | tested
     return Manifest(
         run_id=spec.run_id,
         name=spec.name,
@@ -199,7 +200,3 @@ def provenance_of(run: Run, prepared: Prepared, base: FetchedModel, sources: Seq
         ],
         "chat_template_sha256": hashlib.sha256(prepared.template.encode()).hexdigest(),
     }
-
-
-def _numbers(figures: dict[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}

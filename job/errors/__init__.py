@@ -161,13 +161,9 @@ PROGRAM_WORDS = re.compile(r"device-side assert triggered")
 PRIVATE_MODULES = ("._exceptions.", "._C.", "._safetensors_rust.")
 
 
-def _qualified(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
 def _public(cls: type) -> str:
     """The name under which users know a class."""
-    name = _qualified(cls)
+    name = f"{cls.__module__}.{cls.__qualname__}"
     for private in PRIVATE_MODULES:
         name = name.replace(private, ".")
     return name

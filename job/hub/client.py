@@ -30,11 +30,6 @@ TRIES_AGAIN = 4
 WINDOW_BYTES = 1 << 20  # what has to come in TUNEJOB_HUB_WINDOW_SECONDS
 
 
-def pauses_seconds() -> list[float]:
-    """Before the second to the fifth try of a request that failed in passing: 1, 2, 4 and 8 seconds."""
-    return [limit("TUNEJOB_HUB_PAUSE_SECONDS") * 2**number for number in range(TRIES_AGAIN)]
-
-
 def token() -> str:
     """The environment's; empty where it has none."""
     return next((os.environ[name] for name in TOKENS if os.environ.get(name)), "")
@@ -56,7 +51,8 @@ def endpoint() -> str | None:
 def ask(request: Callable[[], Answer], patience_seconds: float = math.inf) -> Answer:
     """The answer to a request that may be made again from the start where it fails in passing, `TransientError`."""
     patient_until = time.monotonic() + patience_seconds
-    for pause in (*pauses_seconds(), None):
+    pauses_seconds = [limit("TUNEJOB_HUB_PAUSE_SECONDS") * 2**number for number in range(TRIES_AGAIN)]
+    for pause in (*pauses_seconds, None):
         try:
             return request()
         except TransientError:

@@ -144,11 +144,8 @@ def _examples(looked: Looked) -> Iterator[tuple[str, Example]]:
 
 
 def _may_be_in_a_spec(text: str) -> bool:
-    return bool(text.strip()) and len(text) <= PROMPT_CHARACTERS and not looks_secret(text) and _is_whole(text)
-
-
-def _is_whole(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    halved = any("\ud800" <= character <= "\udfff" for character in text)
+    return bool(text.strip()) and len(text) <= PROMPT_CHARACTERS and not looks_secret(text) and not halved
 
 
 def name_of(address: str) -> str:

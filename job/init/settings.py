@@ -98,10 +98,6 @@ def settle(document: Json, device: Device, length: int, parameters: int | None) 
     )
 
 
-def _weights(document: Json, parameters: int | None) -> int:
-    return model_size(parsed(document), None).parameters if parameters is None else parameters
-
-
 def parsed(document: Json) -> JobSpec:
     return parse_spec(json.dumps(document).encode())
 
@@ -122,9 +118,10 @@ def answers_for(device: Device, longest_learned: int | None) -> tuple[int, str]:
 
 def rate_for(document: Json, parameters: int | None) -> tuple[float, str] | None:
     """The learning rate for a very small model, and why; None for the usual one of the method."""
-    if _weights(document, parameters) >= VERY_SMALL:
+    spec = parsed(document)
+    if (parameters or model_size(spec, None).parameters) >= VERY_SMALL:
         return None
-    usual = parsed(document).training
+    usual = spec.training
     rate = QUICK_RATE_OF_PAIRS if METHODS[usual.method].learning_rate else QUICK_RATE
     return rate, f"{rate:g}: so small a model learns little in few steps at the usual {usual.learning_rate:g}"
 

@@ -61,9 +61,10 @@ class Manifest:
         content = dataclasses.asdict(self)
         content["files"] = sorted(content["files"], key=lambda file: str(file["key"]))
         try:
-            whole = content | {"sha256": _digest(content)}
+            text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         except ValueError as error:
             raise GateError("a result is not finite", found=str(self.results)) from error
+        whole = content | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
         return (json.dumps(whole, indent=2, sort_keys=True) + "\n").encode()
 
 
@@ -147,12 +148,6 @@ def _stored_size(store: Store, key: str) -> int:
 @cache
 def _validator() -> Any:
     return StrictValidator(load_schema("manifest"))
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(
-        json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    ).hexdigest()
 
 
 def decode(raw: bytes) -> Manifest:

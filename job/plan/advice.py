@@ -64,9 +64,10 @@ def _merge_base(spec: JobSpec, facts: Facts) -> Iterator[Advice]:
 def _length(spec: JobSpec, facts: Facts) -> Iterator[Advice]:
     most, longest = spec.model.max_seq_length, max(facts.longest_tokens, 1)
     if not spec.data.packing and most > SHORT and most > FAR_ABOVE * longest and not facts.truncated_rows:
+        power_of_two = 1 << (longest - 1).bit_length()
         yield Advice(
             "/model/max_seq_length",
-            f"{next_power(longest)} would do instead of {most}",
+            f"{power_of_two} would do instead of {most}",
             f"the longest row has {longest} tokens; GPUs are chosen and memory is checked for rows that are not there",
         )
 
@@ -145,8 +146,3 @@ RULES: tuple[Callable[[JobSpec, Facts], Iterator[Advice]], ...] = (
     _rate,
     _epochs,
 )
-
-
-def next_power(tokens: int) -> int:
-    """The next power of two from there."""
-    return 1 << (tokens - 1).bit_length()

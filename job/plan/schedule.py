@@ -50,7 +50,8 @@ def schedule(spec: JobSpec, lengths: Sequence[int], rows: int, packing: bool, ti
     """`lengths`: tokens of each sequence of an epoch, or of a sample that is multiplied by `times`. The steps
     are those of the spec's own batch, however small the micro-batches of `rows` are.
     """
-    training, found = spec.training, [length for length in lengths for _ in range(_answers(spec))]
+    training, answers = spec.training, METHODS[spec.training.method].answers(spec)
+    found = [length for length in lengths for _ in range(answers)]
     if packing:
         found = packed(found, spec.model.max_seq_length)
     if spec.data.shuffle:
@@ -74,11 +75,6 @@ def schedule(spec: JobSpec, lengths: Sequence[int], rows: int, packing: bool, ti
         steps,
         packing,
     )
-
-
-def _answers(spec: JobSpec) -> int:
-    """Sequences that a step takes of each row."""
-    return METHODS[spec.training.method].answers(spec)
 
 
 def packed(lengths: Sequence[int], most: int) -> list[int]:

@@ -76,7 +76,7 @@ def _mounts(task: Rendering, engine: str) -> Iterator[str]:
     yield f'set -- --workdir {HERE} "$@"'
     mounted: set[str] = set()  # engines refuse a place twice
     for pointer, path in sorted(paths.items(), key=lambda item: not _written(item[0])):
-        source, target = _source(pointer, path), _target(path)
+        source, target = _source(pointer, path), posixpath.normpath(posixpath.join(HERE, path))
         if _written(pointer):
             yield f"mkdir -p {source}"
         else:
@@ -99,7 +99,3 @@ def _source(pointer: str, path: str) -> str:
     if ":" in path:
         raise SpecError("a container engine cannot mount a path with a colon", where=pointer, found=show(path))
     return word(path) if path.startswith("/") else f'"$PWD"/{word(path)}'
-
-
-def _target(path: str) -> str:
-    return posixpath.normpath(posixpath.join(HERE, path))

@@ -56,7 +56,7 @@ def gates_of(spec: JobSpec, stats: Json) -> list[Gate]:
         Gate(
             GATES,
             "the trained model" if name == TUNED else name,
-            f"{_title(bound.metric)} {bound.expected}",
+            f"{title_of(bound.metric).partition(', ')[0].lower()} {bound.expected}",
             PASSED if bound.holds else FAILED,
             bound.found,
             bound.pointer,
@@ -153,10 +153,6 @@ def markdown(name: str, gates: Sequence[Gate]) -> Iterator[str]:
     shown = sorted(gates, key=lambda gate: order.index(gate.result))
     rows = [(gate.result, code(gate.about), code(gate.asked), code(gate.said)) for gate in shown]
     yield from table(("result", "of", "asked", "found"), rows)
-
-
-def _title(metric: str) -> str:
-    return title_of(metric).partition(", ")[0].lower()
 
 
 def _limits(limits: Json) -> str:

@@ -56,7 +56,8 @@ def sample(prepared: Prepared, index: int) -> tuple[str, str]:
     row = prepared.train[index]
     ids, labels = row["input_ids"], row["labels"]
     learned = sum(label != IGNORED for label in labels)
-    text = marked_text(prepared.tokenizer, ids, labels)
+    parts = runs(prepared.tokenizer, ids, labels)
+    text = "".join(f"{LEARNED[0]}{part}{LEARNED[1]}" if learns else part for learns, part in parts)
     if REJECTED in row:
         answer = [label for label in row["rejected_labels"] if label != IGNORED]
         text += f"\nrejected: {LEARNED[0]}{prepared.tokenizer.decode(answer)}{LEARNED[1]}"
@@ -73,13 +74,6 @@ def first_samples(prepared: Prepared, count: int = 3) -> tuple[str, ...]:
         head, text = sample(prepared, index)
         shown.append(f"{head}\n{text if len(text) <= SAMPLE_CHARACTERS else f'{text[:SAMPLE_CHARACTERS]}…'}")
     return tuple(shown)
-
-
-def marked_text(tokenizer: Any, ids: list[int], labels: list[int]) -> str:
-    """The decoded sequence with its learned runs between ⟦ and ⟧."""
-    return "".join(
-        f"{LEARNED[0]}{text}{LEARNED[1]}" if learned else text for learned, text in runs(tokenizer, ids, labels)
-    )
 
 
 def runs(tokenizer: Any, ids: list[int], labels: list[int]) -> list[tuple[bool, str]]:

@@ -15,7 +15,7 @@ from job.host.log import Log
 from job.host.memory import GIB
 from job.host.stats import Stats
 from job.ledger.evidence import REPORT, STATS, forget_failure
-from job.ledger.manifest import File, store_file
+from job.ledger.manifest import store_file
 from job.report.figures import differences_table, loss_of_perplexity, measured
 from job.report.markdown import figure, table
 from job.spec import JobSpec
@@ -34,11 +34,6 @@ def write_json(path: Path, document: Any) -> Path:
 
 def _encode(document: Any) -> bytes:
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def store_document(store: Store, workdir: Path, key: str, document: Any) -> File:
-    """Writes a JSON document and stores it under `key`."""
-    return store_file(store, write_json(workdir / key, document), key)
 
 
 def write_losses(result: TrainResult, folder: Path) -> None:

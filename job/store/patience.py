@@ -61,7 +61,7 @@ class _Patience:
         self, attempts: int, caught_exception: Exception | None, response: Any, request_dict: dict[str, Any], **_: Any
     ) -> float | None:
         """The handler of botocore's `needs-retry`: None ends the trying."""
-        damaged = caught_exception is None and _damaged(*response)
+        damaged = caught_exception is None and response[1].get("Error", {}).get("Code") in DAMAGED_CODES
         if not (damaged or (_passing_error(caught_exception) if caught_exception else _passing_answer(*response))):
             return None
         failing_since: float = request_dict["context"].setdefault("tunejob_failing_since", time.monotonic())
@@ -92,10 +92,6 @@ def _passing_answer(http_response: Any, parsed: Mapping[str, Any]) -> bool:
     if status < 300:
         return "Error" in parsed
     return (status >= 500 and status != NOT_OFFERED) or status in PASSING_STATUS
-
-
-def _damaged(_: Any, parsed: Mapping[str, Any]) -> bool:
-    return parsed.get("Error", {}).get("Code") in DAMAGED_CODES
 
 
 # ------------------------------------------------------------------------------------------ connections

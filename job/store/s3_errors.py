@@ -61,11 +61,8 @@ def advice(error: BaseException) -> dict[str, str]:
     if code in DENIED_CODES and operation in RIGHTS:
         return {"expected": f"the right {RIGHTS[operation]}", "hint": RIGHTS_HINT}
     writes = RIGHTS.get(operation) == "s3:PutObject"
-    return CHECKSUM_ADVICE if writes and code in CHECKSUM_CODES and not _checksums_are_off() else {}
-
-
-def _checksums_are_off() -> bool:
-    return os.environ.get(CHECKSUM_VARIABLE, "").lower() == "when_required"
+    off = os.environ.get(CHECKSUM_VARIABLE, "").lower() == "when_required"
+    return CHECKSUM_ADVICE if writes and code in CHECKSUM_CODES and not off else {}
 
 
 def is_expired(error: JobError) -> bool:

@@ -52,7 +52,8 @@ def trainer_arguments(
         "logging_nan_inf_filter": False,  # a NaN must be seen, not averaged away
         # It waits for the GPU at each forward pass; callbacks.TokenCounter does not
         "include_num_input_tokens_seen": "no",
-        "report_to": _reported_to() or "none",
+        # In a TrainJob whose controller asks for it; the spec's trackers hear of it from our own callbacks
+        "report_to": ["kubeflow"] if os.environ.get(KUBEFLOW_VARIABLE) else "none",
         "disable_tqdm": True,
         "eval_strategy": "no",  # callbacks.HeldOut evaluates
         "save_strategy": "no",
@@ -61,11 +62,6 @@ def trainer_arguments(
         "train_sampling_strategy": "random" if spec.data.shuffle else "sequential",
         "push_to_hub": False,
     }
-
-
-def _reported_to() -> list[str]:
-    """Kubeflow in a TrainJob whose controller asks for it; the spec's trackers hear of it from our own callbacks."""
-    return ["kubeflow"] if os.environ.get(KUBEFLOW_VARIABLE) else []
 
 
 def _bf16() -> bool:

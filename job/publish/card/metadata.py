@@ -56,8 +56,5 @@ def _licence(facts: CardFacts) -> dict[str, str]:
     if isinstance(licence, str) and LICENCE_ID.fullmatch(licence) and licence != "other":
         return {"license": licence}
     link = {"license_link": f"{HUB}/{facts.hub_base}/tree/{facts.base_revision}"} if facts.hub_base else {}
-    return {"license": "other", "license_name": f"license-of-{_slug(facts.base_id)}", **link}
-
-
-def _slug(text: str) -> str:
-    return NOT_SLUG.sub("-", text.lower()).strip("-")[:LONGEST_SLUG] or "base"
+    base = NOT_SLUG.sub("-", facts.base_id.lower()).strip("-")[:LONGEST_SLUG] or "base"
+    return {"license": "other", "license_name": f"license-of-{base}", **link}

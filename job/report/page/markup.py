@@ -33,14 +33,11 @@ def joined(*parts: object) -> Html:
 
 def tag(name: str, /, *children: object, **attributes: Attribute) -> Html:
     """An element. `class_` is class, `aria_label` aria-label; an attribute that is None or False is left out."""
-    written = "".join(_attribute(key, value) for key, value in attributes.items() if not _absent(value))
+    there = {key: value for key, value in attributes.items() if value is not None and value is not False}
+    written = "".join(_attribute(key, value) for key, value in there.items())
     if name in VOID and not children:
         return Html(f"<{name}{written}/>")
     return Html(f"<{name}{written}>{joined(*children)}</{name}>")
-
-
-def _absent(value: Attribute) -> bool:
-    return value is None or value is False
 
 
 def _attribute(key: str, value: Attribute) -> str:

@@ -29,13 +29,14 @@ def write_page(kept: Kept, folder: Path) -> Path:
 def run_page(kept: Kept) -> str:
     """The page of a run that has ended, or has failed: sections of which nothing is known are left out."""
     gates = all_gates(kept.spec, kept.stats, kept.exports)
+    took = f"The run took {duration(kept.stats['wall_seconds'])} up to this page."
     sections = [
         Section("figures", "Figures", figures_table(kept)),
         Section("gates", "Gates", gates_table(gates), "What had to hold before anything was published."),
         Section("answers", "Answers", answers(kept), ASKED),
         Section("curves", "Training", _training(kept), _trained(kept)),
         Section("exports", "Exports", exports(kept, gates)),
-        Section("cost", "Time and memory", stages(kept), _took(kept)),
+        Section("cost", "Time and memory", stages(kept), took),
         Section("rows", "Rows", rows(kept)),
         Section("samples", "Rows as the model reads them", samples(kept), MARKED),
         Section("environment", "Environment", environment(kept)),
@@ -43,10 +44,6 @@ def run_page(kept: Kept) -> str:
     ]  # fmt: skip
     written = f"Report of run {kept.spec.run_id}, written by it with"
     return page(f"{kept.spec.name} – tunejob", _header(kept), sections, written)
-
-
-def _took(kept: Kept) -> str:
-    return f"The run took {duration(kept.stats['wall_seconds'])} up to this page."
 
 
 def _header(kept: Kept) -> Html:
