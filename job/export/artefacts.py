@@ -198,7 +198,8 @@ class Artefacts:
             needs = steps(self.run.spec, shapes, base_bytes, self.memory, sizes, self.at_once, early)
             self.early, self._steps = early, {step.name: step for step in needs}
             # Else without those that are only sooner there
-            if self._room_bytes() >= max(step.disk_bytes for step in needs):
+            room_bytes = shutil.disk_usage(self.run.workdir).free + self._used_bytes() - self._other_bytes
+            if room_bytes >= max(step.disk_bytes for step in needs):
                 break
         self.run.log("plan", **{f"{step.name}_disk_bytes": step.disk_bytes for step in self._steps.values()})
         for name in self._steps:
@@ -224,10 +225,6 @@ class Artefacts:
     def planned(self, process: Callable[[Memory], int]) -> int | None:
         """Memory that a process should take, where the exports were planned."""
         return process(self.memory) if self.memory else None
-
-    def _room_bytes(self) -> int:
-        """Of the disk, for the exports, what is there of them counted in."""
-        return shutil.disk_usage(self.run.workdir).free + self._used_bytes() - self._other_bytes
 
     def _used_bytes(self) -> int:
         return sum(map(_file_bytes, self.run.workdir.rglob("*")))

@@ -39,7 +39,10 @@ def examine(store: Store, spec: JobSpec) -> Manifest | None:
     """
     sizes = {item.key: item.bytes for item in store.list()}
     if MANIFEST in sizes:
-        manifest = _believed(store)
+        try:
+            manifest = read_manifest(store)
+        except GateError as error:
+            raise InputError(*error.faults) from error
         if manifest.run_id != spec.run_id:
             raise _refusal(store, manifest.run_id, spec, _stored_spec(store) if SPEC in sizes else {})
         if damaged := size_faults(manifest, sizes):
@@ -119,13 +122,6 @@ class Claim:
 def spec_bytes(spec: JobSpec) -> bytes:
     """The resolved spec as it is stored."""
     return (json.dumps(spec.resolved, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _believed(store: Store) -> Manifest:
-    try:
-        return read_manifest(store)
-    except GateError as error:
-        raise InputError(*error.faults) from error
 
 
 def _stored_spec(store: Store) -> dict[str, Any]:

@@ -61,10 +61,7 @@ def environment_words(spec: JobSpec) -> list[str]:
 
 def write_spec(task: Rendering) -> str:
     """A shell command that writes the spec, byte for byte. Raises `SpecError` for one that no argument can hold."""
-    return f"printf %s {_argument(word(task.text))} > {SPEC_PATH}"
-
-
-def _argument(text: str) -> str:
+    text = word(task.text)
     if len(text.encode()) >= STRING_BYTES:
         hint = "Put it into a bucket and run s3://bucket/spec.json, or use --to docker or job"
         raise SpecError(
@@ -73,4 +70,4 @@ def _argument(text: str) -> str:
             expected=f"less than {STRING_BYTES}",
             hint=hint,
         )
-    return text
+    return f"printf %s {text} > {SPEC_PATH}"

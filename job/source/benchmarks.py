@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from job.errors import InputError
-from job.source.data import check_kinds, fingerprint, nothing_there, origin_of
-from job.source.place import at_revision, pointed
+from job.source.data import check_kinds, fingerprint, nothing_there
+from job.source.place import at_revision, origin_of, pointed
 from job.source.splits import CARD, DISK_SPLITS, splits_of_subset, usable_files
 
 
@@ -41,7 +41,7 @@ def fetch_set(source: str, subset: str | None, pointer: str, folder: Path, revis
     or points out of itself, `TransientError` for the network.
     """
     with pointed(pointer):
-        origin = origin_of(at_revision(source, revisions.get(pointer)))
+        origin = origin_of(at_revision(source, revisions.get(pointer)), "dataset")
         names = [file.key for file in origin.files()]
         if not names:
             raise nothing_there(source)

@@ -9,8 +9,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from job.errors import InputError
-from job.hub.origin import HubOrigin
-from job.source.place import LocalOrigin, Place, S3Origin, at_revision, pointed
+from job.source.place import HUBS, Place, at_revision, origin_of, pointed
 from job.source.splits import CARD, files_of_split, unknown
 from job.spec import DataSpec, SourceSpec
 from job.store.base import sha256_of
@@ -27,7 +26,7 @@ OTHER_KINDS = {  # that people have rows in, and what to do
     ),
     ".zip": "Unpack it",
 }
-HUB = "hf://datasets/"
+HUB = HUBS["dataset"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def nothing_there(source: str) -> InputError:
 
 def _chosen(spec: SourceSpec, pointer: str, folder: Path, address: str) -> tuple[Place, list[str]]:
     """Where the source is at `address`, and the names of the files there that make up its split."""
-    origin = origin_of(address)
+    origin = origin_of(address, "dataset")
     names = [file.key for file in origin.files()]
     if not names:
         raise nothing_there(spec.source)
@@ -103,13 +102,6 @@ def _chosen(spec: SourceSpec, pointer: str, folder: Path, address: str) -> tuple
         chosen = files_of_split(names, folder, spec, pointer)
     check_kinds(chosen)
     return origin, chosen
-
-
-def origin_of(source: str) -> Place:
-    """Where a data set is."""
-    if source.startswith("hf://"):
-        return HubOrigin(source, "dataset")
-    return S3Origin(source) if source.startswith("s3://") else LocalOrigin(source, HUB)
 
 
 def single(names: list[str], spec: SourceSpec, pointer: str) -> list[str]:

@@ -12,10 +12,10 @@ from types import MappingProxyType
 from typing import Any
 
 from job.errors import Fault, GateError, InputError, PolicyError
-from job.hub.origin import COMMIT, HubOrigin
+from job.hub.origin import COMMIT
 from job.ledger.manifest import MANIFEST, SHOWN_CHARACTERS, SPEC, Manifest, decode
 from job.source.model_files import REFUSED_WEIGHTS, SAFETENSORS_HINT, read_object
-from job.source.place import LocalOrigin, Place, S3Origin, at_revision, pointed
+from job.source.place import LocalOrigin, Place, at_revision, origin_of, pointed
 from job.spec import LoraSpec, job_schema
 from job.spec.data_rules import hub_name
 from job.store.base import sha256_of
@@ -79,7 +79,7 @@ def fetch_adapter(
     """
     folder = workdir.resolve() / pointer.removeprefix("/").replace("/", "-")
     with pointed(pointer):
-        origin = _origin(at_revision(address, revisions.get(pointer)))
+        origin = origin_of(at_revision(address, revisions.get(pointer)), "model")
         names = [file.key for file in origin.files()]
         below = _place(names)
         taken = [below + SETTINGS, below + WEIGHTS]
@@ -259,12 +259,6 @@ def _require_listed(made_by: Manifest | None, folder: Path, taken: list[str]) ->
                              expected=f"sha256 {listed.get(name)}",
                              hint="tunejob verify names every damaged file")  # fmt: skip
     return found
-
-
-def _origin(address: str) -> Place:
-    if address.startswith("hf://"):
-        return HubOrigin(address, "model")
-    return S3Origin(address) if address.startswith("s3://") else LocalOrigin(address, "hf://")
 
 
 def _stem(name: str) -> str:

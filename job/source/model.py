@@ -8,10 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from job.errors import InputError
-from job.hub.origin import HubOrigin
 from job.source.given_adapter import FetchedAdapter
 from job.source.model_files import CONFIG, check_architecture, check_weights, config_files, read_object, weight_files
-from job.source.place import LocalOrigin, Place, S3Origin, at_revision, pointed
+from job.source.place import LocalOrigin, Place, at_revision, origin_of, pointed
 from job.store.base import local_path
 
 POINTER = "/model/source"
@@ -129,11 +128,7 @@ def check_merge_base(base: FetchedModel, merge_base: FetchedModel) -> None:
 
 
 def _origin(source: str) -> Place:
-    if source.startswith("hf://"):
-        return HubOrigin(source, "model")
-    if source.startswith("s3://"):
-        return S3Origin(source)
-    return open_local(source)
+    return origin_of(source, "model") if "://" in source else open_local(source)
 
 
 def open_local(path: str) -> LocalOrigin:

@@ -8,15 +8,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from job.errors import InputError, JobError
+from job.hub.origin import HubOrigin
 from job.spec.data_rules import hub_name
 from job.store import S3Store, Stored, safe_key, split_s3
 from job.store.base import local_path, translating_errors
 
 LISTED_NAMES = 10_000  # of a folder, among which a near one is looked for
 GLIMPSED_FILES = 1000
+HUBS = {"model": "hf://", "dataset": "hf://datasets/"}
 
 
 class Place(Protocol):
@@ -145,3 +147,10 @@ def pointed(pointer: str) -> Iterator[None]:
         yield
     except JobError as error:
         raise error.at(pointer) from error
+
+
+def origin_of(address: str, kind: Literal["model", "dataset"]) -> Place:
+    """Where a model or a data set is."""
+    if address.startswith("hf://"):
+        return HubOrigin(address, kind)
+    return S3Origin(address) if address.startswith("s3://") else LocalOrigin(address, HUBS[kind])
