@@ -150,7 +150,8 @@ def test_a_credential_that_cannot_be_sent_is_named_and_not_shown(
 
 def test_servers_that_are_down_are_sent_no_secret(tmp_path: Path) -> None:
     nowhere = f"http://127.0.0.1:{closed_port()}"
-    extra = CANARIES | NOISY | {"AWS_ENDPOINT_URL": nowhere, "HF_ENDPOINT": nowhere, "AWS_MAX_ATTEMPTS": "1"}
+    quick = {"AWS_MAX_ATTEMPTS": "1", "TUNEJOB_HUB_PAUSE_SECONDS": "0.05"}
+    extra = CANARIES | NOISY | quick | {"AWS_ENDPOINT_URL": nowhere, "HF_ENDPOINT": nowhere}
     for index, changes in enumerate([{"/output/uri": "s3://bucket/run"}, {"/model/source": "hf://org/model"}]):
         folder = tmp_path / str(index)
         result = run(folder, changes, extra)
