@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from job.errors import CapacityError, GateError, InputError
 from job.gguf.convert import _torch_rounding, convert
 from job.gguf.header import read_header
 from job.gguf.quantise import quantise
-from job.gguf.sizes import plan
+from job.gguf.sizes import _require_window, plan
 from job.gguf.types import TYPES
 from job.gguf.worker import WORKER, Convert, GgufPlan, GgufRequest, Quantise, results
 from job.host.child import Child, run_child
@@ -109,24 +108,22 @@ def test_what_llama_cpp_would_not_write_or_open_is_an_input_error_before_trainin
     assert refused.value.faults[0].hint == "Remove the GGUF exports"
 
 
-@pytest.mark.parametrize(
-    ("settings", "longest", "refused"),
-    [
-        ({"sliding_window": 64}, 65, True),
-        ({"sliding_window": 64}, 64, False),
-        ({"sliding_window": None}, 2048, False),
-        ({"sliding_window": 64, "use_sliding_window": False}, 65, False),
-        ({"sliding_window": 64, "layer_types": ["full_attention", "full_attention"]}, 65, False),
-    ],
-)
-def test_rows_beyond_a_window_that_llama_cpp_has_not_are_refused_before_training(
-    settings: dict[str, Any], longest: int, refused: bool, tmp_path: Path
-) -> None:
+def test_rows_beyond_a_window_that_llama_cpp_has_not_are_refused_before_training(tmp_path: Path) -> None:
     """A Mistral's GGUF saw all of a row, and was refused once it was made (14)."""
-    mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", **settings}
+    mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 64}
     folder = changed_folder(narrow_dir(), tmp_path / "model", lambda f: edit_json(f / "config.json", **mistral))
-    with pytest.raises(InputError, match=r"/model/max_seq_length: .*at most 64") if refused else nullcontext():
-        plan(folder, tmp_path, ["q8_0"], False, longest)
+    with pytest.raises(InputError, match=r"/model/max_seq_length: .*at most 64"):
+        plan(folder, tmp_path, ["q8_0"], False, 65)
+    header = read_header(tmp_path / "outline.gguf", "k")
+    plain = json.loads((folder / "config.json").read_bytes())
+    for settings, longest in (
+        ({}, 64),
+        ({"sliding_window": None}, 2048),
+        ({"use_sliding_window": False}, 65),
+        ({"layer_types": ["full_attention", "full_attention"]}, 65),
+    ):
+        (folder / "config.json").write_text(json.dumps(plain | settings))
+        _require_window(folder, header, longest)
 
 
 def widen(folder: Path) -> None:
