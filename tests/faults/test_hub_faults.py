@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -84,13 +85,19 @@ def test_four_faults_in_a_row_are_survived(proxy: Proxy, tmp_path: Path, request
     assert (tmp_path / "model" / "config.json").read_bytes() == b"{}"
 
 
-@pytest.mark.parametrize(
-    "kind", [Kind.SLOW_DOWN, Kind.RESET, Kind.TRUNCATE, Kind.CORRUPT, Kind.STALL, Kind.STALL_BODY, Kind.DRIP_BODY]
-)
-@pytest.mark.parametrize("request_", ["metadata", "file"])
+WAITING = [Kind.STALL, Kind.STALL_BODY, Kind.DRIP_BODY]  # ten seconds each: others of them are in make long
+ENDED = [
+    *product(["metadata", "file"], [Kind.SLOW_DOWN, Kind.RESET, Kind.TRUNCATE]),
+    ("file", Kind.CORRUPT),  # metadata come over TLS
+    *(("metadata", Kind.STALL), ("file", Kind.STALL_BODY), ("file", Kind.DRIP_BODY)),
+]
+LONG = [
+    pytest.param(*case, marks=pytest.mark.long) for case in product(["metadata", "file"], WAITING) if case not in ENDED
+]
+
+
+@pytest.mark.parametrize(("request_", "kind"), [*ENDED, *LONG])
 def test_endless_faults_are_reported_within_a_bound(proxy: Proxy, tmp_path: Path, request_: str, kind: Kind) -> None:
-    if (request_, kind) == ("metadata", Kind.CORRUPT):
-        pytest.skip("metadata come over TLS")
     proxy.order(Trouble(kind, REQUESTS[request_], times=ENDLESS))
     begun = time.monotonic()
     code, said = fetch(tmp_path, **LIMITS)

@@ -30,7 +30,7 @@ PASSING = [
     Kind.CORRUPT,
     Kind.CORRUPT_UP,
 ]
-LIMITS = {"TUNEJOB_S3_PATIENCE_SECONDS": "3", "TUNEJOB_S3_READ_SECONDS": "1", "TUNEJOB_S3_REQUEST_SECONDS": "1.5"}
+LIMITS = {"TUNEJOB_S3_PATIENCE_SECONDS": "1", "TUNEJOB_S3_READ_SECONDS": "1", "TUNEJOB_S3_REQUEST_SECONDS": "1.5"}
 # Five tries of a request that takes 1.5 s and is found out within a tick, and the pauses between them; twice that for a
 # machine that does other things.
 BOUND_SECONDS = 30
