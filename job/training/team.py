@@ -34,7 +34,7 @@ from job.training.ranks import GONE, RankPlace
 ASKED, GIVEN = ".asked", ".given"  # beside the log: that the output be claimed, and that it is
 MET = ".met"  # that the process has met the others
 LOOK_SECONDS = 0.02
-LAST_WORDS_SECONDS = 5.0  # for the others to end with reasons of their own, once one has failed
+LAST_WORDS_SECONDS = 5.0  # for those that meet to end with reasons of their own, once one has failed
 END_SECONDS = 10.0
 # They are on one machine; a container's name may resolve to nothing
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
@@ -127,7 +127,7 @@ class Team:
             return not meet or all(place.said.with_suffix(MET).exists() for place in self.places)
 
         try:
-            by_force = self._follow(asked, look_all, met)
+            by_force = self._follow(asked, look_all, met, LAST_WORDS_SECONDS if meet else 0.0)
             look_all()
         finally:
             shown.end()
@@ -143,9 +143,11 @@ class Team:
             asked.unlink()
             given.touch()
 
-    def _follow(self, asked: Sequence[int], look: Callable[[], None], met: Callable[[], bool]) -> set[int]:
-        """Waits until all have answered, or all have ended; those that were ended by force, after a failure or a stop
-        before `met`.
+    def _follow(
+        self, asked: Sequence[int], look: Callable[[], None], met: Callable[[], bool], last_words_seconds: float
+    ) -> set[int]:
+        """Waits until all have answered, or all have ended; those that were ended by force, so long after a failure, or
+        by a stop before `met`.
         """
         stopping, failed_at, by_force, members = False, 0.0, set[int](), self._members
         while running := [local for local, member in enumerate(members) if not member.ended()]:
@@ -161,7 +163,7 @@ class Team:
             if not failed_at and codes - {None, Interrupted.exit_code}:
                 failed_at = time.monotonic()
             # One that waits for another in native code hears no signal, and has nothing to store
-            gave_up = failed_at and time.monotonic() - failed_at > LAST_WORDS_SECONDS
+            gave_up = failed_at and time.monotonic() - failed_at >= last_words_seconds
             if gave_up or (stopping and not met()):
                 by_force.update(running)
                 for local in running:

@@ -21,15 +21,18 @@ from tests.flow.test_out_of_memory import run_short
 from tests.forking import ROOT, environment, fork
 from tests.specs import LEFT_OUT
 
+ASKED: dict[str, Any] = {
+    "prompts": ["Turn on the lamp."], "max_new_tokens": 4, "exact_match_rows": 8,
+    "metrics": ["exact_match", "token_f1"], "forgetting": {},
+}  # fmt: skip
 # 32 rows in steps of 6, cut into 3 passes: two processes never have the same number, an epoch's last step has but one
 CHANGES: dict[str, Any] = {
     "/training/max_steps": 14, "/training/batch_size": 2,
     "/training/gradient_accumulation_steps": 3, "/training/eval_steps": 7,
     "/training/keep": "best", "/output/checkpoints": {"every_minutes": 600},
-    "/evaluation": {"prompts": ["Turn on the lamp."], "max_new_tokens": 4, "exact_match_rows": 8,
-                    "metrics": ["exact_match", "token_f1"], "forgetting": {}},
+    "/evaluation": ASKED,
 }  # fmt: skip
-SLOW = {"/evaluation/max_new_tokens": 400}  # a measurement of a second
+SLOW = {"/evaluation": ASKED | {"max_new_tokens": 150}}  # not measured in the time of a signal
 LIMIT, GRADIENT_LIMIT = 1e-5, 1e-3  # of a loss, and of a gradient's length: parts of them
 
 
