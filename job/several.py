@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -65,16 +66,19 @@ class Several:
     def __init__(self, run: Run, device: str, count: int) -> None:
         """Starts them, of this machine; they get ready while rows and weights do."""
         self._run = run
+        self._figures: list[str] = []  # of benchmarks, in the order of the spec
         self._team = Team(MODULE, count, run.spec, device, run.workdir, run.log, led())
 
     def load(self, base: FetchedModel, merge_base: Path | None, prepared: Prepared, tasks: Sequence[Benchmark]) -> str:
+        self._figures = [figure.name for task in tasks for figure in task.figures]
         request = load_request(base, merge_base, prepared, self._run.workdir, tasks)
         answers = self._ask("load", request)
         return str(answers[0].result)
 
     def measure(self, asked: ToMeasure, stage: str) -> Found:
         answers = self._ask("measure", ToMeasureIn(asked, stage))
-        return Found.of([build(Found, answer.result) for answer in answers])
+        found = Found.of([build(Found, answer.result) for answer in answers])
+        return replace(found, tasks={name: found.tasks[name] for name in self._figures})
 
     def train(self, checkpoints: Checkpoints) -> Trained:
         run = self._run

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -142,6 +142,11 @@ def _set(*variables: str) -> None:
         for module in (constants, sys.modules.get("datasets.config")):
             if module is not None and name in module.__dict__:
                 module.__dict__[name] = True
+
+
+def without_hub(environment: Mapping[str, str]) -> dict[str, str]:
+    """The same for a process that never asks the Hub."""
+    return {name: value for name, value in environment.items() if name not in TOKENS} | dict.fromkeys(OFFLINE, "1")
 
 
 def go_offline() -> None:

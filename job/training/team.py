@@ -27,6 +27,7 @@ from job.host.device import VISIBLE, cards
 from job.host.log import Bar, Log
 from job.host.records import build
 from job.host.signals import stop_requested, stopped
+from job.hub.origin import without_hub
 from job.spec import JobSpec
 from job.training.machines import Machine
 from job.training.ranks import GONE, RankPlace
@@ -236,9 +237,11 @@ def _start(module: str, request: MemberRequest, folder: Path) -> Child:
 
 
 def environment_of(place: RankPlace) -> dict[str, str]:
-    """The run's own, and how its processes meet; without what is secret for those that store nothing."""
+    """The run's own without the Hub, as everything is fetched for them, and how its processes meet; without what is
+    secret for those that store nothing.
+    """
     loopback = LOOPBACK if place.meeting.startswith("file") else {}
-    found = loopback | dict(os.environ) | {"OMP_NUM_THREADS": str(place.threads)}
+    found = loopback | without_hub(os.environ) | {"OMP_NUM_THREADS": str(place.threads)}
     if place.rank == 0:
         return found
     # It writes there as if it were alone

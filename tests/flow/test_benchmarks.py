@@ -64,6 +64,7 @@ def run(folder: Path, gates: list[dict[str, Any]]) -> Result:
         "/training/eval_batch_size": 4,
         "/model/precision": "16bit",
         "/export": {"merged": ["16bit"]},
+        "/resources": {"gpus": 2},  # each goes through some of them
     }
     return run_tiny(folder, wanted, {"TUNEJOB_TEST_PACKAGES": str(PACKAGES)})
 
@@ -85,6 +86,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs_lm_eval
 def test_base_and_tuned_have_figures_with_intervals(measured: Path) -> None:
     evaluation = valid_stats(measured / "stats.json")["evaluation"]
+    assert [name for name in evaluation["trained"] if ":" in name] == list(FIGURES), "in the order of the spec"
     for name, count in zip(FIGURES, (LIMIT, LIMIT, 10, 10, 4), strict=True):
         about = evaluation["differences"][name]
         assert about["rows"] == about["of"] == count
