@@ -60,38 +60,22 @@ def test_the_plan_predicted_the_disk_of_another_model(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------ failures and reruns
 
 
-@pytest.fixture(scope="module")
-def refused(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """Two types of which the first that is made cannot hold its limit."""
-    folder = tmp_path_factory.mktemp("refused")
+def test_a_bad_artefact_is_named_and_the_good_ones_stay(tmp_path: Path) -> None:
+    """Of two types the first that is made cannot hold its limit."""
     export = {"gguf": ["q4_k_m", "q2_k"], "check_tokens": 128, "limits": {"gguf": [{"type": "q4_k_m", "kl": 1e-12}]}}
-    return folder, run_tiny(folder, changes(export))
-
-
-def test_a_bad_artefact_is_named_and_the_good_ones_stay(refused: tuple[Path, Result]) -> None:
-    folder, result = refused
+    result = run_tiny(tmp_path, changes(export))
     assert result.exit_code == 14
     assert result.failure["class"] == "GateError"
     assert result.failure["pointer"] == "gguf/tiny-Q4_K_M.gguf"
     assert "1e-12" in result.failure["expected"]
-    stored = {path.name for path in (folder / "out" / "gguf").iterdir()}
+    stored = {path.name for path in (tmp_path / "out" / "gguf").iterdir()}
     assert stored == {"tiny-Q2_K.gguf"}
-    report = document(folder / "out" / "report" / "exports.json")
+    report = document(tmp_path / "out" / "report" / "exports.json")
     assert [entry["file"] for entry in report["refused"]] == ["gguf/tiny-Q4_K_M.gguf"]
     assert {artefact["name"] for artefact in report["artefacts"]} == {"gguf-q2_k"}
-    assert (folder / "out" / "adapter" / "adapter_model.safetensors").is_file()
-    assert not (folder / "out" / "manifest.json").exists()
-
-
-def test_a_rerun_tries_only_what_is_missing(refused: tuple[Path, Result]) -> None:
-    folder, _ = refused
-    good = folder / "out" / "gguf" / "tiny-Q2_K.gguf"
-    before = good.stat().st_mtime_ns
-    again = tunejob("run", str(folder / "spec.json"), scratch=folder / "again")
-    assert again.exit_code == 14
-    assert again.named("train") == []
-    assert again.named("start")[0]["stored_before"] == ["gguf-q2_k", "merged_onto", "trained"]
-    assert good.stat().st_mtime_ns == before
+    assert list((tmp_path / "out").rglob("done/gguf-q2_k.json")), "its receipt: what a rerun does not make again"
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 @dataclass(frozen=True)
