@@ -269,7 +269,7 @@ def spec_of(*rewards: dict[str, Any], **further: Any) -> dict[str, Any]:
     ({"metric": "format", "regex": "\\d+"}, "12", "", 1.0),
     ({"metric": "format", "regex": "\\d+"}, "12.", "", 0.0), ({"metric": "length", "at_most": 3}, "abcd", "", 0.0),
     ({"metric": "token_f1"}, "red cat", "red dog", 0.5),
-        ({"metric": "json_valid", "json_schema": {"required": ["a"]}}, '{"b": 1}', "", 0.0),
+    ({"metric": "json_valid", "json_schema": {"required": ["a"]}}, '{"b": 1}', "", 0.0),
     ({"metric": "contains"}, "it is 7.", "7", 1.0),
 ])  # fmt: skip
 def test_what_an_answer_is_worth(reward: dict[str, Any], answer: str, reference: str, worth: float | None) -> None:
