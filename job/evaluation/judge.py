@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from job.errors import JobError
-from job.evaluation.judge_endpoint import Budget, DeclinedError, Endpoint, SpentError, silent
+from job.errors import InputError, JobError
+from job.evaluation.judge_endpoint import POINTER, Budget, DeclinedError, Endpoint, SpentError, silent
 from job.evaluation.judge_words import FIRST, SECOND, TIE, TRY, Messages, messages, verdict
 from job.evaluation.metrics.judge import EVEN
 from job.evaluation.metrics.record import DIGITS, Counts
@@ -112,7 +112,7 @@ def require_judge(spec: JudgeSpec) -> None:
     try:
         endpoint.ask([{"role": "user", "content": TRY}], min(TRY_TOKENS, spec.max_answer_tokens))
     except DeclinedError as error:
-        raise error.as_fault() from error
+        raise InputError("the judge declines what it is asked", where=POINTER, found=str(error)) from error
     except SpentError:
         return  # so little may be asked that this would be too much
     finally:

@@ -42,10 +42,6 @@ class SpentError(Exception):
 class DeclinedError(Exception):
     """The endpoint does not take this one request, as it is too long for the model, say."""
 
-    def as_fault(self, pointer: str = POINTER) -> InputError:
-        """Where it takes not even a short one."""
-        return InputError("the judge declines what it is asked", where=pointer, found=str(self))
-
 
 @dataclass
 class Budget:

@@ -19,13 +19,15 @@ PLANNED = re.compile(
     r"\[ *\d+/ *\d+\] (?P<name>\S+) +- \[[^\]]*\], type = +(?P<from>\w+), size = +[\d.]+ MiB(?: -> +[\d.]+ MiB \((?P<to>\w+)\))?"  # noqa: E501
 )
 STREAM_WORDS = "iostream error"  # what is left of a write that failed
+# Importance matrices as llama.cpp's own tool stores them: sums of squared inputs and how many were summed.
+SUMS, COUNTS = ".in_sum2", ".counts"
 IMATRIX_ENTRIES = "quantize.imatrix.entries_count"  # the key by which llama.cpp's own tool says that one was used
 
 
 def quantise(source: Path, target: Path, type_name: str, imatrix: Path | None, threads: int) -> Written:
     """Writes `target`. Raises `GateError` with llama.cpp's words if it fails, `CapacityError` if the disk is full."""
     started = time.monotonic()
-    means = {} if imatrix is None else _read_imatrix(imatrix)
+    means = {} if imatrix is None else load_imatrix(imatrix)
     _run(source, target, TYPES[type_name], means, threads, dry=False)
     try:
         return Written.since(started, read_header(target, target.name))
@@ -51,11 +53,15 @@ def planned_bytes(source: Path, header: Header, type_name: str, with_imatrix: bo
     return header.data_start + sum(padded(size, header.alignment) for size in sizes)
 
 
-def _read_imatrix(path: Path) -> dict[str, Any]:
-    from job.gguf.imatrix import load_imatrix
+def load_imatrix(path: Path) -> dict[str, Any]:
+    """GGUF tensor name → float32 array of mean squared inputs (channels of all its matrices, one after the other)."""
+    from gguf import GGUFReader
 
-    means: dict[str, Any] = load_imatrix(path)
-    return means
+    tensors = {tensor.name: tensor.data for tensor in GGUFReader(path).tensors}
+    sums = {name.removesuffix(SUMS): data for name, data in tensors.items() if name.endswith(SUMS)}
+    return {
+        name: (data / tensors[name + COUNTS].reshape(-1, 1)).astype("float32").ravel() for name, data in sums.items()
+    }
 
 
 def _run(source: Path, target: Path, kind: QuantType, means: dict[str, Any], threads: int, dry: bool) -> str:

@@ -24,9 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self, TypeVar
 
-from job.errors import TREE, Fault, JobError, classify
+from job.errors import TREE, CapacityError, Fault, GateError, JobError, TransientError, classify
 from job.host.credentials import names_secret
-from job.host.deaths import death
 from job.host.fork_server import CAPABILITY, ForkServer, die_with, search_path
 from job.host.forked import Forked
 from job.host.memory import MemorySampler
@@ -36,6 +35,7 @@ from job.host.streams import LastingStream, last_printed, streams_of_children
 
 PARENT = "TUNEJOB_PARENT"  # the process that a child must not outlive
 SAMPLE_SECONDS = 0.02
+CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
 # Blocks of this size and more go back to the system as soon as they are free: the C library would otherwise raise its
 # own limit to 32 MiB, keep what tensors have freed and take a third more, or not, as it happens.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
@@ -264,3 +264,27 @@ def answer_request(handle: Handler, asked: Path, answered: Path) -> NoReturn:
 def _revived(error: dict[str, Any]) -> JobError:
     kind = next((kind for kind in TREE if kind.__name__ == error["class"]), JobError)
     return kind(*(Fault(**fault) for fault in error["faults"]))
+
+
+def death(what: str, code: int, planned_bytes: int | None, taken_bytes: int) -> JobError:
+    """What it means that a child has ended without an answer. `code`: negative for a signal. `taken_bytes`: of memory,
+    at its peak.
+    """
+    if code == -signal.SIGKILL:
+        planned = "" if planned_bytes is None else f"{planned_bytes} bytes"
+        return CapacityError(
+            f"{what}: its process was killed, as happens when memory runs out",
+            where="",
+            found=f"{taken_bytes} bytes taken",
+            expected=planned,
+            hint="Give the job more memory",
+        )
+    if -code in CRASHES:
+        name, hint = signal.Signals(-code).name, "Its last output is beside this message"
+        return GateError(f"{what}: native code crashed", found=name, hint=hint)
+    if code < 0:
+        return TransientError(f"{what}: its process was ended by {signal.Signals(-code).name}")
+    if code == CapacityError.exit_code:
+        return CapacityError(f"{what}: the disk is full: its process could not even write down its result")
+    kind = next((kind for kind in TREE if kind.exit_code == code), JobError)  # a watchdog has no time for an answer
+    return kind(f"{what}: its process ended with code {code}; its last output says why")

@@ -54,23 +54,23 @@ class Repository:
 
     def ask(self, request: Callable[[HfApi], Answer]) -> Answer:
         """The answer to requests that may be made again from the start if they fail in passing."""
-        return ask(lambda: self._translated(request))
+        import httpx
+
+        def translated() -> Answer:
+            try:
+                return request(self._api)
+            except JobError:
+                raise
+            except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
+                raise self._meaning(error) from error
+
+        return ask(translated)
 
     def files(self, api: HfApi, revision: str) -> dict[str, RepoFile]:
         from huggingface_hub.hf_api import RepoFile
 
         tree = api.list_repo_tree(self.name, revision=revision, recursive=True)
         return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-
-    def _translated(self, request: Callable[[HfApi], Answer]) -> Answer:
-        import httpx
-
-        try:
-            return request(self._api)
-        except JobError:
-            raise
-        except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
-            raise self._meaning(error) from error
 
     def _meaning(self, error: Exception) -> JobError:
         """What an exception of the client says about the job."""

@@ -62,7 +62,8 @@ class Training:
         """The fastest with far smaller activations than those that did not fit after all, and that `usable_bytes` are
         reckoned to hold; None where they were the smallest.
         """
-        rows = self._smaller_rows(failed)
+        least_rows = METHODS[self.spec.training.method].least_rows
+        rows = [rows for rows in divisors(self.rows_a_step) if least_rows <= rows <= failed.batch.rows]
         if not rows:
             return None
         budget = failed.activation_bytes * AFTER_FAILURE
@@ -73,10 +74,6 @@ class Training:
             return smaller
         least = self.choice(rows[0], 0, None)
         return least if least.activation_bytes < failed.activation_bytes else None
-
-    def _smaller_rows(self, failed: Choice) -> list[int]:
-        least = METHODS[self.spec.training.method].least_rows
-        return [rows for rows in divisors(self.rows_a_step) if least <= rows <= failed.batch.rows]
 
     def _fastest(self, rows: list[int], budget: float, longest_tokens: int | None) -> Choice | None:
         fitting = [choice for count in rows if (choice := self._fitting(count, budget, longest_tokens))]

@@ -13,8 +13,8 @@ from job.plan.cards import CARDS, GB
 from job.plan.gpu_memory import least_card_bytes
 from job.plan.model_size import ModelSize, size_of_config
 from job.preview.reckoning import OnCard, Scheduler, on_card, scheduler
-from job.preview.text import WORDS, cost, duration
-from job.report.markdown import table
+from job.preview.text import WORDS, duration
+from job.report.markdown import money, table
 from job.spec import JobSpec, parse_spec
 
 JOBS = "schemas/common_jobs.json"
@@ -68,4 +68,4 @@ def _cell(on: OnCard) -> str:
     if on.seconds is None:
         return WORDS[on.fits]
     said = "" if on.fits == "yes" else f" ({WORDS[on.fits]})"
-    return f"{duration(on.seconds)}, {cost(on)}{said}"
+    return f"{duration(on.seconds)}, {money(on.cost)}{said}"

@@ -156,7 +156,7 @@ def _about_cards(plan: Plan) -> Iterator[str]:
     if plan.priced:
         yield f"costs by the price of an hour that you have named: {plan.priced}"
     if plan.cheapest:
-        yield f"cheapest that fits: {plan.cheapest.card.name}, {cost(plan.cheapest)} for the whole run"
+        yield f"cheapest that fits: {plan.cheapest.card.name}, {markdown.money(plan.cheapest.cost)} for the whole run"
 
 
 def recomputed(kept_layers: int, layers: int) -> str:
@@ -182,12 +182,7 @@ def _cards(cards: Sequence[OnCard], layers: int) -> Iterator[list[str]]:
         whole = "–" if on.seconds is None else duration(on.seconds)
         how = [str(on.rows), recomputed(on.kept_layers, layers)]
         cells = [on.card.name, f"{on.card.gb} GB", WORDS[on.fits], *how, _gb(on.needed.expected), step, whole]
-        yield [*cells, *([cost(on)] if priced else [])]
-
-
-def cost(on: OnCard) -> str:
-    """Of the whole run there."""
-    return "–" if on.cost is None else f"{on.cost:.2f}" if on.cost >= 1 else f"{on.cost:.2g}"
+        yield [*cells, *([markdown.money(on.cost)] if priced else [])]
 
 
 def _about_stages(plan: Plan) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from job.report.compare import ABSENT, ComparedRun, RunComparison
 from job.report.figures import title_of
 from job.report.kept import number
-from job.report.markdown import NOTHING, figure
+from job.report.markdown import figure, money
 from job.report.page.cost import duration, gigabytes
 from job.spec.wording import show
 
@@ -27,10 +27,6 @@ def shown(value: Any) -> str:
     return show(value)
 
 
-def cost(run: ComparedRun) -> str:
-    return NOTHING if run.cost is None else f"{run.cost:.2f}" if run.cost >= 1 else f"{run.cost:.2g}"
-
-
 def columns(comparison: RunComparison) -> tuple[list[str], list[list[str]]]:
     """Heads ("name, unit") and a row for each run: what it is, its metrics, what it took."""
     runs = comparison.runs
@@ -42,8 +38,8 @@ def columns(comparison: RunComparison) -> tuple[list[str], list[list[str]]]:
         memory = [gigabytes(run.peak_host_bytes), *([gigabytes(run.peak_gpu_bytes)] if gpu else [])]
         known = [figure(run.figures.get(name)) for name in comparison.metrics]
         steps = figure(run.stats["training"].get("steps"))
-        money = [cost(run)] if priced else []
-        rows.append([run.label, *known, steps, duration(run.seconds), *memory, *money, run.status])
+        costs = [money(run.cost)] if priced else []
+        rows.append([run.label, *known, steps, duration(run.seconds), *memory, *costs, run.status])
     return heads, rows
 
 

@@ -41,6 +41,11 @@ def figure(value: object, digits: int = 4) -> str:
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
+def money(amount: float | None) -> str:
+    """Of no currency, to the hundredth, or to two digits where that is more."""
+    return NOTHING if amount is None else f"{amount:.2f}" if amount >= 1 else f"{amount:.2g}"
+
+
 def sentence(words: str) -> str:
     """`words`, which begin as within a sentence, as one of their own."""
     return f"{words[:1].upper()}{words[1:]}."

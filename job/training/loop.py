@@ -102,7 +102,8 @@ def train(
                 loop.run(start)
             except OutOfMemoryError as error:
                 smaller = chooser.after(choice)
-                if smaller is None or loop.within_optimizer() or ranks.spread:
+                # Where a step was being applied when the loop ended, its weights are of no step
+                if smaller is None or loop.watch.applying or ranks.spread:
                     raise does_not_fit(spec, choice) from error
                 said = str(error)
             else:
@@ -217,10 +218,6 @@ class Loop:
         self.ranks.require_same([p for p in self.model.parameters() if p.requires_grad])
         if self.held_out.best_weights is not None:
             restore_weights(self.model, self.held_out.best_weights)
-
-    def within_optimizer(self) -> bool:
-        """Whether a step was being applied when the loop ended: its weights are of no step then."""
-        return self.watch.applying
 
     def snapshot(self, folder: Path) -> Checkpoint:
         """The state after the last whole step, on disk; the trainer cannot be used afterwards."""

@@ -35,11 +35,6 @@ class Machine:
     host: str = ""
     port: int = 0
 
-    @property
-    def processes_meet(self) -> str:
-        """As torch's `init_method` has it."""
-        return f"tcp://{self.host}:{self.port + 1}"
-
 
 def this_machine(count: int) -> Machine:
     """By the environment. Raises `InputError` where that does not say which of several this is."""

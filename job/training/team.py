@@ -72,7 +72,9 @@ class Team:
         """Starts `count` processes of `module`, whose `handle` gets a `MemberRequest`; one on each of the machines'."""
         folder = workdir / "together"
         folder.mkdir(exist_ok=True)
-        meeting = f"file://{folder / uuid.uuid4().hex}" if machine.count == 1 else machine.processes_meet
+        meeting = (
+            f"file://{folder / uuid.uuid4().hex}" if machine.count == 1 else f"tcp://{machine.host}:{machine.port + 1}"
+        )
         threads, first, whole = max(1, usable_cores() // count), machine.number * count, machine.count * count
         self.places = [
             RankPlace(rank, whole, meeting, folder / f"rank-{rank}.jsonl", threads, rank - first, machine.number)

@@ -22,7 +22,7 @@ from job.export.gguf.imatrix import write_imatrix
 from job.export.logits import batches, compare, continue_greedily, open_adapted, open_model, perplexity
 from job.export.merge.write import merge_adapter
 from job.export.reference_logits import Measure, write_reference
-from job.gguf.imatrix import load_imatrix
+from job.gguf.quantise import load_imatrix
 from job.host.child import run_child
 from tests.forking import environment, run_forked
 from tests.tiny import random_adapter, wide_dir

@@ -15,7 +15,7 @@ from typing import Any
 
 from job.errors import GateError
 from job.export.logits import batches
-from job.gguf.imatrix import COUNTS, SUMS
+from job.gguf.quantise import COUNTS, SUMS
 from job.plan.host_memory import IMATRIX_TOKENS
 
 # Like llama.cpp's own tool: the output matrix is quantised finely, and worse with a matrix than without
