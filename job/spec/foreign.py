@@ -115,6 +115,11 @@ UNKNOWN = """
 embedding_learning_rate enable_liger_kernel galore group_by_length liger_kernel lora_plus loraplus_lr_ratio
 neftune_noise_alpha relora rope_scaling use_liger_kernel
 """
+VLLM = """
+fast_inference generation gpu_memory_utilization rollout_backend use_vllm vllm vllm_enable_sleep_mode
+vllm_gpu_memory_utilization vllm_max_model_length vllm_mode vllm_model_impl vllm_server_base_url vllm_server_host
+vllm_server_port vllm_server_timeout vllm_structured_outputs_regex vllm_tensor_parallel_size
+"""
 
 # What is not a key of a spec, and what to do instead.
 INSTEAD = {
@@ -134,6 +139,9 @@ INSTEAD = {
     **dict.fromkeys(
         ("wandb_entity", "wandb_log_model", "wandb_mode", "wandb_project"),
         'Write "tracking": ["wandb"]; the project comes from the environment: WANDB_PROJECT, WANDB_ENTITY',
+    ),
+    **dict.fromkeys(
+        VLLM.split(), "Remove it: answers in training are given by the engine, without vLLM (schemas/README.md, grpo)"
     ),
     **dict.fromkeys(UNNEEDED.split(), "There is nothing to set; remove it"),
     **dict.fromkeys(UNKNOWN.split(), "tunejob does not have this; remove it"),
