@@ -245,6 +245,8 @@ def fetch_models(run: Run) -> tuple[FetchedModel, FetchedModel]:
     for adapter in base.adapters:
         require_fits(adapter, base.path, run.spec)
         run.log("given", **adapter.provenance)
+        if adapter.before and run.spec.model.adapter:
+            run.stats.evaluation["before"] = asdict(adapter.before)
     if base.adapters:
         key = "combined" if run.spec.model.adapters else "adapter"
         run.stats.effective[key] = ", ".join(adapter.name for adapter in base.adapters)

@@ -230,6 +230,10 @@ def _notes(runs: Sequence[ComparedRun]) -> Iterator[str]:
             yield f"{run.label} has no manifest: it was not published"
         if not run.spec:
             yield f"{run.label} has stored no spec: what differs is not known of it"
+    made = {run.stats["run_id"]: run.label for run in runs}
+    for run in runs:
+        if (of := str(_member(run.stats["evaluation"], "before").get("run_id"))) in made:
+            yield f"{run.label} went on from the adapter of {made[of]}: what it has gained is since that"
     held_out = [_held_out(run) for run in runs if run.figures]
     if any(known != held_out[0] for known in held_out[1:]):
         yield "their held-out rows are not the same: figures of other rows say little beside each other"

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from job.report.figures import aligned, compared, measured
+from job.report.figures import aligned, compared, measured, since
 
 SHOWN_ANSWERS = 3
 SHOWN_CHARACTERS = 300
@@ -29,6 +29,8 @@ def ending(
         yield from ("", *aligned(figures))
     if differences := compared(stats):
         yield from ("", *aligned(differences), f"{differences.note.partition(':')[0]}.")
+    if before := since(stats):
+        yield from ("", *aligned(before), before.note)
     for answer in answers[:SHOWN_ANSWERS]:
         yield from ("", shortened(answer["prompt"]))
         yield f"  base:   {shortened(answer['base'])}"

@@ -99,18 +99,46 @@ def compared(stats: Mapping[str, Any]) -> Figures | None:
     return Figures(heads, rows, INTERVALS) if rows else None
 
 
+def since(stats: Mapping[str, Any]) -> Figures | None:
+    """What the run had measured whose adapter this one went on from, beside that adapter on this run's rows and the
+    tuned model, from the document of a stats.json; None where nothing is known of it.
+    """
+    evaluation = stats["evaluation"]
+    before, own = evaluation.get("before"), [evaluation.get(name) or {} for name in (BASE, TUNED)]
+    if not before:
+        return None
+    names = [name for name in before["figures"] if any(name in figures for figures in own)]
+    rows = tuple(Row(metric_of(name).title, tuple(_since(name, before["figures"][name], *own))) for name in names)
+    held_out = stats["data"].get("held_out") or {}
+    known = before["held_out"] or {}
+    alike = bool(known) and all(held_out.get(name) == count for name, count in known.items())
+    note = f"The run before is {before['run_id']}; its figures are those that it has published. "
+    note += "Its held-out rows have the same number of rows and tokens as this run's." if alike else DIFFERENT_ROWS
+    return Figures(("Run before", "Its adapter on these rows", "Tuned", "Tuned less run before"), rows, note)
+
+
+DIFFERENT_ROWS = (
+    "It held out other rows, so its figures say little beside these: its adapter, measured again, and the tuned model "
+    "are compared on the same ones."
+)
+
+
+def _since(name: str, before: float, begun: Mapping[str, float], tuned: Mapping[str, float]) -> Iterator[str]:
+    now = tuned.get(name)
+    for value in (before, begun.get(name), now, None if now is None else now - before):
+        yield shown(name, value)
+
+
 def differences_table(document: Mapping[str, Any]) -> list[str]:
     """Lines of base against tuned with intervals, from the document of a stats.json; none where there is nothing."""
     said = [line for words in sentences(document["evaluation"], code) for line in (words, "")]
-    found = compared(document)
-    if found is None:
-        return said
-    return [
-        *table(("Base against tuned", *found.heads), [(row.label, *row.cells) for row in found.rows]),
-        found.note,
-        "",
-        *said,
-    ]
+    both = {"Base against tuned": compared(document), "Since the run before": since(document)}
+    lines = []
+    for title, found in both.items():
+        if found and found.rows:
+            lines += table((title, *found.heads), [(row.label, *row.cells) for row in found.rows])
+            lines += [found.note, ""]
+    return [*lines, *said]
 
 
 def verdict(name: str, about: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from job.hub.origin import COMMIT
 from job.ledger.manifest import MANIFEST, SHOWN_CHARACTERS, SPEC, Manifest, decode
 from job.source.model_files import REFUSED_WEIGHTS, SAFETENSORS_HINT, read_object
 from job.source.place import LocalOrigin, Place, at_revision, origin_of, pointed
+from job.source.run_before import RunBefore, run_before
 from job.spec import LoraSpec, job_schema
 from job.spec.data_rules import hub_name
 from job.store.base import sha256_of
@@ -40,7 +41,7 @@ Json = Mapping[str, Any]
 @dataclass(frozen=True)
 class FetchedAdapter:
     """`path` has its settings and weights. `source`, `pointer`, `public_id` and `revision` as of a fetched model;
-    `run_id` of the run that has made it, where the place says so; `sha256` of the weights.
+    `run_id` of the run that has made it, and what it had measured, where the place says so; `sha256` of the weights.
     """
 
     source: str
@@ -50,6 +51,7 @@ class FetchedAdapter:
     revision: str | None
     run_id: str | None
     sha256: str
+    before: RunBefore | None = None
 
     @property
     def name(self) -> str:
@@ -90,8 +92,9 @@ def fetch_adapter(
         settings = read_object(path / SETTINGS)
         require_settings(settings, scaled(lora, settings) if of_several else lora)
         require_numbers(path / WEIGHTS)
+        before = run_before(origin, made_by, folder) if made_by else None
     run_id = made_by.run_id if made_by else None
-    return FetchedAdapter(address, pointer, path, origin.public_id, origin.revision, run_id, sha256)
+    return FetchedAdapter(address, pointer, path, origin.public_id, origin.revision, run_id, sha256, before)
 
 
 def scaled(lora: LoraSpec, settings: Json) -> LoraSpec:

@@ -13,6 +13,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from job.errors import InputError, JobError, PolicyError
+from job.report.compare import RunComparison, compare
+from job.report.markdown import figure
 from job.source.given_adapter import fetch_adapter, require_base
 from job.training.start import require_fits
 from tests.data_rows import write_rows
@@ -36,6 +38,11 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("first")
     ran(folder, SECOND | {"/data/chat_template": TEMPLATE, "/model/precision": "16bit"})
     return folder / "out"
+
+
+def label(comparison: RunComparison, below: Path) -> str:
+    (run,) = (run for run in comparison.runs if Path(run.output).is_relative_to(below))
+    return run.label
 
 
 def from_first(first: Path, rows: Path, **training: Any) -> dict[str, Any]:
@@ -64,6 +71,22 @@ def test_a_second_round_begins_where_the_first_has_ended(first: Path, tmp_path: 
     assert on["effective"]["adapter"] == f"out of run {run_id}"
     for page in ("README.md", "report/summary.md"):
         assert "the base with the adapter it went on from" in (tmp_path / "on" / "out" / page).read_text()
+    assert on["evaluation"]["before"] == {
+        "run_id": run_id,
+        "figures": before["evaluation"]["trained"],
+        "held_out": {name: before["data"]["held_out"][name] for name in ("rows", "tokens", "trained_tokens")},
+    }
+    loss = [figure(found["evaluation"][name]["held_out_loss"]) for found, name in ((before, "trained"), (on, "base"))]
+    shown = figure(on["evaluation"]["trained"]["held_out_loss"])
+    summary = (tmp_path / "on" / "out" / "report" / "summary.md").read_text()
+    assert f"| Held-out loss, nats a token | {loss[0]} | {loss[1]} | {shown} |" in summary.replace("**", "")
+    assert "the same number of rows and tokens as this run's" in summary
+    html = (tmp_path / "on" / "out" / "report" / "report.html").read_text()
+    assert "Since the run before</h3>" in html
+    assert f"The run before is {run_id}; " in html
+    both = compare([str(first), str(tmp_path / "on" / "out")], None, {})
+    first_run, second_run = label(both, first), label(both, tmp_path / "on")
+    assert f"{second_run} went on from the adapter of {first_run}: what it has gained is since that" in both.notes
     assert f"`out of run {run_id}` to go on from" in (tmp_path / "on" / "out" / "README.md").read_text()
     assert tunejob("verify", str(tmp_path / "on" / "out"), scratch=tmp_path / "verified").exit_code == 0
 
@@ -174,6 +197,11 @@ def test_a_runs_adapter_is_verified_before_it_is_read(first: Path, tmp_path: Pat
     """A bit of the weights, a manifest that is damaged, a run that has not finished."""
     copy = tmp_path / "copy"
     shutil.copytree(first, copy)
+    stats = copy / "stats.json"
+    stats.write_text((whole := stats.read_text()).replace('"held_out_loss"', '"exact_match"', 1))
+    with pytest.raises(InputError, match="is not the file that the run has published"):
+        fetched(copy, tmp_path / "stats")
+    stats.write_text(whole)
     weights = copy / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(InputError, match="is not the file that the run has published"):

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from job.errors import GateError, InputError, JobError, SpecError
+from job.evaluation.metrics import METRICS
 from job.host.output_file import write_output
 from job.report.compare import ABSENT, RunComparison, compare, require_several
 from job.report.compare_text import as_json, as_text
+from job.report.figures import since
+from job.report.markdown import figure
 from job.report.page.compare import compare_page
 from job.spec.strict import StrictValidator, load_schema
 from job.store import DirectoryStore
@@ -52,6 +55,25 @@ def three(tmp_path: Path) -> list[str]:
         "output": {"uri": "elsewhere"},
     }
     return [put(tmp_path / "a", slow), put(tmp_path / "b", second, faster), put(tmp_path / "c", third)]
+
+
+def test_a_run_that_went_on_is_beside_the_run_before(tmp_path: Path) -> None:
+    """Figures of other held-out rows are called so; those that only one of both has are left out."""
+    before = {"run_id": "0123456789abcdef", "figures": {"held_out_loss": 0.5, "bleu": 1.0}, "held_out": {"rows": 7}}
+    stats = statistics(evaluation=evaluated(held_out_loss=0.4) | {"before": before})
+    found = since(stats)
+    assert found is not None
+    ((row),) = found.rows
+    assert row.name == METRICS["held_out_loss"].title
+    assert row.cells == ("0.5", figure(BASE["held_out_loss"]), "0.4", "-0.1")
+    assert found.note.endswith("are compared on the same ones.")
+    stats["data"]["held_out"] = {"rows": 7}
+    same = since(stats)
+    assert same is not None
+    assert same.note.endswith("the same number of rows and tokens as this run's.")
+    runs = compare([put(tmp_path / "a", statistics(run_id="0123456789abcdef")), put(tmp_path / "b", stats)], None, {})
+    assert len([note for note in runs.notes if "went on from the adapter of" in note]) == 1
+    assert since(statistics()) is None
 
 
 def labels(comparison: RunComparison) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from job.report.figures import BASE, TITLES, TUNED, measured
+from job.report.figures import BASE, TITLES, TUNED, measured, since
 from job.report.gates import EXPORTS, FAILED, GATES, PASSED, Gate
 from job.report.judged import sentences
 from job.report.kept import HELD_OUT_CURVE, Curves, Kept, curves, is_held_out, number
@@ -77,7 +77,16 @@ def figures_table(kept: Kept) -> Html:
     rows: list[list[object]] = [[_model(row.name, row.label), *row.cells] for row in found.rows]
     label = "Figures of base, tuned model and everything that is delivered"
     whole = table(["Model", *map(head, found.heads)], rows, label)
-    return joined(whole, tag("p", found.note, class_="note"), _differences(kept))
+    return joined(whole, tag("p", found.note, class_="note"), _differences(kept), _since(kept))
+
+
+def _since(kept: Kept) -> Html:
+    """Beside what the run had measured whose adapter this one went on from."""
+    found = since(kept.stats)
+    if found is None or not found.rows:
+        return Html()
+    title, rows = "Since the run before", [[row.label, *row.cells] for row in found.rows]
+    return joined(tag("h3", title), table(["Figure", *found.heads], rows, title), tag("p", found.note, class_="note"))
 
 
 def _differences(kept: Kept) -> Html:
