@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -464,12 +462,6 @@ def test_a_stop_leaves_no_worker_behind(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         build_dataset(spec, fetched(spec, [path]), None, model_dir(), tmp_path, stop)
     assert set(psutil.Process().children()) == before
-
-
-def test_importing_the_data_half_is_light() -> None:
-    heavy = {"numpy", "torch", "transformers", "jinja2", "pyarrow", "datasets"}
-    code = f"import sys, job.data.build; print(sorted({heavy} & sys.modules.keys()))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_jinja_from_the_spec_with_a_fixed_date(tmp_path: Path) -> None:
