@@ -27,10 +27,11 @@ from job.publish.card.card import Sample, card_facts, write_card
 from job.publish.ollama.modelfile import write_modelfiles
 from job.report.ending import ending
 from job.report.gates import write_gates
-from job.report.kept import kept
+from job.report.kept import kept, question, surroundings
 from job.report.page.run import PAGE, write_page
 from job.report.summary import mask_secrets, write_json, write_summary
 from job.source import FetchedModel, FetchedSource
+from job.spec.sections import prompt_texts
 from job.tracking.follow import Followed, begun
 
 README, SUMMARY = "README.md", "summary.md"
@@ -41,7 +42,7 @@ def store_documents(
 ) -> list[File]:
     """Writes and stores what people read; returns every file of the run but `spec.json` and `stats.json`."""
     facts = artefacts.facts()
-    write_summary(run.spec, base.public_id, run.stats, facts, run.report)
+    write_summary(run.spec, base.public_id, run.stats, facts, run.receipts[TRAINED].facts["samples"], run.report)
     if facts:
         artefacts.write_report()
     write_pages(run, provenance_of(run, prepared, base, sources))
@@ -128,10 +129,12 @@ def show_ending(run: Run, manifest: Manifest) -> None:
     """On a terminal: what came of it. Answers to the spec's prompts, then, where they are here, to held-out rows."""
     if run.log.json_lines:
         return
-    asked = zip(run.spec.evaluation.prompts, run.receipts[TRAINED].facts["samples"], strict=False)
+    asked = zip(prompt_texts(run.spec.evaluation.prompts), run.receipts[TRAINED].facts["samples"], strict=False)
     answers = [sample | {"prompt": prompt} for prompt, sample in asked]
-    kept = run.report / "answers.json"
-    answers += json.loads(kept.read_bytes())[len(answers) :] if kept.exists() else []
+    path = run.report / "answers.json"
+    rows = json.loads(path.read_bytes()) if path.exists() else []
+    around = surroundings(rows, [answer["prompt"] for answer in answers])
+    answers += [row | {"prompt": question(row, around)} for row in rows[len(answers) :]]
     for line in ending(run.store.uri, [file.key for file in manifest.files], run.stats.document(), answers):
         run.log.say(line)
 

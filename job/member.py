@@ -32,6 +32,7 @@ from job.report.kept import surroundings
 from job.source import FetchedModel
 from job.spec import JobSpec
 from job.spec.optimizers import effective_optimizer
+from job.spec.sections import prompt_texts
 from job.training.backend import Backend, loading
 from job.training.checkpointing import checkpointing_of
 from job.training.checks import require_compute_dtype
@@ -128,7 +129,7 @@ class Member:
     def measure(self, asked: ToMeasure, stage: str) -> Found:
         self.backend.for_inference(self.model)
         around = surroundings([{"prompt": question.text} for question in self.prepared.questions],
-                              self.spec.evaluation.prompts)  # fmt: skip
+                              prompt_texts(self.spec.evaluation.prompts))  # fmt: skip
 
         def heard(question: Question, text: str) -> None:
             if self.share.number == 0:

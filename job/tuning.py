@@ -78,7 +78,8 @@ def train_and_store(
                  "answers": answers, "reopened": reopened_name(artefacts)}  # fmt: skip
         artefacts.keep_stored(TRAINED, stored, weights, facts)
     checkpoints.remove()
-    write_summary(spec, base.public_id, stats, [], run.report)  # not in the receipt: it is written again at the end
+    asked = run.receipts[TRAINED].facts["samples"]  # the summary is not in the receipt: it is written again at the end
+    write_summary(spec, base.public_id, stats, [], asked, run.report)
 
 
 def learn(run: Run, model: HeldModel, base: FetchedModel, checkpoints: Checkpoints) -> Trained:
@@ -203,10 +204,13 @@ def write_report(
     mask_secrets(run.report.rglob("*"), run.log)
 
 
-def samples(prepared: Prepared, before: Assessment, after: Assessment) -> list[dict[str, str]]:
-    """The spec's prompts with both answers, for the card; no row of the data is among them."""
+def samples(prepared: Prepared, before: Assessment, after: Assessment) -> list[dict[str, str | None]]:
+    """The spec's prompts with both answers and its references, for the card; no row of the data is among them."""
     asked = zip(prepared.questions, before.answers, after.answers, strict=True)
-    return [{"prompt": question.text, "base": base, "trained": trained} for question, base, trained in asked]
+    return [
+        {"prompt": question.text, "base": base, "trained": trained, "reference": question.reference}
+        for question, base, trained in asked
+    ]
 
 
 def check_reload(artefacts: Artefacts, base: FetchedModel, device: str) -> list[str | None]:

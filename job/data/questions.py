@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from job.data.sources import SelectedRow, Selection
 from job.data.worker import wire
 from job.data.worker.messages import names
 from job.errors import InputError
+from job.spec.sections import PromptSpec, prompt_texts, references_of
 from job.spec.wording import show
 
 if TYPE_CHECKING:
@@ -35,12 +36,13 @@ class Question:
     texts: list[str] = field(default_factory=list)
 
 
-def ask_prompts(pool: Pool, job: wire.Job, prompts: tuple[str, ...]) -> list[Question]:
+def ask_prompts(pool: Pool, job: wire.Job, prompts: Sequence[str | PromptSpec]) -> list[Question]:
     """The prompts as user messages with a generation prompt, or raw where the job's rows are raw text."""
     if not prompts:
         return []
-    reply = pool.ask(wire.Request("prompts", job, prompts=prompts))
-    return [Question(*found) for found in reply.questions]
+    reply = pool.ask(wire.Request("prompts", job, prompts=prompt_texts(prompts)))
+    found = zip(reply.questions, references_of(prompts), strict=True)
+    return [replace(Question(*question), reference=reference) for question, reference in found]
 
 
 def ask_rows(

@@ -106,21 +106,35 @@ def _no_format(row: Row, named: Mapping[str, str]) -> InputError:
     )
 
 
-def prompts_of(looked: Looked) -> list[str]:
-    """Questions of three rows far apart, short ones if there are; of documents, their first words."""
-    texts: list[str] = []
+def prompts_of(looked: Looked) -> list[str | dict[str, str]]:
+    """Questions of three rows far apart, short ones if there are, as a spec has prompts: with the answer of the row. Of
+    documents, their first words.
+    """
+    answers: dict[str, str] = {}
     for _, example in _examples(looked):
         first = answers_of(example)[0]
         if isinstance(first, Chat):
-            texts += [message["content"] for message in first.messages if message["role"] == "user"][:1]
+            for question, answer in _first_turn(first):
+                answers.setdefault(question, answer if getattr(example, "desirable", True) else "")
         elif isinstance(first, Document):
-            texts.append(" ".join(first.text.split()[:OPENING_WORDS]))
-    usable = list(dict.fromkeys(text for text in texts if _may_be_in_a_spec(text)))
+            answers.setdefault(" ".join(first.text.split()[:OPENING_WORDS]), "")
+    usable = [text for text in answers if _may_be_in_a_spec(text)]
     short = [text for text in usable if len(text) <= SHORT_CHARACTERS]
     if len(short) < PROMPTS:
         short = sorted(usable, key=len)[:PROMPTS]
     last = len(short) - 1
-    return [short[number] for number in dict.fromkeys((0, last // 2, last))] if short else []
+    chosen = [short[number] for number in dict.fromkeys((0, last // 2, last))] if short else []
+    return [
+        {"prompt": text, "reference": answers[text]} if _may_be_in_a_spec(answers[text]) else text for text in chosen
+    ]
+
+
+def _first_turn(chat: Chat) -> Iterator[tuple[str, str]]:
+    """The first question and its answer, which is empty where another message follows; nothing without a question."""
+    for message, following in zip(chat.messages, [*chat.messages[1:], {}], strict=True):
+        if message["role"] == "user":
+            yield message["content"], following["content"] if following.get("role") == "assistant" else ""
+            return
 
 
 def unanswered(looked: Looked) -> list[str]:

@@ -88,7 +88,10 @@ def propose(asked: InitOptions, alone: bool) -> Proposal:
         ("length", f"{document['model']['max_seq_length']} tokens: the longest row that was looked at {has} {longest}"),
         ("epochs", f"{document['training']['epochs']} times over the rows: of few, as often as makes about 100 steps"),
         ("held out", held_out_for(looked.count, looked.whole)[1]),
-        ("prompts", f"{len(document['evaluation']['prompts'])} from the rows: base and trained model answer them"),
+        (
+            "prompts",
+            f"{len(document['evaluation']['prompts'])} from the rows: base and trained model answer them, too",
+        ),
         ("answers", f"at most {answered} tokens, {why_answered}"),
         ("output", f"{document['output']['uri']}/, an adapter; paths are as seen from this folder"),
     ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from job.report.figures import aligned, compared, measured, since
+from job.report.kept import is_expected
 
 SHOWN_ANSWERS = 3
 SHOWN_CHARACTERS = 300
@@ -24,7 +25,7 @@ FOLDERS = {
 def ending(
     output: str, keys: Sequence[str], stats: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Lines. `keys`: of the stored files. `answers`: each with prompt, base and trained."""
+    """Lines. `keys`: of the stored files. `answers`: as in answers.json."""
     if figures := measured(stats):
         yield from ("", *aligned(figures))
     if differences := compared(stats):
@@ -33,14 +34,22 @@ def ending(
         yield from ("", *aligned(before), before.note)
     for answer in answers[:SHOWN_ANSWERS]:
         yield from ("", shortened(answer["prompt"]))
-        yield f"  base:   {shortened(answer['base'])}"
-        yield f"  tuned:  {shortened(answer['trained'])}"
+        yield f"  base:      {shortened(answer['base'])}"
+        yield f"  tuned:     {shortened(answer['trained'])}"
+        yield f"  expected:  {_expected(answer)}"
     yield from ("", f"In {output}:")
     for folder, what in FOLDERS.items():
         if any(key.startswith(folder) for key in keys):
             yield f"  {folder:<19}{what}"
     place = shlex.quote(output)
     yield from ("", "Next:", f"  tunejob chat {place}      ask it", f"  tunejob report {place}    every figure")
+
+
+def _expected(answer: Mapping[str, Any]) -> str:
+    equal = is_expected(answer["trained"], answer.get("reference"))
+    if equal is None:
+        return "nothing: this prompt has no reference"
+    return f"{shortened(answer['reference'])}  ({'tuned is equal' if equal else 'tuned is not equal'})"
 
 
 def shortened(text: str) -> str:

@@ -103,6 +103,11 @@ def question(row: Json, around: tuple[str, str]) -> str:
     return prompt
 
 
+def is_expected(given: object, reference: object) -> bool | None:
+    """Whether an answer is the one that is expected, as `exact_match` counts it; None where none is."""
+    return str(given).strip() == reference.strip() if isinstance(reference, str) else None
+
+
 def number(value: Any) -> float | None:
     """A finite number, None for anything else."""
     return float(value) if type(value) in (int, float) and math.isfinite(value) else None

@@ -77,7 +77,8 @@ def _prompts(store: Store) -> list[str]:
     """The spec's, which show what the chat template writes around a question."""
     spec = json_object(store.read(SPEC)) if is_there(store, SPEC) else {}
     evaluation = spec.get("evaluation")
-    return [str(prompt) for prompt in evaluation.get("prompts", [])] if isinstance(evaluation, dict) else []
+    prompts = evaluation.get("prompts", []) if isinstance(evaluation, dict) else []
+    return [str(each["prompt"] if isinstance(each, dict) else each) for each in prompts]
 
 
 def _pair(run_id: str, number: int, row: Json, around: tuple[str, str]) -> ScoredPair:

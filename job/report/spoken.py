@@ -112,6 +112,11 @@ def _trained(fields: Fields) -> str:
     )
 
 
+def _answer(fields: Fields) -> str:
+    expected = fields.get("reference")
+    return f"{fields['prompt']} → {fields['answer']}" + (f" (expected {expected})" if expected else "")
+
+
 def _onto(fields: Fields) -> str:
     losses = ", ".join(f"{loss:.4g} on the {name} one" for name, loss in fields["losses"].items())
     return f"the {fields['onto']} base" + (f": loss {losses}" if losses else "")
@@ -153,7 +158,7 @@ SENTENCES: dict[str, Callable[[Fields], str]] = {
     "engine": _engine,
     "data": _data,
     "load": lambda f: f"{f['model']}, {size(f['bytes'])}" + (f", commit {f['revision']}" if f["revision"] else ""),
-    "answer": lambda f: f"{f['prompt']} → {f['answer']}",
+    "answer": _answer,
     "baseline": figures,
     "steps": _steps,
     "trained": _trained,

@@ -17,7 +17,8 @@ from job.host.stats import Stats
 from job.ledger.evidence import REPORT, STATS, forget_failure
 from job.ledger.manifest import store_file
 from job.report.figures import differences_table, loss_of_perplexity, measured
-from job.report.markdown import figure, table
+from job.report.kept import is_expected
+from job.report.markdown import code, figure, table
 from job.spec import JobSpec
 from job.store import Store
 from job.training.loop import TrainResult
@@ -56,9 +57,12 @@ def write_answers(prepared: Prepared, before: Assessment, after: Assessment, fol
 
 
 def write_summary(
-    spec: JobSpec, public_id: str, stats: Stats, exports: Sequence[Mapping[str, Any]], folder: Path
-) -> None:
-    """`summary.md`: the run on one screen; `exports` as in `exports.json`."""
+    spec: JobSpec, public_id: str, stats: Stats, exports: Sequence[Mapping[str, Any]],
+    samples: Sequence[Mapping[str, str | None]], folder: Path,
+) -> None:  # fmt: skip
+    """`summary.md`: the run on one screen; `exports` as in `exports.json`, `samples` as in `answers.json`: no row of
+    the data is to be among them.
+    """
     lines = [
         f"# {spec.name}",
         "",
@@ -66,6 +70,7 @@ def write_summary(
         "",
     ]
     lines += _figures(stats)
+    lines += table(("Prompt", "base", "tuned", "expected", "tuned is as expected"), map(_sample_row, samples))
     lines += table(("Training", "value"), [(key, figure(value, DIGITS)) for key, value in stats.training.items()])
     lines += table(
         ("Data", "value"),
@@ -110,6 +115,12 @@ def _figures(stats: Stats) -> list[str]:
     onto = stats.delivered["merged_onto"]
     merged = [f"Merged onto the {onto['onto']} base.", ""] if onto else []
     return [*table(("Model", *found.heads), rows), found.note, "", *merged, *differences_table(stats.document())]
+
+
+def _sample_row(sample: Mapping[str, str | None]) -> tuple[str, ...]:
+    equal = is_expected(sample["trained"], sample.get("reference"))
+    texts = [code(sample.get(name) or "") for name in ("prompt", "base", "trained", "reference")]
+    return *texts, "no reference" if equal is None else "yes" if equal else "no"
 
 
 def _export_row(fact: Mapping[str, Any]) -> tuple[str, ...]:

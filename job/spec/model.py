@@ -20,7 +20,7 @@ from job.spec.method_options import DpoSpec, GrpoSpec, KtoSpec, OrpoSpec, SimpoS
 from job.spec.placeholders import expanded
 from job.spec.resolved import job_schema, resolve
 from job.spec.rules import cross_faults
-from job.spec.sections import JudgeSpec, OutputSpec, ResourcesSpec, TaskSpec
+from job.spec.sections import JudgeSpec, OutputSpec, PromptSpec, ResourcesSpec, TaskSpec
 from job.spec.strict import faults_of_schema, inspect_json, natural, one_per_place, unsound_places
 
 GENERAL = "general"  # instead of sources: the general rows that come with tunejob
@@ -181,7 +181,7 @@ class ForgettingSpec:
 
 @dataclass(frozen=True)
 class EvaluationSpec:
-    prompts: tuple[str, ...]
+    prompts: tuple[str | PromptSpec, ...]
     max_new_tokens: int
     exact_match_rows: int
     metrics: tuple[str, ...]

@@ -80,6 +80,23 @@ class TaskSpec:
     merged: bool = False
 
 
+@dataclass(frozen=True)
+class PromptSpec:
+    """A prompt with the answer that is expected."""
+
+    prompt: str
+    reference: str
+
+
+def prompt_texts(prompts: Sequence[str | PromptSpec]) -> tuple[str, ...]:
+    return tuple(each if isinstance(each, str) else each.prompt for each in prompts)
+
+
+def references_of(prompts: Sequence[str | PromptSpec]) -> tuple[str | None, ...]:
+    """Of each prompt the answer that is expected, None where the spec does not say it."""
+    return tuple(None if isinstance(each, str) else each.reference for each in prompts)
+
+
 def places_of(tasks: Sequence[TaskSpec] | None) -> list[tuple[str, str]]:
     """Of benchmarks whose rows are somewhere else than at the Hub under their own names: pointer and address."""
     return [(f"/evaluation/tasks/{index}/source", task.source) for index, task in enumerate(tasks or ()) if task.source]

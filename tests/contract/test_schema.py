@@ -125,10 +125,14 @@ def breaking(rule: str, limit: Any) -> list[Any]:
         "minProperties": lambda: [{}],
         "maxProperties": lambda: [{"fraction": 0.5, "rows": 5}],
         "pattern": lambda: ["", " ", "é\n", "a b!"],
-        "anyOf": lambda: ["nothing of these", ""],
+        "anyOf": lambda: [5.5, "", *([] if any(map(is_free_text, limit)) else ["nothing of these"])],
         "additionalProperties": lambda: [{"nothing of these": 1}],
         "required": lambda: [{}],
     }[rule]()
+
+
+def is_free_text(form: Json) -> bool:
+    return form.get("type") == "string" and not form.keys() & {"pattern", "enum", "const"}
 
 
 ANNOTATIONS = {"$schema", "$id", "title", "description", "examples", "default", "definitions", "properties", "items"}

@@ -16,6 +16,7 @@ import pytest
 
 from job.plan.schedule import packed
 from job.spec import parse_spec
+from job.spec.sections import prompt_texts, references_of
 from tests.data_rows import sized_model
 from tests.elsewhere.test_readme import section
 from tests.flow.running import (
@@ -80,7 +81,10 @@ def test_the_spec_is_valid_and_says_why_it_is_so(folder: Path, proposed: Result)
     spec = parse_spec((folder / "spec.json").read_bytes())
     assert spec.data.train[0].columns == {"instruction": "question", "output": "answer"}
     asked = [("heater", 10), ("scanner", 14), ("scanner", 19)]
-    assert spec.evaluation.prompts == tuple(f"How do I reset the {device} in room {room}?" for device, room in asked)
+    questions = tuple(f"How do I reset the {device} in room {room}?" for device, room in asked)
+    assert prompt_texts(spec.evaluation.prompts) == questions
+    answers = [f"Room {room}, {device}: " for device, room in asked]
+    assert all(map(str.startswith, map(str, references_of(spec.evaluation.prompts)), answers))
     assert spec.training.learning_rate == 0.001, "that of a very small model"
     assert (spec.data.held_out, spec.output.uri, spec.model.backend) == ("auto", OUTPUT, "peft")
     assert f"rows      {ROWS} in helpdesk.csv\n" in proposed.stdout

@@ -24,7 +24,8 @@ STAGES = ["fetch", "engine", "data", "weights", "load", "baseline", "train", "ad
 def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Terminal]:
     folder = tmp_path_factory.mktemp("terminal")
     shutil.copytree(tiny_dir(), folder / "base")
-    changes = {"/model/source": str(folder / "base"), "/evaluation/prompts": PROMPTS, "/training/eval_steps": 2}
+    prompts = [PROMPTS[0], *({"prompt": prompt, "reference": "Yes."} for prompt in PROMPTS[1:])]
+    changes = {"/model/source": str(folder / "base"), "/evaluation/prompts": prompts, "/training/eval_steps": 2}
     spec = write_spec(folder / "spec.json", tiny(folder / "out", changes))
     terminal = Terminal(["run", spec], folder / "scratch")
     assert terminal.finish() == 0, terminal.shown
@@ -37,7 +38,12 @@ def test_each_stage_says_when_it_begins_and_what_it_does(shown: tuple[Path, Term
 
 
 def test_no_line_is_there_twice_and_none_is_json_or_a_librarys(shown: tuple[Path, Terminal]) -> None:
-    lines = [line for line in shown[1].lines() if line.strip() and not line.startswith(("  base:", "  tuned:"))]
+    quoted = ("  base:", "  tuned:", "  expected:")
+    lines = [line for line in shown[1].lines() if line.strip() and not line.startswith(quoted)]
+        line
+        for line in shown[1].lines()
+        if line.strip() and not line.startswith(("  base:", "  tuned:", "  expected:"))
+    ]
     assert [line for line, count in Counter(lines).items() if count > 1] == []
     assert not [line for line in lines if line.lstrip().startswith("{") or "Loading weights" in line or "it/s" in line]
     assert sum("held-out loss" in line and "step" in line for line in lines) == 2
@@ -59,10 +65,16 @@ def test_it_ends_with_figures_answers_places_and_what_to_type(shown: tuple[Path,
     said = "no difference" if low <= 0 <= high else "better" if high < 0 else "worse"
     assert re.split(" {2,}", compared)[3:] == [f"{about['difference']:.4g} ({low:.4g} to {high:.4g})", said, "8"]
     answers = document(output / "report" / "answers.json")
-    for prompt, answer in zip(PROMPTS, answers, strict=False):
+    expected = ["nothing: this prompt has no reference", *["Yes.  (tuned is not equal)"] * 2]
+    assert [answer["reference"] for answer in answers] == [None, "Yes.", "Yes."]
+    for prompt, answer, words in zip(PROMPTS, answers, expected, strict=True):
         at = lines.index(prompt)
+        assert lines[at + 3] == f"  expected:  {words}"
         assert lines[at + 1].split() == ["base:", *answer["base"].split()]
         assert lines[at + 2].split() == ["tuned:", *answer["trained"].split()]
+    for page in ("README.md", "report/summary.md", "report/report.html"):
+        text = (output / page).read_text("utf-8").lower()
+        assert ("no reference" in text, text.count("yes.") >= 2) == (True, True), page
     assert f"In {output}:" in lines
     assert [line for line in lines if line.startswith(f"  tunejob chat {output}")]
     assert [line for line in lines if line.startswith(f"  tunejob report {output}")]

@@ -306,13 +306,35 @@ def test_every_figure_names_its_artefact(tmp_path: Path) -> None:
     assert "and 0.3 on the original 16-bit base." in text
 
 
+@pytest.mark.parametrize(
+    ("reference", "in_the_card", "in_the_summary"),
+    [
+        (' {"lamp": "on"}\n', "Expected (as trained is equal):", '`{"lamp": "on"}` | yes |'),
+        ("Done.", "Expected (as trained is not equal):", "`Done.` | no |"),
+        (None, "Nothing is expected: this prompt has no reference.", "– | no reference |"),
+    ],
+)
+def test_what_is_expected_stands_beside_both_answers(
+    reference: str | None, in_the_card: str, in_the_summary: str, tmp_path: Path
+) -> None:
+    known = dataclasses.replace(facts(tmp_path), samples=(dataclasses.replace(SAMPLE, reference=reference),))
+    lines = write_card(known, tmp_path / "README.md").read_text("utf-8").splitlines()
+    assert lines.index("As trained:") < lines.index(in_the_card) < lines.index("The same: `adapter`, `merged`.")
+    run = Stats("0" * 16, "demo", tmp_path)
+    run.__dict__ |= {name: known.stats[name] for name in ("device", "data", "training", "evaluation", "delivered")}
+    write_summary(known.spec, "org/Base-1B", run, [], list(map(vars, known.samples)), tmp_path)
+    summary = (tmp_path / "summary.md").read_text("utf-8")
+    assert "| Prompt | base | tuned | expected | tuned is as expected |" in summary
+    assert f'| `Turn on the lamp.` | `I cannot do that.` | `{{"lamp": "on"}}` | {in_the_summary}' in summary
+
+
 def test_perplexity_is_the_name_of_one_figure(tmp_path: Path) -> None:
     """Of the learned tokens of held-out rows; the tests of exports are about every token, and say loss."""
     known = facts(tmp_path)
     text = write_card(known, tmp_path / "README.md").read_text("utf-8")
     run = Stats("0" * 16, "demo", tmp_path)
     run.__dict__ |= {name: known.stats[name] for name in ("device", "data", "training", "evaluation", "delivered")}
-    write_summary(known.spec, "org/Base-1B", run, [MERGED, Q4], tmp_path)
+    write_summary(known.spec, "org/Base-1B", run, [MERGED, Q4], list(map(vars, known.samples)), tmp_path)
     summary = (tmp_path / "summary.md").read_text("utf-8")
     assert [text.lower().count("perplexity"), summary.lower().count("perplexity")] == [1, 1]
     found = measured(known.stats)

@@ -39,6 +39,7 @@ from job.init.write import refuse_to_overwrite, write
 from job.preview.plan import PlanOptions, make_plan
 from job.preview.seen import look_to_validate
 from job.spec import parse_spec
+from job.spec.sections import prompt_texts, references_of
 from tests.data_rows import Row, byte_tokenizer_dir, sized_model, turns, write_rows
 from tests.servers import Hub
 from tests.specs import parse
@@ -179,7 +180,7 @@ def test_every_kind_of_file_that_a_run_reads(
     path = written(tmp_path / name, rows)
     found = look(source_spec(str(path), "train"), {}, tmp_path / "scratch")
     assert (found.count, found.whole, found.fit.format, len(found.rows)) == (30, True, "alpaca", 30)
-    assert prompts_of(found) == ["What is 0?", "What is 14?", "What is 29?"]
+    assert prompts_of(found) == [{"prompt": f"What is {i}?", "reference": str(i)} for i in (0, 14, 29)]
     separated = ["rows.csv: its columns are separated by ';'"]
     assert [remark for remark in found.remarks if "separated" in remark] == (separated if name == "rows.csv" else [])
 
@@ -203,7 +204,13 @@ def test_prompts_hold_nothing_that_a_spec_may_not(tmp_path: Path) -> None:
     questions = ["sk-ant-api03-" + "a1B2" * 20, "\ud800", " ", "x" * 3000, "What?", "What?"]
     path = write_rows(tmp_path / "rows.jsonl", [])
     path.write_text("".join(json.dumps({"messages": turns(question, "b")}) + "\n" for question in questions), "utf-8")
-    assert prompts_of(look(source_spec(str(path), "train"), {}, tmp_path / "scratch")) == ["What?"]
+    prompts = prompts_of(look(source_spec(str(path), "train"), {}, tmp_path / "scratch"))
+    assert prompts == [{"prompt": "What?", "reference": "b"}]
+    for answer in (questions[0], "\ud800", " ", "x" * 3000):
+        path.write_text(json.dumps({"messages": turns("What?", answer)}), "utf-8")
+        assert prompts_of(look(source_spec(str(path), "train"), {}, tmp_path / "scratch")) == ["What?"]
+    path.write_text(json.dumps({"text": "Once upon a time."}), "utf-8")
+    assert prompts_of(look(source_spec(str(path), "train"), {}, tmp_path / "scratch")) == ["Once upon a time."]
 
 
 def test_prompts_are_short_where_rows_have_short_questions(tmp_path: Path) -> None:
@@ -213,7 +220,7 @@ def test_prompts_are_short_where_rows_have_short_questions(tmp_path: Path) -> No
 
     def found(some: Path) -> list[int]:
         prompts = prompts_of(look(source_spec(str(some), "train"), {}, tmp_path / "scratch"))
-        return [len(text) for text in prompts]
+        return [len(each["prompt"]) for each in prompts if isinstance(each, dict)]
 
     assert found(write_rows(tmp_path / "rows.jsonl", rows)) == [20, 30, 50]
     assert found(write_rows(tmp_path / "long.jsonl", rows[:5])) == [20, 30, 700]
@@ -406,7 +413,9 @@ def test_rows_that_say_which_answer_is_better_get_the_method_that_learns_from_th
     spec = parse_spec(json.dumps(proposal.document).encode())
     assert (spec.training.method, spec.data.train[0].format) == (method, kind)
     assert (spec.training.learning_rate, spec.evaluation.max_new_tokens) == (QUICK_RATE_OF_PAIRS, 16)
-    assert spec.evaluation.prompts == ("0?", "12?", "24?")
+    assert prompt_texts(spec.evaluation.prompts) == ("0?", "12?", "24?")
+    bad = method == "kto"  # of these, those with an even number
+    assert references_of(spec.evaluation.prompts) == ((None,) * 3 if bad else ("0!", "12!", "24!"))
     said = [f"{topic}: {words}" for topic, words in proposal.reasons]
     assert any(line.startswith(f"method: {method}: each row") and why in line for line in said)
     assert "rows: /data/train/0: columns that nothing reads: 'score' (25)" in said

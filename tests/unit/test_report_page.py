@@ -92,6 +92,7 @@ def test_answers_are_judged_as_the_figure_is() -> None:
         attributes["data-state"] for attributes in Elements(run_page(shown())).all("li") if "data-state" in attributes
     ]
     assert (states.count("gained"), states.count("wrong"), states.count("open")) == (30, 10, 1)
+    assert run_page(shown()).count("(nothing: this prompt has no reference)") == 1
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,18 @@ from typing import Any
 from job import __version__
 from job.export.kinds import kind_of
 from job.host.memory import MIB
+from job.publish.card.answers import samples
 from job.publish.card.facts import CardFacts, Sample, SourceFacts, card_facts
 from job.publish.card.metadata import metadata
 from job.publish.card.use import Usage, how_to_use, shell_verify
 from job.report.figures import differences_table, loss_of_perplexity, measured
 from job.report.markdown import LONGEST, block, code, figure, table
 from job.spec import JobSpec
+from job.spec.sections import prompt_texts
 from job.training.methods import METHODS
 
 __all__ = ["CardFacts", "Sample", "SourceFacts", "card_facts", "write_card"]
 
-SAMPLE_CHARACTERS = 2000
 SETTINGS = ("model", "data", "lora", "training")  # sections of the spec that decide what is learned
 NOT_SETTINGS = {"source", "merge_base", "adapter", "adapters", "train", "held_out", "sources"}
 WORDS = {"adapter": "`adapter/` on its training base", "merged": "`merged/`"}
@@ -32,7 +33,7 @@ def write_card(facts: CardFacts, path: Path) -> Path:
     """Writes the card to `path`; returns it."""
     lines = ["---", *metadata(facts).splitlines(), "---", "", *_summary(facts), *_results(facts), *_exports(facts)]
     lines += ["## How to use", "", *how_to_use(_usage(facts))]
-    lines += [*_data(facts), *_training(facts), *_cost(facts), *_samples(facts), *_provenance(facts)]
+    lines += [*_data(facts), *_training(facts), *_cost(facts), *samples(facts), *_provenance(facts)]
     path.write_text("\n".join(lines).rstrip() + "\n", "utf-8")
     return path
 
@@ -154,7 +155,8 @@ def _percent(share: float | None) -> str:
 def _usage(facts: CardFacts) -> Usage:
     spec, lora = facts.spec, facts.spec.lora
     first = {kind_of(artefact["name"]).name: artefact["files"][0] for artefact in reversed(facts.exports)}
-    prompts = [prompt for prompt in spec.evaluation.prompts if len(prompt) <= LONGEST and prompt.isprintable()]
+    texts = prompt_texts(spec.evaluation.prompts)
+    prompts = [prompt for prompt in texts if len(prompt) <= LONGEST and prompt.isprintable()]
     return Usage(
         name=spec.name,
         kinds=frozenset(facts.kinds),
@@ -247,31 +249,6 @@ def _cost(facts: CardFacts) -> list[str]:
         for p in facts.stats["phases"]
     ]
     return ["## Time and memory", "", f"On {code(device.get('name', ''))}{memory}.", "", *table(head, rows)]
-
-
-def _samples(facts: CardFacts) -> list[str]:
-    if not facts.samples:
-        return []
-    lines = ["## Answers", "", "Greedy, as the run made them; not chosen.", ""]
-    for number, sample in enumerate(facts.samples):
-        for words, text in (("Prompt", sample.prompt), ("Base", sample.base), ("As trained", sample.trained)):
-            lines += _said(words, text)
-        given = {
-            name: text
-            for name, texts in facts.answers.items()
-            for text in texts[number : number + 1]
-            if text is not None
-        }
-        same = [code(name) for name, text in given.items() if text == sample.trained]
-        lines += [f"The same: {', '.join(same)}.", ""] if same else []
-        for name, text in given.items():
-            lines += _said(code(name), text) if text != sample.trained else []
-    return lines
-
-
-def _said(words: str, text: str) -> list[str]:
-    shown = text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + "…"
-    return [f"{words}:", "", *block(shown, "text")]
 
 
 def _provenance(facts: CardFacts) -> list[str]:

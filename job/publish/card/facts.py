@@ -28,11 +28,12 @@ class SourceFacts:
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt, and what the base and the trained model answered."""
+    """A prompt, what the base and the trained model answered, and what the spec expects, if it says so."""
 
     prompt: str
     base: str
     trained: str
+    reference: str | None = None
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from job.report.kept import ANSWERS, Kept, question, surroundings
+from job.report.kept import ANSWERS, Kept, is_expected, question, surroundings
 from job.report.page.markup import Html, cut, joined, tag
 from job.report.page.shell import badge
+from job.spec.sections import prompt_texts
 
 SHOWN_BYTES = 900_000  # of all answers together, as HTML
 SHOWN_CHARACTERS = 2000  # of a text
 FIND = "Find in questions and answers"
+NOT_KNOWN = "(nothing: this prompt has no reference)"
 FIRST = 10  # of them are seen before more are asked for
 STATES = {  # of the base's answer and the tuned model's: right or not
     (False, True): ("gained", "now right, wrong before"),
@@ -24,7 +26,7 @@ Json = Mapping[str, Any]
 
 def answers(kept: Kept) -> Html:
     """As many as the page has room for; it says how many are left out. Nothing without answers."""
-    around = surroundings(kept.answers, kept.spec.evaluation.prompts)
+    around = surroundings(kept.answers, prompt_texts(kept.spec.evaluation.prompts))
     shown, left = [], SHOWN_BYTES
     for row in kept.answers:
         item = _answer(row, around)
@@ -50,12 +52,10 @@ def answers(kept: Kept) -> Html:
 
 def _answer(row: Json, around: tuple[str, str]) -> Html:
     base, tuned, reference = (row.get(name) for name in ("base", "trained", "reference"))
-    known = isinstance(reference, str)
-    right = [str(given).strip() == str(reference).strip() for given in (base, tuned)] if known else [None, None]
+    right = [is_expected(given, reference) for given in (base, tuned)]
     sides = [_side("base", "Base", base, right[0]), _side("tuned", "Tuned", tuned, right[1])]
-    if known:
-        sides.append(_side("expected", "Expected", reference, None))
-    state = STATES[bool(right[0]), bool(right[1])][0] if known else "open"
+    sides.append(_side("expected", "Expected", NOT_KNOWN if right[1] is None else reference, None))
+    state = "open" if right[1] is None else STATES[bool(right[0]), right[1]][0]
     asked = tag("p", cut(question(row, around), SHOWN_CHARACTERS), class_="asked", dir="auto")
     return tag("li", asked, tag("dl", *sides, class_="sides"), class_="answer", data_state=state)
 
