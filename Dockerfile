@@ -23,8 +23,8 @@ RUN apt-get update \
 WORKDIR /build
 
 # llama.cpp for any x86-64 with AVX2, not for the machine that builds. Neither its server nor its image reader.
-COPY locks/part.py locks/build.txt locks/cuda.txt locks/benchmarks.txt locks/trackers.txt locks/
-ENV CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF"
+COPY locks/part.py locks/llama.cmake locks/build.txt locks/cuda.txt locks/benchmarks.txt locks/trackers.txt locks/
+ENV CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DCMAKE_PROJECT_llama_cpp_INCLUDE=/build/locks/llama.cmake"
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     --mount=type=cache,target=/root/.cache/pip \

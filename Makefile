@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := 2.13.0
 UV := 0.13.9
 # llama.cpp for any x86-64 with AVX2, not for this very CPU: a wheel that is built here may run elsewhere. Quantiser and reader only.
-export CMAKE_ARGS := -DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF
+export CMAKE_ARGS := -DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/locks/llama.cmake
 # Some machines are set not to keep compiled Python: each process would compile all it imports, which is half of the time of its start.
 unexport PYTHONDONTWRITEBYTECODE
 IMAGE ?= localhost/tunejob:cpu
