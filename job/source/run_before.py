@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,10 @@ from job.evaluation.metrics.task import NAME as TASK
 from job.ledger.evidence import STATS, json_object
 from job.ledger.manifest import Manifest
 from job.source.place import Place
+from job.store.base import sha256_of
 
 MOST_BYTES = 64 << 20  # of its statistics; those of the largest runs have less than 1 MB
+MOST = 1e300  # of a figure; whole numbers without end are none
 SPLIT = ("rows", "tokens", "trained_tokens")  # by which held-out rows are recognised
 
 
@@ -35,11 +35,10 @@ def run_before(origin: Place, made_by: Manifest, folder: Path) -> RunBefore | No
     if listed is None or listed.bytes > MOST_BYTES:
         return None
     origin.stage([STATS], folder)
-    raw = (folder / STATS).read_bytes()
-    if (found := hashlib.sha256(raw).hexdigest()) != listed.sha256:
+    if (found := sha256_of(folder / STATS)) != listed.sha256:
         raise InputError(f"{STATS} is not the file that the run has published", found=f"sha256 {found}",
                          expected=f"sha256 {listed.sha256}", hint="Fetch the whole output again")  # fmt: skip
-    document = json_object(raw)
+    document = json_object((folder / STATS).read_bytes())
     figures = {
         name: float(value)
         for name, value in _member(_member(document, "evaluation"), "trained").items()
@@ -56,4 +55,4 @@ def _member(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < MOST

@@ -21,6 +21,7 @@ from job.source.given_adapter import (
     require_settings,
     scaled,
 )
+from job.source.run_before import RunBefore
 from job.spec import LoraSpec
 from job.store import open_store
 from job.training.methods.grpo import whole_steps
@@ -92,6 +93,24 @@ def test_weights_that_are_not_finite_and_ranks_beyond_a_layer(tmp_path: Path) ->
     require_narrow(shapes, 16)
     with pytest.raises(InputError, match="at most 16"):
         require_narrow(shapes, 17)
+
+
+DEEP = b'{"evaluation": ' + b"[" * 100_000
+
+
+@pytest.mark.parametrize(("statistics", "figures"), [
+    ({"trained": {"held_out_loss": 0.5, "<b>": 1.0, "bleu": "x", "perplexity": math.inf, "exact_match": 10**400}},
+     {"held_out_loss": 0.5}),
+    ({"trained": [1.0]}, None), ({"trained": {"bleu": True}}, None), (DEEP, None), (b"", None),
+])  # fmt: skip
+def test_figures_of_a_run_before_that_are_none(statistics: Any, figures: Any, tmp_path: Path) -> None:
+    """Its adapter is taken; what is no figure is not compared with."""
+    stats = statistics if isinstance(statistics, bytes) else json.dumps({"evaluation": statistics, "data": 1}).encode()
+    own = {f"adapter/{name}": content for name, content in zip(FILES, contents(tmp_path, 4), strict=True)}
+    output = tmp_path / "out"
+    manifest = finished(open_store(str(output)), a_spec(), tmp_path, own | {"stats.json": stats})
+    found = fetch_adapter(str(output), lora(targets=["q_proj"]), tmp_path / "work")
+    assert found.before == (RunBefore(manifest.run_id, figures, None) if figures else None)
 
 
 def test_what_lies_beside_a_runs_adapter_is_not_taken_for_it(tmp_path: Path) -> None:
