@@ -19,7 +19,7 @@ from job.export.kinds import kind_of, variant_of
 from job.export.rows import ASKED_PROMPTS
 from job.gguf.expected import describe_tokenizer
 from job.gguf.types import TYPES
-from job.host.foreseen import pairs
+from job.host.planned import pairs
 from job.host.stats import package_versions
 from job.ledger.evidence import STATS, forget_failure
 from job.ledger.manifest import File, Manifest, store_file

@@ -15,7 +15,7 @@ from job.evaluation.benchmarks import Benchmark
 from job.export.delivered import Delivered
 from job.export.kinds import kind_of
 from job.gguf.quality import ModelStep
-from job.gguf.worker import GgufPlan, foreseen
+from job.gguf.worker import GgufPlan, try_beforehand
 from job.host.cgroup import available_bytes
 from job.host.child import taken_bytes
 from job.ledger.manifest import File, store_file
@@ -209,7 +209,7 @@ class Artefacts:
         types = list(dict.fromkeys([shapes.gguf_type, *self.run.spec.export.gguf]))
         longest = max(of["longest_tokens"] for name in ("train", "held_out") if (of := self.run.stats.data.get(name)))
         asked = GgufPlan(model_dir, self.run.children, types, self.run.spec.export.imatrix, longest)
-        sizes: dict[str, int] = foreseen(asked, self.run.children, "plan of the GGUFs").bytes
+        sizes: dict[str, int] = try_beforehand(asked, self.run.children, "plan of the GGUFs").bytes
         return sizes
 
     def require(self, name: str) -> None:

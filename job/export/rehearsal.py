@@ -16,7 +16,7 @@ from job.export.generation import unwritable_settings, write_document
 from job.export.merge.documents import token_ids
 from job.export.tokenizer import expected_tokenizer, save_tokenizer, tokenizer_faults
 from job.gguf.expected import Expected
-from job.gguf.worker import Rehearse, foreseen
+from job.gguf.worker import Rehearse, try_beforehand
 from job.plan.require import require_embeddings
 from job.source import FetchedModel
 from job.source.model_files import CONFIG, read_object
@@ -42,7 +42,7 @@ def rehearse(run: Run, base: FetchedModel, merge_base: FetchedModel, prepared: P
         ids = token_ids(prepared.tokenizer, prepared.report.stop_token_ids)
         write_document(folder / CONFIG, read_object(merge_base.path / CONFIG) | ids)
         asked = Rehearse(folder, run.children / "vocabulary.gguf", expected)
-        found = foreseen(asked, run.children, "the vocabulary as GGUF")
+        found = try_beforehand(asked, run.children, "the vocabulary as GGUF")
         run.log("rehearsal", gguf_vocabulary=found.skipped or "as trained")
     shutil.rmtree(folder)
 

@@ -132,7 +132,7 @@ def results(answer: Any) -> tuple[Any, ...]:
     return tuple(build(GgufAnswer, answer).steps)
 
 
-def foreseen(step: Operation, folder: Path, what: str) -> Any:
+def try_beforehand(step: Operation, folder: Path, what: str) -> Any:
     """What one step finds before anything is trained. Raises `InputError` where native code crashes: it is the model
     that is wrong then, not what was made of it.
     """

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 
 from job.host.child import ENDED, ChildMemory
-from job.host.foreseen import beside
 from job.host.memory import MemorySampler
+from job.host.planned import beside
 
 SAMPLE_SECONDS = 0.5
 PACKAGES = (
@@ -167,7 +167,7 @@ class Stats:
         }
 
     def _taken(self) -> dict[str, Any]:
-        """What a `Foreseen` may be held against. Stages that an earlier try has ended are not known."""
+        """What a `PlannedRun` may be held against. Stages that an earlier try has ended are not known."""
         return {
             "gpu_peak_bytes": self.memory.get("peak_gpu_reserved_bytes") if self.device.get("kind") == "cuda" else None,
             "host_peak_bytes": max((phase.peak_rss_bytes for phase in self.phases), default=None),

@@ -58,7 +58,7 @@ class Compiled:
             found = f"{len(self._key.reveal())} characters"
             raise InputError(f"{KEY} is too short", found=found, expected=f"at least {SHORTEST_KEY}", hint=hint)
         if self._place and not self._place.startswith(("s3://", "/")):
-            raise InputError("this is no place to keep what was compiled", where=PLACE, found=ascii(self._place),
+            raise InputError("not a place to keep what was compiled", where=PLACE, found=ascii(self._place),
                              expected="s3://bucket/prefix, or a directory's full path")  # fmt: skip
         self._is_there = False
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from job.data.build import Prepared
 from job.data.figures import sizes
-from job.host.foreseen import Foreseen
+from job.host.planned import PlannedRun
 from job.plan.cards import card_of
 from job.plan.gpu_memory import GPU_CONTEXT_BYTES
 from job.plan.machine import needs_by_stage
@@ -20,7 +20,7 @@ NOT_RECKONED = "data"  # a plan takes what it has just seen
 BENCHMARKED = ("evaluate", "merge")  # by documents that are not here yet
 
 
-def expected(spec: JobSpec, base: FetchedModel, prepared: Prepared, device: Mapping[str, Any]) -> Foreseen:
+def expected(spec: JobSpec, base: FetchedModel, prepared: Prepared, device: Mapping[str, Any]) -> PlannedRun:
     """`device`: as `job.host.stats.describe_device` has it. Of a CPU the plan knows the disk alone, of a GPU that is
     none of its own neither its memory in training nor the times.
     """
@@ -28,12 +28,12 @@ def expected(spec: JobSpec, base: FetchedModel, prepared: Prepared, device: Mapp
     needs = needs_by_stage(spec, size)
     disk = max(need.disk_bytes for need in needs)
     if device["kind"] == "cpu":
-        return Foreseen(disk_peak_bytes=disk)
+        return PlannedRun(disk_peak_bytes=disk)
     key = card_of(device["name"], device["total_memory_bytes"])
     host = max(need.ram_bytes for need in needs)
     if key is None:
-        return Foreseen(host_peak_bytes=host, disk_peak_bytes=disk)
+        return PlannedRun(host_peak_bytes=host, disk_peak_bytes=disk)
     on = on_card(spec, size, scheduler(spec, sizes(prepared.train)[0].tolist(), 1.0), 0.0, key, {})
     unknown = BENCHMARKED if spec.evaluation.tasks else ()
     stages = {stage.name: round(stage.seconds, 3) for stage in on.stages if stage.name not in (NOT_RECKONED, *unknown)}
-    return Foreseen(key, on.needed.expected - GPU_CONTEXT_BYTES, host, disk, stages)
+    return PlannedRun(key, on.needed.expected - GPU_CONTEXT_BYTES, host, disk, stages)

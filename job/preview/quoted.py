@@ -23,7 +23,7 @@ def parse_unquoted(raw: bytes) -> JobSpec:
     secrets = [value for value in known if len(value) >= SHORTEST]
     faults = [
         Fault(
-            "a credential of the environment stands here; a spec is stored as it is",
+            "this is a credential of the environment; a spec is stored as it is",
             where=pointer_of(place),
             found=MASK,
             expected="a text without it",

@@ -221,14 +221,14 @@ def _benchmark(work: TaskWork) -> str:
     if work.asked is None:
         most = "all its documents" if work.limit is None else f"at most {work.limit:,} documents of each task"
         return f"{head}{most}; how long that takes is not known without lm-eval (make benchmarks)"
-    asked, told = work.asked, [f"{work.asked.documents:,} documents"]
+    asked, counted = work.asked, [f"{work.asked.documents:,} documents"]
     if asked.readings:
-        told.append(f"{asked.readings:,} readings of {asked.read_tokens:,} tokens")
+        counted.append(f"{asked.readings:,} readings of {asked.read_tokens:,} tokens")
     if asked.answers:
-        told.append(f"{asked.answers:,} answers of at most {asked.new_tokens:,} tokens to {asked.prompt_tokens:,}")
+        counted.append(f"{asked.answers:,} answers of at most {asked.new_tokens:,} tokens to {asked.prompt_tokens:,}")
     if work.fetched_bytes:
-        told.append(f"{_size(work.fetched_bytes)} to fetch")
-    return head + ", ".join(told)
+        counted.append(f"{_size(work.fetched_bytes)} to fetch")
+    return head + ", ".join(counted)
 
 
 def _stages(plan: Plan) -> Iterator[list[str]]:

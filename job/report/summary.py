@@ -10,9 +10,9 @@ from typing import Any
 from job.data.build import Prepared
 from job.errors import JobError
 from job.evaluation.assess import Assessment
-from job.host.foreseen import PlannedFigure, pairs
 from job.host.log import Log
 from job.host.memory import GIB
+from job.host.planned import PlannedFigure, pairs
 from job.host.stats import Stats
 from job.ledger.evidence import REPORT, STATS, forget_failure
 from job.ledger.manifest import store_file

@@ -12,7 +12,7 @@ Broken = dict[str, Any]  # places that are not sound, as a tree of the parts of 
 
 
 class Unsound(Exception):
-    """A place was read of which nobody knows yet what is to stand there."""
+    """A place was read of which nobody knows yet what is to be there."""
 
 
 class SoundObject(dict[str, Any]):

@@ -193,7 +193,7 @@ def faults_of_schema(document: Any, schema: dict[str, Any]) -> list[Fault]:
 
 
 def unsound_places(document: Any, schema: dict[str, Any], faults: list[Fault]) -> set[str]:
-    """Pointers of which nobody knows yet what is to stand there: those of `faults`, and where unknown keys may belong;
+    """Pointers of which nobody knows yet what is to be there: those of `faults`, and where unknown keys may belong;
     everything, where there are too many to know them all.
     """
     if not faults:

@@ -18,7 +18,7 @@ from job.gguf.header import MAGIC, read_header
 from job.gguf.quantise import quantise
 from job.gguf.split import split
 from job.gguf.types import TYPES
-from job.gguf.worker import WORKER, Check, GgufRequest, Rehearse, foreseen
+from job.gguf.worker import WORKER, Check, GgufRequest, Rehearse, try_beforehand
 from job.host.child import run_child
 from tests.ggufs import against, changed_folder, describe, edit_json, edit_number, edit_text, write_reference
 from tests.tiny import wide_dir
@@ -143,7 +143,9 @@ def test_a_tokenizer_that_kills_llama_cpp_is_caught(
     with pytest.raises(
         InputError, match=r"native code crashed .found SIG(SEGV|ABRT)"
     ):  # it was 14 before the training, too
-        foreseen(Rehearse(model, tmp_path / "vocabulary.gguf", good.expected), tmp_path / "child", "the vocabulary")
+        try_beforehand(
+            Rehearse(model, tmp_path / "vocabulary.gguf", good.expected), tmp_path / "child", "the vocabulary"
+        )
     assert not (tmp_path / "called").exists()
 
 

@@ -163,7 +163,7 @@ def test_a_credential_of_the_environment_is_refused_wherever_it_is_quoted(
     raw = json.dumps(changed({pointer: value})).encode()
     assert parse_unquoted(raw)
     monkeypatch.setenv("TUNEJOB_JUDGE_KEY", f" {QUOTED}\n")
-    with pytest.raises(SpecError, match="a credential of the environment stands here") as refused:
+    with pytest.raises(SpecError, match="this is a credential of the environment") as refused:
         parse_unquoted(raw)
     assert [fault.where for fault in refused.value.faults] == [where]
     assert QUOTED not in str(refused.value)

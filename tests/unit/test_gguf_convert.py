@@ -173,13 +173,13 @@ def test_a_missing_shard_is_an_artefact_that_failed(tmp_path: Path) -> None:
 
 
 def test_the_plan_foresees_every_size_to_the_page(tmp_path: Path) -> None:
-    foreseen = plan(wide_dir(), tmp_path, list(TYPES), False)
+    planned = plan(wide_dir(), tmp_path, list(TYPES), False)
     assert list(tmp_path.iterdir()) == []
     convert(wide_dir(), tmp_path / "bf16.gguf", "bf16", "tuned", 1)
     for name in ("q8_0", "q4_k_m", "f16"):
         quantise(tmp_path / "bf16.gguf", tmp_path / name, name, None, 1)
-        assert abs((tmp_path / name).stat().st_size - foreseen.bytes[name]) < 4096
-    assert abs((tmp_path / "bf16.gguf").stat().st_size - foreseen.bytes["bf16"]) < 4096
+        assert abs((tmp_path / name).stat().st_size - planned.bytes[name]) < 4096
+    assert abs((tmp_path / "bf16.gguf").stat().st_size - planned.bytes["bf16"]) < 4096
 
 
 def _convert_step(target: Path) -> Convert:

@@ -18,8 +18,8 @@ import pytest
 
 from job.arguments import parser
 from job.errors import CapacityError, InputError, JobError, PolicyError, SpecError
-from job.host.foreseen import Foreseen
 from job.host.log import Log
+from job.host.planned import PlannedRun
 from job.init.settings import QUICK_RATE
 from job.plan.advice import Facts, advise
 from job.plan.cards import CARDS, GB, card_of
@@ -554,9 +554,9 @@ def test_a_run_is_held_against_the_plan_that_was_made_of_its_spec(model: Path, t
     assert known.host_peak_bytes == max(step.ram_bytes for step in found.needs)
     assert known.disk_peak_bytes == max(step.disk_bytes for step in found.needs)
     other = expected(found.spec, base, prepared, DEVICE | {"name": "NVIDIA B200"})
-    assert other == Foreseen(host_peak_bytes=known.host_peak_bytes, disk_peak_bytes=known.disk_peak_bytes)
+    assert other == PlannedRun(host_peak_bytes=known.host_peak_bytes, disk_peak_bytes=known.disk_peak_bytes)
     none = expected(found.spec, base, prepared, {"kind": "cpu"})
-    assert none == Foreseen(disk_peak_bytes=known.disk_peak_bytes)
+    assert none == PlannedRun(disk_peak_bytes=known.disk_peak_bytes)
 
 
 def test_the_tutorials_took_about_what_is_planned_for_them() -> None:

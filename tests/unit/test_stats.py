@@ -11,8 +11,8 @@ import pytest
 
 from job.errors import InputError
 from job.errors.facts import failure_facts
-from job.host.foreseen import Foreseen, pairs
 from job.host.memory import GIB
+from job.host.planned import PlannedRun, pairs
 from job.host.stats import Phase, Stats, training_memory
 from job.report.spoken import words
 from job.spec.strict import StrictValidator, load_schema
@@ -65,7 +65,7 @@ def test_a_phase_measures_time_memory_and_disk(tmp_path: Path) -> None:
 
 def test_planned_and_actual_stand_side_by_side_and_what_is_far_apart_is_known(tmp_path: Path) -> None:
     """By more than a fifth, and trifles do not count."""
-    planned = Foreseen(
+    planned = PlannedRun(
         "h200", 10 * GIB, 12 * GIB, 100 * MIB, {"load": 10.0, "train": 100.0, "evaluate": 8.0, "gguf": 30.0}
     )
     stats = Stats("0" * 16, "x", tmp_path, device={"kind": "cuda"}, memory=training_memory(GIB, 11 * GIB, 150 * GIB))

@@ -193,7 +193,7 @@ class Quants:
 
 
 def in_turn(names: Sequence[str]) -> Iterator[Mapping[str, str]]:
-    """What each of many processes is told of its GPU: the others first, as the first compares the merged weights."""
+    """The GPU that each of many processes sees: the others first, as the first compares the merged weights."""
     return cycle([{VISIBLE: name} for name in (*names[1:], *names[:1])] if len(names) > 1 else [{}])
 
 

@@ -39,7 +39,7 @@ def stages(kept: Kept) -> Html:
         for phase in phases
     ]  # fmt: skip
     whole = table(heads, rows, "Time and memory by stage", words=(1,))
-    return joined(whole, tag("p", NOTE, class_="note"), _price(kept.stats), _foreseen(kept.stats), _planned(phases))
+    return joined(whole, tag("p", NOTE, class_="note"), _price(kept.stats), _whole_run(kept.stats), _planned(phases))
 
 
 def _price(stats: Json) -> Html:
@@ -50,7 +50,7 @@ def _price(stats: Json) -> Html:
     return tag("p", f"Cost: {cost['cost']:.2f}, {hours:.2f} hours at {price:g} an hour as the spec says.")
 
 
-def _foreseen(stats: Json) -> Html:
+def _whole_run(stats: Json) -> Html:
     """Of the whole run and of its stages, what `tunejob plan` reckons beside what it took."""
     planned = stats.get("planned", {})
     pairs: list[tuple[str, Json, Callable[[float], str]]]

@@ -16,7 +16,7 @@ NAMES = {
 
 
 @dataclass(frozen=True)
-class Foreseen:
+class PlannedRun:
     """What the plan says of a run: `gpu`, the card of the plan that it trains on, or None; peaks in bytes, those of
     host and disk upper estimates; seconds by stage. None or absent is what the plan does not know.
     """
@@ -28,14 +28,14 @@ class Foreseen:
     stage_seconds: dict[str, float] = field(default_factory=dict)
 
 
-def beside(foreseen: Mapping[str, Any], taken: Mapping[str, Any]) -> dict[str, Any]:
-    """`planned` and `actual` of each figure of a `Foreseen`; `taken` has the same names, None for what is not over."""
-    pairs = {name: {"planned": foreseen[name], "actual": taken[name]} for name in NAMES}
+def beside(planned: Mapping[str, Any], taken: Mapping[str, Any]) -> dict[str, Any]:
+    """`planned` and `actual` of each figure of a `PlannedRun`; `taken` has its names, None for what is not over."""
+    pairs = {name: {"planned": planned[name], "actual": taken[name]} for name in NAMES}
     stages = {
         name: {"planned": seconds, "actual": taken["stage_seconds"].get(name)}
-        for name, seconds in foreseen["stage_seconds"].items()
+        for name, seconds in planned["stage_seconds"].items()
     }
-    return {"gpu": foreseen["gpu"], **pairs, "stage_seconds": stages}
+    return {"gpu": planned["gpu"], **pairs, "stage_seconds": stages}
 
 
 @dataclass(frozen=True)
