@@ -212,7 +212,7 @@ def test_nobody_else_has_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_what_is_no_place_is_refused_and_makes_no_folder(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="TUNEJOB_COMPILED: this is no place") as refused:
+    with pytest.raises(InputError, match="TUNEJOB_COMPILED: not a place") as refused:
         Machine(tmp_path / "first", monkeypatch, place)
     assert refused.value.exit_code == 11
 
