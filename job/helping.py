@@ -12,6 +12,7 @@ from job.host.child import CHILDREN_IMPORT, preload, start_imports
 from job.host.device import choose_device, gpu_capability, require_wanted_device
 from job.host.log import Log
 from job.host.pulse import HELPS
+from job.host.signals import deferred
 from job.host.stats import arithmetic, describe_device
 from job.ledger.compiled import Compiled
 from job.plan.require import processes, require_device
@@ -62,7 +63,8 @@ def help_run(spec: JobSpec, machine: Machine, workdir: Path, log: Log) -> None:
         if not first.trains():
             log("note", text="nothing was left to train")
             return
-        train_together(team, request, log, lambda: None, first.require)
+        with deferred():
+            train_together(team, request, log, lambda: None, first.require)
         team.end()
     first.until_over()
     log("note", text="the first machine has stored what was trained")

@@ -84,11 +84,12 @@ class Several:
         run = self._run
         request = ToTrain(checkpoints.store_uri, checkpoints.origin, arithmetic(run.stats.device))
         say_training()
-        answers = train_together(self._team, request, run.log, run.claim.hold)
-        self._note(answers)
-        trained: Trained = build(Trained, answers[0].result)
-        if trained.result and trained.last:
-            checkpoints.hold(trained.result.steps, trained.last)
+        with deferred():
+            answers = train_together(self._team, request, run.log, run.claim.hold)
+            self._note(answers)
+            trained: Trained = build(Trained, answers[0].result)
+            if trained.result and trained.last:
+                checkpoints.hold(trained.result.steps, trained.last)
         return trained
 
     def export(self, folder: Path, probe: Path) -> dict[str, Path]:
@@ -127,13 +128,13 @@ def train_together(
     team: Team, request: ToTrain, log: Log, claim: Callable[[], None], look_beside: Callable[[], None] = lambda: None
 ) -> list[MemberAnswer]:
     """`claim` is called before the first checkpoint is stored, `look_beside` all the time: what it raises ends them.
+    Where signals are `deferred`, their step is stored.
 
-    Raises what one of them ended with, and `Interrupted` once a stop signal's step is stored.
+    Raises what one of them ended with, and `Interrupted` for a signal.
     """
 
     def look() -> None:
         team.claim_if_asked(claim)
         look_beside()
 
-    with deferred():
-        return team.ask("train", request, partial(log.bar, every_seconds=0.0), look=look, meet=True)
+    return team.ask("train", request, partial(log.bar, every_seconds=0.0), look=look, meet=True)

@@ -85,6 +85,8 @@ class Team:
         self._asking = [Asking(place.said) for place in self.places]
         self._events: list[Iterator[list[dict[str, Any]]]] = []
         for place in self.places:
+            for left in folder.glob(f"{place.said.stem}.*"):  # by processes before
+                left.unlink()
             place.said.write_bytes(b"")
             self._events.append(_events(place.said))
             request = MemberRequest(spec, device, workdir, place, Share(place.local, count))
