@@ -22,6 +22,7 @@ from job.evaluation.shares import by_rows
 from job.host.child import serve
 from job.host.conversation import Answering
 from job.host.log import Log
+from job.host.memory import blocks_used_again
 from job.host.records import build
 from job.host.signals import install
 from job.host.stats import forget_gpu_peaks, gpu_peaks
@@ -96,7 +97,8 @@ def handle(request: MemberRequest) -> None:
     asked = Answering(place.said)
     for what, given in asked.questions():
         forget_gpu_peaks()
-        result = answers[what](member, given)
+        with blocks_used_again():
+            result = answers[what](member, given)
         allocated, reserved = gpu_peaks()
         asked.answer({"result": result, "peak_allocated_bytes": allocated, "peak_reserved_bytes": reserved})
 
