@@ -21,6 +21,7 @@ from job.evaluation.margins import equal_margins, margins, rewards_of
 from job.evaluation.metrics import METRICS, Options
 from job.evaluation.scores import Wanted, answer_rows, loss_rows, margin_rows
 from job.evaluation.scores import figures as figures_of
+from job.evaluation.shares import Share, together
 from job.spec import GateSpec
 from job.training.methods import METHODS
 from job.training.methods.record import Rewards
@@ -133,6 +134,9 @@ def test_answers_with_labels_are_compared_each_good_one_with_every_bad_one(model
     rewards = Rewards(lambda _, log_probability, *__: log_probability, by_reference=False)
     values = rewards_of(model, found, rewards, None, 0, lambda _: None)
     assert [len(each) for each in margins(found, values)] == [2, 2, 2]
+    parts = [rewards_of(model, found, rewards, None, 0, lambda _: None, Share(number, 2)) for number in (0, 1)]
+    assert together(parts) == values
+    assert all(0 < sum(value is not None for value in part) < 5 for part in parts)
     assert [len(equal_margins(found.select(range(count)))) for count in (5, 4, 1)] == [3, 3, 0]
     assert len(equal_margins(datasets.Dataset.from_list(rows(4)))) == 4
     assert margins(found.select([0]), values[:1]) == []
