@@ -13,10 +13,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from job.errors import DeviceError, Interrupted, JobError, SpecError
+from job.errors import DeviceError, Interrupted, JobError
 from job.host.log import Log
 from job.host.output_file import require_folder, write_output
 from job.host.streams import divert, harmless, last_printed
+from job.preview.spec_file import read_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,24 +28,6 @@ if TYPE_CHECKING:
 
 VENDOR_LOG = "vendor.log"  # in scratch: what libraries print
 UNEXPLAINED = (JobError.exit_code, DeviceError.exit_code)
-
-
-def read_spec(source: str) -> bytes:
-    """The bytes of a spec, no more of a local one than may be. Raises `SpecError` if they cannot be read locally."""
-    from job.spec.strict import MAX_BYTES
-
-    if source == "-":
-        return sys.stdin.buffer.read(MAX_BYTES + 1)
-    if source.startswith("s3://"):
-        from job.store import open_store
-
-        prefix, _, key = source.rpartition("/")
-        return open_store(prefix).read(key)
-    try:
-        with Path(source).open("rb") as file:
-            return file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise SpecError(f"the spec cannot be read: {error.strerror}", found=source) from None
 
 
 def command_validate(arguments: argparse.Namespace, log: Log) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from job.data.fit import best_fit
 from job.data.worker.shape import Document
 from job.errors import InputError, JobError
-from job.init.look import LOOKED, SHOWN_FAULTS, Looked, look, name_of, prompts_of, source_spec, unanswered
+from job.init.look import LOOKED, POINTER, SHOWN_FAULTS, Looked, look, name_of, prompts_of, source_spec, unanswered
 from job.init.rendered import KnownModel, RenderedRows, estimated_tokens, known_model, render
 from job.init.settings import (
     LENGTHS,
@@ -31,6 +31,13 @@ from job.store import open_store
 from job.store.base import local_path
 
 Json = dict[str, Any]
+# What the command calls the places of a spec that does not exist yet.
+PLACES = {
+    POINTER: "FILE",
+    f"{POINTER}/source": "FILE",
+    f"{POINTER}/split": "--split",
+    f"{POINTER}/columns": "--columns",
+}
 PLAIN = "sft"  # the method where a spec names none
 
 
@@ -101,6 +108,10 @@ def propose(asked: InitOptions, alone: bool) -> Proposal:
 def _looked(asked: InitOptions, workdir: Path) -> Looked:
     try:
         return look(source_spec(asked.rows, asked.split), asked.columns, workdir)
+    except JobError as error:  # there is no spec yet whose places these would be
+        raise type(error)(
+            *(replace(fault, where=PLACES.get(fault.where, fault.where)) for fault in error.faults)
+        ) from error
     except ModuleNotFoundError as error:
         hint = "locks/cpu.txt has it; the light install reads .csv, .tsv, .json, .jsonl and .txt of this machine and S3"
         raise InputError(
@@ -183,7 +194,7 @@ def _about_rows(looked: Looked) -> list[tuple[str, str]]:
         ("rows", f"{looked.count} in {looked.source.spec.source}{files}{looked_at}"),
         ("format", f"{fit.format}{named}: {becomes}"),
         ("method", f"{looked.method}: {_why(looked)}"),
-        *(("rows", remark) for remark in unread),
+        *(("rows", remark.removeprefix(f"{POINTER}: ")) for remark in unread),
     ]
     faults = looked.faults()
     if faults:

@@ -114,7 +114,10 @@ def source_faults(pointer: str, source: Json) -> Iterator[Fault]:
     shape = source["format"]
     if shape == "template" and "template" not in source:
         yield Fault(
-            "format template needs the Jinja of each turn", where=f"{pointer}/template", expected="user and assistant"
+            "format template needs the Jinja of each turn",
+            where=f"{pointer}/template",
+            expected="user and assistant",
+            hint='Write "template": {"user": "{{ COLUMN }}", "assistant": "{{ COLUMN }}"}, or another format',
         )
     if shape != "template" and "template" in source:
         yield Fault(

@@ -136,13 +136,9 @@ def _unknown_keys(
         if names_secret(key) or looks_secret(key):
             yield secret_fault(pointer)
         else:
-            yield Fault(
-                "unknown key",
-                where=pointer,
-                found=show(value[key]),
-                expected=f"one of {', '.join(known)}",
-                hint=_place(key, str(parts[0]) if parts else "", known, root),
-            )
+            hint = _place(key, str(parts[0]) if parts else "", known, root)
+            expected = f"a key of {pointer_of(parts) or 'the spec'}" if hint else f"one of {', '.join(known)}"
+            yield Fault("unknown key", where=pointer, found=show(value[key]), expected=expected, hint=hint)
 
 
 def _place(key: str, section: str, known: list[str], root: dict[str, Any]) -> str:

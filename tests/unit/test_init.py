@@ -274,6 +274,26 @@ def test_rows_that_fit_nothing_are_refused(rows: list[Row], words: str, tmp_path
     assert any(way in str(refused.value) for way in ways_out)
 
 
+@pytest.mark.parametrize(
+    ("given", "place", "words"),
+    [
+        ({"rows": "nope.csv"}, "FILE", "Did you mean rope.csv?"),
+        ({"rows": "rope.csv", "split": "test"}, "--split", "no such split"),
+        ({"rows": "rope.csv", "columns": {"instruction": "q", "output": "x"}}, "--columns", "no format fits these columns"),
+    ],
+)  # fmt: skip
+def test_a_fault_has_the_commands_own_place(
+    given: dict[str, Any], place: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    as_csv(tmp_path / "rope.csv", [{"q": "a", "a": "b"}])
+    with pytest.raises(InputError) as refused:
+        propose(replace(ASKED, **given), alone=False)
+    assert ([fault.where for fault in refused.value.faults], words in str(refused.value)) == ([place], True), (
+        refused.value
+    )
+
+
 ADDRESSES = [
     ("hf://openai/gsm8k/main", "hf://datasets/openai/gsm8k", "main", "gsm8k"),
     ("hf://datasets/openai/gsm8k", "hf://datasets/openai/gsm8k", None, "gsm8k"),
@@ -418,7 +438,7 @@ def test_rows_that_say_which_answer_is_better_get_the_method_that_learns_from_th
     assert references_of(spec.evaluation.prompts) == ((None,) * 3 if bad else ("0!", "12!", "24!"))
     said = [f"{topic}: {words}" for topic, words in proposal.reasons]
     assert any(line.startswith(f"method: {method}: each row") and why in line for line in said)
-    assert "rows: /data/train/0: columns that nothing reads: 'score' (25)" in said
+    assert "rows: columns that nothing reads: 'score' (25)" in said
     assert sample in proposal.samples[0]
     assert not look_to_validate(spec, tmp_path).failures
     options = PlanOptions(tmp_path, None, {}, advice=True, alone=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -327,3 +328,11 @@ def test_files_are_looked_at_beside_what_is_wrong(changes: dict[str, Any], place
     with pytest.raises(SpecError) as failure:
         validate({f"{TRAIN}/source": "gone.jsonl"} | changes)
     assert [fault.where for fault in failure.value.faults] == places
+
+
+def test_a_spec_that_is_not_there_says_which_is(here: Path) -> None:
+    for there, hint in ((None, "tunejob init FILE -o spec.json"), ("my-spec.json", "Did you mean my-spec.json?")):
+        if there:
+            put({there: "{}"})
+        with pytest.raises(SpecError, match=re.escape(hint)):
+            command_validate(parser().parse_args(["validate", "my-spek.json"]), Log(io.StringIO(), json_lines=True))

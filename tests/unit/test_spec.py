@@ -46,7 +46,7 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
     ({"/output/uri": LEFT_OUT}, ["/output/uri"], "a required key is missing"),
     ({f"{TRAIN}/format": LEFT_OUT}, [f"{TRAIN}/format"], "expected Shape of a row: messages"),
     ({"/training/learing_rate": 1}, ["/training/learing_rate"], 'Did you mean "learning_rate"?'),
-    ({"/Lora": {"r": 8}}, ["/Lora"], 'unknown key (found an object with r); expected one of $schema, version, name'),
+    ({"/Lora": {"r": 8}}, ["/Lora"], '(found an object with r); expected a key of the spec. Here it is /lora'),
     ({"/data/held_out/fracton": 0.1}, ["/data/held_out/fracton"], 'Did you mean "fraction"?'),
     ({"/a~b/c": 1}, ["/a~0b"], "unknown key"),
     # types
