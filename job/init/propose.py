@@ -10,7 +10,7 @@ from typing import Any
 
 from job.data.fit import best_fit
 from job.data.worker.shape import Document
-from job.errors import InputError, JobError
+from job.errors import Fault, InputError, JobError
 from job.init.look import LOOKED, POINTER, SHOWN_FAULTS, Looked, look, name_of, prompts_of, source_spec, unanswered
 from job.init.rendered import KnownModel, RenderedRows, estimated_tokens, known_model, render
 from job.init.settings import (
@@ -32,12 +32,7 @@ from job.store.base import local_path
 
 Json = dict[str, Any]
 # What the command calls the places of a spec that does not exist yet.
-PLACES = {
-    POINTER: "FILE",
-    f"{POINTER}/source": "FILE",
-    f"{POINTER}/split": "--split",
-    f"{POINTER}/columns": "--columns",
-}
+PLACES = {"": "FILE", "/source": "FILE", "/split": "--split", "/columns": "--columns"}
 PLAIN = "sft"  # the method where a spec names none
 
 
@@ -109,14 +104,17 @@ def _looked(asked: InitOptions, workdir: Path) -> Looked:
     try:
         return look(source_spec(asked.rows, asked.split), asked.columns, workdir)
     except JobError as error:  # there is no spec yet whose places these would be
-        raise type(error)(
-            *(replace(fault, where=PLACES.get(fault.where, fault.where)) for fault in error.faults)
-        ) from error
+        raise type(error)(*map(_as_the_command_says, error.faults)) from error
     except ModuleNotFoundError as error:
         hint = "locks/cpu.txt has it; the light install reads .csv, .tsv, .json, .jsonl and .txt of this machine and S3"
         raise InputError(
             "a package for these rows is not installed", where=asked.rows, found=f"no {error.name}", hint=hint
         ) from error
+
+
+def _as_the_command_says(fault: Fault) -> Fault:
+    known = {f"{POINTER}{place}": name for place, name in PLACES.items()}
+    return replace(fault, where=known.get(fault.where, fault.where))
 
 
 def draft(asked: InitOptions, looked: Looked, model: str) -> Json:

@@ -279,7 +279,7 @@ def test_rows_that_fit_nothing_are_refused(rows: list[Row], words: str, tmp_path
     [
         ({"rows": "nope.csv"}, "FILE", "Did you mean rope.csv?"),
         ({"rows": "rope.csv", "split": "test"}, "--split", "no such split"),
-        ({"rows": "rope.csv", "columns": {"instruction": "q", "output": "x"}}, "--columns", "no format fits these columns"),
+        ({"rows": "rope.csv", "columns": {"instruction": "q", "output": "x"}}, "--columns", "no format fits"),
     ],
 )  # fmt: skip
 def test_a_fault_has_the_commands_own_place(
@@ -289,9 +289,8 @@ def test_a_fault_has_the_commands_own_place(
     as_csv(tmp_path / "rope.csv", [{"q": "a", "a": "b"}])
     with pytest.raises(InputError) as refused:
         propose(replace(ASKED, **given), alone=False)
-    assert ([fault.where for fault in refused.value.faults], words in str(refused.value)) == ([place], True), (
-        refused.value
-    )
+    assert [fault.where for fault in refused.value.faults] == [place]
+    assert words in str(refused.value)
 
 
 ADDRESSES = [
