@@ -182,9 +182,11 @@ def test_a_process_that_is_killed_while_they_measure(alone: Path, tmp_path: Path
 
 
 def test_a_stop_while_they_measure_ends_them_at_once(tmp_path: Path) -> None:
+    """Also one that hears nothing any more."""
     command = running(tmp_path, 2, **SLOW)
     command.wait_until(lambda r: r.says('"event": "load"'))
     started = members(command)
+    started[1].suspend()
     command.signal(signal.SIGTERM)
     begun = time.monotonic()
     result = command.finish(60)
