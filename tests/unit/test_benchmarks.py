@@ -379,7 +379,7 @@ def test_a_plan_has_their_time_and_what_they_fetch(hub: Hub, tmp_path: Path) -> 
     said = as_text(found)
     assert "benchmark arc_easy, base, tuned model and merged weights each: 600 documents, 1,200 readings of" in said
     assert re.search(r"^  stage +time +disk +memory +fetched$", said, re.MULTILINE)
-    assert re.search(r"^  data .* 0\.1 MB$", said, re.MULTILINE)
+    assert re.search(r"^  data .* 58\.0 kB$", said, re.MULTILINE)
     tasks["/evaluation"]["gates"] = [{"metric": "arc_easy:exact_match", "at_least": 0.5}]
     with pytest.raises(InputError, match="no benchmark measures this") as caught:
         plan(model, chats(20), tasks)
