@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 2.0
 BAR_WIDTH, REDRAWN_A_SECOND = 24, 4
 LIVE = {"loss": "loss", "tokens_per_second": "tokens/s"}  # what a bar has room for
+NARROW, NARROW_BAR, NARROW_LIVE = 110, 8, ("loss",)  # below so many columns, so that a bar stays on its line
 
 
 class Screen:
@@ -20,6 +21,7 @@ class Screen:
 
     def __init__(self, stream: IO[str]) -> None:
         self._progress = _progress(stream)
+        self._wide = self._progress.console.width >= NARROW
         self._tasks: dict[str, TaskID] = {}
 
     def line(self, text: str) -> None:
@@ -36,7 +38,8 @@ class Screen:
 
     def update(self, label: str, done: int, total: int | None, fields: Mapping[str, Any]) -> None:
         if label in self._tasks:
-            detail = "".join(f", {short(fields[key])} {unit}" for key, unit in LIVE.items() if key in fields)
+            known = {key: unit for key, unit in LIVE.items() if key in fields and (key in NARROW_LIVE or self._wide)}
+            detail = "".join(f", {short(fields[key])} {unit}" for key, unit in known.items())
             self._progress.update(self._tasks[label], completed=done, total=total, detail=detail)
 
     def end(self, label: str) -> None:
@@ -84,8 +87,9 @@ def _progress(stream: IO[str]) -> Progress:
                 table: RenderableType = self.make_tasks_table(late)
                 yield table
 
-    columns = (TextColumn("         {task.description}", markup=False), BarColumn(bar_width=BAR_WIDTH), BarFacts())
     console = Console(file=cast("IO[str]", LastingStream(stream)))
+    width = BAR_WIDTH if console.width >= NARROW else NARROW_BAR
+    columns = (TextColumn("         {task.description}", markup=False), BarColumn(bar_width=width), BarFacts())
     return Late(
         *columns,
         console=console,

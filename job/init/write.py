@@ -41,5 +41,5 @@ def write(proposal: Proposal, output: str | None, out: IO[str], log: Log) -> Non
     name = shlex.quote(output or "spec.json")
     following = f"Next: tunejob validate {name} && tunejob run {name}"
     for part in (*([marked] if proposal.samples else []), *proposal.samples, following):
-        for line in ("", *part.split("\n")):
+        for line in ("", *part.rstrip().split("\n")):
             log.say(line)

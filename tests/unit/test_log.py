@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import time
 from urllib.parse import quote
@@ -144,6 +145,27 @@ def test_what_takes_long_has_a_bar_on_a_terminal_and_lines_stay_above_it() -> No
     assert "0.25 loss" in late
     assert late.index("1 of 4") < late.index("note       text late") < late.index("the end")
     assert "so far" not in late[late.index("the end") :]
+
+
+@pytest.mark.parametrize(("columns", "speed"), [(80, False), (160, True)])
+def test_a_bar_stays_on_its_line(columns: int, speed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrapped one is drawn again below itself by some terminals."""
+    master, slave = pty.openpty()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with os.fdopen(slave, "w") as stream:
+        log = Log(stream)
+        with log.stage("baseline"), log.bar("baseline", 12345) as bar:
+            bar.update(1000, loss=0.12345, tokens_per_second=12345.678)
+            time.sleep(2.4)
+            bar.update(1001, loss=0.12345, tokens_per_second=12345.678)
+            time.sleep(0.4)
+        log.end_bars()
+        shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", read_all(master))
+    os.close(master)
+    lines = [line.rstrip() for line in re.split("[\r\n]+", shown) if " so far" in line]
+    assert lines
+    assert {("0.1235 loss" in line, "tokens/s" in line) for line in lines} == {(True, speed)}, "\n".join(lines)
+    assert max(map(len, lines)) <= columns
 
 
 def test_a_bar_for_people_alone_says_nothing_in_json() -> None:
