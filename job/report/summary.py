@@ -20,6 +20,7 @@ from job.report.figures import differences_table, loss_of_perplexity, measured
 from job.report.kept import is_expected
 from job.report.markdown import code, figure, table
 from job.spec import JobSpec
+from job.spec.sections import prompt_texts
 from job.store import Store
 from job.training.loop import TrainResult
 
@@ -70,7 +71,8 @@ def write_summary(
         "",
     ]
     lines += _figures(stats)
-    lines += table(("Prompt", "base", "tuned", "expected", "tuned is as expected"), map(_sample_row, samples))
+    asked = prompt_texts(spec.evaluation.prompts)  # without what the chat template writes around them
+    lines += table(("Prompt", "base", "tuned", "expected", "tuned is as expected"), map(_sample_row, asked, samples))
     lines += table(("Training", "value"), [(key, figure(value, DIGITS)) for key, value in stats.training.items()])
     lines += table(
         ("Data", "value"),
@@ -117,10 +119,10 @@ def _figures(stats: Stats) -> list[str]:
     return [*table(("Model", *found.heads), rows), found.note, "", *merged, *differences_table(stats.document())]
 
 
-def _sample_row(sample: Mapping[str, str | None]) -> tuple[str, ...]:
+def _sample_row(prompt: str, sample: Mapping[str, str | None]) -> tuple[str, ...]:
     equal = is_expected(sample["trained"], sample.get("reference"))
-    texts = [code(sample.get(name) or "") for name in ("prompt", "base", "trained", "reference")]
-    return *texts, "no reference" if equal is None else "yes" if equal else "no"
+    texts = [code(sample.get(name) or "") for name in ("base", "trained", "reference")]
+    return code(prompt), *texts, "no reference" if equal is None else "yes" if equal else "no"
 
 
 def _export_row(fact: Mapping[str, Any]) -> tuple[str, ...]:

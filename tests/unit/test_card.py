@@ -317,7 +317,8 @@ def test_every_figure_names_its_artefact(tmp_path: Path) -> None:
 def test_what_is_expected_stands_beside_both_answers(
     reference: str | None, in_the_card: str, in_the_summary: str, tmp_path: Path
 ) -> None:
-    known = dataclasses.replace(facts(tmp_path), samples=(dataclasses.replace(SAMPLE, reference=reference),))
+    sample = dataclasses.replace(SAMPLE, prompt="<u>Turn on the lamp.</u>", reference=reference)
+    known = dataclasses.replace(facts(tmp_path), samples=(sample,))
     lines = write_card(known, tmp_path / "README.md").read_text("utf-8").splitlines()
     assert lines.index("As trained:") < lines.index(in_the_card) < lines.index("The same: `adapter`, `merged`.")
     run = Stats("0" * 16, "demo", tmp_path)
