@@ -121,19 +121,21 @@ def epoch_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card,
 
 
 def stages(
-    spec: JobSpec, size: ModelSize, data_seconds: float, training_seconds: float, asked_seconds: float = 0.0,
-    merged_seconds: float = 0.0,
+    spec: JobSpec, size: ModelSize, data_seconds: float, training_seconds: float, cards: int,
+    asked_seconds: float = 0.0, merged_seconds: float = 0.0,
 ) -> list[Stage]:  # fmt: skip
     """Of a run in its order. `data_seconds`: as long as tokenising took here. `asked_seconds`, `merged_seconds`: of
-    benchmarks that each of base and tuned model goes through, and the merged weights. On several GPUs processes import
-    and load at the same time.
+    benchmarks that each of base and tuned model goes through, and the merged weights. On several `cards`
+    processes import the engine while rows are prepared, and the load waits for what is left of that.
     """
     weights = 2 * size.parameters
     compiled = COMPILE_SECONDS if spec.model.backend == "unsloth" else 0.0
+    engine = [Stage("engine", ENGINE_SECONDS)] if cards == 1 else []
+    awaited = 0.0 if engine else max(0.0, ENGINE_SECONDS - data_seconds)
     found = [
-        Stage("engine", ENGINE_SECONDS),
+        *engine,
         Stage("data", data_seconds),
-        Stage("load", weights / LOAD_RATE),
+        Stage("load", awaited + weights / LOAD_RATE),
         *([Stage("baseline", asked_seconds)] if asked_seconds else []),
         *([] if spec.model.adapters else [Stage("train", training_seconds + compiled)]),
         Stage("evaluate", REOPEN_SECONDS + asked_seconds),

@@ -82,7 +82,7 @@ def on_card(
     seconds = training.seconds(choice) * planned.epochs
     asked = {work: asked_seconds(spec, size, card, work.asked) for work in benchmarks if work.asked}
     of_merged = sum(seconds for work, seconds in asked.items() if work.of_merged)
-    taken = stages(spec, size, data_seconds, seconds, sum(asked.values()), of_merged)
+    taken = stages(spec, size, data_seconds, seconds, cards, sum(asked.values()), of_merged)
     return OnCard(
         key,
         card,

@@ -12,7 +12,7 @@ import pytest
 
 from job.plan.cards import CARDS, GB, card_of_device
 from job.plan.choice import Choice, Training
-from job.plan.duration import epoch_seconds
+from job.plan.duration import epoch_seconds, stages
 from job.plan.gpu_memory import GIB, activation_budget, gpu_bytes, rows_at_once
 from job.plan.model_size import ModelSize
 from job.plan.schedule import Schedule, schedule
@@ -116,6 +116,19 @@ def test_cards_share_a_step_as_was_measured() -> None:
     auto = replace(training_of(tutorial()), cards=3)
     assert auto.choose(139 * GIB).batch.accumulation_steps >= 3
     assert three.seconds(choice) == two.seconds(choice)
+
+
+def test_processes_of_several_cards_import_while_rows_are_prepared() -> None:
+    """No stage waits for the engine but the load, for what is left of it; the training starts at once."""
+    spec, size = tutorial(), SIZES["8b"]
+    one, quick, slow = (
+        {stage.name: stage.seconds for stage in stages(spec, size, data, 100.0, cards)}
+        for cards, data in ((1, 10.0), (2, 10.0), (2, 60.0))
+    )
+    assert quick.keys() == one.keys() - {"engine"}
+    assert quick["load"] - slow["load"] == pytest.approx(one["engine"] - 10)
+    assert slow["load"] == one["load"]
+    assert quick["train"] == one["train"]
 
 
 def test_parts_of_the_weights_take_less_of_each_card() -> None:
