@@ -23,7 +23,8 @@ from job.host.planned import pairs
 from job.host.stats import package_versions
 from job.ledger.evidence import STATS, forget_failure
 from job.ledger.manifest import File, Manifest, store_file
-from job.publish.card.card import Sample, card_facts, write_card
+from job.publish.card.card import write_card
+from job.publish.card.facts import CardFacts, Sample
 from job.publish.ollama.modelfile import write_modelfiles
 from job.report.ending import ending
 from job.report.gates import write_gates
@@ -109,7 +110,7 @@ def card(
     samples = [Sample(**sample) for sample in trained["samples"]]
     texts = {trained["reopened"]: trained["answers"]} | {f["name"]: f["answers"] for f in facts if "answers" in f}
     answers = {name: given[:ASKED_PROMPTS] for name, given in texts.items()}
-    said = card_facts(run.spec, base, sources, run.stats.document(), facts, samples, answers, bool(prepared.template))
+    said = CardFacts(run.spec, base, sources, run.stats.document(), facts, samples, answers, bool(prepared.template))
     return {README: write_card(said, run.workdir / README)}
 
 

@@ -52,16 +52,13 @@ class ColumnUse:
         """Counts what of a row is not read as it is written. `all_text`: the row was settled."""
         raw = self._may_be_raw and not is_chat(self._format, row, Columns(self._names))
         read = self._of_raw_text if raw else self._read
+        known = read if self._templates is None else self._templates  # which read what they like
         for name, value in row.items():
-            if self._is_read(name, read):
+            if name in known:
                 if all_text and (value is None or value in MISSING_WORDS):
                     (self._as_missing if value is None else self._as_text)[name, value or NOT_A_NUMBER[0]] += 1
             elif value not in NOTHING and (len(self._unread) < COUNTED or name in self._unread):
                 self._unread[name] += 1
-
-    def _is_read(self, name: str, read: set[str]) -> bool:
-        """A source's own templates read what they like: of the rest nothing is said."""
-        return name in read if self._templates is None else name in self._templates
 
     def notes(self) -> list[str]:
         unread, found = Counter(self._unread) if self._templates is None else Counter(), []

@@ -24,23 +24,15 @@ class DataReport:
 
     train: dict[str, Any]
     held_out: dict[str, Any] | None
+    replay: dict[str, Any] | None
+    general: dict[str, Any] | None
     held_out_words: str
     stop_token_ids: list[int]
     notes: list[str]
-    replay: dict[str, Any] | None = None
-    general: dict[str, Any] | None = None
 
     def document(self) -> dict[str, Any]:
         """The whole report for stats.json."""
-        return {
-            "train": self.train,
-            "held_out": self.held_out,
-            "replay": self.replay,
-            "general": self.general,
-            "held_out_words": self.held_out_words,
-            "stop_token_ids": self.stop_token_ids,
-            "notes": self.notes,
-        }
+        return dict(vars(self))
 
     def totals(self) -> dict[str, int]:
         """The figures of one log line."""

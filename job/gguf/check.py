@@ -47,7 +47,8 @@ def check(file: Path, key: str, type_name: str, source: Path | None, expected: E
     if source is not None:
         faults += _shape_faults(header, read_header(source, source.name), key)
     with opened(file, key) as model:
-        faults += _vocabulary_faults(model, key, expected, known)
+        faults += _unequal("the size of the vocabulary differs from the model's", key, model.tokens, known.vocabulary)
+        faults += token_faults(model, key, expected)
         faults += text_faults(model, key, expected.texts)
         quality = _measured(model, known, against, None, key) if model.tokens == known.vocabulary else None
     if quality is not None:
@@ -94,8 +95,7 @@ def _type_faults(header: Header, key: str, kind: QuantType, source: Path | None)
     if source is None:
         planned = {t.name: kind.tensor_type for t in header.tensors.values() if len(t.shape) > 1 and t.type != "F32"}
         bulk = max(header.tensors.values(), key=lambda t: t.bytes).type
-        if bulk != kind.tensor_type:
-            yield Fault("the bulk of the weights is of another type", where=key, found=bulk, expected=kind.tensor_type)
+        yield from _unequal("the bulk of the weights is of another type", key, bulk, kind.tensor_type)
     else:
         planned = planned_types(source, kind.label.lower(), IMATRIX_ENTRIES in header.metadata)
     wrong = [(t, planned[t.name]) for t in header.tensors.values() if planned.get(t.name, t.type) != t.type]
@@ -117,10 +117,7 @@ def _lora_faults(header: Header, base: Header, key: str, kind: QuantType) -> Ite
         "general.architecture": base.metadata["general.architecture"],
     }
     for name, value in wanted.items():
-        if header.metadata.get(name) != value:
-            yield Fault(
-                f"{name} is not that of this adapter", where=key, found=str(header.metadata.get(name)), expected=value
-            )
+        yield from _unequal(f"{name} is not that of this adapter", key, header.metadata.get(name), value)
     fitting = [t for t in header.tensors.values() if t.shape[0] % kind.block == 0]
     wrong = [t for t in fitting if t.type != kind.tensor_type]
     if wrong or not fitting:
@@ -134,41 +131,32 @@ def _lora_faults(header: Header, base: Header, key: str, kind: QuantType) -> Ite
 
 
 def _shape_faults(header: Header, source: Header, key: str) -> Iterator[Fault]:
-    if len(header.tensors) != len(source.tensors):
-        yield Fault(
-            "the number of tensors differs from the 16-bit file",
-            where=key,
-            found=str(len(header.tensors)),
-            expected=str(len(source.tensors)),
-        )
+    count, wanted = len(header.tensors), len(source.tensors)
+    yield from _unequal("the number of tensors differs from the 16-bit file", key, count, wanted)
     found = {name: tensor.shape for name, tensor in header.tensors.items()}
     for name, tensor in source.tensors.items():
-        if name in found and found[name] != tensor.shape:
-            yield Fault(
-                f"the shape of {name} differs from the 16-bit file",
-                where=key,
-                found=str(found[name]),
-                expected=str(tensor.shape),
-            )
+        if name in found:
+            yield from _unequal(f"the shape of {name} differs from the 16-bit file", key, found[name], tensor.shape)
 
 
 def special_faults(header: Header, key: str, expected: Expected) -> Iterator[Fault]:
     for word, name in SPECIAL.items():
         found, wanted = header.metadata.get(f"tokenizer.ggml.{word}_token_id"), getattr(expected, name)
-        if wanted is not None and found != wanted:
-            yield Fault(f"{name} is not the trained tokenizer's", where=key, found=str(found), expected=str(wanted))
+        if wanted is not None:
+            yield from _unequal(f"{name} is not the trained tokenizer's", key, found, wanted)
     found, wanted = header.metadata.get("tokenizer.chat_template"), expected.chat_template
     if found != wanted:
         yield Fault(
             "the chat template is not the trained one",
             where=key,
             found=_difference(found, wanted),
-            expected=_size(wanted),
+            expected="none" if wanted is None else f"{len(wanted.encode())} bytes, the same",
         )
 
 
-def _size(template: str | None) -> str:
-    return "none" if template is None else f"{len(template.encode())} bytes, the same"
+def _unequal(message: str, key: str, found: Any, wanted: Any) -> Iterator[Fault]:
+    if found != wanted:
+        yield Fault(message, where=key, found=str(found), expected=str(wanted))
 
 
 def _difference(found: str | None, wanted: str | None) -> str:
@@ -183,17 +171,6 @@ def _difference(found: str | None, wanted: str | None) -> str:
 # -------------------------------------------------------------------------------------------- what llama.cpp says
 
 
-def _vocabulary_faults(model: Model, key: str, expected: Expected, known: Reference) -> Iterator[Fault]:
-    if model.tokens != known.vocabulary:
-        yield Fault(
-            "the size of the vocabulary differs from the model's",
-            where=key,
-            found=str(model.tokens),
-            expected=str(known.vocabulary),
-        )
-    yield from token_faults(model, key, expected)
-
-
 def token_faults(model: Model, key: str, expected: Expected) -> Iterator[Fault]:
     """Every fault of the vocabulary that shows without weights."""
     if model.tokens < expected.tokens:
@@ -204,13 +181,8 @@ def token_faults(model: Model, key: str, expected: Expected) -> Iterator[Fault]:
             expected=f"at least {expected.tokens}",
         )
     adds_bos = model.adds_bos and model.bos == expected.bos_token_id
-    if adds_bos != expected.adds_bos:
-        yield Fault(
-            "whether texts begin with the BOS token differs from the trained tokenizer",
-            where=key,
-            found=str(adds_bos),
-            expected=str(expected.adds_bos),
-        )
+    message = "whether texts begin with the BOS token differs from the trained tokenizer"
+    yield from _unequal(message, key, adds_bos, expected.adds_bos)
     if model.chat_template != expected.chat_template:
         yield Fault(
             "llama.cpp reads another chat template",

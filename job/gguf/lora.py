@@ -54,7 +54,9 @@ def write_lora(adapter: Path, model: Path, target: Path, type_name: str, name: s
         writer = gguf.GGUFWriter(target, gguf.MODEL_ARCH_NAMES[converter.model_arch])
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, _alpha(config))
+        # llama.cpp scales by alpha / r; rsLoRA by alpha / sqrt(r)
+        alpha = float(config["lora_alpha"]) * (math.sqrt(config["r"]) if config.get("use_rslora") else 1.0)
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
         writer.add_name(name)
         writer.add_file_type(TYPES[type_name].file_type)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -67,11 +69,6 @@ def write_lora(adapter: Path, model: Path, target: Path, type_name: str, name: s
         writer.write_tensors_to_file()
         writer.close()
     return Written.since(started, read_header(target, target.name))
-
-
-def _alpha(config: Mapping[str, Any]) -> float:
-    """llama.cpp scales by alpha / r; rsLoRA by alpha / sqrt(r)."""
-    return float(config["lora_alpha"]) * (math.sqrt(config["r"]) if config.get("use_rslora") else 1.0)
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, Any, Any]]:

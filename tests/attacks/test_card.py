@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from job.publish.card.card import CardFacts, Sample, write_card
+from job.publish.card.card import write_card
+from job.publish.card.facts import CardFacts, Sample
 from job.publish.card.metadata import metadata
 from tests.unit.test_card import MERGED, Q4, SECTIONS, blocks, facts, headings, parsed
 
@@ -41,7 +42,10 @@ TEXTS = {
 def hostile(folder: Path, text: str) -> CardFacts:
     """The text everywhere that the facts hold text which somebody else has written."""
     known = facts(folder)
-    sources = tuple(dataclasses.replace(source, source=text, split=text) for source in known.sources)
+    sources = [
+        dataclasses.replace(source, spec=dataclasses.replace(source.spec, source=text, split=text))
+        for source in known.sources
+    ]
     named = {
         "device": {"name": text, "total_memory_bytes": 0},
         "effective": {"optimizer": text},
@@ -61,8 +65,8 @@ def hostile(folder: Path, text: str) -> CardFacts:
     )
     exports = ({**MERGED, "files": [text]}, {**Q4, "files": [text, text]})
     return dataclasses.replace(
-        known, spec=spec, base_id=text, base_licence=text, sources=sources, stats=known.stats | named, exports=exports,
-        samples=(Sample(text, text, text),),
+        known, spec=spec, base=replace(known.base, public_id=text, licence=text), sources=sources,
+        stats=known.stats | named, exports=exports, samples=(Sample(text, text, text),),
     )  # fmt: skip
 
 
@@ -122,5 +126,6 @@ def test_a_hub_name_is_taken_only_in_its_form(tmp_path: Path) -> None:
         "hf://datasets/[x](y)@main",
         "hf://datasets/a@main",
     ):
-        sources = (dataclasses.replace(facts(tmp_path).sources[0], source=source),)
+        known = facts(tmp_path).sources[0]
+        sources = [dataclasses.replace(known, spec=dataclasses.replace(known.spec, source=source))]
         assert "datasets" not in yaml.safe_load(metadata(facts(tmp_path, sources=sources)))

@@ -17,7 +17,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from job.host.stats import Phase, Stats
-from job.publish.card.card import CardFacts, Sample, card_facts, write_card
+from job.publish.card.card import write_card
+from job.publish.card.facts import CardFacts, Sample
 from job.publish.card.metadata import metadata
 from job.report.figures import aligned, measured
 from job.report.summary import write_summary
@@ -116,7 +117,9 @@ def facts(
         FetchedSource(s, f"/data/train/{i}", (), REVISION if i == 0 else None, "ab" * 32)
         for i, s in enumerate(spec.data.train)
     ]
-    found = card_facts(spec, base, sources, stats(spec, workdir), exports, [SAMPLE], ANSWERS, True)
+    names = {"base_id": "public_id", "base_revision": "revision", "base_licence": "licence"}
+    base = dataclasses.replace(base, **{names[name]: changes.pop(name) for name in names.keys() & changes.keys()})
+    found = CardFacts(spec, base, sources, stats(spec, workdir), exports, [SAMPLE], ANSWERS, True)
     return dataclasses.replace(found, **changes)
 
 

@@ -12,7 +12,7 @@ from job import __version__
 from job.export.kinds import kind_of
 from job.host.memory import MIB
 from job.publish.card.answers import samples
-from job.publish.card.facts import CardFacts, Sample, SourceFacts, card_facts
+from job.publish.card.facts import CardFacts, use_of
 from job.publish.card.metadata import metadata
 from job.publish.card.use import Usage, how_to_use, shell_verify
 from job.report.figures import differences_table, loss_of_perplexity, measured
@@ -20,8 +20,6 @@ from job.report.markdown import LONGEST, block, code, figure, table
 from job.spec import JobSpec
 from job.spec.sections import prompt_texts
 from job.training.methods import METHODS
-
-__all__ = ["CardFacts", "Sample", "SourceFacts", "card_facts", "write_card"]
 
 SETTINGS = ("model", "data", "lora", "training")  # sections of the spec that decide what is learned
 NOT_SETTINGS = {"source", "merge_base", "adapter", "adapters", "train", "held_out", "sources"}
@@ -44,15 +42,15 @@ def _summary(facts: CardFacts) -> list[str]:
     learned = f"{train['rows']} {what} ({train['trained_tokens']} learned tokens)"
     if METHODS[facts.spec.training.method].answers(facts.spec) > 1:
         learned = f"{train['rows']} prompts, by the rewards of its own answers"
-    revision = f" at revision {code(facts.base_revision)}" if facts.base_revision else ""
+    revision = f" at revision {code(facts.base.revision)}" if facts.base.revision else ""
     if adapter := facts.stats["effective"].get("adapter"):
         revision += f", with the adapter of {code(adapter)} to go on from"
     combined = facts.stats["effective"].get("combined")
     made = f"with the combined adapters of {code(combined)}" if combined else f"fine-tuned on {learned}"
-    lines = [f"# {facts.spec.name}", "", f"{code(facts.base_id)}{revision}, {made}: {_how(facts.spec)}."]
+    lines = [f"# {facts.spec.name}", "", f"{code(facts.base.public_id)}{revision}, {made}: {_how(facts.spec)}."]
     licence = (
-        f"Licence of the base: {code(facts.base_licence)}."
-        if facts.base_licence
+        f"Licence of the base: {code(facts.base.licence)}."
+        if facts.base.licence
         else "The licence of the base is not known to this run."
     )
     return [*lines, f"Sequences of up to {facts.spec.model.max_seq_length} tokens. {licence}", ""]
@@ -161,8 +159,8 @@ def _usage(facts: CardFacts) -> Usage:
         name=spec.name,
         kinds=frozenset(facts.kinds),
         base=facts.hub_base,
-        base_id=facts.base_id,
-        revision=facts.base_revision,
+        base_id=facts.base.public_id,
+        revision=facts.base.revision,
         output=spec.output.uri,
         way_back=_way_back(spec),
         repository=spec.output.hub.repository if spec.output.hub else None,
@@ -187,7 +185,10 @@ def _way_back(spec: JobSpec) -> str:
 
 
 def _data(facts: CardFacts) -> list[str]:
-    rows = [(s.use, code(s.source), code(s.split), code(s.revision or ""), code(s.sha256[:16])) for s in facts.sources]
+    rows = [
+        (use_of(s), code(s.spec.source), code(s.spec.split), code(s.revision or ""), code(s.sha256[:16]))
+        for s in facts.sources
+    ]
     parts = {"train": "training", "held_out": "held-out", "replay": "general, mixed in", "general": "general, measured"}
     counted = {words: facts.stats["data"].get(name) for name, words in parts.items()}
     figures = [
@@ -256,10 +257,8 @@ def _provenance(facts: CardFacts) -> list[str]:
     lines = [
         "## Where it comes from",
         "",
-        f"Run {code(facts.run_id)} of tunejob {__version__}. `spec.json` makes it again; `manifest.json` lists every",
-    ]
-    lines += [
-        "file with its SHA-256, and `report/` has the loss curves, the answers and the figures of every export.",
+        f"Run {code(facts.spec.run_id)} of tunejob {__version__}. `spec.json` makes it again; `manifest.json` lists",
+        "every file with its SHA-256, and `report/` has the loss curves, the answers and the figures of every export.",
         "",
     ]
     return [*lines, *block(shell_verify(facts.spec.output.uri), "sh"), *table(("Package", "version"), packages)]

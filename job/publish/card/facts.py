@@ -16,17 +16,6 @@ HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-
 
 
 @dataclass(frozen=True)
-class SourceFacts:
-    """A source of rows: `use` is "training" or "held-out"."""
-
-    use: str
-    source: str
-    split: str
-    revision: str | None
-    sha256: str
-
-
-@dataclass(frozen=True)
 class Sample:
     """A prompt, what the base and the trained model answered, and what the spec expects, if it says so."""
 
@@ -45,22 +34,20 @@ class CardFacts:
     conversations.
     """
 
-    run_id: str
     spec: JobSpec
-    base_id: str
-    base_revision: str | None
-    base_licence: str | None
-    sources: tuple[SourceFacts, ...]
+    base: FetchedModel
+    sources: Sequence[FetchedSource]
     stats: Mapping[str, Any]
-    exports: tuple[Mapping[str, Any], ...]
-    samples: tuple[Sample, ...]
+    exports: Sequence[Mapping[str, Any]]
+    samples: Sequence[Sample]
     answers: Mapping[str, Sequence[str | None]]
     chat: bool
 
     @property
     def hub_base(self) -> str | None:
         """The base's id, if it is one of the Hub."""
-        return self.base_id if self.base_revision and HUB_ID.fullmatch(self.base_id) else None
+        name = self.base.public_id
+        return name if self.base.revision and HUB_ID.fullmatch(name) else None
 
     @property
     def kinds(self) -> set[str]:
@@ -69,32 +56,6 @@ class CardFacts:
         return kinds | {left_by_training(whole=self.spec.lora is None)}
 
 
-def card_facts(
-    spec: JobSpec, base: FetchedModel, sources: Sequence[FetchedSource], stats: Mapping[str, Any],
-    exports: Sequence[Mapping[str, Any]], samples: Sequence[Sample],
-    answers: Mapping[str, Sequence[str | None]], chat: bool,
-) -> CardFacts:  # fmt: skip
-    """The facts of a run; `stats` is `Stats.document()`."""
-    described = [
-        SourceFacts(
-            next(use for pointer, use in USES.items() if s.pointer.startswith(pointer)),
-            s.spec.source,
-            s.spec.split,
-            s.revision,
-            s.sha256,
-        )
-        for s in sources
-    ]
-    return CardFacts(
-        spec.run_id,
-        spec,
-        base.public_id,
-        base.revision,
-        base.licence,
-        tuple(described),
-        stats,
-        tuple(exports),
-        tuple(samples),
-        answers,
-        chat,
-    )
+def use_of(source: FetchedSource) -> str:
+    """What a source of rows is for, in a word or two."""
+    return next(use for pointer, use in USES.items() if source.pointer.startswith(pointer))

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from job.export.kinds import EXPORTS, Export
-from job.publish.card.facts import HUB_ID, CardFacts
+from job.publish.card.facts import HUB_ID, CardFacts, use_of
 
 RELATIONS = ("finetune", "quantized", "adapter")  # of several kinds, the first is the model's
 LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
@@ -21,7 +21,8 @@ def metadata(facts: CardFacts) -> str:
 
     made = [EXPORTS[name] for name in facts.kinds]
     relation = next(word for word in RELATIONS if any(kind.relation == word for kind in made))
-    datasets = [found for source in facts.sources if source.use == "training" and (found := _dataset(source.source))]
+    trained = [source.spec.source for source in facts.sources if use_of(source) == "training"]
+    datasets = [found for source in trained if (found := _dataset(source))]
     known: dict[str, Any] = {
         "base_model": facts.hub_base,
         "base_model_relation": relation if facts.hub_base else None,
@@ -50,11 +51,11 @@ def _dataset(source: str) -> str | None:
 
 def _licence(facts: CardFacts) -> dict[str, str]:
     """The base's licence; one without an identifier is named after the base and points to it."""
-    licence = facts.base_licence
+    licence = facts.base.licence
     if not licence:
         return {"license": "unknown"}
     if isinstance(licence, str) and LICENCE_ID.fullmatch(licence) and licence != "other":
         return {"license": licence}
-    link = {"license_link": f"{HUB}/{facts.hub_base}/tree/{facts.base_revision}"} if facts.hub_base else {}
-    base = NOT_SLUG.sub("-", facts.base_id.lower()).strip("-")[:LONGEST_SLUG] or "base"
+    link = {"license_link": f"{HUB}/{facts.hub_base}/tree/{facts.base.revision}"} if facts.hub_base else {}
+    base = NOT_SLUG.sub("-", facts.base.public_id.lower()).strip("-")[:LONGEST_SLUG] or "base"
     return {"license": "other", "license_name": f"license-of-{base}", **link}
