@@ -21,6 +21,7 @@ from job.evaluation.task_faults import cut_prompts
 from job.source.benchmarks import fetch_set
 from job.spec import TaskSpec
 from job.spec.sections import TaskRowsSpec
+from job.spec.task_rules import figures_of
 from tests.forking import ROOT
 from tests.hub_server import Hub, hub_server
 from tests.tiny import tiny_dir
@@ -140,6 +141,7 @@ def test_a_list_of_choices_may_be_json_in_a_cell_and_the_answer_a_letter(tmp_pat
     (found,) = load_benchmarks(
         [TaskSpec("own", None, None, False, str(tmp_path / "rows.csv"), None, "train", own)], tmp_path / "work", {}, 8
     )
+    assert [figure.name for figure in found.figures] == figures_of("own", {"choices_column": "options"})
     (task,) = found.loaded["tasks"].values()
     docs = list(task.eval_docs)
     assert [task.doc_to_choice(doc)[task.doc_to_target(doc)] for doc in docs] == ["y", "x"]
@@ -321,6 +323,7 @@ def test_what_is_reckoned_is_what_a_model_reads(few_shot: int, tmp_path: Path) -
                          TaskRowsSpec("question", "answer", None, None), merged=True)  # fmt: skip
     chosen = replace(WHOLE, source=str(tmp_path / "rows.jsonl"), few_shot=few_shot, limit=SAMPLED)
     loaded = load_benchmarks([chosen, generated], tmp_path / "work", {}, 1)
+    assert [figure.name for figure in loaded[1].figures] == figures_of("sums", {})
     tokenizer = AutoTokenizer.from_pretrained(tiny_dir())
     work = [work_of(one, index, tokenizer) for index, one in enumerate(loaded)]
     assert [(each.name, each.of_merged, each.fetched_bytes) for each in work] == [

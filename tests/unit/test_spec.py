@@ -206,6 +206,11 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
      ["/evaluation/gates/0/at_least"], "no model can pass this gate on arc_easy:acc"),
     ({"/evaluation/tasks": ["a"], "/evaluation/gates": [{"metric": "a:acc", "at_least": 0.5, "of": ["adapter"]}]},
      ["/evaluation/gates/0/of/0"], "measured of the trained model alone"),
+    *(({"/evaluation/tasks": ["arc_easy", {"name": "own", "source": "x", "rows": rows}],
+        "/evaluation/gates": [{"metric": "arc_easy:any", "at_least": 0}, {"metric": found, "at_least": 0}]},
+       ["/evaluation/gates/1/metric"], f"a gate on what is not measured (found \"{found}\"); expected {wanted}")
+      for rows, found, wanted in (({}, "own:acc", "own:exact_match"),
+                                  ({"choices": ["a", "b"]}, "own:exact_match", "own:acc or own:acc_norm"))),
     ({"/evaluation/judge": {"model": "m"}}, ["/evaluation/judge"],
      "there is no answer to judge; expected evaluation.prompts"),
     *(({"/evaluation/tasks": tasks, "/evaluation/gates": [{"metric": "arc_easy:acc", "at_least": 0, "of": of}], **more},
