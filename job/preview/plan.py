@@ -149,9 +149,9 @@ def make_plan(spec: JobSpec, asked: PlanOptions, workdir: Path, log: Log) -> Pla
         with without_torch(asked.alone):
             base, merge_base = fetch_bases(spec, workdir, check_values)
         beside = fetch_beside(spec, workdir)
+        tasks = see_tasks(spec, base.path, workdir)  # a name that is none is told before rows are read
         with log.bar("data") as bar:
             rows = see_rows(spec, train, held_out, base.path, workdir, bar.update_total, asked.sample, beside)
-        tasks = see_tasks(spec, base.path, workdir)
     except ModuleNotFoundError as error:
         hint = "Install locks/plan.txt, which has all that a plan needs, without torch"
         raise InputError("a package that reads rows is not installed", found=f"no {error.name}", hint=hint) from error
