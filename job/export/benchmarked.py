@@ -14,6 +14,7 @@ from job.evaluation.benchmarks import Brought, load_brought, run_benchmarks
 from job.evaluation.scores import figures
 from job.export.artefacts import Artefacts
 from job.export.logits import comparison_dtype, open_model
+from job.export.tokenizer import open_tokenizer
 from job.host.child import run_child, serve
 
 
@@ -36,10 +37,8 @@ class Benchmarked:
 
 def handle(request: BenchmarkRequest) -> Benchmarked:
     """Raises `GateError` where a weight is missing, `InputError` where a task and its rows do not fit."""
-    from transformers import AutoTokenizer
-
     loaded = load_brought(request.benchmarks, request.documents, request.max_new_tokens)
-    tokenizer = AutoTokenizer.from_pretrained(request.merged, local_files_only=True)
+    tokenizer = open_tokenizer(request.merged)
     model = open_model(request.merged, comparison_dtype(request.merged, request.device), request.device)
     rows = run_benchmarks(loaded, model, tokenizer, request.batch_rows, lambda _: None)
     return Benchmarked(figures(rows))

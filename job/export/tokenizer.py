@@ -68,10 +68,8 @@ def text_of(tokenizer: Any, ids: list[int]) -> str | None:
 
 def tokenizer_faults(folder: Path, expected: Expected) -> Iterator[Fault]:
     """What `expected_tokenizer` says and the tokenizer in `folder`, opened as a stranger would, does not do."""
-    from transformers import AutoTokenizer
-
     try:
-        found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        found = open_tokenizer(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         yield Fault("the tokenizer cannot be opened", where=folder.name, found=f"{type(error).__name__}: {error}")
         return
@@ -98,6 +96,12 @@ def tokenizer_faults(folder: Path, expected: Expected) -> Iterator[Fault]:
                 expected=str(text.ids[at : at + SHOWN_IDS]),
             )
             return
+
+
+def open_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def require_tokenizer(folder: Path, prepared: Prepared) -> None:

@@ -15,9 +15,8 @@ from job.errors import SpecError
 from job.export.kinds import asked_for, kind_of, variant_of
 from job.host.records import build
 from job.spec.adapters import CombineSpec, WeightedSpec
-from job.spec.identity import run_id_of
+from job.spec.identity import expanded, run_id_of
 from job.spec.method_options import DpoSpec, GrpoSpec, KtoSpec, OrpoSpec, SimpoSpec
-from job.spec.placeholders import expanded
 from job.spec.resolved import job_schema, resolve
 from job.spec.rules import cross_faults
 from job.spec.sections import JudgeSpec, OutputSpec, PromptSpec, ResourcesSpec, TaskSpec

@@ -32,8 +32,8 @@ from job.spec.evaluation_rules import (
     replay,
     rows_beside,
 )
+from job.spec.identity import placeholder_faults
 from job.spec.method_rules import biases, dpo_loss, rewards, rows_of_the_method, settings_of_the_method
-from job.spec.placeholders import placeholder_faults
 from job.spec.resource_rules import fp8, passes_for_gpus, spread_weights
 from job.spec.sound import Unsound, sound_view
 from job.spec.strict import load_schema

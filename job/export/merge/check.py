@@ -10,7 +10,8 @@ from typing import Any
 
 from job.errors import Fault, GateError, InputError
 from job.export.merge.changes import Change, Merged, MergePlan
-from job.export.merge.documents import documents, open_tokenizer
+from job.export.merge.documents import documents
+from job.export.tokenizer import open_tokenizer
 from job.source.model_files import read_object
 from job.weights.layout import Tensor, read_tensors
 

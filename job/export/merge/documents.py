@@ -10,6 +10,7 @@ from typing import Any
 from job.export.adapter import WEIGHTS
 from job.export.generation import GENERATION
 from job.export.merge.changes import MergePlan
+from job.export.tokenizer import open_tokenizer
 from job.source.model_files import CONFIG, INDEX, read_object
 
 ADAPTER_ONLY = {"adapter_config.json", WEIGHTS, "README.md"}
@@ -67,9 +68,3 @@ def index(plan: MergePlan) -> Json:
     """The index of sharded weights, as transformers writes it."""
     total = sum(change.base.bytes for _, _, change in plan.tensors)
     return {"metadata": {"total_size": total}, "weight_map": {name: file for file, name, _ in plan.tensors}}
-
-
-def open_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
