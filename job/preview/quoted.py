@@ -21,6 +21,7 @@ def parse_unquoted(raw: bytes) -> JobSpec:
     spec = parse_spec(raw)
     known = {fold(value.strip()).text for value in (*secret_values(os.environ), *learned())}
     secrets = [value for value in known if len(value) >= SHORTEST]
+    texts = ((place, fold(text).text) for place, text in _texts(spec.resolved, ())) if secrets else ()
     faults = [
         Fault(
             "this is a credential of the environment; a spec is stored as it is",
@@ -29,16 +30,12 @@ def parse_unquoted(raw: bytes) -> JobSpec:
             expected="a text without it",
             hint="Take it out; where it is not a secret, change the variable that holds it",
         )
-        for place, text in _texts(spec.resolved, ())
-        if secrets and _holds(fold(text).text, secrets)
+        for place, text in texts
+        if any(secret in text for secret in secrets)
     ]
     if faults:
         raise SpecError(*faults)
     return spec
-
-
-def _holds(text: str, secrets: Sequence[str]) -> bool:
-    return any(value in text for value in secrets)
 
 
 def _texts(value: Any, at: Sequence[str | int]) -> Iterator[tuple[Sequence[str | int], str]]:

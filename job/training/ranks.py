@@ -144,7 +144,8 @@ class Ranks:
             if tensor.numel() >= BUCKET_NUMBERS:
                 self._sum(tensor)
                 continue
-            if bucket and (tensor.dtype != bucket[0].dtype or _numbers(bucket) + tensor.numel() > BUCKET_NUMBERS):
+            numbers = tensor.numel() + sum(other.numel() for other in bucket)
+            if bucket and (tensor.dtype != bucket[0].dtype or numbers > BUCKET_NUMBERS):
                 self._sum_together(bucket)
                 bucket = []
             bucket.append(tensor)
@@ -211,7 +212,3 @@ def short_of_memory(what: str) -> Exception:
     free_memory()
     error: Exception = OutOfMemoryError(what or "another process of the training is out of memory")
     return error
-
-
-def _numbers(tensors: Sequence[Any]) -> int:
-    return sum(tensor.numel() for tensor in tensors)
