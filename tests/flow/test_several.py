@@ -23,7 +23,8 @@ from tests.specs import LEFT_OUT
 
 ASKED: dict[str, Any] = {
     "prompts": ["Turn on the lamp."], "max_new_tokens": 4, "exact_match_rows": 8,
-    "metrics": ["exact_match", "token_f1"], "forgetting": {},
+    "metrics": ["exact_match", "token_f1"],
+    "forgetting": {"sources": [{"source": str(DEMO / "held_out.jsonl"), "format": "messages", "limit": 12}]},
 }  # fmt: skip
 # 32 rows in steps of 6, cut into 3 passes: two processes never have the same number, an epoch's last step has but one
 CHANGES: dict[str, Any] = {
