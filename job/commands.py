@@ -17,6 +17,7 @@ from job.errors import DeviceError, Interrupted, JobError
 from job.host.log import Log
 from job.host.output_file import require_folder, write_output
 from job.host.streams import divert, harmless, last_printed
+from job.host.temporary_folder import temporary_folder
 from job.preview.spec_file import read_spec
 
 if TYPE_CHECKING:
@@ -206,9 +207,9 @@ def command_plan(arguments: argparse.Namespace, log: Log) -> None:
     out, log.stream = log.stream, sys.stderr  # a plan for a pipe: nothing else may come out of it
     spec = parse_and_look(read_spec(arguments.spec))
     asked = PlanOptions(Path(arguments.spec).parent, arguments.sample, arguments.price, arguments.advice, alone=True)
-    with tempfile.TemporaryDirectory(prefix="tunejob-plan-") as scratch:
+    with temporary_folder("tunejob-plan-") as scratch:
         try:
-            plan = make_plan(spec, asked, Path(scratch), log)
+            plan = make_plan(spec, asked, scratch, log)
         except JobError as error:
             error.run_id = spec.run_id
             raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -16,6 +15,7 @@ from job.chat.published import Published, open_published
 from job.errors import InputError
 from job.host.log import Log
 from job.host.streams import divert
+from job.host.temporary_folder import temporary_folder
 from job.plan.scratch import WORKDIR_VARIABLE
 from job.training.environment import prepare_environment
 
@@ -31,8 +31,8 @@ def scratch_of(published: Published, kept: str | None) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
     else:
-        with tempfile.TemporaryDirectory(prefix="tunejob-chat-", ignore_cleanup_errors=True) as temporary:
-            yield Path(temporary)
+        with temporary_folder("tunejob-chat-") as temporary:
+            yield temporary
 
 
 def chat(output: str, asked: ChatOptions, prompt: str | None, workdir: str | None, log: Log) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from job.data.fit import best_fit
 from job.data.worker.shape import Document
 from job.errors import Fault, InputError, JobError
+from job.host.temporary_folder import temporary_folder
 from job.init.look import LOOKED, POINTER, SHOWN_FAULTS, Looked, look, name_of, prompts_of, source_spec, unanswered
 from job.init.rendered import KnownModel, RenderedRows, estimated_tokens, known_model, render
 from job.init.settings import (
@@ -64,12 +64,12 @@ def propose(asked: InitOptions, alone: bool) -> Proposal:
     Raises `InputError` for rows that cannot be read or that no format fits, `SpecError` for a name or an address that
     is none, `CapacityError` for a model that does not fit the GPU.
     """
-    with tempfile.TemporaryDirectory(prefix="tunejob-init-") as scratch:
-        looked = _looked(asked, Path(scratch))
+    with temporary_folder("tunejob-init-") as scratch:
+        looked = _looked(asked, scratch)
         device = device_of(asked.gpu_gib)
         model, why_model = (asked.model, "as --model says") if asked.model else default_model(device)
         document = draft(asked, looked, model)
-        known, rendered, why_not = _as_the_model_reads(document, looked, Path(scratch), alone)
+        known, rendered, why_not = _as_the_model_reads(document, looked, scratch, alone)
     longest = rendered.longest_tokens if rendered else estimated_tokens(looked)
     reasons = [*_about_rows(looked), ("model", f"{model}: {why_model}")]
     if rendered and rendered.chat_template != "model":

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -45,3 +48,29 @@ def test_a_stop_goes_on_and_a_failure_does_not(way: str) -> None:
     ways(log, fail)[way]()
     with pytest.raises(Interrupted):
         ways(log, stop)[way]()
+
+
+MAKES_A_FOLDER = """
+import os, signal, tempfile
+from job.host.signals import install
+from job.host.temporary_folder import temporary_folder
+make = tempfile.mkdtemp
+def make_and_be_stopped(*given, **named):
+    made = make(*given, **named)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return made
+tempfile.mkdtemp = make_and_be_stopped
+install(lambda error: None)
+with temporary_folder("tunejob-"):
+    print("entered")
+"""
+
+
+def test_a_stop_while_a_folder_is_made_leaves_none(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MAKES_A_FOLDER], env={"TMPDIR": str(tmp_path)}, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Interrupted: stopped by SIGTERM" in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
