@@ -17,7 +17,7 @@ from job.data.fit import HEADLESS, Fit, answers_of, best_fit
 from job.data.read import Row
 from job.data.sources import Selection
 from job.data.worker.messages import REASONING, RowFault
-from job.data.worker.shape import FORMATS, Chat, Columns, Document, Example, shape
+from job.data.worker.shape import FORMATS, Chat, Columns, Document, Example, Preference, shape
 from job.errors import Fault, InputError
 from job.host.credentials import looks_secret
 from job.source import FetchedSource, fetch_glimpse
@@ -140,6 +140,12 @@ def _first_turn(chat: Chat) -> Iterator[tuple[str, str]]:
 def unanswered(looked: Looked) -> list[str]:
     """Places of rows of which an answer is empty: nothing is learned of them."""
     return [place for place, example in _examples(looked) if any(map(_is_empty, answers_of(example)))]
+
+
+def undecided(looked: Looked) -> list[str]:
+    """Places of pairs whose answers are the same: nothing is learned of them."""
+    pairs = ((place, example) for place, example in _examples(looked) if isinstance(example, Preference))
+    return [place for place, pair in pairs if pair.chosen == pair.rejected]
 
 
 def _is_empty(answer: Example) -> bool:

@@ -7,11 +7,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from job.data.fit import best_fit
+from job.data.fit import USUAL_NAMES, best_fit
 from job.data.worker.shape import Document
 from job.errors import Fault, InputError, JobError
 from job.host.temporary_folder import temporary_folder
-from job.init.look import LOOKED, POINTER, SHOWN_FAULTS, Looked, look, name_of, prompts_of, source_spec, unanswered
+from job.init.look import (
+    LOOKED,
+    POINTER,
+    SHOWN_FAULTS,
+    Looked,
+    look,
+    name_of,
+    prompts_of,
+    source_spec,
+    unanswered,
+    undecided,
+)
 from job.init.rendered import KnownModel, RenderedRows, estimated_tokens, known_model, render
 from job.init.settings import (
     LENGTHS,
@@ -198,11 +209,14 @@ def _about_rows(looked: Looked) -> list[tuple[str, str]]:
     if faults:
         lines.append(("rows", f"{len(faults)} cannot be used, and a run refuses them (exit 11):"))
         lines += [("", fault) for fault in faults[:SHOWN_FAULTS]]
-    if empty := unanswered(looked):
-        shown = ", ".join(empty[:SHOWN_FAULTS])
-        lines.append(
-            ("rows", f"{len(empty)} have an empty answer, of which nothing is learned: {shown}; a run refuses many")
-        )
+    useless = {
+        "have an empty answer": unanswered(looked),
+        "have the same chosen and rejected answer": undecided(looked),
+    }
+    for what, places in useless.items():
+        if places:
+            shown = ", ".join(places[:SHOWN_FAULTS])
+            lines.append(("rows", f"{len(places)} {what}, of which nothing is learned: {shown}; a run refuses many"))
     return lines
 
 
@@ -214,7 +228,7 @@ def _why(looked: Looked) -> str:
             f"reward_margin are measured. Good rows without that column are learned by {PLAIN}"
         )
     if not looked.fit.compares:
-        return "the answers are learned" if looked.fit.is_chat else "the text is learned"
+        return ("the answers are learned" if looked.fit.is_chat else "the text is learned") + _unread_label(looked)
     plain = best_fit(looked.rows, {}, (PLAIN,))
     columns = ",".join(f"{name}={column}" for name, column in plain.columns.items()) if plain else ""
     alone = f". --columns {columns} learns the chosen answers alone, by {PLAIN}" if columns else ""
@@ -222,3 +236,10 @@ def _why(looked: Looked) -> str:
         "each row has a chosen and a rejected answer; of held-out pairs preference_accuracy and reward_margin are "
         f"measured{alone}"
     )
+
+
+def _unread_label(looked: Looked) -> str:
+    """Answers that somebody has called bad are learned as good ones: that is to be known."""
+    read = looked.fit.columns.values()
+    label = next((name for name in ("label", *USUAL_NAMES["label"]) if name in looked.rows[0] and name not in read), "")
+    return f", whatever the column {label} says: kto reads true or false, 1 or 0, and rows of both" if label else ""

@@ -32,6 +32,8 @@ def _of_files(raw: bytes, faults: tuple[Fault, ...]) -> list[Fault]:
     except SpecError:
         return []
     unsound = unsound_places(document, job_schema(), list(faults))
+    if unsound is None:
+        return []
     for _ in range(ROUNDS):
         part = sound_part(sound_view(document, unsound), job_schema(), job_schema())
         try:

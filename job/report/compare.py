@@ -26,6 +26,13 @@ FORM: Mapping[str, Any] = {  # of the members that are compared
     "phases": list,
     "wall_seconds": (int, float),
 }
+INNER: Mapping[tuple[str, str], type] = {  # of what is in them, where it is there
+    ("device", "name"): str,
+    ("data", "held_out"): dict,
+    ("evaluation", "base"): dict,
+    ("evaluation", TUNED): dict,
+    ("delivered", "artefacts"): dict,
+}
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,7 @@ class ComparedRun:
     @property
     def figures(self) -> dict[str, float]:
         """What was measured of the tuned model."""
-        found = self.stats["evaluation"].get(TUNED)
-        known = {name: number(value) for name, value in found.items()} if isinstance(found, dict) else {}
+        known = {name: number(value) for name, value in _member(self.stats["evaluation"], TUNED).items()}
         return {name: value for name, value in known.items() if value is not None}
 
     @property
@@ -136,6 +142,9 @@ def _statistics(store: Store) -> Json:
     """Raises `GateError` where they have not what a comparison needs: another version may have written them."""
     stats = json_object(store.read(STATS))
     wrong = [name for name, kind in FORM.items() if not isinstance(stats.get(name), kind)]
+    if not wrong:
+        inner = {f"{name}.{of}": (stats[name].get(of), kind) for (name, of), kind in INNER.items()}
+        wrong = [name for name, (value, kind) in inner.items() if value is not None and not isinstance(value, kind)]
     if stats.get("version") != 1:
         wrong.insert(0, "version")
     elif not wrong and number(stats["wall_seconds"]) is None:
@@ -253,6 +262,10 @@ def _member(document: Json, name: str) -> Json:
     return found if isinstance(found, dict) else {}
 
 
+def _objects(found: Any) -> list[Json]:
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
 def _others(runs: Sequence[ComparedRun]) -> Iterator[str]:
     """How judges, benchmarks and general rows are recognised where they are not the same."""
     about: dict[str, list[Any]] = {}
@@ -263,9 +276,9 @@ def _others(runs: Sequence[ComparedRun]) -> Iterator[str]:
             about.setdefault("judges", []).append([judge.get("model"), judge.get("answered_by")])
         if general:
             about.setdefault("general rows", []).append([general.get(name) for name in ("rows", "trained_tokens")])
-        for task in (task for task in benchmarks.get("tasks") or () if isinstance(task, dict)):
+        for task in _objects(benchmarks.get("tasks")):
             figures = [task.get(name) for name in ("documents", "few_shot", "versions")]
-            rows = [_member({"": source}, "").get("sha256") for source in task.get("data") or ()]
+            rows = [source.get("sha256") for source in _objects(task.get("data"))]
             about.setdefault(f"documents or examples of {task.get('name')}", []).append([figures, rows])
     for what, known in about.items():
         if any(one != known[0] for one in known[1:]):

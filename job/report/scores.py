@@ -159,7 +159,7 @@ def _wrong(name: str, known: Mapping[str, ScoredPair], seen: set[str], written: 
 
 def _score(text: str) -> int | None:
     whole = text[:-2] if text.endswith(ENDS) else text
-    return int(whole) if whole.isascii() and whole.isdigit() and LOWEST <= int(whole) <= HIGHEST else None
+    return int(whole) if whole in map(str, range(LOWEST, HIGHEST + 1)) else None
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str | None]]]:

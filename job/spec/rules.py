@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -44,10 +44,12 @@ Json = dict[str, Any]
 Found = TypeVar("Found")
 
 
-def cross_faults(document: Json, broken: Iterable[str]) -> list[Fault]:
+def cross_faults(document: Json, broken: Collection[str] | None) -> list[Fault]:
     """Faults between two places of `document`. What is at the pointers `broken` is not sound; a rule says what it can
-    without reading it.
+    without reading it, and nothing where they are too many to know.
     """
+    if broken is None:
+        return []
     view = sound_view(document, broken) if broken else document
     faults = [fault for rule in RULES for fault in _as_far_as_sound(rule, view)]
     for pointer, source in _as_far_as_sound(_every_source, view):

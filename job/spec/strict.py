@@ -192,15 +192,17 @@ def faults_of_schema(document: Any, schema: dict[str, Any]) -> list[Fault]:
     return one_per_place([fault for error in errors for fault in in_words(error, schema)])
 
 
-def unsound_places(document: Any, schema: dict[str, Any], faults: list[Fault]) -> set[str]:
+def unsound_places(document: Any, schema: dict[str, Any], faults: list[Fault]) -> set[str] | None:
     """Pointers of which nobody knows yet what is to be there: those of `faults`, and where unknown keys may belong;
-    everything, where there are too many to know them all.
+    None where there are too many to know them all.
     """
     if not faults:
         return set()
+    if len(faults) >= MAX_FAULTS:
+        return None
     errors = list(islice(SpecValidator(schema).iter_errors(document), MAX_FAULTS))
-    if max(len(errors), len(faults)) >= MAX_FAULTS:
-        return {f"/{key}" for key in schema["properties"]}
+    if len(errors) == MAX_FAULTS:
+        return None
     return {fault.where for fault in faults} | {place for error in errors for place in meant_places(error, schema)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -194,8 +195,32 @@ def test_figures_of_other_documents_and_judges_are_told_apart(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "change",
-    [{"version": 2}, {"phases": [{"name": "train"}]}, {"evaluation": []}, {"wall_seconds": "long"}, {"device": None}],
-    ids=["another version", "phases", "evaluation", "seconds", "device"],
+    [
+        {"version": 2},
+        {"phases": [{"name": "train"}]},
+        {"evaluation": []},
+        {"wall_seconds": "long"},
+        {"device": None},
+        {"wall_seconds": 10**400},
+        {"device": {"name": ["x"]}},
+        {"data": {"held_out": "<b>"}},
+        {"evaluation": {"base": [1]}},
+        {"evaluation": {"trained": "x"}},
+        {"delivered": {"artefacts": 1}},
+    ],
+    ids=[
+        "another version",
+        "phases",
+        "evaluation",
+        "seconds",
+        "device",
+        "endless",
+        "device's name",
+        "rows",
+        "base",
+        "trained",
+        "artefacts",
+    ],
 )
 def test_statistics_of_another_form_are_refused(change: dict[str, Any], tmp_path: Path) -> None:
     outputs = [put(tmp_path / "a"), put(tmp_path / "b", statistics() | change)]
@@ -203,7 +228,15 @@ def test_statistics_of_another_form_are_refused(change: dict[str, Any], tmp_path
         compare(outputs, None, {})
     (fault,) = caught.value.faults
     assert fault.where.endswith("/b/stats.json")
-    assert fault.found == f"{next(iter(change))} of another form"
+    assert re.fullmatch(rf"{next(iter(change))}(\.\w+)? of another form", fault.found)
+
+
+@pytest.mark.parametrize("tasks", [7, [7], [{"data": 7}], [{"data": [7]}]])
+def test_benchmarks_of_another_form_are_none(tasks: Any, tmp_path: Path) -> None:
+    stats = statistics()
+    stats["evaluation"] = stats["evaluation"] | {"benchmarks": {"tasks": tasks}}
+    found = compare([put(tmp_path / "a"), put(tmp_path / "b", stats)], None, {})
+    assert len(found.runs) == 2
 
 
 def test_what_is_no_output_or_cannot_be_compared_is_refused(three: list[str], tmp_path: Path) -> None:

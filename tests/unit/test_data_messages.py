@@ -43,12 +43,13 @@ def said(**keys: Any) -> Chat:
         ({"weight": 1}, True),
         ({"weight": 1.0, "train": True}, True),
         ({"weight": None}, True),
+        ({"weight": 0.9999999}, True),  # whole, to the millionth
         ({"masked": False}, True),
     ],
 )
 def test_marks_say_what_is_learned_and_are_not_a_part_of_the_message(speak: Any, keys: Row, learned: bool) -> None:
     found = speak(**keys)
-    assert found.unlearned == (frozenset() if learned else {1})
+    assert (found.weights, found.unlearned) == ({}, frozenset() if learned else {1})
     assert found.messages[1] == {"role": "assistant", "content": "a"}
     assert found.wished == 0
 

@@ -243,6 +243,24 @@ def test_a_text_file_is_said_to_have_a_row_in_each_line(tmp_path: Path) -> None:
     ]
 
 
+def test_pairs_of_one_answer_and_labels_of_one_kind_are_named(tmp_path: Path) -> None:
+    """Nothing is learned of the first; of the second, answers that were called bad as good ones."""
+
+    def said(name: str, text: str) -> list[str]:
+        (tmp_path / name).write_text(text)
+        reasons = _about_rows(look(source_spec(str(tmp_path / name), "train"), {}, tmp_path / "scratch"))
+        return [words for topic, words in reasons if "the same" in words or topic == "method"][-1:]
+
+    assert said("pairs.csv", "prompt,chosen,rejected\nWho?,Me.,Me.\nWhen?,Now.,Then.\n") == [
+        "1 have the same chosen and rejected answer, of which nothing is learned: pairs.csv line 2; a run refuses many"
+    ]
+    for labels in ("00", "11", "yn", "02"):
+        assert said("one.csv", "prompt,completion,label\nWho?,Me.,{}\nWhen?,Now.,{}\n".format(*labels)) == [
+            "sft: the answers are learned, whatever the column label says: kto reads true or false, 1 or 0, and rows of both"
+        ]
+    assert "whatever" not in said("both.csv", "prompt,completion,label\nWho?,Me.,0\nWhen?,Now.,1\n")[0]
+
+
 def test_rows_with_empty_answers_are_counted_and_named(tmp_path: Path) -> None:
     """A run refuses more than a few; the spec is written all the same."""
     path = tmp_path / "rows.csv"

@@ -114,7 +114,7 @@ def test_what_is_wrong_with_a_sheet_is_said_row_by_row(output: str, tmp_path: Pa
     rows = [line.rsplit(",", 2)[0] for line in lines]
     text = [
         lines[0],
-        f"{rows[1]},6,1",
+        f"{rows[1]},{'6' * 5000},1",
         f"{rows[2]},,4",
         f"{rows[3]},good,4",
         lines[4],
@@ -126,7 +126,7 @@ def test_what_is_wrong_with_a_sheet_is_said_row_by_row(output: str, tmp_path: Pa
     with pytest.raises(InputError) as caught:
         read_scores(pairs, sheet)
     assert [(fault.where.rsplit(" ", 1)[1], fault.message, fault.found[:14]) for fault in caught.value.faults] == [
-        ("2", "these are not two scores", "6 and 1"),
+        ("2", "these are not two scores", "66666666666666"),
         ("3", "these are not two scores", "nothing and 4"),
         ("4", "these are not two scores", "good and 4"),
         ("6", "this pair is there twice", pairs[3].name),

@@ -155,8 +155,8 @@ class Conversation:
         is_answer = message["role"] == "assistant"
         if marked == 0:
             self.unlearned.add(len(self.messages))
-        elif marked and marked < 1:
-            self.weights[len(self.messages)] = round(marked * WHOLE)
+        elif marked and (millionths := round(marked * WHOLE)) < WHOLE:
+            self.weights[len(self.messages)] = millionths
         self.wished += bool(marked) and not is_answer
         for key in REFUSED:
             if message.pop(key, None):
