@@ -256,7 +256,8 @@ def test_pairs_of_one_answer_and_labels_of_one_kind_are_named(tmp_path: Path) ->
     ]
     for labels in ("00", "11", "yn", "02"):
         assert said("one.csv", "prompt,completion,label\nWho?,Me.,{}\nWhen?,Now.,{}\n".format(*labels)) == [
-            "sft: the answers are learned, whatever the column label says: kto reads true or false, 1 or 0, and rows of both"
+            "sft: the answers are learned, whatever the column label says: "
+            "kto reads true or false, 1 or 0, and rows of both"
         ]
     assert "whatever" not in said("both.csv", "prompt,completion,label\nWho?,Me.,0\nWhen?,Now.,1\n")[0]
 
