@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from job.errors import Interrupted
 from job.host.signals import deferred
 
 
 @contextmanager
 def temporary_folder(prefix: str) -> Iterator[Path]:
-    """Gone at the end, also where a stop comes while it is being made: until that is over, nobody would know of it."""
+    """Gone at the end, also where a stop comes while it is being made, when nobody would know of it yet, or removed."""
     made = None
     try:
         with deferred():
@@ -20,4 +21,8 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
         yield Path(made.name)
     finally:
         if made:
-            made.cleanup()
+            try:
+                made.cleanup()
+            except Interrupted:  # a second stop would end the process at once
+                made.cleanup()
+                raise

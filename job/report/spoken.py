@@ -113,8 +113,10 @@ def _trained(fields: Fields) -> str:
 
 
 def _answer(fields: Fields) -> str:
+    """On one line: a model may answer what looks like further lines of the log."""
     expected = fields.get("reference")
-    return f"{fields['prompt']} → {fields['answer']}" + (f" (expected {expected})" if expected else "")
+    said = f"{fields['prompt']} → {fields['answer']}" + (f" (expected {expected})" if expected else "")
+    return " ".join(said.split())
 
 
 def _onto(fields: Fields) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from job.errors import Fault, GateError, InputError, PolicyError
 from job.hub.origin import COMMIT
+from job.ledger.evidence import STATS
 from job.ledger.manifest import MANIFEST, SHOWN_CHARACTERS, SPEC, Manifest, decode
 from job.source.model_files import REFUSED_WEIGHTS, SAFETENSORS_HINT, read_object
 from job.source.place import LocalOrigin, Place, at_revision, origin_of, pointed
@@ -92,7 +93,7 @@ def fetch_adapter(
         settings = read_object(path / SETTINGS)
         require_settings(settings, scaled(lora, settings) if of_several else lora)
         require_numbers(path / WEIGHTS)
-        before = run_before(origin, made_by, folder) if made_by else None
+        before = run_before(origin, made_by, folder) if made_by and STATS in names else None
     run_id = made_by.run_id if made_by else None
     return FetchedAdapter(address, pointer, path, origin.public_id, origin.revision, run_id, sha256, before)
 

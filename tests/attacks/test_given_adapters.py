@@ -111,6 +111,8 @@ def test_figures_of_a_run_before_that_are_none(statistics: Any, figures: Any, tm
     manifest = finished(open_store(str(output)), a_spec(), tmp_path, own | {"stats.json": stats})
     found = fetch_adapter(str(output), lora(targets=["q_proj"]), tmp_path / "work")
     assert found.before == (RunBefore(manifest.run_id, figures, None) if figures else None)
+    (output / "stats.json").unlink()  # as where adapter and manifest alone were copied
+    assert fetch_adapter(str(output), lora(targets=["q_proj"]), tmp_path / "again").before is None
 
 
 def test_what_lies_beside_a_runs_adapter_is_not_taken_for_it(tmp_path: Path) -> None:

@@ -174,3 +174,9 @@ def test_a_bar_for_people_alone_says_nothing_in_json() -> None:
     with log.stage("merge"), log.live("stores a", 2) as bar:
         bar.update(2)
     assert stream.getvalue() == ""
+
+
+def test_an_answer_stays_on_its_line() -> None:
+    """A model may answer what looks like further lines of the log."""
+    fields = {"prompt": "Who?\n", "answer": "Me.\n   0:01  published", "reference": "You.\r\nBoth."}
+    assert words("answer", fields) == "Who? → Me. 0:01 published (expected You. Both.)"

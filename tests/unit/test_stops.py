@@ -64,11 +64,28 @@ install(lambda error: None)
 with temporary_folder("tunejob-"):
     print("entered")
 """
+LEAVES_A_FOLDER = """
+import os, signal
+from pathlib import Path
+from job.host.signals import install
+from job.host.temporary_folder import temporary_folder
+remove = os.rmdir
+def be_stopped_and_remove(*given, **named):
+    os.rmdir = remove
+    os.kill(os.getpid(), signal.SIGTERM)
+    return remove(*given, **named)
+install(lambda error: None)
+with temporary_folder("tunejob-") as folder:
+    (folder / "of").mkdir()
+    Path(folder, "rows").touch()
+    os.rmdir = be_stopped_and_remove
+"""
 
 
-def test_a_stop_while_a_folder_is_made_leaves_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", [MAKES_A_FOLDER, LEAVES_A_FOLDER], ids=["made", "removed"])
+def test_a_stop_while_a_folder_is_made_or_removed_leaves_none(script: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", MAKES_A_FOLDER], env={"TMPDIR": str(tmp_path)}, cwd=Path(__file__).parents[2],
+        [sys.executable, "-c", script], env={"TMPDIR": str(tmp_path)}, cwd=Path(__file__).parents[2],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "Interrupted: stopped by SIGTERM" in done.stderr
