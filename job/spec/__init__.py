@@ -1,5 +1,6 @@
 """From the bytes of a spec to a `JobSpec`."""
 
+from job.spec.defaults import job_schema
 from job.spec.model import (
     DataSpec,
     EvaluationSpec,
@@ -12,7 +13,6 @@ from job.spec.model import (
     TrainingSpec,
     parse_spec,
 )
-from job.spec.resolved import job_schema
 from job.spec.sections import CheckpointsSpec, HubSpec, TaskSpec
 
 __all__ = [

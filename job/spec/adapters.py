@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from job.errors import Fault
+from job.spec.defaults import asked_for, form_of
 from job.spec.wording import show
 
 Json = dict[str, Any]
@@ -50,7 +51,7 @@ def goes_on(document: Json) -> Iterator[Fault]:
         yield Fault("there is no adapter when every weight is trained", where=f"/model/{given[0]}",
                     found=show(model[given[0]]), expected=f"no {given[0]}, or precision 16bit")  # fmt: skip
     for key in ("init", "seed"):
-        if key in document.get("lora", {}):
+        if asked_for(document.get("lora", {}), key, form_of("lora")):
             yield Fault("the adapter has its weights already", where=f"/lora/{key}", found=show(document["lora"][key]),
                         expected=f"no {key} beside model.{given[0]}")  # fmt: skip
 
@@ -67,7 +68,7 @@ def combines(document: Json) -> Iterator[Fault]:
         yield Fault("several adapters are combined, or one is gone on from", where="/model/adapter",
                     found=show(model["adapter"]), expected="no adapter beside model.adapters")  # fmt: skip
     for key in document.get("training", {}):
-        if key not in READ:
+        if key not in READ and asked_for(document["training"], key, form_of("training")):
             yield Fault("nothing is trained where adapters are combined", where=f"/training/{key}",
                         found=show(document["training"][key]), expected=" and ".join(READ))  # fmt: skip
     for key, without in UNLIKE.items():

@@ -15,9 +15,10 @@ from job.errors import SpecError
 from job.export.kinds import asked_for, kind_of, variant_of
 from job.host.records import build
 from job.spec.adapters import CombineSpec, WeightedSpec
+from job.spec.defaults import job_schema
 from job.spec.identity import expanded, run_id_of
 from job.spec.method_options import DpoSpec, GrpoSpec, KtoSpec, OrpoSpec, SimpoSpec
-from job.spec.resolved import job_schema, resolve
+from job.spec.resolved import resolve
 from job.spec.rules import cross_faults
 from job.spec.sections import JudgeSpec, OutputSpec, PromptSpec, ResourcesSpec, TaskSpec
 from job.spec.strict import faults_of_schema, inspect_json, natural, one_per_place, unsound_places

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
-from job.spec.strict import load_schema
+from job.spec.defaults import EPOCHS, form_of, form_of_tasks, job_schema
 from job.spec.task_rules import as_object
 from job.training.methods import METHODS
 
@@ -14,24 +13,17 @@ FULL_LEARNING_RATE = 2e-5  # where every weight is trained; the schema's default
 Json = dict[str, Any]
 
 
-@cache
-def job_schema() -> Json:
-    return load_schema("job")
-
-
 def resolve(document: Json) -> Json:
     """The spec with every default of the schema filled in; `lora` stays away where every weight is trained, and so do
     settings of other methods.
     """
     resolved: Json = _with_defaults(document, job_schema())
     if "tasks" in resolved["evaluation"]:
-        form = job_schema()["definitions"]["evaluation"]["properties"]["tasks"]["items"]
-        resolved["evaluation"]["tasks"] = [
-            _with_defaults(as_object(one), form) for one in resolved["evaluation"]["tasks"]
-        ]
+        tasks = [_with_defaults(as_object(one), form_of_tasks()) for one in resolved["evaluation"]["tasks"]]
+        resolved["evaluation"]["tasks"] = tasks
     training = resolved["training"]
     method = METHODS[training["method"]]
-    if options := job_schema()["definitions"]["training"]["properties"].get(method.name):
+    if options := form_of("training")["properties"].get(method.name):
         training[method.name] = _with_defaults(training.get(method.name, {}), options)
     if document["model"].get("precision") == "full":
         del resolved["lora"]
@@ -40,18 +32,18 @@ def resolve(document: Json) -> Json:
     if method.learning_rate and "learning_rate" not in document.get("training", {}):
         training["learning_rate"] = method.learning_rate
     if "adapters" in resolved["model"]:
-        combine = job_schema()["definitions"]["model"]["properties"]["combine"]
+        combine = form_of("model")["properties"]["combine"]
         resolved["model"]["combine"] = _with_defaults(resolved["model"].get("combine", {}), combine)
     resolved.pop("$schema", None)
     if "epochs" not in training and "max_steps" not in training:
-        training["epochs"] = 1.0
+        training["epochs"] = EPOCHS
     return resolved
 
 
 def _with_defaults(value: Any, schema: Json) -> Any:
     """`value` with defaults filled in and numbers in one form, so that `1` and `1.0` give the same run id."""
     if "$ref" in schema:
-        schema = job_schema()["definitions"][schema["$ref"].rsplit("/", 1)[1]]
+        schema = form_of(schema["$ref"].rsplit("/", 1)[1])
     if schema.get("type") == "number":
         return float(value) + 0.0  # -0.0 becomes 0.0
     if schema.get("type") == "integer" or ("anyOf" in schema and type(value) is float):  # a whole number among forms

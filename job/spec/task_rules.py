@@ -8,6 +8,7 @@ from typing import Any
 from job.errors import Fault
 from job.evaluation.metrics.task import NAME
 from job.spec.data_rules import address_faults
+from job.spec.defaults import asked_for, form_of_tasks
 from job.spec.wording import show
 
 Json = dict[str, Any]
@@ -27,13 +28,13 @@ def benchmarks(document: Json) -> Iterator[Fault]:
         if "source" in task:
             yield from address_faults(task["source"], f"{pointer}/source", HUB)
         for key in ("rows", "subset", "split"):
-            if key in task and "source" not in task:
+            if asked_for(task, key, form_of_tasks()) and "source" not in task:
                 yield Fault("this is about a source", where=f"{pointer}/{key}", found=show(task[key]),
                             expected=f"{pointer}/source", hint="Say where the rows are")  # fmt: skip
         if {"choices", "choices_column"} <= task.get("rows", {}).keys():
             yield Fault("answers of all rows and answers of each exclude each other", where=f"{pointer}/rows/choices",
                         found="choices and choices_column", expected="one of them")  # fmt: skip
-        if "split" in task and "rows" not in task and "source" in task:
+        if asked_for(task, "split", form_of_tasks()) and "rows" not in task and "source" in task:
             yield Fault("a task of lm-eval says by itself which splits it takes", where=f"{pointer}/split",
                         found=show(task["split"]), expected="no split without rows")  # fmt: skip
         if task["name"] in [other["name"] for other in tasks[:index]]:

@@ -694,3 +694,33 @@ def test_what_is_run_on_a_gpu_is_a_spec(case: str, steps: int, tmp_path: Path) -
     others = {"identity": "dpo", "grpo-engine": "grpo", "second": "sft", "second-from-adapter": "sft"}
     assert spec.training.method == others.get(case, case)
     assert parse_spec(json.dumps(dpo_bench.spec_of(tmp_path, 4)).encode()).training.max_steps == 4
+
+
+TWO_ADAPTERS = [{"adapter": "a", "weight": 0.5}, {"adapter": "b", "weight": 0.5}]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *[example.name for example in sorted((Path(__file__).parents[2] / "schemas" / "examples").glob("*.json"))],
+        {"/model/adapter": "a"},
+        {"/model/adapters": TWO_ADAPTERS},
+        {"/model/adapters": TWO_ADAPTERS, "/model/combine": {"method": "ties", "density": 0.5}},
+        {"/model/precision": "full"},
+        {"/model/backend": "peft", "/model/precision": "8bit"},
+        {"/data/train/0/format": "preference", "/training/method": "dpo", "/model/adapter": "a"},
+        {"/evaluation": {"tasks": ["arc_easy", {"name": "own", "source": "t.jsonl", "rows": {"question": "q"}}]}},
+        {"/evaluation": {"tasks": [{"name": "arc_easy", "source": "t.jsonl"}]}},
+        {"/data/held_out": False},
+        {"/data/replay": {"fraction": 0.1}},
+    ],
+    ids=str,
+)
+def test_a_stored_spec_is_the_same_run_again(changes: Any) -> None:
+    """A run stores its spec with every default; `chat` and whoever runs it again read that one."""
+    examples = Path(__file__).parents[2] / "schemas" / "examples"
+    document = json.loads((examples / changes).read_text()) if isinstance(changes, str) else changed(changes)
+    spec = parse_spec(json.dumps(document).encode())
+    again = parse_spec(json.dumps(spec.resolved).encode())
+    assert again == spec
+    assert again.run_id == spec.run_id
