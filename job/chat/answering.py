@@ -123,7 +123,7 @@ def _whole(
 
 def _base(published: Published, elsewhere: str | None, scratch: Path) -> Path:
     """The folder of the base that was trained on, fetched at its commit. Raises `InputError` where it is gone."""
-    source, revision = published.spec.model.source, published.manifest.base["revision"]
+    source, revision = published.base_source, published.manifest.base["revision"]
     pinned = {"/model/source": revision} if revision and not elsewhere else {}
     try:
         found = fetch_model_config(elsewhere or source, scratch, revisions=pinned)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,20 @@ class Published:
     def is_chat(self) -> bool:
         """Whether it was trained on conversations, by a chat template."""
         return self.manifest.chat_template_sha256 != hashlib.sha256(b"").hexdigest()
+
+    @property
+    def base_source(self) -> str:
+        """The base that was trained. One at a relative path that is not there is looked for from where the run was
+        started, as long as the output is still there.
+        """
+        source, output = self.spec.model.source, os.path.normpath(self.spec.output.uri)
+        if "://" in source or Path(source).expanduser().exists() or not isinstance(self.store, DirectoryStore):
+            return source
+        place, inside = Path(self.store.uri).resolve(), Path(output)
+        if inside.is_absolute() or place.parts[-len(inside.parts) :] != inside.parts:
+            return source
+        beside = place.parents[len(inside.parts) - 1] / source
+        return str(beside) if beside.exists() else source
 
     def files(self, folder: str) -> list[File]:
         return [file for file in self.manifest.files if within(file.key, folder)]

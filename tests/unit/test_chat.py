@@ -15,6 +15,7 @@ from job.data.pool import Pool
 from job.data.tokenizer import load_tokenizer, write_tokenizer
 from job.errors import GateError, InputError
 from job.store import open_store
+from tests.specs import parse
 from tests.tiny import tiny_dir
 from tests.unit.test_manifest import a_spec, finished
 
@@ -85,3 +86,23 @@ def test_what_a_server_is_given_has_the_name_that_it_knows_and_the_published_byt
         assert fetch([str(output), str(models), "--adapter"]) == 14
     (output / "manifest.json").unlink()
     assert fetch([str(output), str(models), "--adapter"]) == 11
+
+
+@pytest.mark.parametrize(
+    ("started", "uri", "found"),
+    [("", "out", True), ("deep", "a/out", True), ("", "./x/../out", True), ("elsewhere", "out", False)],
+)
+def test_a_base_at_a_relative_path_is_found_from_wherever_chat_is_called(
+    started: str, uri: str, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as the output lies where the run has put it, from where the run was started."""
+    spec = parse({"/output/uri": uri, "/model/source": "models/base"})
+    start = tmp_path / started
+    output = tmp_path / "moved" if started == "elsewhere" else start / uri
+    (start / "models" / "base").mkdir(parents=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    contents = {"stats.json": b'{"data": {"stop_token_ids": [2]}}'}
+    finished(open_store(str(output.resolve())), spec, tmp_path, contents)
+    monkeypatch.chdir(output.resolve())
+    base = open_published(".").base_source
+    assert base == (str(start / "models" / "base") if found else "models/base")
