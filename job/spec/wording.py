@@ -136,9 +136,15 @@ def _unknown_keys(
         if names_secret(key) or looks_secret(key):
             yield secret_fault(pointer)
         else:
-            hint = _place(key, str(parts[0]) if parts else "", known, root)
+            hint = _turned(parts, key, value[key], known) or _place(key, str(parts[0]) if parts else "", known, root)
             expected = f"a key of {pointer_of(parts) or 'the spec'}" if hint else f"one of {', '.join(known)}"
             yield Fault("unknown key", where=pointer, found=show(value[key]), expected=expected, hint=hint)
+
+
+def _turned(parts: list[str | int], key: str, value: Any, known: list[str]) -> str:
+    """What to write for a column that stands before our name for it."""
+    turned = bool(parts) and parts[-1] == "columns" and isinstance(value, str) and value in known
+    return f"Our name comes first, then your column's: {json.dumps({value: key})}" if turned else ""
 
 
 def _place(key: str, section: str, known: list[str], root: dict[str, Any]) -> str:
@@ -151,7 +157,9 @@ def _place(key: str, section: str, known: list[str], root: dict[str, Any]) -> st
 
 
 def meant_places(error: ValidationError, root: dict[str, Any]) -> Iterator[str]:
-    """Pointers of what the unknown keys that an error is about may have been meant for, as their hints say."""
+    """Pointers of what the unknown keys that an error is about may have been meant for, as their hints say; what is
+    there beside them was not meant.
+    """
     if error.validator == "anyOf":
         for inner in _inside(error):
             yield from meant_places(inner, root)
@@ -159,10 +167,10 @@ def meant_places(error: ValidationError, root: dict[str, Any]) -> Iterator[str]:
     if error.validator != "additionalProperties" or not isinstance(error.schema, dict):
         return
     parts, known = list(error.absolute_path), list(error.schema["properties"])
+    there = {pointer_of([*parts, key]) for key in value}
     for key in [key for key in value if key not in known and len(key) <= NEAR_CHARACTERS][:MAX_FAULTS]:
-        yield from places_of(key, root, str(parts[0]) if parts else "")
-        yield from (pointer_of([*parts, near]) for near in _near(key, known))
-        yield from near_places(key, root)
+        meant = {*places_of(key, root, str(parts[0]) if parts else ""), *near_places(key, root)}
+        yield from (meant | {pointer_of([*parts, near]) for near in _near(key, known)}) - there
 
 
 def _described(key: str, schema: dict[str, Any], root: dict[str, Any]) -> str:

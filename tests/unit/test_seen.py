@@ -324,8 +324,13 @@ def test_mistakes_of_five_kinds_are_said_in_one_call_and_each_once() -> None:
     ("changes", "places"),
     [
         # What cannot be known of a source with a fault of its own is not said.
-        ({f"{TRAIN}/columns": 5}, [f"{TRAIN}/columns"]),
-        ({f"{TRAIN}/formt": "text"}, [f"{TRAIN}/formt"]),
+        ({f"{TRAIN}/splitt": "train"}, [f"{TRAIN}/splitt"]),
+        # Whether it is there does not depend on what its rows are taken for.
+        ({f"{TRAIN}/columns": 5}, [f"{TRAIN}/columns", f"{TRAIN}/source"]),
+        ({f"{TRAIN}/columns": {"question": "instruction"}}, [f"{TRAIN}/columns/question", f"{TRAIN}/source"]),
+        ({f"{TRAIN}/formt": "text"}, [f"{TRAIN}/formt", f"{TRAIN}/source"]),
+        ({f"{TRAIN}/format": "template"}, [f"{TRAIN}/source", f"{TRAIN}/template"]),
+        ({f"{TRAIN}/format": "template", "/modle": 1}, [f"{TRAIN}/source", f"{TRAIN}/template", "/modle"]),
         ({f"{TRAIN}/limit": 0}, [f"{TRAIN}/limit", f"{TRAIN}/source"]),
         ({"/data/train": "gone.jsonl", "/output/uri": "rows.jsonl"}, ["/data/train", "/output/uri"]),
         ({"/output": LEFT_OUT}, [f"{TRAIN}/source", "/output"]),

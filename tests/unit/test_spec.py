@@ -724,3 +724,8 @@ def test_a_stored_spec_is_the_same_run_again(changes: Any) -> None:
     again = parse_spec(json.dumps(spec.resolved).encode())
     assert again == spec
     assert again.run_id == spec.run_id
+
+
+def test_columns_the_wrong_way_round_are_turned() -> None:
+    (fault,) = faults_with({"/data/train/0/columns": {"question": "instruction"}})
+    assert 'Our name comes first, then your column\'s: {"instruction": "question"}' in str(fault)
