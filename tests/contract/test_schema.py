@@ -191,7 +191,7 @@ RULES: list[Json] = [
     FULL | {"/model/adapters": TWO}, {"/model/combine": {}}, {"/model/adapters": TWO, "/model/adapter": "x"},
     *({"/model/adapters": TWO} | changes for changes in (
         {"/lora": {"seed": 1}}, {"/lora": {"dora": True}}, {"/lora": {"rslora": True}}, {"/lora": {"bias": "all"}},
-        {"/lora": {"dropout": 0.1}}, {"/lora": {"modules_to_save": ["lm_head"]}}, {"/training": {"epochs": 1}},
+        {"/lora": {"dropout": 0.1}}, {"/lora": {"modules_to_save": ["lm_head"]}}, {"/training": {"epochs": 2}},
         {"/model/combine": {"method": "ties"}}, {"/model/combine": {"density": 0.5}},
         {"/model/combine": {"method": "dare_linear", "density": 0.5, "sign": "total"}},
         {"/model/combine": {"sign": "total"}})),

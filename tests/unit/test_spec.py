@@ -13,6 +13,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from job.arguments import parser
@@ -21,7 +22,7 @@ from job.errors import SpecError
 from job.host.log import Log
 from job.render import render
 from job.render.options import RenderArguments, options
-from job.spec import parse_spec
+from job.spec import job_schema, parse_spec
 from job.spec.elsewhere import keys_of
 from job.spec.foreign import INSTEAD, NAMES
 from job.spec.strict import load_schema
@@ -724,6 +725,7 @@ def test_a_stored_spec_is_the_same_run_again(changes: Any) -> None:
     again = parse_spec(json.dumps(spec.resolved).encode())
     assert again == spec
     assert again.run_id == spec.run_id
+    assert jsonschema.Draft7Validator(job_schema()).is_valid(spec.resolved), "an editor says so, too"
 
 
 def test_columns_the_wrong_way_round_are_turned() -> None:
