@@ -16,7 +16,7 @@ from job.errors import InputError
 from job.training.machines import Machine, this_machine
 from job.training.ranks import RankPlace
 from job.training.team import environment_of
-from tests.flow.running import DEMO, Running, document, run_tiny, tiny, valid_stats, write_spec
+from tests.flow.running import DEMO, Result, Running, document, run_tiny, tiny, valid_stats, write_spec
 from tests.flow.test_out_of_memory import run_short
 from tests.forking import ROOT, environment, fork
 from tests.specs import LEFT_OUT
@@ -143,10 +143,8 @@ def test_a_stop_before_they_have_met_is_heard_by_all(tmp_path: Path) -> None:
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in started)
 
 
-def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
-    """Never a hang: the run says which one it was, as for any process that the kernel kills, and leaves no process."""
-    command = running(tmp_path, 2, **{"/output/checkpoints": {"every_steps": 2}})
-    command.wait_until(lambda r: r.says('"checkpoint", "step": 2'))
+def without_the_second(command: Running) -> Result:
+    """Of a run of two processes, once the second was killed: the first is gone, and soon."""
     first, second = members(command)
     second.kill()
     begun = time.monotonic()
@@ -154,9 +152,17 @@ def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 20
     assert result.exit_code == 13, result.stdout[-2000:]
     assert "process 2 of 2 of the training: its process was killed" in result.failure["message"]
+    assert not first.is_running()
+    return result
+
+
+def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
+    """Never a hang: the run says which one it was, as for any process that the kernel kills, and leaves no process."""
+    command = running(tmp_path, 2, **{"/output/checkpoints": {"every_steps": 2}})
+    command.wait_until(lambda r: r.says('"checkpoint", "step": 2'))
+    result = without_the_second(command)
     reasons = {event["rank"]: event["error"] for event in result.named("rank")}
     assert reasons[1] == "CapacityError"
-    assert not first.is_running()
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert list((tmp_path / "out").rglob("step-00000002/checkpoint.json"))
 
@@ -165,15 +171,8 @@ def test_a_process_that_is_killed_while_they_measure(alone: Path, tmp_path: Path
     """Ends the run as in the training; what was trained is stored, and one process goes on with it."""
     command = running(tmp_path, 2, **SLOW)
     command.wait_until(lambda r: r.says('"event": "adapter"'))
-    first, second = members(command)
-    second.kill()
-    begun = time.monotonic()
-    result = command.finish(60)
-    assert time.monotonic() - begun < 20
-    assert result.exit_code == 13, result.stdout[-2000:]
-    assert "process 2 of 2 of the training: its process was killed" in result.failure["message"]
+    result = without_the_second(command)
     assert [(event["rank"], event["error"]) for event in result.named("rank")] == [(1, "CapacityError")]
-    assert not first.is_running()
     assert not result.named("evaluate")
     assert [event["step"] for event in result.named("checkpoint")] == [CHANGES["/training/max_steps"]]
     one = run_tiny(tmp_path, CHANGES | SLOW)

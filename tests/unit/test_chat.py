@@ -100,6 +100,7 @@ def test_a_base_at_a_relative_path_is_found_from_wherever_chat_is_called(
     start = tmp_path / started
     output = tmp_path / "moved" if started == "elsewhere" else start / uri
     (start / "models" / "base").mkdir(parents=True)
+    (tmp_path / "models" / "base").mkdir(parents=True, exist_ok=True)  # beside an output that was moved: another model
     output.parent.mkdir(parents=True, exist_ok=True)
     contents = {"stats.json": b'{"data": {"stop_token_ids": [2]}}'}
     finished(open_store(str(output.resolve())), spec, tmp_path, contents)

@@ -143,6 +143,24 @@ def test_packed_weights_are_put_together_for_a_product() -> None:
     assert torch.equal(packed.gradient(by), by @ (2 * torch.cat(own)))
 
 
+def test_every_way_to_store_weights_adds_a_bias() -> None:
+    own, bias = weights((WIDTH, WIDTH), dtype=torch.float32), torch.arange(WIDTH, dtype=torch.float32)
+    state = SimpleNamespace(shape=own[0].shape)
+
+    def widen(weight: Tensor, _: Any, out: Tensor) -> None:
+        out.copy_(weight)
+
+    x, by = torch.randn(TOKENS, WIDTH), torch.randn(TOKENS, WIDTH)
+    ways: list[tuple[Frozen, Frozen]] = [
+        (Packed([(own[0], state)], widen, torch.float32, bias), Packed([(own[0], state)], widen, torch.float32)),
+        (Dense(own, bias), Dense(own)),
+        (InFp8(own[0], bias), InFp8(own[0])),
+    ]
+    for with_bias, without in ways:
+        assert distance(with_bias.output(x), without.output(x) + bias) < 1e-6
+        assert torch.equal(with_bias.gradient(by), without.gradient(by))
+
+
 def test_dense_weights_share_the_memory_of_the_model() -> None:
     own = weights((WIDTH, WIDTH), (KEYS, WIDTH))
     before = [each.clone() for each in own]

@@ -331,6 +331,8 @@ def test_mistakes_of_five_kinds_are_said_in_one_call_and_each_once() -> None:
         ({f"{TRAIN}/formt": "text"}, [f"{TRAIN}/formt", f"{TRAIN}/source"]),
         ({f"{TRAIN}/format": "template"}, [f"{TRAIN}/source", f"{TRAIN}/template"]),
         ({f"{TRAIN}/format": "template", "/modle": 1}, [f"{TRAIN}/source", f"{TRAIN}/template", "/modle"]),
+        # A key whose right spelling is there was not meant for it.
+        ({"/model/source": "./gone", "/modle": 1}, [f"{TRAIN}/source", "/model/source", "/modle"]),
         ({f"{TRAIN}/limit": 0}, [f"{TRAIN}/limit", f"{TRAIN}/source"]),
         ({"/data/train": "gone.jsonl", "/output/uri": "rows.jsonl"}, ["/data/train", "/output/uri"]),
         ({"/output": LEFT_OUT}, [f"{TRAIN}/source", "/output"]),
