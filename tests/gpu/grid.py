@@ -5,10 +5,11 @@
     {"shape": "8b", "precision": "4bit", "backend": "unsloth", "checkpointing": "unsloth", "steps": 5,
      "variants": [{"kept": 0, "rows": 8, "passes": 2, "tokens": 2048, "packing": true}]}
 
-A variant with "usable_gib" in the place of "kept" is computed as the job would choose it with so much memory. The
-variants of a case train the same loaded model one after the other. Weights are random in the shape of a Llama; rows are
-random ids, packed ones with log-normal lengths. Memory does not depend on what runs beside it, time does: ask for
-AT_ONCE 1 where times count. Prints one JSON line a variant.
+A variant with "usable_gib" in the place of "kept" is computed as the job would choose it with so much memory; one with
+"profile": true says where one step's time on the GPU goes, in milliseconds and calls by kernel. The variants of a case
+train the same loaded model one after the other. Weights are random in the shape of a Llama; rows are random ids, packed
+ones with log-normal lengths. Memory does not depend on what runs beside it, time does: ask for AT_ONCE 1 where times
+count. Prints one JSON line a variant.
 """
 
 from __future__ import annotations
@@ -142,6 +143,7 @@ def measure(backend: Any, model: Any, spec: Any, setting: dict[str, Any], workdi
         return step(model, inputs, *args, **kwargs)
 
     trainer.training_step = counting
+    profile = Profile(trainer) if setting.get("profile") else None
     backend.for_training(model)
     free_memory()
     torch.cuda.reset_peak_memory_stats()
@@ -161,12 +163,50 @@ def measure(backend: Any, model: Any, spec: Any, setting: dict[str, Any], workdi
         "kernels": [placed.compute, len(placed), placed.differences, placed.reason],
         "packed": bool(getattr(trainer.args, "packing", False)),
         "padding_free": bool(getattr(trainer.args, "padding_free", False)),
+        **({"profile": profile.found} if profile else {}),
     }  # fmt: skip
     model.zero_grad(set_to_none=True)
     placed.take_away()
     del trainer
     free_memory()
     return found
+
+
+class Profile:
+    """Of the fourth step of a trainer."""
+
+    STEP, KERNELS = 3, 45
+
+    def __init__(self, trainer: Any) -> None:
+        import torch
+        from transformers import TrainerCallback
+
+        self.found: dict[str, Any] = {}
+        tool = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+        marks: list[float] = []
+
+        class Around(TrainerCallback):
+            def on_step_begin(callback, args: Any, state: Any, control: Any, **_: Any) -> None:
+                if state.global_step == self.STEP:
+                    torch.cuda.synchronize()
+                    tool.start()
+                    marks.append(time.monotonic())
+
+            def on_step_end(callback, args: Any, state: Any, control: Any, **_: Any) -> None:
+                if state.global_step == self.STEP + 1:
+                    torch.cuda.synchronize()
+                    marks.append(time.monotonic())
+                    tool.stop()
+                    self.found = self._of(tool.key_averages(), marks[1] - marks[0])
+
+        trainer.add_callback(Around())
+
+    def _of(self, averages: Any, seconds: float) -> dict[str, Any]:
+        spent = sorted(((each.self_device_time_total / 1000, each.count, each.key) for each in averages), reverse=True)
+        return {
+            "wall_ms": round(seconds * 1000, 1), "busy_ms": round(sum(line[0] for line in spent), 1),
+            "kernels": [[round(ms, 2), count, name[:90]] for ms, count, name in spent[: self.KERNELS]],
+        }  # fmt: skip
 
 
 def weight_bytes(folder: Path) -> int:
