@@ -5,7 +5,8 @@
 Weights are random (speed and memory do not depend on their meaning) in the shape of Llama-3.2-1B, Qwen2.5-7B or
 Llama-3.1-8B; rows are ShareGPT chats with log-normal lengths. Both sides train on all tokens in file order, so that
 losses can be compared step by step. Both sides run twice, the job in the middle: machines change their speed within
-minutes; then the job once in fp8. Prints one JSON line a run and a comparison of the means.
+minutes; then the job once by the engine alone and once in fp8. Prints one JSON line a run and a comparison of the
+means. A model that is in FOLDER already is taken as it is.
 """
 
 from __future__ import annotations
@@ -297,19 +298,17 @@ def main() -> None:
         (folder / "plain.json").write_text(json.dumps(run_plain(folder, steps)))
         return
     folder.mkdir(parents=True, exist_ok=True)
-    make_model(shape, folder / "model", REPOSITORY / ".cache" / "models" / "SmolLM2-135M-Instruct")
+    if not (folder / "model").exists():
+        make_model(shape, folder / "model", REPOSITORY / ".cache" / "models" / "SmolLM2-135M-Instruct")
     make_rows(folder / "rows.jsonl", steps * BATCH * ACCUMULATION * 5)
     print("made", shape, flush=True)
     document = spec_of(folder / "model", folder / "rows.jsonl", folder / "output", steps)
     runs = in_turn("tests.gpu.bench", shape, steps, folder, document)
     print(json.dumps(compare(**runs)), flush=True)
-    in_fp8 = run_job(folder, document | {"training": document["training"] | {"compute": "fp8"}})
-    print(
-        json.dumps(in_fp8 | {"side": "job in fp8"}),
-        json.dumps(compare(runs["plain"][1:], [in_fp8])),
-        sep="\n",
-        flush=True,
-    )
+    for compute in ("stock", "fp8"):
+        found = run_job(folder, document | {"training": document["training"] | {"compute": compute}})
+        print(json.dumps(found | {"side": f"job, {compute}"}), flush=True)
+        print(json.dumps(compare(runs["plain"][1:], [found])), flush=True)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ TOKENIZER = REPOSITORY / ".cache" / "models" / "SmolLM2-135M-Instruct"
 GIB = 1 << 30
 KILLED_AFTER = 4  # steps
 LIMIT_SECONDS = 500
-MEASURED_ROWS, NEW_TOKENS = 256, 128
+MEASURED_ROWS, NEW_TOKENS = 128, 64
 
 
 def prepare(folder: Path, shape: str, steps: int) -> None:

@@ -128,7 +128,8 @@ def main() -> None:
         (folder / "plain.json").write_text(json.dumps(run_plain(folder, steps)))
         return
     folder.mkdir(parents=True, exist_ok=True)
-    make_model(shape, folder / "model", REPOSITORY / ".cache" / "models" / "SmolLM2-135M-Instruct")
+    if not (folder / "model").exists():
+        make_model(shape, folder / "model", REPOSITORY / ".cache" / "models" / "SmolLM2-135M-Instruct")
     make_pairs(folder / "rows.jsonl", steps * BATCH * ACCUMULATION, 0.05 if shape == "tiny" else 1.0)
     print("made", shape, flush=True)
     found = compare(**in_turn("tests.gpu.dpo_bench", shape, steps, folder, spec_of(folder, steps)))

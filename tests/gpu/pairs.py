@@ -1,6 +1,6 @@
 """What trainings on pairs of answers, on answers with labels and by reward gain on SmolLM2; prints one JSON line each.
 
-    python -m tests.gpu.pairs FOLDER [--rows FOLDER] [--backend peft] [--steps 3] [CASE…]
+    python -m tests.gpu.pairs FOLDER [--rows FOLDER] [--backend peft] [--steps 3] [--at-once 4] [CASE…]
 
 On a GPU, or with `--steps` a few on a CPU. `--rows` has preference_llmfs.json of the book "Build a Large Language
 Model" (550 pairs, an answer and the same made rude), which is not in the repository; cases that need it are left out
@@ -25,7 +25,6 @@ from tests.data_rows import Row, write_rows
 from tests.smollm2 import model_dir
 
 REPOSITORY = Path(__file__).parent.parent.parent
-AT_ONCE = 4
 REAL = "preference_llmfs.json"
 HELD_OUT, FEW = 180, 8
 FIRST = "first"  # the case whose output another one goes on from
@@ -248,12 +247,13 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=Path("../shared/data"))
     parser.add_argument("--backend", choices=("unsloth", "peft"), default="unsloth")
     parser.add_argument("--steps", type=int, default=0, help="so many, with a few rows; 0 for all")
+    parser.add_argument("--at-once", type=int, default=4, help="beside each other; one with --steps")
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     asked = parser.parse_intermixed_args()
     asked.folder = asked.folder.absolute()
     asked.folder.mkdir(parents=True, exist_ok=True)
     model_dir()
-    with ThreadPoolExecutor(1 if asked.steps else AT_ONCE) as pool:
+    with ThreadPoolExecutor(1 if asked.steps else asked.at_once) as pool:
         for result in pool.map(lambda name: run(name, asked), asked.cases or CASES):
             print(json.dumps(result), flush=True)
 
