@@ -158,13 +158,16 @@ def measure_full(folder: Path, shape: str, steps: int, counts: list[str]) -> Non
     for cards in counts:
         command = [sys.executable, "-m", "tests.gpu.cards", "train", str(folder), shape, str(steps), cards]
         talking = os.environ | {"NCCL_DEBUG": "INFO"}
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, env=talking)
-        line = next((line for line in done.stdout.splitlines() if line.startswith('{"cards"')), "")
+        log = folder / f"full-{shape}-{cards}.log"
+        with log.open("w") as file:
+            subprocess.run(command, cwd=REPOSITORY, stdout=file, stderr=subprocess.STDOUT, check=False, env=talking)
+        said = log.read_text("utf-8", "replace")
+        line = next((line for line in said.splitlines() if line.startswith('{"cards"')), "")
         if not line:
-            print(done.stdout[-3000:], done.stderr[-6000:], flush=True)
+            print(said[-9000:], flush=True)
             raise SystemExit(1)
         runs.append(json.loads(line))
-        ways = sorted(set(re.findall(r" via (\S+)", done.stdout + done.stderr)))  # by which NCCL's channels go
+        ways = sorted(set(re.findall(r" via (\S+)", said)))  # by which NCCL's channels go
         print(json.dumps(runs[-1] | {"nccl": ways}), flush=True)
     if len(runs) > 1:
         print(json.dumps(compared(runs)), flush=True)
