@@ -13,13 +13,14 @@ NEAR = 0.15  # of its memory: drivers say somewhat more or less than the name
 @dataclass(frozen=True)
 class Card:
     """`gb`: memory in 10^9 bytes, as cards are named. `tflops`: the maker's figure for dense 16-bit products that add
-    up in fp32. `measured`: whether the times of the plan were fitted to this card. `fp8`: whether it multiplies numbers
-    of 8 bits.
+    up in fp32, `gb_a_second` that for reading its memory, in 10^9 bytes. `measured`: whether the times of the plan were
+    fitted to this card. `fp8`: whether it multiplies numbers of 8 bits.
     """
 
     name: str
     gb: int
     tflops: float
+    gb_a_second: float
     measured: bool = False
     fp8: bool = False
 
@@ -29,17 +30,17 @@ class Card:
 
 
 CARDS = {
-    "t4": Card("T4", 16, 65),
-    "l4": Card("L4", 24, 121, fp8=True),
-    "a10": Card("A10", 24, 125),
-    "rtx3090": Card("RTX 3090", 24, 71),
-    "rtx4090": Card("RTX 4090", 24, 165, fp8=True),
-    "rtx5090": Card("RTX 5090", 32, 210, fp8=True),
-    "a100-40": Card("A100 40", 40, 312),
-    "l40s": Card("L40S", 48, 362, fp8=True),
-    "a100-80": Card("A100 80", 80, 312),
-    "h100": Card("H100", 80, 989, fp8=True),
-    "h200": Card("H200", 141, 989, measured=True, fp8=True),
+    "t4": Card("T4", 16, 65, 320),
+    "l4": Card("L4", 24, 121, 300, fp8=True),
+    "a10": Card("A10", 24, 125, 600),
+    "rtx3090": Card("RTX 3090", 24, 71, 936),
+    "rtx4090": Card("RTX 4090", 24, 165, 1008, fp8=True),
+    "rtx5090": Card("RTX 5090", 32, 210, 1792, fp8=True),
+    "a100-40": Card("A100 40", 40, 312, 1555),
+    "l40s": Card("L40S", 48, 362, 864, fp8=True),
+    "a100-80": Card("A100 80", 80, 312, 2039),
+    "h100": Card("H100", 80, 989, 3350, fp8=True),
+    "h200": Card("H200", 141, 989, 4800, measured=True, fp8=True),
 }
 
 

@@ -11,7 +11,7 @@ from job.errors import CapacityError, InputError
 from job.host.log import Log
 from job.plan.advice import Advice, Facts, advise
 from job.plan.cards import CARDS, GB
-from job.plan.duration import epoch_seconds
+from job.plan.duration import JUDGE_REQUEST_SECONDS, epoch_seconds
 from job.plan.fetching import BYTES_A_SECOND, Fetching, fetching
 from job.plan.machine import needs_by_stage
 from job.plan.model_size import ModelSize, size_of_base
@@ -29,6 +29,7 @@ from job.spec import JobSpec
 from job.training.methods import METHODS
 
 VERSION = 1
+UNSAID = ("lengths", "times", "has_template", "questions", "readings")  # of the rows
 OF_COMMAND, OF_SPEC = "--price", "the spec's resources.price_per_hour"
 
 
@@ -71,9 +72,7 @@ class Plan:
 
     def document(self) -> dict[str, Any]:
         """As `schemas/plan.schema.json` has it."""
-        rows = {
-            key: value for key, value in asdict(self.rows).items() if key not in ("lengths", "times", "has_template")
-        }
+        rows = {key: value for key, value in asdict(self.rows).items() if key not in UNSAID}
         return {
             "version": VERSION,
             "name": self.spec.name,
@@ -100,7 +99,7 @@ class Plan:
             "cheapest": self.cheapest.key if self.cheapest else None,
             "advice": [asdict(advice) for advice in self.advice],
             "remarks": self.remarks,
-            "evaluation": asdict(self.evaluated),
+            "evaluation": asdict(self.evaluated) | {"assumed_judge_request_seconds": JUDGE_REQUEST_SECONDS},
         }
 
 
@@ -160,7 +159,8 @@ def make_plan(spec: JobSpec, asked: PlanOptions, workdir: Path, log: Log) -> Pla
     prices, priced = prices_of(spec, asked.prices)
     documents = sum(work.fetched_bytes or 0 for work in tasks.work)
     fetched = fetching(spec, [*train, *(held_out or []), *beside.sources], base, merge_base, documents)
-    cards = [on_card(spec, size, scheduled, rows.whole_seconds, key, prices, tasks.work, fetched) for key in CARDS]
+    asked_of_models = evaluated(spec.evaluation, rows.questions, rows.readings, tasks.work)
+    cards = [on_card(spec, size, scheduled, rows.whole_seconds, key, prices, asked_of_models, fetched) for key in CARDS]
     costs = [on for on in cards if on.cost is not None]
     return Plan(
         spec=spec,
@@ -174,7 +174,7 @@ def make_plan(spec: JobSpec, asked: PlanOptions, workdir: Path, log: Log) -> Pla
         cheapest=min(costs, key=lambda on: on.cost or 0.0, default=None) if ANY not in prices else None,
         advice=advise(spec, facts(spec, size, rows, scheduled, base.quantised)) if asked.advice else [],
         remarks=[*(text for _, text in [*seen.remarks, *seen.notes]), *tasks.remarks],
-        evaluated=evaluated(spec.evaluation, rows.held_out_rows.expected, tasks.work),
+        evaluated=asked_of_models,
     )
 
 

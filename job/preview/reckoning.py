@@ -17,7 +17,7 @@ from job.plan.schedule import Schedule, schedule
 from job.spec import JobSpec
 
 if TYPE_CHECKING:
-    from job.evaluation.task_work import TaskWork
+    from job.preview.evaluated import Evaluated
 
 Scheduler = Callable[[int, bool], Schedule]
 ANY = ""  # the key of a price that holds for every card
@@ -64,10 +64,10 @@ def scheduler(spec: JobSpec, lengths: Sequence[int], times: float) -> Scheduler:
 
 def on_card(
     spec: JobSpec, size: ModelSize, scheduled: Scheduler, data_seconds: float, key: str, prices: Mapping[str, float],
-    benchmarks: Sequence[TaskWork] = (), fetched: Fetching = NOTHING,
+    evaluated: Evaluated | None = None, fetched: Fetching = NOTHING,
 ) -> OnCard:  # fmt: skip
     """What becomes of the training there: how it would be computed, and whether that fits. `data_seconds`: as long as
-    all rows take to tokenise.
+    all rows take to tokenise. Without `evaluated` nothing is measured.
     """
     card = CARDS[key]
     cards = spec.resources.known_gpus * spec.resources.nodes
@@ -80,9 +80,7 @@ def on_card(
         return OnCard(key, card, refused, choice.batch.rows, choice.kept_layers, needed)
     planned = training.scheduled(choice.batch.rows)
     seconds = training.seconds(choice) * planned.epochs
-    asked = {work: asked_seconds(spec, size, card, work.asked) for work in benchmarks if work.asked}
-    of_merged = sum(seconds for work, seconds in asked.items() if work.of_merged)
-    taken = stages(spec, size, data_seconds, seconds, cards, sum(asked.values()), of_merged)
+    taken = stages(spec, size, data_seconds, seconds, cards, *_asked_seconds(spec, size, card, evaluated))
     return OnCard(
         key,
         card,
@@ -94,6 +92,15 @@ def on_card(
         tuple(fetched.added_to(taken)),
         prices.get(key, prices.get(ANY)),
     )
+
+
+def _asked_seconds(spec: JobSpec, size: ModelSize, card: Card, asked: Evaluated | None) -> tuple[float, float, float]:
+    """Of what base and tuned model each are asked, the merged weights, and the judge."""
+    if asked is None:
+        return 0.0, 0.0, 0.0
+    tasks = {work: asked_seconds(spec, size, card, work.asked) for work in asked.benchmarks if work.asked}
+    of_merged = sum(seconds for work, seconds in tasks.items() if work.of_merged)
+    return asked.seconds(spec, size, card) + sum(tasks.values()), of_merged, asked.judge_seconds
 
 
 def _needed(training: Training, choice: Choice) -> GpuMemory:

@@ -13,6 +13,7 @@ from job.data.build import Prepared, build_dataset
 from job.data.figures import sizes
 from job.data.select import default_held_out
 from job.data.sources import Selection
+from job.preview.evaluated import generates, question_tokens, read_tokens
 from job.report.samples import first_samples
 from job.spec import HeldOutSpec
 
@@ -42,7 +43,9 @@ class Rows:
 
     `lengths`: tokens of the sequences that were read, in the order of training, each of which is one of `times`
     sequences. `duplicate_rows`, `also_trained`: copies within the training rows, and held-out sequences that are
-    trained on, as far as they were read. `truncated` and `dropped`: places of the first of them.
+    trained on, as far as they were read. `truncated` and `dropped`: places of the first of them. `questions`,
+    `readings`: tokens of each question that is answered, and of each row whose loss is measured; from a sample as many
+    as a mean row has.
     """
 
     read_rows: int
@@ -69,6 +72,8 @@ class Rows:
     replay_sequences: Estimate | None
     samples: tuple[str, ...]
     has_template: bool
+    questions: list[int]
+    readings: list[int]
 
 
 def see_rows(
@@ -111,6 +116,8 @@ def _rows(spec: JobSpec, prepared: Prepared, whole: int, own: int | None, second
         rows = Estimate(*[train["rows"]] * 3)
     times = rows.expected / train["rows"]
     unread = math.sqrt(1 - read / whole)
+    mean, drawn = round(float(lengths.mean())), read != whole and generates(spec.evaluation)
+    unasked = min(spec.evaluation.exact_match_rows, left.expected) if drawn else 0
     return Rows(
         read_rows=read,
         whole_rows=whole,
@@ -136,6 +143,8 @@ def _rows(spec: JobSpec, prepared: Prepared, whole: int, own: int | None, second
         replay_sequences=_replayed(prepared, rows),
         samples=first_samples(prepared),
         has_template=bool(prepared.tokenizer.chat_template),
+        questions=[*question_tokens(spec.evaluation, prepared), *[mean] * unasked],
+        readings=read_tokens(prepared) if read == whole else [mean] * left.expected,
     )
 
 

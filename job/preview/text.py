@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from job.evaluation.judge import AT_ONCE
 from job.evaluation.task_work import TaskWork
 from job.plan.cards import GB
+from job.plan.duration import JUDGE_REQUEST_SECONDS
 from job.plan.fetching import BYTES_A_SECOND
 from job.plan.gpu_memory import least_words
 from job.preview.evaluated import Evaluated
@@ -189,10 +191,9 @@ def _about_stages(plan: Plan) -> Iterator[str]:
     fetched = plan.fetched.bytes
     if plan.shown:
         unknown = any(work.asked is None for work in plan.evaluated.benchmarks)
-        others = ["answers", *(["benchmarks"] if unknown else []), "a judge"]
-        if "://" in plan.spec.output.uri or plan.spec.output.hub:
-            others.insert(0, "what is stored over a network")
-        yield f"times on {plan.shown.card.name}; {', '.join(others[:-1])} and {others[-1]} are not counted"
+        network = "://" in plan.spec.output.uri or plan.spec.output.hub
+        others = [*(["what is stored over a network"] if network else []), *(["benchmarks"] if unknown else [])]
+        yield f"times on {plan.shown.card.name}{'; not counted: ' * bool(others)}{' and '.join(others)}"
     if fetched:
         at = f"{duration(fetched / BYTES_A_SECOND)} at {BYTES_A_SECOND / 1e6:.0f} MB/s"
         yield f"fetched over a network: {_size(fetched)}, which takes {at}; that rate is assumed, not measured"
@@ -209,7 +210,8 @@ def _about_evaluation(asked: Evaluated) -> Iterator[str]:
     if asked.judge_requests is not None:
         yield (
             f"judge: at most {asked.judge_requests:,} requests, and one to see that it answers; "
-            f"at most {asked.judge_tokens:,} tokens"
+            f"at most {asked.judge_tokens:,} tokens; {AT_ONCE} at once, of {JUDGE_REQUEST_SECONDS:g} s each, which is "
+            "assumed, not measured"
         )
     yield from map(_benchmark, asked.benchmarks)
 

@@ -18,12 +18,13 @@ import pytest
 
 from job.arguments import parser
 from job.errors import CapacityError, InputError, JobError, PolicyError, SpecError
+from job.evaluation.task_work import TaskRequests
 from job.host.log import Log
 from job.host.planned import PlannedRun
 from job.init.settings import QUICK_RATE
 from job.plan.advice import Facts, advise
 from job.plan.cards import CARDS, GB, card_of
-from job.plan.duration import epoch_seconds
+from job.plan.duration import JUDGE_REQUEST_SECONDS, REOPEN_SECONDS, TOKEN, Passes, epoch_seconds, measured_seconds
 from job.plan.gpu_memory import GIB, card_bytes, gpu_bytes, gpu_memory, least_gpu_bytes, most_tokens, rows_at_once
 from job.plan.machine import resources
 from job.plan.model_size import ModelSize, size_of_fetched
@@ -245,7 +246,7 @@ def test_a_plan_in_every_form(model: Path) -> None:
     text, page = as_text(found), as_markdown(found)
     assert text.count("⟦") == 3 + 1
     assert document["fetched"]["stages"] == []
-    assert "; answers and a judge are not counted\n  nothing is fetched over a network\n" in text
+    assert f"\n  times on {found.shown.card.name}\n  nothing is fetched over a network\n" in text
     assert "held-out sequences that are trained on, too: 3: what is measured on them is not new to the model" in text
     assert "cheapest that fits: " in text
     assert page.count("\n| H200 | 141 GB | yes |") == 1
@@ -260,14 +261,54 @@ def test_what_is_asked_of_models_and_of_a_judge_is_counted(model: Path) -> None:
     found = plan(model, chats(20), {"/data/held_out": {"rows": 5}, "/evaluation": asked})
     document = found.document()
     StrictValidator(load_schema("plan")).validate(json.loads(json.dumps(document)))
-    assert document["evaluation"] == {
-        "answers": 12, "answer_tokens": 32, "judge_requests": 11, "judge_tokens": 9000, "benchmarks": ()}  # fmt: skip
+    asked_of_both = document["evaluation"]
+    assert (asked_of_both["answers"], asked_of_both["answer_tokens"], asked_of_both["readings"]) == (12, 32, 10)
+    assert (asked_of_both["judge_requests"], asked_of_both["judge_tokens"]) == (11, 9000)
+    assert 0 < asked_of_both["prompt_tokens"] < asked_of_both["read_tokens"] * 12 / 10, "without the answers"
     text = as_text(found)
     assert "  answers of base and tuned model: 12, of at most 32 tokens each" in text
-    assert "  judge: at most 11 requests, and one to see that it answers; at most 9,000 tokens" in text
+    assert (
+        "  judge: at most 11 requests, and one to see that it answers; at most 9,000 tokens; 4 at once, of 3 s each"
+        in text
+    )
+    (baseline,), (evaluate,) = ([each.seconds for each in found.shown.stages if each.name == name]
+                                for name in ("baseline", "evaluate"))  # fmt: skip
+    assert evaluate == pytest.approx(baseline + REOPEN_SECONDS + 3 * JUDGE_REQUEST_SECONDS), "11 requests, 4 at once"
     more = asked | {"judge": judge | {"max_requests": 1000}}
-    uncapped = evaluated(parse({"/data/held_out": {"rows": 5}, "/evaluation": more}).evaluation, 5)
+    uncapped = evaluated(parse({"/data/held_out": {"rows": 5}, "/evaluation": more}).evaluation, [9] * 6, [])
     assert uncapped.judge_requests == 12, "each pair in both orders"
+
+
+def test_a_sample_has_questions_and_readings_of_mean_length(model: Path) -> None:
+    """As many as the whole would have, of which none are drawn."""
+    changes = {"/data/held_out": {"rows": 5}, "/evaluation/exact_match_rows": 4}
+    whole, part = plan(model, chats(40), changes), plan(model, chats(40), changes, sample=20)
+    assert (part.evaluated.answers, part.evaluated.readings) == (whole.evaluated.answers, whole.evaluated.readings)
+    assert part.evaluated.read_tokens == pytest.approx(whole.evaluated.read_tokens, rel=0.2)
+    assert part.evaluated.prompt_tokens >= whole.evaluated.prompt_tokens
+
+
+def test_a_token_of_an_answer_is_bounded_by_the_host_or_by_the_memory_of_the_card() -> None:
+    """Whether one or sixteen are answered at once."""
+    spec = parse({"/model/precision": "16bit"})
+    few_layers = replace(LLAMA_8B, parameters=40_000_000_000, layers=4)
+    for count in (1, 16):
+        answers = Passes(count, 16, 64 * count, 200, 64, TOKEN)
+        read = 64 * 2 * 40e9 / (320 * GB)
+        assert answers.seconds(spec, few_layers, CARDS["t4"]) == pytest.approx(read, rel=0.01)
+        assert answers.seconds(spec, LLAMA_8B, CARDS["h200"]) == pytest.approx(64 * 32 * 0.002, rel=0.01)
+
+
+def test_what_a_model_is_asked_is_shared_by_the_cards_and_bounded_by_the_spec() -> None:
+    """400 questions are ten batches of 40, of which the busiest of four cards has three."""
+    spec, card = parse({"/evaluation/prompts": []}), CARDS["h200"]
+    asked = TaskRequests(0, answers=400, prompt_tokens=400 * 281, new_tokens=400 * 128)
+    alone, shared = (measured_seconds(spec, LLAMA_8B, card, asked, cards) for cards in (1, 4))
+    assert shared == pytest.approx(alone * 3 / 10)
+    changes = {"/data/held_out": {"rows": 400}, "/evaluation": {"exact_match_rows": 400, "max_minutes": 1}}
+    assert alone > 60 == measured_seconds(parse(changes), LLAMA_8B, card, asked)
+    read = measured_seconds(spec, LLAMA_8B, card, TaskRequests(8, readings=8, read_tokens=8 * 300))
+    assert read == pytest.approx(8 / spec.training.eval_batch_size * 32 * 0.004, rel=0.01)
 
 
 @pytest.mark.skipif(find_spec("lm_eval") is not None, reason="lm-eval is installed here")
@@ -281,7 +322,7 @@ def test_without_lm_eval_benchmarks_are_named_and_not_reckoned(model: Path) -> N
     seen = replace(found, evaluated=replace(found.evaluated, benchmarks=work))
     StrictValidator(load_schema("plan")).validate(json.loads(json.dumps(seen.document())))
     said = as_text(seen)
-    assert "; answers, benchmarks and a judge are not counted" in said
+    assert "; not counted: benchmarks\n" in said
     unknown = "how long that takes is not known without lm-eval (make benchmarks)"
     assert f"benchmark arc_easy, base and tuned model each: all its documents; {unknown}" in said
     assert f"benchmark gsm8k, base and tuned model each: at most 20 documents of each task; {unknown}" in said
@@ -317,13 +358,13 @@ def test_what_is_fetched_has_its_bytes_and_its_time_at_an_assumed_rate(hub: Hub,
     assert 0 < config <= sum(map(len, files.values()))
     (on,) = [each for each in document["gpus"] if each["gpu"] == "h200"]
     assert [each["stage"] for each in on["stages"]] == [
-        "fetch", "engine", "data", "weights", "load", "train", "evaluate",
+        "fetch", "engine", "data", "weights", "load", "baseline", "train", "evaluate",
     ]  # fmt: skip
     assert [each["seconds"] for each in on["stages"] if each["stage"] == "weights"] == [3.0]
     assert on["seconds"] == pytest.approx(sum(each["seconds"] for each in on["stages"]), abs=0.001)
     said = as_text(found)
     assert re.search(r"which takes 3\.0 s at 100 MB/s; that rate is assumed, not measured$", said, re.MULTILINE)
-    assert "; what is stored over a network, answers and a judge are not counted" in said
+    assert "; not counted: what is stored over a network\n" in said
     assert re.search(r"^  stage +time +disk +memory +fetched$", said, re.MULTILINE)
     assert re.search(r"^  weights +3\.0 s .* 300\.0 MB$", said, re.MULTILINE)
     assert re.search(r"^\| weights \| 3\.0 s \| .* \| 300\.0 MB \|$", as_markdown(found), re.MULTILINE)
