@@ -30,6 +30,7 @@ from job.ledger.checkpoints import Checkpoints, TrainingOrigin
 from job.member import Member, Trained
 from job.source import FetchedModel
 from job.store import open_store
+from job.training.alive import says_alive
 from job.training.backend import open_backend
 from job.training.ranks import Ranks
 from job.training.team import ASKED, GIVEN, MET, MemberRequest
@@ -90,7 +91,7 @@ def handle(request: MemberRequest) -> None:
     member = Member(spec, backend, workdir, log, partial(log.bar, every_seconds=SHOWN_SECONDS), share)
     answers: dict[str, Callable[[Member, Any], Any]] = {
         "load": _load,
-        "measure": _measure,
+        "measure": partial(_measure, place.said),
         "train": partial(_train, request),
         "export": _export,
     }
@@ -112,9 +113,10 @@ def _load(member: Member, given: Any) -> str:
     return member.load(asked.base, asked.merge_base, reopen(asked.prepared, asked.base.path), tasks)
 
 
-def _measure(member: Member, given: Any) -> Found:
+def _measure(said: Path, member: Member, given: Any) -> Found:
     asked: ToMeasureIn = build(ToMeasureIn, given)
-    return member.measure(asked.asked, asked.stage)
+    with says_alive(member.model, said):
+        return member.measure(asked.asked, asked.stage)
 
 
 def _train(request: MemberRequest, member: Member, given: Any) -> Trained:

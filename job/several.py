@@ -76,7 +76,7 @@ class Several:
         return str(answers[0].result)
 
     def measure(self, asked: ToMeasure, stage: str) -> Found:
-        answers = self._ask("measure", ToMeasureIn(asked, stage))
+        answers = self._ask("measure", ToMeasureIn(asked, stage), says_alive=True)
         found = Found.of([build(Found, answer.result) for answer in answers])
         return replace(found, tasks={name: found.tasks[name] for name in self._figures})
 
@@ -106,8 +106,8 @@ class Several:
     def __exit__(self, *_: object) -> None:
         self._team.__exit__()
 
-    def _ask(self, what: str, request: Any, first_alone: bool = False) -> list[MemberAnswer]:
-        answers = self._team.ask(what, request, self._run.log.live, first_alone)
+    def _ask(self, what: str, request: Any, first_alone: bool = False, says_alive: bool = False) -> list[MemberAnswer]:
+        answers = self._team.ask(what, request, self._run.log.live, first_alone, says_alive=says_alive)
         self._note(answers)
         return answers
 

@@ -141,13 +141,17 @@ class Child:
             ENDED.append(ChildMemory(self.what, self._planned_bytes, *peaks))
         return code
 
-    def wait(self) -> dict[str, Any]:
-        """The child's result. Raises the `JobError` it ended with, or what its death means."""
+    def wait(self, what: str | None = None) -> dict[str, Any]:
+        """The child's result. Raises the `JobError` it ended with, or what its death means, of `what` it is by now."""
         code = self._end()
         answer = json.loads(self._answer.read_bytes()) if self._answer.exists() else None
         if answer is None or "error" in answer:
             taken = self._watch.peak_anonymous_bytes
-            error = death(self.what, code, self._planned_bytes, taken) if answer is None else _revived(answer["error"])
+            error = (
+                death(what or self.what, code, self._planned_bytes, taken)
+                if answer is None
+                else _revived(answer["error"])
+            )
             error.printed = last_printed() if answer is None or error.exit_code == JobError.exit_code else ""
             raise error
         result: dict[str, Any] = answer["result"]

@@ -10,7 +10,7 @@ from job.errors import Fault, InputError
 DEFAULTS = {
     "TUNEJOB_STOP_SECONDS": 8.0,  # from a stop signal to a hard end
     "TUNEJOB_LEASE_SECONDS": 45.0,  # without a sign of life, after which the output's holder is taken for dead
-    "TUNEJOB_STALL_MINUTES": 30.0,  # without a step, after which a training is given up
+    "TUNEJOB_STALL_MINUTES": 30.0,  # without a step or, of several processes, a pass, after which it ends
     "TUNEJOB_S3_PATIENCE_SECONDS": 300.0,  # how long a failing request is repeated: a store is restarted in less
     "TUNEJOB_S3_READ_SECONDS": 60.0,  # how long a server may be silent
     "TUNEJOB_S3_REQUEST_SECONDS": 100.0,  # how long one request may take, 16 MiB at most: 168 kB/s

@@ -40,6 +40,10 @@ class RankPlace:
     machine: int = 0
 
     @property
+    def name(self) -> str:
+        return f"process {self.rank + 1} of {self.count}"
+
+    @property
     def workdir(self) -> Path:
         """Of a process that stores nothing; the first one has the run's."""
         return self.said.with_suffix("")

@@ -29,10 +29,13 @@ from job.host.records import build
 from job.host.signals import stop_requested, stopped
 from job.hub.origin import without_hub
 from job.spec import JobSpec
+from job.training.alive import Alive
 from job.training.machines import Machine
 from job.training.ranks import GONE, RankPlace
 
 ASKED, GIVEN = ".asked", ".given"  # beside the log: that the output be claimed, and that it is
+# What they are asked, in messages
+DOING = {"load": "loading", "measure": "measuring", "train": "training", "export": "writing what was trained"}
 MET = ".met"  # that the process has met the others
 LOOK_SECONDS = 0.02
 LAST_WORDS_SECONDS = 5.0  # for those that meet to end with reasons of their own, once one has failed
@@ -110,10 +113,11 @@ class Team:
 
     def ask(
         self, what: str, request: Any, bars: Callable[[str], Bar], first_alone: bool = False,
-        look: Callable[[], None] = lambda: None, meet: bool = False,
+        look: Callable[[], None] = lambda: None, meet: bool = False, says_alive: bool = False,
     ) -> list[MemberAnswer]:  # fmt: skip
         """The answers of all, or of the first alone, in their order. `bars`: makes the bar of a name, which shows how
         far they are. `look` is called all the time: what it raises ends the asking. With `meet` they meet each other.
+        With `says_alive` one that does not ends the asking.
 
         Raises what one of them has ended with, and `Interrupted` once a stop signal's step is stored.
         """
@@ -122,11 +126,14 @@ class Team:
             place.said.with_suffix(MET).unlink(missing_ok=True)
         for local in asked:
             self._asking[local].ask(what, request)
-        shown = _Shown(bars)
+        shown, alive = _Shown(bars), Alive([place.said for place in self.places]) if says_alive else None
 
         def look_all() -> None:
             self._relay(shown, alone=meet or first_alone)
             look()
+            for local, member in enumerate(self._members):
+                if alive and not (member.ended() or self._asking[local].answered()):
+                    alive.require(local, self._doing(local, what))
 
         def met() -> bool:
             return not meet or all(place.said.with_suffix(MET).exists() for place in self.places)
@@ -137,7 +144,7 @@ class Team:
         finally:
             shown.end()
         if any(member.ended() for member in self._members):
-            raise self._failure(by_force)
+            raise self._failure(by_force, what)
         return [build(MemberAnswer, self._asking[local].answer()) for local in asked]
 
     def claim_if_asked(self, claim: Callable[[], None]) -> None:
@@ -176,6 +183,10 @@ class Team:
             time.sleep(LOOK_SECONDS)
         return by_force
 
+    def _doing(self, local: int, what: str) -> str:
+        """Which process it is, and what it was asked to do."""
+        return f"{self.places[local].name}, {DOING[what]}"
+
     def _relay(self, shown: _Shown, alone: bool) -> None:
         """What the first process has said since, as if the run had said it; how far all are, or the first `alone`."""
         if not self._leads:
@@ -190,21 +201,21 @@ class Team:
                 elif local == 0:
                     self._log(event, **record)
 
-    def _failure(self, by_force: set[int]) -> JobError:
-        """What says most of it: that another is gone says least."""
+    def _failure(self, by_force: set[int], what: str) -> JobError:
+        """What says most of it: that another is gone says least. They were asked `what`."""
         failures: dict[int, JobError] = {}
         for local, member in enumerate(self._members):
             try:
-                member.wait()
+                member.wait(self._doing(local, what))
             except JobError as error:
                 if local not in by_force:
                     failures[local] = _of_a_card(error)
         if not failures:
             return stopped()
-        first, cause = self.places[0].rank, min(failures, key=lambda local: (_is_gone(failures[local]), local))
         for local, failure in failures.items():
-            self._log("rank", rank=first + local, error=type(failure).__name__, reason=str(failure.faults[0]))
-        return failures[cause]
+            rank = self.places[local].rank
+            self._log("rank", rank=rank, error=type(failure).__name__, reason=str(failure.faults[0]))
+        return failures[min(failures, key=lambda local: (_is_gone(failures[local]), local))]
 
 
 class _Shown:
@@ -232,7 +243,7 @@ class _Shown:
 def _start(module: str, request: MemberRequest, folder: Path) -> Child:
     """The first works where a run by itself would; the others have scratch of their own, and store nothing."""
     place = request.place
-    what, environment = f"process {place.rank + 1} of {place.count} of the training", environment_of(place)
+    what, environment = f"{place.name} of the training", environment_of(place)
     if request.device == "cuda":
         environment[VISIBLE] = cards()[place.local]
     if request.spec.model.backend != "unsloth":

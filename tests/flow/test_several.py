@@ -143,15 +143,15 @@ def test_a_stop_before_they_have_met_is_heard_by_all(tmp_path: Path) -> None:
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in started)
 
 
-def without_the_second(command: Running) -> Result:
-    """Of a run of two processes, once the second was killed: the first is gone, and soon."""
+def without_the_second(command: Running, doing: str) -> Result:
+    """Of a run of two processes, once the second was killed while `doing`: the first is gone, and soon."""
     first, second = members(command)
     second.kill()
     begun = time.monotonic()
     result = command.finish(60)
     assert time.monotonic() - begun < 20
     assert result.exit_code == 13, result.stdout[-2000:]
-    assert "process 2 of 2 of the training: its process was killed" in result.failure["message"]
+    assert f"process 2 of 2, {doing}: its process was killed" in result.failure["message"]
     assert not first.is_running()
     return result
 
@@ -160,7 +160,7 @@ def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
     """Never a hang: the run says which one it was, as for any process that the kernel kills, and leaves no process."""
     command = running(tmp_path, 2, **{"/output/checkpoints": {"every_steps": 2}})
     command.wait_until(lambda r: r.says('"checkpoint", "step": 2'))
-    result = without_the_second(command)
+    result = without_the_second(command, "training")
     reasons = {event["rank"]: event["error"] for event in result.named("rank")}
     assert reasons[1] == "CapacityError"
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -171,7 +171,7 @@ def test_a_process_that_is_killed_while_they_measure(alone: Path, tmp_path: Path
     """Ends the run as in the training; what was trained is stored, and one process goes on with it."""
     command = running(tmp_path, 2, **SLOW)
     command.wait_until(lambda r: r.says('"event": "adapter"'))
-    result = without_the_second(command)
+    result = without_the_second(command, "measuring")
     assert [(event["rank"], event["error"]) for event in result.named("rank")] == [(1, "CapacityError")]
     assert not result.named("evaluate")
     assert [event["step"] for event in result.named("checkpoint")] == [CHANGES["/training/max_steps"]]
@@ -290,6 +290,21 @@ def test_a_process_that_stands_still_is_given_up(tmp_path: Path) -> None:
     result = command.finish(60)
     assert result.exit_code == 20, result.stdout[-2000:]
     assert [event["rank"] for event in result.named("rank")] == [0]
+    assert not second.is_running()
+
+
+def test_a_process_that_stands_still_while_they_measure_is_given_up(tmp_path: Path) -> None:
+    """It hears no watchdog of its own, and nobody waits for it: the run sees that it computes nothing."""
+    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", together(2, **SLOW)))
+    command = Running(("run", spec), tmp_path / "scratch", {"TUNEJOB_STALL_MINUTES": "0.05"})
+    command.wait_until(lambda r: r.says('"event": "load"'))
+    _, second = members(command)
+    second.suspend()
+    result = command.finish(60)
+    assert result.exit_code == 20, result.stdout[-2000:]
+    failure = result.failure
+    assert failure["message"].startswith("process 2 of 2, measuring: it stands still")
+    assert failure["expected"] == "one in 3"
     assert not second.is_running()
 
 

@@ -7,6 +7,7 @@ import math
 import random
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ from job.evaluation.scores import Wanted, answer_rows, loss_rows, margin_rows
 from job.evaluation.scores import figures as figures_of
 from job.evaluation.shares import Share, together
 from job.spec import GateSpec
+from job.training.alive import says_alive
 from job.training.methods import METHODS
 from job.training.methods.record import Rewards
 
@@ -259,6 +261,26 @@ def test_answers_are_greedy_whatever_the_model_says_of_generation(model: Any) ->
         assert model.generation_config is own, "as it was"
     finally:
         model.generation_config = before
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_each_token_and_each_loss_says_that_the_process_is_alive(model: Any, adapted: bool, tmp_path: Path) -> None:
+    """With an adapter too, where losses are the whole model's and tokens those of the one within."""
+    from peft import LoraConfig, get_peft_model
+
+    within = copy.deepcopy(model)
+    asked = get_peft_model(within, LoraConfig(r=2, target_modules=["q_proj"])).eval() if adapted else within
+    touched: list[int] = []
+    with says_alive(asked, tmp_path / "said.jsonl", every_seconds=0.0):
+        look = within.register_forward_hook(lambda *_: touched.append((tmp_path / "said.alive").stat().st_mtime_ns))
+        answer_ids(asked, PROMPTS[:1], 0, [], 8)
+        assert len(touched) == len(set(touched)) == 8
+        look.remove()
+        loss_of(asked, rows(1), 1, 0)
+        assert (tmp_path / "said.alive").stat().st_mtime_ns > touched[-1]
+    (tmp_path / "said.alive").unlink()
+    answer_ids(asked, PROMPTS[:1], 0, [], 1)
+    assert not (tmp_path / "said.alive").exists()
 
 
 def in_time(model: Any, deadline: float, stops: list[int]) -> list[tuple[int, list[int]]]:
