@@ -32,7 +32,7 @@ IMPORTED = (
     "huggingface_hub.hf_api", "job.run", "job.training.callbacks", "job.training.saver", "torch.utils.tensorboard",
 )  # fmt: skip
 # Variables that are read when they are needed; all others may have been read by an import.
-READ_LATE = ("TUNEJOB_", "AWS_", "HF_ENDPOINT", "HF_TOKEN", "WANDB_", "MLFLOW_")
+READ_LATE = ("TUNEJOB_", "AWS_", "HF_ENDPOINT", "HF_TOKEN", "WANDB_", "MLFLOW_", "KUBEFLOW_", "TRITON_CACHE_DIR")
 
 
 def environment(scratch: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:

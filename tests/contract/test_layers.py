@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -58,6 +58,11 @@ def tree(module: str) -> ast.Module:
     return ast.parse(FILES[module].read_text("utf-8"))
 
 
+@cache
+def nodes(module: str) -> list[ast.AST]:
+    return list(ast.walk(tree(module)))
+
+
 def layer(module: str) -> str:
     """The longest entry of `ORDER` that the module is in."""
     parts = module.split(".")
@@ -73,6 +78,11 @@ def imports(node: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
             assert statement.level == 0, "imports are absolute"
             yield statement, statement.module or ""
             yield from ((statement, f"{statement.module}.{alias.name}") for alias in statement.names)
+
+
+def roots(found: Iterable[tuple[ast.stmt, str]]) -> set[str]:
+    """The packages that these imports bring in."""
+    return {name.split(".")[0] for _, name in found}
 
 
 def ours(name: str) -> str | None:
@@ -114,15 +124,11 @@ def test_every_module_has_its_layer() -> None:
     assert {layer(module) for module in FILES} - {"__init__"} <= set(ORDER)
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_imports_go_one_way(module: str) -> None:
-    if module == "__init__":
-        assert list(imports(tree(module))) == []
-        return
-    for _, name in imports(tree(module)):
-        target = ours(name)
-        if target and layer(target) != layer(module):
-            assert ORDER.index(layer(target)) < ORDER.index(layer(module)), f"{module} imports {target}"
+def test_imports_go_one_way() -> None:
+    assert list(imports(tree("__init__"))) == []
+    known = [(module, ours(name)) for module in FILES for _, name in imports(tree(module))]
+    across = [(module, target) for module, target in known if target and layer(target) != layer(module)]
+    assert [pair for pair in across if ORDER.index(layer(pair[1])) >= ORDER.index(layer(pair[0]))] == []
 
 
 def test_no_class_name_is_there_twice() -> None:
@@ -143,31 +149,28 @@ def test_packages_have_no_rings() -> None:
     assert set(needs) - done == set()
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_only_the_backend_knows_unsloth(module: str) -> None:
-    roots = {name.split(".")[0] for _, name in imports(tree(module))}
-    assert module == "training.backend" or not roots & {"unsloth", "unsloth_zoo"}
+def test_only_the_backend_knows_unsloth() -> None:
+    importers = {module for module in FILES if roots(imports(tree(module))) & {"unsloth", "unsloth_zoo"}}
+    assert importers == {"training.backend"}
 
 
 # What is outside the processes where a template from outside runs may know of them: how messages and rows look.
 BEFORE_THE_BOUNDARY = {f"data.worker.{name}" for name in ("wire", "shape", "messages", "options", "json_text")}
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_only_the_worker_sees_a_template(module: str) -> None:
-    if module.startswith("data.worker."):
-        return
-    names = {name for _, name in imports(tree(module))}
-    assert "jinja2" not in {name.split(".")[0] for name in names}
-    assert {
-        found for name in names if (found := ours(name)) and found.startswith("data.worker.")
-    } <= BEFORE_THE_BOUNDARY | {"data.worker.__init__"}
+def test_only_the_worker_sees_a_template() -> None:
+    outside = [
+        (module, name) for module in FILES if not module.startswith("data.worker.") for _, name in imports(tree(module))
+    ]
+    assert [module for module, name in outside if name.split(".")[0] == "jinja2"] == []
+    known = {(module, ours(name) or "") for module, name in outside}
+    inner = {pair for pair in known if pair[1].startswith("data.worker.")}
+    assert {pair for pair in inner if pair[1] not in BEFORE_THE_BOUNDARY | {"data.worker.__init__"}} == set()
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_nothing_heavy_is_imported_at_once(module: str) -> None:
-    roots = {name.split(".")[0] for _, name in that_run(tree(module), in_functions=False)}
-    assert roots & HEAVY <= IMPORTED_LATE.get(module, set())
+def test_nothing_heavy_is_imported_at_once() -> None:
+    heavy = {module: roots(that_run(tree(module), in_functions=False)) & HEAVY for module in FILES}
+    assert {module: names for module, names in heavy.items() if not names <= IMPORTED_LATE.get(module, set())} == {}
 
 
 @pytest.mark.parametrize("module", [module for module in IMPORTED_LATE if module in FILES])
@@ -181,32 +184,34 @@ def test_what_is_imported_late_is_imported_inside_functions_only(module: str) ->
         assert module not in at_once, f"{importer} imports {module} at once"
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_only_the_last_resort_catches_all(module: str) -> None:
-    for node in ast.walk(tree(module)):
-        if isinstance(node, ast.ExceptHandler):
-            assert node.type is not None, f"{module}:{node.lineno}: bare except"
-            names = {
-                ast.unparse(caught) for caught in (node.type.elts if isinstance(node.type, ast.Tuple) else [node.type])
-            }
-            assert module in CATCHES_ALL or not names & {"Exception", "BaseException"}, f"{module}:{node.lineno}"
+def test_only_the_last_resort_catches_all() -> None:
+    for module in FILES:
+        for node in nodes(module):
+            if isinstance(node, ast.ExceptHandler):
+                assert node.type is not None, f"{module}:{node.lineno}: bare except"
+                caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+                names = {ast.unparse(name) for name in caught}
+                assert module in CATCHES_ALL or not names & {"Exception", "BaseException"}, f"{module}:{node.lineno}"
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_files_and_functions_fit_their_page(module: str) -> None:
-    assert len(FILES[module].read_text("utf-8").splitlines()) <= FILE_LINES
-    for node in ast.walk(tree(module)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert (node.end_lineno or 0) - node.lineno + 1 <= FUNCTION_LINES, f"{module}.{node.name}"
+def functions() -> dict[str, int]:
+    """The lines of every function of the package, by its place."""
+    return {
+        f"{module}:{node.lineno} {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for module in FILES
+        for node in nodes(module)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+
+def test_files_and_functions_fit_their_page() -> None:
+    files = {module: len(path.read_text("utf-8").splitlines()) for module, path in FILES.items()}
+    assert {module: lines for module, lines in files.items() if lines > FILE_LINES} == {}
+    assert {place: lines for place, lines in functions().items() if lines > FUNCTION_LINES} == {}
 
 
 def test_most_functions_fit_a_screen() -> None:
-    lengths = sorted(
-        (node.end_lineno or 0) - node.lineno + 1
-        for module in FILES
-        for node in ast.walk(tree(module))
-        if isinstance(node, ast.FunctionDef)
-    )
+    lengths = sorted(functions().values())
     assert lengths[int(len(lengths) * 0.9)] <= 35
 
 

@@ -26,7 +26,7 @@ from tests.servers import closed_port
 pytestmark = pytest.mark.slow
 JUDGE = {"model": "scripted", "rubric": "Later in the alphabet is better.", "max_answer_tokens": 64}
 TOOLS = ROOT / ".venv-benchmarks" / "bin" / "python"
-TINY_JUDGE = JudgeSpec("smollm2", "The better answer is right.", 20, 100_000, 24, 0.0)
+TINY_JUDGE = JudgeSpec("smollm2", "The better answer is right.", 20, 100_000, 12, 0.0)
 
 
 def evaluation(**more: Any) -> dict[str, Any]:
@@ -125,10 +125,7 @@ def test_a_real_local_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             monkeypatch.setenv("TUNEJOB_JUDGE_URL", f"http://127.0.0.1:{port}/v1")
             monkeypatch.setenv("TUNEJOB_JUDGE_KEY", KEY)
             require_judge(TINY_JUDGE)
-            path, pairs = (
-                tmp_path / "judge.jsonl",
-                [AnswerPair("What is 2 + 2?", "4", "5", "4"), AnswerPair("Name a colour.", None, "Red.", "red")],
-            )
+            path, pairs = tmp_path / "judge.jsonl", [AnswerPair("What is 2 + 2?", "4", "5", "4")]
             memory = KeptRulings(path, b"", lambda text: text, lambda _: None)
             counts, facts = judge(TINY_JUDGE, pairs, 1, memory, lambda done, total: None)
             monkeypatch.setenv("TUNEJOB_JUDGE_KEY", "another")
@@ -136,10 +133,10 @@ def test_a_real_local_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
                 require_judge(TINY_JUDGE)
         finally:
             server.terminate()
-    assert facts["requests"] == path.read_bytes().count(b"\n") == 4
-    assert facts["tokens"] > 400, "as the server has counted them"
+    assert facts["requests"] == path.read_bytes().count(b"\n") == 2
+    assert facts["tokens"] > 200, "as the server has counted them"
     assert facts["answered_by"] == ["smollm2"]
-    assert facts["better"] + facts["worse"] + facts["even"] + facts["swayed"] + facts["unread"] == 2
+    assert facts["better"] + facts["worse"] + facts["even"] + facts["swayed"] + facts["unread"] == 1
     assert sum(count is None for count in counts) == facts["unread"]
 
 
