@@ -7,8 +7,6 @@ brought here first, at one commit each; what they measure later needs none.
 from __future__ import annotations
 
 import copy
-import difflib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,6 +20,7 @@ from job.evaluation.metrics.task import NAME, OTHERS, task_metric
 from job.evaluation.own_tasks import DOCUMENTS, NO_FILTER, own_task, source_of, write_documents
 from job.evaluation.scores import Rows
 from job.evaluation.task_faults import fit, runs_code
+from job.evaluation.task_names import require_known, task_names
 from job.evaluation.task_rows import rows_brought_here
 from job.source.benchmarks import FetchedSet
 from job.source.data import FetchedSource, fetch_source
@@ -144,12 +143,12 @@ def _load(
     spec: TaskSpec, index: int, folder: Path, revisions: Mapping[str, str], max_new_tokens: int,
     brought: Mapping[str, FetchedSet] | None = None,
 ) -> Benchmark:  # fmt: skip
-    from lm_eval.tasks import TaskManager
-
     pointer = f"/evaluation/tasks/{index}"
     sources: list[FetchedSet | FetchedSource] = []
     sets: dict[str, FetchedSet] = {}
     if spec.rows:
+        from lm_eval.tasks import TaskManager
+
         if brought is None:
             fetched = fetch_source(source_of(spec), pointer, folder, revisions)
             write_documents(spec.rows, fetched, pointer, folder)
@@ -157,12 +156,9 @@ def _load(
         config = own_task(spec.name, spec.rows, folder / DOCUMENTS, max_new_tokens)
         loaded = dict(TaskManager(include_defaults=False).load([config]))
     else:
+        require_known(spec.name, f"{pointer}/name", task_names())
         manager = _manager_of(spec.name)
-        if spec.name not in manager.all_tasks:
-            near = difflib.get_close_matches(spec.name, manager.all_tasks, 3, 0.6)
-            hint = f"Did you mean {' or '.join(near)}?" if near else "lm-eval ls tasks lists what it knows"
-            said = "lm-eval knows no such task"
-            raise InputError(said, where=f"{pointer}/name", found=ascii(spec.name), hint=hint)
+        require_known(spec.name, f"{pointer}/name", manager.all_tasks)
         with rows_brought_here(spec, pointer, folder, revisions, brought) as sets, fit(spec.name, pointer):
             loaded = dict(manager.load([spec.name]))
         sources = list(sets.values())
@@ -182,9 +178,7 @@ def _manager_of(name: str) -> Any:
     """lm-eval's index of tasks: of the folder where this one is; for groups and tags of all, which takes seconds."""
     from lm_eval import tasks
 
-    said = re.compile(rb"^task: *[\"']?" + re.escape(name).encode() + rb"[\"']?\s*$", re.MULTILINE)
-    folders = {path.parent for path in Path(tasks.__file__).parent.rglob("*.yaml") if said.search(path.read_bytes())}
-    if folders:
+    if folders := task_names()[name]:
         near = tasks.TaskManager(include_defaults=False, include_path=sorted(folders))
         if name in near.all_subtasks:
             return near

@@ -24,6 +24,7 @@ from job.data.worker.shape import FORMATS, Columns, Pair, shape
 from job.errors import Fault, InputError, Interrupted, JobError
 from job.evaluation.judge_endpoint import URL, address
 from job.evaluation.own_tasks import document_of, source_of
+from job.evaluation.task_names import require_known, task_names
 from job.host.log import Log
 from job.hub.client import endpoint
 from job.ledger.claim import examine
@@ -91,6 +92,8 @@ def look(spec: JobSpec) -> Seen:
         if "://" not in source.source:
             seen.attempt(_rows, source, pointer, bool(chats), seen)
     for index, task in enumerate(spec.evaluation.tasks or ()):
+        if task.rows is None and task_names():  # else lm-eval is not here
+            seen.attempt(require_known, task.name, f"/evaluation/tasks/{index}/name", task_names())
         if task.source and "://" not in task.source:
             seen.attempt(_documents, task, f"/evaluation/tasks/{index}")
     return seen

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import resource
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,11 +20,13 @@ from job.evaluation.metrics import metric_of
 from job.evaluation.own_tasks import document_of
 from job.evaluation.scores import figures
 from job.evaluation.task_faults import cut_prompts
+from job.evaluation.task_names import task_names
 from job.source.benchmarks import fetch_set
 from job.spec import TaskSpec
 from job.spec.sections import TaskRowsSpec
 from job.spec.task_rules import figures_of
-from tests.forking import ROOT
+from tests.flow.running import tiny, write_spec
+from tests.forking import ROOT, environment
 from tests.hub_server import Hub, hub_server
 from tests.tiny import tiny_dir
 
@@ -177,10 +181,11 @@ def test_examples_are_other_rows_and_answers_may_be_filtered(tmp_path: Path) -> 
 @pytest.mark.long
 @pytest.mark.usefixtures("lm_eval")
 def test_a_group_has_the_figure_that_lm_eval_gives_it(tmp_path: Path) -> None:
-    """All of lm-eval's tasks are looked at, which takes seconds; a name that none has is named with near ones."""
+    """All of lm-eval's tasks are looked at, which takes seconds; those that its files name are all of them."""
     import torch
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from job.evaluation.benchmarks import load_benchmarks, run_benchmarks
@@ -207,8 +212,31 @@ def test_a_group_has_the_figure_that_lm_eval_gives_it(tmp_path: Path) -> None:
         bootstrap_iters=0,
     )
     assert measured["mmlu:acc"] == pytest.approx(theirs["results"]["mmlu"]["acc,none"], abs=1e-6)
-    with pytest.raises(InputError, match="Did you mean gsm8k"):
-        load_benchmarks([replace(spec, name="gsm8kk")], tmp_path / "odd", {}, 8)
+    manager = TaskManager()
+    assert set(manager.all_tasks) <= set(task_names())
+    assert len(task_names()) < len(manager.all_tasks) + 10
+    for name in ("gsm8k", "mmlu_anatomy", "arc_easy"):
+        assert manager.task_index[name].yaml_path.parent in task_names()[name]
+
+
+@needs_lm_eval
+def test_a_name_that_is_none_is_told_in_under_a_second_with_near_ones(tmp_path: Path) -> None:
+    """By `validate` already, without an import of lm-eval; a group and a tag are names as well."""
+    tasks = ["gsm8kk", "mmlu", "ai2_arc", {"name": "own", "source": "rows.jsonl",
+                                           "rows": {"question": "q", "answer": "a"}}]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text('{"q": "One?", "a": "1"}\n')
+    path = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", {"/evaluation": {"prompts": [], "tasks": tasks}}))
+    command = [sys.executable, "-X", "importtime", "-m", "job", "validate", str(path)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path, {"PYTHONPATH": f"{ROOT}:{PACKAGES}"}),
+                          capture_output=True, text=True)  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 11, done.stdout
+    (failure,) = [json.loads(line) for line in done.stdout.splitlines() if "no such task" in line]
+    assert failure["pointer"] == "/evaluation/tasks/0/name"
+    assert "Did you mean gsm8k or " in failure["hint"]
+    assert not re.search(r"\blm_eval\b", done.stderr)
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 2, "0.7 on an idle machine"
 
 
 def test_a_data_set_that_is_a_script_is_refused(tmp_path: Path) -> None:
