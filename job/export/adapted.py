@@ -16,7 +16,9 @@ from job.host.child import serve
 
 @dataclass(frozen=True)
 class AdaptedRequest:
-    """The folders of base and adapter; the files of what the `trained` model says, and to write (`adapted`)."""
+    """The folders of base and adapter; the files of what the `trained` model says, and to write (`adapted`), with
+    an answer where something will be `held_to_it` that has to end its own, too.
+    """
 
     measure: Measure
     base: Path
@@ -24,6 +26,7 @@ class AdaptedRequest:
     device: str
     trained: Path
     adapted: Path
+    held_to_it: bool
 
 
 def handle(request: AdaptedRequest) -> ModelStep:
@@ -32,7 +35,7 @@ def handle(request: AdaptedRequest) -> ModelStep:
     dtype = comparison_dtype(request.base, request.device)
     model = open_adapted(request.base, request.adapter, dtype, request.device)
     part = request.adapted.with_suffix(".part")
-    logits, _ = write_reference(model, request.measure, part)
+    logits, _ = write_reference(model, request.measure, part, answered=request.held_to_it)
     part.replace(request.adapted)
     return measured(logits, request.measure, trained)
 

@@ -40,15 +40,19 @@ class Measure:
     readings: list[Reading] = field(default_factory=list)
 
 
-def write_reference(model: Any, measure: Measure, path: Path) -> tuple[Any, bool]:
+def write_reference(model: Any, measure: Measure, path: Path, answered: bool = True) -> tuple[Any, bool]:
     """Writes what others are compared with; returns the logits, fp32 (tokens, vocabulary), which stay in that file,
     and whether the answer to the prompt stopped.
+
+    `answered`: whether anything is to answer as this model does; else its answer is left out, up to `max_new_tokens`
+    forward passes.
     """
     import numpy
 
-    rows, prompt = measure.rows, measure.prompt
-    with blocks_used_again():
-        answer, stopped = continue_greedily(model, prompt, measure.stop_token_ids, measure.max_new_tokens)
+    rows, prompt, answer, stopped = measure.rows, measure.prompt, list[int](), False
+    if answered:
+        with blocks_used_again():
+            answer, stopped = continue_greedily(model, prompt, measure.stop_token_ids, measure.max_new_tokens)
     lists = {"input_ids": [token for row in rows for token in row], "row_lengths": [len(row) for row in rows],
              "learned": measure.learned, "prompt_ids": prompt, "answer_ids": answer}  # fmt: skip
     shape = (len(lists["input_ids"]), vocabulary(model))

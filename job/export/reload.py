@@ -99,7 +99,7 @@ def handle(request: ReloadRequest) -> Reloaded:
     probed = None if request.probe is None else compare(model, request.adapter, request.precision, request.probe)
     asked, sums = answers(model, request.measure), read(model, request.measure)
     part = request.trained.with_suffix(".part")
-    logits, _ = write_reference(model, request.measure, part)
+    logits, _ = write_reference(model, request.measure, part, answered=False)  # the merge is asked
     part.replace(request.trained)
     return Reloaded(packed_modules(model), measured(logits, request.measure, None), asked, probed, sums)
 

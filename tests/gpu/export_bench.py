@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,9 @@ from typing import Any
 
 from tests.gpu.bench import REPOSITORY, make_model, make_rows, spec_of
 
+ON_A_CPU = {"model": {"precision": "16bit", "max_seq_length": 256}, "data": {"packing": False},
+            "training": {"batch_size": 1, "gradient_accumulation_steps": 1}}  # fmt: skip
+
 MIB = 1 << 20
 TYPES = ["q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k", "q8_0"]
 STEPS = 2
@@ -28,6 +32,9 @@ STEPS = 2
 
 def run_job(folder: Path, full: bool = False, **export: Any) -> dict[str, Any]:
     spec = spec_of(folder / "model", folder / "rows.jsonl", folder / "output", STEPS)
+    if not shutil.which("nvidia-smi"):
+        for section, values in ON_A_CPU.items():
+            spec[section] |= values
     if full:
         spec["model"]["precision"], spec["data"]["packing"] = "full", False
         del spec["lora"]

@@ -136,7 +136,7 @@ OPERATIONS = (
 RECORDS = [
     ReloadRequest(MEASURE, PATH, None, "4bit", "cpu", PATH / "probe", PATH / "t"),
     Reloaded(["model.layers.0"], ModelStep(1.5), [[1]], COMPARED, [[-1.5]]),
-    AdaptedRequest(MEASURE, PATH, PATH / "b", "cuda", PATH / "c", PATH / "d"),
+    AdaptedRequest(MEASURE, PATH, PATH / "b", "cuda", PATH / "c", PATH / "d", True),
     MergeRequest(PATH, PATH / "b", PATH / "c", [2], "cpu", TrainedBase(PATH, ["a"])),
     MergeReport(1, 2, 3, 0.5, 0.25),
     Conversion(PATH, PATH / "b", "cpu"),

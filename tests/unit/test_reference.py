@@ -22,6 +22,7 @@ from job.export.gguf.imatrix import write_imatrix
 from job.export.logits import batches, compare, continue_greedily, open_adapted, open_model, perplexity
 from job.export.merge.write import merge_adapter
 from job.export.reference_logits import Measure, write_reference
+from job.gguf.quality import read_reference
 from job.gguf.quantise import load_imatrix
 from job.host.child import run_child
 from tests.forking import environment, run_forked
@@ -98,6 +99,21 @@ def test_the_merge_passes_and_the_reference_is_its_logits(
         "reference.safetensors",
     ]
     assert (tmp_path / "imatrix.gguf").stat().st_size > 0
+
+
+def test_where_no_answer_is_due_none_is_generated_and_all_else_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_model(wide_dir(), torch.float32, "cpu")
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    write_reference(model, MEASURE, whole)
+    monkeypatch.setattr(model, "generate", None)
+    monkeypatch.setattr("job.export.reference_logits.continue_greedily", None)
+    assert write_reference(model, MEASURE, part, answered=False)[1] is False
+    asked, unasked = read_reference(whole), read_reference(part)
+    assert (unasked.answer, unasked.stopped, unasked.answer_limit) == ([], False, 0)
+    assert (unasked.rows, unasked.learned, unasked.prompt) == (asked.rows, asked.learned, asked.prompt)
+    assert torch.equal(unasked.logits[:], asked.logits[:])
 
 
 def test_an_unmerged_layer_is_caught(request_of: CompareRequest, trained: Path, tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def measure_adapted(artefacts: Artefacts, merge_base: Path, device: str) -> Mode
         device=device,
         trained=run.workdir / TRAINED_LOGITS,
         adapted=run.workdir / ADAPTED,
+        held_to_it=artefacts.any_on_base,
     )
     planned_bytes, what = artefacts.planned(Memory.adapted), "the adapter on its original base"
     found = run_child("job.export.adapted", asked, run.children, what, planned_bytes=planned_bytes, answer=ModelStep)
