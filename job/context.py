@@ -17,8 +17,6 @@ from job.ledger.receipts import PINNED, Receipts
 from job.spec import JobSpec
 from job.store import Store
 
-TRAINED = "trained"  # the receipt of the adapter, or whole weights, and the report
-
 
 @dataclass(frozen=True)
 class Run:

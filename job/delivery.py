@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from job.context import TRAINED, Run
+from job.context import Run
 from job.data.build import Prepared
 from job.export.adapter import files_by_key
 from job.export.artefacts import Artefacts
@@ -23,6 +22,7 @@ from job.host.planned import pairs
 from job.host.stats import package_versions
 from job.ledger.evidence import STATS, forget_failure
 from job.ledger.manifest import File, Manifest, store_file
+from job.ledger.receipts import TRAINED
 from job.publish.card.card import write_card
 from job.publish.card.facts import CardFacts, Sample
 from job.publish.ollama.modelfile import write_modelfiles
@@ -202,5 +202,5 @@ def provenance_of(run: Run, prepared: Prepared, base: FetchedModel, sources: Seq
             {"source": s.spec.source, "split": s.spec.split, "revision": s.revision, "sha256": s.sha256}
             for s in sources
         ],
-        "chat_template_sha256": hashlib.sha256(prepared.template.encode()).hexdigest(),
+        "chat_template_sha256": prepared.template_sha256,
     }

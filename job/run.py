@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-from job.context import TRAINED, Run
+from job.context import Run
 from job.data.build import Prepared, build_dataset
 from job.delivery import (
     manifest_of,
@@ -35,7 +35,7 @@ from job.ledger.compiled import Compiled
 from job.ledger.lease import Lease
 from job.ledger.leftovers import optional, remove_run_folder
 from job.ledger.manifest import Manifest, publish
-from job.ledger.receipts import Receipts
+from job.ledger.receipts import TRAINED, Receipts
 from job.ledger.replace import Replacement, plan_replacement
 from job.ledger.rights import require_rights
 from job.opinions import benchmarks, data_of, require_others

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import cast
 
-from job.context import TRAINED, Run
+from job.context import Run
 from job.data.build import Prepared
 from job.evaluation.assess import Assessment
 from job.evaluation.gates import check_gates
@@ -21,6 +21,7 @@ from job.export.trained import reopen, reopened_name
 from job.host.stats import arithmetic, training_memory
 from job.ledger.checkpoints import Checkpoints, TrainingOrigin, remove_checkpoints
 from job.ledger.leftovers import abort_uploads
+from job.ledger.receipts import TRAINED
 from job.member import HeldModel, Trained
 from job.opinions import Measured, ask_judge, compare_both, note_benchmarks, tell_listeners
 from job.plan.require import require_memory
@@ -73,7 +74,8 @@ def train_and_store(
             answers = check_reload(artefacts, base, stats.device["kind"])
             stored += artefacts.store_files(adapter.files_by_key(run.report))
         kept = {name: getattr(stats, name) for name in KEPT_STATS}
-        facts = {**kept, "origin": asdict(origin_of(run.spec, base, prepared)),
+        facts = {**kept, "revision": base.revision, "chat_template_sha256": prepared.template_sha256,
+                 "origin": asdict(origin_of(run.spec, base, prepared)),
                  "samples": samples(prepared, before[0], after[0]),
                  "answers": answers, "reopened": reopened_name(artefacts)}  # fmt: skip
         artefacts.keep_stored(TRAINED, stored, weights, facts)

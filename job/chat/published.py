@@ -1,4 +1,6 @@
-"""What a finished run has left, looked up by its manifest: the files of one artefact, here and unchanged."""
+"""What a run has left, looked up by its manifest: the files of one artefact, here and unchanged. Where it has not
+finished, by its receipts: what is trained is stored, whatever comes after, a gate that says no among it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from pathlib import Path
 
 from job.errors import GateError, InputError
 from job.gguf.types import TYPES
+from job.ledger.evidence import failure_message, instead
 from job.ledger.manifest import MANIFEST, SPEC, File, Manifest, read_manifest
+from job.ledger.receipts import TRAINED, receipts_of
 from job.spec import JobSpec, parse_spec
 from job.store import Store, open_store
 from job.store.base import sha256_of, within
@@ -23,12 +27,15 @@ ADAPTER, MERGED = "adapter", "merged"
 
 @dataclass(frozen=True)
 class Published:
-    """A finished run at its output."""
+    """A run at its output. `unfinished`: why it has no manifest, whose place is taken by what is known; empty for a
+    finished one.
+    """
 
     store: Store
     manifest: Manifest
     spec: JobSpec
     stop_token_ids: list[int]
+    unfinished: str = ""
 
     @property
     def is_chat(self) -> bool:
@@ -95,13 +102,40 @@ def open_published(output: str) -> Published:
     try:
         manifest = read_manifest(store)
     except InputError as error:
-        hint = "A run writes it last: ask one that has finished, by its output, a directory or s3://bucket/prefix"
-        raise InputError(
-            f"no finished run: {error.faults[0].message}", where=MANIFEST, found=ascii(output), hint=hint
-        ) from error
+        raise _not_finished(store) from error
     documents = {file.key: file for file in manifest.files}
     spec, stats = (_document(store, documents[key]) for key in (SPEC, STATISTICS))
     return Published(store, manifest, parse_spec(spec), _stop_token_ids(stats))
+
+
+def open_trained(output: str) -> Published:
+    """The same; of a run that has not finished what it has trained and stored, if it has come so far."""
+    store = open_store(output)
+    stored = [item.key for item in store.list()]
+    if MANIFEST in stored:
+        return open_published(output)
+    spec = parse_spec(store.read(SPEC)) if SPEC in stored else None
+    receipts = receipts_of(store, spec.run_id, stored) if spec else {}
+    if spec is None or TRAINED not in receipts:
+        raise _not_finished(store)
+    facts = receipts[TRAINED].facts
+    manifest = Manifest(
+        run_id=spec.run_id,
+        name=spec.name,
+        base={"source": spec.model.source, "revision": facts.get("revision")},
+        data=[],
+        chat_template_sha256=facts.get("chat_template_sha256"),
+        packages={},
+        results={},
+        files=[file for receipt in receipts.values() for file in receipt.files],
+    )
+    why = failure_message(store) or "it was not carried through, or is at work still"
+    return Published(store, manifest, spec, _stop_token_ids(json.dumps(facts).encode()), why)
+
+
+def _not_finished(store: Store) -> InputError:
+    found, hint = instead(store, [item.key for item in store.list()])
+    return InputError("no finished run", where=f"{store.uri}/{MANIFEST}", found=found, hint=hint)
 
 
 def _stop_token_ids(stats: bytes) -> list[int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from job.chat.answering import ChatOptions, Speaker, opened
-from job.chat.published import Published, open_published
+from job.chat.published import Published, open_trained
 from job.errors import InputError
 from job.host.log import Log
 from job.host.streams import divert
@@ -20,6 +20,7 @@ from job.plan.scratch import WORKDIR_VARIABLE
 from job.training.environment import prepare_environment
 
 ANEW, QUESTION = "/new", "> "
+ASKED = "What it has trained is stored, and answers here; nothing is published"
 WELCOME = f"An empty line ends the conversation, {ANEW} begins another one."
 
 
@@ -43,11 +44,13 @@ def chat(output: str, asked: ChatOptions, prompt: str | None, workdir: str | Non
     at_terminal = prompt is None and sys.stdin.isatty() and log.stream.isatty()
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
-    published = open_published(output)
+    published = open_trained(output)
     with scratch_of(published, workdir or os.environ.get(WORKDIR_VARIABLE)) as scratch:
         prepare_environment(scratch)
         out = divert(scratch / "vendor.log", log.redact, native=False)
         log.stream = out if at_terminal else log.aside
+        if published.unfinished:
+            log("note", text=f"this run has not finished: {published.unfinished}. {ASKED}")
         with log.live("opens the model") as bar, opened(published, asked, scratch) as speaker:
             bar.end()
             if at_terminal:

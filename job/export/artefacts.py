@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from job.context import TRAINED, Run
+from job.context import Run
 from job.errors import Fault, GateError
 from job.evaluation.benchmarks import Benchmark
 from job.export.delivered import Delivered
@@ -19,7 +19,7 @@ from job.gguf.worker import GgufPlan, try_beforehand
 from job.host.cgroup import available_bytes
 from job.host.child import taken_bytes
 from job.ledger.manifest import File, store_file
-from job.ledger.receipts import MERGED_ONTO
+from job.ledger.receipts import MERGED_ONTO, TRAINED
 from job.plan.host_memory import Memory
 from job.plan.require import require_disk, require_ram
 from job.plan.steps import Step, made_early, parallel_quants, plan_memory, steps

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from job.context import TRAINED, Run
+from job.context import Run
 from job.data.build import Prepared
 from job.data.tokenizer import embedding_rows
 from job.errors import Fault, InputError
@@ -17,6 +17,7 @@ from job.export.merge.documents import token_ids
 from job.export.tokenizer import expected_tokenizer, save_tokenizer, tokenizer_faults
 from job.gguf.expected import Expected
 from job.gguf.worker import Rehearse, try_beforehand
+from job.ledger.receipts import TRAINED
 from job.plan.require import require_embeddings
 from job.source import FetchedModel
 from job.source.model_files import CONFIG, read_object

@@ -43,20 +43,27 @@ def failure_report(store: Store) -> list[str]:
 def require_result(store: Store, key: str) -> None:
     """Raises `InputError`, which says what is there instead, unless a run has come so far as to store `key`."""
     keys = {item.key for item in store.list()}
-    if key in keys:
-        return
-    failure = _failed(store).get("failure") if STATS in keys else None
-    if isinstance(failure, dict):
-        found = f"a run that failed: {failure.get('message')}"
-        hint = "stats.json has the whole failure; mend it, then run the spec again"
-    elif SPEC in keys:
-        found, hint = "a run that has not come so far", "Run its spec again: it goes on where it was lost"
-    elif keys:
-        found, hint = f"{min(keys)}, which no run has stored", "Give the output.uri of a run"
-    else:
-        found, hint = "nothing", "Check the address; tunejob validate SPEC prints that of a spec"
-    place = f"{store.uri}/{key}"
-    raise InputError("there is no such result", where=place, found=found, expected=f"a run's {key}", hint=hint)
+    if key not in keys:
+        found, hint = instead(store, keys)
+        place = f"{store.uri}/{key}"
+        raise InputError("there is no such result", where=place, found=found, expected=f"a run's {key}", hint=hint)
+
+
+def instead(store: Store, keys: Collection[str]) -> tuple[str, str]:
+    """What is there in the place of a result, and what to do about it; `keys`: every one of the store."""
+    if message := failure_message(store):
+        return f"a run that failed: {message}", "stats.json has the whole failure; mend it, then run the spec again"
+    if SPEC in keys:
+        return "a run that has not come so far", "Run its spec again: it goes on where it was lost"
+    if keys:
+        return f"{min(keys)}, which no run has stored", "Give the output.uri of a run"
+    return "nothing", "Check the address; tunejob validate SPEC prints that of a spec"
+
+
+def failure_message(store: Store) -> str:
+    """What the run that is there has failed of; empty where it has not failed."""
+    failure = _failed(store).get("failure")
+    return str(failure.get("message")) if isinstance(failure, dict) else ""
 
 
 def _failed(store: Store) -> dict[str, Any]:

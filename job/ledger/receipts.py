@@ -17,6 +17,7 @@ from job.ledger.leftovers import discard
 from job.ledger.manifest import CHECKPOINTS, File
 from job.store import Store
 
+TRAINED = "trained"  # the receipt of the adapter, or whole weights, and the report
 PINNED = "pinned"  # the receipt of the Hub's commits that were read, by place in the spec
 MERGED_ONTO = "merged_onto"  # in the statistics, and the receipt of which base was taken
 WITHOUT_FILES = (PINNED, MERGED_ONTO)  # what was found out or decided
@@ -78,8 +79,13 @@ class Receipts:
 
 def listed_files(store: Store, run_id: str, stored: Iterable[str]) -> list[File]:
     """What the receipts of a run list, whether it is there or not; `stored`: every key of the store."""
-    receipts = (_decoded(store.read(key), name) for key, name in _names(stored, run_id).items())
-    return [file for receipt in receipts if receipt for file in receipt.files]
+    return [file for receipt in receipts_of(store, run_id, stored).values() for file in receipt.files]
+
+
+def receipts_of(store: Store, run_id: str, stored: Iterable[str]) -> dict[str, Receipt]:
+    """By name those of a run that are whole, whether what they list is there or not; `stored`: every key."""
+    found = {name: _decoded(store.read(key), name) for key, name in _names(stored, run_id).items()}
+    return {name: receipt for name, receipt in found.items() if receipt}
 
 
 def _folder(run_id: str) -> str:

@@ -14,7 +14,9 @@ Json = dict[str, Any]
 
 HUB_WORD = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 HUB = re.compile(rf"{HUB_WORD}/{HUB_WORD}(?:@{HUB_WORD}(?:/{HUB_WORD}){{0,8}})?")
-HUB_PAGE = re.compile(rf"(?:https?://)?(?:www\.)?huggingface\.co/(datasets/)?({HUB_WORD}/{HUB_WORD})(?:/.*)?")
+HUB_PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface|hf)\.co/(.+)", re.IGNORECASE)
+KINDS = {"models": "hf://", "model": "hf://", "datasets": "hf://datasets/", "dataset": "hf://datasets/"}
+PATHS = ("tree", "blob", "resolve", "raw")  # before the revision in the address of a page
 FILE = re.compile(r"\.(?:jsonl?|ndjson|csv|tsv|parquet|arrow|txt|gguf|safetensors)(?:\.gz)?$", re.IGNORECASE)
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+-]*):/")
@@ -99,13 +101,32 @@ def hub_name(text: str) -> bool:
 
 def _meant(uri: str, hub: str) -> str:
     """What an address that begins otherwise was to say."""
-    if hub and (page := HUB_PAGE.fullmatch(uri)) and _hub(page[2]) and bool(page[1]) == (hub != "hf://"):
-        return f"Did you mean {hub}{page[2]}?"
+    if hub and (page := HUB_PAGE.fullmatch(uri)):
+        return _meant_at_hub(page[1], hub, "hf://")
     scheme, _, name = uri.partition("://")
-    if scheme == "hf" and hub not in ("", "hf://") and _hub(name):
-        return f"Did you mean {hub}{name}?"
+    if scheme == "hf" and hub:
+        return _meant_at_hub(name, hub, hub)
     in_capitals = name and scheme.lower() in ("hf", "s3") and scheme != scheme.lower()
     return "Write the scheme in lower case" if in_capitals else ""
+
+
+def _meant_at_hub(path: str, hub: str, unsaid: str) -> str:
+    """Of what follows the Hub's scheme or host. Without a kind it is one of `unsaid`."""
+    kind, _, after = path.partition("/")
+    said = KINDS.get(kind.lower())
+    name, at, revision = (after if said else path).partition("@")
+    owner, *rest = [part for part in name.split("/") if part] or [""]
+    if rest[1:3] and rest[1] in PATHS and not at:
+        at, revision = ("@", rest[2]) if rest[2:] and rest[2] != "main" else ("", "")
+    if (said or unsaid) != hub:
+        return f"This is the address of a {'model' if hub != 'hf://' else 'data set'}"
+    if not rest and re.fullmatch(HUB_WORD, owner):
+        return f"Write its owner, too, as its page on the Hub has it: {hub}OWNER/{owner}{at}{revision}"
+    meant = "/".join([owner, *rest[:1]]) + at + revision
+    if not _hub(meant):
+        return ""
+    more = " A repository has an owner and a name" if rest[1:] and rest[1] not in PATHS else ""
+    return f"Did you mean {hub}{meant}?{more}"
 
 
 def source_faults(pointer: str, source: Json) -> Iterator[Fault]:

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from job.arguments import parser
-from tests.flow.running import document, tiny, tunejob, write_spec
+from job.chat.published import open_published
+from job.errors import InputError
+from tests.flow.running import Result, document, run_tiny, tiny, tunejob, write_spec
 from tests.terminal import Terminal
 from tests.tiny import tiny_dir
 
@@ -214,7 +216,38 @@ def test_what_cannot_be_asked(
     assert said in refused.stdout + refused.stderr
 
 
-def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
+def last_words(chat: Result) -> dict[str, str]:
+    """Of a chat that failed: answers alone are on standard output."""
+    found: dict[str, str] = json.loads(chat.stderr.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("spec", [None, b"{}"])
+def test_a_folder_without_a_run_is_refused_with_what_is_there(tmp_path: Path, spec: bytes | None) -> None:
+    if spec:
+        (tmp_path / "other.json").write_bytes(spec)
     refused = tunejob("chat", str(tmp_path), "--prompt", "x", scratch=tmp_path / "s", forked=True)
     assert refused.exit_code == 11
-    assert "no finished run" in refused.stdout + refused.stderr
+    failure = refused.failure
+    assert failure["message"] == "no finished run"
+    assert failure["found"] == ("other.json, which no run has stored" if spec else "nothing")
+
+
+def test_what_a_gate_has_stopped_can_be_asked(tmp_path: Path) -> None:
+    """Its adapter is stored. What serves the result has nothing of it."""
+    gates = [{"metric": "held_out_loss", "at_most": 0.001}]
+    changes = {"/evaluation": {"prompts": PROMPTS, "gates": gates}, "/training/max_steps": 2}
+    output = tmp_path / "out"
+    stopped = run_tiny(tmp_path, changes)
+    assert stopped.exit_code == 14
+    asked = tunejob("chat", str(output), "--prompt", PROMPTS[0], scratch=tmp_path / "s", forked=True)
+    assert asked.exit_code == 0, asked.stderr
+    assert asked.stdout == stored_answers(output, "trained")[0] + "\n"
+    assert f"this run has not finished: {stopped.failure['message']}. What it has trained is stored" in asked.stderr
+    gguf = tunejob("chat", str(output), "--prompt", "x", "--gguf", scratch=tmp_path / "s", forked=True)
+    assert (gguf.exit_code, last_words(gguf)["message"]) == (11, "the run has no such GGUF")
+    with pytest.raises(InputError, match=f"no finished run.* a run that failed: {stopped.failure['message']}"):
+        open_published(str(output))
+    (output / "adapter" / "adapter_model.safetensors").unlink()
+    lost = tunejob("chat", str(output), "--prompt", "x", scratch=tmp_path / "s", forked=True)
+    assert (lost.exit_code, last_words(lost)["pointer"]) == (14, "adapter/adapter_model.safetensors")
