@@ -20,7 +20,7 @@ from job.data.read import Row, place, read_numbered, remarks, why_not_at_a_glanc
 from job.data.select import SLICE
 from job.data.sources import check_columns
 from job.data.worker.messages import RowFault
-from job.data.worker.shape import FORMATS, Columns, Pair, shape
+from job.data.worker.shape import FORMATS, Columns, Example, Labelled, Pair, Preference, shape
 from job.errors import Fault, InputError, Interrupted, JobError
 from job.evaluation.judge_endpoint import URL, address
 from job.evaluation.own_tasks import document_of, source_of
@@ -44,6 +44,13 @@ Found = TypeVar("Found")
 JSON = (".json", ".jsonl", ".ndjson")  # each row may have columns of its own
 PRINTED = re.compile(r"\{\{[-+]?\s*([A-Za-z_]\w*)\s*(?:[-+]?\}\}|[.\[])")
 GIVEN = ("self", "true", "false", "none", "True", "False", "None")  # by Jinja
+PROMPTED = "prompt_completion"
+# Of formats whose rows may be text: the columns of a conversation in place of these, and what is text.
+CONVERSATION = {
+    PROMPTED: ({"instruction": "prompt", "output": "completion"}, "prompt and completion"),
+    "kto": ({"instruction": "prompt", "output": "completion"}, "prompt and completion"),
+    "preference": ({"instruction": "prompt"}, "prompt, chosen and rejected"),
+}
 # How the Hub's models that answer in conversations are called.
 CHAT_NAME = re.compile(r"(?i)(?<![a-z])(instruct|chat|it)(?![a-z])")
 
@@ -222,8 +229,8 @@ def _first_row(spec: SourceSpec, pointer: str, path: Path, chats: bool, seen: Se
             example = shape(spec.format, row, Columns(spec.columns))
         except RowFault as error:
             raise InputError(f"{place(path, number)}: {error}", where=where) from None
-        if chats and isinstance(example, Pair):
-            seen.notes.append((where, _raw_pair(spec)))
+        if chats and _is_raw(example):
+            seen.notes.append((where, _raw_words(spec)))
 
 
 def _check_templates(spec: SourceSpec, pointer: str, row: Row) -> None:
@@ -245,13 +252,24 @@ def _check_templates(spec: SourceSpec, pointer: str, row: Row) -> None:
         raise InputError(*faults)
 
 
-def _raw_pair(spec: SourceSpec) -> str:
-    """What is learned of a prompt and a completion that are text, and how they would be a conversation instead."""
-    names = {"instruction": "prompt", "output": "completion"}
-    columns = json.dumps({name: spec.columns.get(own, own) for name, own in names.items()}, ensure_ascii=False)
+def _is_raw(example: Example) -> bool:
+    """Whether a prompt that is text is learned with its answers."""
+    match example:
+        case Preference(answer, _) | Labelled(answer):
+            return isinstance(answer, Pair)
+    return isinstance(example, Pair)
+
+
+def _raw_words(spec: SourceSpec) -> str:
+    """What is learned of prompt and answers that are text, and how they would be a conversation instead."""
+    read, asked = CONVERSATION[spec.format]
+    columns = {name: own for name, own in spec.columns.items() if name not in read.values()}
+    columns |= {name: spec.columns.get(own, own) for name, own in read.items()}
+    alpaca = {"format": "alpaca"} if spec.format == PROMPTED else {}
+    said = json.dumps(alpaca | {"columns": columns}, ensure_ascii=False)[1:-1]
     return (
-        "prompt and completion are learned as plain text, without the model's chat template; "
-        f'for questions and answers of a chat model write "format": "alpaca", "columns": {columns}'
+        f"{asked} are learned as plain text, without the model's chat template; "
+        f"for questions and answers of a chat model write {said}"
     )
 
 

@@ -224,9 +224,10 @@ def last_words(chat: Result) -> dict[str, str]:
 
 @pytest.mark.parametrize("spec", [None, b"{}"])
 def test_a_folder_without_a_run_is_refused_with_what_is_there(tmp_path: Path, spec: bytes | None) -> None:
+    (folder := tmp_path / "out").mkdir()
     if spec:
-        (tmp_path / "other.json").write_bytes(spec)
-    refused = tunejob("chat", str(tmp_path), "--prompt", "x", scratch=tmp_path / "s", forked=True)
+        (folder / "other.json").write_bytes(spec)
+    refused = tunejob("chat", str(folder), "--prompt", "x", scratch=tmp_path / "s", forked=True)
     assert refused.exit_code == 11
     failure = refused.failure
     assert failure["message"] == "no finished run"

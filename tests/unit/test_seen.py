@@ -209,6 +209,7 @@ def test_an_address_of_the_hub_that_is_none(monkeypatch: pytest.MonkeyPatch) -> 
     assert validate({"/model/source": "model"})[-1]["event"] == "valid", "nothing of the Hub is asked for"
 
 
+CHATS = model(**{"tokenizer_config.json": '{"chat_template": "x"}'})
 NOTES: dict[str, tuple[dict[str, str], dict[str, Any], list[str]]] = {
     "nothing": ({}, {}, []),
     "a tab": ({"rows.csv": "prompt\tcompletion\na\tb\n"},
@@ -222,9 +223,28 @@ NOTES: dict[str, tuple[dict[str, str], dict[str, Any], list[str]]] = {
          'write "format": "alpaca", "columns": {"instruction": "question", "output": "answer"}'],
     ),
     "plain text, chat model here": (
-        {"rows.csv": "question,answer\na,b\n"} | model(**{"tokenizer_config.json": '{"chat_template": "x"}'}),
+        {"rows.csv": "question,answer\na,b\n"} | CHATS,
         {f"{TRAIN}/source": "rows.csv", "/model/source": "model", **PAIRS},
         ["prompt and completion are learned as plain text"],
+    ),
+    "plain pairs, chat model": (
+        {"rows.jsonl": '{"question": "a", "chosen": "b", "rejected": "c"}\n'} | CHATS,
+        {"/model/source": "model", f"{TRAIN}/format": "preference", f"{TRAIN}/columns": {"prompt": "question"},
+         "/training/method": "dpo"},
+        ["prompt, chosen and rejected are learned as plain text, without the model's chat template; "
+         'for questions and answers of a chat model write "columns": {"instruction": "question"}'],
+    ),
+    "pairs that are a conversation": (
+        {"rows.jsonl": '{"question": "a", "chosen": "b", "rejected": "c"}\n'} | CHATS,
+        {"/model/source": "model", f"{TRAIN}/format": "preference", f"{TRAIN}/columns": {"instruction": "question"},
+         "/training/method": "dpo"}, [],
+    ),
+    "plain answers with labels, chat model": (
+        {"rows.jsonl": '{"prompt": "a", "completion": "b", "good": true}\n'} | CHATS,
+        {"/model/source": "model", f"{TRAIN}/format": "kto", f"{TRAIN}/columns": {"label": "good"},
+         "/training/method": "kto", "/training/batch_size": 2},
+        ["prompt and completion are learned as plain text, without the model's chat template; for questions and "
+         'answers of a chat model write "columns": {"label": "good", "instruction": "prompt", "output": "completion"}'],
     ),
     "plain text, base model": (
         {"rows.csv": "question,answer\na,b\n"} | model(),
