@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def run(number: int, compute: str, rows: Path, folder: Path) -> dict[str, Any]:
     done = subprocess.run([sys.executable, "-m", "job", "run", str(spec), "--log", "json"], cwd=REPOSITORY,
                           capture_output=True, text=True, check=False)  # fmt: skip
     (folder / f"{number}.log").write_text(done.stdout + done.stderr)
-    found: dict[str, Any] = {"compute": compute, "exit": done.returncode}
+    found: dict[str, Any] = {"compute": compute, "exit": done.returncode, "stages": stages(done.stdout)}
     if (output / "stats.json").is_file():
         stats = json.loads((output / "stats.json").read_text())
         lines = (output / "report" / "losses.jsonl").read_text().splitlines()
@@ -52,12 +52,18 @@ def run(number: int, compute: str, rows: Path, folder: Path) -> dict[str, Any]:
     return found
 
 
+def stages(said: str) -> dict[str, str]:
+    """When each event came for the first time."""
+    events = [json.loads(line) for line in said.splitlines() if line.startswith('{"time"')]
+    return {event["event"]: event["time"] for event in reversed(events)}
+
+
 def main() -> None:
     folder, rows, asked = Path(sys.argv[1]), Path(sys.argv[2]).resolve(), sys.argv[3:] or list(RUNS)
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(len(asked)) as pool:
-        for found in pool.map(lambda item: run(*item, rows, folder), enumerate(asked)):
-            print(json.dumps(found), flush=True)
+        for done in as_completed([pool.submit(run, *item, rows, folder) for item in enumerate(asked)]):
+            print(json.dumps(done.result()), flush=True)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -214,11 +215,17 @@ def weight_bytes(folder: Path) -> int:
 
 
 def child(case: dict[str, Any], folder: Path) -> None:
+    """Its lines as they come: a time limit may end it."""
     command = [sys.executable, "-m", "tests.gpu.grid", str(folder), json.dumps(case)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    lines += [] if done.returncode == 0 else [json.dumps(case | {"failed": done.stderr[-1500:]})]
-    print(*lines, sep="\n", flush=True)
+    with tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+            assert process.stdout
+            for line in process.stdout:
+                if line.startswith("{"):
+                    print(line, end="", flush=True)
+        if process.returncode:
+            errors.seek(0)
+            print(json.dumps(case | {"failed": errors.read()[-1500:]}), flush=True)
 
 
 def main() -> None:

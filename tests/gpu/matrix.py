@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -108,8 +108,8 @@ def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "/tmp/matrix")
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for result in pool.map(lambda name: run(name, folder), sys.argv[2:] or CASES):
-            print(json.dumps(result), flush=True)
+        for done in as_completed([pool.submit(run, name, folder) for name in sys.argv[2:] or CASES]):
+            print(json.dumps(done.result()), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -254,8 +254,8 @@ def main() -> None:
     asked.folder.mkdir(parents=True, exist_ok=True)
     model_dir()
     with ThreadPoolExecutor(1 if asked.steps else asked.at_once) as pool:
-        for result in pool.map(lambda name: run(name, asked), asked.cases or CASES):
-            print(json.dumps(result), flush=True)
+        for done in as_completed([pool.submit(run, name, asked) for name in asked.cases or CASES]):
+            print(json.dumps(done.result()), flush=True)
 
 
 if __name__ == "__main__":
