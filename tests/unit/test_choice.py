@@ -73,9 +73,7 @@ def planned_seconds(case: dict[str, Any]) -> float:
 
 @pytest.mark.parametrize("case", TIMED, ids=words)
 def test_time_is_what_was_measured(case: dict[str, Any]) -> None:
-    """The first variant of a process compiles its kernels in its steps; hosts of two machines differ by a third."""
-    bound_by_host = case["pass_tokens"] <= 4096
-    assert planned_seconds(case) == pytest.approx(case["step_seconds"], rel=0.35 if bound_by_host else 0.2)
+    assert planned_seconds(case) == pytest.approx(case["step_seconds"], rel=0.2)
 
 
 # ---------------------------------------------------------------------------------------------------- choices
