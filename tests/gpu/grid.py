@@ -6,10 +6,11 @@
      "variants": [{"kept": 0, "rows": 8, "passes": 2, "tokens": 2048, "packing": true}]}
 
 A variant with "usable_gib" in the place of "kept" is computed as the job would choose it with so much memory; one with
-"profile": true says where one step's time on the GPU goes, in milliseconds and calls by kernel. The variants of a case
-train the same loaded model one after the other. Weights are random in the shape of a Llama; rows are random ids, packed
-ones with log-normal lengths. Memory does not depend on what runs beside it, time does: ask for AT_ONCE 1 where times
-count. Prints one JSON line a variant.
+"profile": true says where one step's time on the GPU goes, in milliseconds and calls by kernel; with "ragged": true
+rows that are not packed have log-normal lengths, and with "padding_free": true the engine puts them one behind the
+other. The variants of a case train the same loaded model one after the other. Weights are random in the shape of a
+Llama; rows are random ids, packed ones with log-normal lengths. Memory does not depend on what runs beside it, time
+does: ask for AT_ONCE 1 where times count. Prints one JSON line a variant.
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ def spec_of(case: dict[str, Any], model: Path, workdir: Path) -> dict[str, Any]:
 
 
 def lengths_of(case: dict[str, Any]) -> list[int]:
-    """Packed: chats of about 500 tokens, enough of them. Otherwise rows that are all as long as they may be."""
+    """Packed or ragged: chats of about 500 tokens, enough of them. Otherwise rows as long as they may be."""
     rng, wanted = random.Random(SEED), case["rows"] * case["passes"] * (case["steps"] + 2)
-    if not case["packing"]:
+    packing, found = case["packing"], list[int]()
+    if not packing and not case.get("ragged"):
         return [case["tokens"]] * wanted
-    found: list[int] = []
-    while sum(found) < wanted * case["tokens"]:
+    while sum(found) < wanted * case["tokens"] if packing else len(found) < wanted:
         found.append(min(case["tokens"], max(32, int(rng.lognormvariate(6.0, 0.6) * 1.05))))
     return found
 
@@ -120,6 +121,8 @@ def measure(backend: Any, model: Any, spec: Any, setting: dict[str, Any], workdi
     rows = [rng.choices(range(3, LARGEST_ID), k=length) for length in lengths_of(setting)]
     features = datasets.Features({name: datasets.List(datasets.Value("int32")) for name in ("input_ids", "labels")})
     dataset = datasets.Dataset.from_dict({"input_ids": rows, "labels": rows}, features=features)
+    if setting.get("padding_free"):
+        dataset.__dict__["_unsloth_truncated_to"] = setting["tokens"]  # or it cannot know that no row is too long
     marks: list[float] = []
     losses: list[float] = []
     tokens: list[int] = []

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from io import StringIO
+from pathlib import Path
 from types import MethodType, SimpleNamespace
 from typing import Any, cast
 
@@ -16,6 +18,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from job.errors import CapacityError, SpecError
 from job.host.log import Log
@@ -358,6 +361,41 @@ def test_single_matrices_that_are_stored_in_another_way_stay_out(name: str) -> N
     placed = place(made, widen, fp8=False)
     assert (len(placed), placed.reason) == (3 if name == "down_proj" else 2, None)
     assert distance(step(made)[0], y) < 0.02
+
+
+def test_layers_with_kernels_are_not_compiled_each_by_itself() -> None:
+    """The engine's own code, of which one graph does for all of its layers, wraps the class of this one."""
+    spec = find_spec("unsloth")
+    assert spec is not None
+    assert spec.origin is not None
+    engine = load_by_path(Path(spec.origin).parent / "models" / "_block_compile.py")
+
+    class Block(nn.Sequential):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x)
+
+    made = model()
+    made.base_model.model.__class__ = Block
+    engine._wrap(Block, {})
+    block, x = made.base_model.model, torch.randn(1, TOKENS, WIDTH).bfloat16()
+    placed = place(made, lambda *_: None, fp8=False)
+    assert len(placed) == 3
+    assert block.__dict__["_unsloth_block_mode"] == engine._OFF
+    before = dict(counters["stats"])
+    made(x)
+    assert dict(counters["stats"]) == before, "nothing was traced"
+    placed.take_away()
+    assert "_unsloth_block_mode" not in block.__dict__
+
+
+def load_by_path(path: Path) -> Any:
+    """Without its package, which wants a GPU."""
+    spec = spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_where_no_layer_fits_the_log_says_so() -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # on queries with a bias (Qwen2), where it calls one projection after the other.
 THEIR_QKV, THEIR_OUTPUT = ("apply_lora_qkv", "original_apply_qkv"), ("apply_lora_o", "original_apply_o")
 THEIR_GATED = "apply_lora_mlp_swiglu"
+# Where a batch is padded the engine compiles its layers, by a forward of their class that is marked so, unless a layer
+# has this mode.
+COMPILED, MODE, NOT_COMPILED = "_unsloth_block_compiled", "_unsloth_block_mode", 0
 MULTIPLE = 16  # of both sides of a matrix in 8 bits
 
 
@@ -42,6 +45,8 @@ def place(model: Any, dequantise: Dequantise, fp8: bool) -> Placed:
                     placed.reason = f"{name} differs by {difference} from what it should compute, limit {limit}"
                     break
             placed.put(module, name, kernels.put_on(module))
+        for layer in compiled_layers(model) if placed else ():
+            placed.set_aside(layer, MODE, NOT_COMPILED)
     except errors() as error:  # also of a compiler that does not know this card
         placed.reason = f"{name} cannot be tried: {type(error).__name__}: {error}"
     if placed.reason:
@@ -49,6 +54,15 @@ def place(model: Any, dequantise: Dequantise, fp8: bool) -> Placed:
     elif not placed:
         placed.reason = "no layer has a form that they know"
     return placed
+
+
+def compiled_layers(model: Any) -> Iterator[Any]:
+    """Layers that the engine compiles, all by one graph. With kernels each of them would need a graph of its own, as
+    they hold its weights: seconds a layer, in the first step and again for other lengths.
+    """
+    for module in model.modules():
+        if getattr(type(module).forward, COMPILED, False):
+            yield module
 
 
 def errors() -> tuple[type[Exception], ...]:

@@ -14,6 +14,8 @@ from job.host.micro_batch import free_memory
 if TYPE_CHECKING:
     from job.training.backend import Backend
 
+ABSENT = object()
+
 
 @dataclass
 class Placed:
@@ -23,16 +25,18 @@ class Placed:
     """
 
     kind: str = "stock"
+    _layers: int = 0
     _before: list[tuple[Any, str, Any]] = field(default_factory=list)
     differences: dict[str, float] = field(default_factory=dict)
     reason: str | None = None
 
     def __len__(self) -> int:
-        return len(self._before)
+        """Of the layers that kernels compute."""
+        return self._layers
 
     @property
     def compute(self) -> str:
-        return self.kind if self._before else "stock"
+        return self.kind if self._layers else "stock"
 
     def outcome(self) -> dict[str, Any]:
         """Of the trial, in the names of the log; empty where there was nothing to try."""
@@ -41,13 +45,23 @@ class Placed:
         return difference | ({"reason": self.reason} if self.reason else {})
 
     def put(self, module: Any, name: str, value: Any) -> None:
-        self._before.append((module, name, module.__dict__[name]))
+        self.set_aside(module, name, value)
+        self._layers += 1
+
+    def set_aside(self, module: Any, name: str, value: Any) -> None:
+        """An attribute that stands in the way of the kernels, or that is not there."""
+        self._before.append((module, name, module.__dict__.get(name, ABSENT)))
         setattr(module, name, value)
 
     def take_away(self) -> None:
         """Leaves the layers as they were, and what belongs to the kernels to the garbage collector."""
         while self._before:
-            setattr(*self._before.pop())
+            module, name, value = self._before.pop()
+            if value is ABSENT:
+                delattr(module, name)
+            else:
+                setattr(module, name, value)
+        self._layers = 0
 
 
 @contextmanager
