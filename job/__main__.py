@@ -59,7 +59,8 @@ def report_failure(error: JobError, stage: str, log: Log) -> int:
         for line in failure_lines(error, stage):
             log.say(line)
     say_last_words(facts, log)
-    log("failed", **facts, **({"all": error.lines()} if len(error.faults) > 1 else {}))
+    said = failure_facts(error, stage, error.run_id, whole=True)
+    log("failed", **said, **({"all": error.lines()} if len(error.faults) > 1 else {}))
     return error.exit_code
 
 

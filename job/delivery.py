@@ -19,6 +19,7 @@ from job.export.rows import ASKED_PROMPTS
 from job.gguf.expected import describe_tokenizer
 from job.gguf.types import TYPES
 from job.host.planned import pairs
+from job.host.screen import width_of
 from job.host.stats import package_versions
 from job.ledger.evidence import STATS, forget_failure
 from job.ledger.manifest import File, Manifest, store_file
@@ -136,7 +137,8 @@ def show_ending(run: Run, manifest: Manifest) -> None:
     rows = json.loads(path.read_bytes()) if path.exists() else []
     around = surroundings(rows, [answer["prompt"] for answer in answers])
     answers += [row | {"prompt": question(row, around)} for row in rows[len(answers) :]]
-    for line in ending(run.store.uri, [file.key for file in manifest.files], run.stats.document(), answers):
+    keys, width = [file.key for file in manifest.files], width_of(run.log.stream)
+    for line in ending(run.store.uri, keys, run.stats.document(), answers, width):
         run.log.say(line)
 
 

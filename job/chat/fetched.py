@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         link = fetched(open_published(asked.output), asked.folder, asked.gguf)
     except (JobError, OSError) as error:
         failure = log.clean(classify(error))
-        log("failed", **failure_facts(failure, STAGE))
+        log("failed", **failure_facts(failure, STAGE, whole=True))
         return failure.exit_code
     log("fetch", files=sum(1 for path in [link, *link.rglob("*")] if path.is_file()))
     return 0

@@ -10,11 +10,15 @@ from job.errors import SHOWN_FAULTS, Interrupted, JobError
 
 MESSAGE_BYTES = 320  # with the fields below: at most 1,024 bytes as JSON in UTF-8, whatever the text
 FIELD_BYTES = 96
+WHOLE_BYTES = 4096  # of each in a line of the log, which nothing else bounds
 
 
-def failure_facts(error: JobError, stage: str, run_id: str = "") -> dict[str, Any]:
-    """What the termination message, stats.json and the last log line say of a failure; the first fault in full."""
+def failure_facts(error: JobError, stage: str, run_id: str = "", whole: bool = False) -> dict[str, Any]:
+    """What the termination message and stats.json say of a failure, the first fault with every field, and the last log
+    line, where nothing of it is cut (`whole`).
+    """
     first = error.faults[0] if error.faults else None
+    message_bytes, field_bytes = (WHOLE_BYTES, WHOLE_BYTES) if whole else (MESSAGE_BYTES, FIELD_BYTES)
     facts: dict[str, Any] = {
         "class": type(error).__name__,
         "exit_code": error.exit_code,
@@ -22,11 +26,11 @@ def failure_facts(error: JobError, stage: str, run_id: str = "") -> dict[str, An
         "stage": stage,
         "run_id": run_id,
         "faults": len(error.faults),
-        "message": _short(first.message if first else "", MESSAGE_BYTES) or "unknown",
+        "message": _short(first.message if first else "", message_bytes) or "unknown",
     }
     if first:
         fields = {"pointer": first.where, "found": first.found, "expected": first.expected, "hint": first.hint}
-        facts |= {key: _short(value, FIELD_BYTES) for key, value in fields.items() if value}
+        facts |= {key: _short(value, field_bytes) for key, value in fields.items() if value}
     return facts
 
 

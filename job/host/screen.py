@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -53,6 +54,14 @@ class Screen:
             self.end(label)
 
 
+def width_of(stream: IO[str]) -> int | None:
+    """Columns of the terminal that `stream` is; None where it is none, or one that does not know."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):  # no terminal, closed, no file
+        return None
+
+
 def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -87,7 +96,9 @@ def _progress(stream: IO[str]) -> Progress:
                 table: RenderableType = self.make_tasks_table(late)
                 yield table
 
-    console = Console(file=cast("IO[str]", LastingStream(stream)))
+    # rich asks standard input, output and error, which may be elsewhere; who set COLUMNS knows better
+    wide = None if os.environ.get("COLUMNS") else width_of(stream)
+    console = Console(file=cast("IO[str]", LastingStream(stream)), width=wide)
     width = BAR_WIDTH if console.width >= NARROW else NARROW_BAR
     columns = (TextColumn("         {task.description}", markup=False), BarColumn(bar_width=width), BarFacts())
     return Late(

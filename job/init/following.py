@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Path(asked.file).write_text(json.dumps(document, ensure_ascii=False), "utf-8")
     except (JobError, OSError) as error:
         failure = log.clean(classify(error))
-        log("failed", **failure_facts(failure, STAGE, ""))
+        log("failed", **failure_facts(failure, STAGE, whole=True))
         return failure.exit_code
     return 0
 

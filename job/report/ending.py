@@ -23,15 +23,16 @@ FOLDERS = {
 
 
 def ending(
-    output: str, keys: Sequence[str], stats: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]
-) -> Iterator[str]:
-    """Lines. `keys`: of the stored files. `answers`: as in answers.json."""
+    output: str, keys: Sequence[str], stats: Mapping[str, Any], answers: Sequence[Mapping[str, Any]],
+    width: int | None = None,
+) -> Iterator[str]:  # fmt: skip
+    """Lines, tables of at most `width` columns. `keys`: of the stored files. `answers`: as in answers.json."""
     if figures := measured(stats):
-        yield from ("", *aligned(figures))
+        yield from ("", *aligned(figures, width))
     if differences := compared(stats):
-        yield from ("", *aligned(differences), f"{differences.note.partition(':')[0]}.")
+        yield from ("", *aligned(differences, width), f"{differences.note.partition(':')[0]}.")
     if before := since(stats):
-        yield from ("", *aligned(before), before.note)
+        yield from ("", *aligned(before, width), before.note)
     for answer in answers[:SHOWN_ANSWERS]:
         yield from ("", shortened(answer["prompt"]))
         yield f"  base:      {shortened(answer['base'])}"

@@ -209,14 +209,26 @@ def loss_of_perplexity(perplexity: float | None) -> float | None:
     return None if perplexity is None or perplexity <= 0 else math.log(perplexity)
 
 
-def aligned(found: Figures) -> list[str]:
-    """The table for a terminal: names over units if there are any, numbers to the right."""
+def aligned(found: Figures, width: int | None = None) -> list[str]:
+    """The table for a terminal: names over units if there are any, numbers to the right. What is wider than `width`
+    goes on below, with the first column again.
+    """
     heads = [head.partition(", ") for head in found.heads]
     units = ("", *(unit for _, _, unit in heads))
     lines = [("", *(name for name, _, _ in heads)), *([units] if any(units) else [])]
     lines += [(row.label, *row.cells) for row in found.rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return [
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
-        for line in lines
+    parts: list[list[int]] = [[]]
+    for column in range(1, len(widths)):
+        taken = widths[0] + sum(2 + widths[other] for other in [*parts[-1], column])
+        if width and taken > width and parts[-1]:
+            parts.append([])
+        parts[-1].append(column)
+    blocks = [
+        [
+            "  ".join([line[0].ljust(widths[0]), *(line[column].rjust(widths[column]) for column in part)]).rstrip()
+            for line in lines
+        ]
+        for part in parts
     ]
+    return [*blocks[0], *(line for block in blocks[1:] for line in ("", *block))]

@@ -343,7 +343,15 @@ def test_perplexity_is_the_name_of_one_figure(tmp_path: Path) -> None:
     assert [text.lower().count("perplexity"), summary.lower().count("perplexity")] == [1, 1]
     found = measured(known.stats)
     assert found is not None
-    shown = "\n".join(aligned(found))
+    whole = aligned(found)
+    folded = aligned(found, 60)
+    assert max(map(len, whole)) > 60 >= max(map(len, folded))
+    parts = [folded[start : start + len(whole)] for start in range(0, len(folded), len(whole) + 1)]
+    assert len(parts) > 1
+    for row, *lines in zip(found.rows, *(part[-len(found.rows) :] for part in parts), strict=True):
+        assert all(line.startswith(f"{row.label}  ") for line in lines)
+        assert " ".join(line.removeprefix(row.label) for line in lines).split() == " ".join(row.cells).split()
+    shown = "\n".join(whole)
     for row in found.rows:  # the same figures in all three
         cells = " | ".join(row.cells)
         assert f" | {cells} |" in text

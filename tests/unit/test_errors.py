@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import urllib.error
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,7 @@ from job.errors import (
     classify,
     disk_is_full,
 )
+from job.errors.facts import failure_facts
 
 
 def client_error(code: str, status: int) -> botocore.exceptions.ClientError:
@@ -226,3 +228,15 @@ def test_jinja_and_schemas_have_their_meaning() -> None:
     assert type(classify(jinja2.exceptions.SecurityError("no"))) is PolicyError
     assert type(classify(jinja2.exceptions.UndefinedError("no"))) is InputError
     assert type(classify(jsonschema.ValidationError("no"))) is SpecError
+
+
+def test_only_the_termination_message_is_cut() -> None:
+    """The last line of the log has it whole, with as many bytes as any message needs."""
+    error = InputError("it is wrong " * 40, where="/data" * 40, found="f" * 300, expected="e" * 300, hint="h" * 300)
+    cut, whole = failure_facts(error, "fetch"), failure_facts(error, "fetch", whole=True)
+    assert len(json.dumps(cut).encode()) <= 1024
+    assert cut["hint"] == "h" * 93 + "..."
+    (fault,) = error.faults
+    assert (whole["message"], whole["pointer"]) == (fault.message.strip(), fault.where)
+    assert (whole["found"], whole["expected"], whole["hint"]) == (fault.found, fault.expected, fault.hint)
+    assert cut.keys() == whole.keys()

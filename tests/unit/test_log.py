@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import select
+import termios
 import time
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ import pytest
 
 from job.host import log as log_module
 from job.host.log import Log, Secret
+from job.host.screen import width_of
 from job.host.streams import LastingStream
 from job.report.spoken import words
 
@@ -145,6 +147,22 @@ def test_what_takes_long_has_a_bar_on_a_terminal_and_lines_stay_above_it() -> No
     assert "0.25 loss" in late
     assert late.index("1 of 4") < late.index("note       text late") < late.index("the end")
     assert "so far" not in late[late.index("the end") :]
+
+
+def test_the_width_is_that_of_the_terminal_that_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever standard input, output and error are; none of a file, and none of a terminal that does not know."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "w") as stream:
+        assert width_of(stream) is None
+        termios.tcsetwinsize(slave, (50, 200))
+        assert width_of(stream) == 200
+        with Log(stream).bar("train", 4) as bar:
+            bar.update(1, loss=0.25, tokens_per_second=1.0)
+            time.sleep(2.6)
+        assert "1 tokens/s" in read_all(master), "for which a narrow one has no room"
+    os.close(master)
+    assert width_of(io.StringIO()) is None
 
 
 @pytest.mark.parametrize(("columns", "speed"), [(80, False), (160, True)])
