@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from job.errors import TREE
 from job.gguf.types import TYPES
+from job.opinions import JUDGED
 from job.reference import ROOT, TABLES, exit_code_table, gguf_table, replace_block, spec_table
+from job.report.kept import ANSWERS, EXPORTS, LOSSES, SAMPLES
 from job.spec import parse_spec
 from tests.contract.test_schema import NAMED
 
@@ -71,6 +74,14 @@ def test_a_missing_block_is_reported() -> None:
 
 def test_it_is_short() -> None:
     assert len(README.read_bytes()) <= LONGEST
+
+
+def test_what_is_at_output_has_each_small_file() -> None:
+    """tests/flow/test_demo.py holds that a run leaves no others."""
+    tree = README.read_text("utf-8").partition("## What is at `output`")[2].partition("\n## ")[0]
+    pages = ("report.html", "summary.md", "samples.md", "gates.md", "gates.junit.xml", "probe.safetensors")
+    for name in (*pages, *(Path(key).name for key in (LOSSES, ANSWERS, SAMPLES, EXPORTS, JUDGED))):
+        assert f" {name}" in tree, name
 
 
 def test_its_row_and_its_spec_are_valid() -> None:
