@@ -14,6 +14,7 @@ BASE = $(shell sed -n 's/^ARG BASE=//p' Dockerfile)
 # Many tests wait, for leases, limits and servers that do not answer: twice as many at a time as there are cores.
 BUDGETS ?= keep
 WORKERS ?= $(shell expr 2 \* $$(nproc))
+TOOLS := k8s elsewhere benchmarks trackers
 # With an NVIDIA driver the CUDA lock is installed as well, and the demo and the job run on the GPU.
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
@@ -50,7 +51,9 @@ demo: setup
 	$(BIN)/tunejob run schemas/examples/demo.json
 	@$(BIN)/python -m tests.demo.show demo-output
 
-test: setup .venv-k8s/.packages .venv-elsewhere/.packages .venv-benchmarks/.packages .venv-trackers/.packages
+# What comes after the packages waits for disk and network, or has one core busy: all at once.
+test: $(VENV)/.packages
+	@$(MAKE) --no-print-directory --jobs 5 setup $(TOOLS:%=.venv-%/.packages)
 	TUNEJOB_BUDGETS=$(BUDGETS) $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 40
 
 # The cases that make test leaves out because others of their kind are run.
@@ -161,7 +164,7 @@ chaos: setup
 pin-actions: setup
 	$(BIN)/python -m tests.elsewhere.pins
 
-lint: setup
+lint: $(VENV)/.packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -29,7 +29,6 @@ SPREAD = {
     "tests/flow/test_signals.py",
     "tests/unit/test_gguf_convert.py",
     "tests/flow/test_refusals.py",
-    "tests/flow/test_streams.py",
     "tests/faults/test_memory.py",
 }
 SLACK = 3.0

@@ -1,7 +1,7 @@
 """How the tests begin a process of the command: forked from one that has imported all, or started as users do.
 
 Importing torch, transformers, trl and peft costs ten seconds a process, a fork a tenth of one.
-`tests/flow/test_everything.py` holds that both ways give the same; what starting itself is about (signals, streams,
+`tests/flow/test_streams.py` holds that both ways give the same; what starting itself is about (signals, streams,
 limits of memory, Unsloth) is started.
 """
 

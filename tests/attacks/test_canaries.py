@@ -154,7 +154,7 @@ def test_servers_that_are_down_are_sent_no_secret(tmp_path: Path) -> None:
     extra = CANARIES | NOISY | quick | {"AWS_ENDPOINT_URL": nowhere, "HF_ENDPOINT": nowhere}
     for index, changes in enumerate([{"/output/uri": "s3://bucket/run"}, {"/model/source": "hf://org/model"}]):
         folder = tmp_path / str(index)
-        result = run(folder, changes, extra, forked=False)  # which ends before it imports much
+        result = run(folder, changes, extra)
         assert result.exit_code == 20, result.stdout + result.stderr
         assert result.failure["retryable"]
         assert leaks(CANARIES, result, folder) == []

@@ -21,6 +21,7 @@ from job.data.worker.wire import Job, Request, Source
 from tests.data_rows import SHARED, Row, byte_tokenizer_dir, prepare, turns
 from tests.forking import environment, run_forked
 from tests.smollm2 import model_dir
+from tests.tiny import tiny_dir
 
 END = "<|im_end|>"
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -108,7 +109,7 @@ SYSTEM_FREE = [
 def test_messages_with_the_models_own_template(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, [{"messages": c} for c in CONVERSATIONS], "messages", length=100_000)
     assert_equals_reference(prepared, [with_system(c) for c in CONVERSATIONS], CHATML)
-    tokenizer = load_tokenizer(model_dir())
+    tokenizer = load_tokenizer(tiny_dir())
     for row, messages in zip(prepared.train, CONVERSATIONS, strict=True):
         assert row["input_ids"] == tokenizer.apply_chat_template(messages)["input_ids"]
 
@@ -153,7 +154,7 @@ def test_prompt_completion_messages(tmp_path: Path) -> None:
         {"prompt": turns("a", "context, not learned", "b"), "completion": [{"role": "assistant", "content": "learned"}]}
     ]
     row = prepare(tmp_path, rows, "prompt_completion").train[0]
-    tokenizer = load_tokenizer(model_dir())
+    tokenizer = load_tokenizer(tiny_dir())
     assert row["input_ids"] == tokenizer.apply_chat_template(rows[0]["prompt"] + rows[0]["completion"])["input_ids"]
     assert tokenizer.decode([label for label in row["labels"] if label != -100]) == f"learned{END}"
 
@@ -313,7 +314,7 @@ spoken = texts.filter(lambda text: bool(text.strip()))
 def in_process(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, dict[str, Any]]:
     from tokenizers import Tokenizer
 
-    tokenizer = load_tokenizer(model_dir())
+    tokenizer = load_tokenizer(tiny_dir())
     rust = Tokenizer.from_file(str(write_tokenizer(tokenizer, tmp_path_factory.mktemp("rust") / "tokenizer.json")))
     variables = dict(tokenizer.special_tokens_map)
     job = Job(

@@ -14,7 +14,7 @@ from typing import Any
 from job.data.build import Prepared, build_dataset
 from job.source import FetchedSource
 from job.spec import JobSpec, parse_spec
-from tests.smollm2 import model_dir
+from tests.tiny import tiny_dir
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 Row = dict[str, Any]
@@ -115,4 +115,4 @@ def prepare(
     """One source's rows, prepared. `source`: further keys of its spec; `spec`: as for `job_spec`."""
     path = rows if isinstance(rows, Path) else write_rows(folder / "rows.jsonl", rows)
     job = job_spec([{"source": str(path), "format": kind, **(source or {})}], **spec)
-    return build_dataset(job, fetched(job, [path]), None, model or model_dir(), folder, lambda done, total: None)
+    return build_dataset(job, fetched(job, [path]), None, model or tiny_dir(), folder, lambda done, total: None)

@@ -220,6 +220,21 @@ def strict(text: str) -> dict[str, Any]:
     return json.loads(text, parse_constant=refuse)
 
 
+# What differs from run to run: times, and room
+MEASURED = ("second", "minute", "bytes", "rate", "eta", "memory", "phases")
+
+
+def steady(value: Any) -> Any:
+    """`value` without what is measured."""
+    if isinstance(value, dict):
+        return {
+            key: steady(inner)
+            for key, inner in value.items()
+            if key != "time" and not any(word in key for word in MEASURED)
+        }
+    return [steady(inner) for inner in value] if isinstance(value, list) else value
+
+
 STATS_KEYS = {
     "version",
     "run_id",

@@ -15,15 +15,15 @@ import pytest
 from job.ledger.manifest import read_manifest
 from job.store import open_store
 from tests.flow.running import DEMO, Result, document, run_tiny, tunejob, valid_stats
-from tests.tiny import narrow_dir
+from tests.tiny import tiny_dir
 
 pytestmark = pytest.mark.slow
 ROWS = 8
-# As trained 5.75, on the original base 5.90: random weights, which 4 bits change much
+# As trained 3.64, on the original base 3.81: random weights, which 4 bits change much
 CHANGES: dict[str, Any] = {
     "/training/max_steps": 40,
     "/lora/r": 16,
-    "/evaluation/gates": [{"metric": "held_out_loss", "at_most": 5.83}],
+    "/evaluation/gates": [{"metric": "held_out_loss", "at_most": 3.73}],
     "/evaluation/exact_match_rows": 2,
     "/evaluation/forgetting": {},
 }
@@ -34,8 +34,8 @@ LOSS = "held_out_loss"
 def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """The base is chosen by the loss."""
     folder = tmp_path_factory.mktemp("auto")
-    export = {"merged": ["16bit"], "check_tokens": 4096}  # all general rows; GGUFs: test_everything.py
-    result = run_tiny(folder, {**CHANGES, "/model/source": str(narrow_dir()), "/export": export})
+    export = {"merged": ["16bit"], "check_tokens": 8192}  # all general rows; GGUFs: test_everything.py
+    result = run_tiny(folder, {**CHANGES, "/model/source": str(tiny_dir()), "/export": export})
     assert result.exit_code == 0, result.stdout[-3000:] + result.stderr[-2000:]
     return folder / "out", result
 
@@ -44,7 +44,7 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
 def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     folder = tmp_path_factory.mktemp("original")
     export = {"merged": ["16bit"], "check_tokens": 1024, "merge_onto": "original"}
-    return folder, run_tiny(folder, {**CHANGES, "/model/source": str(narrow_dir()), "/export": export})
+    return folder, run_tiny(folder, {**CHANGES, "/model/source": str(tiny_dir()), "/export": export})
 
 
 def held_out_loss(model_dir: Path) -> float:
@@ -101,7 +101,7 @@ def test_the_base_with_the_lower_loss_is_taken_and_named(chosen: tuple[Path, Res
     output, result = chosen
     onto = valid_stats(output / "stats.json")["delivered"]["merged_onto"]
     assert onto["onto"] == "trained"
-    assert onto["losses"]["trained"] < 5.83 < onto["losses"]["original"]
+    assert onto["losses"]["trained"] < 3.73 < onto["losses"]["original"]
     (logged,) = result.named("merge onto")
     assert (logged["onto"], logged["losses"]) == (onto["onto"], onto["losses"])
     assert "Merged onto the 4-bit base that was trained on, dequantised" in (output / "README.md").read_text("utf-8")
@@ -117,7 +117,7 @@ def test_a_gate_that_the_trained_model_passes_holds_for_the_merge_too(
     losses = valid_stats(chosen[0] / "stats.json")["delivered"]["merged_onto"]["losses"]
     assert float(result.failure["found"]) == pytest.approx(losses["original"], abs=0.02)  # rounded once it is merged
     stats = valid_stats(folder / "out" / "stats.json")
-    assert stats["evaluation"]["trained"][LOSS] < 5.83
+    assert stats["evaluation"]["trained"][LOSS] < 3.73
     assert stats["delivered"]["artefacts"]["merged"]["kl"] > 0.3
     assert (folder / "out" / "adapter" / "adapter_model.safetensors").is_file()
     assert not (folder / "out" / "merged").exists()

@@ -12,7 +12,6 @@ import pytest
 from tests.data_rows import SHARED, Row, prepare, turns, write_rows
 from tests.flow.running import Result, Running, document, run_tiny, tiny, valid_stats, write_spec
 from tests.forking import environment, run_forked
-from tests.smollm2 import model_dir
 from tests.specs import LEFT_OUT
 from tests.tiny import tiny_dir
 
@@ -176,7 +175,7 @@ def test_tokens_and_masks_are_those_of_trl(name: str, template: str, after: str,
     """
     rows = [row for row in json.loads((SHARED / name).read_text("utf-8"))[:60] if row["chosen"] != row["rejected"]]
     prepared = prepare(tmp_path, rows, "preference", method="dpo", chat_template=template, length=100_000)
-    asked = {"model": str(model_dir()), "template": prepared.template, "rows": as_trl_reads_them(name, rows)}
+    asked = {"model": str(tiny_dir()), "template": prepared.template, "rows": as_trl_reads_them(name, rows)}
     theirs = stock(tmp_path / "stock", asked)
     end = prepared.tokenizer(after, add_special_tokens=False)["input_ids"]
     assert len(prepared.train) == len(theirs) == len(rows)

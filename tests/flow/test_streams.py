@@ -10,7 +10,7 @@ import pytest
 
 from job.ledger.manifest import verify
 from job.store import open_store
-from tests.flow.running import LIMIT_SECONDS, tiny, write_spec
+from tests.flow.running import LIMIT_SECONDS, document, steady, tiny, write_spec
 from tests.forking import COMMAND, ROOT, environment, fork
 
 EXAMPLE = str(ROOT / "schemas" / "examples" / "demo.json")
@@ -22,12 +22,20 @@ LOST = {
 }
 
 
-def shell(line: str, scratch: Path) -> subprocess.CompletedProcess[str]:
+def shell(line: str, scratch: Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", "-c", line.replace("@RUN", " ".join(COMMAND))], cwd=ROOT,
+        ["bash", "-c", line.replace("@RUN", " ".join(COMMAND))], cwd=cwd,
         env=environment(scratch), capture_output=True, text=True,
         timeout=300, check=False,
     )  # fmt: skip
+
+
+SAME = (
+    "adapter/adapter_model.safetensors",
+    "report/answers.json",
+    "report/probe.safetensors",
+    "merged/model.safetensors",
+)
 
 
 def whole(output: Path) -> None:
@@ -35,24 +43,37 @@ def whole(output: Path) -> None:
     assert {"adapter/adapter_model.safetensors", "stats.json"} <= {file.key for file in listed}
 
 
+@pytest.fixture(scope="module")
+def lost(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run that was started, as users do it, with every stream closed."""
+    folder = tmp_path_factory.mktemp("lost")
+    spec = write_spec(folder / "spec.json", tiny("out", EXPORT))
+    done = shell(f"{LOST['closed']}; exec @RUN run {spec}", folder, folder)
+    assert done.returncode == 0, (folder / "termination-log").read_text()
+    return folder / "out"
+
+
 @pytest.mark.slow
-def test_a_run_whose_log_is_lost_is_whole_all_the_same(tmp_path: Path) -> None:
+def test_a_run_whose_log_is_lost_is_whole_all_the_same(lost: Path) -> None:
     """Nor does a file that is opened first get the number of a stream that is closed, and the vendors' words in it."""
-    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", EXPORT))
-    done = shell(f"{LOST['closed']}; exec @RUN run {spec}", tmp_path)
-    assert done.returncode == 0, (tmp_path / "termination-log").read_text()
-    whole(tmp_path / "out")
+    whole(lost)
 
 
 @pytest.mark.slow
-def test_a_run_whose_log_nobody_reads_is_whole_all_the_same(tmp_path: Path) -> None:
-    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out"))
+def test_a_run_whose_log_nobody_reads_is_whole_all_the_same(lost: Path, tmp_path: Path) -> None:
+    """And what it stores is what the one has stored that was started, not forked (`tests/forking.py`)."""
+    spec = write_spec(tmp_path / "spec.json", tiny("out", EXPORT))
     reader, writer = os.pipe()
     os.close(reader)
-    process = fork("job.__main__:main", [["run", spec, "--log", "text"]], (writer, writer), ROOT, environment(tmp_path))
+    call = [["run", spec, "--log", "text"]]
+    process = fork("job.__main__:main", call, (writer, writer), tmp_path, environment(tmp_path))
     os.close(writer)
     assert process.wait(LIMIT_SECONDS) == 0, (tmp_path / "termination-log").read_text()
     whole(tmp_path / "out")
+    for name in SAME:
+        assert (tmp_path / "out" / name).read_bytes() == (lost / name).read_bytes(), name
+    ours, theirs = (document(output / "stats.json") for output in (tmp_path / "out", lost))
+    assert steady(ours) == steady(theirs)
 
 
 @pytest.mark.parametrize("lost", LOST)

@@ -16,6 +16,7 @@ from job.data.read import count_rows
 from job.data.tokenizer import MAX_TOKEN_BYTES, load_tokenizer
 from job.errors import InputError
 from tests.data_rows import Row, byte_tokenizer_dir, prepare, turns
+from tests.tiny import tiny_dir
 
 GOOD = {"messages": turns("a", "b")}
 SOURCE = "/data/train/0/source"
@@ -311,9 +312,8 @@ def test_ten_faulty_rows_are_named_and_counted(tmp_path: Path) -> None:
 
 
 def test_a_model_without_a_template_needs_one_chosen(tmp_path: Path) -> None:
-    from tests.smollm2 import model_dir
 
-    tokenizer = load_tokenizer(model_dir())
+    tokenizer = load_tokenizer(tiny_dir())
     tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path / "base")
     with pytest.raises(InputError, match="no chat template of its own") as caught:
