@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from job.data.chat import set_chat_template
 from job.data.figures import DataReport, figures, shared
-from job.data.notes import row_notes
+from job.data.notes import label_notes, row_notes
 from job.data.pool import Pool
 from job.data.probes import TemplateProbe, ask_probes
 from job.data.questions import Question, ask_prompts, ask_rows
@@ -99,12 +99,13 @@ def build_dataset(
     measured = in_order(general) if general else None
     trained = trained_on(spec, training, replay, [part for part in (kept_out, measured) if part], notes)
     notes += [note for selection in asked.every for note in selection.column_notes()]
-    notes += reference_notes(spec.evaluation, exact_match)
+    held_out_rows = kept_out.table.dataset(kept_out.sequences) if kept_out else None
+    notes += reference_notes(spec.evaluation, exact_match) + label_notes(held_out_rows)
     notes += row_notes([each for each in (table, own, replay, general) if each], spec.model.max_seq_length)
     return Prepared(
         digest=trained.digest,
         train=trained.dataset,
-        held_out=kept_out.table.dataset(kept_out.sequences) if kept_out else None,
+        held_out=held_out_rows,
         tokenizer=tokenizer,
         template=job.chat_template,
         probes=probes,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from job.data.table import Table
 from job.data.worker import wire
+from job.training.methods.record import LABELLED
 
 SHOWN = 10  # names of keys and tokens, the most frequent first
 SENTENCES = {
@@ -53,6 +55,21 @@ def row_notes(tables: Sequence[Table], max_seq_length: int) -> list[str]:
             f"the answers of {rows} rows are beyond model.max_seq_length {max_seq_length}; {longest} would hold them"
         )
     return notes
+
+
+def label_notes(held_out: Any) -> list[str]:
+    """On prepared held-out rows that are called good or bad, and all the same."""
+    label = LABELLED[-1]
+    if held_out is None or label not in held_out.column_names:
+        return []
+    kinds = {bool(value[0]) for value in held_out[label]}
+    if len(kinds) > 1:
+        return []
+    kind = "good" if kinds.pop() else "bad"
+    return [
+        f"all {len(held_out)} held-out answers are called {kind}: which ones the model prefers is not measured, as "
+        "that needs both kinds; hold out more rows, or name some of each in data.held_out.sources"
+    ]
 
 
 def _left_out(tables: Sequence[Table]) -> list[str]:

@@ -165,3 +165,30 @@ def test_a_plan_that_fits_no_gpu_is_said_before_it_ends_with_13(folder: Path, tm
         "plan",
         "/model/source",
     )
+
+
+def test_a_spec_for_labelled_rows_trains(tmp_path: Path) -> None:
+    """As `init` writes it but for the steps. What was measured is told by every page; a prompt whose answer is a bad
+    one has no reference.
+    """
+    rows = [{"question": f"What is {n}?", "answer": f"It is {n}." if n % 2 else "No.", "good": n % 2}
+            for n in range(40)]  # fmt: skip
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    asked = ("init", "rows.json", "--model", str(tiny_dir()), "--columns", "label=good", "-o", "spec.json")
+    proposed = tunejob(*asked, scratch=tmp_path / "init", cwd=tmp_path, forked=True)
+    assert proposed.exit_code == 0, proposed.stderr
+    spec = document(tmp_path / "spec.json")
+    assert spec["training"]["method"] == "kto"
+    del spec["training"]["epochs"]
+    spec["training"]["max_steps"], spec["evaluation"]["max_new_tokens"] = 4, 4
+    write_spec(tmp_path / "short.json", spec)
+    result = tunejob("run", "short.json", scratch=tmp_path / "run", cwd=tmp_path, forked=True)
+    assert result.exit_code == 0, result.stdout[-2000:]
+    output = tmp_path / spec["output"]["uri"]
+    stats = valid_stats(output / "stats.json")
+    known = stats["evaluation"]["differences"]
+    assert {"preference_accuracy", "reward_margin"} <= set(known)
+    *_, last = map(json.loads, (output / "report" / "losses.jsonl").read_text().splitlines())
+    assert last["reward_margin"] != 0
+    for page in ("report/summary.md", "README.md"):
+        assert "Reward margin" in (output / page).read_text("utf-8")

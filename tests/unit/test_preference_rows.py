@@ -13,6 +13,7 @@ import pytest
 from job.data.worker.messages import RowFault
 from job.data.worker.shape import Columns, shape
 from job.errors import InputError
+from job.evaluation.margins import equal_margins
 from tests.data_rows import SHARED, Row, byte_tokenizer_dir, prepare, turns
 
 QUESTION, GOOD, BAD = "Say hi.", "Hello!", "No."
@@ -237,6 +238,20 @@ def test_texts_with_labels_are_read(tmp_path: Path) -> None:
         "/data/train/0/source: columns that nothing reads: 'other' (2)",
         "2 answers are called good",
     ]
+
+
+@pytest.mark.parametrize("labels", [(True, True), (True, False), (False, False)])
+def test_held_out_answers_of_one_kind_are_told(labels: tuple[bool, bool], tmp_path: Path) -> None:
+    """Nothing is preferred to anything then."""
+    rows = [
+        {"prompt": f"Q{number}: ", "completion": f"A {number}.", "label": labels[number % 2]} for number in range(8)
+    ]
+    held_out = {"rows": 6}
+    prepared = prepare(tmp_path, rows, "kto", byte_tokenizer_dir(), method="kto", held_out=held_out)
+    told = [note for note in prepared.report.notes if note.startswith("all 6 held-out answers are called")]
+    assert len(told) == (labels[0] == labels[1])
+    assert all(("called good: " if labels[0] else "called bad: ") in note for note in told)
+    assert (equal_margins(prepared.held_out) == []) == bool(told)
 
 
 def test_answers_are_cut_on_the_right(tmp_path: Path) -> None:
