@@ -70,12 +70,25 @@ def write_pages(run: Run, provenance: Mapping[str, Any]) -> None:
 
 
 def tell_trackers(run: Run) -> None:
-    """Figures of base, tuned model and everything that is delivered, where all of it is, and the report."""
+    """Figures of base, tuned model and everything that is delivered, where all of it is, the report, and what the run
+    has failed of, if it has.
+    """
     whole = {name: known for name, known in run.stats.evaluation.items() if name in (BASE, TRAINED_MODEL)}
-    models = run.stats.delivered["artefacts"] | whole
+    models = run.stats.delivered.get("artefacts", {}) | whole
     figures = {f"{model}/{name}": value for model, known in models.items() for name, value in known.items()}
     files = [path for name in (PAGE, SUMMARY) if (path := run.report / name).exists()]
-    Followed(run.spec.tracking, begun(run.spec, run.report), run.log).end(figures, run.store.uri, files)
+    mask_secrets(files, run.log)
+    failure = run.stats.failure["message"] if run.stats.failure else ""
+    Followed(run.spec.tracking, begun(run.spec, run.report), run.log).end(figures, run.store.uri, files, failure)
+
+
+def tell_failure(run: Run) -> None:
+    """Trackers hear of a failure as well, where they have heard of the training. Of one that another try may mend they
+    do not: that try goes on with what they have.
+    """
+    failure, stages = run.stats.failure, {phase.name for phase in run.stats.phases}
+    if failure and not failure["retryable"] and ("train" in stages or TRAINED in run.receipts):
+        tell_trackers(run)
 
 
 def report_file(run: Run, key: str) -> bytes | None:

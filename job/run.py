@@ -15,6 +15,7 @@ from job.delivery import (
     show_on_hub,
     store_documents,
     store_statistics,
+    tell_failure,
     write_pages,
 )
 from job.errors import InputError, JobError
@@ -152,13 +153,16 @@ def leave_evidence(run: Run) -> None:
 
 
 def show_failure(run: Run) -> None:
-    """The page of a run that has failed; what is wrong with it, a full disk for one, is not what the run failed of."""
+    """The page of a run that has failed, and what trackers get of it; what is wrong with these, a full disk for one, is
+    not what the run failed of.
+    """
     if not run.stats.data:
         return
     try:
         write_pages(run, {})
+        tell_failure(run)
     except Exception as error:
-        run.log("evidence", note="report.html could not be written", reason=str(error))
+        run.log("evidence", note="report.html could not be written or told to trackers", reason=str(error))
 
 
 def stages(run: Run) -> Manifest:

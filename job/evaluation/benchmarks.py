@@ -7,7 +7,8 @@ brought here first, at one commit each; what they measure later needs none.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
@@ -242,7 +243,8 @@ def run_benchmarks(
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
-    lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), backend="causal", batch_size=batch_rows)
+    with _tied_as_it_is(model):
+        lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), backend="causal", batch_size=batch_rows)
     rows: dict[str, Rows] = {}
     for done, benchmark in enumerate(benchmarks, 1):
         for task in benchmark.loaded["tasks"].values():
@@ -254,6 +256,16 @@ def run_benchmarks(
         rows |= {figure.name: _rows(figure, found["samples"]) for figure in benchmark.figures}
         progress(done)
     return rows
+
+
+@contextmanager
+def _tied_as_it_is(model: Any) -> Iterator[None]:
+    """lm-eval ties weights of what it is given, which is loaded already; PEFT's wrappers of tied layers refuse that."""
+    model.tie_weights = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        del model.tie_weights
 
 
 def _rows(figure: TaskFigure, samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Counts | None]:

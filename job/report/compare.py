@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ FORM: Mapping[str, Any] = {  # of the members that are compared
     "phases": list,
     "wall_seconds": (int, float),
 }
+READ_BY = (("model", "source"), ("model", "max_seq_length"), ("data", "chat_template"), ("data", "train_on"))
 INNER: Mapping[tuple[str, str], type] = {  # of what is in them, where it is there
     ("device", "name"): str,
     ("data", "held_out"): dict,
@@ -243,18 +245,27 @@ def _notes(runs: Sequence[ComparedRun]) -> Iterator[str]:
     for run in runs:
         if (of := str(_member(run.stats["evaluation"], "before").get("run_id"))) in made:
             yield f"{run.label} went on from the adapter of {made[of]}: what it has gained is since that"
-    held_out = [_held_out(run) for run in runs if run.figures]
-    if any(known != held_out[0] for known in held_out[1:]):
-        yield "their held-out rows are not the same: figures of other rows say little beside each other"
+    for kind, words in (("held_out", "held-out rows"), ("general", "general rows")):
+        yield from _other_rows([run for run in runs if run.figures and _member(run.stats["data"], kind)], kind, words)
     yield from _others(runs)
     if len({run.stats["device"].get("name") for run in runs}) > 1:
         yield "they ran on other devices: times are of those"
 
 
-def _held_out(run: ComparedRun) -> tuple[Any, ...]:
-    """How held-out rows are recognised: their numbers, and what the base was found to know of them."""
-    split = run.stats["data"].get("held_out") or {}
-    return tuple(split.get(name) for name in ("rows", "tokens", "trained_tokens"))
+def _other_rows(runs: Sequence[ComparedRun], kind: str, words: str) -> Iterator[str]:
+    """Rows of a kind are recognised by how many they are and, where the same model reads them in the same way, how many
+    tokens they have.
+    """
+    known = set[tuple[str, ...]]()
+    for run in runs:
+        by, split = [_member(run.spec, at).get(key) for at, key in READ_BY], run.stats["data"][kind]
+        counts = [split.get("tokens"), split.get("trained_tokens")]
+        known.add(tuple(map(json.dumps, (by, split.get("rows"), counts))))
+    readers, rows, tokens = ({each[at] for each in known} for at in range(3))
+    if len(rows) > 1 or len(known) > len(readers):
+        yield f"their {words} are not the same: figures of other rows say little beside each other"
+    elif len(tokens) > 1:
+        yield f"their {words} have other tokens, by model, template or length: losses a token say little of them"
 
 
 def _member(document: Json, name: str) -> Json:
@@ -267,15 +278,12 @@ def _objects(found: Any) -> list[Json]:
 
 
 def _others(runs: Sequence[ComparedRun]) -> Iterator[str]:
-    """How judges, benchmarks and general rows are recognised where they are not the same."""
+    """How judges and benchmarks are recognised where they are not the same."""
     about: dict[str, list[Any]] = {}
     for run in runs:
-        evaluation, general = run.stats["evaluation"], _member(run.stats["data"], "general")
-        judge, benchmarks = (_member(evaluation, name) for name in ("judge", "benchmarks"))
+        judge, benchmarks = (_member(run.stats["evaluation"], name) for name in ("judge", "benchmarks"))
         if judge:
             about.setdefault("judges", []).append([judge.get("model"), judge.get("answered_by")])
-        if general:
-            about.setdefault("general rows", []).append([general.get(name) for name in ("rows", "trained_tokens")])
         for task in _objects(benchmarks.get("tasks")):
             figures = [task.get(name) for name in ("documents", "few_shot", "versions")]
             rows = [source.get("sha256") for source in _objects(task.get("data"))]
@@ -288,6 +296,5 @@ def _others(runs: Sequence[ComparedRun]) -> Iterator[str]:
 def require_several(outputs: Sequence[str]) -> None:
     """Raises `SpecError` for fewer than two."""
     if len(outputs) < 2:
-        raise SpecError(
-            "there is nothing to compare it with", where="OUTPUT", found="one output", expected="two or more"
-        )
+        said = "there is nothing to compare it with"
+        raise SpecError(said, where="OUTPUT", found="one output", expected="two or more")

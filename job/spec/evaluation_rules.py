@@ -64,6 +64,13 @@ def exact_match(document: Json) -> Iterator[Fault]:
                 found=show(evaluation[key]),
                 expected="evaluation.exact_match_rows of at least 1",
             )
+    if rows and "max_minutes" in evaluation and not _has_answers(evaluation):
+        yield Fault(
+            "none of the metrics has anything answered, and this bounds answers",
+            where="/evaluation/max_minutes",
+            found=show(evaluation["max_minutes"]),
+            expected="a metric of answers among evaluation.metrics, such as exact_match",
+        )
     evaluated = held_out_sources(document["data"]) or document["data"]["train"]
     if rows and any(source["format"] == "text" for source in evaluated):
         yield Fault(
@@ -118,6 +125,13 @@ def _measured(evaluation: Json) -> list[str]:
     return list(evaluation.get("metrics", DEFAULT))
 
 
+def _has_answers(evaluation: Json) -> bool:
+    """Whether held-out questions are answered for a metric."""
+    return bool(evaluation.get("exact_match_rows")) and any(
+        metric_of(name).needs_answers for name in _measured(evaluation)
+    )
+
+
 def gates_of_what_is_delivered(document: Json) -> Iterator[Fault]:
     delivered = ["trained", *measured(document.get("export", {}), document["model"].get("precision") == "full")]
     for index, gate in enumerate(document.get("evaluation", {}).get("gates", [])):
@@ -162,8 +176,7 @@ def judge(document: Json) -> Iterator[Fault]:
         if gate["metric"] == JUDGE_WIN_RATE.name and "judge" not in evaluation:
             yield Fault("a gate on what is not measured", where=f"/evaluation/gates/{index}/metric",
                         found=show(gate["metric"]), expected="evaluation.judge")  # fmt: skip
-    asked = evaluation.get("exact_match_rows") and any(metric_of(name).needs_answers for name in _measured(evaluation))
-    if "judge" in evaluation and not evaluation.get("prompts") and not asked:
+    if "judge" in evaluation and not evaluation.get("prompts") and not _has_answers(evaluation):
         expected = "evaluation.prompts, or exact_match_rows with a metric that has them answered"
         yield Fault("there is no answer to judge", where="/evaluation/judge", expected=expected)
 

@@ -33,9 +33,9 @@ class Followed:
         for name, session in list(self._sessions.items()):
             self._attempt(name, session.log, step, figures)
 
-    def end(self, figures: Mapping[str, float], address: str, files: Sequence[Path]) -> None:
+    def end(self, figures: Mapping[str, float], address: str, files: Sequence[Path], failure: str) -> None:
         for name, session in list(self._sessions.items()):
-            self._attempt(name, session.end, figures, address, files)
+            self._attempt(name, session.end, figures, address, files, failure)
 
     def close(self) -> None:
         for name, session in list(self._sessions.items()):

@@ -12,7 +12,7 @@ from typing import Any
 from job.tracking.record import PROJECT, Begun, Session, Tracker, flat
 
 URI = "MLFLOW_TRACKING_URI"
-RUN_ID, OUTPUT = "tunejob.run_id", "tunejob.output"  # tags
+RUN_ID, OUTPUT, FAILURE = "tunejob.run_id", "tunejob.output", "tunejob.failure"  # tags
 AT_ONCE, LONGEST = 100, 500  # parameters of a request, and characters of a value, that every server takes
 # Signs that a name may not have: keys of a JSON schema have them, and figures of a benchmark with a filter.
 REFUSED, LONGEST_NAME = re.compile(r"[^/\w.\- ]"), 250
@@ -28,13 +28,14 @@ class Mlflow:
         for name, value in figures.items():
             self.client.log_metric(self.run, plain(name), value, step=step)
 
-    def end(self, figures: Mapping[str, float], address: str, files: Sequence[Path]) -> None:
+    def end(self, figures: Mapping[str, float], address: str, files: Sequence[Path], failure: str) -> None:
         for name, value in figures.items():
             self.client.log_metric(self.run, plain(name), value)
-        self.client.set_tag(self.run, OUTPUT, address)
+        for name, text in ((OUTPUT, address), (FAILURE, failure)):
+            self.client.set_tag(self.run, name, text)
         for path in files:
             self.client.log_artifact(self.run, str(path), "report")
-        self.client.set_terminated(self.run)
+        self.client.set_terminated(self.run, "FAILED" if failure else "FINISHED")
 
     def close(self) -> None:
         """It stays as running."""
@@ -57,6 +58,7 @@ def begin(begun: Begun) -> Session:
     experiment = known.experiment_id if known else client.create_experiment(where)
     earlier = client.search_runs([experiment], f"tags.`{RUN_ID}` = '{begun.run_id}'", max_results=1)
     if earlier:
+        client.update_run(earlier[0].info.run_id, status="RUNNING")
         return Mlflow(client, earlier[0].info.run_id)
     run = client.create_run(experiment, run_name=begun.name, tags={RUN_ID: begun.run_id}).info.run_id
     given = {plain(name).replace("/", "_"): str(value)[:LONGEST] for name, value in flat(begun.config).items()}

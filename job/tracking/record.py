@@ -27,8 +27,8 @@ class Session(Protocol):
 
     def log(self, step: int, figures: Mapping[str, float]) -> object: ...
 
-    def end(self, figures: Mapping[str, float], address: str, files: Sequence[Path]) -> object:
-        """Figures of the whole run, where its results are, and what there is to read."""
+    def end(self, figures: Mapping[str, float], address: str, files: Sequence[Path], failure: str) -> object:
+        """Figures of the whole run, where its results are, what there is to read; what it has failed of, if it has."""
 
     def close(self) -> object:
         """It goes on later."""

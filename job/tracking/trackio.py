@@ -20,12 +20,13 @@ class Trackio:
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         self.run.log(dict(figures), step=step)
 
-    def end(self, figures: Mapping[str, float], address: str, files: Sequence[Path]) -> None:
+    def end(self, figures: Mapping[str, float], address: str, files: Sequence[Path], failure: str) -> None:
         """It keeps no files but what it draws: the report is a text."""
         import trackio
 
         text = "\n\n".join(path.read_text("utf-8") for path in files if path.suffix == ".md")
-        self.run.log({f"final/{name}": value for name, value in figures.items()} | {"output": address})
+        said = {"output": address, "failure": failure}
+        self.run.log({f"final/{name}": value for name, value in figures.items()} | said)
         if text:
             self.run.log({"report": trackio.Markdown(text)})
         self.run.finish()

@@ -20,15 +20,15 @@ class Wandb:
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         self.run.log(dict(figures), step=step)
 
-    def end(self, figures: Mapping[str, float], address: str, files: Sequence[Path]) -> None:
+    def end(self, figures: Mapping[str, float], address: str, files: Sequence[Path], failure: str) -> None:
         import wandb
 
-        self.run.summary.update({**figures, "output": address})
+        self.run.summary.update({**figures, "output": address, "failure": failure})
         report = wandb.Artifact(f"report-{self.run.id}", type="report", metadata={"output": address})
         for path in files:
             report.add_file(str(path))
         self.run.log_artifact(report)
-        self.run.finish()
+        self.run.finish(exit_code=1 if failure else 0)
 
     def close(self) -> None:
         self.run.finish()

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from job.evaluation.metrics import METRICS
+from job.evaluation.metrics.task import NAME
 from job.spec.strict import load_schema
 from job.training.loop import TrainResult
 from job.training.methods import METHODS
+from tests.flow.running import fits_events
 
 JOB = Path(__file__).parents[2] / "job"
 NO_EVENTS = {"math", "np", "numpy", "torch"}  # whose log is a logarithm
@@ -22,7 +24,9 @@ def fields() -> dict[str, set[str]]:
     schema = load_schema("events")
     known = {entry["const"]: set[str]() for entry in schema["properties"]["event"]["anyOf"]}
     for rule in schema["allOf"]:
-        known[rule["if"]["properties"]["event"]["const"]] = set(rule["then"]["propertyNames"].get("enum", ()))
+        names = rule["then"]["propertyNames"]
+        parts = names.get("anyOf", [names])
+        known[rule["if"]["properties"]["event"]["const"]] = {name for part in parts for name in part.get("enum", ())}
     return known
 
 
@@ -80,6 +84,19 @@ def test_every_event_has_its_rule_and_every_field_its_event() -> None:
     assert set().union(*known.values()) == set(schema["properties"])
     for event in ("baseline", "evaluate", "delivered"):
         assert set(METRICS) <= known[event], "describe the metric in schemas/events.schema.json"
+
+
+def test_figures_of_benchmarks_are_fields_of_what_is_delivered_alone() -> None:
+    assert f"^{NAME.pattern}$" in load_schema("events")["patternProperties"]
+    seen = {
+        "time": "2026-01-02T03:04:05Z",
+        "artefact": "merged",
+        "arc_easy:acc": 0.5,
+        "gsm8k:exact_match,strict-match": 0,
+    }
+    assert fits_events([{"event": "delivered", **seen}]) == []
+    assert fits_events([{"event": "delivered", **seen, "acc": 0.5}]) != []
+    assert fits_events([{"event": "export", **seen, "bytes": 3}]) != []
 
 
 def test_every_curve_and_every_outcome_of_a_training_is_in_the_schema() -> None:

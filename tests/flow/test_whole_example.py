@@ -15,10 +15,10 @@ from job.spec import parse_spec
 from job.store import open_store
 from tests.contract.test_examples import EXAMPLES, pointers
 from tests.flow.running import Result, fits_events, tunejob, write_spec
+from tests.flow.test_benchmarks import PACKAGES, needs_lm_eval
 from tests.flow.test_exports import quantised_base
 from tests.judge_server import judge_server
 from tests.servers import S3Server, hub_server
-from tests.specs import LEFT_OUT
 from tests.tiny import wide_dir
 
 pytestmark = pytest.mark.slow
@@ -26,12 +26,12 @@ LOOSE = 1000.0
 # What is not as in the example, and why.
 SMALLER: dict[str, dict[str, Any]] = {
     "a CPU has neither": {"/model/backend": "peft", "/data/packing": False},
-    "lm-eval is an optional part, with tests of its own": {"/evaluation/tasks": LEFT_OUT},
     "a small model trains for a few steps": {
         "/model/max_seq_length": 128, "/lora/r": 4,
         "/training/batch_size": 4, "/training/gradient_accumulation_steps": 1,
         "/training/eval_steps": 4, "/training/logging_steps": 1, "/training/epochs": 1, "/evaluation/max_new_tokens": 6,
-        "/evaluation/exact_match_rows": 4, "/export/imatrix_tokens": 1024, "/export/check_tokens": 128,
+        "/evaluation/exact_match_rows": 4, "/evaluation/tasks/0/limit": 3,
+        "/export/imatrix_tokens": 1024, "/export/check_tokens": 128,
         "/output/checkpoints/every_steps": 4, "/data/max_untrained_fraction": 0.5,
     },
     "and learns nothing by them": {
@@ -44,7 +44,6 @@ SMALLER: dict[str, dict[str, Any]] = {
         "/export/limits/merged_kl": 1.0, "/export/limits/merged_logits": 1.0,
     },
 }  # fmt: skip
-NOT_RUN = "/evaluation/tasks"
 
 
 def example(bucket: str) -> dict[str, Any]:
@@ -59,10 +58,7 @@ def example(bucket: str) -> dict[str, Any]:
             for part in path:
                 place = place[int(part)] if isinstance(place, list) else place[part]
             assert last in place
-            if value is LEFT_OUT:
-                del place[last]
-            else:
-                place[last] = value
+            place[last] = value
     return document
 
 
@@ -80,6 +76,19 @@ def rows() -> dict[str, list[dict[str, Any]]]:
         "data/pairs.csv": [],
         "data/books.jsonl": [{"content": "Once upon a time there was a lamp."}] * 2,
         "data/medqa.jsonl": [{"question": "Which?", "answer": "this"}] * 3,
+    }
+
+
+def benchmarks() -> dict[str, dict[str, bytes]]:
+    """By data set, its files: questions with choices, and cases with labels."""
+    choices = {"label": ["A", "B"], "text": ["a lamp", "a fan"]}
+    asked = [
+        {"question": f"What is {number}?", "choices": choices, "answerKey": "AB"[number % 2]} for number in range(7)
+    ]
+    cases = [{"case": f"Case {number}.", "label": ("urgent", "not urgent")[number % 2]} for number in range(4)]
+    return {
+        "allenai/ai2_arc": {f"ARC-Easy/{split}.jsonl": lines(asked) for split in ("train", "validation", "test")},
+        "org/cases": {"test.jsonl": lines(cases)},
     }
 
 
@@ -123,23 +132,22 @@ def whole(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
         hub.repo("datasets/HuggingFaceH4/no_robots").commit(
             {"test.jsonl": lines([{"messages": asked}] * 5), "train.jsonl": b"{}\n"}
         )
-        extra = (
-            s3.environment()
-            | judge.environment()
-            | {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token, "TUNEJOB_LEASE_SECONDS": "60"}
-        )
+        for name, files in benchmarks().items():
+            hub.repo(f"datasets/{name}").commit(files)
+        ours = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token, "TUNEJOB_LEASE_SECONDS": "60"}
+        extra = s3.environment() | judge.environment() | ours | {"TUNEJOB_TEST_PACKAGES": str(PACKAGES)}
         spec = write_spec(folder / "spec.json", example(bucket))
         yield f"s3://{bucket}/models/everything", tunejob("run", spec, scratch=folder / "scratch", extra=extra)
 
 
 def test_it_sets_every_key_of_the_example() -> None:
-    """But those of the optional part; what it changes are values."""
+    """What it changes are values."""
     document = example("bucket")
-    left_out = set(pointers(json.loads(EXAMPLES["everything"].read_bytes()))) - set(pointers(document))
-    assert {pointer for pointer in left_out if not f"{pointer}/".startswith(f"{NOT_RUN}/")} == set()
+    assert set(pointers(json.loads(EXAMPLES["everything"].read_bytes()))) <= set(pointers(document))
     parse_spec(json.dumps(document).encode())
 
 
+@needs_lm_eval
 @pytest.mark.long
 def test_the_whole_example_runs(whole: tuple[str, Result], monkeypatch: pytest.MonkeyPatch, s3: S3Server) -> None:
     output, result = whole
@@ -162,7 +170,9 @@ def test_the_whole_example_runs(whole: tuple[str, Result], monkeypatch: pytest.M
         "chrf",
         "judge_win_rate",
     }
-    assert asked <= set(stats["evaluation"]["trained"]) <= set(METRICS)
+    ours = {"arc_easy:acc", "arc_easy:acc_norm", "triage:acc", "triage:acc_norm"}
+    assert asked | ours <= set(stats["evaluation"]["trained"]) <= set(METRICS) | ours
+    assert ours & set(stats["delivered"]["artefacts"]["merged"]) == {"arc_easy:acc", "arc_easy:acc_norm"}
     assert stats["data"]["replay"]["sequences"] > 0
     assert {event["commit"] for event in result.named("pushed")}
     assert stats["training"]["checkpoints"] > 0

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,19 +92,23 @@ class Tracked:
         return valid_stats(self.output / "stats.json")
 
 
-def run_told(folder: Path, address: str) -> Tracked:
-    """A run with all four, MLflow's at `address`."""
-    extra = {
+def around(address: str) -> dict[str, str]:
+    """The environment of a run that tells MLflow at `address`, and nobody else outside."""
+    return {
         "WANDB_MODE": "offline",
         "MLFLOW_TRACKING_URI": address,
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         **KEYS,
         **BESIDE,
     }
+
+
+def run_told(folder: Path, address: str) -> Tracked:
+    """A run with all four, MLflow's at `address`."""
     schema = {"$defs": {"a,b": {"type": "string"}}, "type": "object"}  # keys that MLflow does not take
     changes = {"/tracking": ["tensorboard", "wandb", "mlflow", "trackio"], "/evaluation/exact_match_rows": 2,
                "/evaluation/metrics": ["json_valid"], "/evaluation/json_schema": schema}  # fmt: skip
-    result = run_tiny(folder, changes, extra)
+    result = run_tiny(folder, changes, around(address))
     assert result.exit_code == 0, result.stdout[-3000:] + result.stderr[-2000:]
     return Tracked(folder, result, address)
 
@@ -136,7 +140,7 @@ def test_mlflow_has_settings_curves_figures_report_and_address(
     client = MlflowClient(tracked.address)
     experiment = client.get_experiment_by_name("tunejob")
     (run,) = client.search_runs([experiment.experiment_id])
-    assert (run.info.run_name, run.info.status) == ("tiny", "FINISHED")
+    assert (run.info.run_name, run.info.status, run.data.tags["tunejob.failure"]) == ("tiny", "FINISHED", "")
     assert run.data.tags["tunejob.output"] == str(tracked.output)
     assert run.data.params["training.learning_rate"] == "0.01"
     assert run.data.params["evaluation.json_schema._defs.a_b.type"] == "string"
@@ -180,6 +184,42 @@ def test_tensorboard_has_its_files(tracked: Tracked) -> None:
 
 def test_no_key_is_anywhere(tracked: Tracked) -> None:
     assert leaks(KEYS, tracked.result, tracked.folder) == []
+
+
+@pytest.fixture(params=["offline", pytest.param("mlflow", marks=pytest.mark.long)])
+def stopped(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tracked]:
+    """A run that a gate stops, told to Trackio and Weights & Biases, or to a server of MLflow."""
+    there = request.param == "mlflow"
+    (server := tmp_path / "server").mkdir()
+    with mlflow_server(server) if there else nullcontext(f"http://127.0.0.1:{closed_port()}") as address:
+        changes = {
+            "/tracking": ["mlflow"] if there else ["wandb", "trackio"],
+            "/evaluation/gates": [{"metric": "held_out_loss", "at_most": 0.001}],
+        }
+        result = run_tiny(tmp_path / "run", changes, around(address))
+        assert result.exit_code == 14, result.stdout[-3000:] + result.stderr[-2000:]
+        yield Tracked(tmp_path / "run", result, address)
+
+
+def test_a_run_that_a_gate_stops_has_its_figures_and_says_so(stopped: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, said = stopped.stats["evaluation"]["trained"]["held_out_loss"], stopped.result.failure["message"]
+    assert stopped.result.named("tracking") == []
+    if (offline := stopped.output / "report" / "wandb").exists():
+        raw = b"".join(path.read_bytes() for path in offline.rglob("*.wandb"))
+        assert [word for word in ("trained/held_out_loss", said, "report.html") if word.encode() not in raw] == []
+        (database,) = (stopped.output / "report" / "trackio").glob("tunejob*.db")
+        rows = [json.loads(row) for (row,) in sqlite3.connect(database).execute("SELECT metrics FROM metrics")]
+        (last,) = [row for row in rows if "failure" in row]
+        assert (last["final/trained/held_out_loss"], last["failure"]) == (loss, said)
+        return
+    monkeypatch.setattr(sys, "path", [*sys.path, str(PACKAGES)])
+    from mlflow import MlflowClient
+
+    client = MlflowClient(stopped.address)
+    (run,) = client.search_runs([client.get_experiment_by_name("tunejob").experiment_id])
+    assert (run.info.status, run.data.tags["tunejob.failure"]) == ("FAILED", said)
+    assert run.data.metrics["trained/held_out_loss"] == loss
+    assert "report/report.html" in {file.path for file in client.list_artifacts(run.info.run_id, "report")}
 
 
 def test_without_its_address_it_is_refused(tmp_path: Path) -> None:

@@ -333,6 +333,30 @@ def test_prompts_that_lm_eval_cuts_are_known(tmp_path: Path) -> None:
 
 @needs_lm_eval
 @pytest.mark.usefixtures("lm_eval")
+def test_a_model_whose_tied_layers_are_trained_is_measured_as_it_is(tmp_path: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from job.evaluation.benchmarks import load_benchmarks, run_benchmarks
+
+    (tmp_path / "rows.jsonl").write_bytes(rows(9))
+    loaded = load_benchmarks([replace(WHOLE, source=str(tmp_path / "rows.jsonl"))], tmp_path / "work", {}, 8)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_dir())
+    model = AutoModelForCausalLM.from_pretrained(tiny_dir(), dtype=torch.float32).eval()
+    assert model.config.tie_word_embeddings
+    wanted = run_benchmarks(loaded, model, tokenizer, 4, lambda done: None)
+    trained = LoraConfig(target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
+    adapted = get_peft_model(model, trained).eval()
+    assert run_benchmarks(loaded, adapted, tokenizer, 4, lambda done: None) == wanted
+    with torch.no_grad():  # no longer what the other is tied to
+        adapted.get_output_embeddings().weight.neg_()
+    assert run_benchmarks(loaded, adapted, tokenizer, 4, lambda done: None) != wanted
+    assert "tie_weights" not in vars(adapted)
+
+
+@needs_lm_eval
+@pytest.mark.usefixtures("lm_eval")
 @pytest.mark.parametrize("few_shot", [0, 2])
 def test_what_is_reckoned_is_what_a_model_reads(few_shot: int, tmp_path: Path) -> None:
     """Of as few documents as are looked at, every token: of answers to choose from, of those with the same beginning,

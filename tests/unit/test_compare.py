@@ -174,6 +174,24 @@ def test_what_makes_figures_less_comparable_is_said(tmp_path: Path) -> None:
     assert "no manifest" in compare_page(comparison)
 
 
+@pytest.mark.parametrize("kind", ["held_out", "general"])
+def test_the_same_rows_in_other_tokens_are_not_called_others(kind: str, tmp_path: Path) -> None:
+    def run(name: str, tokens: int, model: str, rows: int = 8) -> str:
+        stats = statistics(name=name)
+        stats["data"] |= {kind: stats["data"]["held_out"] | {"tokens": tokens, "rows": rows}}
+        return put(tmp_path / name, stats, SPEC | {"model": {"source": model}})
+
+    a, b, c, d = run("a", 99, "one"), run("b", 99, "two"), run("c", 77, "two"), run("d", 77, "three")
+    words = f"their {kind.replace('held_out', 'held-out')} rows"
+    others = [f"{words} are not the same: figures of other rows say little beside each other"]
+    assert compare([a, b], None, {}).notes == []
+    assert compare([a, d], None, {}).notes == [
+        f"{words} have other tokens, by model, template or length: losses a token say little of them"
+    ]
+    assert compare([b, c], None, {}).notes == compare([a, b, c], None, {}).notes == others
+    assert compare([a, run("e", 77, "three", 9)], None, {}).notes == others
+
+
 def test_figures_of_other_documents_and_judges_are_told_apart(tmp_path: Path) -> None:
     def judged(rows: str, model: str) -> dict[str, Any]:
         data = [{"source": "a", "revision": None, "sha256": rows}]

@@ -105,6 +105,11 @@ def test_rouge_l_is_that_of_rouge_score(answer: str, reference: str, expected: f
     assert one("rouge_l", answer, reference) == pytest.approx(expected, abs=1e-9)
 
 
+def test_rouge_l_knows_letters_that_rouge_score_drops() -> None:
+    assert one("rouge_l", "Größe und Maß", "größe und Gewicht") == pytest.approx(2 / 3)
+    assert one("rouge_l", "日本語", "日本語") == 1.0
+
+
 def test_the_longest_common_sequence_is_that_of_the_table_of_prefixes() -> None:
     rng = random.Random(3)
     for _ in range(100):

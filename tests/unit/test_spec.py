@@ -335,6 +335,9 @@ BAD: list[tuple[dict[str, Any], list[str], str]] = [
      "nothing is asked that this would be about"),
     ({"/evaluation/max_minutes": 5, **HELD_OUT}, ["/evaluation/max_minutes"],
      "expected evaluation.exact_match_rows of at least 1"),
+    ({"/evaluation": {"exact_match_rows": 5, "metrics": ["choice"], "choices": ["A", "B"], "max_minutes": 5},
+      **HELD_OUT},
+     ["/evaluation/max_minutes"], "none of the metrics has anything answered, and this bounds answers (found 5)"),
     ({"/evaluation/exact_match_rows": 5, **TEXT, **HELD_OUT}, ["/evaluation/exact_match_rows"],
      "plain text has no answer to match"),
 ]  # fmt: skip

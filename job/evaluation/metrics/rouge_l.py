@@ -29,6 +29,7 @@ def common(first: list[str], second: list[str]) -> int:
 
 ROUGE_L = Metric(
     "rouge_l", "ROUGE-L, 0 to 1",
-    "mean F-measure of the longest common sequence of words, in lower case and without stemming, as rouge-score has it",
+    "mean F-measure of the longest common sequence of words, in lower case and without stemming, as rouge-score has it "
+    "for English; words of other scripts are words, too",
     lower_is_better=False, lowest=0.0, highest=1.0, unfit="have no words", of_answer=rouge_l,
 )  # fmt: skip
