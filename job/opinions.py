@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 from job.context import Run
 from job.evaluation.assess import Assessment, Found
@@ -12,6 +14,7 @@ from job.evaluation.benchmarks import Benchmark, left_out, load_benchmarks, requ
 from job.evaluation.judge import AnswerPair, KeptRulings, judge, require_judge
 from job.evaluation.metrics.judge import EVEN, JUDGE_WIN_RATE
 from job.evaluation.scores import Wanted, differences, figures, paired
+from job.evaluation.task_work import require_room
 from job.export.artefacts import Artefacts
 from job.export.delivered import BASE, TRAINED_MODEL, Losses
 from job.export.rows import ASKED_ROWS
@@ -34,11 +37,11 @@ def require_others(run: Run, trained_before: bool) -> None:
         require_judge(run.spec.evaluation.judge)
 
 
-def benchmarks(run: Run, trained_before: bool) -> list[Benchmark]:
+def benchmarks(run: Run, base: Path, tokenizer: Any, trained_before: bool) -> list[Benchmark]:
     """Those of the spec with their documents, while there is a network; after the engine, which has to be imported
     before what some of them import. None where nothing is left to be measured by them.
 
-    Raises as `load_benchmarks` and `require_measured` do.
+    Raises as `load_benchmarks`, `require_measured` and `require_room` do.
     """
     evaluation = run.spec.evaluation
     of_merged = any(task.merged for task in evaluation.tasks or ()) and "merged" not in run.receipts
@@ -46,6 +49,7 @@ def benchmarks(run: Run, trained_before: bool) -> list[Benchmark]:
         return []
     found = load_benchmarks(evaluation.tasks, run.workdir / "benchmarks", run.revisions, evaluation.max_new_tokens)
     require_measured(found, evaluation.gates)
+    require_room(found, base, tokenizer)
     for text in left_out(found):
         run.log("note", text=text)
     return found

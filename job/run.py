@@ -186,7 +186,8 @@ def stages(run: Run) -> Manifest:
         with run.stage("data", children=True):
             base, merge_base = fetch_models(run)
             prepared = prepare(run, rows, base)
-            artefacts = Artefacts(run, Delivered.of(run, prepared), benchmarks(run, trained_before))
+            tasks = benchmarks(run, base.path, prepared.tokenizer, trained_before)
+            artefacts = Artefacts(run, Delivered.of(run, prepared), tasks)
             if trained_before:
                 require_same_origin(run, base, prepared)
             rehearse(run, base, merge_base, prepared)

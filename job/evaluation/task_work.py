@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from job.errors import InputError
 from job.evaluation.benchmarks import SEED, Benchmark
 from job.evaluation.task_faults import fit
 from job.spec import TaskSpec
@@ -60,6 +62,25 @@ def work_of(benchmark: Benchmark, index: int, tokenizer: Any) -> TaskWork:
         parts = [_asked(task, spec, tokenizer) for task in benchmark.loaded["tasks"].values()]
     whole = TaskRequests(*(sum(column) for column in zip(*(vars(part).values() for part in parts), strict=True)))
     return TaskWork(spec.name, spec.merged, spec.limit, benchmark.fetched_bytes, whole)
+
+
+def require_room(benchmarks: Sequence[Benchmark], base: Path, tokenizer: Any) -> None:
+    """Raises `InputError` for a task whose answers may take all that the model can read and say: lm-eval would find out
+    by the first question.
+    """
+    from lm_eval.models.utils import resolve_max_length
+    from transformers import AutoConfig
+
+    window = resolve_max_length(
+        AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False), tokenizer
+    )
+    for each in benchmarks:
+        tasks = [task for task in each.loaded["tasks"].values() if task.OUTPUT_TYPE == "generate_until"]
+        longest = max((_length(task.config.generation_kwargs or {}) for task in tasks), default=0)
+        if longest >= window:
+            raise InputError("answers to this task may fill the model's window, with no room for a question",
+                             where=f"/evaluation/tasks/{each.index}", found=f"{each.spec.name}: {longest} tokens",
+                             expected=f"fewer than {window} tokens", hint="Leave it out")  # fmt: skip
 
 
 def _asked(task: Any, spec: TaskSpec, tokenizer: Any) -> TaskRequests:

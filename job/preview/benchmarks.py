@@ -10,7 +10,7 @@ from pathlib import Path
 
 from job.data.tokenizer import load_tokenizer
 from job.evaluation.benchmarks import left_out, load_benchmarks, require_measured
-from job.evaluation.task_work import TaskWork, work_of
+from job.evaluation.task_work import TaskWork, require_room, work_of
 from job.spec import JobSpec
 
 
@@ -33,5 +33,6 @@ def see_tasks(spec: JobSpec, model_dir: Path, workdir: Path) -> SeenTasks:
     with redirect_stderr(io.StringIO()):  # their bars
         found = load_benchmarks(evaluation.tasks, workdir / "benchmarks", {}, evaluation.max_new_tokens)
         require_measured(found, evaluation.gates)
+        require_room(found, model_dir, tokenizer)
         work = tuple(work_of(one, index, tokenizer) for index, one in enumerate(found))
     return SeenTasks(work, tuple(left_out(found)))

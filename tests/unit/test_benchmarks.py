@@ -402,6 +402,24 @@ def test_what_is_reckoned_is_what_a_model_reads(few_shot: int, tmp_path: Path) -
 
 @needs_lm_eval
 @pytest.mark.usefixtures("lm_eval")
+def test_answers_as_long_as_the_models_window_are_refused_with_the_documents(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from job.evaluation.benchmarks import load_benchmarks
+    from job.evaluation.task_work import require_room
+
+    (tmp_path / "sums.jsonl").write_text(json.dumps({"question": "1 + 1 =", "answer": 2}) + "\n")
+    own = TaskRowsSpec("question", "answer", None, None)
+    spec = replace(WHOLE, name="sums", source=str(tmp_path / "sums.jsonl"), rows=own)
+    tokenizer, window = AutoTokenizer.from_pretrained(tiny_dir()), 2048
+    require_room(load_benchmarks([spec], tmp_path / "less", {}, window - 1), tiny_dir(), tokenizer)
+    with pytest.raises(InputError, match="no room for a question") as caught:
+        require_room(load_benchmarks([spec], tmp_path / "more", {}, window), tiny_dir(), tokenizer)
+    assert (caught.value.faults[0].where, caught.value.faults[0].found) == ("/evaluation/tasks/0", "sums: 2048 tokens")
+
+
+@needs_lm_eval
+@pytest.mark.usefixtures("lm_eval")
 def test_a_plan_has_their_time_and_what_they_fetch(hub: Hub, tmp_path: Path) -> None:
     """In the stages where a run measures them, of each model; a gate that no figure can meet ends it like a run."""
     from job.preview.text import as_text
