@@ -201,6 +201,8 @@ def _note(rows: Mapping[str, Any], names: Sequence[str], held_out_words: str) ->
     if "kl" in names:
         note += " KL is the mean divergence of the tuned model from it at a learned token (of the adapter: at a token "
         note += "of one row): 0 is equal. Same first choice: the share of places with the same likeliest token."
+    if "general_loss" in names:
+        note += " The loss on general rows is of as many of them as export.check_tokens tokens hold."
     return f"{note} {sentence(held_out_words)}"
 
 

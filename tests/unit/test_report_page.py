@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from job.evaluation.metrics import METRICS
 from job.report.gates import FAILED, GATES, PASSED, Gate, gates_of
 from job.report.page.charts import MOST_POINTS, Series, lines
 from job.report.page.markup import tag, text
@@ -22,6 +23,7 @@ from tests.browser import DESK, PHONE, browser, found
 from tests.reports import BASE, TUNED, files, shown, spoiled, statistics
 
 LONGEST = 2_000_000
+PAPER = 703  # pixels of A4 within the page's margins
 HOSTILE = (
     "</script><script>document.title='taken'</script>",
     '"><img src=x onerror="document.title=\'taken\'">',
@@ -373,6 +375,36 @@ def test_tables_charts_and_fields_have_names() -> None:
     assert anchors == {a["id"] for a in elements.all("section")}
     identifiers = [a["id"] for _, a in elements.found if "id" in a]
     assert len(identifiers) == len(set(identifiers))
+
+
+def many_figures() -> str:
+    """A page with as many figures as a run can have without benchmarks, and three of these."""
+    measured = dict.fromkeys(METRICS, 0.123456) | {f"task{number}:acc": 0.5 for number in range(3)}
+    stats = statistics(evaluation={"base": measured, "trained": measured})
+    exported = {"kl": 0.0001234, "same_top_token": 0.999}
+    artefacts = {"base": measured, "trained": measured, "merged": measured | exported}
+    return run_page(shown(stats | {"delivered": stats["delivered"] | {"artefacts": artefacts}}))
+
+
+def test_tables_that_paper_is_too_narrow_for_are_smaller_there() -> None:
+    wide = [frame["aria-label"] for frame in Elements(many_figures()).all("div") if frame.get("class") == "scroll wide"]
+    assert wide == ["Figures of base, tuned model and everything that is delivered"]
+    assert not [frame for frame in Elements(run_page(shown())).all("div") if frame.get("class") == "scroll wide"]
+
+
+@pytest.mark.skipif(not found(), reason="no Chromium (make page-tools)")
+def test_every_table_fits_on_paper(tmp_path: Path) -> None:
+    (path := tmp_path / "many.html").write_text(many_figures(), "utf-8")
+    with browser() as chromium:
+        tab = chromium.page()
+        tab.look(path, PAPER)
+        tab.ask("Emulation.setEmulatedMedia", media="print")
+        frames = (
+            "[...document.querySelectorAll('.scroll')].map(f => [f.clientWidth, f.querySelector('table').offsetWidth])"
+        )
+        sizes = tab.say(frames)
+        assert len(sizes) > 3
+        assert [size for size in sizes if size[1] > size[0]] == []
 
 
 @pytest.mark.skipif(not found(), reason="no Chromium (make page-tools)")

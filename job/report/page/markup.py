@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from job.host.streams import harmless
 
 VOID = {"meta", "link", "input", "rect", "line", "circle", "path", "property"}  # without content, they end at once
+WIDE = 9  # columns of a table that is as wide as a sheet of paper
 NO_CHARACTERS = re.compile("[\ufffe\uffff]")  # which XML does not take, as little as controls
 Attribute = str | float | bool | None
 
@@ -52,8 +53,8 @@ def cut(value: str, characters: int) -> str:
 
 
 def table(heads: Sequence[object], rows: Sequence[Sequence[object]], label: str, words: Collection[int] = ()) -> Html:
-    """A table in a frame of its own that scrolls. The first cell of a row is its heading, all others are numbers but
-    those of the columns `words`.
+    """A table in a frame of its own that scrolls, and is small on paper if it is wide. The first cell of a row is its
+    heading, all others are numbers but those of the columns `words`.
     """
     kinds = [None if column == 0 else "words" if column in words else "number" for column in range(len(heads))]
     head = tag("tr", *(tag("th", cell, scope="col", class_=kind) for cell, kind in zip(heads, kinds, strict=True)))
@@ -62,4 +63,5 @@ def table(heads: Sequence[object], rows: Sequence[Sequence[object]], label: str,
         cells = (tag("td", cell, class_=kind) for cell, kind in zip(others, kinds[1:], strict=True))
         body.append(tag("tr", tag("th", first, scope="row"), *cells))
     whole = tag("table", tag("thead", head), tag("tbody", *body))
-    return tag("div", whole, class_="scroll", role="region", aria_label=label, tabindex="0")
+    frame = "scroll wide" if len(heads) > WIDE else "scroll"
+    return tag("div", whole, class_=frame, role="region", aria_label=label, tabindex="0")
