@@ -156,7 +156,8 @@ def _about_cards(plan: Plan) -> Iterator[str]:
     yield "times of the H200 by a model that was fitted to measured steps; the others estimated, not measured"
     yield "no time of a CPU: a step there takes many times as long, and the log of a run says how long is left"
     if plan.priced:
-        yield f"costs by the price of an hour that you have named: {plan.priced}"
+        whose = "" if asked.gpus == asked.nodes == 1 else ", which is taken for that of all GPUs together"
+        yield f"costs by the price of an hour that you have named{whose}: {plan.priced}"
     if plan.cheapest:
         yield f"cheapest that fits: {plan.cheapest.card.name}, {markdown.money(plan.cheapest.cost)} for the whole run"
 

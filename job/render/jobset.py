@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from job.render.kubernetes import manifests
-from job.render.machines import environment, network
+from job.render.machines import environment, network, tried_again
 from job.render.pod import JOBSET, batch_job, shipped
 from job.render.rendering import Rendering
 from job.render.text import Json
@@ -22,5 +22,6 @@ def jobset(task: Rendering) -> str:
     if (nodes := task.spec.resources.nodes) > 1:
         made["spec"]["network"] = network()
         tune["template"]["spec"] |= {"parallelism": nodes, "completions": nodes}
+        tried_again(tune["template"]["spec"])
         job["spec"]["template"]["spec"]["containers"][0]["env"] += environment(task, tune["name"])
     return manifests(task, made)

@@ -30,6 +30,13 @@ def network() -> Json:
     return {"enableDNSHostnames": True, "publishNotReadyAddresses": True}
 
 
+def tried_again(job: Json) -> None:
+    """Changes the `spec` of a Job: the end of one machine ends the others, each of which fails as well. Pods are
+    therefore counted one by one, as together they would use up all tries at once.
+    """
+    job |= {"backoffLimitPerIndex": job.pop("backoffLimit"), "maxFailedIndexes": 0}
+
+
 def among_themselves(task: Rendering) -> list[Json]:
     """A policy that lets the pods of one set talk to each other, at any port: NCCL takes those that are free."""
     if task.spec.resources.nodes == 1:

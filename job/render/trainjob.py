@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from job.render.jobset import member
 from job.render.kubernetes import manifests
-from job.render.machines import environment, network
+from job.render.machines import environment, network, tried_again
 from job.render.pod import JOB, RUNTIME, TRAINJOB, batch_job, of_its_own, shipped
 from job.render.rendering import Rendering
 from job.render.text import Json
@@ -23,11 +23,12 @@ def trainjob(task: Rendering) -> str:
 def runtime(several: bool = False) -> Json:
     """How tunejob runs in this cluster, without a spec; with another name for `several` machines, which have names."""
     made = shipped(RUNTIME)
+    (node,) = made["spec"]["template"]["spec"]["replicatedJobs"]
+    spec = member(shipped(JOB)["spec"])
     if several:
         made["metadata"]["name"] += SEVERAL
         made["spec"]["template"]["spec"]["network"] = network()
-    (node,) = made["spec"]["template"]["spec"]["replicatedJobs"]
-    spec = member(shipped(JOB)["spec"])
+        tried_again(spec)
     for rule in spec["podFailurePolicy"]["rules"]:
         if "onExitCodes" in rule:
             rule["onExitCodes"]["containerName"] = node["name"]

@@ -1,4 +1,5 @@
-"""Whether processes that measure are at work: each says so by every forward pass, and the run looks.
+"""Whether processes are at work. Those that measure say so by every forward pass, and the run looks; of all else, such
+as loading, they do the same, and the run looks at the last ones once the first is done.
 
 A forward pass is a token of a batch of answers: however long these are, their limit is never met by a process that
 computes. In the training, where one waits for another, `job.host.watchdog` looks.
@@ -42,7 +43,9 @@ def says_alive(model: Any, said: Path, every_seconds: float = BEAT_SECONDS) -> I
 class Alive:
     """Looks at the processes whose logs are `said`, from now on, and often."""
 
-    def __init__(self, said: Sequence[Path]) -> None:
+    def __init__(self, said: Sequence[Path], says_alive: bool) -> None:
+        """Without `says_alive` nothing is heard of them before they are done."""
+        self._missing = "no forward pass" if says_alive else "not done as another is, and silent"
         self._files = [path.with_suffix(ALIVE) for path in said]
         self._limit_seconds = limit("TUNEJOB_STALL_MINUTES") * 60
         self._touched, self._looked = list(map(_touched, self._files)), [time.monotonic()] * len(said)
@@ -58,8 +61,8 @@ class Alive:
         if self._silent_seconds[number] > self._limit_seconds:
             raise TransientError(
                 f"{what}: it stands still",
-                found=f"no forward pass for {self._silent_seconds[number]:.0f} seconds",
-                expected=f"one in {self._limit_seconds:.0f}",
+                found=f"{self._missing} for {self._silent_seconds[number]:.0f} seconds",
+                expected=f"at most {self._limit_seconds:.0f} (TUNEJOB_STALL_MINUTES)",
                 hint="Run the same spec again: what was trained by then is stored",
             )
 

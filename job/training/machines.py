@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from job.host.signals import cause
 from job.host.time_limits import limit
 
 NUMBER, MEETING = "TUNEJOB_MACHINE", "TUNEJOB_MEETING"
+HINT = "`tunejob render --to jobset` or trainjob sets both; to run on one machine, leave out resources.nodes"
 STATE, HEARD = "state", "heard"
 WAITING, TRAINING, OVER = "waiting", "training", "over"
 LINGER_SECONDS = 5.0  # for the others to hear how it ended
@@ -48,7 +49,7 @@ def this_machine(count: int) -> Machine:
     if not (host and port.isdecimal() and 0 < int(port) < 65535):
         faults.append(Fault("where the machines meet", where=MEETING, found=ascii(meeting), expected="HOST:PORT"))
     if faults:
-        raise InputError(*faults)
+        raise InputError(*(replace(fault, hint=HINT) for fault in faults))
     return Machine(int(number), count, host, int(port))
 
 

@@ -117,7 +117,7 @@ class Team:
     ) -> list[MemberAnswer]:  # fmt: skip
         """The answers of all, or of the first alone, in their order. `bars`: makes the bar of a name, which shows how
         far they are. `look` is called all the time: what it raises ends the asking. With `meet` they meet each other.
-        With `says_alive` one that does not ends the asking.
+        With `says_alive` one that does not ends the asking; without, one that is far behind another.
 
         Raises what one of them has ended with, and `Interrupted` once a stop signal's step is stored.
         """
@@ -126,13 +126,14 @@ class Team:
             place.said.with_suffix(MET).unlink(missing_ok=True)
         for local in asked:
             self._asking[local].ask(what, request)
-        shown, alive = _Shown(bars), Alive([place.said for place in self.places]) if says_alive else None
+        shown, alive = _Shown(bars), Alive([place.said for place in self.places], says_alive)
 
         def look_all() -> None:
             self._relay(shown, alone=meet or first_alone)
             look()
-            for local, member in enumerate(self._members):
-                if alive and not (member.ended() or self._asking[local].answered()):
+            left = [local for local in asked if not self._asking[local].answered()]
+            for local in left if says_alive or len(left) < len(asked) else []:
+                if not self._members[local].ended():
                     alive.require(local, self._doing(local, what))
 
         def met() -> bool:

@@ -302,7 +302,23 @@ def test_a_process_that_stands_still_while_they_measure_is_given_up(tmp_path: Pa
     assert result.exit_code == 20, result.stdout[-2000:]
     failure = result.failure
     assert failure["message"].startswith("process 2 of 2, measuring: it stands still")
-    assert failure["expected"] == "one in 3"
+    assert failure["found"].startswith("no forward pass for ")
+    assert failure["expected"].startswith("at most 3 ")
+    assert not second.is_running()
+
+
+def test_a_process_that_stands_still_while_they_load_is_given_up(tmp_path: Path) -> None:
+    """Nobody waits for it there but the run, to which the other one has answered."""
+    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", together(2)))
+    command = Running(("run", spec), tmp_path / "scratch", {"TUNEJOB_STALL_MINUTES": "0.05"})
+    command.wait_until(lambda _: len(members(command)) == 2)
+    _, second = members(command)
+    second.suspend()
+    result = command.finish(60)
+    assert result.exit_code == 20, result.stdout[-2000:]
+    failure = result.failure
+    assert failure["message"].startswith("process 2 of 2, loading: it stands still")
+    assert failure["found"].startswith("not done as another is")
     assert not second.is_running()
 
 
@@ -375,6 +391,7 @@ def test_a_machine_that_does_not_know_which_it_is(variable: str, value: str, mon
     with pytest.raises(InputError) as refused:
         this_machine(2)
     assert [fault.where for fault in refused.value.faults] == [variable]
+    assert "resources.nodes" in refused.value.faults[0].hint
     assert this_machine(1) == Machine()
 
 

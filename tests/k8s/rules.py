@@ -58,7 +58,8 @@ def jobs(documents: list[Document]) -> Faults:
             yield f"{pod.where}: podFailurePolicy needs restartPolicy Never"
         if pod.job.get("podReplacementPolicy") != "Failed":
             yield f"{pod.where}: two pods could write to one output: podReplacementPolicy must be Failed"
-        missing = [name for name in ("backoffLimit", "activeDeadlineSeconds") if name not in pod.job]
+        tries = "maxFailedIndexes" if "backoffLimitPerIndex" in pod.job else "backoffLimit"
+        missing = [name for name in (tries, "activeDeadlineSeconds") if name not in pod.job]
         if missing:
             yield f"{pod.where}: without end: {', '.join(missing)} missing"
         if pod.job.get("suspend"):

@@ -14,6 +14,7 @@ from job.errors import SpecError
 from job.render import render
 from job.render.image import IMAGE
 from job.render.options import RenderArguments, RenderOptions, options
+from job.render.pod import JOB, shipped
 from tests.k8s import rules
 from tests.k8s.render import K8S, ROOT, TOOLS, Document, only
 from tests.k8s.test_manifests import schema_faults
@@ -96,6 +97,10 @@ def test_two_machines_keep_the_rules_and_the_schemas(target: str) -> None:
             work["spec"]["trainer"]["env"],
         )
         assert work["spec"]["trainer"]["numNodes"] == 2
+        (member,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+        job = member["template"]["spec"]
+    assert "backoffLimit" not in job, "the pods of one try would use it up together"
+    assert (job["backoffLimitPerIndex"], job["maxFailedIndexes"]) == (shipped(JOB)["spec"]["backoffLimit"], 0)
     assert network == {"enableDNSHostnames": True, "publishNotReadyAddresses": True}
     known = {variable["name"]: variable for variable in variables}
     assert known["TUNEJOB_MEETING"]["value"] == called

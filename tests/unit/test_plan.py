@@ -563,6 +563,8 @@ def test_the_specs_price_is_taken_unless_the_command_has_one(model: Path) -> Non
     assert asked.document()["priced"] == said
     assert f"costs by the price of an hour that you have named: {said}\n" in as_text(asked)
     assert plan(model, chats(3)).document()["priced"] is None
+    several = as_text(plan(model, chats(3), {"/resources": {"gpus": 2, "price_per_hour": 3.5}}))
+    assert "that you have named, which is taken for that of all GPUs together: the spec's" in several
 
 
 DEVICE = {"kind": "cuda", "name": "NVIDIA H200", "total_memory_bytes": 150_110_011_392}
