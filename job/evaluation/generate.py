@@ -47,18 +47,17 @@ def answered(
     if deadline < math.inf:
         random.Random(ORDER).shuffle(batches)  # noqa: S311 - the same each time
     for numbers in share.of(batches, lambda batch: len(batch) * (len(prompts[batch[0]]) + max_new_tokens)):
-        left = deadline - time.monotonic()
-        if left <= 0:
+        if time.monotonic() >= deadline:
             return
         asked = [prompts[number] for number in numbers]
-        said = in_halves(asked, lambda batch: _said(model, batch, pad, stop_token_ids, max_new_tokens, left))  # noqa: B023
+        said = in_halves(asked, lambda batch: _said(model, batch, pad, stop_token_ids, max_new_tokens, deadline))
         if time.monotonic() >= deadline:
             return
         yield numbers, said
 
 
 def _said(
-    model: Any, batch: list[list[int]], pad: int, stop_token_ids: list[int], max_new_tokens: int, seconds: float
+    model: Any, batch: list[list[int]], pad: int, stop_token_ids: list[int], max_new_tokens: int, deadline: float
 ) -> list[list[int]]:
     import torch
     from transformers import GenerationConfig
@@ -66,7 +65,7 @@ def _said(
     greedy = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
-        max_time=None if seconds == math.inf else seconds,
+        max_time=None if deadline == math.inf else max(0.0, deadline - time.monotonic()),
         eos_token_id=stop_token_ids or None,
         pad_token_id=pad,
         use_cache=True,

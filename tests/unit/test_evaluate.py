@@ -7,6 +7,7 @@ import math
 import random
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -300,6 +301,27 @@ def test_what_is_not_answered_in_time_is_left_out(model: Any) -> None:
     began = time.monotonic()
     assert in_time(model, began + 0.3, []) == [], "an answer that is under way is given up, not taken for a whole one"
     assert time.monotonic() - began < 10
+
+
+def test_parts_of_a_batch_that_memory_is_too_small_for_share_its_time(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    limits: list[float] = []
+    generate = model.generate
+
+    def short_of_memory(**given: Any) -> Any:
+        if len(given["input_ids"]) > 1:
+            raise torch.OutOfMemoryError
+        limits.append(given["generation_config"].max_time)
+        time.sleep(0.05)
+        return generate(**given)
+
+    monkeypatch.setattr(model, "generate", short_of_memory)
+    (batch,) = answered(model, PROMPTS, 0, list(range(VOCABULARY)), 8, time.monotonic() + 60)
+    assert len(limits) == len(batch[0]) == len(PROMPTS)
+    assert all(before - after >= 0.05 for before, after in pairwise(limits))
 
 
 LOSS, MATCH = "held_out_loss", "exact_match"
