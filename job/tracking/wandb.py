@@ -41,7 +41,7 @@ def begin(begun: Begun) -> Session:
     # Nothing of this machine, of the code or of what is printed
     quiet = wandb.Settings(
         console="off", silent=True, disable_git=True, disable_code=True, save_code=False, x_disable_meta=True,
-        x_disable_stats=True, x_disable_machine_info=True,
+        x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False,
         finish_timeout=FINISH_SECONDS, finish_timeout_raises=True,
     )  # fmt: skip
     project = os.environ.get("WANDB_PROJECT", PROJECT)

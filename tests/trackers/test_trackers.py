@@ -158,6 +158,7 @@ def test_wandb_has_left_what_its_sync_needs(tracked: Tracked) -> None:
     """Both parts of the run, with one id: of the training, and of the end."""
     folders = sorted((tracked.output / "report" / "wandb" / "wandb").glob("offline-run-*"))
     assert {folder.name.rpartition("-")[2] for folder in folders} == {tracked.stats["run_id"]}
+    assert not [path for folder in folders for path in folder.glob("files/*")], "nothing of the machine's packages"
     raw = b"".join(path.read_bytes() for folder in folders for path in folder.glob("*.wandb"))
     told = (b"learning_rate", b"grad_norm", b"trained/held_out_loss", str(tracked.output).encode(), b"report.html")
     for word in told:
