@@ -14,12 +14,15 @@ from job.host.log import Log
 from job.host.pulse import HELPS
 from job.host.signals import deferred
 from job.host.stats import arithmetic, describe_device
+from job.ledger.claim import examine
 from job.ledger.compiled import Compiled
 from job.plan.require import processes, require_device
 from job.run import Confirm, run_job
 from job.several import MODULE, load_request, train_together
 from job.source import check_config, fetch_bases, fetch_model_weights, fetch_rows, go_offline
+from job.source.place import pointed
 from job.spec import JobSpec
+from job.store import open_store
 from job.training.environment import prepare_environment
 from job.training.machines import FirstMachine, Machine, this_machine
 from job.training.team import Team
@@ -30,17 +33,25 @@ def run_or_help(spec: JobSpec, workdir: Path, log: Log, replaces: Confirm | None
     """Runs the job, on the first machine or the only one; on another, helps that one. Raises a `JobError`."""
     machine = this_machine(spec.resources.nodes)
     if machine.number:
-        help_run(spec, machine, workdir, log)
+        help_run(spec, machine, workdir, log, anew=replaces is not None)
     else:
         run_job(spec, workdir, log, replaces)
 
 
-def help_run(spec: JobSpec, machine: Machine, workdir: Path, log: Log) -> None:
-    """Helps the run of `spec` on the first machine until it needs nobody any more. Raises what either ends with."""
+def help_run(spec: JobSpec, machine: Machine, workdir: Path, log: Log, anew: bool) -> None:
+    """Helps the run of `spec` on the first machine until it needs nobody any more. Raises what either ends with.
+
+    A run that is published already, and not made `anew`, needs nobody: its first machine may be gone by now.
+    """
     prepare_environment(workdir)
     Compiled()  # is for the first machine: here nobody needs its key
     preload(CHILDREN_IMPORT, gpu_capability())
     log.heard(HELPS, {})
+    with pointed("/output/uri"):
+        published = None if anew else examine(open_store(spec.output.uri), spec)
+    if published:
+        log("note", text="already published; nothing was left to train")
+        return
     require_wanted_device()
     log("note", text=f"machine {machine.number + 1} of {machine.count} of run {spec.run_id}: the first one runs it")
     rows = fetch_rows(spec, workdir, {})

@@ -369,6 +369,8 @@ def test_two_pods_run_to_their_end(alone: Path, tmp_path: Path) -> None:
     assert ended[1].events[-1]["text"] == "the first machine has stored what was trained"
     assert not ended[1].named("published")
     assert not ended[1].named("lease")
+    late = pod(tmp_path, port(), 1).finish(30)  # once the first one has seen that all is done, and is gone
+    assert (late.exit_code, late.events[-1]["text"]) == (0, "already published; nothing was left to train")
 
 
 def test_a_pod_that_is_lost_ends_the_other(tmp_path: Path) -> None:
