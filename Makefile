@@ -57,7 +57,7 @@ test: $(VENV)/.packages
 	TUNEJOB_BUDGETS=$(BUDGETS) $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 40
 
 # The cases that make test leaves out because others of their kind are run.
-long: setup
+long: setup .venv-benchmarks/.packages .venv-trackers/.packages
 	$(BIN)/pytest -m long
 
 # The budgets of the test files from a run on this machine, which should be idle otherwise.

@@ -8,6 +8,14 @@ import subprocess
 from tests.forking import ROOT
 
 
+def test_long_cases_are_not_left_out_for_want_of_their_tools() -> None:
+    """They are skipped without these, wherever nobody has run make test before."""
+    asked = ["make", "--dry-run", "--question", "--print-data-base", "long"]
+    said = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    (line,) = (line for line in said.splitlines() if line.startswith("long:"))
+    assert set(line.split()) >= {".venv-benchmarks/.packages", ".venv-trackers/.packages"}
+
+
 def test_compiled_python_is_kept_where_a_machine_is_set_not_to() -> None:
     """Without it each process compiles all that it imports, which is half of the time of its start."""
     asked = ["make", "-s", "--eval", "asked: ; @echo [$$PYTHONDONTWRITEBYTECODE]", "asked"]
