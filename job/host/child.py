@@ -31,6 +31,7 @@ from job.host.forked import Forked
 from job.host.memory import MemorySampler
 from job.host.records import build, encode
 from job.host.redact import Redactor
+from job.host.signals import say_only
 from job.host.streams import LastingStream, last_printed, streams_of_children
 
 PARENT = "TUNEJOB_PARENT"  # the process that a child must not outlive
@@ -164,14 +165,9 @@ def taken_bytes() -> int:
 
 
 def run_child(
-    module: str,
-    request: Any,
-    folder: Path,
-    what: str,
-    environment: Mapping[str, str] | None = None,
-    planned_bytes: int | None = None,
-    answer: type[Answer] = dict,  # type: ignore[assignment]
-) -> Answer:
+    module: str, request: Any, folder: Path, what: str, environment: Mapping[str, str] | None = None,
+    planned_bytes: int | None = None, answer: type[Answer] = dict,  # type: ignore[assignment]
+) -> Answer:  # fmt: skip
     """One request to one child, to its end; its result as a record of the kind `answer`."""
     with Child(module, request, folder, what, environment, planned_bytes) as child:
         found: Answer = build(answer, child.wait())
@@ -242,27 +238,34 @@ def answer_request(handle: Handler, asked: Path, answered: Path) -> NoReturn:
     """Writes the result of `handle`, or the `JobError` it ended with, and ends the process."""
     redact = Redactor()
     sys.stdout, sys.stderr = LastingStream(sys.stdout, redact), LastingStream(sys.stderr, redact)
+    say_only(lambda failure: _write(_told(failure), answered, redact))
     try:
         request = build(typing.get_type_hints(handle).get("request"), json.loads(asked.read_bytes()))
         answer = b'{"result": ' + encode(handle(request)) + b"}"
         code = 0
     except Exception as error:
         failure = classify(error)
-        code = failure.exit_code
+        answer, code = _told(failure), failure.exit_code
         if code == 1:
             traceback.print_exc()
-        faults = [asdict(fault) for fault in failure.faults]
-        answer = encode({"error": {"class": type(failure).__name__, "faults": faults}})
-    written = answered.with_suffix(".part")
     try:
-        written.write_text(redact(answer.decode()), "utf-8")
-        written.replace(answered)
+        _write(answer, answered, redact)
     except OSError as error:
         sys.stderr.write(f"no answer could be written: {error}\n")
         code = classify(error).exit_code
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # native libraries may hang in their own clean-up
+
+
+def _write(answer: bytes, answered: Path, redact: Redactor) -> None:
+    written = answered.with_suffix(".part")
+    written.write_text(redact(answer.decode()), "utf-8")
+    written.replace(answered)
+
+
+def _told(failure: JobError) -> bytes:
+    return encode({"error": {"class": type(failure).__name__, "faults": [asdict(fault) for fault in failure.faults]}})
 
 
 def _revived(error: dict[str, Any]) -> JobError:

@@ -213,6 +213,8 @@ class Team:
                     failures[local] = _of_a_card(error)
         if not failures:
             return stopped()
+        for local in sorted(by_force):
+            self._log("note", text=f"{self.places[local].name} said nothing more and was ended")
         for local, failure in failures.items():
             rank = self.places[local].rank
             self._log("rank", rank=rank, error=type(failure).__name__, reason=str(failure.faults[0]))

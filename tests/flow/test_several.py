@@ -287,7 +287,10 @@ def test_a_process_that_stands_still_is_given_up(tmp_path: Path) -> None:
     second.suspend()
     result = command.finish(60)
     assert result.exit_code == 20, result.stdout[-2000:]
+    assert result.failure["message"] == "the training makes no steps"
     assert [event["rank"] for event in result.named("rank")] == [0]
+    assert result.named("note")[-1]["text"] == "process 2 of 2 said nothing more and was ended"
+    assert len(result.named("failed")) == 1
     assert not second.is_running()
 
 
