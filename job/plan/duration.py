@@ -162,7 +162,9 @@ def judged_seconds(requests: int) -> float:
 def epoch_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card, kept_layers: int) -> float:
     """Of one pass over the rows, with `kept_layers` that compute nothing again."""
     recomputed = 1 - kept_layers / size.layers
-    products = planned.padded_tokens * flops_a_token(spec, size, planned.seen_tokens, recomputed) / _reached(size, card)
+    products = (
+        planned.computed_tokens * flops_a_token(spec, size, planned.seen_tokens, recomputed) / _reached(size, card)
+    )
     host = planned.micro_batches * size.layers * LAYER_SECONDS * (1 + RECOMPUTED * recomputed)
     if has_kernels(spec):
         products *= KERNEL_PRODUCTS[spec.training.compute]

@@ -18,7 +18,7 @@ PACKED_AT_ONCE = 1000  # rows among which TRL's packing looks for a place
 class Schedule:
     """Steps of a training in micro-batches of `rows` sequences. `padded_tokens`: of an epoch with the padding of its
     micro-batches, `tokens` without; `longest_tokens` of a sequence; `seen_tokens`: of the row that a token is in, the
-    mean over all tokens.
+    mean over all tokens. `joined`: a GPU computes the sequences of a micro-batch one behind the other, without padding.
     """
 
     rows: int
@@ -31,11 +31,17 @@ class Schedule:
     steps_an_epoch: int
     steps: int
     packed: bool
+    joined: bool
+
+    @property
+    def computed_tokens(self) -> int:
+        """Of an epoch on a GPU."""
+        return self.tokens if self.joined else self.padded_tokens
 
     @property
     def padding(self) -> float:
-        """The share of what is computed that is padding."""
-        return 1 - self.tokens / self.padded_tokens
+        """The share of what a GPU computes that is padding."""
+        return 1 - self.tokens / self.computed_tokens
 
     @property
     def epochs(self) -> float:
@@ -50,7 +56,8 @@ def schedule(spec: JobSpec, lengths: Sequence[int], rows: int, packing: bool, ti
     """`lengths`: tokens of each sequence of an epoch, or of a sample that is multiplied by `times`. The steps
     are those of the spec's own batch, however small the micro-batches of `rows` are.
     """
-    training, answers = spec.training, METHODS[spec.training.method].answers(spec)
+    training, method = spec.training, METHODS[spec.training.method]
+    answers = method.answers(spec)
     found = [length for length in lengths for _ in range(answers)]
     if packing:
         found = packed(found, spec.model.max_seq_length)
@@ -74,6 +81,7 @@ def schedule(spec: JobSpec, lengths: Sequence[int], rows: int, packing: bool, ti
         steps_an_epoch,
         steps,
         packing,
+        method.joins(spec),
     )
 
 

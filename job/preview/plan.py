@@ -189,10 +189,7 @@ def prices_of(spec: JobSpec, asked: Mapping[str, float]) -> tuple[Mapping[str, f
 def facts(spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, quantised: bool) -> Facts:
     """What the advice asks for."""
     planned, time = scheduled(spec.training.batch_size, spec.data.packing), None
-    may_pack = (
-        METHODS[spec.training.method].packs and spec.model.backend == "unsloth" and spec.model.precision != "full"
-    )
-    if may_pack and not spec.data.packing:
+    if METHODS[spec.training.method].joins(spec) and not spec.data.packing:
         card = next(card for card in CARDS.values() if card.measured)
         packed = scheduled(spec.training.batch_size, True)
         kept = 0 if spec.training.gradient_checkpointing else size.layers

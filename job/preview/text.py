@@ -99,7 +99,7 @@ def _head(plan: Plan) -> Iterator[str]:
         f"steps: {schedule.steps:,} of {rows} {packed} and about {schedule.tokens_a_step:,.0f} tokens; "
         f"{schedule.epochs:.3g} times over the rows, which is {schedule.steps_an_epoch:,} steps each time"
     )
-    if not schedule.packed and spec.training.batch_size > 1:
+    if not schedule.packed and not schedule.joined and spec.training.batch_size > 1:
         yield f"padding: {schedule.padding:.0%} of what is computed"
     yield from (f"note: {remark}" for remark in plan.remarks)
 

@@ -30,7 +30,7 @@ from job.training.precision import compute_in_fp32
 from job.training.ranks import Ranks
 from job.training.shared_steps import SharedSteps
 from job.training.spread import SpreadSteps, spread
-from job.training.trainer_arguments import trainer_arguments
+from job.training.trainer_arguments import join_rows, trainer_arguments
 from job.training.weighted import weighing
 
 
@@ -56,6 +56,7 @@ class TrainResult:
     gradient_accumulation_steps: int
     kept_layers: int
     compute: str
+    padding_free: bool
     out_of_memory: int
     resumed_from_step: int | None
     resumed_elsewhere: dict[str, list[str]]
@@ -192,9 +193,12 @@ class Loop:
         trainer_class, trained = weighing(trainer_class, self.prepared.train)
         tokenizer, collator = self.prepared.tokenizer, self.method.collator
         longest = self.spec.model.max_seq_length
+        arguments = common | self.method.arguments(self.spec)
+        if self.backend.device == "cuda" and self.method.joins(self.spec) and not self.spec.data.packing:
+            arguments |= join_rows(trained, longest)
         given = {
             "model": self.model,
-            "args": config_class(**common | self.method.arguments(self.spec)),
+            "args": config_class(**arguments),
             "train_dataset": trained,
             "processing_class": tokenizer,
             **({"data_collator": collator(tokenizer.pad_token_id, longest)} if collator else {}),
@@ -272,6 +276,7 @@ class Loop:
             stopped_early=held_out.stopped_early,
             **described(self.choice),
             compute=compute,
+            padding_free=bool(getattr(self.trainer.data_collator, "padding_free", False)),
             out_of_memory=too_large,
             resumed_from_step=resumed_from.step if resumed_from else None,
             resumed_elsewhere=dict(resumed_from.elsewhere) if resumed_from else {},

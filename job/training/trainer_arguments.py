@@ -64,6 +64,14 @@ def trainer_arguments(
     }
 
 
+def join_rows(rows: Any, longest: int) -> dict[str, Any]:
+    """Has Unsloth compute the `rows` of a forward pass one behind the other, each by itself, in the place of padding
+    them. It does so only where it knows that none is longer than `longest`; for models that cannot, it pads them still.
+    """
+    rows.__dict__["_unsloth_truncated_to"] = longest
+    return {"padding_free": True}
+
+
 def _bf16() -> bool:
     import torch
 

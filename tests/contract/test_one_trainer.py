@@ -1,4 +1,4 @@
-"""Of TRL's trainers the engine rewrites the one that a run uses, in its own code as it is in the lock."""
+"""What a run asks of the engine's trainers, in its own code as it is in the lock."""
 
 from __future__ import annotations
 
@@ -8,10 +8,24 @@ from pathlib import Path
 from tests.forking import environment, run_forked
 
 
-def test_the_others_stay_as_they_are(tmp_path: Path) -> None:
+def test_of_trls_trainers_the_one_that_is_used_is_rewritten(tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     code, _, complaint = run_forked(
         "tests.contract.unsloth_trainers:main", ["sft", str(found)], tmp_path, environment(tmp_path), 300
     )
     assert code == 0, complaint[-2000:]
     assert json.loads(found.read_text()) == ["UnslothSFTTrainer"]
+
+
+def test_rows_are_joined_without_padding(tmp_path: Path) -> None:
+    """The first token of each is not learned: the one before it is another row's."""
+    code, _, complaint = run_forked(
+        "tests.contract.unsloth_joined:main", [str(tmp_path)], tmp_path, environment(tmp_path), 300
+    )
+    assert code == 0, complaint[-2000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["padding_free"]
+    assert "attention_mask" not in found["names"]
+    assert found["input_ids"] == [[11, 12, 13, 14, 15, 21, 22, 23, 31, 32, 33, 34]]
+    assert found["labels"] == [[-100, 12, 13, 14, 15, -100, 22, 23, -100, 32, 33, 34]]
+    assert found["packed_seq_lengths"] == [5, 3, 4]

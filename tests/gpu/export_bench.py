@@ -122,7 +122,7 @@ def main() -> None:
         return
     if not (folder / "model" / "config.json").exists():
         make_model(shape, folder / "model", REPOSITORY / ".cache" / "models" / "SmolLM2-135M-Instruct")
-        make_rows(folder / "rows.jsonl", 400)
+    make_rows(folder / "rows.jsonl", 400)
     if side in ("memory", "full"):
         every: dict[str, Any] = {
             "merged": ["16bit", "4bit"],

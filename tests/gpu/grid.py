@@ -7,10 +7,10 @@
 
 A variant with "usable_gib" in the place of "kept" is computed as the job would choose it with so much memory; one with
 "profile": true says where one step's time on the GPU goes, in milliseconds and calls by kernel; with "ragged": true
-rows that are not packed have log-normal lengths, and with "padding_free": true the engine puts them one behind the
-other. The variants of a case train the same loaded model one after the other. Weights are random in the shape of a
-Llama; rows are random ids, packed ones with log-normal lengths. Memory does not depend on what runs beside it, time
-does: ask for AT_ONCE 1 where times count. Prints one JSON line a variant.
+rows that are not packed have log-normal lengths, and with "padding_free": true they are computed one behind the other,
+as a run does it, where they are padded otherwise. The variants of a case train the same loaded model one after the
+other. Weights are random in the shape of a Llama; rows are random ids, packed ones with log-normal lengths. Memory does
+not depend on what runs beside it, time does: ask for AT_ONCE 1 where times count. Prints one JSON line a variant.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def measure(backend: Any, model: Any, spec: Any, setting: dict[str, Any], workdi
     from job.plan.model_size import size_of_fetched
     from job.training.checkpointing import Chooser
     from job.training.methods import METHODS
-    from job.training.trainer_arguments import trainer_arguments
+    from job.training.trainer_arguments import join_rows, trainer_arguments
 
     torch.cuda.set_per_process_memory_fraction(1.0)
     batch, kept = MicroBatch(setting["rows"], setting["passes"]), setting.get("kept", 0)
@@ -121,8 +121,7 @@ def measure(backend: Any, model: Any, spec: Any, setting: dict[str, Any], workdi
     rows = [rng.choices(range(3, LARGEST_ID), k=length) for length in lengths_of(setting)]
     features = datasets.Features({name: datasets.List(datasets.Value("int32")) for name in ("input_ids", "labels")})
     dataset = datasets.Dataset.from_dict({"input_ids": rows, "labels": rows}, features=features)
-    if setting.get("padding_free"):
-        dataset.__dict__["_unsloth_truncated_to"] = setting["tokens"]  # or it cannot know that no row is too long
+    joined = join_rows(dataset, setting["tokens"]) if setting.get("padding_free") else {}
     marks: list[float] = []
     losses: list[float] = []
     tokens: list[int] = []
@@ -135,7 +134,8 @@ def measure(backend: Any, model: Any, spec: Any, setting: dict[str, Any], workdi
 
     method = METHODS["sft"]
     config, trainer_class = method.trainer_classes()
-    arguments = config(**trainer_arguments(spec, batch, "cuda", workdir, backend.loaded_with), **method.arguments(spec))
+    common = trainer_arguments(spec, batch, "cuda", workdir, backend.loaded_with)
+    arguments = config(**common | method.arguments(spec) | joined)
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
     trainer = backend.adapt(trainer_class)(
         model=model, args=arguments, train_dataset=dataset, processing_class=tokenizer, callbacks=[Clock()]

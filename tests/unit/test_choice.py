@@ -66,7 +66,7 @@ def planned_seconds(case: dict[str, Any]) -> float:
     rows, passes, tokens = case["rows"], case["passes"], case["pass_tokens"]
     seen = 720.0 if case["packing"] else float(case["max_seq_length"])
     a_step = Schedule(
-        rows, rows * passes, tokens * passes, tokens * passes, tokens // rows, seen, passes, 1, 1, case["packing"]
+        rows, rows * passes, tokens * passes, tokens * passes, tokens // rows, seen, passes, 1, 1, case["packing"], True
     )
     return epoch_seconds(of_case(case), SIZES[case["shape"]], a_step, CARDS["h200"], case["kept_layers"])
 

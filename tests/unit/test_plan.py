@@ -131,8 +131,16 @@ def test_steps_are_the_trainers(changes: dict[str, Any], rows: int, steps: int) 
 
 
 def test_padding_is_counted() -> None:
-    found = schedule(parse({"/data/shuffle": False}), [10, 30, 20, 20], 2, packing=False)
+    spec = parse({"/data/shuffle": False, "/model/backend": "peft"})
+    found = schedule(spec, [10, 30, 20, 20], 2, packing=False)
     assert (found.tokens, found.padded_tokens, found.longest_tokens, found.padding) == (80, 100, 30, pytest.approx(0.2))
+    assert found.computed_tokens == 100
+
+
+def test_unsloth_computes_no_padding_on_a_gpu() -> None:
+    found = schedule(parse({"/data/shuffle": False}), [10, 30, 20, 20], 2, packing=False)
+    assert (found.computed_tokens, found.padding) == (80, 0)
+    assert found.padded_tokens == 100  # on a CPU
 
 
 def test_packs_are_full_and_hold_every_token() -> None:

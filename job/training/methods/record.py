@@ -50,7 +50,8 @@ class Method:
     and transformers' own takes its place. `further`: keyword arguments of the trainer, of the spec and the prepared
     rows, in the place of or beyond the common ones. `look` raises `InputError` for prepared rows that it cannot use.
     `remarks`: of the spec and the history of a training, what people should know. `answers`: how many sequences a step
-    takes of a row, of the spec.
+    takes of a row, of the spec. `joins`: whether, of the spec, an engine on a GPU can compute rows one behind the
+    other, each of which sees itself alone.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Method:
     learning_rate: float | None = None  # where the spec has none; None: the schema's
     needs_adapter: bool = False
     packs: bool = False
+    joins: Callable[[Any], bool] = lambda spec: False
     further: Callable[[Any, Any], dict[str, Any]] | None = None
     look: Callable[[Any, Any], None] = lambda spec, prepared: None
     remarks: Callable[[Any, Sequence[Mapping[str, float]]], list[str]] = lambda spec, history: []

@@ -14,12 +14,17 @@ def _arguments(spec: Any) -> dict[str, Any]:
         "max_length": spec.model.max_seq_length,
         "packing": spec.data.packing,
         "packing_strategy": "bfd",
+        "padding_free": False,  # `Loop` sets it where rows are computed one behind the other
         "eval_packing": False,
         "completion_only_loss": False,  # labels are ours
         "assistant_only_loss": False,
         "dataset_num_proc": None,
         "dataset_kwargs": {"skip_prepare_dataset": not spec.data.packing},  # rows are cut and masked already
     }
+
+
+def _joins(spec: Any) -> bool:
+    return bool(spec.model.backend == "unsloth" and spec.model.precision != "full")
 
 
 def _check_packing(trainer: Any, spec: Any) -> None:
@@ -46,4 +51,5 @@ SFT = Method(
     kernel_loss=True,
     loss_of_step=True,
     packs=True,
+    joins=_joins,
 )
