@@ -21,11 +21,14 @@ class Html(str):
 
 
 def text(value: object) -> Html:
-    """`value` as text; characters that control, such as those that turn a line around, as JSON escapes them."""
-    if isinstance(value, Html):
-        return value
+    """`value` as text."""
+    return value if isinstance(value, Html) else Html(html.escape(plain(value)))
+
+
+def plain(value: object) -> str:
+    """What XML can hold; characters that control, such as those that turn a line around, as JSON escapes them."""
     whole = str(value).encode("utf-8", "replace").decode()  # halves of a character, which JSON can hold
-    return Html(html.escape(NO_CHARACTERS.sub("\ufffd", harmless(whole))))
+    return NO_CHARACTERS.sub("\ufffd", harmless(whole))
 
 
 def joined(*parts: object) -> Html:
