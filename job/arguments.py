@@ -16,6 +16,7 @@ MOST_GIB = 1e4
 MOST_ROWS = 10**12
 HIGHEST_PRICE = 1e6
 LONGEST_ANSWER = 1 << 16  # tokens
+IMAGE_PARTS = ("benchmarks", "trackers")
 RENDER_TARGETS = (
     "docker",
     "podman",
@@ -251,6 +252,10 @@ def add_render(commands: Any, spec_help: str) -> None:
     render.add_argument(
         "--image", help="its reference in a registry (default: the one of this version that `docker build` makes here)"
     )
+    render.add_argument(
+        "--image-with", action="append", default=[], choices=IMAGE_PARTS,
+        help="what it was built with beyond the plain image, for evaluation.tasks or tracking; may be repeated",
+    )  # fmt: skip
     render.add_argument("--name", help="of the job, before its hash (default: the spec's)")
     render.add_argument("--cpu", type=int, metavar="CORES", help="cores it gets (default: by the exports)")
     render.add_argument(

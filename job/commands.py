@@ -163,7 +163,6 @@ def command_render(arguments: argparse.Namespace, log: Log) -> None:
     raw = read_spec(arguments.spec)
     text = render(raw, arguments.to, chosen)
     spec = parse_unquoted(raw)
-    note_packages(spec, log)
     if note := image_note(arguments.to, chosen):
         log("note", pointer="--image", text=note)
     if TARGETS[arguments.to].takes_paths:

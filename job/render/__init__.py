@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from job.errors import Fault, SpecError
+from job.errors import Fault, InputError, SpecError
 from job.render.actions import actions
 from job.render.compose import compose
 from job.render.docker import docker, podman
 from job.render.dstack import dstack
-from job.render.image import build, is_local, words_for_nodes
+from job.render.image import build, is_local, missing, words_for_nodes
 from job.render.jobset import jobset
 from job.render.kubernetes import job, kueue
 from job.render.machines import require_one
@@ -54,11 +54,13 @@ def render(raw: bytes, target: str, options: RenderOptions) -> str:
     """The file that runs the spec `raw` at `target`, the spec inside it byte for byte.
 
     Raises `SpecError` for a spec that is not valid or that the place cannot run, and for options that mean nothing
-    there, `CapacityError` for a spec that fits no GPU.
+    there, `InputError` for one that needs packages which the image lacks, `CapacityError` for one that fits no GPU.
     """
     if faults := [*_options_faults(target, options)]:
         raise SpecError(*faults)
     place, task = TARGETS[target], context(raw, options)
+    if faults := [*missing(task.spec, options.image_with)]:
+        raise InputError(*faults)
     if not place.takes_paths:
         require_remote(task.spec)
         require_gpus(task)
@@ -75,11 +77,12 @@ def _options_faults(target: str, options: RenderOptions) -> Iterator[Fault]:
             others = ", ".join(other for other, known in TARGETS.items() if name in known.knows)
             yield Fault(f"--to {target} does not know {flag(name)}", hint=f"Leave it out; it is for --to {others}")
     if place.finds_image == "nowhere" and is_local(options.image):
+        built = build(options.image, parts=options.image_with)
         yield Fault(
             f"--to {target} cannot reach an image of this machine",
             found=f"--image {options.image}",
             expected="--image REGISTRY/NAME@sha256:DIGEST",
-            hint=f"No release is out yet: `{build(options.image)}` in a clone of tunejob, and push it to a registry",
+            hint=f"No release is out yet: `{built}` in a clone of tunejob, and push it to a registry",
         )
 
 
@@ -87,4 +90,4 @@ def image_note(target: str, options: RenderOptions) -> str:
     """What has to be done before the image is where the target looks for it; empty where nothing has."""
     if TARGETS[target].finds_image != "loaded" or not is_local(options.image):
         return ""
-    return " ".join(words_for_nodes(options.image))
+    return " ".join(words_for_nodes(options.image, options.image_with))

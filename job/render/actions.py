@@ -33,7 +33,7 @@ def actions(task: Rendering) -> str:
         f'  gh api --method PUT "repos/{{owner}}/{{repo}}/environments/{PLACE}"',
         f"  gh secret set KUBECONFIG --env {PLACE} < kubeconfig",
         *(f"  gh secret set {name} --env {PLACE}" for name in S3_SECRETS),
-        *words_for_nodes(task.options.image),
+        *words_for_nodes(task.options.image, task.options.image_with),
         *task.needs.words(),
     ]
     workflow = {

@@ -39,7 +39,7 @@ def compose(task: Rendering) -> str:
     header = [
         "docker compose -f FILE up --exit-code-from tunejob        then: docker compose -f FILE down --volumes",
         *environment_words(task.spec),
-        *words_here(task.options.image),
+        *words_here(task.options.image, parts=task.options.image_with),
         *needs.words(),
     ]
     return documents(header, {"name": task.name, "services": {"tunejob": service}})

@@ -34,7 +34,7 @@ def _file(task: Rendering, engine: str) -> str:
     header = [
         f"sh FILE        more options of {engine} run may follow; exit status 0, or the code of the failure (README, Exit codes)",  # noqa: E501
         *environment_words(task.spec),
-        *words_here(task.options.image, engine),
+        *words_here(task.options.image, engine, task.options.image_with),
         *task.needs.words(),
         SHELLCHECK,
     ]

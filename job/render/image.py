@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from job import __version__
+from job.errors import Fault
+from job.spec import JobSpec
+from job.tracking import IN_IMAGE
 
 IMAGE = f"tunejob:{__version__}"
+PARTS = {"benchmarks": "BENCHMARKS", "trackers": "TRACKERS"}  # and the build argument that puts it into the image
 
 
 def is_local(image: str) -> bool:
@@ -20,26 +26,42 @@ def registry(image: str) -> str:
     return host if "." in host or ":" in host else "https://index.docker.io/v1/"
 
 
-def build(image: str, engine: str = "docker") -> str:
+def missing(spec: JobSpec, parts: Sequence[str]) -> Iterator[Fault]:
+    """What the spec needs of an image that is built with these `parts`, and a run would refuse there."""
+    trackers = [name for name in spec.tracking if name not in IN_IMAGE]
+    tasks = [task.name for task in spec.evaluation.tasks or ()]
+    for part, pointer, wanted in (("trackers", "/tracking", trackers), ("benchmarks", "/evaluation/tasks", tasks)):
+        if wanted and part not in parts:
+            yield Fault(
+                "the plain image lacks its packages",
+                where=pointer,
+                found=", ".join(wanted),
+                expected=f"an image that is built with --build-arg {PARTS[part]}=1",
+                hint=f"Build it so and add --image-with {part}, or leave it out of the spec",
+            )
+
+
+def build(image: str, engine: str = "docker", parts: Sequence[str] = ()) -> str:
     """The command that makes it, in a clone of tunejob."""
-    return f"{engine} build -t {image} ."
+    arguments = "".join(f"--build-arg {PARTS[part]}=1 " for part in parts)
+    return f"{engine} build {arguments}-t {image} ."
 
 
-def words_here(image: str, engine: str = "docker") -> list[str]:
+def words_here(image: str, engine: str = "docker", parts: Sequence[str] = ()) -> list[str]:
     """For the head of a file that runs on the machine where images are built."""
     if is_local(image):
         return [
-            f"Image: {image}, made on this machine by `{build(image, engine)}` in a clone of tunejob.",
+            f"Image: {image}, made on this machine by `{build(image, engine, parts)}` in a clone of tunejob.",
             "It is not pulled: no release is out yet.",
         ]
     return [f"Image: {image}, pulled from its registry where it is not here yet.", *_tag(image)]
 
 
-def words_for_nodes(image: str) -> list[str]:
+def words_for_nodes(image: str, parts: Sequence[str] = ()) -> list[str]:
     """For the head of a file that runs in a cluster."""
     if is_local(image):
         return [
-            f"Image: {image}, which is only where `{build(image)}` was run in a clone of tunejob.",
+            f"Image: {image}, which is only where `{build(image, parts=parts)}` was run in a clone of tunejob.",
             "No release is out yet, and a cluster cannot reach it there: push it to a registry and render with",
             "--image REGISTRY/NAME@sha256:DIGEST, or load it into every node",
             f"(kind load docker-image {image}; minikube image load {image}).",

@@ -50,7 +50,7 @@ def manifests(task: Rendering, *work: Json) -> str:
     header = [
         "kubectl apply --server-side -f FILE (a spec of this size needs it)" if large else "kubectl apply -f FILE",
         *credentials(task),
-        *words_for_nodes(task.options.image),
+        *words_for_nodes(task.options.image, task.options.image_with),
         task.deadline.words() if kind != "TrainJob" else f"Deadline: {DAY_HOURS} hours, that of the runtime.",
         *task.needs.words(),
     ]

@@ -39,6 +39,7 @@ class RenderArguments:
     """The options as they were written, by the names of the arguments of `tunejob render`."""
 
     image: str | None = None
+    image_with: Sequence[str] = ()
     name: str | None = None
     namespace: str | None = None
     queue: str | None = None
@@ -68,6 +69,7 @@ class RenderOptions:
     """
 
     image: str = IMAGE
+    image_with: tuple[str, ...] = ()
     name: str | None = None
     namespace: str | None = None
     queue: str | None = None
@@ -120,8 +122,9 @@ def options(asked: RenderArguments) -> RenderOptions:
     if faults:
         raise SpecError(*faults)
     return RenderOptions(
-        image, asked.name, asked.namespace, asked.queue, asked.pull_secret, asked.service_account, dict(notes),
-        tuple(ranges), asked.cpu, deadline, source, parameters_in(asked.parameters), asked.gpus,
+        image, tuple(sorted(set(asked.image_with))), asked.name, asked.namespace, asked.queue, asked.pull_secret,
+        asked.service_account, dict(notes), tuple(ranges), asked.cpu, deadline, source,
+        parameters_in(asked.parameters), asked.gpus,
     )  # fmt: skip
 
 

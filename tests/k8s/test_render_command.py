@@ -12,7 +12,7 @@ import yaml
 
 from job.errors import SpecError
 from job.render import render
-from job.render.image import IMAGE
+from job.render.image import IMAGE, PARTS
 from job.render.options import RenderArguments, RenderOptions, options
 from job.render.pod import JOB, shipped
 from tests.k8s import rules
@@ -36,7 +36,7 @@ ALL = RenderArguments(
 
 
 def rendered(target: str, spec: bytes = SPEC, chosen: RenderOptions | None = None) -> list[Document]:
-    return list(yaml.safe_load_all(render(spec, target, chosen or RenderOptions())))
+    return list(yaml.safe_load_all(render(spec, target, chosen or RenderOptions(image_with=tuple(PARTS)))))
 
 
 def renamed(documents: list[Document]) -> dict[tuple[str, str], Document]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from job.errors import SpecError
+from job.errors import InputError, SpecError
 from job.render import TARGETS, image_note
 from job.render.egress import egress_in
 from job.render.image import IMAGE
@@ -179,11 +179,37 @@ def test_every_file_says_where_its_image_comes_from() -> None:
     assert "--pull" not in text_of("docker", image=PUSHED)
 
 
+PARTLY: dict[str, tuple[bytes, str, str]] = {
+    "trackers": (b'"tracking": ["tensorboard", "wandb", "mlflow"], "evaluation": {', "/tracking", "wandb, mlflow"),
+    "benchmarks": (b'"evaluation": {"tasks": ["arc_easy", "gsm8k"], ', "/evaluation/tasks", "arc_easy, gsm8k"),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("part", PARTLY)
+def test_what_the_plain_image_lacks_is_refused_before_a_machine_is_paid_for(target: str, part: str) -> None:
+    words, pointer, found = PARTLY[part]
+    raw = RAW.replace(b'"evaluation": {', words, 1)
+    with pytest.raises(InputError) as refused:
+        rendered(raw, target)
+    (fault,) = refused.value.faults
+    assert (refused.value.exit_code, fault.where, fault.found) == (11, pointer, found)
+    argument = f"--build-arg {part.upper()}=1"
+    assert argument in (fault.expected or "")
+    assert f"--image-with {part}" in (fault.hint or "")
+    (other,) = PARTLY.keys() - {part}
+    with pytest.raises(InputError):
+        rendered(raw, target, image_with=[other])
+    assert rendered(raw, target, image=PUSHED, image_with=[part])
+    if TARGETS[target].finds_image != "nowhere":
+        assert f"build {argument} -t {IMAGE} .`" in head(rendered(raw, target, image=IMAGE, image_with=[part]))
+
+
 @pytest.mark.parametrize("target", ["job", "kueue", "jobset", "trainjob"])
 def test_the_file_has_the_commands_that_make_its_secrets(target: str) -> None:
     judged = b'"tracking": ["wandb"], "evaluation": {"judge": {"model": "m"}, '
     raw = RAW.replace(b'"evaluation": {', judged, 1)
-    text = rendered(raw, target, namespace="tuning", pull_secret="login", image=PUSHED)
+    text = rendered(raw, target, namespace="tuning", pull_secret="login", image=PUSHED, image_with=["trackers"])
     lines = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#   kubectl")]
     made = {words[6]: words for words in (shlex.split(line, comments=True) for line in lines)}
     keys = {
@@ -196,7 +222,7 @@ def test_the_file_has_the_commands_that_make_its_secrets(target: str) -> None:
         "login": [],
     }
     assert "--docker-server=registry.example.com" in made["login"]
-    assert "--docker-server=REGISTRY " in rendered(raw, target, pull_secret="login")
+    assert "--docker-server=REGISTRY " in rendered(raw, target, pull_secret="login", image_with=["trackers"])
     shipped = yaml.safe_load((ROOT / "k8s" / "base" / "job.yaml").read_text())["spec"]["template"]["spec"][
         "containers"
     ][0]
