@@ -16,6 +16,7 @@ MOST_GIB = 1e4
 MOST_ROWS = 10**12
 HIGHEST_PRICE = 1e6
 LONGEST_ANSWER = 1 << 16  # tokens
+RUN_HELP = "directory or s3://bucket/prefix of a run; PLACE/latest: of the runs below PLACE the one published last"
 IMAGE_PARTS = ("benchmarks", "trackers")
 RENDER_TARGETS = (
     "docker",
@@ -119,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
         help="delete what runs have stored at the output, nothing else, and train anew; asks on a terminal",
     )
     verify = commands.add_parser("verify", help="hash every file of a published run again")
-    verify.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
+    verify.add_argument("output", metavar="OUTPUT", help=RUN_HELP)
     add_report(commands)
     add_compare(commands)
     add_chat(commands)
@@ -198,7 +199,7 @@ def add_plan(commands: Any, spec_help: str) -> None:
 
 def add_report(commands: Any) -> None:
     report = commands.add_parser("report", help="print the report of a run, Markdown; or let people score its answers")
-    report.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
+    report.add_argument("output", metavar="OUTPUT", help=RUN_HELP)
     which = report.add_mutually_exclusive_group()
     which.add_argument(
         "--score-sheet",
@@ -225,7 +226,7 @@ def add_compare(commands: Any) -> None:
 
 def add_chat(commands: Any) -> None:
     chat = commands.add_parser("chat", help="ask what a run has made: a conversation, or an answer for each line")
-    chat.add_argument("output", metavar="OUTPUT", help="directory or s3://bucket/prefix of a run")
+    chat.add_argument("output", metavar="OUTPUT", help=RUN_HELP)
     which = chat.add_mutually_exclusive_group()
     which.add_argument(
         "--gguf", nargs="?", const="", metavar="TYPE",

@@ -77,10 +77,11 @@ def command_schema(arguments: argparse.Namespace, log: Log) -> None:
 
 def command_verify(arguments: argparse.Namespace, log: Log) -> None:
     from job.ledger.evidence import require_result
+    from job.ledger.latest import run_at
     from job.ledger.manifest import MANIFEST, verify
     from job.store import open_store
 
-    store = open_store(arguments.output)
+    store = open_store(run_at(arguments.output))
     require_result(store, MANIFEST)
     manifest = verify(store)
     log("verified", run_id=manifest.run_id, files=len(manifest.files), bytes=sum(f.bytes for f in manifest.files))
@@ -91,16 +92,18 @@ def command_report(arguments: argparse.Namespace, log: Log) -> None:
         text = score(arguments)
     else:
         from job.follow.outcome import read_report
+        from job.ledger.latest import run_at
 
-        text = read_report(arguments.output) + "\n"
+        text = read_report(run_at(arguments.output)) + "\n"
     print(harmless(log.redact(text)), end="", file=log.stream, flush=True)
 
 
 def score(arguments: argparse.Namespace) -> str:
     """Writes the sheet for people, or says what they wrote into it."""
+    from job.ledger.latest import run_at
     from job.report.scores import pairs_of, read_scores, scored, write_sheet
 
-    pairs = pairs_of(arguments.output)
+    pairs = pairs_of(run_at(arguments.output))
     if arguments.scores:
         return scored(read_scores(pairs, Path(arguments.scores)))
     sheet = Path(arguments.score_sheet)
@@ -109,13 +112,14 @@ def score(arguments: argparse.Namespace) -> str:
 
 
 def command_compare(arguments: argparse.Namespace, log: Log) -> None:
+    from job.ledger.latest import run_at
     from job.report.compare import compare, require_several
     from job.report.compare_text import as_json, as_text
 
     require_several(arguments.outputs)
     if arguments.html:
         require_folder(arguments.html, "--html")
-    found = compare(arguments.outputs, arguments.by, arguments.price)
+    found = compare([run_at(output) for output in arguments.outputs], arguments.by, arguments.price)
     if arguments.html:
         from job.report.page.compare import compare_page
 
@@ -127,9 +131,10 @@ def command_compare(arguments: argparse.Namespace, log: Log) -> None:
 def command_chat(arguments: argparse.Namespace, log: Log) -> None:
     from job.chat.answering import ChatOptions
     from job.chat.talk import chat
+    from job.ledger.latest import run_at
 
     asked = ChatOptions(arguments.gguf, arguments.base, arguments.base_from, arguments.max_new_tokens)
-    chat(arguments.output, asked, arguments.prompt, arguments.workdir, log)
+    chat(run_at(arguments.output), asked, arguments.prompt, arguments.workdir, log)
 
 
 def command_wait(arguments: argparse.Namespace, log: Log) -> int:

@@ -16,6 +16,7 @@ from job.chat.published import ADAPTER, Published, open_published
 from job.errors import InputError, JobError, classify
 from job.errors.facts import failure_facts
 from job.host.log import Log
+from job.ledger.latest import run_at
 
 MODEL = "model.gguf"
 STAGE = "serve"
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     log = Log(sys.stdout, json_lines=True)
     try:
-        link = fetched(open_published(asked.output), asked.folder, asked.gguf)
+        link = fetched(open_published(run_at(asked.output)), asked.folder, asked.gguf)
     except (JobError, OSError) as error:
         failure = log.clean(classify(error))
         log("failed", **failure_facts(failure, STAGE, whole=True))

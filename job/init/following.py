@@ -20,11 +20,11 @@ from typing import Any
 from job.errors import InputError, JobError, classify
 from job.errors.facts import failure_facts
 from job.host.log import Log
-from job.ledger.manifest import MANIFEST, Manifest, decode
+from job.ledger.latest import newest
+from job.ledger.manifest import Manifest
 from job.source import fetch_data
 from job.source.given_adapter import BELOW, SETTINGS
 from job.spec import JobSpec, parse_spec
-from job.store import open_store
 
 STAGE = "schedule"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
@@ -41,7 +41,7 @@ def following(raw: bytes, name: str, goes_on: bool, scratch: Path, log: Log) -> 
     outputs = spec.output.uri.rstrip("/")
     if goes_on:  # what cannot is refused at the first run, which has nothing to go on from
         parse_spec(json.dumps(document | {"model": document["model"] | {"adapter": f"{outputs}/before"}}).encode())
-    if goes_on and (found := newest(outputs, name)):
+    if goes_on and (found := newest(outputs, having=f"{BELOW}{SETTINGS}", but=name)):
         folder, manifest = found
         require_new_rows(spec, manifest, folder, scratch)
         document["model"]["adapter"] = f"{outputs}/{folder}"
@@ -49,16 +49,6 @@ def following(raw: bytes, name: str, goes_on: bool, scratch: Path, log: Log) -> 
     document["output"]["uri"] = f"{outputs}/{name}"
     parse_spec(json.dumps(document).encode())
     return document
-
-
-def newest(outputs: str, name: str) -> tuple[str, Manifest] | None:
-    """Folder and manifest of the run below `outputs` that was published last and has an adapter; not of `name`."""
-    store = open_store(outputs)
-    keys = {file.key for file in store.list()}
-    folders = [key.removesuffix(f"/{MANIFEST}") for key in keys if key.endswith(f"/{MANIFEST}") and key.count("/") == 1]
-    adapted = [folder for folder in folders if folder != name and f"{folder}/{BELOW}{SETTINGS}" in keys]
-    runs = [(folder, decode(store.read(f"{folder}/{MANIFEST}"))) for folder in adapted]
-    return max(runs, key=lambda run: (run[1].created, run[0]), default=None)
 
 
 def require_new_rows(spec: JobSpec, manifest: Manifest, folder: str, scratch: Path) -> None:
