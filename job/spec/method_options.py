@@ -42,8 +42,8 @@ class RewardSpec:
     """What an answer is worth by one measure; options of others stay away."""
 
     metric: Literal[
-        "exact_match", "contains", "regex", "token_f1", "rouge_l", "json_valid", "json_fields", "tool_names",
-        "tool_calls", "format", "length", "judge", "file",
+        "exact_match", "contains", "regex", "token_f1", "rouge_1", "rouge_2", "rouge_l", "json_valid", "json_fields",
+        "tool_names", "tool_calls", "format", "length", "judge", "file",
     ]  # fmt: skip
     weight: float
     regex: str | None

@@ -20,7 +20,7 @@ from job.errors import PolicyError
 from job.evaluation.loss import losses_of
 from job.evaluation.metrics import METRICS, Options
 from job.evaluation.metrics.json_fields import fields
-from job.evaluation.metrics.rouge_l import common
+from job.evaluation.metrics.rouge import common
 from job.evaluation.metrics.tool_calls import calls
 from job.evaluation.readings import can_keep, log_sums, means, of_rows, sums_of_choices
 from job.evaluation.scores import Rows, Wanted, answer_rows, choice_rows, differences, figures, loss_rows, paired
@@ -103,6 +103,23 @@ ROUGE = [
 @pytest.mark.parametrize(("answer", "reference", "expected"), ROUGE)
 def test_rouge_l_is_that_of_rouge_score(answer: str, reference: str, expected: float) -> None:
     assert one("rouge_l", answer, reference) == pytest.approx(expected, abs=1e-9)
+
+
+# The same, of rouge1 and rouge2.
+OF_RUNS = [
+    ("the cat sat on the mat", "the cat lay on the mat", 0.833333333, 0.6),
+    ("a b a b a b", "a b b a", 0.8, 0.5),
+    ("one", "one two three", 0.5, 0.0),
+    ("", "words", 0.0, 0.0),
+    ("Hello, World! 42.", "hello world 42", 1.0, 1.0),
+    ("the the the", "the cat the", 0.666666667, 0.0),
+]
+
+
+@pytest.mark.parametrize(("answer", "reference", "single", "pairs"), OF_RUNS)
+def test_rouge_1_and_2_are_those_of_rouge_score(answer: str, reference: str, single: float, pairs: float) -> None:
+    found = [one(name, answer, reference) for name in ("rouge_1", "rouge_2")]
+    assert found == pytest.approx([single, pairs], abs=1e-9)
 
 
 def test_rouge_l_knows_letters_that_rouge_score_drops() -> None:

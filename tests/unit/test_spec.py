@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 
 from job.arguments import parser
-from job.commands import command_render, command_validate
+from job.commands import command_validate
 from job.errors import SpecError
 from job.host.log import Log
 from job.render import render
@@ -635,9 +635,7 @@ def test_a_spec_is_read_in_under_a_second_without_heavy_imports() -> None:
     assert min(seconds) < 1.0
 
 
-def test_trackers_that_are_not_in_the_image_are_named_by_validate_and_render(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_trackers_that_are_not_in_the_image_are_named_by_validate(tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
     for tracking, named in (
         (["tensorboard"], ""),
@@ -646,13 +644,8 @@ def test_trackers_that_are_not_in_the_image_are_named_by_validate_and_render(
         path.write_text(json.dumps(changed({"/tracking": tracking})))
         stream = io.StringIO()
         command_validate(parser().parse_args(["validate", str(path), "--spec-only"]), Log(stream, json_lines=True))
-        command_render(
-            parser().parse_args(["render", str(path), "--to", "docker", "-o", str(tmp_path / "run.sh")]),
-            Log(json_lines=True),
-        )
-        for said in (stream.getvalue(), capsys.readouterr().err):
-            assert named in said
-            assert ("no package" in said) == bool(named)
+        assert named in stream.getvalue()
+        assert ("no package" in stream.getvalue()) == bool(named)
 
 
 PLACES = {pointer for _, pointer in keys_of(load_schema("job"), load_schema("job"))}

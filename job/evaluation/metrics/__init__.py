@@ -13,7 +13,7 @@ from job.evaluation.metrics.losses import GENERAL_LOSS, HELD_OUT_LOSS, PERPLEXIT
 from job.evaluation.metrics.pairs import PREFERENCE_ACCURACY, REWARD_MARGIN
 from job.evaluation.metrics.record import Metric, Options
 from job.evaluation.metrics.regex import REGEX
-from job.evaluation.metrics.rouge_l import ROUGE_L
+from job.evaluation.metrics.rouge import ROUGE_1, ROUGE_2, ROUGE_L
 from job.evaluation.metrics.task import NAME, task_metric
 from job.evaluation.metrics.token_f1 import TOKEN_F1
 from job.evaluation.metrics.tool_calls import TOOL_CALLS, TOOL_NAMES
@@ -30,6 +30,8 @@ METRICS: dict[str, Metric] = {
         TOKEN_F1,
         BLEU,
         CHRF,
+        ROUGE_1,
+        ROUGE_2,
         ROUGE_L,
         JSON_VALID,
         JSON_FIELDS,
