@@ -19,7 +19,8 @@ def sentences(evaluation: Mapping[str, Any], shown: Shown = str) -> list[str]:
 def documents(facts: Mapping[str, Any], shown: Shown = str) -> str:
     """What the benchmarks' figures are of."""
     about = [
-        f"{shown(task['name'])}, {task['documents']} of {task['of']} documents with {task['few_shot']} examples each, "
+        f"{shown(task['name'])}, {task['documents']} of {task['of']} documents with "
+        f"{task['few_shot']} example{'' if task['few_shot'] == 1 else 's'} each, "
         "from " + " and ".join(dict.fromkeys(shown(_place(one)) for one in task["data"]))
         for task in facts["tasks"]
     ]

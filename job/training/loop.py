@@ -194,7 +194,8 @@ class Loop:
         tokenizer, collator = self.prepared.tokenizer, self.method.collator
         longest = self.spec.model.max_seq_length
         arguments = common | self.method.arguments(self.spec)
-        if self.backend.device == "cuda" and self.method.joins(self.spec) and not self.spec.data.packing:
+        alone = self.choice.batch.rows == 1 or self.spec.data.packing
+        if self.backend.device == "cuda" and self.method.joins(self.spec) and not alone:
             arguments |= join_rows(trained, longest)
         given = {
             "model": self.model,
