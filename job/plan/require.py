@@ -16,10 +16,11 @@ from job.host.cgroup import available_bytes
 from job.host.device import DEVICE_VARIABLE, cards, gpu_capability, wanted_device
 from job.plan.cards import FP8_CAPABILITY
 from job.plan.gpu_memory import least_bytes, most_processes
-from job.spec import JobSpec, TaskSpec
+from job.spec import JobSpec, TaskSpec, TrainingSpec
 from job.spec.optimizers import moment_bytes
 from job.store.base import local_path
 from job.tracking import TRACKERS
+from job.training.methods.vllm_answers import fault_of_vllm
 from job.weights.shapes import read_shapes
 
 GPUS = "/resources/gpus"
@@ -45,6 +46,20 @@ def require_benchmarks(tasks: Sequence[TaskSpec] | None) -> None:
         hint = "Install locks/benchmarks.txt (make benchmarks), build the image with BENCHMARKS=1, or leave them out"
         found = ", ".join(task.name for task in tasks)
         raise InputError("lm-eval is not installed", where="/evaluation/tasks", found=found, hint=hint)
+
+
+def require_vllm(training: TrainingSpec) -> None:
+    """Raises `InputError` where vLLM is to give the answers, and there is none here that TRL and torch go with."""
+    if training.grpo and training.grpo.use_vllm and (wrong := fault_of_vllm()):
+        found, expected = wrong
+        raise InputError(
+            "vLLM, which is to give the answers, is not installed as it should be",
+            where="/training/grpo/use_vllm",
+            found=found,
+            expected=expected,
+            hint="Install it beside the job's packages (pip install --no-deps, or a venv laid over them), or leave "
+            "use_vllm out: the engine gives the same answers, more slowly",
+        )
 
 
 def require_disk(folder: Path, needed_bytes: int, what: str) -> None:

@@ -28,7 +28,7 @@ from job.evaluation.task_names import require_known, task_names
 from job.host.log import Log
 from job.hub.client import endpoint
 from job.ledger.claim import examine
-from job.plan.require import require_benchmarks, require_directory, require_trackers
+from job.plan.require import require_benchmarks, require_directory, require_trackers, require_vllm
 from job.source.data import HUB
 from job.source.given_adapter import look_at_adapter, require_rank
 from job.source.glimpse import files_of_rows, has_chat_template
@@ -122,6 +122,7 @@ def look_before_a_run(spec: JobSpec) -> Seen:
     seen = look(spec)
     seen.attempt(require_trackers, spec.tracking)
     seen.attempt(require_benchmarks, spec.evaluation.tasks)
+    seen.attempt(require_vllm, spec.training)
     if judges(spec):
         seen.attempt(address)
     _hub(spec, seen)
@@ -140,6 +141,7 @@ def look_to_validate(spec: JobSpec, folder: Path) -> Seen:
     if find_spec("torch"):  # else nothing can be run here
         seen.attempt(require_trackers, spec.tracking)
         seen.attempt(require_benchmarks, spec.evaluation.tasks)
+        seen.attempt(require_vllm, spec.training)
         if (needed := judges(spec)) and not os.environ.get(URL):
             text = f"{URL} is not set here: a run on this machine ends with exit 11"
             seen.notes.append((needed[0], text))

@@ -10,7 +10,7 @@ from job.evaluation.task_work import TaskWork
 from job.plan.cards import GB
 from job.plan.duration import JUDGE_REQUEST_SECONDS
 from job.plan.fetching import BYTES_A_SECOND
-from job.plan.gpu_memory import least_words
+from job.plan.gpu_memory import least_words, vllm_share
 from job.preview.evaluated import Evaluated
 from job.preview.plan import Plan
 from job.preview.reckoning import OnCard
@@ -152,6 +152,8 @@ def _about_cards(plan: Plan) -> Iterator[str]:
     yield f"GPU memory, expected: {_gb(on.needed.expected)} on {on.card.name}, with these rows, as quickly as it lets"
     yield f"GPU memory, at most: {_gb(on.needed.at_most)} there, if every row had max_seq_length {length}"
     yield f"GPU memory, least: {_gb(on.needed.least)} on any card, {least_words(length)}; render asks for this"
+    if share := vllm_share(plan.spec):
+        yield f"{100 * share:.0f} % of each of these is vLLM's, which takes that share of a larger GPU as well"
     yield from (EXPLAINED[verdict] for verdict in EXPLAINED if any(on.fits == verdict for on in plan.cards))
     yield "times of the H200 by a model that was fitted to measured steps; the others estimated, not measured"
     yield "no time of a CPU: a step there takes many times as long, and the log of a run says how long is left"

@@ -65,6 +65,7 @@ NAMES_OF = {
     "/training/grpo/group_size": "num_generations",
     "/training/grpo/max_new_tokens": "max_completion_length",
     "/training/grpo/rewards": "reward_funcs",
+    "/training/grpo/vllm_gpu_memory_utilization": "gpu_memory_utilization",
     "/training/keep": "load_best_model_at_end metric_for_best_model",
     "/training/learning_rate": "learning_rate_multiplier lr",
     "/training/logging_steps": "logging_strategy",
@@ -116,9 +117,9 @@ embedding_learning_rate enable_liger_kernel galore group_by_length liger_kernel 
 neftune_noise_alpha relora rope_scaling use_liger_kernel
 """
 VLLM = """
-fast_inference generation gpu_memory_utilization rollout_backend use_vllm vllm vllm_enable_sleep_mode
-vllm_gpu_memory_utilization vllm_max_model_length vllm_mode vllm_model_impl vllm_server_base_url vllm_server_host
-vllm_server_port vllm_server_timeout vllm_structured_outputs_regex vllm_tensor_parallel_size
+fast_inference generation rollout_backend vllm vllm_enable_sleep_mode vllm_max_model_length vllm_mode
+vllm_model_impl vllm_server_base_url vllm_server_host vllm_server_port vllm_server_timeout
+vllm_structured_outputs_regex vllm_tensor_parallel_size
 """
 
 # What is not a key of a spec, and what to do instead.
@@ -141,7 +142,8 @@ INSTEAD = {
         'Write "tracking": ["wandb"]; the project comes from the environment: WANDB_PROJECT, WANDB_ENTITY',
     ),
     **dict.fromkeys(
-        VLLM.split(), "Remove it: answers in training are given by the engine, without vLLM (schemas/README.md, grpo)"
+        VLLM.split(),
+        "Remove it: what is set of vLLM is use_vllm and vllm_gpu_memory_utilization (schemas/README.md, grpo)",
     ),
     **dict.fromkeys(UNNEEDED.split(), "There is nothing to set; remove it"),
     **dict.fromkeys(UNKNOWN.split(), "tunejob does not have this; remove it"),

@@ -26,18 +26,26 @@ HINT = "Both stay the same in every try of a spec, as a date would not: a rerun 
 def run_id_of(resolved: Json) -> str:
     """First 16 hex digits of the SHA-256 of the resolved spec without what is not the work: the same work, the same id.
 
-    `data.held_out` does not count where it is false, nor `training.method` where it is sft: before there was a default,
-    or another method, that was meant where they were left out.
+    `data.held_out` does not count where it is false, nor `training.method` where it is sft, nor
+    `training.grpo.use_vllm` where it is false: before there was a default, or another way, that was meant where they
+    were left out.
     """
     work = {key: value for key, value in resolved.items() if key not in NOT_THE_WORK}
     data = work.get("data")
-    if isinstance(data, dict) and data.get("held_out") is False:
-        work["data"] = {key: value for key, value in data.items() if key != "held_out"}
+    if isinstance(data, dict):
+        work["data"] = _without(data, "held_out", False)
     training = work.get("training")
-    if isinstance(training, dict) and training.get("method") == "sft":
-        work["training"] = {key: value for key, value in training.items() if key != "method"}
+    if isinstance(training, dict):
+        work["training"] = _without(training, "method", "sft")
+        if isinstance(grpo := training.get("grpo"), dict):
+            work["training"]["grpo"] = _without(grpo, "use_vllm", False)
     text = json.dumps(work, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _without(part: Json, key: str, value: Any) -> Json:
+    """`part`, but for that key where it has that value."""
+    return {name: found for name, found in part.items() if (name, found) != (key, value)}
 
 
 def placeholder_faults(uri: str, pointer: str) -> Iterator[Fault]:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from job.spec.sections import ScoringSpec
 
+VLLM_SHARE = 0.3  # of a GPU's memory where the spec has none, as in TRL
+
 
 @dataclass(frozen=True)
 class DpoSpec:
@@ -66,6 +68,13 @@ class GrpoSpec:
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"]
     scale_rewards: Literal["group", "batch", "none"]
     mask_cut_answers: bool
+    use_vllm: bool
+    vllm_gpu_memory_utilization: float | None
+
+    @property
+    def vllm_share(self) -> float:
+        """Of a GPU's memory, what vLLM has of it; 0 without."""
+        return (self.vllm_gpu_memory_utilization or VLLM_SHARE) if self.use_vllm else 0.0
 
     @property
     def files(self) -> dict[str, str]:

@@ -112,6 +112,29 @@ def rewards(document: Json) -> Iterator[Fault]:
         yield Fault("the loss of references is not what this method lowers", where="/training/eval_steps",
                     found=str(training["eval_steps"]), expected="no eval_steps with method grpo",
                     hint="Rewards are in the curves; evaluation.metrics are measured before and after")  # fmt: skip
+    yield from _answers_by_vllm(document)
+
+
+def _answers_by_vllm(document: Json) -> Iterator[Fault]:
+    """Of grpo: what vLLM in the training's process cannot do, or was never seen to."""
+    options, model, pointer = document["training"].get("grpo", {}), document["model"], "/training/grpo"
+    if not options.get("use_vllm"):
+        if "vllm_gpu_memory_utilization" in options:
+            yield Fault("without vLLM nothing has a share of the memory",
+                        where=f"{pointer}/vllm_gpu_memory_utilization",
+                        found="no use_vllm", expected="use_vllm true, or no share")  # fmt: skip
+        return
+    if model.get("backend", "unsloth") != "peft":
+        yield Fault("answers by vLLM were never seen with this engine, which rewrites the trainer that asks for them",
+                    where=f"{pointer}/use_vllm", found=f"true with backend {show(model.get('backend', 'unsloth'))}",
+                    expected='model.backend "peft", or no use_vllm')  # fmt: skip
+    if model.get("precision", "4bit") != "16bit":
+        yield Fault("vLLM is given the weights after each step, which packed ones are not fit for",
+                    where=f"{pointer}/use_vllm", found=f"true with precision {show(model.get('precision', '4bit'))}",
+                    expected='model.precision "16bit", or no use_vllm')  # fmt: skip
+    if dropout := document.get("lora", {}).get("dropout", 0):
+        yield Fault("vLLM has no dropout: answers would be weighed by how likely the training has them with some of it",
+                    where="/lora/dropout", found=json.dumps(dropout), expected="0, or no use_vllm")  # fmt: skip
 
 
 def _reward(reward: Json, pointer: str, seen: set[str]) -> Iterator[Fault]:

@@ -10,11 +10,12 @@ from job.host.cgroup import usable_cores
 from job.host.device import DEVICE_VARIABLE, take_first_card
 from job.training.precision import CPU_ENVIRONMENT
 
-# Of the environment: settings of accelerate's launcher and of Unsloth, and number types of products
+# Of the environment: settings of accelerate's launcher, of Unsloth and of vLLM, and number types of products
 # that are changed without anybody's notice.
 DECIDE_OTHERWISE = (
     "ACCELERATE_",
     "UNSLOTH_",
+    "VLLM_",
     "NVIDIA_TF32_OVERRIDE",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
     "ONEDNN_DEFAULT_FPMATH_MODE",
@@ -49,6 +50,8 @@ def prepared_environment(workdir: Path, given: Mapping[str, str]) -> dict[str, s
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
         "TRL_EXPERIMENTAL_SILENCE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_PLUGINS": "",  # no code of whatever package has one
         "TOKENIZERS_PARALLELISM": "false",
         # Torch and bitsandbytes bring an OpenMP each; idle threads of one would spin in the other's way
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -58,6 +61,7 @@ def prepared_environment(workdir: Path, given: Mapping[str, str]) -> dict[str, s
         "TORCHINDUCTOR_CACHE_DIR": caches / "inductor",
         "TRITON_CACHE_DIR": caches / "triton",
         "HF_HOME": caches / "huggingface",
+        "VLLM_CACHE_ROOT": caches / "vllm",
     }
     by_device = {
         "cpu": {"CUDA_VISIBLE_DEVICES": "", "UNSLOTH_FORCE_CPU": "1"},

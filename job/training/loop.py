@@ -104,10 +104,11 @@ def train(
             except OutOfMemoryError as error:
                 smaller = chooser.after(choice)
                 # Where a step was being applied when the loop ended, its weights are of no step
-                if smaller is None or loop.watch.applying or ranks.spread:
+                if smaller is None or loop.watch.applying or ranks.spread or not loop.method.may_begin_anew(spec):
                     raise does_not_fit(spec, choice) from error
                 said = str(error)
             else:
+                loop.method.end(loop.trainer)
                 return loop.result(resumed_from, too_large, compute)
             too_large += 1
             start = loop.snapshot(workdir / f"out-of-memory-{too_large}")

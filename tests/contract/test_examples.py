@@ -152,13 +152,13 @@ def test_medqa_by_the_letter_asks_for_a_letter() -> None:
     assert [(gate.metric, gate.of) for gate in spec.evaluation.gates] == [("choice", ("trained",))]
 
 
-# Keys that exclude one that everything.json has.
+# Keys that exclude one that everything.json has, or want what no image has.
 ALTERNATIVES = {
     "/model/adapter", "/model/adapters", "/model/adapters/0/adapter", "/model/adapters/0/weight", "/model/combine",
     "/training/grpo/rewards/0/json_schema", "/training/grpo/rewards/0/file", "/model/combine/method",
     "/model/combine/density", "/model/combine/sign", "/training/max_steps", "/training/warmup_steps",
     "/data/held_out/fraction", "/data/held_out/rows", "/export/lora_gguf", "/evaluation/tasks/0/rows/choices_column",
-    "/evaluation/choices_column",
+    "/evaluation/choices_column", "/training/grpo/use_vllm", "/training/grpo/vllm_gpu_memory_utilization",
     *(f"/training/grpo/rewards/0/judge{key}"
       for key in ("", "/model", "/rubric", "/max_requests", "/max_tokens", "/max_answer_tokens")),
 }  # fmt: skip

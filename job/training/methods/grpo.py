@@ -18,6 +18,7 @@ from job.training.methods.pairs import NOT_LEARNED, require_settings
 from job.training.methods.record import TOKENS, Method
 from job.training.methods.reference_model import require_the_base, without_copies
 from job.training.methods.rewards import FILE, JUDGE, REWARDS, reward_of, scorer_of
+from job.training.methods.vllm_answers import DIFFERENCE, answer_as_the_engine, answer_settings, give_back, threads_kept
 
 CURVES = {
     "reward": "reward",
@@ -27,6 +28,7 @@ CURVES = {
     "completions/clipped_ratio": "cut_answers",
     "entropy": "entropy",
     "kl": "kl",
+    **DIFFERENCE,
 } | {f"rewards/{name}/mean": f"reward_{name}" for name in REWARDS}
 PART = 10  # of the steps: what the reward is at the beginning and at the end
 RISE = 0.01  # of the reward, below which it has not risen
@@ -39,8 +41,12 @@ def _own_trainer(trainer_class: type) -> type:
         """Prompts are tokens already; an answer ends with any of the `stops`, and has none of the `unsaid` tokens."""
 
         def __init__(self, stops: list[int], unsaid: list[int], **given: Any) -> None:
-            super().__init__(**given)
+            with threads_kept():
+                super().__init__(**given)
             self.eos_token_ids = stops
+            if self.use_vllm:
+                answer_as_the_engine(self, stops)
+                return
             settings = {"eos_token_id": stops} | ({"suppress_tokens": unsaid} if unsaid else {})
             self.generation_config.update(**settings)
             self.generation_kwargs |= settings
@@ -72,15 +78,13 @@ def _arguments(spec: Any) -> dict[str, Any]:
         "steps_per_generation": None,  # one step
         "importance_sampling_level": "token",
         "mask_truncated_completions": options.mask_cut_answers,
-        "generation_kwargs": {"use_cache": True},
-        "use_vllm": False,
         "shuffle_dataset": False,  # the data stage has shuffled
         "disable_dropout": not spec.lora.dropout,
         "sync_ref_model": False,
         "log_completions": False,
         "remove_unused_columns": False,
         "train_sampling_strategy": "sequential",
-    }
+    } | answer_settings(spec)
 
 
 def _further(spec: Any, prepared: Any) -> dict[str, Any]:
@@ -244,6 +248,8 @@ GRPO = Method(
     further=_further,
     look=_look,
     remarks=_remarks,
+    end=give_back,
+    may_begin_anew=lambda spec: not spec.training.grpo.use_vllm,  # vLLM holds its memory until its process ends
     answers=lambda spec: spec.training.grpo.group_size,
     curves=CURVES,
     learning_rate=1e-5,

@@ -52,6 +52,8 @@ class Method:
     `remarks`: of the spec and the history of a training, what people should know. `answers`: how many sequences a step
     takes of a row, of the spec. `joins`: whether, of the spec, an engine on a GPU can compute rows one behind the
     other, each of which sees itself alone.
+    `end`: of a trainer whose training has ended, what it holds beside the model.
+    `may_begin_anew`: whether a process can have another trainer, where a step did not fit, of the spec.
     """
 
     name: str
@@ -77,6 +79,8 @@ class Method:
     look: Callable[[Any, Any], None] = lambda spec, prepared: None
     remarks: Callable[[Any, Sequence[Mapping[str, float]]], list[str]] = lambda spec, history: []
     answers: Callable[[Any], int] = lambda spec: 1
+    end: Callable[[Any], None] = lambda trainer: None
+    may_begin_anew: Callable[[Any], bool] = lambda spec: True
     least_rows: int = 1  # of a micro-batch
     sequences: int = 1  # of a row, in one forward pass
     further_passes: int = 0  # forward passes of a step beside the one that is learned from
