@@ -17,7 +17,7 @@ MOST_ROWS = 10**12
 HIGHEST_PRICE = 1e6
 LONGEST_ANSWER = 1 << 16  # tokens
 RUN_HELP = "directory or s3://bucket/prefix of a run; PLACE/latest: of the runs below PLACE the one published last"
-IMAGE_PARTS = ("benchmarks", "trackers")
+IMAGE_PARTS = ("benchmarks", "trackers", "vllm")
 RENDER_TARGETS = (
     "docker",
     "podman",
@@ -255,7 +255,7 @@ def add_render(commands: Any, spec_help: str) -> None:
     )
     render.add_argument(
         "--image-with", action="append", default=[], choices=IMAGE_PARTS,
-        help="what it was built with beyond the plain image, for evaluation.tasks or tracking; may be repeated",
+        help="what it has beyond the plain image, for evaluation.tasks, tracking or use_vllm; may be repeated",
     )  # fmt: skip
     render.add_argument("--name", help="of the job, before its hash (default: the spec's)")
     render.add_argument("--cpu", type=int, metavar="CORES", help="cores it gets (default: by the exports)")

@@ -63,6 +63,9 @@ def note_packages(spec: JobSpec, log: Log) -> None:
         text = "the plain image has no lm-eval, and there a run ends at once with exit 11: "
         text += "build it with --build-arg BENCHMARKS=1"
         log("note", pointer="/evaluation/tasks", text=text)
+    if spec.training.grpo and spec.training.grpo.use_vllm:
+        text = "no image of tunejob has vLLM, and there a run ends at once with exit 11: make one of your own from it"
+        log("note", pointer="/training/grpo/use_vllm", text=text)
 
 
 def command_schema(arguments: argparse.Namespace, log: Log) -> None:

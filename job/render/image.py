@@ -11,6 +11,7 @@ from job.tracking import IN_IMAGE
 
 IMAGE = f"tunejob:{__version__}"
 PARTS = {"benchmarks": "BENCHMARKS", "trackers": "TRACKERS"}  # and the build argument that puts it into the image
+VLLM = "vllm"  # is in an image only where somebody has put it there
 
 
 def is_local(image: str) -> bool:
@@ -39,11 +40,19 @@ def missing(spec: JobSpec, parts: Sequence[str]) -> Iterator[Fault]:
                 expected=f"an image that is built with --build-arg {PARTS[part]}=1",
                 hint=f"Build it so and add --image-with {part}, or leave it out of the spec",
             )
+    if spec.training.grpo and spec.training.grpo.use_vllm and VLLM not in parts:
+        yield Fault(
+            "no image of tunejob has vLLM",
+            where="/training/grpo/use_vllm",
+            found="true",
+            expected="an image of your own that has it, made from one of tunejob's",
+            hint=f"Name it with --image and add --image-with {VLLM}, or leave use_vllm out of the spec",
+        )
 
 
 def build(image: str, engine: str = "docker", parts: Sequence[str] = ()) -> str:
     """The command that makes it, in a clone of tunejob."""
-    arguments = "".join(f"--build-arg {PARTS[part]}=1 " for part in parts)
+    arguments = "".join(f"--build-arg {PARTS[part]}=1 " for part in parts if part in PARTS)
     return f"{engine} build {arguments}-t {image} ."
 
 

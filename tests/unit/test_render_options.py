@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -203,6 +204,19 @@ def test_what_the_plain_image_lacks_is_refused_before_a_machine_is_paid_for(targ
     assert rendered(raw, target, image=PUSHED, image_with=[part])
     if TARGETS[target].finds_image != "nowhere":
         assert f"build {argument} -t {IMAGE} .`" in head(rendered(raw, target, image=IMAGE, image_with=[part]))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_vllm_is_in_no_image_but_ones_own(target: str) -> None:
+    spec = json.loads((ROOT / "schemas" / "examples" / "grpo-llama32-1b.json").read_bytes())
+    spec["training"]["grpo"]["use_vllm"] = True
+    raw = json.dumps(spec).encode()
+    with pytest.raises(InputError) as refused:
+        rendered(raw, target, image=PUSHED, image_with=list(PARTLY))
+    (fault,) = refused.value.faults
+    assert (refused.value.exit_code, fault.where) == (11, "/training/grpo/use_vllm")
+    assert "--image-with vllm" in (fault.hint or "")
+    assert rendered(raw, target, image=PUSHED, image_with=["vllm"])
 
 
 @pytest.mark.parametrize("target", ["job", "kueue", "jobset", "trainjob"])
