@@ -22,7 +22,7 @@ from job.store import DirectoryStore
 from tests.browser import DESK, PHONE, browser, found
 from tests.flow.running import tunejob
 from tests.reports import BASE, TUNED, encoded, files, statistics
-from tests.unit.test_report_page import ATTACK, Elements
+from tests.unit.test_report_page import ATTACK, LONGEST, Elements
 
 SPEC: dict[str, Any] = {"name": "lamps", "training": {"learning_rate": 0.001, "epochs": 1.0}, "output": {"uri": "here"}}
 
@@ -299,6 +299,16 @@ def test_a_file_that_cannot_be_written_is_named_by_its_option(tmp_path: Path) ->
         with pytest.raises(InputError, match=words) as caught:
             write_output(str(path), "", "-o")
         assert caught.value.faults[0].where == "-o"
+
+
+def test_its_page_stays_small(tmp_path: Path) -> None:
+    outputs = [put(tmp_path / str(n), statistics(name=f"run-{n}")) for n in range(10)]
+    curve = [{"step": n, "loss": 1 / n, **{f"figure {m}": 1.0 * n for m in range(7)}} for n in range(1, 2000)]
+    for output in outputs:
+        DirectoryStore(output).write("report/losses.jsonl", encoded("report/losses.jsonl", curve))
+    page = compare_page(compare(outputs, None, {}))
+    assert "48 of 1,999 points are drawn." in page
+    assert len(page.encode()) < LONGEST
 
 
 @pytest.mark.skipif(not found(), reason="no Chromium (make page-tools)")

@@ -14,7 +14,7 @@ import pytest
 
 from job.evaluation.metrics import METRICS
 from job.report.gates import FAILED, GATES, PASSED, Gate, gates_of
-from job.report.page.charts import MOST_POINTS, Series, lines
+from job.report.page.charts import MOST_POINTS, Series, columns, lines
 from job.report.page.markup import tag, text
 from job.report.page.measures import curve_title
 from job.report.page.run import run_page, write_page
@@ -313,6 +313,14 @@ def test_a_curve_has_its_figures_in_words() -> None:
     assert lines("Loss", "", [Series("none", [], 1)]) == ""
     flat = lines("Rate", "", [Series("rate", [(1, 0.0), (2, 0.0)], 1)])
     assert "nan" not in flat
+    beside = re.findall(r">([-.0-9]+)</text>", lines("Margin", "", [Series("margin", [(0, -1.9), (20_000, 2)], 1)]))
+    assert beside == ["-2", "-1", "0", "1", "2", "0"], "and steps as 5,000"
+
+
+def test_a_column_has_its_count_over_it_and_under_the_pointer() -> None:
+    chart = columns("Lengths", "tokens", [("<=64", 1234), ("<=128", 3)])
+    assert re.findall(r'class="value">([^<]+)<', chart) == ["1,234", "3"]
+    assert "<title>&lt;=64: 1,234</title>" in chart
 
 
 # ---------------------------------------------------------------------------------------------- for everybody

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 from job.report.page.markup import Html, joined, plain, tag
 
 WIDTH, HEIGHT = 460, 230
-MOST_POINTS = 240
+MOST_POINTS = 240  # of a line; a chart of more than two has as many as two
+FEWEST_POINTS = 24
 FEWEST_COLUMNS = 4  # a few would be very wide
 TICKS = 5
 DECADES = 1.5  # from so many powers of ten on, a scale is logarithmic
@@ -31,33 +32,35 @@ class Series:
 
 def lines(title: str, unit: str, series: Sequence[Series], across: str = "step") -> Html:
     """A chart of `series` over steps; nothing where no line has a point."""
-    drawn = [Series(s.name, _thinned(s.points), s.colour, s.dots) for s in series if s.points]
-    if not drawn:
+    found = [line for line in series if line.points]
+    if not found:
         return Html()
     import pygal
 
+    most = max(FEWEST_POINTS, 2 * MOST_POINTS // max(2, len(found)))
+    drawn = [Series(s.name, _thinned(s.points, most), s.colour, s.dots) for s in found]
     steps = [at for line in drawn for at, _ in line.points]
     values = [value for line in drawn for _, value in line.points]
     logarithmic = min(values) > 0 and math.log10(max(values) / min(values)) > DECADES
+    height = math.log10 if logarithmic else float  # pygal's own logarithmic scale has the steps on it as well
+    low, high = height(min(values)), height(max(values))
+    if not logarithmic and 0 <= low < 0.5 * high:
+        low = 0
     chart = pygal.XY(
         **_common(),
-        include_x_axis=not logarithmic and 0 <= min(values) < 0.5 * max(values),
-        x_labels=_ticks(min(0, *steps), max(steps)),
+        x_labels=_ticks(min(0, *steps), max(steps), least=1),
         x_value_formatter=lambda at: f"{at:,.0f}",
+        y_labels=_ticks(low, high, least=1 if logarithmic else 0),
+        value_formatter=lambda at: _short(10**at if logarithmic else at),
         dots_size=3.5,
     )
-    if logarithmic:  # pygal's own scale of that kind has the steps on it as well
-        chart.y_labels = [
-            {"label": _short(10.0**power), "value": power}
-            for power in _ticks(math.log10(min(values)), math.log10(max(values)))
-        ]
     for line in drawn:
-        points = [(at, math.log10(value)) for at, value in line.points] if logarithmic else list(line.points)
-        chart.add(None, points, formatter=_pointed(across, line.name, logarithmic))
+        points = [((at, height(value)), f"{across} {at:g}: {line.name} {_short(value)}") for at, value in line.points]
+        chart.add(None, [{"value": place, "label": plain(words)} for place, words in points])
     said = "; ".join(f"{s.name}: {_short(s.points[0][1])} at first, {_short(s.points[-1][1])} at last" for s in drawn)
     words = ", ".join(filter(None, (f"{unit} by {across}".lstrip(), "logarithmic" if logarithmic else "")))
-    kept = max(len(s.points) for s in series)
-    thinned = f"{MOST_POINTS} of {kept:,} points are drawn." if kept > MOST_POINTS else ""
+    kept = max(len(s.points) for s in found)
+    thinned = f"{most} of {kept:,} points are drawn." if kept > most else ""
     kinds = [f"colour{line.colour}{' measured' if line.dots or len(line.points) == 1 else ''}" for line in drawn]
     return _figure(title, words, _legend(drawn), _svg(chart, kinds, f"{title}: {said}"), thinned)
 
@@ -71,13 +74,14 @@ def columns(title: str, unit: str, counts: Sequence[tuple[str, int]]) -> Html:
     beside = [""] * max(0, FEWEST_COLUMNS - len(counts))
     chart = pygal.Bar(
         **_common(),
+        value_formatter=lambda count: f"{count:,}",
         x_labels=[*(name for name, _ in counts), *beside],
         print_values=True,
         print_values_position="top",
         show_y_labels=False,
         show_y_guides=False,
     )
-    chart.add(None, [*(count for _, count in counts), *(None for _ in beside)])
+    chart.add(None, [{"value": count, "label": plain(f"{name}: {count:,}")} for name, count in counts])
     said = ", ".join(f"{name} {count:,}" for name, count in counts)
     return _figure(title, unit, Html(), _svg(chart, ["colour1"], f"{title}: {said}"), "")
 
@@ -97,14 +101,12 @@ def _common() -> dict[str, Any]:
         "width": WIDTH,
         "height": HEIGHT,
         "margin": 4,
+        "margin_right": 18,  # half of the last step's number
         "js": (),
         "css": (),
         "show_legend": False,
         "style": Style(label_font_size=12, major_label_font_size=12, value_font_size=12, title_font_size=12),
-        "value_formatter": _short,
         "truncate_label": -1,
-        "min_scale": 3,
-        "max_scale": TICKS + 2,
     }
 
 
@@ -114,8 +116,8 @@ def _figure(title: str, unit: str, legend: Html, drawing: Html, note: str) -> Ht
 
 
 def _svg(chart: Any, kinds: Sequence[str], said: str) -> Html:
-    """pygal's drawing, with `kinds` as the classes of its series, and without its style, its names and what is there
-    for scripts: the figure of a point is what the pointer shows.
+    """pygal's drawing, with `kinds` as the classes of its series, and without its style and what is there for
+    scripts: the label of a point is what the pointer shows.
     """
     root = ElementTree.fromstring(chart.render())  # noqa: S314 - drawn just now
     viewed = root.attrib["viewBox"]
@@ -123,7 +125,7 @@ def _svg(chart: Any, kinds: Sequence[str], said: str) -> Html:
         parent.tag = parent.tag.removeprefix(NAMESPACE)
         for child in [*parent]:
             name, kind = child.tag.removeprefix(NAMESPACE), child.get("class", "")
-            if name == "desc" and kind == "value":
+            if name == "desc" and kind == "label":
                 child.tag, child.attrib = "title", {}
             elif name in ("defs", "desc") or kind == "background" or kind.endswith("tooltip-overlay"):
                 parent.remove(child)
@@ -142,30 +144,20 @@ def _legend(series: Sequence[Series]) -> Html:
     return tag("span", *(tag("span", key, class_="entry") for key in keys), class_="legend")
 
 
-def _ticks(low: float, high: float) -> list[int]:
-    """Whole numbers around both, about as many as there is room for, 1, 2 or 5 times a power of ten apart."""
-    rough = max(1.0, (high - low) / TICKS)
-    power = 10 ** math.floor(math.log10(rough))
+def _ticks(low: float, high: float, least: float = 0) -> list[float]:
+    """Numbers around both, about as many as there is room for, 1, 2 or 5 times a power of ten apart."""
+    rough = max(least, (high - low or abs(high) or 1) / TICKS)
+    power = 10.0 ** math.floor(math.log10(rough))
     every = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    return [every * number for number in range(math.floor(low / every), math.ceil(high / every) + 1)]
+    return [round(every * number, 12) for number in range(math.floor(low / every), math.ceil(high / every) + 1)]
 
 
-def _pointed(across: str, name: str, logarithmic: bool) -> Callable[[Point], str]:
-    """What is shown of a point under the pointer."""
-
-    def said(point: Point) -> str:
-        value = 10 ** point[1] if logarithmic else point[1]
-        return plain(f"{across} {point[0]:g}: {name} {_short(value)}")
-
-    return said
-
-
-def _thinned(points: Sequence[Point]) -> list[Point]:
+def _thinned(points: Sequence[Point], most: int) -> list[Point]:
     """At most so many points, the first and the last among them."""
-    if len(points) <= MOST_POINTS:
+    if len(points) <= most:
         return list(points)
-    every = (len(points) - 1) / (MOST_POINTS - 1)
-    return [points[round(at * every)] for at in range(MOST_POINTS)]
+    every = (len(points) - 1) / (most - 1)
+    return [points[round(at * every)] for at in range(most)]
 
 
 def _short(value: float) -> str:
