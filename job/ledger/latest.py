@@ -15,7 +15,7 @@ LATEST = "latest"
 def run_at(output: str) -> str:
     """`output`; for PLACE/latest the run below PLACE that was published last. Raises `InputError` where none was."""
     place, _, name = output.rstrip("/").rpartition("/")
-    if name != LATEST or place.endswith(":/"):
+    if name != LATEST or place.endswith(":/") or output.rstrip("/") == f"/{LATEST}":  # a bucket; of the root
         return output
     place = place or "."
     if any(file.key == MANIFEST for file in open_store(output).list()):  # a run that is called so

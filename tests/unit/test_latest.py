@@ -37,7 +37,9 @@ def test_it_is_the_one_that_was_published_last(runs: Path, monkeypatch: pytest.M
 
 
 def test_another_address_is_as_it_was(runs: Path) -> None:
-    assert [run_at(name) for name in ("runs/a", "nowhere", "s3://latest")] == ["runs/a", "nowhere", "s3://latest"]
+    others = ["runs/a", "nowhere", "s3://latest", "/latest"]
+    published(runs.parent / "c", "2026-03-01T00:00:00Z")
+    assert [run_at(name) for name in others] == others
     published(runs / "latest", "2026-01-01T00:00:00Z")
     assert run_at("runs/latest") == "runs/latest", "a run that is called so"
 
