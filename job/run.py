@@ -227,9 +227,11 @@ def make_exports(artefacts: Artefacts, base: FetchedModel, merge_base: FetchedMo
     run, device = artefacts.run, choose_device()
     with run.stage("merge", children=True):
         folder = merge(artefacts, base.path, merge_base.path, device)
-    with Quants(artefacts, folder, device) as quants:
+    with artefacts.storing.to_the_end(), Quants(artefacts, folder, device) as quants:
         with run.stage("compare", children=True):
             compare(artefacts, folder, device).store(artefacts)
+            if not quants.any():
+                artefacts.storing.note(every=True)
         with run.stage("gguf", children=True):
             make_quants(quants, base.path, merge_base.path)
 

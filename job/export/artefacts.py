@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from job.errors import Fault, GateError
 from job.evaluation.benchmarks import Benchmark
 from job.export.delivered import Delivered
 from job.export.kinds import kind_of
+from job.export.storing import Storing
 from job.gguf.quality import ModelStep
 from job.gguf.worker import GgufPlan, try_beforehand
 from job.host.cgroup import available_bytes
@@ -44,7 +45,7 @@ class Measured:
 
 @dataclass
 class Artefacts:
-    """Artefacts by name (`names`). Each is stored as soon as it has passed its test, and its receipt written."""
+    """Artefacts by name (`names`). Each goes to the store as soon as it has passed its test; its receipt follows it."""
 
     run: Run
     delivered: Delivered
@@ -54,10 +55,14 @@ class Artefacts:
     answer_tokens: Sequence[int | None] = ()
     refused: list[Fault] = field(default_factory=list)
     at_once: int = 1  # quantisers side by side
+    storing: Storing = field(init=False)
     early: Sequence[str] = ()  # types that are made before the merge is compared
     memory: Memory | None = None  # of each process, once it is planned
     _steps: dict[str, Step] = field(default_factory=dict)
     _other_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.storing = Storing(self.run.store, self.run.log)
 
     @property
     def outstanding(self) -> list[str]:
@@ -93,8 +98,16 @@ class Artefacts:
                     self.run.store.download(file.key, self.run.workdir / file.key)
         return folder
 
-    def keep(self, name: str, files: Mapping[str, Path], figures: Figures, measured: Measured | None) -> None:
-        """Stores the files (key → path) of an artefact that has passed its test, with what it was `measured` to know.
+    def keep(
+        self,
+        name: str,
+        files: Mapping[str, Path],
+        figures: Figures,
+        measured: Measured | None,
+        scratch: Iterable[Path] = (),
+    ) -> None:
+        """Begins to store the files (key → path) of an artefact that has passed its test, with what it was `measured`
+        to know. Once they are stored its receipt is written, and what is only there for it, `scratch`, removed.
 
         Raises `GateError` before that where a gate of the spec is to hold for it and does not.
         """
@@ -103,17 +116,22 @@ class Artefacts:
             known |= measured.benchmarks
             self.delivered.note(name, known)
             self.delivered.require(name, known)
-        stored = self.store_files(files)
-        size = sum(file.bytes for file in stored)
         limits = self.run.spec.limits(name)
-        facts = {"name": name, "files": sorted(files), "bytes": size, "figures": dict(figures), "limits": limits}
+        facts: dict[str, Any] = {"name": name, "files": sorted(files), "figures": dict(figures), "limits": limits}
         if known and measured:
             facts |= {"delivered": known, "answers": measured.texts}
-        self.keep_stored(name, stored, files, {"exports": facts})
-        self.run.log("export", artefact=name, bytes=size, **figures)
-        if known:
-            self.run.log("delivered", artefact=name, **known)
-        self.write_report()
+
+        def then(stored: list[File]) -> None:
+            size = sum(file.bytes for file in stored)
+            self.keep_stored(name, stored, files, {"exports": facts | {"bytes": size}})
+            self.run.log("export", artefact=name, bytes=size, **figures)
+            if known:
+                self.run.log("delivered", artefact=name, **known)
+            self.write_report()
+            self.forget(*scratch)
+
+        self.run.claim.hold()
+        self.storing.begin(name, files, then)
 
     def recall_figures(self) -> None:
         """To the statistics, what earlier tries have found of what they stored."""

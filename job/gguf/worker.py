@@ -30,6 +30,7 @@ from job.host.child import run_child, serve
 from job.host.records import build
 
 WORKER = "job.gguf.worker"
+MAKING = "making"  # the folder of files that are being quantised
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,17 @@ def try_beforehand(step: Operation, folder: Path, what: str) -> Any:
 
 
 def _quantise(source: Path, target: Path, type_name: str, imatrix: Path | None, threads: int, device: str) -> Written:
-    """On the GPU, if one may be used and the types are among those encoded there: the same bytes, much sooner."""
+    """On the GPU, if one may be used and the types are among those encoded there: the same bytes, much sooner. The file
+    appears when it is whole: others may wait for it.
+    """
+    made = target.parent / MAKING / target.name
+    made.parent.mkdir(exist_ok=True)
     if device != "cpu" and imatrix is None and supported(planned_types(source, type_name, False).values()):
-        return quantise_on_device(source, target, type_name, device)
-    return quantise(source, target, type_name, imatrix, threads)
+        written = quantise_on_device(source, made, type_name, device)
+    else:
+        written = quantise(source, made, type_name, imatrix, threads)
+    made.replace(target)
+    return written
 
 
 def _check(file: Path, **more: Any) -> Checked:

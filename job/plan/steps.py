@@ -79,7 +79,8 @@ def steps(
         found.append(Step("convert", there + compared + merged + beside, converter))
         on_disk = sum(sizes[name] for name in largest_first[: at_once + 1])  # one more is being uploaded
         largest = max(map(memory.quant, sizes), default=memory.check(shapes.gguf_type))
-        found.append(Step("quantise", adapter + 2 * compared + own + on_disk, at_once * largest))
+        makes_more = beside_ram if early else 0  # the first are tested while the others of them are still made
+        found.append(Step("quantise", adapter + 2 * compared + own + on_disk, at_once * largest + makes_more))
     if export.lora_gguf:
         found.append(
             Step(

@@ -17,6 +17,7 @@ import pytest
 from job.ledger.manifest import read_manifest, verify
 from job.store import open_store
 from tests.flow.running import (
+    LIMIT_SECONDS,
     Result,
     Running,
     document,
@@ -28,6 +29,7 @@ from tests.flow.running import (
     watched,
     write_spec,
 )
+from tests.forking import environment, run_forked
 from tests.servers import Hub, hub_server
 from tests.tiny import narrow_dir, tiny_dir, wide_dir
 
@@ -138,6 +140,23 @@ def test_a_stop_during_the_exports_leaves_no_child_and_no_manifest(tmp_path: Pat
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_types_are_made_and_tested_while_the_merge_is_stored(tmp_path: Path) -> None:
+    """As on a GPU; the disk of this order was planned, and everything is stored and told once."""
+    types = ["q8_0", "q5_0", "q4_0"]
+    spec = write_spec(tmp_path / "spec.json", tiny(tmp_path / "out", changes({"merged": ["16bit"], "gguf": types})))
+    work, scratch = tmp_path / "work", tmp_path / "scratch"
+    scratch.mkdir()
+    variables = environment(scratch, {"TUNEJOB_WORKDIR": str(work)})
+    with watched(work) as peak:
+        code, out, _ = run_forked("tests.flow.early:run", ["run", spec], scratch, variables, LIMIT_SECONDS)
+    assert code == 0, out[-2000:]
+    stored = [event["artefact"] for line in out.splitlines() if (event := json.loads(line))["event"] == "export"]
+    assert sorted(stored) == ["gguf-q4_0", "gguf-q5_0", "gguf-q8_0", "merged"]
+    assert {"merged", *(f"gguf-{name}" for name in types)} <= set(verify(open_store(str(tmp_path / "out"))).results)
+    planned, seen = planned_and_seen(tmp_path / "out", work, peak[0])
+    assert seen <= 1.1 * planned
 
 
 def test_whole_weights_become_ggufs_too(tmp_path: Path) -> None:

@@ -94,11 +94,28 @@ class Quants:
         if self._converting is not None:
             self._converting.kill()
 
-    def converted(self) -> None:
-        """Waits for the conversion."""
-        if self._converting is not None:
+    def any(self) -> bool:
+        """Whether any type is outstanding."""
+        return any(map(len, self.order()))
+
+    def ready(self, name: str) -> bool:
+        """Whether type `name` can be begun with: its file is there, or all that it is made of, and the room that the
+        merge took. Raises what the conversion failed of.
+        """
+        if self._converting is not None and self._converting.ended():
             written, *_ = results(self._converting.wait())
+            self._converting = None
             self.artefacts.run.log("convert", **asdict(written))
+        if name in self._made:
+            return self.path(name).exists()
+        return self._converting is None and self._without_merge()
+
+    def _without_merge(self) -> bool:
+        """Whether the merge, which nothing reads any more, is gone: it may still be on its way to the store."""
+        if not all(map(is_gguf, self.artefacts.storing.names)):
+            return False
+        self.artefacts.forget(self._merged)
+        return True
 
     def conversion(self, model: Path, target: Path, quants: Sequence[Quantise] = ()) -> Child:
         """A process that makes the whole model one GGUF in its own number type, and these of it."""
@@ -121,7 +138,7 @@ class Quants:
         return Made(artefact, path, child, self.artefacts.run.log.live(artefact).begin())
 
     def finish(self, made: Made) -> None:
-        """Waits for a process and stores its file, or notes why it is refused."""
+        """Waits for a process and begins to store its file, or notes why it is refused."""
         try:
             *_, parts, checked = results(made.child.wait())
             made.bar.end()
@@ -132,24 +149,28 @@ class Quants:
             files = {f"gguf/{name}": made.path.with_name(name) for name in parts.files}
             for path in files.values():
                 path.chmod(0o644)
-            self.keep(made.name, files, checked)
-        if made.path != self.own:
-            self.artefacts.forget(*made.path.parent.glob(f"{made.path.stem}*.gguf"))
+            self.keep(made.name, files, checked, self._scratch(made.path))
+        if made.name not in self.artefacts.storing.names:
+            self.artefacts.forget(*self._scratch(made.path))
 
-    def keep(self, name: str, files: dict[str, Path], checked: Checked) -> None:
-        """Stores a file that has passed its test, or notes that a gate of the spec refuses it."""
+    def _scratch(self, path: Path) -> list[Path]:
+        """Files of a type; none of that which others are made of."""
+        return [] if path == self.own else [*path.parent.glob(f"{path.stem}*.gguf")]
+
+    def keep(self, name: str, files: dict[str, Path], checked: Checked, scratch: Sequence[Path] = ()) -> None:
+        """Begins to store a file that has passed its test, or notes that a gate of the spec refuses it."""
         answers = checked.quality.answers
         asked = zip(answers, self.artefacts.delivered.texts(answers), strict=True)
         texts = [text if ids else None for ids, text in asked]
         measured = Measured(checked.quality.step, texts, checked.quality.sums)
         try:
-            self.artefacts.keep(name, files, checked.figures(), measured)
+            self.artefacts.keep(name, files, checked.figures(), measured, scratch)
         except GateError as error:
             self.artefacts.refuse(error)
 
     def order(self) -> tuple[list[str], list[str]]:
         """Outstanding types, largest first; the one they are made of is apart, as its test may take the file apart."""
-        names = [variant_of(name) for name in self.artefacts.outstanding if kind_of(name).name == "gguf"]
+        names = [variant_of(name) for name in self.artefacts.outstanding if is_gguf(name)]
         return [n for n in names if n != self._own_type], [n for n in names if n == self._own_type]
 
     def lora(self, base: Path, adapter: Path) -> None:
@@ -177,7 +198,9 @@ class Quants:
         return self.artefacts.run.workdir / f"{self._spec.name}-{TYPES[name].label}.gguf"
 
     def forget_sources(self) -> None:
-        self.artefacts.forget(self._reference, self._trained, *self.own.parent.glob(f"{self.own.stem}*.gguf"))
+        self.artefacts.forget(
+            self._reference, self._trained, self._merged, *self.own.parent.glob(f"{self.own.stem}*.gguf")
+        )
 
     def _quantise(self, name: str, path: Path) -> Quantise:
         imatrix = self.artefacts.run.workdir / IMATRIX if takes_imatrix(self._spec, name) else None
@@ -190,6 +213,11 @@ class Quants:
     def _child(self, steps: tuple[Operation, ...], what: str, planned_bytes: int | None) -> Child:
         folder, request = self.artefacts.run.children, GgufRequest(steps)
         return Child(WORKER, request, folder, what, planned_bytes=planned_bytes, further=next(self._places))
+
+
+def is_gguf(name: str) -> bool:
+    """Whether the artefact of this name is the whole model as GGUF."""
+    return kind_of(name).name == "gguf"
 
 
 def in_turn(names: Sequence[str]) -> Iterator[Mapping[str, str]]:
@@ -225,25 +253,32 @@ def make_quants(quants: Quants, base: Path, merge_base: Path) -> None:
     for model in (base, merge_base):
         artefacts.forget(*model.glob("*.safetensors"))  # copies, or links: the merge has all of it
     artefacts.forget(artefacts.run.workdir / ADAPTED)
-    quants.converted()
-    artefacts.forget(artefacts.run.workdir / "merged")
     artefacts.require("quantise")
     for waiting in quants.order():
         _make_all(quants, waiting)
+    artefacts.storing.note(every=True)
     quants.forget_sources()
     artefacts.raise_refused()
 
 
 def _make_all(quants: Quants, waiting: list[str]) -> None:
+    """Each as soon as it can be begun with, as many side by side as are planned, and one more on its way to the store:
+    the disk has room for these.
+    """
+    at_once, storing = quants.artefacts.at_once, quants.artefacts.storing
     with _ended_at_last() as running:
         while waiting or running:
-            while waiting and len(running) < quants.artefacts.at_once:
-                running.append(quants.start(waiting.pop(0)))
-            made = _first_ended(running)
-            running.remove(made)
-            if waiting:  # the cores have work while this one is uploaded
-                running.append(quants.start(waiting.pop(0)))
-            quants.finish(made)
+            storing.note()
+            for made in [made for made in running if made.child.ended()]:
+                running.remove(made)
+                quants.finish(made)
+            on_disk = len(running) + sum(map(is_gguf, storing.names))
+            name = next((name for name in waiting if quants.ready(name)), None)
+            if name and len(running) < at_once and on_disk <= at_once:
+                waiting.remove(name)
+                running.append(quants.start(name))
+            else:
+                time.sleep(POLL_SECONDS)
 
 
 @contextmanager
@@ -255,11 +290,3 @@ def _ended_at_last() -> Iterator[list[Made]]:
     finally:
         for made in running:
             made.child.kill()
-
-
-def _first_ended(running: list[Made]) -> Made:
-    while True:
-        for made in running:
-            if made.child.ended():
-                return made
-        time.sleep(POLL_SECONDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,23 +36,29 @@ class MergedWeights:
     benchmarks: Mapping[str, float]
 
     def store(self, artefacts: Artefacts) -> None:
-        """Stores what is asked for. Raises `GateError` if a gate of the spec does not hold for it."""
+        """Begins to store what is asked for. Raises `GateError` if a gate of the spec does not hold for it."""
         if "merged" in artefacts.outstanding:
             keep(artefacts, "merged", self.folder, self.found.merged, self.benchmarks)
         for name, folder in self.forms.items():
-            keep(artefacts, name, folder, self.found.forms[name], {})
-            artefacts.forget(folder)
+            keep(artefacts, name, folder, self.found.forms[name], {}, [folder])
         if "imatrix" in artefacts.outstanding:
             path = artefacts.run.workdir / IMATRIX
             path.chmod(0o644)
             artefacts.keep("imatrix", {f"gguf/{IMATRIX}": path}, {}, None)
 
 
-def keep(artefacts: Artefacts, name: str, folder: Path, found: Examined, benchmarks: Mapping[str, float]) -> None:
-    """Stores a folder of weights."""
+def keep(
+    artefacts: Artefacts,
+    name: str,
+    folder: Path,
+    found: Examined,
+    benchmarks: Mapping[str, float],
+    scratch: Sequence[Path] = (),
+) -> None:
+    """Begins to store a folder of weights."""
     figures = asdict(found.comparison) if found.comparison else {}
     measured = Measured(found.measured, artefacts.delivered.texts(found.answers), found.sums, benchmarks)
-    artefacts.keep(name, files_by_key(folder), figures | {"perplexity": found.perplexity}, measured)
+    artefacts.keep(name, files_by_key(folder), figures | {"perplexity": found.perplexity}, measured, scratch)
 
 
 def merge(artefacts: Artefacts, base: Path, merge_base: Path, device: str) -> Path:
