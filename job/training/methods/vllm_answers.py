@@ -73,9 +73,13 @@ def answer_as_the_engine(trainer: Any, stops: list[int]) -> None:
 
 def _reload(generation: Any) -> None:
     """On a CPU vLLM has packed its weights, and none of them can be written to as TRL does it."""
-    runner = generation.llm.llm_engine.model_executor.driver_worker.model_runner
-    runner.reload_weights(weights_iterator=generation._iter_named_params())
+    _runner(generation).reload_weights(weights_iterator=generation._iter_named_params())
     generation.llm.reset_prefix_cache()
+
+
+def _runner(generation: Any) -> Any:
+    """What has the model, in this very process."""
+    return generation.llm.llm_engine.model_executor.driver_worker.model_runner
 
 
 def merged_weights(model: Any) -> Iterator[tuple[str, Any]]:
@@ -123,6 +127,8 @@ def give_back(trainer: Any) -> None:
         return
     from vllm.distributed import cleanup_dist_env_and_memory
 
+    for weight in _runner(generation).model.parameters():  # which what it has compiled does not let go of
+        weight.data = weight.data.new_empty(0)
     generation.llm.llm_engine.engine_core.shutdown()
     del generation.llm, generation
     cleanup_dist_env_and_memory()
