@@ -51,21 +51,12 @@ def say_seen(seen: Seen, log: Log) -> None:
 
 
 def note_packages(spec: JobSpec, log: Log) -> None:
-    """Says what a run in the image will refuse: a machine with its own packages may have them."""
-    from job.tracking import IN_IMAGE
+    """Says what a run in the plain image will refuse: a machine with its own packages may have them."""
+    from job.preview.image_parts import missing
 
-    absent = [name for name in spec.tracking if name not in IN_IMAGE]
-    if absent:
-        text = f"the plain image has no package for {', '.join(absent)}, and there a run ends at once with exit 11: "
-        text += "build it with --build-arg TRACKERS=1"
-        log("note", pointer="/tracking", text=text)
-    if spec.evaluation.tasks:
-        text = "the plain image has no lm-eval, and there a run ends at once with exit 11: "
-        text += "build it with --build-arg BENCHMARKS=1"
-        log("note", pointer="/evaluation/tasks", text=text)
-    if spec.training.grpo and spec.training.grpo.use_vllm:
-        text = "no image of tunejob has vLLM, and there a run ends at once with exit 11: make one of your own from it"
-        log("note", pointer="/training/grpo/use_vllm", text=text)
+    for fault in missing(spec, parts=()):
+        text = f"{fault.message}, and there a run ends at once with exit 11: it takes {fault.expected}"
+        log("note", pointer=fault.where, text=text)
 
 
 def command_schema(arguments: argparse.Namespace, log: Log) -> None:

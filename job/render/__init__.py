@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from job.errors import Fault, InputError, SpecError
+from job.preview.image_parts import missing
 from job.render.actions import actions
 from job.render.compose import compose
 from job.render.docker import docker, podman
 from job.render.dstack import dstack
-from job.render.image import build, is_local, missing, words_for_nodes
+from job.render.image import build, is_local, words_for_nodes
 from job.render.jobset import jobset
 from job.render.kubernetes import job, kueue
 from job.render.machines import require_one

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from job.errors import SpecError
+from job.preview.image_parts import PARTS
 from job.render import render
-from job.render.image import IMAGE, PARTS
+from job.render.image import IMAGE
 from job.render.options import RenderArguments, RenderOptions, options
 from job.render.pod import JOB, shipped
 from tests.k8s import rules

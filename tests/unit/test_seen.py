@@ -139,6 +139,19 @@ MISTAKES: dict[str, tuple[dict[str, str], dict[str, Any], str, str]] = {
 }  # fmt: skip
 
 
+def test_what_the_plain_image_lacks_is_said_in_the_words_of_render() -> None:
+    """Not refused: this machine is not the image."""
+    put({})
+    said = validate({"/tracking": ["tensorboard", "wandb"], "/evaluation/tasks": ["arc_easy"]}, "--spec-only")
+    notes = [(event["pointer"], event["text"]) for event in said if event["event"] == "note"]
+    assert [pointer for pointer, _ in notes] == ["/tracking", "/evaluation/tasks"]
+    for (_, text), name, part in zip(notes, ("wandb", "arc_easy"), ("TRACKERS", "BENCHMARKS"), strict=True):
+        assert f"the plain image lacks the packages for {name}, " in text
+        assert "exit 11" in text
+        assert f"--build-arg {part}=1" in text
+    assert not [event for event in validate({}, "--spec-only") if event["event"] == "note"]
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_named_with_its_place(name: str) -> None:
     tree, changes, pointer, words = MISTAKES[name]
