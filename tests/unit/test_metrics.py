@@ -26,6 +26,7 @@ from job.evaluation.readings import can_keep, log_sums, means, of_rows, sums_of_
 from job.evaluation.scores import Rows, Wanted, answer_rows, choice_rows, differences, figures, loss_rows, paired
 from job.host.bounded import processor_seconds
 from job.report.figures import compared, verdict
+from tests.forking import ROOT
 
 NOTHING = Options()
 ANSWERS = [
@@ -46,6 +47,17 @@ WANTED = [
     "It costs $3,000.50 today.",
     "日本語だよ",
 ]
+
+BESIDE = ROOT / ".venv-benchmarks" / "bin" / "python"
+# Reads pairs of answer and reference, and prints the three F-measures of each
+ROUGE_SCORE = """
+import json, sys
+from rouge_score.rouge_scorer import RougeScorer
+names = ["rouge1", "rouge2", "rougeL"]
+scorer = RougeScorer(names)
+found = [scorer.score(reference, answer) for answer, reference in json.load(sys.stdin)]
+print(json.dumps([[scores[name].fmeasure for name in names] for scores in found]))
+"""
 
 
 def figure(name: str, answers: list[str], references: list[str], options: Options = NOTHING) -> float:
@@ -120,6 +132,21 @@ OF_RUNS = [
 def test_rouge_1_and_2_are_those_of_rouge_score(answer: str, reference: str, single: float, pairs: float) -> None:
     found = [one(name, answer, reference) for name in ("rouge_1", "rouge_2")]
     assert found == pytest.approx([single, pairs], abs=1e-9)
+
+
+@pytest.mark.skipif(not BESIDE.exists(), reason="rouge-score is in .venv-benchmarks, which make test makes")
+def test_any_english_words_have_the_figures_of_rouge_score_itself() -> None:
+    rng = random.Random(0)
+    words = ["a", "b", "the", "cat", "Dog's", "it-is", "x_y", "12", "3.5", "U.S.", "don't", ",", "!"]
+    pairs = [[" ".join(rng.choices(words, k=rng.randint(0, 15))) for _ in "ab"] for _ in range(500)]
+    pairs = [[answer, f"end {reference}"] for answer, reference in pairs]  # a reference has a word
+    done = subprocess.run(
+        [BESIDE, "-c", ROUGE_SCORE], input=json.dumps(pairs), capture_output=True, check=True, text=True
+    )
+    found = [[one(name, *pair) for name in ("rouge_1", "rouge_2", "rouge_l")] for pair in pairs]
+    for ours, theirs in zip(found, json.loads(done.stdout), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-9)
+    assert len({round(value, 6) for row in found for value in row if value}) > 100
 
 
 def test_rouge_l_knows_letters_that_rouge_score_drops() -> None:
