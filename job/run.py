@@ -265,11 +265,11 @@ def prepare(run: Run, rows: FetchedRows, base: FetchedModel) -> Prepared:
     with run.log.bar("data") as bar:
         train, held_out, progress = rows.train, rows.held_out, bar.update_total
         prepared = build_dataset(run.spec, train, held_out, base.path, run.workdir, progress, beside=rows.beside)
-    METHODS[run.spec.training.method].look(run.spec, prepared)
+    METHODS[run.spec.training.method].look(run.spec, prepared, True)
     run.stats.data = prepared.report.document()
     if run.stats.device:  # not known yet where an earlier try has trained; it has kept its plan
         run.stats.planned = asdict(expected(run.spec, base, prepared, run.stats.device))
-    write_samples(prepared, run.report)
+    write_samples(prepared, run.report, METHODS[run.spec.training.method].learns_answers)
     run.log("data", **prepared.report.totals())
     for note in prepared.report.notes:
         run.log("note", text=note)

@@ -9,7 +9,8 @@ somewhat more, as the fourth root of the sum of their fourth powers:
 FLOPs a token: 2 for each weight that a token meets, once forward, once for the gradients of what comes in, once more
 for those of the weights where all are trained, and once more forward in layers that are computed again; and the
 attention. Other cards get the H200's efficiency and host: they were not measured; nor were methods with a reference,
-whose forward pass is added. What is fetched: `job.plan.fetching`.
+whose forward pass is added, nor answers that are given in
+a training by reward, which are reckoned as those of an evaluation are. What is fetched: `job.plan.fetching`.
 
 What base and tuned model are asked, losses of held-out rows, answers and benchmarks, are forward passes alone: of
 texts whose likelihood is wanted, of prompts, and for each token of an answer, as many as it may have. Such a pass takes
@@ -180,6 +181,18 @@ def epoch_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card,
     learned = 2 + (spec.model.precision == "full") + recomputed
     further = METHODS[spec.training.method].further_passes / learned
     return _together(products, host) * (1 + further)
+
+
+def given_seconds(spec: JobSpec, size: ModelSize, planned: Schedule, card: Card) -> float:
+    """Of a training by reward, to give its answers, each as long as it may be, all those of a step at once."""
+    training = spec.training
+    if not training.grpo:
+        return 0.0
+    at_once = training.batch_size * training.gradient_accumulation_steps
+    count, row_tokens, new = planned.steps * at_once, planned.tokens / planned.sequences, training.grpo.max_new_tokens
+    prompts = Passes(count, at_once, count * row_tokens, row_tokens)
+    answers = Passes(count, at_once, count * new, row_tokens + new, new, TOKEN)
+    return prompts.seconds(spec, size, card) + answers.seconds(spec, size, card)
 
 
 def stages(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from job.plan.cards import CARDS, Card
 from job.plan.choice import Choice, Training
-from job.plan.duration import Stage, asked_seconds, stages
+from job.plan.duration import Stage, asked_seconds, given_seconds, stages
 from job.plan.fetching import NOTHING, Fetching
 from job.plan.gpu_memory import GPU_CONTEXT_BYTES, GpuMemory, activation_budget, fits, gpu_memory, most_tokens
 from job.plan.model_size import ModelSize
@@ -79,7 +79,7 @@ def on_card(
     if refused == "no fp8" or not _holds(card, needed):
         return OnCard(key, card, refused, choice.batch.rows, choice.kept_layers, needed)
     planned = training.scheduled(choice.batch.rows)
-    seconds = training.seconds(choice) * planned.epochs
+    seconds = training.seconds(choice) * planned.epochs + given_seconds(spec, size, planned, card)
     taken = stages(spec, size, data_seconds, seconds, cards, *_asked_seconds(spec, size, card, evaluated))
     return OnCard(
         key,

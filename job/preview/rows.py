@@ -16,6 +16,7 @@ from job.data.sources import Selection
 from job.preview.evaluated import generates, question_tokens, read_tokens
 from job.report.samples import first_samples
 from job.spec import HeldOutSpec
+from job.training.methods import METHODS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,6 +94,7 @@ def see_rows(
     asked = spec if part is None else _measuring_nothing(spec)
     start = time.monotonic()
     prepared = build_dataset(asked, train, held_out, model_dir, workdir, progress, part, beside)
+    METHODS[spec.training.method].look(asked, prepared, False)
     seconds = time.monotonic() - start
     return _rows(spec, prepared, whole, own, seconds)
 
@@ -141,7 +143,7 @@ def _rows(spec: JobSpec, prepared: Prepared, whole: int, own: int | None, second
         dropped=train["dropped_examples"],
         notes=[note for note in prepared.report.notes if note != words],
         replay_sequences=_replayed(prepared, rows),
-        samples=first_samples(prepared),
+        samples=first_samples(prepared, METHODS[spec.training.method].learns_answers),
         has_template=bool(prepared.tokenizer.chat_template),
         questions=[*question_tokens(spec.evaluation, prepared), *[mean] * unasked],
         readings=read_tokens(prepared) if read == whole else [mean] * left.expected,

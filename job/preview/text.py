@@ -16,7 +16,8 @@ from job.preview.plan import Plan
 from job.preview.reckoning import OnCard
 from job.preview.rows import Estimate, Rows
 from job.report import markdown
-from job.report.samples import LEARNED
+from job.report.samples import marked_words
+from job.training.methods import METHODS
 
 WORDS = {"yes": "yes", "tight": "tight", "smaller": "smaller batches", "no": "no", "no fp8": "no FP8"}
 EXPLAINED = {
@@ -79,14 +80,14 @@ def _markdown(section: PlanPart) -> Iterator[str]:
 def sections(plan: Plan) -> Iterator[PlanPart]:
     """What there is to say, in the order in which it is asked."""
     yield PlanPart(f"Plan of {plan.spec.name}, run {plan.spec.run_id}", list(_head(plan)))
-    yield PlanPart("Rows", list(_rows(plan.rows)), _lengths(plan.rows))
+    learns = METHODS[plan.spec.training.method].learns_answers
+    yield PlanPart("Rows", list(_rows(plan.rows, learns)), _lengths(plan.rows))
     yield PlanPart("GPUs", list(_about_cards(plan)), list(_cards(plan.cards, plan.size.layers)))
     yield PlanPart("Time, disk and memory by stage", list(_about_stages(plan)), list(_stages(plan)))
     if plan.advice:
         lines = [f"{advice.where}: {advice.text}; {advice.reason}" for advice in plan.advice]
         yield PlanPart("Advice (--no-advice leaves it out)", lines)
-    marked = f"The model learns what is between {LEARNED[0]} and {LEARNED[1]}."
-    yield PlanPart("The first rows as the model will read them", [marked], texts=plan.rows.samples)
+    yield PlanPart("The first rows as the model will read them", [marked_words(learns)], texts=plan.rows.samples)
 
 
 def _head(plan: Plan) -> Iterator[str]:
@@ -101,10 +102,16 @@ def _head(plan: Plan) -> Iterator[str]:
     )
     if not schedule.packed and not schedule.joined and spec.training.batch_size > 1:
         yield f"padding: {schedule.padding:.0%} of what is computed"
+    if spec.training.grpo:
+        yield (
+            f"answers: {schedule.steps * rows:,} are given in the training, of at most "
+            f"{spec.training.grpo.max_new_tokens:,} tokens each; times and costs are of answers that long, not measured"
+        )
     yield from (f"note: {remark}" for remark in plan.remarks)
 
 
-def _rows(rows: Rows) -> Iterator[str]:
+def _rows(rows: Rows, learns: bool) -> Iterator[str]:
+    counted = "are learned" if learns else "are of references, which are not learned"
     if rows.read_rows == rows.whole_rows:
         yield f"read: all {rows.whole_rows:,} rows of the training sources, in {rows.seconds:.1f} s"
     else:
@@ -112,7 +119,7 @@ def _rows(rows: Rows) -> Iterator[str]:
     yield f"trained on: {_count(rows.rows)} rows, {_count(rows.sequences)} sequences an epoch"
     if rows.replay_sequences is not None:
         yield f"of these general ones, mixed in by data.replay: {_count(rows.replay_sequences)} sequences"
-    yield f"tokens an epoch: {_count(rows.tokens)}, of which {_count(rows.trained_tokens)} are learned"
+    yield f"tokens an epoch: {_count(rows.tokens)}, of which {_count(rows.trained_tokens)} {counted}"
     yield f"longest: {rows.longest_tokens:,} tokens"
     yield f"cut to max_seq_length: {_count(rows.truncated_rows)}{_named(rows.truncated)}"
     yield f"dropped, as nothing in them is learned: {_count(rows.dropped_rows)}{_named(rows.dropped)}"

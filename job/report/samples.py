@@ -17,18 +17,18 @@ TABLE_TOKENS = 400
 SAMPLE_CHARACTERS = 1500
 
 
-def write_samples(prepared: Prepared, folder: Path, count: int = 3) -> Path:
+def write_samples(prepared: Prepared, folder: Path, learns: bool = True, count: int = 3) -> Path:
     """`samples.md`: the first training sequences with their learned parts in ⟦ ⟧, then token by token. `samples.json`
     has the same as runs of learned and other text.
     """
     lines = [
         "# Training samples",
         "",
-        f"Learned parts are between {LEARNED[0]} and {LEARNED[1]}. In the tables, `+` is learned.",
+        f"{marked_words(learns)} In the tables it has `+`.",
         "",
     ]
     for index in range(min(count, len(prepared.train))):
-        row, (head, text) = prepared.train[index], sample(prepared, index)
+        row, (head, text) = prepared.train[index], sample(prepared, index, learns)
         fence = "`" * (3 + max((len(run) for run in re.findall("`+", text)), default=0))
         lines += [f"## {head}", "", f"{fence}text", text, fence, ""]
         lines += _token_table(prepared.tokenizer, row["input_ids"], row["labels"])
@@ -51,7 +51,15 @@ def document(prepared: Prepared, index: int) -> dict[str, Any]:
     return {"tokens": len(row["input_ids"]), "learned": learned, "runs": [list(run) for run in found]}
 
 
-def sample(prepared: Prepared, index: int) -> tuple[str, str]:
+def marked_words(learns: bool) -> str:
+    """What is between the marks."""
+    between = f"between {LEARNED[0]} and {LEARNED[1]}"
+    if learns:
+        return f"The model learns what is {between}."
+    return f"What is {between} is not learned: the model's own answers are compared with it."
+
+
+def sample(prepared: Prepared, index: int, learns: bool = True) -> tuple[str, str]:
     """A head line for a training sequence, and its text with the learned parts marked."""
     row = prepared.train[index]
     ids, labels = row["input_ids"], row["labels"]
@@ -61,17 +69,17 @@ def sample(prepared: Prepared, index: int) -> tuple[str, str]:
     if REJECTED in row:
         answer = [label for label in row["rejected_labels"] if label != IGNORED]
         text += f"\nrejected: {LEARNED[0]}{prepared.tokenizer.decode(answer)}{LEARNED[1]}"
-    head = f"Sample {index + 1}: {len(ids)} tokens, {learned} learned"
+    head = f"Sample {index + 1}: {len(ids)} tokens, {learned} {'learned' if learns else 'of the reference'}"
     if LABEL in row:
         head += ", to become likelier" if row[LABEL][0] else ", to become less likely"
     return head, text
 
 
-def first_samples(prepared: Prepared, count: int = 3) -> tuple[str, ...]:
+def first_samples(prepared: Prepared, learns: bool = True, count: int = 3) -> tuple[str, ...]:
     """The first of them for a terminal: each with its head line, and not at any length."""
     shown = []
     for index in range(min(count, len(prepared.train))):
-        head, text = sample(prepared, index)
+        head, text = sample(prepared, index, learns)
         shown.append(f"{head}\n{text if len(text) <= SAMPLE_CHARACTERS else f'{text[:SAMPLE_CHARACTERS]}…'}")
     return tuple(shown)
 

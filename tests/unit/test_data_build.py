@@ -398,6 +398,10 @@ def test_samples_show_what_is_learned(tmp_path: Path) -> None:
     assert "````text" in text
     assert text.count("## Sample") == 1
     assert "| + | 2 | `<\\|im_end\\|>` |" in text
+    assert "The model learns what is between" in text
+    compared = write_samples(prepared, tmp_path / "compared", learns=False).read_text("utf-8")
+    assert "of the reference\n" in compared
+    assert "is not learned" in compared
 
 
 def test_a_template_whose_end_token_is_missing_ends_with_the_tokenizers_own(tmp_path: Path) -> None:

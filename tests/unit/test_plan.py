@@ -24,7 +24,15 @@ from job.host.planned import PlannedRun
 from job.init.settings import QUICK_RATE
 from job.plan.advice import Facts, advise
 from job.plan.cards import CARDS, GB, card_of
-from job.plan.duration import JUDGE_REQUEST_SECONDS, REOPEN_SECONDS, TOKEN, Passes, epoch_seconds, measured_seconds
+from job.plan.duration import (
+    JUDGE_REQUEST_SECONDS,
+    LAYER_SECONDS,
+    REOPEN_SECONDS,
+    TOKEN,
+    Passes,
+    epoch_seconds,
+    measured_seconds,
+)
 from job.plan.gpu_memory import GIB, card_bytes, gpu_bytes, gpu_memory, least_gpu_bytes, most_tokens, rows_at_once
 from job.plan.machine import resources
 from job.plan.model_size import ModelSize, size_of_fetched
@@ -219,6 +227,39 @@ def plan(
 
 def chats(count: int, words: int = 1) -> list[Row]:
     return [{"messages": turns(f"Question {number}?", "word " * (number % 7 * words + 1))} for number in range(count)]
+
+
+def rewarded(**grpo: Any) -> dict[str, Any]:
+    options = {"rewards": [{"metric": "exact_match"}], "max_new_tokens": 64, "group_size": 2} | grpo
+    training = {"method": "grpo", "max_steps": 10, "batch_size": 4, "gradient_accumulation_steps": 2, "grpo": options}
+    return {"/data/train/0/format": "prompt_only", "/model/precision": "16bit", "/training": training}
+
+
+def test_a_training_by_reward_is_planned_with_its_answers(model: Path) -> None:
+    rows = [{"prompt": f"What is {number} + 1?", "reference": f"{number + 1}"} for number in range(20)]
+    short, long = (plan(model, rows, rewarded(max_new_tokens=count), h200=3.0) for count in (16, 128))
+    assert short.cheapest
+    assert long.cheapest
+    seconds = [{stage.name: stage.seconds for stage in each.cheapest.stages}["train"] for each in (short, long)]
+    token = 24 * LAYER_SECONDS * TOKEN  # of the host, for a token of each answer of a step
+    assert seconds[1] - seconds[0] >= 10 * (128 - 16) * token
+    assert long.cheapest.cost == pytest.approx(long.cheapest.seconds / 1200)
+    text = as_text(long)
+    assert "answers: 80 are given in the training, of at most 128 tokens each" in text
+    assert "of references, which are not learned" in text
+    assert "The model learns" not in text
+
+
+@pytest.mark.parametrize(("grpo", "reference", "where"), [
+    ({"max_new_tokens": 250}, "2", "/model/max_seq_length"),
+    ({}, "word " * 100, "/model/max_seq_length"),
+    ({"rewards": [{"metric": "regex", "regex": "(z)"}]}, "2", "/training/grpo/rewards/0"),
+])  # fmt: skip
+def test_a_plan_refuses_prompts_that_a_run_would(model: Path, grpo: dict[str, Any], reference: str, where: str) -> None:
+    rows = [{"prompt": f"What is {number} + 1?", "reference": reference} for number in range(20)]
+    with pytest.raises(InputError) as caught:
+        plan(model, rows, rewarded(**grpo))
+    assert caught.value.faults[0].where == where
 
 
 def test_a_plan_in_every_form(model: Path) -> None:

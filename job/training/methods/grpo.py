@@ -142,12 +142,13 @@ def _scorer(asked: Any, pointer: str) -> Scorer:
     return scorer_of(asked.judge, f"{pointer}/judge", address())
 
 
-def _look(spec: Any, prepared: Any) -> None:
+def _look(spec: Any, prepared: Any, asks: bool) -> None:
     """Raises `InputError` for a prompt beside which there is no room for an answer, a reference that was cut, or a
-    reward that counts for no reference, and as `own_reward` and `Scorer.scores` do; what counts for some is noted.
+    reward that counts for no reference, and, where it `asks`, as `own_reward` and `Scorer.scores` do; what counts for
+    some is noted.
     """
     questions = list(_questions(prepared))
-    prepared.report.notes.extend(_unfit(spec, [reference for _, reference in questions]))
+    prepared.report.notes.extend(_unfit(spec, [reference for _, reference in questions], asks))
     most = spec.model.max_seq_length - spec.training.grpo.max_new_tokens
     longest = max(len(prompt) for prompt, _ in questions)
     cut = prepared.report.train["truncated_rows"]
@@ -162,20 +163,22 @@ def _look(spec: Any, prepared: Any) -> None:
         )
 
 
-def _unfit(spec: Any, references: list[str]) -> Iterator[str]:
+def _unfit(spec: Any, references: list[str], asks: bool) -> Iterator[str]:
     """For people, of each reward: how many references it does not count for. Raises `InputError` where that is all."""
     for number, asked in enumerate(spec.training.grpo.rewards):
         pointer = f"/training/grpo/rewards/{number}"
         if asked.metric == JUDGE:  # whether it answers shows before the weights are fetched, too
-            _scorer(asked, pointer).scores([Answer("", references[0], references[0])])
+            if asks:
+                _scorer(asked, pointer).scores([Answer("", references[0], references[0])])
             if (most := _most_answers(spec, len(references))) > (cap := asked.judge.max_requests):
                 yield (f"up to {most} answers are given, and the judge may be asked {cap} times: equal ones are asked "
                        "about once, and the run ends where that is reached")  # fmt: skip
             continue
-        of = reward_of(asked, pointer)
-        if asked.metric == FILE:
-            of(references[0], references[0])  # a mistake in it shows before the weights are fetched
+        if asked.metric == FILE:  # a mistake in it shows before the weights are fetched
+            if asks:
+                reward_of(asked, pointer)(references[0], references[0])
             continue
+        of = reward_of(asked, pointer)
         unfit = [text for text in references if of(text, text) is None]
         if len(unfit) == len(references):
             raise InputError(f"no reference counts for the reward {asked.metric}", where=pointer,
@@ -254,5 +257,6 @@ GRPO = Method(
     curves=CURVES,
     learning_rate=1e-5,
     needs_adapter=True,
+    learns_answers=False,
     further_passes=1,  # of the reference; answers are given besides
 )

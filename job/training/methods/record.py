@@ -48,7 +48,8 @@ class Method:
     that pads and the tokens of the longest sequence (None: trl's own). `check` raises `CapacityError` where the
     trainer, once it is made, is not set as the spec says. `kernel_loss`: trl's loss of it is a kernel that CPUs lack,
     and transformers' own takes its place. `further`: keyword arguments of the trainer, of the spec and the prepared
-    rows, in the place of or beyond the common ones. `look` raises `InputError` for prepared rows that it cannot use.
+    rows, in the place of or beyond the common ones. `look` raises `InputError` for prepared rows that it cannot use;
+    its last argument says whether it may ask others, and run what the operator allows, to find out.
     `remarks`: of the spec and the history of a training, what people should know. `answers`: how many sequences a step
     takes of a row, of the spec. `joins`: whether, of the spec, an engine on a GPU can compute rows one behind the
     other, each of which sees itself alone.
@@ -73,10 +74,11 @@ class Method:
     curves: Mapping[str, str] = field(default_factory=dict)  # of trl's log, and what we call them
     learning_rate: float | None = None  # where the spec has none; None: the schema's
     needs_adapter: bool = False
+    learns_answers: bool = True  # of its rows; else they are what the model's own are compared with
     packs: bool = False
     joins: Callable[[Any], bool] = lambda spec: False
     further: Callable[[Any, Any], dict[str, Any]] | None = None
-    look: Callable[[Any, Any], None] = lambda spec, prepared: None
+    look: Callable[[Any, Any, bool], None] = lambda spec, prepared, asks: None
     remarks: Callable[[Any, Sequence[Mapping[str, float]]], list[str]] = lambda spec, history: []
     answers: Callable[[Any], int] = lambda spec: 1
     end: Callable[[Any], None] = lambda trainer: None
