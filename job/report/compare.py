@@ -136,7 +136,8 @@ def _read(output: str, prices: Mapping[str, float]) -> ComparedRun:
     stats = _statistics(store)
     spec = json_object(store.read(SPEC)) if SPEC in keys else {}
     losses = read_lines(store.read(LOSSES)) if LOSSES in keys else []
-    price = prices.get(_card(str(stats["device"].get("name", ""))), prices.get(ANY))
+    own = {} if prices else stats.get("cost") or {}  # by the price of its spec
+    price = prices.get(_card(str(stats["device"].get("name", ""))), prices.get(ANY, own.get("price_per_hour")))
     return ComparedRun(stats["name"], output, spec, stats, losses, MANIFEST in keys, price)
 
 

@@ -120,7 +120,7 @@ def test_a_list_of_values_is_one_value(tmp_path: Path) -> None:
 
 def test_time_and_money(three: list[str], tmp_path: Path) -> None:
     assert [run.cost for run in compare(three, None, {"": 1.5}).runs] == [1.5, 3.0, 1.5]
-    assert [run.cost for run in compare(three, None, {}).runs] == [None] * 3
+    assert [run.cost for run in compare(three, None, {"h200": 4.0}).runs] == [None] * 3
     device = statistics()["device"] | {"kind": "cuda", "total_memory_bytes": 80 * 10**9}
     names = {"NVIDIA A100-SXM4-80GB": 2.0, "NVIDIA L4": 0.5, "NVIDIA H200": 4.0, "NVIDIA L40S": None}
     outputs = [
@@ -134,6 +134,14 @@ def test_time_and_money(three: list[str], tmp_path: Path) -> None:
     assert found == names
     rows = [line.split() for line in as_text(compare(three, None, {"": 1.5})).splitlines()]
     assert ["second", "0.4", "1.649", "0.75", "20", "60", "min", "00", "s", "1.00", "GB", "1.50", "published"] in rows
+
+
+def test_without_a_price_each_run_has_that_of_its_spec(tmp_path: Path) -> None:
+    own = statistics(wall_seconds=3600.0, cost={"price_per_hour": 2.0, "hours": 1.0, "cost": 2.0})
+    outputs = [put(tmp_path / "a", own), put(tmp_path / "b", statistics(wall_seconds=3600.0, cost=None))]
+    assert {Path(run.output).name: run.cost for run in compare(outputs, None, {}).runs} == {"a": 2.0, "b": None}
+    assert {run.cost for run in compare(outputs, None, {"": 1.5}).runs} == {1.5}, "--price alone"
+    assert {run.cost for run in compare(outputs, None, {"l4": 1.5}).runs} == {None}
 
 
 def test_json_is_as_its_schema_has_it(three: list[str]) -> None:
