@@ -100,7 +100,7 @@ def build_dataset(
     trained = trained_on(spec, training, replay, [part for part in (kept_out, measured) if part], notes)
     notes += [note for selection in asked.every for note in selection.column_notes()]
     held_out_rows = kept_out.table.dataset(kept_out.sequences) if kept_out else None
-    notes += reference_notes(spec.evaluation, exact_match) + label_notes(held_out_rows)
+    notes += reference_notes(spec.evaluation, exact_match) + label_notes(trained.dataset, held_out_rows)
     notes += row_notes([each for each in (table, own, replay, general) if each], spec.model.max_seq_length)
     return Prepared(
         digest=trained.digest,

@@ -57,19 +57,30 @@ def row_notes(tables: Sequence[Table], max_seq_length: int) -> list[str]:
     return notes
 
 
-def label_notes(held_out: Any) -> list[str]:
-    """On prepared held-out rows that are called good or bad, and all the same."""
+def label_notes(train: Any, held_out: Any) -> list[str]:
+    """On prepared rows that are called good or bad, and all the same."""
+    notes = []
+    if kind := _only_kind(train):
+        likelier = "likelier" if kind == "good" else "less likely"
+        notes.append(
+            f"all {len(train)} answers that are trained on are called {kind}: every answer is made {likelier}, and "
+            "none is preferred to another, as that needs both kinds"
+        )
+    if kind := _only_kind(held_out):
+        notes.append(
+            f"all {len(held_out)} held-out answers are called {kind}: which ones the model prefers is not measured, as "
+            "that needs both kinds; hold out more rows, or name some of each in data.held_out.sources"
+        )
+    return notes
+
+
+def _only_kind(rows: Any) -> str:
+    """What all of them are called, where that is one thing."""
     label = LABELLED[-1]
-    if held_out is None or label not in held_out.column_names:
-        return []
-    kinds = {bool(value[0]) for value in held_out[label]}
-    if len(kinds) > 1:
-        return []
-    kind = "good" if kinds.pop() else "bad"
-    return [
-        f"all {len(held_out)} held-out answers are called {kind}: which ones the model prefers is not measured, as "
-        "that needs both kinds; hold out more rows, or name some of each in data.held_out.sources"
-    ]
+    if rows is None or label not in rows.column_names:
+        return ""
+    kinds = {"good" if value[0] else "bad" for value in rows[label]}
+    return kinds.pop() if len(kinds) == 1 else ""
 
 
 def _left_out(tables: Sequence[Table]) -> list[str]:

@@ -236,6 +236,8 @@ def test_texts_with_labels_are_read(tmp_path: Path) -> None:
     prepared = prepare(tmp_path, rows, "kto", byte_tokenizer_dir(), method="kto")
     assert prepared.report.notes == [
         "/data/train/0/source: columns that nothing reads: 'other' (2)",
+        "all 2 answers that are trained on are called good: every answer is made likelier, and none is preferred to "
+        "another, as that needs both kinds",
         "2 answers are called good",
     ]
 
@@ -250,6 +252,8 @@ def test_held_out_answers_of_one_kind_are_told(labels: tuple[bool, bool], tmp_pa
     prepared = prepare(tmp_path, rows, "kto", byte_tokenizer_dir(), method="kto", held_out=held_out)
     told = [note for note in prepared.report.notes if note.startswith("all 6 held-out answers are called")]
     assert len(told) == (labels[0] == labels[1])
+    trained = [note for note in prepared.report.notes if note.startswith("all 2 answers that are trained on")]
+    assert len(trained) == (len(set(map(tuple, prepared.train["desirable"]))) == 1)
     assert all(("called good: " if labels[0] else "called bad: ") in note for note in told)
     assert (equal_margins(prepared.held_out) == []) == bool(told)
 
