@@ -1,8 +1,8 @@
 """SIGKILL before any operation on files or the store: no false success, nothing stored is lost, the next try succeeds.
 
-`make test` runs a short slice, `make chaos` test_every_operation as well: TUNEJOB_CHAOS_KILLS says before how many of a
-run's K operations, evenly spread, it is killed; `all` means each. Of these, TUNEJOB_CHAOS_PART=2/8 takes every eighth
-from the second on: all parts one day after the other are the whole.
+`make test` runs a short slice, `make chaos` all of it: TUNEJOB_CHAOS_KILLS says before how many of a run's K
+operations, evenly spread, it is killed; `all` means each. Of these, TUNEJOB_CHAOS_PART=2/8 takes every eighth from the
+second on: all parts one day after the other are the whole.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from job.errors import JobError
 from tests.chaos.scene import MANY_PARTS, SHORT_LEASE, Scene
 from tests.servers import S3Server
+from tests.tiny import narrow_dir
 
 KILLS = os.environ.get("TUNEJOB_CHAOS_KILLS", "0")
 PART, PARTS = map(int, os.environ.get("TUNEJOB_CHAOS_PART", "1/1").split("/"))
@@ -39,6 +41,10 @@ IN_S3 = [
     r"POST .*/adapter_model\.safetensors\?uploadId",
     r"PUT .*/manifest\.json \(body\)",
 ]
+OF_EXPORTS = {  # which are stored by threads, while others are made
+    "directory": [r"open .*/out/merged/\.tunejob", r"rename .*/done/merged\.json", r"rename .*/out/gguf/"],
+    "s3": [r"(PUT|POST) .*/merged/model", r"PUT .*/done/merged\.json \(body\)", r"PUT .*/gguf/"],
+}
 
 
 def test_in_a_directory(tmp_path: Path) -> None:
@@ -58,6 +64,20 @@ def one_after_the_other(scene: Scene, points: list[str]) -> None:
         kept |= scene.keeps()
     assert "adapter/adapter_model.safetensors" in kept
     scene.ends_well(kept)
+
+
+@pytest.mark.skipif(KILLS == "0", reason="make chaos runs it")
+@pytest.mark.parametrize("kind", ["directory", "s3"])
+def test_exports_on_their_way(kind: str, s3: S3Server, bucket: str, tmp_path: Path) -> None:
+    limits = [{"type": name, "kl": 100, "perplexity_rise": 1000} for name in ("q8_0", "q4_0")]
+    export = {
+        "merged": ["16bit"],
+        "gguf": ["q8_0", "q4_0"],
+        "limits": {"merged_logits": 1, "merged_kl": 1, "gguf": limits},
+    }
+    killed = scene(kind, tmp_path, s3, bucket)
+    changes = {**killed.changes, "/model/source": str(narrow_dir()), "/export": export}
+    one_after_the_other(replace(killed, changes=changes), OF_EXPORTS[kind])
 
 
 def scene(kind: str, folder: Path, s3: S3Server, bucket: str) -> Scene:
