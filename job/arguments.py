@@ -220,12 +220,9 @@ def add_compare(commands: Any) -> None:
     compare.add_argument("--html", metavar="FILE", help="write a page for a browser as well, curves over each other")
     compare.add_argument("--json", action="store_true", help="as schemas/compare.schema.json has it")
     compare.add_argument(
-        "--price",
-        type=prices,
-        default={},
-        metavar="PRICE",
-        help="of an hour: 2.49, or by GPU h100=2.49,l4=0.7; else that of each spec",
-    )
+        "--price", type=prices, default={}, metavar="PRICE",
+        help="of an hour: 2.49, or by GPU h100=2.49,l4=0.7; without it that of each run's spec",
+    )  # fmt: skip
 
 
 def add_chat(commands: Any) -> None:

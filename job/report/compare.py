@@ -39,9 +39,7 @@ INNER: Mapping[tuple[str, str], type] = {  # of what is in them, where it is the
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One run at its `output`. `label`: its name, or more of its address where others have that. `spec` is empty where
-    the run has not come so far as to store it. `price_per_hour` is None where none is known.
-    """
+    """One run. `label`: its name, or more of its address where others have that; `spec` is empty where it has none."""
 
     label: str
     output: str
