@@ -15,6 +15,7 @@ from job.spec.wording import show
 Json = dict[str, Any]
 THINNED = ("ties", "ties_svd", "dare_linear", "dare_ties", "dare_linear_svd", "dare_ties_svd", "magnitude_prune",
            "magnitude_prune_svd")  # fmt: skip
+EXACT = ("cat", "svd")  # sums of what the adapters do
 SIGNED = ("ties", "ties_svd", "dare_ties", "dare_ties_svd")
 READ = ("seed", "eval_batch_size")  # of the section training, where nothing is trained
 # What PEFT does not combine, and what it is without
@@ -78,6 +79,9 @@ def combines(document: Json) -> Iterator[Fault]:
     if not any(each.get("weight", 1.0) for each in model["adapters"]):
         yield Fault("nothing is left of adapters that are all multiplied by 0", where="/model/adapters",
                     expected="another weight than 0")  # fmt: skip
+    elif model.get("combine", {}).get("method", "cat") in EXACT and not any(_weights(model["adapters"]).values()):
+        yield Fault("nothing is left of adapters that are taken away again", where="/model/adapters",
+                    found="weights that add up to 0 for each adapter", expected="another weight of one")  # fmt: skip
     for key in ("gpus", "nodes"):
         if (count := document.get("resources", {}).get(key, 1)) not in (1, "all"):
             yield Fault("nothing is trained where adapters are combined", where=f"/resources/{key}", found=show(count),
@@ -86,6 +90,14 @@ def combines(document: Json) -> Iterator[Fault]:
         yield Fault("a combined adapter has its scale in its weights", where="/lora/alpha",
                     found=json.dumps(lora.get("alpha", 16)), expected=f"{lora.get('r', 16)}, as r")  # fmt: skip
     yield from _options(model.get("combine", {}))
+
+
+def _weights(adapters: list[Json]) -> dict[str, float]:
+    """By address, what it is multiplied by in all."""
+    found: dict[str, float] = {}
+    for each in adapters:
+        found[each["adapter"]] = found.get(each["adapter"], 0.0) + each.get("weight", 1.0)
+    return found
 
 
 def _options(combine: Json) -> Iterator[Fault]:

@@ -744,3 +744,14 @@ def test_a_stored_spec_is_the_same_run_again(changes: Any) -> None:
 def test_columns_the_wrong_way_round_are_turned() -> None:
     (fault,) = faults_with({"/data/train/0/columns": {"question": "instruction"}})
     assert 'Our name comes first, then your column\'s: {"instruction": "question"}' in str(fault)
+
+
+@pytest.mark.parametrize("method", ["cat", "svd"])
+def test_adapters_that_are_taken_away_again_are_refused(method: str) -> None:
+    changes = {"/model/combine": {"method": method}, "/lora": {"r": 32, "alpha": 32}}
+    pair = [{"adapter": "a", "weight": 0.5}, {"adapter": "a", "weight": -0.5}]
+    with pytest.raises(SpecError) as caught:
+        parse({"/model/adapters": pair, **changes})
+    assert "/model/adapters" in [fault.where for fault in caught.value.faults]
+    assert "taken away again" in str(caught.value)
+    parse({"/model/adapters": [pair[0], {"adapter": "b", "weight": -0.5}], **changes})
