@@ -24,8 +24,8 @@ WORTH_PACKING, STEPS_WORTH_PACKING = 0.8, 20  # of the time
 class Facts:
     """What is known of a run beside its spec. `packing_time`: what the training would take with packing, as a part of
     what it takes; None where packing is impossible or is on. `formats`: of the training sources, in their order.
-    `chats`: whether the model has a chat template; `quantised`: whether its weights, `parameters` of them, are packed
-    already.
+    `chats`: whether the model comes with a chat template; `quantised`: whether its weights, `parameters` of them, are
+    packed already.
     """
 
     rows: int
@@ -78,6 +78,16 @@ def _cut(spec: JobSpec, facts: Facts) -> Iterator[Advice]:
             "/model/max_seq_length",
             f"more than {spec.model.max_seq_length}, or shorter rows",
             f"{facts.truncated_rows} of {facts.rows} rows are cut: a model that sees no ends goes on talking",
+        )
+
+
+def _template(spec: JobSpec, facts: Facts) -> Iterator[Advice]:
+    if not facts.chats and spec.data.chat_template != "model":
+        yield Advice(
+            "/data/chat_template",
+            "the instruct version of this model, if there is one",
+            "a base without a chat template has never read one: the marks of a chat, and when an answer ends, have to "
+            "be learned from these rows as well",
         )
 
 
@@ -140,6 +150,7 @@ RULES: tuple[Callable[[JobSpec, Facts], Iterator[Advice]], ...] = (
     _merge_base,
     _length,
     _cut,
+    _template,
     _formats,
     _packing,
     _rows,

@@ -23,13 +23,14 @@ from job.preview.light import without_torch
 from job.preview.reckoning import ANY, OnCard, Scheduler, on_card, scheduler
 from job.preview.rows import Rows, see_rows
 from job.preview.seen import look_to_validate
-from job.source import fetch_bases, fetch_beside, fetch_data
+from job.source import FetchedModel, fetch_bases, fetch_beside, fetch_data
+from job.source.glimpse import owns_template
 from job.source.model_config import check_values
 from job.spec import JobSpec
 from job.training.methods import METHODS
 
 VERSION = 1
-UNSAID = ("lengths", "times", "has_template", "questions", "readings")  # of the rows
+UNSAID = ("lengths", "times", "questions", "readings")  # of the rows
 OF_COMMAND, OF_SPEC = "--price", "the spec's resources.price_per_hour"
 
 
@@ -172,7 +173,7 @@ def make_plan(spec: JobSpec, asked: PlanOptions, workdir: Path, log: Log) -> Pla
         fetched=fetched,
         priced=priced,
         cheapest=min(costs, key=lambda on: on.cost or 0.0, default=None) if ANY not in prices else None,
-        advice=advise(spec, facts(spec, size, rows, scheduled, base.quantised)) if asked.advice else [],
+        advice=advise(spec, facts(spec, size, rows, scheduled, base)) if asked.advice else [],
         remarks=[*(text for _, text in [*seen.remarks, *seen.notes]), *tasks.remarks],
         evaluated=asked_of_models,
     )
@@ -186,7 +187,7 @@ def prices_of(spec: JobSpec, asked: Mapping[str, float]) -> tuple[Mapping[str, f
     return ({}, None) if own is None else ({ANY: own}, OF_SPEC)
 
 
-def facts(spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, quantised: bool) -> Facts:
+def facts(spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, base: FetchedModel) -> Facts:
     """What the advice asks for."""
     planned, time = scheduled(spec.training.batch_size, spec.data.packing), None
     if METHODS[spec.training.method].joins(spec) and not spec.data.packing:
@@ -202,7 +203,7 @@ def facts(spec: JobSpec, size: ModelSize, rows: Rows, scheduled: Scheduler, quan
         truncated_rows=rows.truncated_rows.expected,
         packing_time=time,
         formats=tuple(source.format for source in spec.data.train),
-        chats=rows.has_template,
-        quantised=quantised,
+        chats=owns_template(base.path),
+        quantised=base.quantised,
         parameters=size.parameters,
     )

@@ -72,7 +72,6 @@ class Rows:
     notes: list[str]
     replay_sequences: Estimate | None
     samples: tuple[str, ...]
-    has_template: bool
     questions: list[int]
     readings: list[int]
 
@@ -144,7 +143,6 @@ def _rows(spec: JobSpec, prepared: Prepared, whole: int, own: int | None, second
         notes=[note for note in prepared.report.notes if note != words],
         replay_sequences=_replayed(prepared, rows),
         samples=first_samples(prepared, METHODS[spec.training.method].learns_answers),
-        has_template=bool(prepared.tokenizer.chat_template),
         questions=[*question_tokens(spec.evaluation, prepared), *[mean] * unasked],
         readings=read_tokens(prepared) if read == whole else [mean] * left.expected,
     )

@@ -56,9 +56,14 @@ def has_chat_template(source: str, pointer: str) -> bool:
             model_type(folder)
         for name in weight_files(folder, names):
             _check_weights(paths[name])
-        if any(name in names for name in TEMPLATES):
-            return True
-        return TOKENIZER in names and "chat_template" in read_object(paths[TOKENIZER])
+        return owns_template(folder)
+
+
+def owns_template(folder: Path) -> bool:
+    """Whether the model in `folder` comes with a chat template."""
+    if any((folder / name).is_file() for name in TEMPLATES):
+        return True
+    return (folder / TOKENIZER).is_file() and bool(read_object(folder / TOKENIZER).get("chat_template"))
 
 
 def _check_weights(path: Path) -> None:

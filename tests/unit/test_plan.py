@@ -171,6 +171,7 @@ SAID: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("/data/train/0/format", {}, {"formats": ("prompt_completion",)}),
     ("/data/train/0/format", {}, {"formats": ("text",)}),
     ("/model/merge_base", {}, {"quantised": True}),
+    ("/data/chat_template", {"/data/chat_template": "chatml"}, {"chats": False}),
 ]
 
 
@@ -194,6 +195,7 @@ def test_no_advice_where_nothing_is_odd() -> None:
         "init writes as many as about 100 steps need"
     )
     assert advise(parse({}), replace(NOTHING_ODD, truncated_rows=20)) == [], "a few long rows are told by the plan"
+    assert advise(parse({"/data/chat_template": "chatml"}), NOTHING_ODD) == [], "the model has read some template"
 
 
 # ------------------------------------------------------------------------------------------------- whole plans
