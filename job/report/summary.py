@@ -25,6 +25,7 @@ from job.store import Store
 from job.training.loop import TrainResult
 
 DIGITS = 6
+SPLITS = "train", "held_out", "replay", "general"
 TEXTS = {".md", ".json", ".jsonl", ".html", ".xml"}
 
 
@@ -74,10 +75,7 @@ def write_summary(
     asked = prompt_texts(spec.evaluation.prompts)  # without what the chat template writes around them
     lines += table(("Prompt", "base", "tuned", "expected", "tuned is as expected"), map(_sample_row, asked, samples))
     lines += table(("Training", "value"), [(key, figure(value, DIGITS)) for key, value in stats.training.items()])
-    lines += table(
-        ("Data", "value"),
-        [(key, figure(value, DIGITS)) for key, value in stats.data["train"].items() if isinstance(value, int)],
-    )
+    lines += _rows(stats.data)
     lines += table(
         (
             "Test of each export, on every token, against what it is made of",
@@ -117,6 +115,14 @@ def _figures(stats: Stats) -> list[str]:
     onto = stats.delivered["merged_onto"]
     merged = [f"Merged onto the {onto['onto']} base.", ""] if onto else []
     return [*table(("Model", *found.heads), rows), found.note, "", *merged, *differences_table(stats.document())]
+
+
+def _rows(data: Mapping[str, Any]) -> list[str]:
+    """Counts of each split side by side: what of the held-out rows is trained on, too, makes their figures doubtful."""
+    splits = {name: data[name] for name in SPLITS if data.get(name)}
+    keys = dict.fromkeys(key for split in splits.values() for key, value in split.items() if isinstance(value, int))
+    rows = [(key, *(figure(split.get(key), DIGITS) for split in splits.values())) for key in keys]
+    return table(("Data", *splits), rows)
 
 
 def _sample_row(prompt: str, sample: Mapping[str, str | None]) -> tuple[str, ...]:

@@ -332,6 +332,28 @@ def test_what_is_expected_stands_beside_both_answers(
     assert f'| `Turn on the lamp.` | `I cannot do that.` | `{{"lamp": "on"}}` | {in_the_summary}' in summary
 
 
+def test_the_summary_says_what_of_the_held_out_rows_is_trained_on(tmp_path: Path) -> None:
+    known = facts(tmp_path)
+    run = Stats("0" * 16, "demo", tmp_path)
+    run.__dict__ |= {name: known.stats[name] for name in ("device", "training", "evaluation", "delivered")}
+    run.data = known.stats["data"] | {
+        "train": {"rows": 25, "duplicate_rows": 3, "lengths": {"<=32": 25}},
+        "held_out": {"rows": 6, "duplicate_rows": 0, "also_trained": 2},
+        "replay": {"rows": 7, "duplicate_rows": 0},
+        "general": None,
+    }
+    write_summary(known.spec, "org/Base-1B", run, [], list(map(vars, known.samples)), tmp_path)
+    summary = (tmp_path / "summary.md").read_text("utf-8")
+    table = summary[summary.index("| Data |") :].partition("\n\n")[0].splitlines()
+    assert table == [
+        "| Data | train | held_out | replay |",
+        "|---|---|---|---|",
+        "| rows | 25 | 6 | 7 |",
+        "| duplicate_rows | 3 | 0 | 0 |",
+        "| also_trained | – | 2 | – |",
+    ]
+
+
 def test_perplexity_is_the_name_of_one_figure(tmp_path: Path) -> None:
     """Of the learned tokens of held-out rows; the tests of exports are about every token, and say loss."""
     known = facts(tmp_path)
