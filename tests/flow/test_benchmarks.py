@@ -192,7 +192,7 @@ def test_without_lm_eval_nothing_begins(tmp_path: Path) -> None:
         assert "make benchmarks" in said.failure["hint"]
     assert not (tmp_path / "out").exists()
     (note,) = [event["text"] for event in validated.named("note") if event["pointer"] == "/evaluation/tasks"]
-    assert note.endswith("build it with --build-arg BENCHMARKS=1"), "which is what render says, too"
+    assert "--build-arg BENCHMARKS=1" in note, "which is what render says, too"
 
 
 def test_rows_that_are_no_task_are_refused_at_once(tmp_path: Path) -> None:

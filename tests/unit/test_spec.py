@@ -639,13 +639,13 @@ def test_trackers_that_are_not_in_the_image_are_named_by_validate(tmp_path: Path
     path = tmp_path / "spec.json"
     for tracking, named in (
         (["tensorboard"], ""),
-        (["wandb", "tensorboard", "trackio"], "no package for wandb, trackio"),
+        (["wandb", "tensorboard", "trackio"], "lacks the packages for wandb, trackio"),
     ):
         path.write_text(json.dumps(changed({"/tracking": tracking})))
         stream = io.StringIO()
         command_validate(parser().parse_args(["validate", str(path), "--spec-only"]), Log(stream, json_lines=True))
         assert named in stream.getvalue()
-        assert ("no package" in stream.getvalue()) == bool(named)
+        assert ("lacks the packages" in stream.getvalue()) == bool(named)
 
 
 PLACES = {pointer for _, pointer in keys_of(load_schema("job"), load_schema("job"))}
