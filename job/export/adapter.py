@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from job.export.tokenizer import save_tokenizer
 from job.source import FetchedModel
 
 WEIGHTS = "adapter_model.safetensors"
+SECOND = re.compile(r"(?<=\blora_)B\b|(?<=\blora_embedding_)B\b")  # of two matrices, the one that begins with zeros
 
 
 def export_adapter(model: Any, tokenizer: Any, base: FetchedModel, folder: Path) -> dict[str, Path]:
@@ -51,7 +53,9 @@ def name_base(config: Path, public_id: str, revision: str | None) -> None:
 
 
 def check_adapter(model: Any, folder: Path) -> None:
-    """Compares every stored tensor with the trained one, bit for bit."""
+    """Compares every stored tensor with the trained one, bit for bit. Raises `GateError` where one is another, or where
+    none of the products of two matrices, which are what an adapter adds, is anything but zero.
+    """
     import torch
     from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
@@ -64,12 +68,13 @@ def check_adapter(model: Any, folder: Path) -> None:
         raise GateError(
             "the stored adapter is not the trained one", where=WEIGHTS, found=found, expected="equal tensors"
         )
-    if not any(t.any() for n, t in stored.items() if "lora_B" in n):
+    pairs = [(tensor, stored[SECOND.sub("A", name)]) for name, tensor in stored.items() if SECOND.search(name)]
+    if not any(second.any() and first.any() for second, first in pairs):
         raise GateError(
-            "the adapter is zero: nothing was learned",
+            "the adapter is zero: it leaves the base as it is",
             where=WEIGHTS,
-            found="all B matrices zero",
-            expected="trained matrices",
+            found="in each layer a matrix that is all zeros",
+            expected="trained matrices, or adapters that do not cancel out",
         )
 
 

@@ -58,7 +58,7 @@ def require_vllm(training: TrainingSpec) -> None:
             found=found,
             expected=expected,
             hint="Install it beside the job's packages (pip install --no-deps, or a venv laid over them), or leave "
-            "use_vllm out: the engine gives the same answers, more slowly",
+            "use_vllm out: the engine gives the answers then",
         )
 
 

@@ -136,6 +136,16 @@ def test_it_is_measured_gated_exported_and_told(two: tuple[Path, Path], tmp_path
     assert (again.exit_code, again.failure["pointer"]) == (14, "/evaluation/gates/0/at_most")
 
 
+@pytest.mark.parametrize("method", ["linear", "ties"])
+def test_what_cancels_out_is_not_published_as_an_adapter(method: str, two: tuple[Path, Path], tmp_path: Path) -> None:
+    """PEFT leaves one matrix of two as it is there, and zeros of the other."""
+    spec = WHOLE | changes((two[0], two[0]), method, 4) | {"/model/precision": "16bit"}
+    spec["/model/adapters"] = [{"adapter": str(two[0]), "weight": weight} for weight in (0.5, -0.5)]
+    result = run_tiny(tmp_path, spec)
+    assert (result.exit_code, "the adapter is zero" in result.failure["message"]) == (14, True), result.stdout[-1500:]
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
 @pytest.mark.parametrize(
     ("method", "rank", "where", "words"),
     [("cat", 4, "/lora/r", "8, of the ranks 4, 4 by cat"), ("linear", 8, "/lora/r", "4, of the ranks 4, 4 by linear")],

@@ -305,6 +305,23 @@ def test_elements_keep_zero_and_leave_out_what_is_absent() -> None:
     )
 
 
+LARGE = (0.0, 5e-324, 1e-300, 1e-29, 1e-12, 1.0, 1e15, 1e29)
+
+
+@pytest.mark.parametrize("first", [*LARGE, -1.0, -1e29])
+@pytest.mark.parametrize("last", [*LARGE, -1e-300])
+def test_whatever_a_training_has_logged_is_drawn(first: float, last: float) -> None:
+    for steps in ((1, 2), (0, 0), (-5, 10**18)):
+        assert "<circle" in lines("Loss", "", [Series("x", list(zip(steps, (first, last), strict=True)), 1)])
+
+
+def test_what_is_too_large_for_a_chart_is_said() -> None:
+    chart = lines("Loss", "", [Series("x", [(1, 3.0), (2, 1e308), (3, -1e308), (4, 2.0)], 1)])
+    assert "2 beyond 1e+30 are left out." in chart
+    assert 'aria-label="Loss: x: 3 at first, 2 at last"' in chart
+    assert lines("Loss", "", [Series("x", [(1, 1e308)], 1)]) == ""
+
+
 def test_a_curve_has_its_figures_in_words() -> None:
     chart = lines("Loss", "nats a token", [Series("training", [(1, 4.0), (2, 0.04)], 1), Series("none", [], 2)])
     assert 'aria-label="Loss: training: 4 at first, 0.04 at last"' in chart

@@ -15,6 +15,7 @@ MOST_POINTS = 240  # of a line; a chart of more than two has as many as two
 FEWEST_POINTS = 24
 FEWEST_COLUMNS = 4  # a few would be very wide
 TICKS = 5
+LARGEST = 1e30  # that is drawn; beyond it, and below its inverse, pygal's arithmetic ends
 DECADES = 1.5  # from so many powers of ten on, a scale is logarithmic
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 Point = tuple[float, float]
@@ -32,7 +33,7 @@ class Series:
 
 def lines(title: str, unit: str, series: Sequence[Series], across: str = "step") -> Html:
     """A chart of `series` over steps; nothing where no line has a point."""
-    found = [line for line in series if line.points]
+    found = [line for line in map(_drawable, series) if line.points]
     if not found:
         return Html()
     import pygal
@@ -61,6 +62,8 @@ def lines(title: str, unit: str, series: Sequence[Series], across: str = "step")
     words = ", ".join(filter(None, (f"{unit} by {across}".lstrip(), "logarithmic" if logarithmic else "")))
     kept = max(len(s.points) for s in found)
     thinned = f"{most} of {kept:,} points are drawn." if kept > most else ""
+    if beyond := sum(len(line.points) for line in series) - sum(len(line.points) for line in found):
+        thinned = f"{thinned} {beyond:,} beyond {LARGEST:g} are left out.".lstrip()
     kinds = [f"colour{line.colour}{' measured' if line.dots or len(line.points) == 1 else ''}" for line in drawn]
     return _figure(title, words, _legend(drawn), _svg(chart, kinds, f"{title}: {said}"), thinned)
 
@@ -149,7 +152,13 @@ def _ticks(low: float, high: float, least: float = 0) -> list[float]:
     rough = max(least, (high - low or abs(high) or 1) / TICKS)
     power = 10.0 ** math.floor(math.log10(rough))
     every = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    return [round(every * number, 12) for number in range(math.floor(low / every), math.ceil(high / every) + 1)]
+    numbers = range(math.floor(low / every), math.ceil(high / every) + 1)
+    return [float(f"{every * number:.12g}") for number in numbers]
+
+
+def _drawable(series: Series) -> Series:
+    points = [(at, value if abs(value) * LARGEST >= 1 else 0.0) for at, value in series.points if abs(value) <= LARGEST]
+    return Series(series.name, points, series.colour, series.dots)
 
 
 def _thinned(points: Sequence[Point], most: int) -> list[Point]:
