@@ -195,9 +195,7 @@ class Loop:
         tokenizer, collator = self.prepared.tokenizer, self.method.collator
         longest = self.spec.model.max_seq_length
         arguments = common | self.method.arguments(self.spec)
-        alone = self.choice.batch.rows == 1 or self.spec.data.packing
-        if self.backend.device == "cuda" and self.method.joins(self.spec) and not alone:
-            arguments |= join_rows(trained, longest)
+        arguments |= join_rows(self.spec, self.choice.batch, self.backend.device, trained)
         given = {
             "model": self.model,
             "args": config_class(**arguments),

@@ -9,6 +9,7 @@ from typing import Any
 from job.host.micro_batch import MicroBatch
 from job.spec import JobSpec
 from job.spec.optimizers import effective_optimizer
+from job.training.methods import METHODS
 
 KUBEFLOW_VARIABLE = "KUBEFLOW_TRAINER_SERVER_URL"  # set by Kubeflow Trainer where its TrainJobStatus feature is on
 
@@ -64,11 +65,15 @@ def trainer_arguments(
     }
 
 
-def join_rows(rows: Any, longest: int) -> dict[str, Any]:
+def join_rows(spec: JobSpec, batch: MicroBatch, device: str, rows: Any) -> dict[str, Any]:
     """Has Unsloth compute the `rows` of a forward pass one behind the other, each by itself, in the place of padding
-    them. It does so only where it knows that none is longer than `longest`; for models that cannot, it pads them still.
+    them, where that is possible: on a CPU they would see each other, packed ones are joined already, and one alone has
+    no padding. Unsloth does it only where it knows that none is too long; for models that cannot, it pads them still.
     """
-    rows.__dict__["_unsloth_truncated_to"] = longest
+    alone = batch.rows == 1 or spec.data.packing
+    if device != "cuda" or alone or not METHODS[spec.training.method].joins(spec):
+        return {}
+    rows.__dict__["_unsloth_truncated_to"] = spec.model.max_seq_length
     return {"padding_free": True}
 
 

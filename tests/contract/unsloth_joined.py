@@ -42,12 +42,13 @@ def joined(folder: Path) -> Any:
     from tests.tiny import narrow_dir
 
     spec = parse({"/model/max_seq_length": LONGEST, "/data/shuffle": False, "/training/batch_size": 3})
+    batch = MicroBatch(3, 1)
     config_class, trainer_class = METHODS["sft"].trainer_classes()
     rows = [[11, 12, 13, 14, 15], [21, 22, 23], [31, 32, 33, 34]]
     dataset = datasets.Dataset.from_dict({"input_ids": rows, "labels": rows})
     model = narrow_dir()
-    arguments = trainer_arguments(spec, MicroBatch(3, 1), "cpu", folder, False)
-    arguments |= METHODS["sft"].arguments(spec) | join_rows(dataset, LONGEST)
+    arguments = trainer_arguments(spec, batch, "cpu", folder, False)
+    arguments |= METHODS["sft"].arguments(spec) | join_rows(spec, batch, "cuda", dataset)
     return trainer_class(
         model=AutoModelForCausalLM.from_pretrained(model),
         args=config_class(**arguments),

@@ -121,7 +121,7 @@ def measure(backend: Any, model: Any, spec: Any, setting: dict[str, Any], workdi
     rows = [rng.choices(range(3, LARGEST_ID), k=length) for length in lengths_of(setting)]
     features = datasets.Features({name: datasets.List(datasets.Value("int32")) for name in ("input_ids", "labels")})
     dataset = datasets.Dataset.from_dict({"input_ids": rows, "labels": rows}, features=features)
-    joined = join_rows(dataset, setting["tokens"]) if setting.get("padding_free") else {}
+    joined = join_rows(spec, batch, "cuda", dataset) if setting.get("padding_free") else {}
     marks: list[float] = []
     losses: list[float] = []
     tokens: list[int] = []

@@ -52,9 +52,8 @@ class Method:
     its last argument says whether it may ask others, and run what the operator allows, to find out.
     `remarks`: of the spec and the history of a training, what people should know. `answers`: how many sequences a step
     takes of a row, of the spec. `joins`: whether, of the spec, an engine on a GPU can compute rows one behind the
-    other, each of which sees itself alone.
-    `end`: of a trainer whose training has ended, what it holds beside the model.
-    `may_begin_anew`: whether a process can have another trainer, where a step did not fit, of the spec.
+    other, each of which sees itself alone. `end` gives back what a trainer whose training has ended holds beside the
+    model. `may_begin_anew`: whether, of the spec, a process can have another trainer where a step did not fit.
     """
 
     name: str

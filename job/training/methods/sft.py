@@ -14,7 +14,7 @@ def _arguments(spec: Any) -> dict[str, Any]:
         "max_length": spec.model.max_seq_length,
         "packing": spec.data.packing,
         "packing_strategy": "bfd",
-        "padding_free": False,  # `Loop` sets it where rows are computed one behind the other
+        "padding_free": False,  # `join_rows` sets it where it is possible
         "eval_packing": False,
         "completion_only_loss": False,  # labels are ours
         "assistant_only_loss": False,
