@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from job.errors import SpecError
+from job.preview.image_parts import PARTS, VLLM
 from job.render import TARGETS
 from job.render.image import IMAGE
 from job.render.skypilot import ACCELERATORS
@@ -211,6 +212,7 @@ def test_a_failure_leaves_nothing_for_the_next_program_of_a_pipe() -> None:
 
 
 def test_the_command_knows_every_target() -> None:
-    from job.arguments import RENDER_TARGETS
+    from job.arguments import IMAGE_PARTS, RENDER_TARGETS
 
     assert tuple(TARGETS) == RENDER_TARGETS
+    assert (*PARTS, VLLM) == IMAGE_PARTS
